@@ -15,24 +15,24 @@ from dataclasses import asdict
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from cluster.own_exits import OwnExits
+from cluster.custom_exits import CustomExits
 from eexit.errors import UsageError
 from eexit.output.events import log, log_to_stderr
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
 from eexit.results.layout import MANIFEST
-from eexit.results.shard_tables import Generator, Results
+from eexit.results.shard_tables import Generator, ShardTables
+from eexit.results.store.commit import CommitError, RunCounts, shard_name
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import is_fenced
-from eexit.results.store.writing_shards import LandingError, Tally, shard_name
-from eexit.sweeps.shard_runner import InFlight, ShardRunner
+from eexit.sweeps.shard_runner import ShardProgress, ShardRunner
 
 # Makes a generator for a sweep on a device: auto, cpu, cuda, mps or balanced, which is all GPUs of the process.
 MakeGenerator = Callable[[SweepConfig, str], Generator]
 BUCKET_SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 
 
-class Metrics:
+class ActorMetrics:
     """Prometheus metrics of an actor since its start; Ray serves them at the node's endpoint, prefixed with `ray_`."""
 
     def __init__(self) -> None:
@@ -84,12 +84,12 @@ class SweepActor:
         self._lease = lease
         self._token = token
         self._store = open_store(out)
-        self._metrics = Metrics()
+        self._metrics = ActorMetrics()
         self._runner: ShardRunner | None = None
         self._rows = 0
         log_to_stderr()
 
-    def load(self, own: OwnExits) -> None:
+    def load(self, own: CustomExits) -> None:
         """Load the generator. An exception in the constructor would reach the driver as text only."""
         own.know()
         if not self._store.has(MANIFEST):
@@ -100,8 +100,8 @@ class SweepActor:
         generator = self._make_generator(self._config, device_here(self._device))
         self._runner = ShardRunner(generator, self._store, self._refuse_if_fenced, self._end_if_broken, self._count)
 
-    def do(self, runs: Sequence[Run]) -> Tally:
-        """Do a shard and commit it. Raise `LandingError` if its results can't be written."""
+    def do(self, runs: Sequence[Run]) -> RunCounts:
+        """Do a shard and commit it. Raise `CommitError` if its results can't be written."""
         began = time.monotonic()
         with self._at_work(runs) as runner:
             tally = runner.do(runs)
@@ -119,14 +119,14 @@ class SweepActor:
         )
         return tally
 
-    def rehearse(self, runs: Sequence[Run]) -> Tally:
+    def rehearse(self, runs: Sequence[Run]) -> RunCounts:
         """Do committed runs again without committing them, to test that they still work."""
         with self._at_work(runs) as runner:
             return runner.rehearse(runs)
 
-    def progress(self) -> InFlight:
+    def progress(self) -> ShardProgress:
         self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for a few seconds only
-        return self._runner.in_flight if self._runner else InFlight()
+        return self._runner.in_flight if self._runner else ShardProgress()
 
     @contextmanager
     def _at_work(self, runs: Sequence[Run]) -> Iterator[ShardRunner]:
@@ -143,7 +143,7 @@ class SweepActor:
         if tokens:
             self._metrics.tokens.inc(tokens)
 
-    def _end_if_broken(self, results: Results) -> None:
+    def _end_if_broken(self, results: ShardTables) -> None:
         """End this process if a broken device caused errors and would cause more; the driver replaces the actor."""
         if results.generations["error"].null_count < len(results.generations) and _device_is_broken():
             log("the device is broken", logging.ERROR, run_ids=results.generations["run_id"].to_pylist())
@@ -153,9 +153,9 @@ class SweepActor:
         try:
             fenced = is_fenced(self._store, self._lease, self._token)
         except OSError as error:
-            raise LandingError(f"{self._store.root} can't be read: {error}") from error
+            raise CommitError(f"{self._store.root} can't be read: {error}") from error
         if fenced:
-            raise LandingError(f"{self._store.root} has another driver now, or none, or this actor was given up")
+            raise CommitError(f"{self._store.root} has another driver now, or none, or this actor was given up")
 
 
 def device_here(device: str) -> str:

@@ -15,28 +15,28 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from cluster import interruption
+from cluster import signals
 from cluster.actor import MakeGenerator
+from cluster.actor_client import ActorClient, start_actor
+from cluster.custom_exits import CustomExits
 from cluster.failures import failure_of_actor, failure_of_call
-from cluster.job import SweepJob
-from cluster.own_exits import OwnExits
-from cluster.pool import Pool
-from cluster.session import Liveness
-from cluster.worker import Worker, hire
+from cluster.pool import PoolSpec
+from cluster.session import RayHealth
+from cluster.sweep_job import SweepJob
 from eexit.errors import UsageError
 from eexit.output.events import log
 from eexit.output.progress import Display, Progress
-from eexit.output.text import counted
+from eexit.output.text import pluralize
 from eexit.plan.runs import count_runs
 from eexit.results.layout import MANIFEST
+from eexit.results.store.commit import CommitError, RunCounts, clear_debris, landed_tally
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import Lease
-from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, landed_tally
-from eexit.sweeps.failed_shards import Kind, ShardFailure
+from eexit.sweeps.lifecycle import put_manifest_back
+from eexit.sweeps.retry import FailureKind, ShardFailure
 from eexit.sweeps.shard_queue import ShardQueue
-from eexit.sweeps.shard_runner import InFlight, sweep_progress
+from eexit.sweeps.shard_runner import ShardProgress, sweep_progress
 from eexit.sweeps.shards import Shard
-from eexit.sweeps.steps import put_manifest_back
 
 SHARDS_PER_ACTOR = 2  # the current one and the next one
 RUNS_LEFT_PER_RUN_GIVEN = 4  # while at least as many remain, actors get their next shard early
@@ -44,7 +44,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
-class Assignment:
+class DriverInputs:
     """Arguments of a driver; `location` is the job's `out` as a path or URI that is the same for every process."""
 
     job: SweepJob
@@ -58,7 +58,7 @@ class Driver:
     """One sweep's loop: `Driver(...).drive()`."""
 
     def __init__(
-        self, assigned: Assignment, shards: Iterator[Shard], n_done: int, pools: Sequence[Pool], own_ray: bool
+        self, assigned: DriverInputs, shards: Iterator[Shard], n_done: int, pools: Sequence[PoolSpec], own_ray: bool
     ) -> None:
         """`shards` have the uncommitted runs, and are consumed as needed; `n_done` runs are committed.
 
@@ -74,24 +74,24 @@ class Driver:
         )
         self._pools = pools
         self._own_ray = own_ray
-        self._workers: list[Worker] = []
-        self._vacant: list[Pool] = []  # pools of actors that could not load; refilled after the next commit
+        self._workers: list[ActorClient] = []
+        self._vacant: list[PoolSpec] = []  # pools of actors that could not load; refilled after the next commit
         self._looked = 0.0
         # Runs include their prompts, so that actors need no other prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
-        self._own = OwnExits.among(job.config.exits)
+        self._own = CustomExits.among(job.config.exits)
         self._arguments = (assigned.make_generator, lean, assigned.location, job.device, assigned.lease.token)
 
-    def drive(self) -> Tally:
+    def drive(self) -> RunCounts:
         """Commit every run; return the number of committed runs, errors and tokens.
 
         Raise `UsageError` if the model can't be loaded, and `SweepStopped` if all further runs would be errors.
         """
-        liveness = Liveness(self._own_ray, self._pools, self._display.say)
+        liveness = RayHealth(self._own_ray, self._pools, self._display.say)
         try:
             wanted = [pool for pool in self._pools for _ in range(pool.actors)][: self._queue.n_left]
-            self._workers = [hire(pool, self._arguments, self._own) for pool in wanted]
-            self._display.say(f"loading the model on {counted(len(self._workers), 'actor')}")
+            self._workers = [start_actor(pool, self._arguments, self._own) for pool in wanted]
+            self._display.say(f"loading the model on {pluralize(len(self._workers), 'actor')}")
             while self._queue.n_left:
                 self._feed()
                 self._settle(liveness)
@@ -115,9 +115,9 @@ class Driver:
                     shard = self._queue.next()
                     if shard is None:
                         return
-                    worker.give(shard)
+                    worker.assign(shard)
 
-    def _settle(self, liveness: Liveness) -> None:
+    def _settle(self, liveness: RayHealth) -> None:
         """Wait for answers of actors, for SECONDS_BETWEEN_LOOKS at most, and handle them."""
         owners = {ref: worker for worker in self._workers for ref in (worker.loading, *worker.shards) if ref}
         answered, _ = ray.wait(list(owners), timeout=SECONDS_BETWEEN_LOOKS)
@@ -133,18 +133,18 @@ class Driver:
             else:
                 self._answered(worker, ref, answer)
 
-    def _answered(self, worker: Worker, ref: Any, tally: Tally) -> None:
+    def _answered(self, worker: ActorClient, ref: Any, tally: RunCounts) -> None:
         if ref == worker.loading:
             worker.loaded()
         else:
             self._landed(worker.take(ref), tally)
 
-    def _landed(self, shard: Shard, tally: Tally) -> None:
+    def _landed(self, shard: Shard, tally: RunCounts) -> None:
         self._queue.landed(shard, tally)
         while self._vacant and not shard.rehearsal:
-            self._workers.append(hire(self._vacant.pop(), self._arguments, self._own))
+            self._workers.append(start_actor(self._vacant.pop(), self._arguments, self._own))
 
-    def _raised(self, worker: Worker, ref: Any, error: RayTaskError) -> None:
+    def _raised(self, worker: ActorClient, ref: Any, error: RayTaskError) -> None:
         """Handle an exception of a call, whose actor is alive."""
         failure = failure_of_call(error)
         if ref == worker.loading:
@@ -154,14 +154,14 @@ class Driver:
             cause = error.cause
             raise cause if isinstance(cause, UsageError) else UsageError(f"model can't be loaded: {failure.reason}")
         shard = worker.take(ref)
-        if isinstance(error.cause, LandingError):
+        if isinstance(error.cause, CommitError):
             self._queue.not_landed(shard, error.cause)
         elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
             self._landed(shard, tally)  # the exception came after the commit
         else:
             self._failed(shard, failure)
 
-    def _lost(self, worker: Worker, failure: ShardFailure, preempted: bool = False) -> None:
+    def _lost(self, worker: ActorClient, failure: ShardFailure, preempted: bool = False) -> None:
         """Replace an actor that is gone, unreachable or hanging, and find out which of its shards are committed.
 
         No run is blamed if the machine was preempted.
@@ -185,9 +185,9 @@ class Driver:
                 blamed = True
                 self._failed(shard, failure)
         if self._queue.n_left:
-            self._workers.append(hire(worker.pool, self._arguments, self._own))
+            self._workers.append(start_actor(worker.pool, self._arguments, self._own))
 
-    def _not_loaded(self, worker: Worker, failure: ShardFailure) -> None:
+    def _not_loaded(self, worker: ActorClient, failure: ShardFailure) -> None:
         reason = f"an actor could not load the model: {failure.reason}"
         if self._queue.has_worked and any(other.loading is None for other in self._workers):
             # A bad node must not end the sweep, nor be tried again in a tight loop.
@@ -195,32 +195,32 @@ class Driver:
             self._vacant.append(worker.pool)
         else:
             self._queue.not_loaded(reason)
-            self._workers.append(hire(worker.pool, self._arguments, self._own))
+            self._workers.append(start_actor(worker.pool, self._arguments, self._own))
 
     def _failed(self, shard: Shard, failure: ShardFailure) -> None:
         hope = any(not given.failures for worker in self._workers for given in worker.shards.values())
         self._queue.failed(shard, failure, hope)
 
-    def _look(self, liveness: Liveness) -> None:
+    def _look(self, liveness: RayHealth) -> None:
         """Show progress, replace hanging actors, and stop if the sweep can't go on; about once a second."""
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = time.monotonic()
-        interruption.check()
+        signals.check()
         self._lease.check()
         put_manifest_back(self._store, self._manifest, self._display.say)
         for worker in list(self._workers):
             worker.look()
             if self._timeout and worker.hangs(self._timeout):
                 reason = f"timed out: not done after {self._timeout:g} seconds (--timeout)"
-                self._lost(worker, ShardFailure(Kind.HUNG, reason))
+                self._lost(worker, ShardFailure(FailureKind.HUNG, reason))
         liveness.check(any(worker.is_up for worker in self._workers))
         self._display.show(self._progress())
 
     def _progress(self) -> Progress:
         busy = [worker for worker in self._workers if worker.shards]
         observed = [worker.in_flight.observed for worker in busy]
-        in_flight = InFlight(
+        in_flight = ShardProgress(
             tokens=sum(worker.in_flight.tokens for worker in busy),
             runs=sum(worker.in_flight.runs for worker in busy if worker.does_runs),
             observed=sum(observed) if all(observed) else 0,  # else some actors still generate tokens

@@ -3,7 +3,7 @@
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from eexit.errors import first_line
-from eexit.sweeps.failed_shards import Kind, ShardFailure, failure_of
+from eexit.sweeps.retry import FailureKind, ShardFailure, failure_of
 
 CAUSES = ("The actor is dead because", "The actor died because")
 
@@ -16,7 +16,7 @@ def failure_of_call(error: RayTaskError) -> ShardFailure:
 def failure_of_actor(error: RayError) -> ShardFailure:
     """Return the failure of an actor whose process is gone or unreachable."""
     out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
-    kind = Kind.MEMORY if out_of_memory else Kind.DIED
+    kind = FailureKind.MEMORY if out_of_memory else FailureKind.DIED
     return ShardFailure(kind, f"the process that did it died: {_cause(error)}")
 
 

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.job import SweepJob
+from cluster.sweep_job import SweepJob
 from eexit.errors import UsageError
-from eexit.plan.model_facts import Memory, size
+from eexit.plan.model_inspection import MemoryEstimate, size
 from eexit.plan.runs import count_runs
 
 # An actor with one CPU waits for no threads, but is slow with few slots. On two CPUs, one actor against two:
@@ -19,7 +19,7 @@ Node = Mapping[str, float]  # a node's resources, by Ray's names
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolSpec:
     """Actors of one kind and their resources; memory in bytes. Actors that don't fit now start when there is room."""
 
     actors: int
@@ -44,8 +44,8 @@ class Pool:
 
 
 def plan_pools(
-    job: SweepJob, nodes: Sequence[Node], memory: Memory | None = None, nodes_may_come: bool = True
-) -> list[Pool]:
+    job: SweepJob, nodes: Sequence[Node], memory: MemoryEstimate | None = None, nodes_may_come: bool = True
+) -> list[PoolSpec]:
     """Return a pool for each accelerator type of `job`, or one pool.
 
     Raise `UsageError` if a run needs more memory than any node has. Raise it if an actor fits no node, unless nodes may
@@ -69,7 +69,7 @@ def plan_pools(
     return [_with_memory(pool, nodes, memory) for pool in pools] if memory else pools
 
 
-def shortages(pools: Sequence[Pool], nodes: Sequence[Node], memory: Memory | None) -> Iterator[str]:
+def shortages(pools: Sequence[PoolSpec], nodes: Sequence[Node], memory: MemoryEstimate | None) -> Iterator[str]:
     """Yield messages on pools that have to wait for a node, or may run out of memory."""
     for pool in pools:
         if not any(map(pool.fits, nodes)):
@@ -81,7 +81,9 @@ def shortages(pools: Sequence[Pool], nodes: Sequence[Node], memory: Memory | Non
             )
 
 
-def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None, memory: Memory | None) -> Pool:
+def _plan_pool(
+    job: SweepJob, nodes: Sequence[Node], accelerator: str | None, memory: MemoryEstimate | None
+) -> PoolSpec:
     fitting = [node for node in nodes if accelerator is None or f"{ACCELERATOR}{accelerator}" in node]
     gpus = sum(node.get("GPU", 0) for node in fitting)
     wants_gpu = job.device == "cuda" or (job.device == "auto" and (gpus > 0 or accelerator is not None))
@@ -90,12 +92,12 @@ def _plan_pool(job: SweepJob, nodes: Sequence[Node], accelerator: str | None, me
         raise UsageError("--device cuda needs GPUs: leave out --gpus-per-actor 0")
     if per_actor:
         room = sum(int(node.get("GPU", 0) / per_actor) for node in fitting)  # an actor's GPUs are on one node
-        return Pool(job.actors or max(1, room), job.cpus_per_actor or 1, per_actor, accelerator)
+        return PoolSpec(job.actors or max(1, room), job.cpus_per_actor or 1, per_actor, accelerator)
     nodes = [node for node in fitting if node.get("CPU", 0) >= 1] or [{"CPU": 1}]
     return replace(_cpu_pool(job, nodes, memory.of_node(0) if memory else 0), accelerator=accelerator)
 
 
-def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> Pool:
+def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> PoolSpec:
     cpus = [int(node["CPU"]) for node in nodes]
     if job.cpus_per_actor:
         each = job.cpus_per_actor
@@ -107,10 +109,10 @@ def _cpu_pool(job: SweepJob, nodes: Sequence[Node], memory: int) -> Pool:
         wanted = min(CPUS_PER_ACTOR, max(1, fewest_by_runs, fewest_by_memory))
         # The smallest node's share, so that every node can hold a whole number of actors.
         each = min(node // max(1, node // wanted) for node in cpus)
-    return Pool(job.actors or max(1, sum(int(node / each) for node in cpus)), each, 0)
+    return PoolSpec(job.actors or max(1, sum(int(node / each) for node in cpus)), each, 0)
 
 
-def _with_memory(pool: Pool, nodes: Sequence[Node], memory: Memory) -> Pool:
+def _with_memory(pool: PoolSpec, nodes: Sequence[Node], memory: MemoryEstimate) -> PoolSpec:
     """Return the pool with a request for memory, so that Ray does not put too many actors on a node.
 
     An estimate must not prevent a sweep: an actor that needs more than any node has requests all memory of the largest

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import ray
 
-from cluster import interruption
-from cluster.pool import Pool
+from cluster import signals
+from cluster.pool import PoolSpec
 from eexit.errors import SweepStopped, UsageError
 
 ADDRESS = "RAY_ADDRESS"
@@ -31,7 +31,7 @@ SECONDS_TO_ANSWER = 2.0
 
 
 @dataclass(frozen=True)
-class Session:
+class RaySession:
     """The nodes' resources, by Ray's names; `is_here`: Ray has no other machine now.
 
     `is_own`: Ray was started for this sweep, on this machine alone, and no node ever joins it.
@@ -43,7 +43,7 @@ class Session:
 
 
 @contextmanager
-def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Session]:
+def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[RaySession]:
     """Use the Ray that this process has joined, else join the cluster of a job or of RAY_ADDRESS, else start one.
 
     Leave a joined Ray and end a started one. `say` gets a line on the step that takes its seconds. Raise `UsageError`.
@@ -67,7 +67,7 @@ def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[Sess
             f"RAY_AUTH_MODE and the token are its own, or `unset {ADDRESS}` to use this machine alone"
         ) from error
     finally:
-        interruption.listen_again()
+        signals.listen_again()
     try:
         yield _session(is_own=not _joins_cluster())
     finally:
@@ -79,10 +79,10 @@ def _joins_cluster() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def _session(is_own: bool) -> Session:
+def _session(is_own: bool) -> RaySession:
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     is_here = [*alive] == [ray.get_runtime_context().get_node_id()]
-    return Session([*alive.values()], is_own, is_here)
+    return RaySession([*alive.values()], is_own, is_here)
 
 
 def _start() -> None:
@@ -112,7 +112,7 @@ def _end() -> None:
     ending.start()
     while ending.is_alive():
         ending.join(SECONDS_BETWEEN_LISTENING)
-        interruption.listen_again()
+        signals.listen_again()
 
 
 def _knock(address: str, seconds: float) -> None:
@@ -122,13 +122,13 @@ def _knock(address: str, seconds: float) -> None:
         socket.create_connection((host.strip("[]"), int(port)), seconds).close()
 
 
-class Liveness:
+class RayHealth:
     """Watchdog of Ray, created after joining it and checked about once a second.
 
     Without it, calls to actors of a broken Ray would wait forever.
     """
 
-    def __init__(self, own: bool, pools: Sequence[Pool], say: Callable[[str], None]) -> None:
+    def __init__(self, own: bool, pools: Sequence[PoolSpec], say: Callable[[str], None]) -> None:
         """`own`: this process started Ray, on this machine alone."""
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()

@@ -9,38 +9,38 @@ from typing import Any
 from ray.exceptions import RayTaskError
 
 from cluster.actor import MakeGenerator, auto_dtype, model_generator
-from cluster.driver import Assignment, Driver
+from cluster.actor_client import ask, waited_for
+from cluster.driver import Driver, DriverInputs
 from cluster.failures import failure_of_call
-from cluster.job import SweepJob, location_for_all
 from cluster.pool import plan_pools, shortages
-from cluster.session import Liveness, Session, ray_session
-from cluster.worker import ask, waited_for
+from cluster.session import RayHealth, RaySession, ray_session
+from cluster.sweep_job import SweepJob, location_for_all
 from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.progress import Display
-from eexit.output.text import counted
+from eexit.output.text import pluralize
 from eexit.plan.config import AUTO_DTYPE, SweepConfig
-from eexit.plan.model_facts import Memory, ModelFacts, look_at_model, looking
+from eexit.plan.model_inspection import MemoryEstimate, ModelFacts, look_at_model, start_inspection
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.layout import Manifest
+from eexit.results.store.commit import RunCounts
+from eexit.results.store.extend import stored_config
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.growth import stored_config
 from eexit.results.store.manifest import refuse_other_dtype
-from eexit.results.store.writing_shards import Tally
 from eexit.sweeps.api import SweepResults
 from eexit.sweeps.arguments import arguments_named, from_python, signature_of
+from eexit.sweeps.lifecycle import PendingSweep, SweepSummary, manifest_for, prepare_store, read_held, run_pending
 from eexit.sweeps.shards import cut, rows_for
-from eexit.sweeps.steps import Remaining, Summary, clear_the_way, do_what_is_left, manifest_for, read_held
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _SweepPlan:
     """The facts of a sweep before anything is written; a sweep with committed runs has no session yet."""
 
     manifest: Manifest
     dtype_here: str  # `config.dtype`, with auto as resolved on this machine
-    memory: Memory | None  # of an actor
-    session: Session | None
+    memory: MemoryEstimate | None  # of an actor
+    session: RaySession | None
 
 
 def run_sweep(prompts: Any, *, quiet: bool = False, **arguments: Any) -> SweepResults:
@@ -74,7 +74,7 @@ def run_job(
     display: Display | None = None,
     make_generator: MakeGenerator = model_generator,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
-) -> Summary:
+) -> SweepSummary:
     """Do every run of a sweep that is not committed yet, on Ray, and return when all are.
 
     Args:
@@ -93,24 +93,24 @@ def run_job(
     with ExitStack() as on_ray:
         prepared = _prepare(job, store, look, display, on_ray)
 
-        def do(left: Remaining) -> Tally:
+        def do(left: PendingSweep) -> RunCounts:
             session = prepared.session
             if session is None:
                 session = on_ray.enter_context(ray_session(display.say))
                 auto = _dtype(job, prepared.dtype_here, prepared.memory, session, display)
                 refuse_other_dtype(store, left.config.dtype, auto)
             of_left = job.model_copy(update={"config": left.config})
-            assigned = Assignment(of_left, location, left.lease, display, make_generator)
+            assigned = DriverInputs(of_left, location, left.lease, display, make_generator)
             tally = _drive(assigned, left, prepared.memory, session)
             on_ray.close()
             return tally
 
-        return do_what_is_left(prepared.manifest, location, job.out, display, do)
+        return run_pending(prepared.manifest, location, job.out, display, do)
 
 
 def _prepare(
     job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
-) -> _Prepared:
+) -> _SweepPlan:
     """Refuse bad input before anything is loaded or written. Raise `UsageError`.
 
     Without committed runs, Ray starts meanwhile in `on_ray`, as another process reads the model's facts: both take
@@ -118,17 +118,17 @@ def _prepare(
     """
     held = read_held(store, job.config, job.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config
-    with looking(look, config, job.rows_per_shard) as facts:
+    with start_inspection(look, config, job.rows_per_shard) as facts:
         display.say("looking at the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()
     # A resumed sweep has a dtype, which the actors' is compared with if any run remains.
     dtype = _dtype(job, model["dtype"], memory, session, display) if session else held.config["dtype"] if held else ""
     manifest = manifest_for(store, held, job.config, model, exitable_layers, dtype)
-    return _Prepared(manifest, model["dtype"], memory, session)
+    return _SweepPlan(manifest, model["dtype"], memory, session)
 
 
-def _dtype(job: SweepJob, here: str, memory: Memory | None, session: Session, display: Display) -> str:
+def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: RaySession, display: Display) -> str:
     """Return the dtype of all actors; `--dtype auto` is resolved with the first actor's resources.
 
     `here` is this machine's dtype for auto.
@@ -140,7 +140,7 @@ def _dtype(job: SweepJob, here: str, memory: Memory | None, session: Session, di
         return here
     display.say("asking where the model will run what --dtype auto is there")
     lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
-    asked, liveness = ask(pool, auto_dtype, lean, job.device), Liveness(session.is_own, [pool], display.say)
+    asked, liveness = ask(pool, auto_dtype, lean, job.device), RayHealth(session.is_own, [pool], display.say)
     try:
         return str(waited_for(asked, partial(liveness.check, at_work=False)))
     except RayTaskError as error:
@@ -150,13 +150,13 @@ def _dtype(job: SweepJob, here: str, memory: Memory | None, session: Session, di
         raise UsageError(f"--dtype auto can't be told where the model will run: {reason}; give --dtype") from error
 
 
-def _drive(assigned: Assignment, left: Remaining, memory: Memory | None, session: Session) -> Tally:
+def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | None, session: RaySession) -> RunCounts:
     """Do the runs that are not committed, on Ray."""
     job, display, n_planned = assigned.job, assigned.display, count_runs(left.config)
     with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)
-        n_done = clear_the_way(left, job.out, display)
-        display.say(f"{counted(n_planned - n_done, 'run')} to do, {', '.join(map(str, pools))}")
+        n_done = prepare_store(left, job.out, display)
+        display.say(f"{pluralize(n_planned - n_done, 'run')} to do, {', '.join(map(str, pools))}")
         for line in shortages(pools, session.nodes, memory):
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)

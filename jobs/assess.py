@@ -35,8 +35,8 @@ from cluster.console.parser import Parser
 from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
-from eexit.output.locations import inside, shown
-from eexit.output.text import counted, precision
+from eexit.output.locations import inside, redact
+from eexit.output.text import pluralize, precision
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.prompts import read_prompts
 from eexit.plan.validation_errors import explain
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         for step in assessment.commands():
             print(step.line)
         return 0
-    for line in told_before(assessment):
+    for line in plan_text(assessment):
         display.say(line)
     with ExitStack() as stack:
 
@@ -87,12 +87,12 @@ def main(arguments: Sequence[str]) -> int:
 def assessment_of(flags: Namespace) -> "Assessment":
     """What is asked. Raises `UsageError` for what can't be used; the model is looked at, and not loaded."""
     from cluster.assessment.assess import Assessment
-    from cluster.assessment.prompt_parts import drawn, split
+    from cluster.assessment.prompt_splits import drawn, split
     from cluster.assessment.recipe import Recipe, model_flags, with_layer_between
     from cluster.assessment.record import folder_of
-    from cluster.assessment.sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
+    from cluster.assessment.split_sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
     from eexit.plan.exit_layers import every_nth_layer
-    from eexit.plan.model_facts import look_at_model
+    from eexit.plan.model_inspection import look_at_model
     from eexit.studies.assessment.verdict import Bound
     from eexit.studies.timing.study import LEAST_TOKENS
 
@@ -152,14 +152,14 @@ def first_line(assessment: "Assessment") -> str:
     asked = "auto" if "--dtype" not in assessment.recipe.common else ""
     digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
     name = assessment.recipe.common[assessment.recipe.common.index("--model") + 1]
-    where = f"{platform.machine()}, {counted(n or 1, 'core')} and as many threads"
+    where = f"{platform.machine()}, {pluralize(n or 1, 'core')} and as many threads"
     return " · ".join(filter(None, (name, precision(model, asked), digest and f"weights {digest}", where)))
 
 
-def told_before(assessment: "Assessment") -> Iterator[str]:
+def plan_text(assessment: "Assessment") -> Iterator[str]:
     """The sizes, and how likely they are to certify a setting."""
     from cluster.assessment.recipe import N_CALLS
-    from cluster.assessment.sizes import gain_told, promise, time_told
+    from cluster.assessment.split_sizes import certification_power, gain_told, time_told
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
@@ -167,7 +167,7 @@ def told_before(assessment: "Assessment") -> Iterator[str]:
     if assessment.is_look:
         yield "a smoke run: it certifies nothing, and does not say whether exits pay"
     elif bound.risk == "answers":
-        yield promise(parts.choosing, bound.at_most)
+        yield certification_power(parts.choosing, bound.at_most)
     else:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
@@ -190,9 +190,9 @@ def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
     if is_another or not (Path(run).expanduser() / REPORT).is_file():
         sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
-        print(f"python jobs/take_home.py {run} --chosen --out {inside(out, 'setting')}")
-    print(shown(inside(run, REPORT)))
-    print(shown(inside(out, FILE)))
+        print(f"python jobs/package.py {run} --chosen --out {inside(out, 'setting')}")
+    print(redact(inside(run, REPORT)))
+    print(redact(inside(out, FILE)))
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:

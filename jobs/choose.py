@@ -24,10 +24,10 @@ from functools import partial
 
 from cluster.console.command import command
 from cluster.console.flags import study_parser, whole
-from eexit.output.progress import Silence
+from eexit.output.progress import NullDisplay
 from eexit.quality.learn_then_test import ORDERS, PARETO
 from eexit.quality.risks import RISKS
-from eexit.studies.choosing.question import COSTS, ChoiceQuestion
+from eexit.studies.selection.selection_args import COSTS, SelectionArgs
 
 
 @command()
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     """Return 0 if a setting below full depth's cost is certified, 1 if none is or it stopped, 2 for bad input."""
     flags = vars(read_flags(arguments))
     from cluster.studies.run import run_study
-    from eexit.studies.choosing.study import ChoosingStudy
+    from eexit.studies.selection.study import SelectionStudy
 
     results = flags.pop("results")
-    question = ChoiceQuestion(**flags)
-    plan = partial(ChoosingStudy, question=question)
-    done = run_study(results, plan, display=Silence(), columns=question.columns)
+    question = SelectionArgs(**flags)
+    plan = partial(SelectionStudy, question=question)
+    done = run_study(results, plan, display=NullDisplay(), columns=question.columns)
     done.show(results, columns=110)
     return 0 if done.study.choice.saves else 1
 

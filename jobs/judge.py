@@ -26,8 +26,8 @@ from cluster.console.command import command
 from cluster.console.flags import number, study_parser, whole
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
-from eexit.output.locations import reading, shown, without_secrets
-from eexit.output.text import counted
+from eexit.output.locations import read_snippet, redact, without_secrets
+from eexit.output.text import pluralize
 from eexit.plan.runs import ERROR, OK
 
 KEY_FROM = "OPENAI_API_KEY"
@@ -59,18 +59,18 @@ def main(arguments: Sequence[str]) -> int:
     how: dict[str, Any] = {} if flags.temperature is None else {"temperature": flags.temperature}
     if flags.response_format != RESPONSE_FORMATS[0]:
         how["response_format"] = {"type": flags.response_format}
-    judge = judging.Endpoint(flags.base_url, key, flags.timeout, model=flags.model, **how)
+    judge = judging.JudgeClient(flags.base_url, key, flags.timeout, model=flags.model, **how)
     store, display = open_store(flags.results), open_display(quiet=flags.quiet)
-    manifest_of(store, shown(flags.results))  # a folder without a sweep gets no lease
+    manifest_of(store, redact(flags.results))  # a folder without a sweep gets no lease
     store.probe("the folder")
     with hold(store, use=JUDGING) as lease:
         plan = judging.plan_judging(*asked)  # planned under the lease: another call may have judged texts meanwhile
         done = judging.judge_sweep(plan, judge, flags.concurrency, display, lease)
     rows = judging.judged_by(store, flags.model)
     console_of(columns=110).print(judging.judgements_table(rows, plan.keys, plan.groups))
-    print(reading(flags.results, "judgements", "judged", THAT_COUNT))
+    print(read_snippet(flags.results, "judgements", "judged", THAT_COUNT))
     if n_errors := done.counts[ERROR]:
-        failed = f"{counted(n_errors, 'run')} got no judgement, such as: {done.reason}"
+        failed = f"{pluralize(n_errors, 'run')} got no judgement, such as: {done.reason}"
         print(without_secrets(f"{failed}; the same command tries again"), file=sys.stderr)
     return 1 if n_errors and not done.counts[OK] else 0
 

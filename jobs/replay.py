@@ -40,11 +40,11 @@ def main(arguments: Sequence[str]) -> int:
     """Return 0 if all configurations were replayed, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.run import run_study
-    from eexit.studies.replay.study import SettingsToReplay, make_replay_plan
+    from eexit.studies.replay.study import ReplayArgs, make_replay_plan
 
     kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
     replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
-    asked = SettingsToReplay(
+    asked = ReplayArgs(
         kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
     )
     plan = partial(make_replay_plan, asked=asked, text_of=flags.texts_of)

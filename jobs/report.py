@@ -25,7 +25,7 @@ from cluster.console.flags import number, whole
 from cluster.console.parser import Parser
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import REPORT
-from eexit.studies.other_models import KNOWN, shapes_of
+from eexit.studies.cost_projection import KNOWN, shapes_of
 from reports.progress import Progress
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def options_of(flags: Namespace) -> "PageOptions":
 
 
 def write(flags: Namespace, progress: Progress) -> Path:
-    from eexit.results.whereabouts import refuse_for_file
+    from eexit.results.owned_folders import refuse_for_file
     from reports.page.build import build_report
     from reports.page.original import generate_multi_prompt_html_visualization, load_results_json
     from reports.read.sweep import NotASweepError

@@ -26,8 +26,8 @@ from cluster.console.command import command
 from cluster.console.sweep_flags import load_job
 from eexit.output.display import open_display
 from eexit.output.events import log_to_stderr
-from eexit.output.locations import inside, reading, shown, without_secrets
-from eexit.output.text import counted, printable
+from eexit.output.locations import inside, read_snippet, redact, without_secrets
+from eexit.output.text import pluralize, printable
 from eexit.plan.config import SweepConfig
 from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import configurations, same_for_every_seed
@@ -35,7 +35,7 @@ from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
     from eexit.results.store.folder import Store
-    from eexit.sweeps.steps import Summary
+    from eexit.sweeps.lifecycle import SweepSummary
 
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     display = open_display(quiet=options.quiet)
     if options.controls_from:
-        n_controls = counted(len(job.config.controls), "configuration")
-        display.say(f"{n_controls} of {shown(options.controls_from)} have controls here, which exit as often")
+        n_controls = pluralize(len(job.config.controls), "configuration")
+        display.say(f"{n_controls} of {redact(options.controls_from)} have controls here, which exit as often")
     display.say("importing Ray")
     from cluster.sweep import run_job  # not above: the import takes seconds, and a first line comes before it
 
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     return finish(summary, job.out, options.json)
 
 
-def finish(summary: "Summary", out: str, figures: Path | None) -> int:
+def finish(summary: "SweepSummary", out: str, figures: Path | None) -> int:
     """Write the report and the figures, print the tables and how to read the results; return the exit code."""
     from eexit.results.store.folder import open_store
-    from eexit.sweeps.summary.closing_table import closing_table, kinds_table
+    from eexit.sweeps.summary.summary_table import closing_table, kinds_table
 
     store = open_store(summary.out)
     if summary.tally.runs or not store.read(REPORT, 1):  # a full disk may leave an empty one
@@ -77,8 +77,8 @@ def finish(summary: "Summary", out: str, figures: Path | None) -> int:
         Console().print(by_kind)
     if line := of_chains(store, config):
         print(line, file=sys.stderr)
-    print(reading(out, GENERATIONS_FOLDER))
-    print(shown(inside(out, REPORT)))
+    print(read_snippet(out, GENERATIONS_FOLDER))
+    print(redact(inside(out, REPORT)))
     if figures:
         write_figures(summary, out, figures)
     if summary.errors:
@@ -91,7 +91,7 @@ def of_chains(store: "Store", config: SweepConfig) -> str:
     """Return a warning on the texts' thinking, if it has no marks or never closes; else an empty text."""
     import pyarrow.compute as pc
 
-    from eexit.results.landed import read_columns
+    from eexit.results.committed import read_columns
 
     closed = read_columns(store, ["thinking_closed"])["thinking_closed"]
     if config.thinking and config.thinking != (NO_MARKS,) and closed.null_count == len(closed):
@@ -102,7 +102,7 @@ def of_chains(store: "Store", config: SweepConfig) -> str:
     n, n_open = len(closed) - closed.null_count, pc.sum(pc.invert(closed)).as_py()
     if not n_open:
         return ""
-    return f"{n_open:,} of {counted(n, 'chain')} of thought never closed, and have no answer: raise --max-new-tokens"
+    return f"{n_open:,} of {pluralize(n, 'chain')} of thought never closed, and have no answer: raise --max-new-tokens"
 
 
 def write_report(results: str, store: "Store") -> None:
@@ -122,13 +122,13 @@ def publish_report(page: Path, store: "Store") -> None:
     store.publish(page.name, page.read_bytes())
 
 
-def write_figures(summary: "Summary", out: str, path: Path) -> None:
-    from eexit.output.whole_files import write_whole
+def write_figures(summary: "SweepSummary", out: str, path: Path) -> None:
+    from eexit.output.atomic_files import write_atomic
 
     by_configuration = summary.figures()
     figures = {
-        "out": shown(out),
-        "report": shown(inside(out, REPORT)),
+        "out": redact(out),
+        "report": redact(inside(out, REPORT)),
         "model": dict(summary.model),
         "dtype_asked": summary.dtype_asked,
         "observe": summary.config.observe,
@@ -138,7 +138,7 @@ def write_figures(summary: "Summary", out: str, path: Path) -> None:
         "configurations": by_configuration,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.results.store.folder import open_store
     from eexit.results.study_tables import TIMINGS
     from eexit.studies.timing.calls import calls_like
-    from eexit.studies.timing.study import WhatToTime, make_plan
+    from eexit.studies.timing.study import TimingArgs, make_plan
 
-    asked = WhatToTime(
+    asked = TimingArgs(
         flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps,
         beside=flags.beside, per_round=flags.per_round, only_chosen=flags.chosen, drafts=flags.draft,
         only_fresh=flags.fresh, only_fastest=flags.fastest,

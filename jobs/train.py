@@ -24,11 +24,11 @@ from rich.console import Console
 
 from cluster.console.command import command
 from cluster.console.flags import layer, study_flags, study_parser
-from eexit.method.rules import shown
+from eexit.method.rules import format_parameter
 from eexit.output.display import open_display
 from eexit.plan.grids import parse_rules
 from eexit.plan.prompts import read_prompts
-from eexit.training.setup import WAYS
+from eexit.training.trainer_inputs import WAYS
 
 
 @command("what was learned and saved stays: the same command goes on from there")
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     """Return 0 if the artefact is written, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.training import train_exits
-    from eexit.training.plan import WhatToTrain
-    from eexit.training.tables import how_to_use, training_table
+    from eexit.training.plan import TrainArgs
+    from eexit.training.training_table import how_to_use, training_table
 
     prompts = read_prompts(flags.prompts) if flags.prompts else ()
-    asked = WhatToTrain(flags.what, flags.out, prompts, options=options_of(flags))
+    asked = TrainArgs(flags.what, flags.out, prompts, options=options_of(flags))
     display = open_display(quiet=flags.quiet)
     card = train_exits(flags.results, asked, flags.device, display, trusts_code=flags.trust_remote_code)
     console = Console()
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def options_of(flags: Namespace) -> dict[str, Any]:
-    """Return the given options by their names in `eexit.training.plan.WhatToTrain`."""
+    """Return the given options by their names in `eexit.training.plan.TrainArgs`."""
     given = {"layers": flags.layers, "readout": flags.readout, "adapter": flags.adapter}
     if flags.rules:
         given["rules"] = [
-            f"{rule}/{shown(parameter)}"
+            f"{rule}/{format_parameter(parameter)}"
             for rule, parameters in parse_rules(flags.rules).items()
             for parameter in parameters
         ]

@@ -16,7 +16,7 @@ FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
     "eexit.results", "eexit.decode",
     "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
-    "cluster.job", "cluster.interruption", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
+    "cluster.sweep_job", "cluster.signals", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",
 )  # fmt: skip
@@ -132,12 +132,12 @@ WRITES = re.compile(
 )
 # Writes to memory, to a scratch folder, to a package's folder, which a rename completes, or to no file.
 MAY_WRITE = {
-    "eexit/output/whole_files.py": 3,
-    "eexit/training/saving.py": 1,  # within `becoming`
+    "eexit/output/atomic_files.py": 3,
+    "eexit/training/training_checkpoint.py": 1,  # within `becoming`
     "eexit/model/sources.py": 1,
-    "eexit/results/seals.py": 1,
+    "eexit/results/checksums.py": 1,
     "eexit/studies/export.py": 1,
-    "eexit/studies/taking_home/take_home.py": 2,  # in the folder that becomes the setting
+    "eexit/studies/packaging/package_setting.py": 2,  # in the folder that becomes the setting
 }
 
 

@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from cluster.assessment.known import known_after
-from cluster.assessment.prompt_parts import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
-from cluster.assessment.recipe import ORACLES, TEXTS, Command, Recipe
+from cluster.assessment.prompt_splits import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
+from cluster.assessment.recipe import ORACLES, TEXTS, Recipe, RecipeStep
 from cluster.assessment.record import folder_of, mark, refuse_foreign_verdict
-from cluster.assessment.steps_done import (
+from cluster.assessment.step_status import (
     ConfigOf,
     StepsDone,
     failed_runs,
@@ -22,8 +22,8 @@ from cluster.assessment.steps_done import (
     set_damaged_aside,
 )
 from eexit.errors import SweepStopped, UsageError
-from eexit.output.text import counted
-from eexit.output.whole_files import write_whole
+from eexit.output.atomic_files import write_atomic
+from eexit.output.text import pluralize
 from eexit.plan.configuration import NORMAL
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import answers_tell
@@ -59,12 +59,13 @@ class Assessment:
         if answers_tell(low, self.bound.at_most):
             return self.bound, ""
         why = (
-            f"full depth gets {sum(marks)} of {counted(len(marks), 'answer')} right, so that losing half of them could "
+            f"full depth gets {sum(marks)} of {pluralize(len(marks), 'answer')} right, so that losing half "
+            f"of them could "
             "keep the bound: the risk is disagreement with full depth, token by token"
         )
         return self.bound.model_copy(update={"risk": DISAGREEMENT}), why
 
-    def commands(self) -> Sequence[Command]:
+    def commands(self) -> Sequence[RecipeStep]:
         """All ten, by what is known now."""
         return self.recipe.commands(self.bound_now()[0], self._length())
 
@@ -103,7 +104,7 @@ def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
         with hold(open_store(folder), say, ASSESSING):
             _do_what_is_left(assessment, do, say)
     missing = [
-        f"{counted(n, 'run')} of {name}, which failed"
+        f"{pluralize(n, 'run')} of {name}, which failed"
         for name in (PILOT, RUN, ORACLES)
         if (n := failed_runs(recipe.at(name)))
     ]
@@ -112,7 +113,7 @@ def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
     content, places = verdict.to_json(), (folder / FILE, folder / RUN / FILE)
     changed = [place for place in places if not place.is_file() or place.read_text() != content]
     for place in changed:
-        write_whole(place, content)
+        write_atomic(place, content)
     return verdict, bool(changed)
 
 
@@ -158,7 +159,7 @@ class Took(NamedTuple):
     loading: float
 
     @classmethod
-    def since(cls, began: float, command: Command, before: Mapping[str, "Took"]) -> "Took":
+    def since(cls, began: float, command: RecipeStep, before: Mapping[str, "Took"]) -> "Took":
         """Of a sweep, runs record when the first began; other steps load the model as the sweep before them did."""
         seconds = time.time() - began
         if command.script == "sweep" and (first := first_attempt(command.folder, began)):
@@ -175,4 +176,4 @@ def forecast(assessment: Assessment, took: Mapping[str, Took], at: int) -> str:
     if not tokens or not working:
         return ""
     seconds = sum(each.tokens * working / tokens + each.n_loads * loading for each in left)
-    return f" ({counted(max(1, round(seconds / 60)), 'minute')} left at {tokens / working:,.0f} tokens per second)"
+    return f" ({pluralize(max(1, round(seconds / 60)), 'minute')} left at {tokens / working:,.0f} tokens per second)"

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.assessment.prompt_parts import PILOT, RUN
+from cluster.assessment.prompt_splits import PILOT, RUN
 from cluster.assessment.recipe import CHOICE, DEPLOYED, LINEAR, ORACLES, REPLAY, TIMES, Recipe
 from eexit.output.text import percent
 from eexit.plan.artefacts import CARD, parse_card
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 from eexit.results.finished_sweep import read_finished
 from eexit.studies.assessment.conclude import AssessmentSteps, conclude, latest_choice
 from eexit.studies.assessment.verdict import Bound
-from eexit.studies.replay.worth_running import EXACT, ORACLE, Pilot, PredictedSetting, neighbours
+from eexit.studies.replay.shortlist import EXACT, ORACLE, Pilot, PredictedSetting, neighbours
 from eexit.studies.timing.calls import Times
 
 
@@ -24,7 +24,7 @@ def known_after(step: str, recipe: Recipe, bound: Bound) -> str:
         return f"layers agree with the final one on {', '.join(agree)}"
     if step == PILOT:
         pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)
-        saved = pilot.sweep.saved(Exit(EXACT, ORACLE).key, "cost_exits")
+        saved = pilot.sweep.saved(EarlyExit(EXACT, ORACLE).key, "cost_exits")
         return f"A about {percent(saved.mean, 0)}, B about {_within(pilot.oracles, bound)}, if {at_most} may be lost"
     if step == REPLAY:
         pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)

@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cluster.assessment.prompt_parts import PILOT, RUN, TRAINING, PromptParts
-from cluster.assessment.sizes import TOKENS_OF_A_TEXT
-from eexit.method.rules import shown
+from cluster.assessment.prompt_splits import PILOT, RUN, TRAINING, PromptSplits
+from cluster.assessment.split_sizes import TOKENS_OF_A_TEXT
+from eexit.method.rules import format_parameter
 from eexit.method.screen_size import ScreenSize
-from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, Exit, parse_exit_set
+from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, EarlyExit, parse_exit_set
 from eexit.studies.assessment.verdict import Bound
-from eexit.studies.replay.worth_running import AIMS, EXACT, ORACLE
+from eexit.studies.replay.shortlist import AIMS, EXACT, ORACLE
 
 TEXTS, LINEAR, STATE, REPLAY, ORACLES, CHOICE, TIMES, AGAIN = (
     "texts", "linear", "state", "replay", "oracles", "choice", "times", "again",
@@ -49,7 +49,7 @@ PARTS_OF_A_TRAINING: Final = {LINEAR: 3, STATE: 6}  # times as long as its texts
 
 
 @dataclass(frozen=True)
-class Command:
+class RecipeStep:
     """A command of `jobs/`, the folder that it leaves its results in, and about how much it does: tokens at full depth,
     with all that is computed beside them, and how often actors load the model.
     """
@@ -74,7 +74,7 @@ class Recipe:
     """
 
     out: str
-    parts: PromptParts
+    parts: PromptSplits
     layers: Sequence[int]
     common: Sequence[str]
     reading: Sequence[str]
@@ -96,7 +96,7 @@ class Recipe:
     def replayed(self) -> Sequence[str]:
         """The keys of all settings that are replayed."""
         return [
-            Exit(EXACT, rule, parameter, parse_exit_set(exit_set)).key
+            EarlyExit(EXACT, rule, parameter, parse_exit_set(exit_set)).key
             for rule, parameters in REPLAYED.items()
             for parameter in parameters
             for exit_set in self.exit_sets
@@ -106,9 +106,9 @@ class Recipe:
     def piloted(self) -> Sequence[str]:
         """The keys of what the pilot runs: the oracle of cell A, that of B and few settings of C and D by exit set."""
         sets = [parse_exit_set(text) for text in self.exit_sets]
-        oracles = [Exit(EXACT, ORACLE), *(Exit(DEPLOYED, ORACLE, None, layers) for layers in sets)]
+        oracles = [EarlyExit(EXACT, ORACLE), *(EarlyExit(DEPLOYED, ORACLE, None, layers) for layers in sets)]
         online = [
-            Exit(mode, rule, parameter, layers)
+            EarlyExit(mode, rule, parameter, layers)
             for mode in (EXACT, DEPLOYED)
             for rule, parameters in IN_THE_PILOT.items()
             for parameter in parameters
@@ -116,7 +116,7 @@ class Recipe:
         ]
         return [NORMAL, *(each.key for each in (*oracles, *online))]
 
-    def commands(self, bound: Bound, tokens_of_a_text: float | None = None) -> Sequence[Command]:
+    def commands(self, bound: Bound, tokens_of_a_text: float | None = None) -> Sequence[RecipeStep]:
         """All ten, at this bound; of texts, so many tokens are expected."""
         length = tokens_of_a_text or self.max_new_tokens / 2
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
@@ -130,24 +130,24 @@ class Recipe:
         settings = [*within, "--modes", NORMAL, EXACT, DEPLOYED, "--observe", "final"]
         oracles = [*within, "--modes", EXACT, DEPLOYED, "--rules", ORACLE]
         return (
-            Command(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
+            RecipeStep(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
             self._train(LINEAR, learned, *training),
             self._train(STATE, learned, *training, "--readout", self.at(LINEAR)),
-            Command(
+            RecipeStep(
                 PILOT, "sweep", self._judged(PILOT, PILOT, *in_pilot, "--only", *self.piloted), self.at(PILOT),
                 n[PILOT] * length * 2 * len(self.piloted),
             ),
-            Command(
+            RecipeStep(
                 REPLAY, "replay", [self.at(PILOT), *replays, *self.execution], self.at(PILOT), n[PILOT] * length * 4
             ),
-            Command(
+            RecipeStep(
                 RUN, "sweep", self._judged(RUN, RUN, *settings), self.at(RUN), n[RUN] * length * (1 + SETTINGS_OF_RUN)
             ),
-            Command(
+            RecipeStep(
                 ORACLES, "sweep", self._judged(ORACLES, RUN, *oracles), self.at(ORACLES),
                 n[RUN] * length * 2 * ORACLES_OF_RUN,
             ),
-            Command(CHOICE, "choose", [self.at(RUN), *asked, "--modes", DEPLOYED], self.at(RUN), 0.0, 0),
+            RecipeStep(CHOICE, "choose", [self.at(RUN), *asked, "--modes", DEPLOYED], self.at(RUN), 0.0, 0),
             *self._timings(length),
         )  # fmt: skip
 
@@ -162,11 +162,11 @@ class Recipe:
         limit = ["--max-new-tokens", str(self.max_new_tokens), "--record-top-k", "1"]
         return self._sweep(name, part, *self.reading, *learned, *screen, *limit, *flags)
 
-    def _train(self, what: str, learned: float, *flags: str) -> Command:
+    def _train(self, what: str, learned: float, *flags: str) -> RecipeStep:
         arguments = [*flags, "--what", what, "--out", self.at(what)]
-        return Command(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
+        return RecipeStep(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
 
-    def _timings(self, length: float) -> Sequence[Command]:
+    def _timings(self, length: float) -> Sequence[RecipeStep]:
         """One call with all contenders and steps, and short ones with few, on prompts that the first one leaves."""
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
         what = ["--chosen", "--draft", *drafts, "--beside", GENERATE, f"{GENERATE}/{LOOKUP}"]
@@ -185,7 +185,7 @@ class Recipe:
             several = ["--batch", *map(str, rows), *(text for flag, n in sizes.items() for text in (flag, str(n)))]
             arguments = [self.at(RUN), *what, *several, *flags, *self.execution]
             tokens = n_calls * n_contenders * n_rounds * in_a_round * length * len(rows) * ONE_ROW
-            commands.append(Command(name, "timings", arguments, self.at(RUN), tokens, n_calls))
+            commands.append(RecipeStep(name, "timings", arguments, self.at(RUN), tokens, n_calls))
         return commands
 
 
@@ -193,7 +193,10 @@ ONE_ROW: Final = 6  # times as long as with many rows a token takes with one
 
 
 def _flags(rules: Mapping[str, tuple[float, ...]]) -> list[str]:
-    return [f"{rule}={','.join(map(shown, parameters))}" if parameters else rule for rule, parameters in rules.items()]
+    return [
+        f"{rule}={','.join(map(format_parameter, parameters))}" if parameters else rule
+        for rule, parameters in rules.items()
+    ]
 
 
 def with_layer_between(layers: Sequence[int]) -> tuple[int, ...]:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from cluster.job import location_for_all
+from cluster.sweep_job import location_for_all
 from eexit.errors import UsageError
-from eexit.output.locations import shown
-from eexit.output.whole_files import write_whole
-from eexit.results.files import Location
+from eexit.output.atomic_files import write_atomic
+from eexit.output.locations import redact
 from eexit.results.layout import ASSESSMENT
+from eexit.results.owned_folders import refuse_inside
+from eexit.results.parquet_files import StoreLocation
 from eexit.results.store.folder import open_store
-from eexit.results.whereabouts import refuse_inside
 from eexit.studies.assessment.verdict import FILE, read_verdict
 
 
@@ -17,7 +17,7 @@ def mark(folder: Path) -> None:
     """Write `assessment.json`, by which the asks of a step are counted with those of steps of other assessments."""
     if not (folder / ASSESSMENT).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ASSESSMENT, "{}\n")
+        write_atomic(folder / ASSESSMENT, "{}\n")
 
 
 def folder_of(out: str) -> Path:
@@ -25,7 +25,7 @@ def folder_of(out: str) -> Path:
     if not out:
         raise UsageError("--out is empty: give a folder")
     if "://" in out:
-        raise UsageError(f"--out {shown(out)} is a URI: give a folder, which models are loaded from")
+        raise UsageError(f"--out {redact(out)} is a URI: give a folder, which models are loaded from")
     folder = Path(location_for_all(str(Path(out).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {out} is a file: give a folder")
@@ -38,7 +38,7 @@ def refuse_foreign_verdict(*folders: Path) -> None:
     for folder in folders:
         if (folder / FILE).exists():
             store = open_store(folder)
-            found, _ = read_verdict(Location(store.filesystem, store.root))
+            found, _ = read_verdict(StoreLocation(store.filesystem, store.root))
             if found is None:
                 raise UsageError(
                     f"{folder / FILE} is not of an assessment of this version: move it, or choose another --out"

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
-from cluster import interruption
+from cluster import signals
 from cluster.console.parser import as_called
 from eexit.errors import SweepStopped, UsageError, first_line
 from eexit.output.locations import without_secrets
@@ -22,7 +22,7 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
         @functools.wraps(work)
         def main(arguments: Sequence[str] | None = None) -> int:
             if arguments is None:
-                with interruption.listening():
+                with signals.listening():
                     return main(sys.argv[1:])
             try:
                 return work(arguments)

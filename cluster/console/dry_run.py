@@ -10,21 +10,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from cluster.console.sweep_flags import Options
-from cluster.job import SweepJob
+from cluster.console.sweep_flags import CommandOptions
+from cluster.sweep_job import SweepJob
 from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
-from eexit.output.locations import shown
-from eexit.output.text import counted, precision, with_weights
+from eexit.output.locations import redact
+from eexit.output.text import pluralize, precision, with_weights
 from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
-from eexit.plan.model_facts import CHARACTERS_PER_TOKEN, characters, look_at_model, size
+from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, look_at_model, size
 from eexit.plan.runs import configurations, count_different_runs, count_runs
 from eexit.plan.splits import kinds
-from eexit.results.files import DamagedError
+from eexit.results.parquet_files import DamagedError
+from eexit.results.store.extend import extended_config, growth, stored_config
 from eexit.results.store.folder import open_store
-from eexit.results.store.growth import grown, growth, stored_config
-from eexit.results.store.manifest import LostManifestError, read_manifest
+from eexit.results.store.manifest import MissingManifestError, read_manifest
 from eexit.results.study_tables import TIMINGS
 
 OBSERVED: Final = {  # for values of `--observe` other than all
@@ -33,7 +33,7 @@ OBSERVED: Final = {  # for values of `--observe` other than all
 }
 
 
-def describe_plan(job: SweepJob, options: Options) -> str:
+def describe_plan(job: SweepJob, options: CommandOptions) -> str:
     """Return the plan as lines of text, from facts of the model, without writing anything. Raise `UsageError`."""
     config, by = _grown(job)
     grid, n_runs = configurations(config), count_runs(config)
@@ -46,18 +46,18 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         f"; {n_different:,} are different, others being the same for every seed or mode" if n_different < n_runs else ""
     )
     product = (
-        f"{counted(len(config.prompts), 'prompt')} × {counted(len(grid), 'configuration')} × "
-        f"{counted(len(config.seeds), 'seed')}"
+        f"{pluralize(len(config.prompts), 'prompt')} × {pluralize(len(grid), 'configuration')} × "
+        f"{pluralize(len(config.seeds), 'seed')}"
     )
     lines = {
-        "model": f"{config.model} ({model['architecture']}, {counted(model['n_layers'], 'layer')}, "
+        "model": f"{config.model} ({model['architecture']}, {pluralize(model['n_layers'], 'layer')}, "
         f"{precision(model, config.dtype)})",
         "prompts": f"{len(config.prompts):,} from {options.prompts_from}{_kinds_and_answers(config)}",
         "system prompt": _of_prompts(config, "system"),
         "prefiller": _of_prompts(config, "prefiller"),
         "control tokens": "read in prompts" if config.control_tokens else "plain text in prompts",
         "configurations": ", ".join(configuration.key for configuration in grid),
-        **({"controls": f"of {shown(options.controls_from)}"} if options.controls_from else {}),
+        **({"controls": f"of {redact(options.controls_from)}"} if options.controls_from else {}),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
         **{role: location for role in (PROBE, ADAPTER, STATE_MAPS) if (location := getattr(config, role))},
@@ -65,19 +65,19 @@ def describe_plan(job: SweepJob, options: Options) -> str:
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
         if config.temperature
         else "greedy",
-        "recorded": f"the {counted(config.record_top_k, 'likeliest token')} of each layer"
+        "recorded": f"the {pluralize(config.record_top_k, 'likeliest token')} of each layer"
         if config.record_top_k
         else "no top tokens",
         **({"observed": OBSERVED[config.observe]} if config.observe in OBSERVED else {}),
         "seeds": " ".join(map(str, config.seeds)),
         "runs": f"{n_runs:,} = {product}{repeats}",
-        "shards": f"about {math.ceil(n_runs / rows):,} of up to {counted(rows, 'run')}",
+        "shards": f"about {math.ceil(n_runs / rows):,} of up to {pluralize(rows, 'run')}",
         "tokens": f"up to {n_new:,} new ones, {config.most_new_tokens:,} a run; prompts have about {prompt_tokens:,}",
         "actor's memory": f"about {memory}" if memory else "unknown",
         **({"weights": "a layer {}, the head {}".format(*map(size, memory.parts))} if memory and memory.parts else {}),
         "to fetch": _to_fetch(config),
         **({"step": step} if (step := step_at_full_depth(job.out, model)) else {}),
-        "out": shown(job.out) + (f", which grows by {by}" if by else ""),
+        "out": redact(job.out) + (f", which grows by {by}" if by else ""),
     }
     return "\n".join(f"{name:14}  {text}" for name, text in lines.items())
 
@@ -87,16 +87,16 @@ def _grown(job: SweepJob) -> tuple[SweepConfig, str]:
     if "://" in job.out:
         return job.config, ""
     store, held = open_store(job.out), None
-    with suppress(LostManifestError):
+    with suppress(MissingManifestError):
         held = read_manifest(store)
-    config = grown(store, held, job.config) if held else job.config
+    config = extended_config(store, held, job.config) if held else job.config
     return config, growth(stored_config(store, held), config) if held else ""
 
 
 def _kinds_and_answers(config: SweepConfig) -> str:
     n_kinds = len({*kinds(map(asdict, config.prompts)).values()})
     n_answers = sum(prompt.answer is not None or prompt.answer_pattern is not None for prompt in config.prompts)
-    told = [counted(n_kinds, "kind")] * (n_kinds > 0) + [f"{n_answers:,} with answers"] * (n_answers > 0)
+    told = [pluralize(n_kinds, "kind")] * (n_kinds > 0) + [f"{n_answers:,} with answers"] * (n_answers > 0)
     return f": {', '.join(told)}" if told else ""
 
 
@@ -143,7 +143,7 @@ def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
     for row in rows:
         if (row["folder"], row["started"]) == (latest["folder"], latest["started"]):
             seconds.setdefault(row["batch"], []).append(row["seconds"] * row["batch"] / row["tokens"])
-    times = ", ".join(f"{counted(rows, 'row')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
+    times = ", ".join(f"{pluralize(rows, 'row')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
     return f"{times}, at full depth ({latest['folder']}: {latest['machine']}, {latest['dtype']})"
 
 

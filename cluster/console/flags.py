@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cluster.console.parser import Parser
-from eexit.method.own import use_files
+from eexit.method.custom import use_files
 from eexit.plan.config import SweepConfig
 from eexit.plan.field_types import LEAST_SEED, MOST_COUNT, MOST_SEED
 

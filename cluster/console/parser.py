@@ -24,7 +24,7 @@ COMPLETES = "_ARGCOMPLETE"  # set by a completing shell, as argcomplete defines 
 _MOST_TOLD = 200  # characters of unknown arguments
 
 
-class _Help(RawDescriptionRichHelpFormatter):
+class _HelpFormatter(RawDescriptionRichHelpFormatter):
     text_markup = help_markup = False  # brackets are no markup
 
 
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, allow_abbrev=False, formatter_class=_Help)
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         if description:
             called = _SCRIPT.sub(lambda script: f"python {near(_JOBS / script[1])}", as_called(description))
             self.description = called.replace("jobs/sweeps", near(_JOBS / "sweeps"))

@@ -14,11 +14,11 @@ from pydantic.fields import FieldInfo
 
 from cluster.console.flags import use_flag
 from cluster.console.parser import Parser, near
-from cluster.job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
+from cluster.sweep_job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
+from eexit.method.custom import use_files
 from eexit.method.modes import MODES
-from eexit.method.own import use_files
-from eexit.output.locations import shown
+from eexit.output.locations import redact
 from eexit.output.text import flag
 from eexit.plan.configuration import EVERY
 from eexit.plan.prompts import read_prompts, with_package
@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class CommandOptions:
     """The flags that are no fields of the job."""
 
     dry_run: bool  # only print the plan
@@ -56,7 +56,7 @@ class Options:
     controls_from: str  # the sweep whose configurations get controls
 
 
-def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, Options]:
+def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, CommandOptions]:
     """Return the job that the flags and `--config` describe, and the other flags; custom rules and modes are loaded.
 
     `default` is the `--config` if the flags give neither one nor prompts. Raise `UsageError` for bad input.
@@ -85,10 +85,10 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
         raise UsageError(explain(error, set(flags), path, FIELDS, {*table, *flags})) from error
     refuse_unknown_only(job.config)
     if json_name is not None:
-        from eexit.results.whereabouts import refuse_for_file  # here, since flags need no pyarrow
+        from eexit.results.owned_folders import refuse_for_file  # here, since flags need no pyarrow
 
         refuse_for_file(json_name, "--json", planned=job.out)
-    return job, Options(dry_run, quiet, figures, prompts_from, controls_from)
+    return job, CommandOptions(dry_run, quiet, figures, prompts_from, controls_from)
 
 
 def _add_further_flags(parser: Parser, default: Path) -> None:
@@ -140,7 +140,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
     if results is None or within is None:
         return {}
     from eexit.quality.risks import RISKS  # as above
-    from eexit.studies.replay.worth_running import ORACLE, settings_worth_running
+    from eexit.studies.replay.shortlist import ORACLE, settings_worth_running
 
     of_oracle = flags.get("rules") == [ORACLE]
     if given := [name for name in ("rules", "exit_sets", "kl_factors")[of_oracle:] if name in flags]:
@@ -173,7 +173,7 @@ def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
     """Return the path and the content of the TOML file, and remove `--config` from `flags`."""
     file = flags.pop("config", None)
     if file and "://" in file:
-        raise UsageError(f"--config {shown(file)} is a URL: give a local file")
+        raise UsageError(f"--config {redact(file)} is a URL: give a local file")
     path = with_package(Path(file or default))
     return path, {} if file is None and "prompts" in flags else _read_toml(path)
 

@@ -17,17 +17,17 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster import interruption
+from cluster import signals
 from cluster.actor import device_here
+from cluster.actor_client import SECONDS_BETWEEN_LOOKS, waited_for
+from cluster.custom_exits import CustomExits
 from cluster.failures import failure_of_actor, failure_of_call
-from cluster.own_exits import OwnExits
 from cluster.pool import Node
-from cluster.session import Liveness, answers, ray_session
-from cluster.worker import SECONDS_BETWEEN_LOOKS, waited_for
+from cluster.session import RayHealth, answers, ray_session
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import Display
-from eexit.studies.study import Work
-from eexit.sweeps.failed_shards import Kind
+from eexit.studies.study import ModelJob
+from eexit.sweeps.retry import FailureKind
 
 SECONDS_TO_GET_FREE = 20.0  # for work that has just ended to release its resources
 
@@ -35,11 +35,11 @@ SECONDS_TO_GET_FREE = 20.0  # for work that has just ended to release its resour
 class StudyActor:
     """Actor with a study or a training; it does one thing at a time."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: ModelJob) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # progress bars would fill the log
         self._work: Any = work
 
-    def load(self, device: str, threads: int, own: OwnExits) -> Sequence[str]:
+    def load(self, device: str, threads: int, own: CustomExits) -> Sequence[str]:
         """Load the work's model; return remarks for users. Raise `UsageError` if it can't be loaded."""
         own.know()
         import torch  # not above, so that the driver need not import it
@@ -75,11 +75,11 @@ def _told(room: Node) -> str:
 
 
 @dataclass(frozen=True)
-class OwnActor:
+class ExclusiveActor:
     """An exclusive actor; calls wait for their result while it and Ray are alive."""
 
     handle: Any
-    liveness: Liveness
+    liveness: RayHealth
     if_memory_is_short: str
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -96,12 +96,12 @@ class OwnActor:
             failure = failure_of_call(error)
         except RayError as error:
             failure = failure_of_actor(error)
-        way_out = f": {self.if_memory_is_short}" if failure.kind is Kind.MEMORY else ""
+        way_out = f": {self.if_memory_is_short}" if failure.kind is FailureKind.MEMORY else ""
         raise SweepStopped(f"{failure.reason}{way_out}")
 
 
 @contextmanager
-def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
+def own_actor(work: ModelJob, device: str, display: Display) -> Iterator[ExclusiveActor]:
     """Context with an exclusive actor that has loaded the model for this work; Ray is started if need be.
 
     Raise `UsageError` if the resources are not free.
@@ -110,14 +110,14 @@ def own_actor(work: Work, device: str, display: Display) -> Iterator[OwnActor]:
         room = room_for(device, session.nodes)
         display.say(f"{work.opening}; one actor has {_told(room)}")
         with _alone(work, room, session.is_own) as handle:
-            actor = OwnActor(handle, Liveness(session.is_own, [], display.say), work.if_memory_is_short)
-            for remark in actor.wait(handle.load.remote(device, room["CPU"], OwnExits.among(work.exits))):
+            actor = ExclusiveActor(handle, RayHealth(session.is_own, [], display.say), work.oom_hint)
+            for remark in actor.wait(handle.load.remote(device, room["CPU"], CustomExits.among(work.exits))):
                 display.say(remark)
             yield actor
 
 
 @contextmanager
-def _alone(work: Work, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
+def _alone(work: ModelJob, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
     """Context with an actor in a placement group; with `own_ray`, Ray ends soon after and the group is not removed."""
     group = placement_group([room])
     handle: Any = None
@@ -142,7 +142,7 @@ def _alone(work: Work, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
 def _wait_for(group: Any, room: Node, doing: str) -> None:
     end = time.monotonic() + SECONDS_TO_GET_FREE
     while not group.wait(SECONDS_BETWEEN_LOOKS):
-        interruption.check()
+        signals.check()
         if time.monotonic() > end:
             free, all_ = ray.available_resources(), ray.cluster_resources()
             there = " and ".join(

@@ -14,23 +14,23 @@ from uuid import uuid4
 
 from rich.text import Text
 
-from cluster import interruption
-from cluster.job import location_for_all
+from cluster import signals
+from cluster.sweep_job import location_for_all
 from eexit.output.display import console_of, open_display
-from eexit.output.locations import reading, shown
+from eexit.output.locations import read_snippet, redact
 from eexit.output.progress import Display, Progress
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, look_at_model
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import ASSESSING, TIMING, hold, refuse_if_held
-from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 
 S = TypeVar("S", bound=Study)
 
 
 @dataclass(frozen=True)
-class Studied(Generic[S]):
+class StudyResult(Generic[S]):
     """A finished study and its rows."""
 
     study: S
@@ -39,9 +39,9 @@ class Studied(Generic[S]):
     def show(self, results: str, columns: int) -> None:
         """Print the closing tables, `columns` wide where the output is no terminal, and a hint on reading the rows."""
         console = console_of(columns)
-        for each in self.study.closing(self.rows):
+        for each in self.study.summary(self.rows):
             console.print(Text(each) if isinstance(each, str) else each)
-        print(reading(results, self.study.table.name))
+        print(read_snippet(results, self.study.table.name))
 
 
 def run_study(
@@ -52,7 +52,7 @@ def run_study(
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     columns: Sequence[str] = ("prompt_id", "status"),
     trusts_code: bool = False,
-) -> Studied[S]:
+) -> StudyResult[S]:
     """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
 
     `columns` are those of the runs that `plan` needs, and `look` is as in `run_job`. With `trusts_code`, the model's
@@ -61,7 +61,7 @@ def run_study(
     """
     display = display or open_display()
     found = read_finished(location_for_all(results, "the folder"), columns, trusts_code=trusts_code)
-    sweep = replace(found, name=shown(results))
+    sweep = replace(found, name=redact(results))
     sweep.store.probe("the folder")
     study = plan(sweep)
     if study.times and sweep.store.is_local:  # it locks the results
@@ -72,28 +72,28 @@ def run_study(
 
 def _done(
     study: S, sweep: FinishedSweep, device: str, display: Display, look: Callable[[SweepConfig, int], ModelFacts]
-) -> Studied[S]:
-    call, units = Call(study, sweep.store), study.units()
+) -> StudyResult[S]:
+    call, units = StudyRun(study, sweep.store), study.units()
     left = call.left(units, display)
     if not left:
         display.say(f"nothing is left to do: {study.table.name} has all of it")
-        return Studied(study, call.landed(units))
+        return StudyResult(study, call.landed(units))
     if not study.needs_model:
         if study.opening:
             display.say(study.opening)
-        _in_order(call, left, study.do, display)
-        return Studied(study, call.landed(units))
+        _in_order(call, left, study.run_part, display)
+        return StudyResult(study, call.landed(units))
     refuse_changed_model(sweep, look(study.config, 1)[0])
     from cluster.studies.actors import own_actor  # here, since Ray takes a second to import
 
     with own_actor(study, device, display) as actor:
         can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
         _in_order(call, can_be_done, partial(actor.call, "do"), display)
-    return Studied(study, call.landed(units))
+    return StudyResult(study, call.landed(units))
 
 
 @dataclass
-class Call:
+class StudyRun:
     """One call of a command: the rows that it adds to a sweep, and their file."""
 
     study: Study
@@ -101,17 +101,17 @@ class Call:
     call_id: str = field(default_factory=lambda: uuid4().hex)
     rows: list[Row] = field(default_factory=list)
 
-    def left(self, units: Sequence[Unit], display: Display) -> list[Unit]:
+    def left(self, units: Sequence[StudyUnit], display: Display) -> list[StudyUnit]:
         """Return the units that are not committed; damaged files are set aside, and their units are among them."""
         if any(unit.unit_id for unit in units):
             for name, aside in self.study.table.set_damaged_aside(self.store):
-                display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.again}")
+                display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.redo_note}")
         return [unit for unit in units if not self.has_landed(unit)]
 
-    def has_landed(self, unit: Unit) -> bool:
+    def has_landed(self, unit: StudyUnit) -> bool:
         return bool(unit.unit_id) and self.store.has(self.study.table.file(unit.unit_id))
 
-    def landed(self, units: Sequence[Unit]) -> Sequence[Row]:
+    def landed(self, units: Sequence[StudyUnit]) -> Sequence[Row]:
         """Return the rows of these units, in order; units with an id may have been published by other calls."""
         order = {unit.unit_id: rank for rank, unit in enumerate(units) if unit.unit_id}
         if not order:
@@ -121,7 +121,7 @@ class Call:
         ours = [row for row in self.study.table.rows(self.store) if row[id_column] in order]
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
-    def settle(self, unit: Unit, parts: Sequence[Done], began: datetime) -> None:
+    def publish_unit(self, unit: StudyUnit, parts: Sequence[PartResult], began: datetime) -> None:
         """Publish the rows of a unit, with the previous ones or in a file of its own."""
         file_id = unit.unit_id or self.call_id
         rows = self.study.rows(unit, [done.result for done in parts])
@@ -131,18 +131,20 @@ class Call:
             self.study.table.publish(self.store, file_id, new if unit.unit_id else self.rows)
 
 
-def _in_order(call: Call, left: Sequence[Unit], do: Callable[[Part], Done], display: Display) -> None:
+def _in_order(
+    call: StudyRun, left: Sequence[StudyUnit], do: Callable[[StudyPart], PartResult], display: Display
+) -> None:
     planned = sum(part.size for unit in left for part in unit.parts)
     size, tokens, began = 0.0, 0, datetime.now(UTC)
     with display:
         for unit in left:
-            parts: list[Done] = []
+            parts: list[PartResult] = []
             if unit.unit_id or not call.rows:  # excludes the warm-up
                 began = datetime.now(UTC)
             for part in unit.parts:
-                interruption.check()
+                signals.check()
                 display.show(Progress(part.text, tokens, size / planned, tokens > 0))
                 parts.append(do(part))
                 size, tokens = size + part.size, tokens + parts[-1].tokens
-            call.settle(unit, parts, began)
+            call.publish_unit(unit, parts, began)
         display.show(Progress("done", tokens, size / planned, tokens > 0), last=True)

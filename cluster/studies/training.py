@@ -12,32 +12,32 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster.job import SweepJob, location_for_all
 from cluster.studies.actors import own_actor
 from cluster.sweep import run_job
+from cluster.sweep_job import SweepJob, location_for_all
 from eexit.errors import UsageError
 from eexit.output.display import open_display
-from eexit.output.locations import shown
+from eexit.output.locations import redact
 from eexit.output.progress import Display
-from eexit.output.text import counted
-from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, Card, is_of_training, parse_card
+from eexit.output.text import pluralize
+from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, ArtefactCard, is_of_training, parse_card
 from eexit.plan.config import NO_EXITS, SweepConfig
-from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, look_at_model
 from eexit.results.finished_sweep import read_finished
+from eexit.results.owned_folders import FOR_LEARNED, refuse_inside
 from eexit.results.store.folder import open_store
-from eexit.results.whereabouts import FOR_LEARNED, refuse_inside
-from eexit.studies.study import Work
+from eexit.studies.study import ModelJob
 from eexit.sweeps.arguments import Device
 from eexit.training.plan import (
     DamagedArtefactError,
+    TrainArgs,
     TrainingPlan,
-    WhatToTrain,
     is_finished,
     make_training_plan,
     refuse_options,
 )
-from eexit.training.setup import rule_and_parameter
 from eexit.training.texts import distinct, read_texts
+from eexit.training.trainer_inputs import rule_and_parameter
 
 SECONDS_PER_CALL = 2.0  # of the actor; between calls, progress is shown and interruptions are handled
 SECONDS_TO_SAVE = 120.0  # on interruption: the current block has to end first
@@ -45,12 +45,12 @@ SECONDS_TO_SAVE = 120.0  # on interruption: the current block has to end first
 
 def train_exits(
     results: str,
-    asked: WhatToTrain,
+    asked: TrainArgs,
     device: Device = "auto",
     display: Display | None = None,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
     trusts_code: bool = False,
-) -> Card:
+) -> ArtefactCard:
     """Train on the `normal` texts of the finished sweep in `results`, write the artefact and return its card.
 
     A damaged artefact is set aside and trained again. `look` is as in `run_job`, and `trusts_code` as in `run_study`.
@@ -59,7 +59,7 @@ def train_exits(
     display = display or open_display()
     folder = _folder(asked.out)
     found = read_finished(location_for_all(results, "the folder"), ["prompt_id"], trusts_code=trusts_code)
-    sweep = replace(found, name=shown(results))
+    sweep = replace(found, name=redact(results))
     refuse_options(asked)
     texts = read_texts(sweep.store)
     if asked.prompts:
@@ -82,7 +82,7 @@ def train_exits(
 def _folder(out: str) -> Path:
     """Return the artefact's folder. Raise `UsageError` if it can't be written to, or holds another program's card."""
     if "://" in out:
-        raise UsageError(f"--out {shown(out)} is a URI: give a folder, which models are loaded from later")
+        raise UsageError(f"--out {redact(out)} is a URI: give a folder, which models are loaded from later")
     folder = Path(location_for_all(str(Path(out).expanduser())))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file: give a folder")
@@ -94,7 +94,7 @@ def _folder(out: str) -> Path:
     return folder
 
 
-class TrainingWork(Work):
+class TrainingJob(ModelJob):
     """One training, which can resume; once loaded, its `training` is an `eexit.training.loop.Training`."""
 
     doing, if_memory_is_short = "training", "give --device cpu"
@@ -102,8 +102,8 @@ class TrainingWork(Work):
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan, data = plan, plan.data
         self.opening = (
-            f"training {plan.options.what} on {counted(data['n_tokens'], 'token')} of "
-            f"{counted(data['n_prompts'], 'prompt')}, {counted(data['n_held_out_prompts'], 'prompt')} held out"
+            f"training {plan.options.what} on {pluralize(data['n_tokens'], 'token')} of "
+            f"{pluralize(data['n_prompts'], 'prompt')}, {pluralize(data['n_held_out_prompts'], 'prompt')} held out"
         )
 
     @property
@@ -115,11 +115,11 @@ class TrainingWork(Work):
 
         Raise `UsageError` if the model can't be loaded, or the folder does not exist on this node.
         """
-        from eexit.model.decoders import take_apart
+        from eexit.model.decoders import build_decoders
         from eexit.model.loading import load_model_and_tokenizer
-        from eexit.sweeps.learned import load_readout
+        from eexit.sweeps.load_artefacts import load_readout
         from eexit.training.loop import Training
-        from eexit.training.setup import Setup
+        from eexit.training.trainer_inputs import TrainerInputs
         from eexit.training.trainers import TRAINERS
 
         plan = self._plan
@@ -129,18 +129,18 @@ class TrainingWork(Work):
                 "nodes share"
             )
         model, _ = load_model_and_tokenizer(plan.config, device)
-        decoder = take_apart(model.requires_grad_(False), plan.config.adapter, packed=False).student
+        decoder = build_decoders(model.requires_grad_(False), plan.config.adapter, packed=False).early_exit
         readout = load_readout(plan.config, plan.options.layers, decoder)
-        setup = Setup(decoder, plan.options, readout, plan.learn)
+        setup = TrainerInputs(decoder, plan.options, readout, plan.learn)
         trainer = TRAINERS[plan.options.what](setup)
         self.training = Training(trainer, plan)
         n_before = self.training.reached.tokens
-        return [f"{counted(n_before, 'token')} were learned from before: going on"] if n_before else []
+        return [f"{pluralize(n_before, 'token')} were learned from before: going on"] if n_before else []
 
 
-def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
+def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with own_actor(TrainingWork(plan), device, display) as actor:
+    with own_actor(TrainingJob(plan), device, display) as actor:
         is_done, progress = actor.call("training.told")
         with display:
             try:
@@ -156,7 +156,7 @@ def _train(plan: TrainingPlan, device: str, display: Display) -> Card:
             display.say("learned; measuring on held-out texts, which may take minutes")
             measuring = progress.doing.replace(plan.options.what, "measuring", 1)
             display.show(replace(progress, doing=measuring, with_rate=False, open_ended=True))
-            card: Card = actor.call("training.finish")
+            card: ArtefactCard = actor.call("training.finish")
             done = progress.doing.replace(plan.options.what, "done", 1)
             display.show(replace(progress, doing=done), last=True)
     return card

@@ -63,7 +63,7 @@ def plain_weight(linear: nn.Module) -> Tensor:
     Raises `UsageError` for a quantised one.
     """
     weight = linear.weight
-    if not isinstance(weight, Tensor) or not is_whole(weight):
+    if not isinstance(weight, Tensor) or not is_unquantized(weight):
         raise UsageError("a screen is made of the head's weights, which are quantised: decide on head")
     return weight.to_dense().to(linear.dtype) if isinstance(linear, PackedLinear) else weight
 
@@ -74,7 +74,7 @@ def plain_bias(linear: nn.Module) -> Tensor | None:
     return bias.to(linear.dtype) if isinstance(linear, PackedLinear) and bias is not None else bias
 
 
-def is_whole(weight: object) -> bool:
+def is_unquantized(weight: object) -> bool:
     """Whether these are the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
     if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
         return False  # torchao's weights are tensors of classes of their own
@@ -94,7 +94,7 @@ def pack_linear_layers(*models: nn.Module) -> None:
         for name, module in model.named_modules():
             if (
                 type(module) is nn.Linear
-                and is_whole(module.weight)
+                and is_unquantized(module.weight)
                 and _can_pack(module.weight)
                 and _is_untouched(module)
             ):

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Decoding, Failure, Request
+from eexit.decode.requests import DecodingConfig, Request, RequestFailure
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.model.chat import Tokenizer
@@ -27,7 +27,7 @@ from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.text import did_you_mean
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Exit, Normal, exiting_modes
+from eexit.plan.configuration import NORMAL, EarlyExit, NoExit, exiting_modes
 from eexit.plan.exit_layers import every_nth_layer
 from eexit.plan.grid_types import MAPPING
 from eexit.plan.validation_errors import explain
@@ -117,14 +117,14 @@ class KLExitGenerator(EarlyExitGenerator):
         """
         if not kl_strength >= 0:
             raise UsageError(f"kl_strength must be ≥ 0, got {kl_strength}")
-        decoding = Decoding(
+        decoding = DecodingConfig(
             exitable_layers=tuple(self.exitable_layers), max_new_tokens=max_new_tokens,
             eos_token_ids=self.eos_token_ids, readout=self.readout, temperature=temperature, top_p=top_p,
         )  # fmt: skip
         prompt = tuple(inputs["input_ids"][0].tolist())
-        exits = Normal() if self.mode == NORMAL else Exit(self.mode, "kl", float(kl_strength))
+        exits = NoExit() if self.mode == NORMAL else EarlyExit(self.mode, "kl", float(kl_strength))
         [(_, trace)] = Engine(self.decoder, decoding).generate([Request(prompt, exits, seed)])
-        if isinstance(trace, Failure):
+        if isinstance(trace, RequestFailure):
             raise UsageError(trace.error)
         tokens = text_pieces(self.tokenizer, trace)
         prediction = PredictionObject(

@@ -23,32 +23,32 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from eexit.custom_generate.checked_models import check, precision
-from eexit.custom_generate.handed_over import (
-    HandedOver,
-    Watcher,
-    kept_back,
+from eexit.custom_generate.description import describe_package
+from eexit.custom_generate.generate_call import (
+    GenerateCall,
+    StopChecker,
+    dropped_arguments,
     names_an_eos_token,
-    read_call,
+    parse_call,
     with_stop_strings,
 )
-from eexit.custom_generate.taken import MOMENT, Taken, config_of, read_taken
-from eexit.custom_generate.words import described
-from eexit.decode.costs import COSTS, Prices, cost_columns
+from eexit.custom_generate.model_check import check_model, precision
+from eexit.custom_generate.package import MOMENT, SettingPackage, config_of, read_package
+from eexit.decode.costs import COSTS, UnitCosts, cost_columns
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Failure, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestFailure, RequestOutput
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
-from eexit.method.own import use_files
+from eexit.method.custom import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
-from eexit.model.decoders import Decoders, take_apart
-from eexit.model.refusals import refuse_autocast, refuse_training
+from eexit.model.decoders import DecoderPair, build_decoders
 from eexit.model.structure import copied
+from eexit.model.support import refuse_autocast, refuse_training
 from eexit.output.locations import path_from
 from eexit.output.text import unapplied_sentence
 from eexit.plan.runs import LENGTH
-from eexit.results.means import saved
+from eexit.results.configuration_means import saved
 from eexit.sweeps.generator import decoding_of
 
 PADDING: Final = -1  # in place of an exit layer
@@ -68,19 +68,19 @@ class ExitOutput(GenerateDecoderOnlyOutput):
 
 
 @dataclass(frozen=True)
-class _Ready:
+class _BoundModel:
     """A setting bound to a model: everything that stays the same between calls, so that several threads may use it."""
 
-    decoders: Decoders
-    decoding: Decoding
-    prices: Prices
+    decoders: DecoderPair
+    decoding: DecodingConfig
+    prices: UnitCosts
 
 
 # Outside of settings, so that they can be copied and pickled, and with weak keys, so that models can be freed.
-_READY: Final[MutableMapping["Setting", MutableMapping[PreTrainedModel, _Ready]]] = WeakKeyDictionary()
+_READY: Final[MutableMapping["Setting", MutableMapping[PreTrainedModel, _BoundModel]]] = WeakKeyDictionary()
 
 
-class Stats:
+class SettingStats:
     """Counters of generated sequences and their costs, as Prometheus can collect them. Threads may share them."""
 
     def __init__(self, n_layers: int) -> None:
@@ -88,7 +88,7 @@ class Stats:
         self._totals: Counter[str] = Counter()
         self._exits: Counter[int] = Counter()
 
-    def add(self, trace: Trace, costs: Mapping[str, float | int | None]) -> None:
+    def add(self, trace: RequestOutput, costs: Mapping[str, float | int | None]) -> None:
         """Count a sequence and its cost (`eexit.decode.costs.cost_columns`)."""
         decided = trace.exit_layer_T[1:]
         with _counting:
@@ -118,7 +118,7 @@ class Stats:
 
 
 def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[str | Path] = ()) -> "Setting":
-    """Return the setting in a folder of `jobs/take_home.py`, as a `custom_generate` for transformers' `generate`.
+    """Return the setting in a folder of `jobs/package.py`, as a `custom_generate` for transformers' `generate`.
 
     With `packed`, the model's linear layers are copied once into a layout that is faster on CPUs and takes as much
     memory again; otherwise nothing is copied. `use` are files with the setting's custom rules and modes, unchanged,
@@ -127,7 +127,7 @@ def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[st
     """
     use_files(use)
     path = path_from(folder, "folder")
-    return Setting(read_taken(path), path, packed)
+    return Setting(read_package(path), path, packed)
 
 
 class Setting:
@@ -136,11 +136,11 @@ class Setting:
     The model stays unchanged, and several threads may use it meanwhile.
     """
 
-    def __init__(self, taken: Taken, folder: Path, packed: bool = False):
+    def __init__(self, taken: SettingPackage, folder: Path, packed: bool = False):
         """Raise `UsageError` for a setting that this version does not support."""
         self.taken, self.folder, self._packed = taken, folder, packed
-        self._config, self._follows = config_of(taken, folder), taken.follows
-        self._stats = Stats(taken.model.n_layers)
+        self._config, self._follows = config_of(taken, folder), taken.setting
+        self._stats = SettingStats(taken.model.n_layers)
 
     def __repr__(self) -> str:
         return f"<setting {self.taken.key} of {self.taken.model.name}, from {self.folder}>"
@@ -152,7 +152,7 @@ class Setting:
 
     def describe(self) -> str:
         """Return sentences about the setting, its savings, and the scope of its guarantee."""
-        return described(self.taken)
+        return describe_package(self.taken)
 
     def generate(
         self, model: PreTrainedModel, *inputs: Tensor, tokenizer: Tokenizer | None = None,
@@ -163,7 +163,7 @@ class Setting:
         `generate` itself passes on neither a streamer nor the tokenizer that stop strings need.
         """
         asked = with_stop_strings(model, asked, tokenizer, stop_strings)
-        return model.generate(*inputs, custom_generate=partial(self, **kept_back(asked)), **asked)  # type: ignore[operator]  # of a mixin
+        return model.generate(*inputs, custom_generate=partial(self, **dropped_arguments(asked)), **asked)  # type: ignore[operator]  # of a mixin
 
     def __call__(
         self, model: PreTrainedModel, input_ids: Tensor, logits_processor: Sequence[Any] = (),
@@ -177,7 +177,7 @@ class Setting:
         arguments.
         """
         asked = generation_config or model.generation_config or GenerationConfig()
-        call = read_call(input_ids, logits_processor, stopping_criteria, asked, others, seed, model.generation_config)
+        call = parse_call(input_ids, logits_processor, stopping_criteria, asked, others, seed, model.generation_config)
         if call.unapplied:
             warnings.warn(unapplied_sentence(call.unapplied, "a setting"), stacklevel=2)
         if not call.eos_token_ids and not names_an_eos_token(model):
@@ -187,44 +187,46 @@ class Setting:
         costs = [self._count(ready, prompt, trace) for prompt, trace in zip(call.prompts, traces, strict=True)]
         return self._returned(input_ids, call, traces, costs)
 
-    def _ready_for(self, model: PreTrainedModel) -> _Ready:
+    def _ready_for(self, model: PreTrainedModel) -> _BoundModel:
         """Return the setting bound to this model, checking it once. Raise `UsageError` if it is for another model."""
         refuse_training(model)
         refuse_autocast(model.device)
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:
-            check(model, self.taken, str(self.folder))
+            check_model(model, self.taken, str(self.folder))
             # Only the outermost module is copied, so that the model can be freed. Packing changes the others too.
-            decoders = take_apart(sharing(model) if self._packed else copied(model), self._config.adapter, self._packed)
+            decoders = build_decoders(
+                sharing(model) if self._packed else copied(model), self._config.adapter, self._packed
+            )
             moment = self.folder / MOMENT.format(dtype=precision(model))
             decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
             decoding = replace(decoding, observe="none", record_top_k=0)
-            models[model] = _Ready(decoders, decoding, find_prices(decoders.teacher, decoding))
+            models[model] = _BoundModel(decoders, decoding, find_prices(decoders.full_depth, decoding))
         return models[model]
 
-    def _decode(self, ready: _Ready, call: HandedOver, device: torch.device) -> list[Trace]:
-        _refuse_unknown_tokens(call.prompts, ready.decoders.teacher.vocabulary)
-        watcher = Watcher(call.criteria, call.streamer, device)
+    def _decode(self, ready: _BoundModel, call: GenerateCall, device: torch.device) -> list[RequestOutput]:
+        _refuse_unknown_tokens(call.prompts, ready.decoders.full_depth.vocabulary)
+        watcher = StopChecker(call.criteria, call.streamer, device)
         decoding = replace(
             ready.decoding,
             max_new_tokens=call.max_new_tokens,
             eos_token_ids=call.eos_token_ids,
             temperature=call.temperature,
             top_p=call.top_p,
-            stops=watcher if call.criteria or call.streamer is not None else None,
+            stop_fn=watcher if call.criteria or call.streamer is not None else None,
         )
         seeds = call.seeds or [self.taken.seed] * len(call.prompts)
         requests = [Request(prompt, self._follows, seed) for prompt, seed in zip(call.prompts, seeds, strict=True)]
-        engine, traces = Engine(ready.decoders.teacher, decoding, ready.decoders.student), {}
+        engine, traces = Engine(ready.decoders.full_depth, decoding, ready.decoders.early_exit), {}
         for row, outcome in engine.generate(requests):
-            if isinstance(outcome, Failure):
+            if isinstance(outcome, RequestFailure):
                 raise UsageError(f"row {row} can't be generated: {outcome.error}")
             traces[row] = outcome
             _warn_of_an_early_end(row, outcome, call.max_new_tokens)
         watcher.end()
         return [traces[row] for row in range(len(requests))]
 
-    def _count(self, ready: _Ready, prompt: Sequence[int], trace: Trace) -> dict[str, float | int | None]:
+    def _count(self, ready: _BoundModel, prompt: Sequence[int], trace: RequestOutput) -> dict[str, float | int | None]:
         """Return the cost of a sequence's decided tokens, and add it to `stats`."""
         exits, layers = trace.exit_layer_T[1:], ready.decoding.exitable_layers
         costs = cost_columns(ready.prices, trace.counts, exits, layers, self._follows.mode, len(prompt))
@@ -232,12 +234,12 @@ class Setting:
         return costs
 
     def _returned(
-        self, input_ids: Tensor, call: HandedOver, traces: Sequence[Trace], costs: Sequence[dict[str, Any]]
+        self, input_ids: Tensor, call: GenerateCall, traces: Sequence[RequestOutput], costs: Sequence[dict[str, Any]]
     ) -> Tensor | ExitOutput:
         pad = min(call.eos_token_ids, default=0) if call.pad_token_id is None else call.pad_token_id
         generated_BN = _padded([trace.token_id_T for trace in traces], pad).to(input_ids)
         sequences = torch.cat([input_ids, generated_BN], 1)
-        if not call.returns_dict:
+        if not call.return_dict:
             return sequences
         exits_BN = _padded([trace.exit_layer_T for trace in traces], PADDING).to(input_ids)
         return ExitOutput(sequences=cast(LongTensor, sequences), exit_layers=exits_BN, costs=costs)
@@ -259,7 +261,7 @@ def _refuse_unknown_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) ->
                 )
 
 
-def _warn_of_an_early_end(row: int, trace: Trace, max_new_tokens: int) -> None:
+def _warn_of_an_early_end(row: int, trace: RequestOutput, max_new_tokens: int) -> None:
     n_tokens = len(trace.token_id_T)
     if trace.finish_reason == LENGTH and n_tokens < max_new_tokens:
         warnings.warn(

@@ -16,11 +16,11 @@ from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.full_depth import SharedPrefixes, observe, prefill
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import FullDepthReference, LMHead, NextTokens
-from eexit.decode.requests import Decoding, Outcome, Request
+from eexit.decode.requests import DecodingConfig, Outcome, Request
 from eexit.decode.slots import MISSED, SlotTable, to_device
 from eexit.method.modes import MODES
-from eexit.model.decoders import Decoders
-from eexit.model.layers import Inputs
+from eexit.model.decoders import DecoderPair
+from eexit.model.layers import ForwardInputs
 
 Tell = Callable[[int], None]  # of a number of tokens
 
@@ -33,23 +33,23 @@ class Batch:
     """
 
     def __init__(
-        self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request],
+        self, n_slots: int, length: int, decoders: DecoderPair, decoding: DecodingConfig, requests: Sequence[Request],
         has_oracles: bool = False,
     ):  # fmt: skip
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         self.decoders, self.decoding, self.n_slots = decoders, decoding, n_slots
-        self.slots = SlotTable(n_slots, decoding, requests, decoders.teacher)
-        self.head = LMHead(decoders.student, decoding)
-        self.deferred = DeferredTokens(self.head, decoders.student.cache(n_slots, length))
+        self.slots = SlotTable(n_slots, decoding, requests, decoders.full_depth)
+        self.head = LMHead(decoders.early_exit, decoding)
+        self.deferred = DeferredTokens(self.head, decoders.early_exit.cache(n_slots, length))
         self.caches = [self.deferred.cache]  # in which slots have the same columns
         self.full_depth: SharedPrefixes | None = None
         if has_oracles:
-            self.full_depth = SharedPrefixes(LMHead(decoders.teacher, decoding), n_slots, length)
+            self.full_depth = SharedPrefixes(LMHead(decoders.full_depth, decoding), n_slots, length)
             self.caches.append(self.full_depth.cache)
 
     @property
     def device(self) -> torch.device:
-        return self.decoders.teacher.device
+        return self.decoders.full_depth.device
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -81,7 +81,7 @@ class Batch:
         with record_function("records"):
             self.record(columns | next_tokens.columns() | {"exit_layer_T": plan.layer_X[exit_B]})
 
-    def _run(self, visitor: ExitVisitor, inputs: Inputs) -> ExitVisitor:
+    def _run(self, visitor: ExitVisitor, inputs: ForwardInputs) -> ExitVisitor:
         """Run the early-exit pass of the first slots, and read their next tokens."""
         with record_function("early exit"):
             visitor.finish(self.deferred.run(visitor, inputs.first(visitor.shape[0])))
@@ -91,7 +91,7 @@ class Batch:
         """Return next tokens as full depth reads them at exits, for slots without an early-exit pass."""
         if self.decoding.temperature == 0:
             return reference.next_tokens(exit_B)
-        head, hidden_BXD = LMHead(self.decoders.teacher, self.decoding), reference.hidden_UXD[reference.prefix_B]
+        head, hidden_BXD = LMHead(self.decoders.full_depth, self.decoding), reference.hidden_UXD[reference.prefix_B]
         layers = [*self.decoding.exitable_layers, head.decoder.n_layers - 1]
         head_input_BF = head.head_input(hidden_BXD[:, -1], layers[-1])
         for rank, layer in enumerate(layers[:-1]):
@@ -103,10 +103,10 @@ class Batch:
     def observe(self, slots: np.ndarray, observed: Tell) -> None:
         """Record what full depth predicts of texts that have ended, unless its pass ran beside them."""
         if self.decoding.n_observed and not self.full_depth:
-            prompts = self.deferred.cache if self.decoders.are_one else None
-            observe(self.slots, LMHead(self.decoders.teacher, self.decoding), prompts, slots, observed)
+            prompts = self.deferred.cache if self.decoders.is_shared else None
+            observe(self.slots, LMHead(self.decoders.full_depth, self.decoding), prompts, slots, observed)
 
-    def outcome(self, slot: int) -> Outcome:
+    def output(self, slot: int) -> Outcome:
         """Return what the request in a slot generated, or why it failed."""
         return self.slots.outcome(slot)
 
@@ -127,15 +127,15 @@ class Batch:
         early = slots < self.slots.n_early
         if early.any():
             source, target = to_device([prompt_N[early], slots[early]], self.device)
-            self.deferred.cache.copy_rows(caches[self.decoders.student], source, target)
+            self.deferred.cache.copy_rows(caches[self.decoders.early_exit], source, target)
         if self.full_depth:
-            self.full_depth.begin(self.slots, caches[self.decoders.teacher], slots, prompt_N)
+            self.full_depth.begin(self.slots, caches[self.decoders.full_depth], slots, prompt_N)
         self._first_tokens(reference, slots, prompt_N)
 
     def _new_slot(self, request: Request) -> int:
         """Return a free slot; one with an early-exit pass is the first one behind those."""
         slot, mode = self.slots.n_rows, MODES.get(request.configuration.mode)
-        if self.full_depth and self.decoders.are_one and not (mode and mode.alters):
+        if self.full_depth and self.decoders.is_shared and not (mode and mode.alters):
             return slot
         self.slots.move(self.slots.n_early, slot)
         self.slots.n_early += 1
@@ -143,11 +143,11 @@ class Batch:
 
     def _first_tokens(self, reference: FullDepthReference, slots: np.ndarray, prompt_N: np.ndarray) -> None:
         """Give new slots their first token, from the final layer of prefill: no exit is drawn for it."""
-        decoder = self.decoders.teacher
+        decoder = self.decoders.full_depth
         [prompt, u_token_N] = to_device([prompt_N, self.slots.u_token[slots, 0]], self.device)
         reference = reference.of(prompt)
         if self.decoding.temperature > 0:
-            head_input_NF = decoder.normed(reference.hidden_UXD[prompt, -1])
+            head_input_NF = decoder.head_input(reference.hidden_UXD[prompt, -1])
             next_tokens = LMHead(decoder, self.decoding).next_tokens(head_input_NF, u_token_N)
         else:
             next_tokens = reference.next_tokens(torch.full_like(prompt, -1))
@@ -177,7 +177,7 @@ class Batch:
 
     # ---- what a step takes and gives
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> ForwardInputs:
         """Return the latest tokens, which no layer has run yet."""
         if n_columns := self.slots.shift():
             for cache in self.caches:

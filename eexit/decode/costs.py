@@ -14,7 +14,7 @@ import numpy as np
 
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import ONLINE
-from eexit.plan.configuration import PERFECT, Configuration, Draft, Exit, Normal
+from eexit.plan.configuration import PERFECT, Configuration, Draft, EarlyExit, NoExit
 
 COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
 # What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a screen, a
@@ -25,7 +25,7 @@ LOOKS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSE
 
 
 @dataclass(frozen=True)
-class Counts:
+class OpCounts:
     """What was run for each decided token of a run.
 
     Where tokens are drafted, those that were taken back are there too, each as often as it was run.
@@ -33,20 +33,20 @@ class Counts:
 
     input_index_T: np.ndarray  # of its input among the generated tokens
     layers_T: np.ndarray  # how many layers were run for it: always the first so many
-    keys_T: np.ndarray  # in how many layers after these keys and values alone were written
-    looks_TXK: np.ndarray  # how often each of LOOKS looked at its residual stream after each layer of X
+    kv_layers_T: np.ndarray  # in how many layers after these keys and values alone were written
+    reads_TXK: np.ndarray  # how often each of LOOKS looked at its residual stream after each layer of X
 
     def looks_TX(self, name: str) -> np.ndarray:
         """How often one of LOOKS looked at each token's residual stream after each layer of X, (T, X)."""
-        looks_TX: np.ndarray = self.looks_TXK[..., LOOKS.index(name)]
+        looks_TX: np.ndarray = self.reads_TXK[..., LOOKS.index(name)]
         return looks_TX
 
 
 @dataclass(frozen=True)
-class Prices:
+class UnitCosts:
     """What the parts of a model cost for one token, in multiply-adds of matrix products."""
 
-    before: int  # what runs before layer 0; without products, an embedding costs nothing
+    embedding: int  # what runs before layer 0; without products, an embedding costs nothing
     layer_L: np.ndarray  # a layer without its attention over positions
     keys_L: np.ndarray  # keys and values alone: all that is run until they are in the cache
     position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
@@ -57,7 +57,7 @@ class Prices:
     mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
 
 
-def needed(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> Counts:
+def required_ops(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> OpCounts:
     """Return what exits as taken need if deciding costs nothing; without a state, what full depth needs.
 
     A token needs the layers up to its exit, and one read there. Later tokens that exit deeper attend to its position in
@@ -67,16 +67,16 @@ def needed(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> 
     depth_T = exit_layer_T + 1
     reached_T = np.maximum.accumulate(depth_T[::-1])[::-1]  # by the token or a later one
     layers_T = depth_T if mode and mode.alters else reached_T
-    keys_T = (reached_T - depth_T) * (mode is not None and mode.writes_keys)
+    kv_layers_T = (reached_T - depth_T) * (mode is not None and mode.writes_keys)
     looks_TXK = np.zeros((len(exit_layer_T), len(layer_X), len(LOOKS)), np.int64)
     looks_TXK[..., LOOKS.index("head_reads")] = layer_X == exit_layer_T[:, None]
-    return Counts(np.arange(len(exit_layer_T)), layers_T, keys_T, looks_TXK)
+    return OpCounts(np.arange(len(exit_layer_T)), layers_T, kv_layers_T, looks_TXK)
 
 
 def run_counts(
     configuration: Configuration, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray | None = None,
     missed_T: np.ndarray | None = None, has_screen: bool = False,
-) -> Counts | None:  # fmt: skip
+) -> OpCounts | None:  # fmt: skip
     """Return what was run for a run's decided tokens, decoded alone: what exits need, keys and values of all skipped
     layers at once, and the rule's reads. None for oracles, which share a full-depth pass, and for drafts.
 
@@ -85,20 +85,20 @@ def run_counts(
         missed_T: which tokens a screen let exit by mistake.
     """
     match configuration:
-        case Normal():
-            return needed(exit_layer_T, layer_X, None)
-        case Exit() if not configuration.is_oracle:
+        case NoExit():
+            return required_ops(exit_layer_T, layer_X, None)
+        case EarlyExit() if not configuration.is_oracle:
             mode = MODES[configuration.mode]
-            counts = needed(exit_layer_T, layer_X, mode)
+            counts = required_ops(exit_layer_T, layer_X, mode)
             if configuration.rule in ONLINE:
                 assert score_TE is not None
-                _add_looks(counts.looks_TXK, configuration, layer_X, exit_layer_T, score_TE, missed_T, has_screen)
-            return replace(counts, keys_T=(layer_X[-1] - exit_layer_T) * mode.writes_keys)
+                _add_looks(counts.reads_TXK, configuration, layer_X, exit_layer_T, score_TE, missed_T, has_screen)
+            return replace(counts, kv_layers_T=(layer_X[-1] - exit_layer_T) * mode.writes_keys)
     return None
 
 
 def _add_looks(
-    looks_TXK: np.ndarray, setting: Exit, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray,
+    looks_TXK: np.ndarray, setting: EarlyExit, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray,
     missed_T: np.ndarray | None, has_screen: bool,
 ) -> None:  # fmt: skip
     """Add the reads of an online rule to those at exits; a read by the whole head at an exit is that read."""
@@ -116,7 +116,7 @@ def _add_looks(
         looks_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]
 
 
-def cost(prices: Prices, counts: Counts, n_prompt: int, mode: Mode | None = None) -> float:
+def multiply_adds(prices: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode | None = None) -> float:
     """Return the multiply-adds of a run's decided tokens.
 
     The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
@@ -126,7 +126,7 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, mode: Mode | None = None
     """
     n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T
-    keys_LT = ~run_LT & (layer_L1 < counts.layers_T + counts.keys_T)
+    keys_LT = ~run_LT & (layer_L1 < counts.layers_T + counts.kv_layers_T)
     position_T = n_prompt + counts.input_index_T
     end = int(position_T.max(initial=0)) + 1
     window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
@@ -142,12 +142,12 @@ def cost(prices: Prices, counts: Counts, n_prompt: int, mode: Mode | None = None
         + (key_price_LT * keys_LT).sum(1)
         + prices.position_L * (attended_LT * run_LT).sum(1)
     )
-    looks = (prices.look_XK * counts.looks_TXK.sum(0)).sum()
-    return float(prices.before * n_tokens + per_layer_L.sum() + looks)
+    looks = (prices.look_XK * counts.reads_TXK.sum(0)).sum()
+    return float(prices.embedding * n_tokens + per_layer_L.sum() + looks)
 
 
 def cost_columns(
-    prices: Prices, counts: Counts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
+    prices: UnitCosts, counts: OpCounts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
     n_prompt: int,
 ) -> dict[str, float | int | None]:  # fmt: skip
     """Return the columns of a run that say what its decided tokens, which exited at these layers, cost.
@@ -155,22 +155,22 @@ def cost_columns(
     Without counts, what was run is not the run's own: the pass beside an oracle serves all modes.
     """
     layer_X, its = np.array([*exitable_layers, len(prices.layer_L) - 1]), MODES.get(mode)
-    full = needed(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
-    least = needed(exit_layer_T, layer_X, its)
-    alone = replace(least, layers_T=exit_layer_T + 1, keys_T=np.zeros_like(exit_layer_T))
+    full = required_ops(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
+    least = required_ops(exit_layer_T, layer_X, its)
+    alone = replace(least, layers_T=exit_layer_T + 1, kv_layers_T=np.zeros_like(exit_layer_T))
     return {
-        "cost_full": cost(prices, full, n_prompt),
-        "cost_exits": cost(prices, alone, n_prompt),
-        "cost_needed": cost(prices, least, n_prompt, its),
-        "cost_run": None if counts is None else cost(prices, counts, n_prompt, its),
+        "cost_full": multiply_adds(prices, full, n_prompt),
+        "cost_exits": multiply_adds(prices, alone, n_prompt),
+        "cost_needed": multiply_adds(prices, least, n_prompt, its),
+        "cost_run": None if counts is None else multiply_adds(prices, counts, n_prompt, its),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
-        "keys_written": None if counts is None else int(counts.keys_T.sum()),
+        "keys_written": None if counts is None else int(counts.kv_layers_T.sum()),
     }
 
 
 @dataclass(frozen=True)
-class Rounds:
+class DraftRounds:
     """The rounds of a row, each of which begins with the row's last token.
 
     It yields the drafts that were right and full depth's own token after them, unless the row ends before.
@@ -182,7 +182,7 @@ class Rounds:
     rejected_R: np.ndarray  # 1 if full depth said something else than a draft, else 0
 
     @classmethod
-    def of(cls, rounds: Sequence[Sequence[int]]) -> "Rounds":
+    def of(cls, rounds: Sequence[Sequence[int]]) -> "DraftRounds":
         """From these numbers of each round, in this order."""
         return cls(*np.array(rounds, np.int64).reshape(-1, len(fields(cls))).T)
 
@@ -191,24 +191,24 @@ class Rounds:
         """Tokens that went through the layers."""
         return self.drafted_R + 1
 
-    def given_R(self, n_decided: int) -> np.ndarray:
+    def emitted_R(self, n_decided: int) -> np.ndarray:
         """The tokens that each round gave a row that has so many decided tokens."""
         return np.diff(self.input_index_R, append=n_decided)
 
-    def counts(self, layer: int, layer_X: np.ndarray) -> Counts:
+    def counts(self, layer: int, layer_X: np.ndarray) -> OpCounts:
         """Return what was run, token after token, those that were taken back included; `layer` is the early one.
 
         All go through all layers and are read at the end, and all but the last of a round are read early.
         """
         first_T = np.repeat(np.cumsum(self.length_R) - self.length_R, self.length_R)
         index_T = np.arange(len(first_T)) - first_T  # in its round
-        counts = needed(np.full_like(index_T, layer_X[-1]), layer_X, None)
+        counts = required_ops(np.full_like(index_T, layer_X[-1]), layer_X, None)
         is_draft_T = index_T < np.repeat(self.drafted_R, self.length_R)
-        counts.looks_TXK[:, np.searchsorted(layer_X, layer), LOOKS.index("head_reads")] = is_draft_T
+        counts.reads_TXK[:, np.searchsorted(layer_X, layer), LOOKS.index("head_reads")] = is_draft_T
         return replace(counts, input_index_T=np.repeat(self.input_index_R, self.length_R) + index_T)
 
     def columns(
-        self, draft: Draft, n_decided: int, prices: Prices, exitable_layers: Sequence[int]
+        self, draft: Draft, n_decided: int, prices: UnitCosts, exitable_layers: Sequence[int]
     ) -> dict[str, float | int | None]:
         """Return the columns of a run that say what came of its drafts.
 
@@ -218,7 +218,7 @@ class Rounds:
         """
         drafted, accepted, n_rounds = int(self.drafted_R.sum()), int(self.accepted_R.sum()), len(self.input_index_R)
         judged, n_layers = accepted + int(self.rejected_R.sum()), len(prices.layer_L)
-        layers_L = prices.before + np.cumsum(prices.layer_L)  # all layers up to each
+        layers_L = prices.embedding + np.cumsum(prices.layer_L)  # all layers up to each
         read_X = prices.look_XK[:, LOOKS.index("head_reads")]
         normal = int(layers_L[-1] + read_X[-1])
         of_draft = int(layers_L[draft.layer] + read_X[exitable_layers.index(draft.layer)])

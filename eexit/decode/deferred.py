@@ -18,7 +18,7 @@ from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import LMHead
 from eexit.model.cache import KVCache
-from eexit.model.layers import Inputs
+from eexit.model.layers import ForwardInputs
 
 DEFERRED_TOKENS: Final = 1024  # of all sequences, run at a time: activations take 15 times their hidden states
 BLOCK_TOKENS: Final = 32  # of a sequence, kept in one tensor: a step copies so many at most
@@ -54,10 +54,10 @@ class Block:
         """Hidden states that modes need."""
         return {name: part for name, part in self.parts.items() if name not in OWN}
 
-    def inputs(self, others: Inputs, n_after: int = 0) -> Inputs:
+    def inputs(self, others: ForwardInputs, n_after: int = 0) -> ForwardInputs:
         """Return the tokens as inputs that end so many columns before the end of others."""
-        seen_BC = others.seen_BC[:, : others.seen_BC.shape[1] - n_after]
-        return Inputs(self.parts["token"], self.parts["position"], seen_BC, others.first_column)
+        attention_mask_BC = others.attention_mask_BC[:, : others.attention_mask_BC.shape[1] - n_after]
+        return ForwardInputs(self.parts["token"], self.parts["position"], attention_mask_BC, others.first_column)
 
 
 class DeferredTokens:
@@ -72,7 +72,7 @@ class DeferredTokens:
         self.most_tokens = float(DEFERRED_TOKENS)
         self.tell_block: Callable[[], None] = lambda: None
 
-    def run(self, visitor: ExitVisitor, inputs: Inputs) -> Tensor:
+    def run(self, visitor: ExitVisitor, inputs: ForwardInputs) -> Tensor:
         """Take tokens through the layers; return what goes into the head after the final one, (B, T, F).
 
         If the pass goes as deep as tokens are deferred, these come along, and are the first of T. If all tokens have
@@ -98,7 +98,7 @@ class DeferredTokens:
                 block = Block.joined([older, block])
             inputs, hidden_BTD = block.inputs(inputs), block.parts["hidden"]
 
-    def _run(self, visitor: ExitVisitor, inputs: Inputs, first: int, hidden_BTD: Tensor | None) -> Tensor:
+    def _run(self, visitor: ExitVisitor, inputs: ForwardInputs, first: int, hidden_BTD: Tensor | None) -> Tensor:
         """Run layers up to where tokens are deferred, or all exit."""
         visitor.held_BTD, visitor.stops_at = None, self.blocks[-1].layer if self.blocks else None
         visitor.defers = visitor.plan.defers or bool(self.blocks)
@@ -118,7 +118,9 @@ class DeferredTokens:
         self.blocks = [block for block in self.blocks if block.layer != layer]
         return waiting
 
-    def _run_blocks(self, plan: ExitPlan, waiting: list[Block], inputs: Inputs, n_after: int, stop: int | None) -> None:
+    def _run_blocks(
+        self, plan: ExitPlan, waiting: list[Block], inputs: ForwardInputs, n_after: int, stop: int | None
+    ) -> None:
         """Run tokens up to a layer from which on they are deferred; they end so many columns before others end.
 
         They are removed from the list as they run, so that they are freed.
@@ -145,7 +147,7 @@ class DeferredTokens:
             Block(block.layer, {name: part[rows] for name, part in block.parts.items()}) for block in self.blocks
         ]
 
-    def settle(self, plan: ExitPlan, latest: Inputs) -> None:
+    def settle(self, plan: ExitPlan, latest: ForwardInputs) -> None:
         """Run all deferred tokens, which end with the columns of the latest ones."""
         waiting, self.blocks = self.blocks, []
         self._run_blocks(plan, waiting, latest, 0, None)

@@ -18,20 +18,22 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.batch import Batch
-from eexit.decode.costs import Rounds
+from eexit.decode.costs import DraftRounds
 from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.groups import Decisions
-from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar
+from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure
 from eexit.decode.slots import to_device
-from eexit.model.decoders import Decoders
-from eexit.model.layers import Inputs
+from eexit.model.decoders import DecoderPair
+from eexit.model.layers import ForwardInputs
 from eexit.plan.configuration import Draft
 
 
 class DraftBatch(Batch):
-    """Requests of one `Draft`; `rounds` are their rounds by request, as `Rounds` has them."""
+    """Requests of one `Draft`; `rounds` are their rounds by request, as `DraftRounds` has them."""
 
-    def __init__(self, n_slots: int, length: int, decoders: Decoders, decoding: Decoding, requests: Sequence[Request]):
+    def __init__(
+        self, n_slots: int, length: int, decoders: DecoderPair, decoding: DecodingConfig, requests: Sequence[Request]
+    ):
         [draft] = {request.configuration for request in requests}
         assert isinstance(draft, Draft)
         super().__init__(n_slots, length + draft.n_tokens, decoders, decoding, requests)
@@ -52,7 +54,7 @@ class DraftBatch(Batch):
             for index in range(n_drafts):
                 visitor = self._visitor(self.decoding.exitable_layers.index(self.draft.layer))
                 final_B1F = self.deferred.run(visitor, self._inputs(tokens[-1], index))
-                tokens.append(decoder.head(visitor.head_inputs(final_B1F)).argmax(-1)[:, None])
+                tokens.append(decoder.lm_head(visitor.head_inputs(final_B1F)).argmax(-1)[:, None])
         token_BN = torch.cat(tokens, 1)
         # 2. The last one goes through all layers, and the deferred ones come along: one pass at full depth.
         with record_function("verifying"):
@@ -73,12 +75,12 @@ class DraftBatch(Batch):
         visitor.deepest = rank
         return visitor
 
-    def _inputs(self, token_B1: Tensor, index: int) -> Inputs:
+    def _inputs(self, token_B1: Tensor, index: int) -> ForwardInputs:
         """Return the tokens at an index of the round as inputs; those that a slot has no room for are not kept."""
         slots = self.slots
         [last_B1] = to_device([(slots.n_prompt + slots.limit - 1)[: slots.n_rows, None]], self.device)
         position_B1 = torch.minimum(slots.on_device.position_B1 + index, last_B1)
-        return Inputs(token_B1, position_B1, slots.seen(slots.end + 1 + index), slots.first_column)
+        return ForwardInputs(token_B1, position_B1, slots.seen(slots.end + 1 + index), slots.first_column)
 
     def _accept(self, token_BN: np.ndarray, ahead_B: np.ndarray, columns: dict[str, Tensor]) -> None:
         """Give each slot the drafts that full depth agrees with and its own next token, up to one that ends it."""
@@ -89,7 +91,7 @@ class DraftBatch(Batch):
         is_end_BN = np.isin(predicted_BN, list(self.decoding.eos_token_ids))
         ends_BN = is_end_BN & (np.arange(predicted_BN.shape[1]) <= agreed_B[:, None])
         given_B = np.where(ends_BN.any(1), ends_BN.argmax(1), agreed_B) + 1
-        if self.decoding.stops:
+        if self.decoding.stop_fn:
             given_B = np.array([self._until_stop(row, predicted_BN[row, :n]) for row, n in enumerate(given_B)])
         rejects_B = (agreed_B < ahead_B) & (given_B > agreed_B)
         accepted_B = np.minimum(agreed_B, given_B)
@@ -100,7 +102,7 @@ class DraftBatch(Batch):
         for index in range(most):
             slots = np.flatnonzero(given_B > index)
             [slot, drafted] = to_device([slots, index < agreed_B[slots]], self.device)
-            final_N = torch.full_like(slot, self.decoders.teacher.n_layers - 1)
+            final_N = torch.full_like(slot, self.decoders.full_depth.n_layers - 1)
             of_all = {"exit_layer_T": final_N, "drafted_T": drafted}
             table.record(of_all | {name: column[slot, index] for name, column in columns.items()}, slots)
         # The tokens of the round that slots did not get are forgotten: all others end in one column again.
@@ -110,18 +112,20 @@ class DraftBatch(Batch):
             self.deferred.cache.move_right(n_columns, table.end)
 
     def _until_stop(self, slot: int, token_id_N: np.ndarray) -> int:
-        """Return how many of these tokens, said by full depth, a row gets if `Decoding.stops` may end it."""
-        assert self.decoding.stops
-        before, final = self.slots.so_far(slot), self.decoders.teacher.n_layers - 1
+        """Return how many of these tokens, said by full depth, a row gets if `DecodingConfig.stops` may end it."""
+        assert self.decoding.stop_fn
+        before, final = self.slots.so_far(slot), self.decoders.full_depth.n_layers - 1
         for n_given in range(1, len(token_id_N)):
             token_ids = [*before.token_ids, *token_id_N[:n_given].tolist()]
-            if self.decoding.stops(RowSoFar(before.request, token_ids, [*before.exit_layers, *[final] * n_given])):
+            if self.decoding.stop_fn(
+                PartialOutput(before.request, token_ids, [*before.exit_layers, *[final] * n_given])
+            ):
                 return n_given
         return len(token_id_N)
 
     def outcome(self, slot: int) -> Outcome:
-        outcome, index = super().outcome(slot), int(self.slots.request[slot])
-        if isinstance(outcome, Failure):
+        outcome, index = super().output(slot), int(self.slots.request[slot])
+        if isinstance(outcome, RequestFailure):
             return outcome
-        rounds = Rounds.of(self.rounds.pop(index, []))
+        rounds = DraftRounds.of(self.rounds.pop(index, []))
         return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.slots.layer_X))

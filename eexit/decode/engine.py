@@ -14,14 +14,14 @@ import torch
 
 from eexit.decode.batch import Batch, Tell
 from eexit.decode.draft import DraftBatch
-from eexit.decode.requests import Decoding, Failure, Outcome, Request
+from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.model.cache import SLACK_COLUMNS
-from eexit.model.decoders import Decoders
+from eexit.model.decoders import DecoderPair
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import NORMAL, Draft, Exit, Normal
-from eexit.plan.model_facts import CPU_CACHE_BYTES
+from eexit.plan.configuration import NORMAL, Draft, EarlyExit, NoExit
+from eexit.plan.model_inspection import CPU_CACHE_BYTES
 
 ORACLES: Final = "beside a full-depth pass"
 ONLINE: Final = "without one"
@@ -46,9 +46,9 @@ class Engine:
     exits, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
     """
 
-    def __init__(self, decoder: Decoder, decoding: Decoding, student: Decoder | None = None):
+    def __init__(self, decoder: Decoder, decoding: DecodingConfig, student: Decoder | None = None):
         self.decoder, self.decoding, self.student = decoder, decoding, student
-        self.decoders = Decoders.of(decoder, student)
+        self.decoders = DecoderPair.of(decoder, student)
         self.n_slots = 0  # of the latest batch
 
     def generate(
@@ -72,7 +72,7 @@ class Engine:
             else:
                 waiting.append(index)
         decoders_of = [
-            self.decoders if isinstance(request.configuration, Exit) else self.decoders.without_student
+            self.decoders if isinstance(request.configuration, EarlyExit) else self.decoders.without_student
             for request in requests
         ]
         for decoders in dict.fromkeys(decoders_of):
@@ -80,7 +80,7 @@ class Engine:
             yield from self._generate(decoders, requests, indices, progress, observed)
 
     def _generate(
-        self, decoders: Decoders, requests: Sequence[Request], waiting: Sequence[int], progress: Tell, observed: Tell
+        self, decoders: DecoderPair, requests: Sequence[Request], waiting: Sequence[int], progress: Tell, observed: Tell
     ) -> Iterator[tuple[int, Outcome]]:
         has_oracles = any(requests[index].is_oracle for index in waiting)
         together: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
@@ -95,14 +95,14 @@ class Engine:
         match request.configuration:
             case Draft() as draft:
                 return f"drafts {draft}, {self._reaches_context(request)}", beyond_switch
-            case Normal() if not has_oracles:
+            case NoExit() if not has_oracles:
                 return ONLINE, beyond_switch
-            case Exit() if not request.is_oracle:
+            case EarlyExit() if not request.is_oracle:
                 return ONLINE, beyond_switch
         return ORACLES, beyond_switch
 
     def _decode(
-        self, has_oracles: bool, decoders: Decoders, requests: Sequence[Request], waiting: list[int], progress: Tell,
+        self, has_oracles: bool, decoders: DecoderPair, requests: Sequence[Request], waiting: list[int], progress: Tell,
         observed: Tell,
     ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
         batch = self._new_batch(has_oracles, decoders, [requests[index] for index in waiting])
@@ -120,16 +120,16 @@ class Engine:
                 progress(int(batch.slots.n_tokens[: batch.slots.n_rows].sum()) - before)
                 yield from self._retire(batch, observed)
 
-    def _refusal(self, request: Request) -> Failure | None:
+    def _refusal(self, request: Request) -> RequestFailure | None:
         n_prompt = len(request.prompt_token_ids)
         context = self.decoder.context_of(n_prompt)
         if self.decoding.temperature > 0 and isinstance(request.configuration, Draft):
-            return Failure(f"drafts are greedy, and temperature is {self.decoding.temperature:g}: set it to 0")
+            return RequestFailure(f"drafts are greedy, and temperature is {self.decoding.temperature:g}: set it to 0")
         if n_prompt == 0:
-            return Failure("the prompt is empty: nothing to continue from")
+            return RequestFailure("the prompt is empty: nothing to continue from")
         if context is not None and n_prompt >= context:
             where = "" if context == self.decoder.context else ", where its rotary angles switch"
-            return Failure(
+            return RequestFailure(
                 f"the prompt has {n_prompt} tokens, which leaves no room in the model's context of {context}{where}"
             )
         return None
@@ -148,11 +148,11 @@ class Engine:
         length = len(request.prompt_token_ids) + self._limit(request)
         return length + request.configuration.n_tokens > self.decoder.context
 
-    def _new_batch(self, has_oracles: bool, decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def _new_batch(self, has_oracles: bool, decoders: DecoderPair, requests: Sequence[Request]) -> Batch:
         length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
         fit = budget // row_bytes(has_oracles, decoders, self.decoding, length, requests)
-        most = 1 if any(map(self._reaches_context, requests)) else self.decoding.rows
+        most = 1 if any(map(self._reaches_context, requests)) else self.decoding.max_rows
         self.n_slots = max(1, min(len(requests), most, fit))
         if isinstance(requests[0].configuration, Draft):
             return DraftBatch(self.n_slots, length, decoders, self.decoding, requests)
@@ -162,7 +162,7 @@ class Engine:
         """Yield the outcomes of the rows that ended or failed, and free their slots."""
         ended = batch.slots.ended()
         batch.observe(ended, observed)
-        outcomes = [(int(batch.slots.request[slot]), batch.outcome(slot)) for slot in ended.tolist()]
+        outcomes = [(int(batch.slots.request[slot]), batch.output(slot)) for slot in ended.tolist()]
         batch.remove(ended)
         yield from outcomes
 
@@ -201,21 +201,21 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
 
 
 def row_bytes(
-    has_oracles: bool, decoders: Decoders, decoding: Decoding, length: int, requests: Sequence[Request]
+    has_oracles: bool, decoders: DecoderPair, decoding: DecodingConfig, length: int, requests: Sequence[Request]
 ) -> int:
     """Return the bytes of a slot: keys and values, logits, and its tokens, all of which may be deferred.
 
     Of a deferred token, its hidden state is kept, those that custom modes need, and its id, position and exit. Beside
     full depth by the same decoder, none is deferred. Two passes take twice as much.
     """
-    decoder, modes = decoders.teacher, {request.configuration.mode for request in requests}
+    decoder, modes = decoders.full_depth, {request.configuration.mode for request in requests}
     length += SLACK_COLUMNS
     keys, logits = decoder.cache_bytes_per_token * length, decoder.vocabulary * decoder.dtype.itemsize
-    if decoders.are_one and has_oracles:
+    if decoders.is_shared and has_oracles:
         return 2 * keys + logits
     deferred = 0
     if modes - {NORMAL}:
         n_states = 1 + len({need for mode in modes if mode in MODES for need in MODES[mode].needs})
         token = n_states * decoder.width * decoder.dtype.itemsize + DEFERRED_BYTES
         deferred = token * min(decoding.max_new_tokens, length)
-    return (keys + deferred + logits) * (1 if decoders.are_one else 2)
+    return (keys + deferred + logits) * (1 if decoders.is_shared else 2)

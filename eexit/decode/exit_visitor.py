@@ -21,7 +21,7 @@ from eexit.decode.groups import Decisions, ExitPlan, SlotGroup
 from eexit.decode.predictors import LMHead, NextTokens, Prediction, predictors
 from eexit.method.layer_call import ExitedTokens, LayerCall
 from eexit.method.modes import Mode
-from eexit.method.rules import LOGITS, ONLINE, Look
+from eexit.method.rules import LOGITS, ONLINE, LayerView
 from eexit.model.layers import Layer
 
 NONE = -1  # the likeliest token where a rule has read none
@@ -152,15 +152,15 @@ class ExitVisitor:
                 "before": before_ND[index], "after": after_ND[index], "parameter": plan.parameter_NE[index, rank],
             }  # fmt: skip
             given_M = None if plan.next_token_N is None else plan.next_token_N[index]
-            prediction = self.predictors[column](Look(layer, **states), given_M) if column else Prediction({})
-            look = Look(layer, **states, **prediction.values)
+            prediction = self.predictors[column](LayerView(layer, **states), given_M) if column else Prediction({})
+            look = LayerView(layer, **states, **prediction.values)
             reads.append((index, prediction))
             sizes = [len(part) if isinstance(part, Tensor) else len(going_N) for part in parts]
             for (group, tokens), start, end in zip(sharing, [0, *np.cumsum(sizes)], np.cumsum(sizes), strict=False):
                 self._note_chances(rank, group, tokens, look, slice(start, end))
         return reads
 
-    def _note_chances(self, rank: int, group: SlotGroup, tokens: Selection, look: Look, own: slice) -> None:
+    def _note_chances(self, rank: int, group: SlotGroup, tokens: Selection, look: LayerView, own: slice) -> None:
         """Note the chances of a group's tokens, of which a layer shows the `own` part of a look."""
         rule, more = group.rule, dict[str, Tensor]()
         if self.likeliest_NE is not None and "likeliest" in vars(look):
@@ -172,8 +172,8 @@ class ExitVisitor:
         score_M = rule.evidence(look.part(rule.needs, own, **more), checked)
         chances = rule.chances(score_M[:, None], look.parameter[own, None])
         tokens.put(self.decided.score_NE[:, rank], score_M)
-        tokens.put(self.decided.stop_NE[:, rank], chances.stop_BE[:, 0])
-        tokens.put(self.decided.go_on_NE[:, rank], chances.go_on_BE[:, 0])
+        tokens.put(self.decided.stop_NE[:, rank], chances.exit_BE[:, 0])
+        tokens.put(self.decided.go_on_NE[:, rank], chances.pass_BE[:, 0])
 
     def _note_exited(self) -> None:
         """Note which tokens of the pass have exited, by mode."""

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from eexit.decode.predictors import FullDepthReference, LMHead
-from eexit.decode.requests import Decoding
+from eexit.decode.requests import DecodingConfig
 from eexit.decode.slots import SlotTable, to_device
 from eexit.model.cache import KVCache
-from eexit.model.decoders import Decoders
-from eexit.model.layers import Decoder, Inputs, Layer
+from eexit.model.decoders import DecoderPair
+from eexit.model.layers import Decoder, ForwardInputs, Layer
 
 OBSERVED_TOKENS: Final = 2048  # of finished texts, likewise, but those of one row at least
 READ_TOKENS: Final = 256  # of finished texts whose logits are kept at a time
@@ -32,7 +32,7 @@ Prompt = tuple[int, ...]  # its token ids
 
 
 def full_depth_pass(
-    decoder: Decoder, kept: Sequence[int], inputs: Inputs, cache: KVCache, at: slice = slice(-1, None)
+    decoder: Decoder, kept: Sequence[int], inputs: ForwardInputs, cache: KVCache, at: slice = slice(-1, None)
 ) -> Tensor:
     """Run all layers; return the hidden states after the `kept` ones at some tokens of each sequence, (B, T, X, D)."""
     hidden: dict[int, Tensor] = {}
@@ -49,19 +49,19 @@ def full_depth_pass(
 
 @torch.inference_mode()
 def prefill(
-    decoders: Decoders, decoding: Decoding, prompts: Sequence[Prompt], end: int
+    decoders: DecoderPair, decoding: DecodingConfig, prompts: Sequence[Prompt], end: int
 ) -> tuple[FullDepthReference, dict[Decoder, KVCache]]:
     """Run different prompts together at full depth, once with each decoder, so that they end before column `end`.
 
     Returns the teacher's reference of their last tokens, at the observed layers and the final one, and KV caches.
     """
-    layers = [*decoding.exitable_layers, decoders.teacher.n_layers - 1][-max(1, decoding.n_observed) :]
+    layers = [*decoding.exitable_layers, decoders.full_depth.n_layers - 1][-max(1, decoding.n_observed) :]
     caches: dict[Decoder, KVCache] = {}
-    inputs = Inputs.of(prompts, decoders.teacher.device, end)
-    for decoder in {decoders.student: None, decoders.teacher: None}:  # the hidden states are the teacher's
+    inputs = ForwardInputs.of(prompts, decoders.full_depth.device, end)
+    for decoder in {decoders.early_exit: None, decoders.full_depth: None}:  # the hidden states are the teacher's
         caches[decoder] = decoder.cache(len(prompts), end)
         hidden_UXD = full_depth_pass(decoder, layers, inputs, caches[decoder])[:, 0]
-    return LMHead(decoders.teacher, decoding).read_layers(hidden_UXD), caches
+    return LMHead(decoders.full_depth, decoding).read_layers(hidden_UXD), caches
 
 
 def padded(rows: np.ndarray, most: int) -> np.ndarray:
@@ -95,8 +95,10 @@ class SharedPrefixes:
         if len(source_P):
             self.cache.copy_rows(self.cache, source, target)
         whole, layers = slots.inputs(slots.end + 1), [*decoding.exitable_layers, decoder.n_layers - 1]
-        token_UT, position_UT, seen_UC = (part[row] for part in (whole.token_BT, whole.position_BT, whole.seen_BC))
-        inputs = Inputs(token_UT, position_UT, seen_UC, whole.first_column)
+        token_UT, position_UT, seen_UC = (
+            part[row] for part in (whole.token_BT, whole.position_BT, whole.attention_mask_BC)
+        )
+        inputs = ForwardInputs(token_UT, position_UT, seen_UC, whole.first_column)
         with record_function("full depth"):
             hidden_UXD = full_depth_pass(decoder, layers, inputs, self.cache)[:, 0]
         with record_function("readout"):
@@ -144,7 +146,7 @@ def _observe(slots: SlotTable, head: LMHead, prompts: KVCache | None, ended: np.
         [*slots.prompt(slot), *slots.token[slot, : n - 1].tolist()]
         for slot, n in zip(ended.tolist(), n_tokens_B.tolist(), strict=True)
     ]
-    whole = Inputs.of(texts, decoder.device, slots.end)
+    whole = ForwardInputs.of(texts, decoder.device, slots.end)
     inputs = replace(whole, token_BT=whole.token_BT[:, -n_run:], position_BT=whole.position_BT[:, -n_run:])
     row_N = np.repeat(np.arange(len(ended)), n_tokens_B - 1)
     index_N = np.concatenate([np.arange(1, n) for n in n_tokens_B])  # of what is predicted, among generated tokens

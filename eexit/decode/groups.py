@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.selection import Index
+from eexit.method.custom import RegistryEntry
 from eexit.method.divergence import Divergence
 from eexit.method.modes import Mode
-from eexit.method.own import Definition
-from eexit.method.rules import FINAL, ONLINE, RULES, Chances, Look, Rule
+from eexit.method.rules import FINAL, ONLINE, RULES, ExitChances, LayerView, Rule
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
-from eexit.plan.configuration import PERFECT, Exit
+from eexit.plan.configuration import PERFECT, EarlyExit
 
 Criterion = tuple[Rule, tuple[int, ...], tuple[str, float] | None]  # what the slots of a group share
 
@@ -35,7 +35,7 @@ class SlotGroup(NamedTuple):
     tokens: Index
 
 
-def criterion_of(configuration: Exit, exitable_layers: Sequence[int]) -> Criterion:
+def criterion_of(configuration: EarlyExit, exitable_layers: Sequence[int]) -> Criterion:
     """Return what the slots of a group share; a perfect gate's exits are those without one."""
     gate = None
     if configuration.gate not in (None, PERFECT):
@@ -69,11 +69,11 @@ class Decisions:
 
     def draw(self, u_N: Tensor) -> Tensor:
         """Draw exits by stick-breaking, with one uniform draw of each token: indices into X."""
-        return choose_exits(Chances(self.stop_NE, self.go_on_NE), u_N)
+        return choose_exits(ExitChances(self.stop_NE, self.go_on_NE), u_N)
 
     def probabilities(self) -> Tensor:
         """Return the distribution that exits are drawn from, (N, X)."""
-        return exit_probabilities(Chances(self.stop_NE, self.go_on_NE))
+        return exit_probabilities(ExitChances(self.stop_NE, self.go_on_NE))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ExitPlan:
         """The groups whose rules read layers in the pass."""
         return [group for group in self.groups if group.rule.name in ONLINE]
 
-    def checks(self, custom: Definition) -> bool:
+    def checks(self, custom: RegistryEntry) -> bool:
         """Return True if numbers of a custom rule or mode are to be checked now, and note that they are.
 
         They always are on a CPU; elsewhere, where the host waits for the device, once a batch.
@@ -116,10 +116,10 @@ class ExitPlan:
             parameter_ME, score_ME = self.parameter_NE[at], None
             if rule.needs == FINAL:
                 assert reference, f"{rule.name} reads the full-depth reference"
-                score_ME = rule.evidence(Look.at_final(reference, parameter_ME, at), self.checks(rule))
+                score_ME = rule.evidence(LayerView.at_final(reference, parameter_ME, at), self.checks(rule))
                 decided.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)
             chances = rule.chances_in_set(score_ME, parameter_ME)
-            decided.stop_NE[at], decided.go_on_NE[at] = chances.stop_BE, chances.go_on_BE
+            decided.stop_NE[at], decided.go_on_NE[at] = chances.exit_BE, chances.pass_BE
         return decided
 
     def first(self, n_tokens: int) -> "ExitPlan":

@@ -1,6 +1,6 @@
 """Whatever predicts from hidden states: the LM head, a screen, a probe, a gate, and the full-depth reference.
 
-A predictor is a function of the hidden states in a `Look` that returns further values of it. Vocabulary-sized
+A predictor is a function of the hidden states in a `LayerView` that returns further values of it. Vocabulary-sized
 temporaries are made for a few tokens at a time, so that their memory does not grow with the batch or the number of
 exitable layers.
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from eexit.cpu import kernels
 from eexit.cpu.selection import Index, Selection
-from eexit.decode.requests import Decoding
+from eexit.decode.requests import DecodingConfig
 from eexit.decode.sampling import pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
-from eexit.method.rules import Look
+from eexit.method.rules import LayerView
 from eexit.model.layers import Decoder
 from eexit.plan.config import Observe
 from eexit.results.token_columns import recorded
@@ -103,7 +103,7 @@ class FullDepthReference(Divergence):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a predictor makes of hidden states: values of `Look` and, of the LM head, how next tokens are read."""
+    """What a predictor makes of hidden states: values of `LayerView` and, of the LM head, how next tokens are read."""
 
     values: Mapping[str, Tensor]
     next_tokens: Callable[[Index, Tensor], NextTokens] | None = None  # of tokens at these indices, by their draws
@@ -115,12 +115,12 @@ class LMHead:
     """A decoder's LM head behind a readout; the final layer is read as the model reads it."""
 
     decoder: Decoder
-    decoding: Decoding
+    decoding: DecodingConfig
 
     def head_input(self, hidden_ND: Tensor, layer: int) -> Tensor:
         """Return what goes into the head, (N, F), for hidden states after a layer."""
         if layer == self.decoder.n_layers - 1:
-            return self.decoder.normed(hidden_ND)
+            return self.decoder.head_input(hidden_ND)
         return self.decoding.readout.before_head(self.decoder, hidden_ND, layer)
 
     def read(self, head_input_NF: Tensor, given_N: Tensor | None = None, keeps_logits: bool = False) -> Prediction:
@@ -128,7 +128,7 @@ class LMHead:
         size, is_sampled = _rows_at_a_time(self.decoder), self.decoding.temperature > 0 and given_N is None
         compared, log_p, kept = list[Divergence](), list[Tensor](), list[Tensor]()
         for start in range(0, len(head_input_NF), size):
-            logits_NV = self.decoder.head(head_input_NF[start : start + size])
+            logits_NV = self.decoder.lm_head(head_input_NF[start : start + size])
             compared.append(_compare(logits_NV[:, None], max(2, self.decoding.record_top_k)))
             if keeps_logits or is_sampled:
                 kept.append(logits_NV)
@@ -176,7 +176,7 @@ class LMHead:
         head_input_NXF = torch.stack([self.head_input(hidden_NXD[:, at], layer) for at, layer in enumerate(layers)], 1)
         compared, final = list[Divergence](), list[Tensor]()
         for some_NXF in head_input_NXF.split(max(1, _rows_at_a_time(self.decoder) // len(layers))):
-            logits_NXV = self.decoder.head(some_NXF.flatten(0, 1)).unflatten(0, (-1, len(layers)))
+            logits_NXV = self.decoder.lm_head(some_NXF.flatten(0, 1)).unflatten(0, (-1, len(layers)))
             compared.append(_compare(logits_NXV, self.decoding.record_top_k))
             final.append(logits_NXV[:, -1].clone())
             del logits_NXV  # frees its memory for the next ones
@@ -186,13 +186,13 @@ class LMHead:
         )
 
 
-Predictor = Callable[[Look, Tensor | None], Prediction]  # of hidden states, and of given next tokens if there are
+Predictor = Callable[[LayerView, Tensor | None], Prediction]  # of hidden states, and of given next tokens if there are
 
 
 def predictors(head: LMHead, keeps_logits: bool = False) -> dict[str, Predictor]:
     """Return the predictors that rules read, by the column that counts their reads."""
 
-    def head_input(look: Look) -> Tensor:
+    def head_input(look: LayerView) -> Tensor:
         return head.head_input(look.after, look.index)
 
     found: dict[str, Predictor] = {
@@ -237,8 +237,8 @@ def read_exits(student: Decoder, teacher: Decoder, exit_NF: Tensor, final_ND: Te
     `exit_NF` is what goes into the student's head there, and `final_ND` the teacher's hidden states. X is 2 in what is
     returned: the exit, and then the final layer.
     """
-    final_NF, compared = teacher.normed(final_ND), list[Divergence]()
+    final_NF, compared = teacher.head_input(final_ND), list[Divergence]()
     for row in torch.arange(len(exit_NF), device=exit_NF.device).split(_rows_at_a_time(teacher) // 2):
-        logits = student.head(exit_NF[row]), teacher.head(final_NF[row])
+        logits = student.lm_head(exit_NF[row]), teacher.lm_head(final_NF[row])
         compared.append(_compare(torch.stack(logits, 1), 0))
     return _joined(compared)

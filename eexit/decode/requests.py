@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eexit.decode.costs import Counts, Rounds
+from eexit.decode.costs import DraftRounds, OpCounts
 from eexit.method.gate import Gate
+from eexit.method.kv_maps import KVMaps
 from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS, Readout
 from eexit.method.screen import Screen
-from eexit.method.state_maps import StateMaps
 from eexit.plan.config import Observe
-from eexit.plan.configuration import Configuration, Exit
+from eexit.plan.configuration import Configuration, EarlyExit
 from eexit.results.token_columns import TokenColumns
 
 
@@ -25,11 +25,11 @@ class Request:
     @property
     def is_oracle(self) -> bool:
         """Whether its rule looks at the full-depth pass, which then runs beside it."""
-        return isinstance(self.configuration, Exit) and self.configuration.is_oracle
+        return isinstance(self.configuration, EarlyExit) and self.configuration.is_oracle
 
 
 @dataclass(frozen=True)
-class RowSoFar:
+class PartialOutput:
     """What a row has generated, for what looks at it while it decodes."""
 
     request: Request
@@ -38,7 +38,7 @@ class RowSoFar:
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingConfig:
     """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, gated rows a `gate`, and
     states that map `state_maps`.
 
@@ -54,17 +54,17 @@ class Decoding:
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
     eos_token_ids: frozenset[int]
-    stops: Callable[[RowSoFar], bool] | None = None
+    stop_fn: Callable[[PartialOutput], bool] | None = None
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     gate: Gate | None = None
-    state_maps: StateMaps | None = None
+    state_maps: KVMaps | None = None
     screen: Screen | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0
     observe: Observe = "all"
-    rows: int = 1024
+    max_rows: int = 1024
     memory_share: float = 1.0
 
     @property
@@ -75,18 +75,18 @@ class Decoding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace(TokenColumns):
+class RequestOutput(TokenColumns):
     """What a row generated, and what was run for it."""
 
-    counts: Counts | None  # None beside a teacher, whose passes rows share
-    rounds: Rounds | None  # of mode draft
+    counts: OpCounts | None  # None beside a teacher, whose passes rows share
+    rounds: DraftRounds | None  # of mode draft
 
 
 @dataclass(frozen=True)
-class Failure:
+class RequestFailure:
     """Why a row could not be generated."""
 
     error: str
 
 
-Outcome = Trace | Failure
+Outcome = RequestOutput | RequestFailure

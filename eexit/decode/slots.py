@@ -19,12 +19,12 @@ from torch import Tensor
 
 from eexit.decode.costs import run_counts
 from eexit.decode.groups import Criterion, ExitPlan, SlotGroup, criterion_of
-from eexit.decode.requests import Decoding, Failure, Outcome, Request, RowSoFar, Trace
+from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure, RequestOutput
 from eexit.method.modes import MODES, Mode
 from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.cache import SLACK_COLUMNS
-from eexit.model.layers import Decoder, Inputs
-from eexit.plan.configuration import Exit
+from eexit.model.layers import Decoder, ForwardInputs
+from eexit.plan.configuration import EarlyExit
 from eexit.plan.runs import EOS, LENGTH, STOP
 from eexit.results.token_columns import recorded
 
@@ -53,7 +53,7 @@ class DeviceSlots:
 class SlotTable:
     """The slots of a batch, of which the first `n_early` have an early-exit pass."""
 
-    def __init__(self, n_slots: int, decoding: Decoding, requests: Sequence[Request], decoder: Decoder):
+    def __init__(self, n_slots: int, decoding: DecodingConfig, requests: Sequence[Request], decoder: Decoder):
         n_exits, n_tokens = len(decoding.exitable_layers), min(decoding.max_new_tokens, FIRST_ROOM_TOKENS)
         self.layer_X = np.array([*decoding.exitable_layers, decoder.n_layers - 1])
         self.decoding, self.device, self.n_slots, self.n_rows, self.n_early = decoding, decoder.device, n_slots, 0, 0
@@ -78,7 +78,7 @@ class SlotTable:
         n_prompt, configuration = len(request.prompt_token_ids), request.configuration
         self.request[slot], self.n_prompt[slot], self.limit[slot], self.n_tokens[slot] = index, n_prompt, limit, 0
         self.exits[slot], self.parameter[slot], self.is_finite[slot] = None, 0, True
-        if isinstance(configuration, Exit):
+        if isinstance(configuration, EarlyExit):
             layers = self.decoding.exitable_layers
             self.exits[slot] = criterion_of(configuration, layers), MODES[configuration.mode]
             self.parameter[slot] = configuration.per_layer(layers)
@@ -211,9 +211,11 @@ class SlotTable:
             checked=self.checked,
         )  # fmt: skip
 
-    def inputs(self, n_columns: int) -> Inputs:
+    def inputs(self, n_columns: int) -> ForwardInputs:
         """Return the latest tokens, which are in the last of so many columns."""
-        return Inputs(self.on_device.token_B1, self.on_device.position_B1, self.seen(n_columns), self.first_column)
+        return ForwardInputs(
+            self.on_device.token_B1, self.on_device.position_B1, self.seen(n_columns), self.first_column
+        )
 
     def seen(self, n_columns: int) -> Tensor:
         """Flag the columns from `first_column` to before `n_columns` that hold tokens of each slot: (B, C) bool."""
@@ -252,14 +254,14 @@ class SlotTable:
         """Return the slots whose request has ended or is no longer finite, in descending order."""
         at_eos = np.isin(self.last_token, list(self.decoding.eos_token_ids))
         ends = at_eos | (self.n_tokens >= self.limit)[: self.n_rows] | ~self.is_finite[: self.n_rows]
-        if stops := self.decoding.stops:
+        if stops := self.decoding.stop_fn:
             ends |= np.array([stops(self.so_far(slot)) for slot in self.slots.tolist()], np.bool_)
         return np.flatnonzero(ends)[::-1]
 
-    def so_far(self, slot: int) -> RowSoFar:
+    def so_far(self, slot: int) -> PartialOutput:
         """Return what a slot has generated."""
         n_tokens, request = self.n_tokens[slot], self.requests[int(self.request[slot])]
-        return RowSoFar(request, self.token[slot, :n_tokens].tolist(), self.exit_layer[slot, :n_tokens].tolist())
+        return PartialOutput(request, self.token[slot, :n_tokens].tolist(), self.exit_layer[slot, :n_tokens].tolist())
 
     def outcome(self, slot: int) -> Outcome:
         """Return what the request in a slot generated, or why it failed."""
@@ -267,7 +269,7 @@ class SlotTable:
         of_row = {name: record[slot, :n_tokens].cpu() for name, record in self.records.items()}
         infinite = np.flatnonzero(~finite(of_row).numpy())
         if len(infinite):
-            return Failure(f"the model's output is not finite at generated token {infinite[0]}")
+            return RequestFailure(f"the model's output is not finite at generated token {infinite[0]}")
         columns = {field: np.zeros(0) for field, *_ in recorded()}
         columns |= {name: part.numpy().copy() for name, part in of_row.items()}
         reason = STOP if n_tokens < self.limit[slot] else LENGTH
@@ -277,7 +279,7 @@ class SlotTable:
         exit_layer_T, score_TE = columns["exit_layer_T"][1:], columns["evidence_TE"][1:]
         has_screen = self.decoding.screen is not None
         counts = run_counts(configuration, self.layer_X, exit_layer_T, score_TE, missed_T[1:] > 0, has_screen)
-        return Trace(finish_reason=reason, counts=counts, rounds=None, **columns)
+        return RequestOutput(finish_reason=reason, counts=counts, rounds=None, **columns)
 
 
 def finite(columns: Mapping[str, Tensor]) -> Tensor:

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import LOOKS, Prices
+from eexit.decode.costs import LOOKS, UnitCosts
 from eexit.decode.predictors import LMHead, predictors
-from eexit.decode.requests import Decoding
+from eexit.decode.requests import DecodingConfig
 from eexit.errors import UsageError
-from eexit.method.rules import Look
-from eexit.method.state_maps import KEYS
-from eexit.model.layers import Decoder, Inputs, Layer
+from eexit.method.kv_maps import KEYS
+from eexit.method.rules import LayerView
+from eexit.model.layers import Decoder, ForwardInputs, Layer
 from eexit.model.product_counter import ProductCounter
 from eexit.model.quantization import weight_bytes
 
 
 @torch.inference_mode()
-def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
+def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
     """Return the unit costs of a model's parts, from three passes of a single token.
 
     Raises:
@@ -43,8 +43,8 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
         keys_L, mapped_LL = _price_keys(counted, counter, decoding)
         look_XK = _price_looks(counted, counter, decoding, hidden_1W)
     head = decoder.head_alone.get_output_embeddings()
-    prices = Prices(
-        before=before,
+    prices = UnitCosts(
+        embedding=before,
         layer_L=2 * at_one_L - at_two_L,
         keys_L=keys_L,
         position_L=at_two_L - at_one_L,
@@ -58,10 +58,10 @@ def find_prices(decoder: Decoder, decoding: Decoding) -> Prices:
     return prices
 
 
-def _refuse_impossible(prices: Prices) -> None:
+def _refuse_impossible(prices: UnitCosts) -> None:
     """Raise `UsageError` for costs that no pass can have: below zero, or of keys alone above the whole layer's."""
     counts = {
-        "what runs before layer 0": np.array([prices.before]), "layer": prices.layer_L, "keys and values of layer":
+        "what runs before layer 0": np.array([prices.embedding]), "layer": prices.layer_L, "keys and values of layer":
         prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.look_XK.min(1),
     }  # fmt: skip
     for part, count in counts.items():
@@ -76,10 +76,10 @@ def _refuse_impossible(prices: Prices) -> None:
         )
 
 
-def _token(decoder: Decoder, n_positions: int) -> Inputs:
+def _token(decoder: Decoder, n_positions: int) -> ForwardInputs:
     """Return a token that has `n_positions` positions to attend to, its own included."""
     one_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
-    return Inputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
+    return ForwardInputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
 
 
 def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
@@ -100,11 +100,11 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
 
     cache = decoder.cache(1, n_positions)
     _, whole = counter.count(decoder.run, visit, _token(decoder, n_positions), cache)
-    _, after_layers = counter.count(decoder.normed, streams[0])  # which runs in the model's own pass, too
+    _, after_layers = counter.count(decoder.head_input, streams[0])  # which runs in the model's own pass, too
     return streams[0], np.array(of_layer), whole - sum(of_layer) - after_layers
 
 
-def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: Decoding) -> tuple[np.ndarray, np.ndarray]:
+def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig) -> tuple[np.ndarray, np.ndarray]:
     """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of state maps', (L, L).
 
     The latter are by exit layer and then layer.
@@ -136,13 +136,15 @@ def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) ->
     return project(given)
 
 
-def _price_looks(decoder: Decoder, counter: ProductCounter, decoding: Decoding, hidden_1W: Tensor) -> np.ndarray:
+def _price_looks(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig, hidden_1W: Tensor) -> np.ndarray:
     """Count the multiply-adds of each of LOOKS, (X, K); probe and gate predict at no final layer."""
     final, head, prices = decoder.n_layers - 1, LMHead(decoder, decoding), list[dict[str, int]]()
-    predict: dict[str, Callable[[Look, None], object]] = {**predictors(head)}
-    predict["head_reads"] = lambda look, _: decoder.head(head.head_input(look.after, look.index))  # without comparing
+    predict: dict[str, Callable[[LayerView, None], object]] = {**predictors(head)}
+    predict["head_reads"] = lambda look, _: decoder.lm_head(
+        head.head_input(look.after, look.index)
+    )  # without comparing
     for layer in (*decoding.exitable_layers, final):
-        look = Look(layer, after=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
+        look = LayerView(layer, after=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
         names = [name for name in predict if layer != final or name != "probe_reads"]
         price = {name: counter.count(predict[name], look, None)[1] for name in names}
         if decoding.gate and layer != final:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eexit.cpu.search import first_highest, likeliest
+from eexit.cpu.topk import argmax_logprob, top_tokens
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
     log_p_BXV = torch.log_softmax(logits_BXV, -1, dtype=torch.float32)
     p_final_BV = log_p_BXV[:, -1].exp()
     expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
-    top_token_BXK, top_log_p_BXK = likeliest(log_p_BXV, top_k)
-    likeliest_BX, likeliest_log_p_BX = first_highest(log_p_BXV)
+    top_token_BXK, top_log_p_BXK = top_tokens(log_p_BXV, top_k)
+    likeliest_BX, likeliest_log_p_BX = argmax_logprob(log_p_BXV)
     kl_BE = expected_BX[:, :-1]
     if kl_BE.shape[1]:  # an operator costs as much for nothing
         kl_BE = (expected_BX[:, -1:] - kl_BE).clamp_min(0)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.selection import Selection
-from eexit.method.state_maps import StateMaps
-from eexit.model.keys_alone import Projection
+from eexit.method.kv_maps import KVMaps
+from eexit.model.kv_projection import Projection
 from eexit.model.layers import Layer
 
 # Of a layer's own projections to keys and to values, and their input (N, F): keys and values, (N, H) each.
@@ -52,12 +52,12 @@ class ExitedTokens:
     tokens: Selection  # of all tokens of the pass
     exit_layer_BT: Tensor  # of exited tokens
     kept: Mapping[str, Tensor]  # hidden states of all tokens, (B, T, D), by their names in `Exited`
-    kv_maps: StateMaps | None
+    kv_maps: KVMaps | None
     checks_numbers: bool = True  # of custom modes
 
     @classmethod
     def from_flag(
-        cls, flag_BT: Tensor, exit_layer_BT: Tensor, kept: Mapping[str, Tensor], kv_maps: StateMaps | None,
+        cls, flag_BT: Tensor, exit_layer_BT: Tensor, kept: Mapping[str, Tensor], kv_maps: KVMaps | None,
         checks_numbers: bool = True,
     ) -> "ExitedTokens":  # fmt: skip
         """Take the tokens with this flag."""

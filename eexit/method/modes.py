@@ -17,9 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import (
+from eexit.method.custom import (
     RAISED,
-    Definition,
+    RegistryEntry,
     check_shape_and_dtype,
     refuse_name,
     refuse_no_function,
@@ -87,7 +87,7 @@ class EntryCosts(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Mode(Definition):
+class Mode(RegistryEntry):
     """What skipped layers do for exited tokens; `definition` says what later tokens attend to.
 
     `alters` is True if the KV cache differs from the full-depth pass's in the end, `writes_keys` if skipped layers
@@ -203,7 +203,7 @@ class KVMapMode(Mode):
         if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).has_tokens():
             return
         given = mapped.given(call.hidden_before)
-        apply = partial(maps.applied, given.layer, given.stream, call.index)
+        apply = partial(maps.apply, given.layer, given.stream, call.index)
         if maps.are_of_keys:
             call.replace_keys(mapped.tokens, lambda key, value, input_ND: apply(input_ND))
         else:

@@ -1,8 +1,8 @@
 """Readouts: how the residual stream after a layer becomes logits.
 
-A readout is one entry of `READOUTS` or, if it is trained, a `Linear`. It prepares the input of the model's own head,
-which applies scaling and soft-cap. The final layer is always read as the model itself reads it. This module does not
-import torch.
+A readout is one entry of `READOUTS` or, if it is trained, a `LinearReadout`. It prepares the input of the model's own
+head, which applies scaling and soft-cap. The final layer is always read as the model itself reads it. This module does
+not import torch.
 
 Shapes: B rows, W width of the residual stream, H width of what the head takes.
 """
@@ -31,25 +31,25 @@ class Readout(Protocol):
         """The input of the head, (B, H), for residual streams after `layer`."""
 
 
-class Lens:
+class LogitLens:
     definition = "the model's own final norm and head (the logit lens, nostalgebraist 2020)"
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        return decoder.normed(hidden_BW)
+        return decoder.head_input(hidden_BW)
 
 
-class Raw:
+class RawReadout:
     definition = "the model's own head without the norm before it"
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        return decoder.unnormed(hidden_BW)
+        return decoder.head_input_without_norm(hidden_BW)
 
 
 Affine = tuple["Tensor", "Tensor"]  # the weight (n, m) and the bias (m,) of h·weight + bias, fp32
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class LinearReadout:
     """Fitted in closed form: from what the head would get of a layer to what it gets of the final one."""
 
     of_layer: Mapping[int, Affine]  # (H, H), (H,)
@@ -58,15 +58,15 @@ class Linear:
     )
 
     @classmethod
-    def placed(cls, of_layer: Mapping[int, Affine], device: torch.device) -> Linear:
+    def placed(cls, of_layer: Mapping[int, Affine], device: torch.device) -> LinearReadout:
         """These maps in fp32 on a device."""
         return cls(
             {layer: (weight.float().to(device), bias.float().to(device)) for layer, (weight, bias) in of_layer.items()}
         )
 
     def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        ready_BH = decoder.normed(hidden_BW)
+        ready_BH = decoder.head_input(hidden_BW)
         return affine(ready_BH, *self.of_layer[layer]).to(ready_BH.dtype)
 
 
-READOUTS: Final[dict[str, Readout]] = {"lens": Lens(), "raw": Raw()}
+READOUTS: Final[dict[str, Readout]] = {"lens": LogitLens(), "raw": RawReadout()}

@@ -1,9 +1,9 @@
 """Rules: the chance to exit at each exitable layer that a token reaches.
 
-A rule is a function of what a layer shows (`Look`), decorated with `rule`: those at the end of this module, and those
-in users' own files and notebooks, alike. Engine, records and reports know none of them by name. This module does not
-import torch, so that the command line can check parameters without it: rules use the methods of the tensors that they
-are given.
+A rule is a function of what a layer shows (`LayerView`), decorated with `rule`: those at the end of this module, and
+those in users' own files and notebooks, alike. Engine, records and reports know none of them by name. This module does
+not import torch, so that the command line can check parameters without it: rules use the methods of the tensors that
+they are given.
 
 Shapes: B tokens, E exitable layers, R of them so far, W width of the residual stream, V vocabulary.
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.own import (
+from eexit.method.custom import (
     RAISED,
-    Definition,
+    RegistryEntry,
     check_shape_and_dtype,
     refuse_name,
     refuse_no_function,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 KL_FACTOR: Final = "KL factor"
 CONTROL: Final = "random"  # the rule whose parameter is a Control
-# What rules may need, and what they can look at then: each name stands for an attribute of `Look`.
+# What rules may need, and what they can look at then: each name stands for an attribute of `LayerView`.
 NOTHING, STREAM, PROBE, DISTRIBUTION, HISTORY, LOGITS, FINAL = (
     "nothing", "stream", "probe", "distribution", "history", "logits", "final",
 )  # fmt: skip
@@ -51,7 +51,7 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Control:
+class ExitHistogram:
     """The parameter of a rule that copies how often another configuration exits at each layer.
 
     `of` is that configuration's key, and `counts` are its decided tokens by exit layer, the final layer included.
@@ -61,18 +61,18 @@ class Control:
     counts: tuple[tuple[int, int], ...]
 
 
-Parameter = float | Control | None
+Parameter = float | ExitHistogram | None
 
 
 @dataclass(frozen=True)
-class Chances:
+class ExitChances:
     """The chance to exit at a layer that is reached, and its complement, computed so that it is precise near 0."""
 
-    stop_BE: Tensor
-    go_on_BE: Tensor
+    exit_BE: Tensor
+    pass_BE: Tensor
 
 
-class Look:
+class LayerView:
     """What a rule can look at: the pass at one exitable layer, for the B tokens that have reached it.
 
     | attribute          | shape, unit          | where the rule needs                                               |
@@ -115,10 +115,10 @@ class Look:
         way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
         raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
 
-    def part(self, needs: str, own: slice, **more: Tensor) -> Look:
+    def part(self, needs: str, own: slice, **more: Tensor) -> LayerView:
         """Return what a rule with this need may read of some of the tokens."""
         names = {"before", "after", "parameter", *NEEDS[needs]}
-        return Look(self.index, **{name: each[own] for name, each in vars(self).items() if name in names}, **more)
+        return LayerView(self.index, **{name: each[own] for name, each in vars(self).items() if name in names}, **more)
 
     @property
     def is_finite(self) -> Tensor:
@@ -126,7 +126,7 @@ class Look:
         return self.kl.isfinite() if self.index < 0 else self.after.isfinite().all(-1)
 
     @classmethod
-    def at_final(cls, reference: Divergence, parameter_BE: Tensor, at: Tensor | slice = slice(None)) -> Look:
+    def at_final(cls, reference: Divergence, parameter_BE: Tensor, at: Tensor | slice = slice(None)) -> LayerView:
         """Return what oracles read of the tokens at these indices."""
         likeliest_BX = reference.likeliest_BX[at]
         seen = {"kl": reference.kl_BE[at], "likeliest": likeliest_BX[:, :-1], "final_likeliest": likeliest_BX[:, -1:]}
@@ -134,7 +134,7 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Rule(Definition):
+class Rule(RegistryEntry):
     """Decides where tokens exit: what it sees at a layer, held against its parameter, or its chance itself.
 
     `at_most` exits where what is seen is at most the threshold, not at least. With `takes_parameter`, or without a
@@ -188,7 +188,7 @@ class Rule(Definition):
         """Raises `ValueError`, saying why, for a parameter that no model can use."""
         if not self.parameter:
             if parameter is not None:
-                raise ValueError(f"rule {self.name} has no parameter, got {shown(parameter)}")
+                raise ValueError(f"rule {self.name} has no parameter, got {format_parameter(parameter)}")
             return
         number = parameter if isinstance(parameter, float) and math.isfinite(parameter) else math.nan
         if self.least <= number <= self.most and not (self.positive and number == self.least):
@@ -197,7 +197,9 @@ class Rule(Definition):
         ends = f"from {self.least:g} to {self.most:g}" if len(at_ends) == 2 else " ".join(at_ends) or "that is finite"
         ends = f"above {self.least:g} and up to {self.most:g}" if self.positive else ends
         example = f", as in {self.name}={self.example:g}" if self.example is not None else ""
-        raise ValueError(f"rule {self.name} takes a {self.parameter} {ends}{example}, got {shown(parameter)}")
+        raise ValueError(
+            f"rule {self.name} takes a {self.parameter} {ends}{example}, got {format_parameter(parameter)}"
+        )
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The parameter as a number per exitable layer, (E,), which `chances` gets.
@@ -206,7 +208,7 @@ class Rule(Definition):
         """
         return [parameter if isinstance(parameter, float) else 0.0] * len(exitable_layers)
 
-    def evidence(self, look: Look, checked_B: Tensor | bool = True) -> Tensor:
+    def evidence(self, look: LayerView, checked_B: Tensor | bool = True) -> Tensor:
         """Return the exit score at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
 
         Raises `UsageError`, in a line with rule and layer, for a custom rule whose function fails, or gives other
@@ -232,45 +234,49 @@ class Rule(Definition):
             raise UsageError(f"rule {self.name}, {where}: {self.cause(error)}") from error
         return seen.float()
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
         """The chances to exit, from the evidence and the tokens' parameters; each layer's from its own alone.
 
         The evidence is None for rules that look at nothing: their parameters are the chances.
         """
         if evidence_BE is None:
-            return Chances(parameter_BE, 1 - parameter_BE)
+            return ExitChances(parameter_BE, 1 - parameter_BE)
         if self.gives_chance:
-            stop_BE = evidence_BE.nan_to_num(0).clamp(0, 1)  # NaN: a gate was shut
+            exit_BE = evidence_BE.nan_to_num(0).clamp(0, 1)  # NaN: a gate was shut
         else:
             met_BE = evidence_BE <= parameter_BE if self.at_most else evidence_BE >= parameter_BE
-            stop_BE = met_BE.to(parameter_BE.dtype)
-        return Chances(stop_BE, 1 - stop_BE)
+            exit_BE = met_BE.to(parameter_BE.dtype)
+        return ExitChances(exit_BE, 1 - exit_BE)
 
-    def chances_in_set(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+    def chances_in_set(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
         """The chances, and none to exit at layers outside the exit set, whose parameter is NaN."""
         found, outside_BE = self.chances(evidence_BE, parameter_BE), parameter_BE.isnan()
-        return Chances(found.stop_BE.masked_fill(outside_BE, 0), found.go_on_BE.masked_fill(outside_BE, 1))
+        return ExitChances(found.exit_BE.masked_fill(outside_BE, 0), found.pass_BE.masked_fill(outside_BE, 1))
 
 
-class ByKL(Rule):
+class KLRule(Rule):
     """Exits by a KL from the final layer's distribution, or an estimate of it: the lower, the likelier."""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and 0 <= parameter < math.inf):
-            raise ValueError(f"the KL factor of rule {self.name} must be finite and ≥ 0, got {shown(parameter)}")
+            raise ValueError(
+                f"the KL factor of rule {self.name} must be finite and ≥ 0, got {format_parameter(parameter)}"
+            )
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> Chances:
+    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
         """1 − 2·sigmoid(−x) is tanh(x / 2), which keeps its digits near 0."""
         assert evidence_BE is not None
-        return Chances(2 * (-parameter_BE * evidence_BE).sigmoid(), (parameter_BE * evidence_BE / 2).tanh())
+        return ExitChances(2 * (-parameter_BE * evidence_BE).sigmoid(), (parameter_BE * evidence_BE / 2).tanh())
 
 
-class Fixed(Rule):
+class FixedRule(Rule):
     """Exits at one layer: its parameter per layer is the chance to exit there."""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 0 and parameter.is_integer()):
-            raise ValueError(f"rule fixed takes a layer as its parameter, as in fixed=10, got {shown(parameter)}")
+            raise ValueError(
+                f"rule fixed takes a layer as its parameter, as in fixed=10, got {format_parameter(parameter)}"
+            )
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The chance to exit at each layer: 1 at the parameter's, else 0. Behind them is only the final layer."""
@@ -278,24 +284,24 @@ class Fixed(Rule):
         if parameter not in exitable_layers and parameter < exitable_layers[-1]:
             layers = " ".join(map(str, exitable_layers))
             raise ValueError(
-                f"rule fixed can't exit at layer {shown(parameter)}: the exitable layers are {layers}; "
+                f"rule fixed can't exit at layer {format_parameter(parameter)}: the exitable layers are {layers}; "
                 "choose one of them, or give others with --exit-layers"
             )
         return [float(layer == parameter) for layer in exitable_layers]
 
 
-class Random(Rule):
+class RandomRule(Rule):
     """Exits at random, as often at each layer as another configuration: a control of the same depth."""
 
     def check(self, parameter: Parameter) -> None:
-        if not isinstance(parameter, Control):
+        if not isinstance(parameter, ExitHistogram):
             raise ValueError(f"rule {CONTROL} follows a configuration of a finished sweep: give --controls-of RESULTS")
         if sum(count for _, count in parameter.counts) < 1:
             raise ValueError(f"{parameter.of} decided no token, so that rule {CONTROL} has no exits to follow")
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """The chance to exit at a layer that is reached: the copied exits there over those there and deeper."""
-        assert isinstance(parameter, Control)
+        assert isinstance(parameter, ExitHistogram)
         counts = dict(parameter.counts)
         foreign = [layer for layer in counts if layer < exitable_layers[-1] and layer not in exitable_layers]
         if foreign:
@@ -305,19 +311,22 @@ class Random(Rule):
         return [counts.get(layer, 0) / n if n else 0.0 for layer, n in zip(exitable_layers, beyond, strict=True)]
 
 
-class InARow(Rule):
+class PatienceRule(Rule):
     """Needs a number of exitable layers in a row."""
 
     def check(self, parameter: Parameter) -> None:
         if not (isinstance(parameter, float) and parameter >= 2 and parameter.is_integer()):
-            raise ValueError(f"rule {self.name} takes a whole number ≥ 2, as in patience=2, got {shown(parameter)}")
+            raise ValueError(
+                f"rule {self.name} takes a whole number ≥ 2, as in patience=2, got {format_parameter(parameter)}"
+            )
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         assert isinstance(parameter, float)
         if parameter > len(exitable_layers):
             layers = " ".join(map(str, exitable_layers))
             raise ValueError(
-                f"{self.name}={shown(parameter)} never exits: the exitable layers are only {layers}; lower it, or give "
+                f"{self.name}={format_parameter(parameter)} never exits: the exitable layers are only "
+                f"{layers}; lower it, or give "
                 "more --exit-layers"
             )
         return [parameter] * len(exitable_layers)
@@ -352,8 +361,8 @@ def rule(
     `function(layer, parameter)` gives (B,) bool: whether tokens exit at the layer; `parameter` is (B,), and may be left
     out where the rule has none. With `draws=True`, it gives the chance in [0, 1] instead. `function(layer)` of a rule
     with a parameter gives numbers (B,): tokens exit where they are at least the parameter, or at most with `at_most`;
-    these numbers are recorded, so that a replay tries any threshold in one pass. `layer` is a `Look`, and `needs` says
-    which of its attributes there are. `least` and `most` are the parameter's range.
+    these numbers are recorded, so that a replay tries any threshold in one pass. `layer` is a `LayerView`, and `needs`
+    says which of its attributes there are. `least` and `most` are the parameter's range.
 
     Raises `UsageError` for a function that can't be a rule, and for a name that is taken by one of ours.
 
@@ -393,14 +402,14 @@ def register(entry: Rule) -> None:
     RULES[entry.name] = ({FINAL: ORACLES, NOTHING: BLIND}.get(entry.needs, ONLINE))[entry.name] = entry
 
 
-@rule(parameter=KL_FACTOR, unit="1/nat", needs=FINAL, sees="KL, nats", draws=True, kind=ByKL)
-def kl(layer: Look) -> Tensor:
+@rule(parameter=KL_FACTOR, unit="1/nat", needs=FINAL, sees="KL, nats", draws=True, kind=KLRule)
+def kl(layer: LayerView) -> Tensor:
     """exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
     return layer.kl
 
 
 @rule(needs=FINAL, sees="final layer's token, 1 or 0")
-def agree(layer: Look) -> Tensor:
+def agree(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is the final layer's"""
     return (layer.likeliest == layer.final_likeliest).to(layer.kl.dtype)
 
@@ -409,20 +418,20 @@ def agree(layer: Look) -> Tensor:
     parameter="threshold", unit="probability", sees="probability", least=0, most=1, positive=True, example=0.9,
     short="conf",
 )  # fmt: skip
-def confidence(layer: Look) -> Tensor:
+def confidence(layer: LayerView) -> Tensor:
     """exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. 2023)"""
     return layer.top_p[:, 0]
 
 
 @rule(parameter="threshold", unit="probability", sees="margin", least=0, most=1, example=0.5)
-def margin(layer: Look) -> Tensor:
+def margin(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response of
     CALM, Schuster et al. 2022)"""
     return layer.top_p[:, 0] - layer.top_p[:, 1]
 
 
 @rule(parameter="threshold", unit="nats", sees="entropy, nats", at_most=True, least=0, example=0.5)
-def entropy(layer: Look) -> Tensor:
+def entropy(layer: LayerView) -> Tensor:
     """exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; DeeBERT,
     Xin et al. 2020)"""
     return layer.entropy
@@ -431,7 +440,7 @@ def entropy(layer: Look) -> Tensor:
 @rule(
     parameter="threshold", unit="cosine", needs=STREAM, sees="cosine", least=-1, most=1, example=0.95, short="sim"
 )  # fmt: skip
-def similarity(layer: Look) -> Tensor:
+def similarity(layer: LayerView) -> Tensor:
     """exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one before it (the
     hidden-state saturation of CALM, Schuster et al. 2022)"""
     before_BW, after_BW = layer.before.float(), layer.after.float()
@@ -440,10 +449,10 @@ def similarity(layer: Look) -> Tensor:
 
 
 @rule(
-    parameter="exitable layers in a row", unit="layers", needs=HISTORY, sees="layers in a row", kind=InARow,
+    parameter="exitable layers in a row", unit="layers", needs=HISTORY, sees="layers in a row", kind=PatienceRule,
     short="pat",
 )  # fmt: skip
-def patience(layer: Look) -> Tensor:
+def patience(layer: LayerView) -> Tensor:
     """exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al.
     2020)"""
     same_BR = (layer.likeliest_so_far == layer.likeliest_so_far[:, -1:]).flip(-1)
@@ -451,30 +460,30 @@ def patience(layer: Look) -> Tensor:
 
 
 @rule(
-    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, sees="predicted KL, nats", draws=True, kind=ByKL, short="pkl"
+    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, sees="predicted KL, nats", draws=True, kind=KLRule, short="pkl"
 )  # fmt: skip
-def predicted_kl(layer: Look) -> Tensor:
+def predicted_kl(layer: LayerView) -> Tensor:
     """exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's stream"""
     return layer.predicted_kl
 
 
-@rule(parameter="exit layer", needs=NOTHING, kind=Fixed)
-def fixed(layer: Look) -> Tensor:
+@rule(parameter="exit layer", needs=NOTHING, kind=FixedRule)
+def fixed(layer: LayerView) -> Tensor:
     """exits at one layer, whatever the token"""
     return layer.parameter
 
 
-@rule(needs=NOTHING, draws=True, kind=Random)
-def random(layer: Look) -> Tensor:
+@rule(needs=NOTHING, draws=True, kind=RandomRule)
+def random(layer: LayerView) -> Tensor:
     """exits at random, as often at each layer as another configuration, whatever the token"""
     return layer.parameter
 
 
-def shown(parameter: Parameter) -> str:
+def format_parameter(parameter: Parameter) -> str:
     """A parameter as text, for keys and messages; different numbers give different texts."""
     if parameter is None:
         return "none"
-    if isinstance(parameter, Control):
+    if isinstance(parameter, ExitHistogram):
         return parameter.of.partition("/")[2]
     short = f"{parameter:g}"
     return short if float(short) == parameter else repr(parameter)

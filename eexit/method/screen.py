@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from eexit.cpu.packed_linear import plain_bias, plain_weight
-from eexit.cpu.search import likeliest
+from eexit.cpu.topk import top_tokens
 from eexit.errors import UsageError
 from eexit.method.affine import in_float64
 from eexit.method.screen_size import ScreenSize
 from eexit.model.layers import Decoder
-from eexit.model.structure import graft
+from eexit.model.structure import replace_module
 
 ROWS: Final = 32  # at a time: each needs the weights of its own tokens
 BLOCK: Final = 8  # tokens, of which only the best is sorted at first
@@ -39,7 +39,9 @@ class Screen:
         if output is None or path is None:
             raise UsageError("--decide-on screen can't be used with this model: its head has no output embeddings")
         self.n_tokens, self._weight_VH, self.bias_V = size.n_tokens, plain_weight(output), plain_bias(output)
-        self._head: Any = graft(decoder.head_alone, path, self._product)  # with the model's scaling and soft-cap
+        self._head: Any = replace_module(
+            decoder.head_alone, path, self._product
+        )  # with the model's scaling and soft-cap
         weight_VH = self._weight_VH.float()
         n_tokens, width = weight_VH.shape
         if size.rank > width:
@@ -60,10 +62,10 @@ class Screen:
         rough_BV = (ready_BH @ self.down_RH.T) @ self.up_VR.T
         if self.bias_V is not None:
             rough_BV = rough_BV + self.bias_V
-        return likeliest(rough_BV, self.n_tokens, BLOCK)[0]
+        return top_tokens(rough_BV, self.n_tokens, BLOCK)[0]
 
     def read(self, ready_BH: Tensor) -> dict[str, Tensor]:
-        """Return what rules read of the distributions over the tokens that are let through, by the names of `Look`."""
+        """Return values of `LayerView`, of the distributions over the tokens that the screen selects."""
         parts = zip(*(self._read(part_BH) for part_BH in ready_BH.split(ROWS)), strict=True)
         return dict(zip(("likeliest", "top_p", "entropy"), map(torch.cat, parts), strict=True))
 

@@ -18,29 +18,29 @@ import torch
 from numpy.random import Generator, Philox
 from torch import Tensor
 
-from eexit.method.rules import Chances
+from eexit.method.rules import ExitChances
 
 
-def exit_probabilities(chances: Chances) -> Tensor:
+def exit_probabilities(chances: ExitChances) -> Tensor:
     """Stick-breaking: P(e_i) = s_i·Π_{j<i}(1−s_j), and P(final) = Π_j(1−s_j).
 
     Shape (B, E + 1), the final layer last; each row sums to 1.
     """
-    passed_BE = chances.go_on_BE.cumprod(-1)
+    passed_BE = chances.pass_BE.cumprod(-1)
     reached_BE = torch.cat([torch.ones_like(passed_BE[:, :1]), passed_BE[:, :-1]], dim=-1)
-    return torch.cat([chances.stop_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
+    return torch.cat([chances.exit_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
 
 
-def choose_exits(chances: Chances, u_B: Tensor) -> Tensor:
+def choose_exits(chances: ExitChances, u_B: Tensor) -> Tensor:
     """The first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into them; E for the final layer.
 
     For the same u, smaller chances s never give an earlier exit.
     """
-    return (1 - chances.go_on_BE.cumprod(-1) <= u_B[:, None]).sum(-1)
+    return (1 - chances.pass_BE.cumprod(-1) <= u_B[:, None]).sum(-1)
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedExits:
     """What is read at exits, on average over draws and tokens; KL in nats."""
 
     share_X: Tensor  # of the exits
@@ -49,13 +49,13 @@ class Expected:
     same: float  # the chance that all tokens agree with it, if exits are drawn token by token
 
 
-def expect(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expected:
+def expected_exits(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> ExpectedExits:
     """Given the distribution over exits; at the final layer a token agrees with it, and is 0 nats away."""
     prob_NX = prob_NX.double()
     kl_NX = torch.nn.functional.pad(kl_NE, (0, 1)).double()
     agrees_NX = torch.nn.functional.pad(agrees_NE.double(), (0, 1), value=1.0)
     kl_N, agreement_N = ((prob_NX * value_NX).sum(1) for value_NX in (kl_NX, agrees_NX))
-    return Expected(prob_NX.mean(0), kl_N.mean().item(), agreement_N.mean().item(), agreement_N.prod().item())
+    return ExpectedExits(prob_NX.mean(0), kl_N.mean().item(), agreement_N.mean().item(), agreement_N.prod().item())
 
 
 def exit_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:

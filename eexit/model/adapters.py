@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eexit.cpu.packed_linear import PackedLinear, is_whole
+from eexit.cpu.packed_linear import PackedLinear, is_unquantized
 from eexit.errors import UsageError, first_line
 from eexit.model.checkpoint import quietly
 from eexit.model.quantization import quantization_of
@@ -92,7 +92,7 @@ def sharing(model: PreTrainedModel) -> PreTrainedModel:
     """
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     shared |= {id(module): module for module in model.modules() if isinstance(module, PackedLinear)}
-    shared |= {id(each): _parameter(each) if is_whole(each) else each for each in model.parameters()}
+    shared |= {id(each): _parameter(each) if is_unquantized(each) else each for each in model.parameters()}
     shared |= {id(each): each for module in model.modules() for each in _functions_of(module)}
     return copy.deepcopy(model, shared)
 

@@ -20,11 +20,11 @@ SLACK_COLUMNS: Final = 128  # empty ones before all rows, after which the cache 
 Rewrite = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]  # of a layer's keys and values before they are written
 
 
-class KeysWritten(Exception):
+class StopAfterKV(Exception):
     """Raised to leave a layer as soon as it has written its keys and values."""
 
 
-class LayerColumns(CacheLayerMixin):
+class LayerKVCache(CacheLayerMixin):
     """One layer's keys and values, (S, H, C, D) each, allocated when the layer first writes some."""
 
     is_compileable = False
@@ -56,7 +56,7 @@ class LayerColumns(CacheLayerMixin):
         keys[:, :, cache.start : end] = key_states
         values[:, :, cache.start : end] = value_states
         if cache.only_keys:
-            raise KeysWritten
+            raise StopAfterKV
         return keys[:, :, cache.first : end], values[:, :, cache.first : end]
 
     def grow(self) -> None:
@@ -86,9 +86,9 @@ class KVCache(Cache):
     """
 
     def __init__(self, n_layers: int, n_slots: int, length: int, grows: bool = True):
-        columns = [LayerColumns(self, layer) for layer in range(n_layers)]
+        columns = [LayerKVCache(self, layer) for layer in range(n_layers)]
         super().__init__(layers=[*columns])
-        self.columns: Sequence[LayerColumns] = columns
+        self.columns: Sequence[LayerKVCache] = columns
         self.n_slots, self.length = n_slots, length + SLACK_COLUMNS
         self.capacity = 0 if grows else self.length
         self.n_rows, self.start, self.first, self.only_keys = n_slots, 0, 0, False

@@ -10,31 +10,31 @@ from eexit.model.layers import Decoder
 
 
 @dataclass(frozen=True)
-class Decoders:
+class DecoderPair:
     """The teacher is the base model at full depth; the student is the one whose layers exits leave out.
 
     They are one decoder, unless the student has an adapter (`eexit.model.adapters`).
     """
 
-    teacher: Decoder
-    student: Decoder
+    full_depth: Decoder
+    early_exit: Decoder
 
     @classmethod
-    def of(cls, decoder: Decoder, student: Decoder | None = None) -> "Decoders":
+    def of(cls, decoder: Decoder, student: Decoder | None = None) -> "DecoderPair":
         """Pair a decoder with a student; without one, the decoder is both."""
         return cls(decoder, student or decoder)
 
     @property
-    def are_one(self) -> bool:
-        return self.student is self.teacher
+    def is_shared(self) -> bool:
+        return self.early_exit is self.full_depth
 
     @property
-    def without_student(self) -> "Decoders":
+    def without_student(self) -> "DecoderPair":
         """The base model as both, as it decodes requests without exits."""
-        return Decoders.of(self.teacher)
+        return DecoderPair.of(self.full_depth)
 
 
-def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool) -> Decoders:
+def build_decoders(model: PreTrainedModel, adapter: str | None, packed: bool) -> DecoderPair:
     """Return the decoders of a model and of its student; if `packed`, their linear layers are packed in place.
 
     Raises `UsageError` for what can't be run with exits, and for an adapter that does not fit the model.
@@ -43,4 +43,4 @@ def take_apart(model: PreTrainedModel, adapter: str | None, packed: bool) -> Dec
     if packed:
         pack_linear_layers(model, student)
     own = {each: Decoder(each) for each in {model, student}}
-    return Decoders(own[model], own[student])
+    return DecoderPair(own[model], own[student])

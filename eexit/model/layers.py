@@ -2,8 +2,8 @@
 
 What is between the layers is transformers' own: embeddings, positions, rotary angles, masks, windows, attention, norms
 and head. The function gets the residual stream that enters a layer and returns what the next layer gets. It may run the
-layer, have it write keys and values alone (`eexit.model.keys_alone`), or pass the stream on. What is run is a copy of
-the module that holds the layers (`eexit.model.structure`), so that others may use the model meanwhile.
+layer, have it write keys and values alone (`eexit.model.kv_projection`), or pass the stream on. What is run is a copy
+of the module that holds the layers (`eexit.model.structure`), so that others may use the model meanwhile.
 
 Shapes: B rows, T tokens, C columns of the cache, W width of the residual stream, H width of what the head takes, V
 vocabulary.
@@ -25,9 +25,9 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from eexit.errors import UsageError
-from eexit.model import refusals, structure
+from eexit.model import structure, support
 from eexit.model.cache import KVCache
-from eexit.model.keys_alone import KeysAlone, Projection, without_queries
+from eexit.model.kv_projection import KVProjection, Projection, without_queries
 
 FAR_POSITION: Final = 1 << 20  # of a model without a limit
 
@@ -97,21 +97,21 @@ Visit = Callable[[Layer, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ForwardInputs:
     """Tokens of a pass: those of each row are to the right, behind padding.
 
-    `seen_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are the last.
-    They begin with column `first_column`. Layers get no columns before it, and so no more than the longest row has
-    tokens: some models have masks or biases for no more columns than their context has positions.
+    `attention_mask_BC` are the columns of the cache that hold tokens of a row, those of this pass included, which are
+    the last. They begin with column `first_column`. Layers get no columns before it, and so no more than the longest
+    row has tokens: some models have masks or biases for no more columns than their context has positions.
     """
 
     token_BT: Tensor
     position_BT: Tensor
-    seen_BC: Tensor
+    attention_mask_BC: Tensor
     first_column: int = 0
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]], device: torch.device, end: int = 0) -> "Inputs":
+    def of(cls, texts: Sequence[Sequence[int]], device: torch.device, end: int = 0) -> "ForwardInputs":
         """Return whole texts as inputs, padded on the left; they end before column `end`, or where the longest does."""
         longest = max(map(len, texts))
         token_BT = torch.tensor([[*[-1] * (longest - len(text)), *text] for text in texts])
@@ -121,9 +121,11 @@ class Inputs:
         position_BT = seen_BT.cumsum(1) - 1
         return cls(token_BT.clamp(min=0), position_BT.clamp(min=0), seen_BT, max(0, end - longest))
 
-    def first(self, n_rows: int) -> "Inputs":
+    def first(self, n_rows: int) -> "ForwardInputs":
         """Return those of the first rows."""
-        return Inputs(self.token_BT[:n_rows], self.position_BT[:n_rows], self.seen_BC[:n_rows], self.first_column)
+        return ForwardInputs(
+            self.token_BT[:n_rows], self.position_BT[:n_rows], self.attention_mask_BC[:n_rows], self.first_column
+        )
 
 
 class Decoder:
@@ -134,13 +136,13 @@ class Decoder:
     """
 
     def __init__(self, model: PreTrainedModel):
-        with refusals.naming(type(model).__name__):
-            refusals.refuse_unsupported(model.config)
-            refusals.refuse_compiled(model)
-            refusals.refuse_unmerged(model)
-            refusals.refuse_training(model)
-            refusals.refuse_autocast(model.device)
-            refusals.refuse_offloaded(model)
+        with support.naming(type(model).__name__):
+            support.refuse_unsupported(model.config)
+            support.refuse_compiled(model)
+            support.refuse_unmerged(model)
+            support.refuse_training(model)
+            support.refuse_autocast(model.device)
+            support.refuse_offloaded(model)
             config, head = model.config.get_text_config(decoder=True), model.get_output_embeddings()
             self.model, self.dtype = model, model.dtype
             self.n_layers: int = config.num_hidden_layers
@@ -161,14 +163,14 @@ class Decoder:
 
     @torch.inference_mode()
     def run(
-        self, visit: Visit, inputs: Inputs, cache: KVCache, first: int = 0, entering_BTW: Tensor | None = None
+        self, visit: Visit, inputs: ForwardInputs, cache: KVCache, first: int = 0, entering_BTW: Tensor | None = None
     ) -> Tensor:
         """Run the model's stack of layers, and return what goes into its head, (B, T, H).
 
         Layers before `first` are left out, and `entering_BTW` is the residual stream that enters it.
         """
         (n_rows, n_tokens), first_device = inputs.token_BT.shape, self.first_device
-        start = inputs.first_column + inputs.seen_BC.shape[1] - n_tokens
+        start = inputs.first_column + inputs.attention_mask_BC.shape[1] - n_tokens
         cache.begin(n_rows, start, n_tokens, inputs.first_column)
         where = {"position_ids": inputs.position_BT.to(first_device)} if self.takes_positions else {}
 
@@ -180,8 +182,8 @@ class Decoder:
         context = copy_context()  # other threads may call the model meanwhile
         context.run(_running.set, (visit_from_first, cache))
         output: Any = context.run(
-            self.visited, input_ids=inputs.token_BT.to(first_device), attention_mask=inputs.seen_BC.to(first_device),
-            cache=cache, use_cache=True, **where,
+            self.visited, input_ids=inputs.token_BT.to(first_device),
+            attention_mask=inputs.attention_mask_BC.to(first_device), cache=cache, use_cache=True, **where,
         )  # fmt: skip
         ready_BTH: Tensor = output[0]
         return ready_BTH.to(self.device)
@@ -195,17 +197,17 @@ class Decoder:
 
     # ---- reading
 
-    def normed(self, hidden_BW: Tensor) -> Tensor:
+    def head_input(self, hidden_BW: Tensor) -> Tensor:
         """Return the head's input for a residual stream, (B, H): after final norm and, if there is one, projection."""
         ready_B1H: Tensor = self.after_layers(hidden_BW[:, None])
         return ready_B1H[:, 0].to(self.device)
 
-    def unnormed(self, hidden_BW: Tensor) -> Tensor:
+    def head_input_without_norm(self, hidden_BW: Tensor) -> Tensor:
         """Return the head's input for a stream that has been normed, (B, H): after the projection, if there is one."""
         ready_B1H: Tensor = self.projections(hidden_BW[:, None])
         return ready_B1H[:, 0].to(self.device)
 
-    def head(self, ready_BH: Tensor) -> Tensor:
+    def lm_head(self, ready_BH: Tensor) -> Tensor:
         """Return the logits, (B, V), of an input of the head, with the model's scaling and soft-cap."""
         logits_B1V: Tensor = self.head_alone(inputs_embeds=ready_BH[:, None], use_cache=False).logits
         return logits_B1V[:, 0]
@@ -232,10 +234,10 @@ class Decoder:
         `path` is that of the stack of layers, and `name` that of their list in it.
         """
         model: Any = self.model
-        texts = refusals.checked_texts(self.vocabulary, self.context)
-        alone, first = Inputs.of(texts[-1:], self.device), self.first_device
-        given = {"input_ids": alone.token_BT.to(first), "attention_mask": alone.seen_BC.long().to(first)}
-        cache, context = _ClaimingCache(self.n_layers, 1, len(texts[-1])), copy_context()
+        texts = support.checked_texts(self.vocabulary, self.context)
+        alone, first = ForwardInputs.of(texts[-1:], self.device), self.first_device
+        given = {"input_ids": alone.token_BT.to(first), "attention_mask": alone.attention_mask_BC.long().to(first)}
+        cache, context = _FakeLengthCache(self.n_layers, 1, len(texts[-1])), copy_context()
         context.run(_running.set, (Layer.run, cache))  # so that the model's own layers get the masks of a pass
         own_TV: Tensor = context.run(model, **given, use_cache=False).logits[0].to(self.device)
 
@@ -243,12 +245,12 @@ class Decoder:
         for at in (path, path.partition(".")[0]):  # the module around the stack may change its embeddings
             self.head_alone = structure.without(model, at)
             with suppress(Exception):  # a model's code may raise anything
-                self.head(ready_TH)
+                self.lm_head(ready_TH)
                 break
-        if not torch.equal(self.head(ready_TH), own_TV):
+        if not torch.equal(self.lm_head(ready_TH), own_TV):
             why = ": it takes positions from the length of the cache" if cache.asked else ""
             raise UsageError(f"its logits are others when its layers are visited{why}")
-        if not torch.equal(self.head(self.normed(after_TW)), own_TV):
+        if not torch.equal(self.lm_head(self.head_input(after_TW)), own_TV):
             raise UsageError("its logits don't follow from the residual stream after its last layer")
 
         self.width: int = after_TW.shape[-1]
@@ -257,21 +259,21 @@ class Decoder:
         self.cache_bytes_per_token: int = numbers * self.dtype.itemsize
         self.windows = self._windows(config)
         why = "" if self.takes_positions else "; it takes no position_ids"
-        refusals.refuse_mixed(self._last_four, texts, own_TV[-4:].float(), self.dtype, why)
+        support.refuse_mixed(self._last_four, texts, own_TV[-4:].float(), self.dtype, why)
 
     def _visit_each(
-        self, stack: nn.Module, name: str, inputs: Inputs, cache: "_ClaimingCache"
+        self, stack: nn.Module, name: str, inputs: ForwardInputs, cache: "_FakeLengthCache"
     ) -> tuple[Tensor, Tensor]:
         """Visit layers, which have to run once each, in order. Find their keys alone, their outputs and what follows.
 
         Returns the residual stream after the last layer, (T, W), and what goes into the head, (T, H). While a layer
         runs, the cache claims to be as long as the model's context, since it may hold padding.
         """
-        stand_ins = [structure.StandIn(layer, partial(self._at, index)) for index, layer in enumerate(self.layers)]
+        stand_ins = [structure.ModuleProxy(layer, partial(self._at, index)) for index, layer in enumerate(self.layers)]
         beside = [path for path, each in stack.named_children() if not isinstance(each, nn.ModuleList)]
         observing, ran = structure.observed(stack, beside)
-        self.visited = structure.graft(observing, name, stand_ins)
-        self.takes_masks, self.for_keys, stream = True, list[KeysAlone](), list[Tensor]()
+        self.visited = structure.replace_module(observing, name, stand_ins)
+        self.takes_masks, self.for_keys, stream = True, list[KVProjection](), list[Tensor]()
 
         def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
             if layer.index != len(self.for_keys):
@@ -291,7 +293,7 @@ class Decoder:
         ready_1TH = self.run(visit, inputs, cache)
         if len(self.for_keys) < self.n_layers:
             raise UsageError(f"{len(self.for_keys)} of its {self.n_layers} layers run")
-        self.visited = structure.graft(stack, name, stand_ins)
+        self.visited = structure.replace_module(stack, name, stand_ins)
         ends = [stack.get_submodule(path) for path, _, _ in ran]
         self.after_layers = nn.Sequential(*ends)
         self.projections = nn.Sequential(*(each for each in ends if "norm" not in type(each).__name__.lower()))
@@ -312,18 +314,18 @@ class Decoder:
 
         if farthest > 2:
             one = torch.ones(1, 1, dtype=torch.long, device=self.device)
-            far = Inputs(one, one * (farthest - 1), one.expand(1, farthest).bool())
+            far = ForwardInputs(one, one * (farthest - 1), one.expand(1, farthest).bool())
             self.run(visit, far, self.cache(1, farthest))
         return windows
 
-    def _last_four(self, texts: refusals.Texts, nudge: float) -> Tensor:
+    def _last_four(self, texts: support.Texts, nudge: float) -> Tensor:
         """Return the logits behind the last four tokens of texts, (B, 4, V), by each kind of pass that there is.
 
         The first of the four ends a pass over all tokens before, the second has a pass of its own, and the last two are
         deferred: each runs half of the layers by itself, and they run the others together. The hidden state is nudged
         before every layer, by up to so much of its size.
         """
-        whole, cache = Inputs.of(texts, self.device), self.cache(len(texts), len(texts[0]))
+        whole, cache = ForwardInputs.of(texts, self.device), self.cache(len(texts), len(texts[0]))
         generator, length, half = torch.Generator().manual_seed(0), len(texts[0]), self.n_layers // 2
         deferred: list[Tensor] = []
 
@@ -336,9 +338,9 @@ class Decoder:
                 deferred.append(hidden_BTW)
             return visit(layer, hidden_BTW) if layer.index < half else hidden_BTW
 
-        def part(start: int, end: int) -> Inputs:
+        def part(start: int, end: int) -> ForwardInputs:
             at = slice(start, end)
-            return Inputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.seen_BC[:, :end])
+            return ForwardInputs(whole.token_BT[:, at], whole.position_BT[:, at], whole.attention_mask_BC[:, :end])
 
         first = self.run(visit, part(0, length - 3), cache)[:, -1:]
         second = self.run(visit, part(length - 3, length - 2), cache)
@@ -346,11 +348,11 @@ class Decoder:
             self.run(defer, part(at, at + 1), cache)
         later = self.run(visit, part(length - 2, length), cache, half, torch.cat(deferred, 1))
         ready_B4H = torch.cat([first, second, later], 1)
-        logits_B4V: Tensor = self.head(ready_B4H.flatten(0, 1)).unflatten(0, (-1, 4))
+        logits_B4V: Tensor = self.lm_head(ready_B4H.flatten(0, 1)).unflatten(0, (-1, 4))
         return logits_B4V.float()
 
 
-class _ClaimingCache(KVCache):
+class _FakeLengthCache(KVCache):
     """A cache that may claim another length than it has, and notes if it is asked for it then."""
 
     claimed: int | None = None

@@ -13,8 +13,8 @@ from eexit.model.chat import Tokenizer
 from eexit.model.checkpoint import quietly, refuse_cut_off, refuse_misfit, refuse_not_finite
 from eexit.model.generation_config import values_in
 from eexit.model.quantization import INT4, method_of, quantizing, refuse_left_whole, refuse_quantize
-from eexit.model.refusals import naming, refuse_offloaded, refuse_unsupported
 from eexit.model.sources import DEFAULT_MODEL, hub_is_reachable, locate, no_tokenizer
+from eexit.model.support import naming, refuse_offloaded, refuse_unsupported
 from eexit.output.text import did_you_mean
 
 

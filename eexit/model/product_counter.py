@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eexit.cpu.packed_linear import PackedLinear, is_whole
+from eexit.cpu.packed_linear import PackedLinear, is_unquantized
 from eexit.model.adapters import sharing
 from eexit.model.layers import Decoder
 
@@ -71,7 +71,7 @@ def _is_counted(module: nn.Module) -> bool:
     """Return True if all products of the module itself are operators with a formula."""
     if not hasattr(module, "in_features") or isinstance(module, PackedLinear):
         return True
-    return is_whole(getattr(module, "weight", None))
+    return is_unquantized(getattr(module, "weight", None))
 
 
 @cache

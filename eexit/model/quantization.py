@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel, TorchAoConfig
 
-from eexit.cpu.packed_linear import PackedLinear, is_whole
+from eexit.cpu.packed_linear import PackedLinear, is_unquantized
 from eexit.errors import UsageError
 from eexit.output.text import with_weights
 
@@ -25,7 +25,7 @@ def quantization_of(model: PreTrainedModel) -> str | None:
     """How the model's weights are quantised, such as int8 or gptq; None if all are the numbers themselves."""
     weights: list[Any] = [*model.parameters()]  # and those of linear layers, which may hold theirs otherwise
     weights += [getattr(module, "weight", None) for module in model.modules() if hasattr(module, "in_features")]
-    classes = {type(getattr(weight, "data", None)).__name__ for weight in weights if not is_whole(weight)}
+    classes = {type(getattr(weight, "data", None)).__name__ for weight in weights if not is_unquantized(weight)}
     other = method_of(model.config) or "of an unknown kind"
     return " and ".join(sorted({_BY_CLASS.get(name, other) for name in classes})) or None
 
@@ -86,7 +86,7 @@ def refuse_left_whole(quantize: str, model: PreTrainedModel) -> None:
             continue
         is_taken = isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
         for own, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim > 1 and is_whole(parameter) and not (parameter.is_meta and is_taken):
+            if parameter.ndim > 1 and is_unquantized(parameter) and not (parameter.is_meta and is_taken):
                 raise UsageError(
                     f"--quantize {quantize} is for linear layers (in int4, of a multiple of {GROUP} inputs), and the "
                     f"model's {name}.{own} is of none: leave --quantize out"

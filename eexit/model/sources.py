@@ -23,7 +23,7 @@ from urllib.request import getproxies
 from platformdirs import user_cache_path
 
 from eexit.errors import UsageError, first_line
-from eexit.output.whole_files import plain_errors, publish, scratch_folder
+from eexit.output.atomic_files import plain_errors, publish, scratch_folder
 
 DEFAULT_MODEL: Final = "smollm2-135m"
 # SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), which is on the package index inside a wheel.

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from eexit.errors import UsageError
 
 
-class StandIn:
+class ModuleProxy:
     """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
 
     def __init__(self, module: nn.Module, call: Callable[..., Any]):
@@ -29,11 +29,11 @@ class StandIn:
         return getattr(self.module, name)
 
 
-def graft(root: nn.Module, path: str, replacement: object) -> Any:
+def replace_module(root: nn.Module, path: str, replacement: object) -> Any:
     """Return a copy of `root` that shares all its weights, with the module at `path` replaced."""
     shell = copied(root)
     head, _, rest = path.partition(".")
-    child = graft(getattr(root, head), rest, replacement) if rest else replacement
+    child = replace_module(getattr(root, head), rest, replacement) if rest else replacement
     object.__setattr__(shell, head, child)
     return shell
 
@@ -60,7 +60,7 @@ def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[tuple[str
 
     for path in paths:
         module = root.get_submodule(path)
-        root = graft(root, path, StandIn(module, partial(note, path, module)))
+        root = replace_module(root, path, ModuleProxy(module, partial(note, path, module)))
     return root, calls
 
 
@@ -108,7 +108,7 @@ def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
 
 def without(model: nn.Module, path: str) -> Any:
     """Return a copy of a model with the module at `path` left out: what is embedded goes right to what follows it."""
-    return graft(model, path, StandIn(model.get_submodule(path), _echo))
+    return replace_module(model, path, ModuleProxy(model.get_submodule(path), _echo))
 
 
 def context_of(config: Any) -> int | None:

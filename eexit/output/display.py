@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from eexit.output.progress import Display, Progress, Silence
+from eexit.output.progress import Display, NullDisplay, Progress
 from eexit.output.text import printable
 
 RATE_WINDOW_SECONDS = 30.0  # window of the average token rate
@@ -23,7 +23,7 @@ SECONDS_BETWEEN_UPDATES = 0.25  # in a notebook
 BAR_COLUMNS = 16  # so that the text fits in 80 columns
 
 
-class Pace:
+class Throughput:
     """Token rate and remaining time, measured from construction."""
 
     def __init__(self) -> None:
@@ -51,17 +51,17 @@ class Pace:
         return time.monotonic() - self._started
 
 
-class Lines:
+class PlainDisplay:
     """Display that prints plain lines for logs, at growing intervals."""
 
     def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
         self._stream = stream
         self._every = every
-        self._pace = Pace()
+        self._pace = Throughput()
         self._next = 0.0
 
-    def __enter__(self) -> "Lines":
-        self._pace = Pace()
+    def __enter__(self) -> "PlainDisplay":
+        self._pace = Throughput()
         return self
 
     def __exit__(self, *error: object) -> None: ...
@@ -77,17 +77,17 @@ class Lines:
         print(printable(line), file=self._stream, flush=True)
 
 
-class Bar:
+class BarDisplay:
     """Display with a live bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         console = Console(file=stream)
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._console = console
-        self._pace = Pace()
+        self._pace = Throughput()
 
-    def __enter__(self) -> "Bar":
-        self._pace = Pace()
+    def __enter__(self) -> "BarDisplay":
+        self._pace = Throughput()
         self._live.__enter__()
         return self
 
@@ -115,11 +115,11 @@ class CellOutput:
         self._lines: list[str] = []
         self._progress = ""
         self._handle: Any = None
-        self._pace = Pace()
+        self._pace = Throughput()
         self._next = 0.0
 
     def __enter__(self) -> "CellOutput":
-        self._pace = Pace()
+        self._pace = Throughput()
         return self
 
     def __exit__(self, *error: object) -> None: ...
@@ -151,10 +151,10 @@ class CellOutput:
 def open_display(quiet: bool = False) -> Display:
     """Return the display for this process: silent, notebook output, live bar or plain lines on standard error."""
     if quiet:
-        return Silence()
+        return NullDisplay()
     if is_notebook():
         return CellOutput()
-    return Bar(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
+    return BarDisplay(sys.stderr) if sys.stderr.isatty() else PlainDisplay(sys.stderr)
 
 
 def is_notebook() -> bool:

@@ -15,7 +15,7 @@ LOGGER = logging.getLogger("eexit")
 LOGGER.addHandler(logging.NullHandler())  # a notebook shows events only if its user adds a handler
 
 
-class _OneObjectALine(logging.Formatter):
+class _JSONLinesFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         fields = getattr(record, "fields", {})
@@ -35,7 +35,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     if any(isinstance(handler, logging.StreamHandler) for handler in LOGGER.handlers) or sys.stderr.isatty():
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(_OneObjectALine())
+    handler.setFormatter(_JSONLinesFormatter())
     LOGGER.addHandler(handler)
     LOGGER.setLevel(level)
     LOGGER.propagate = False

@@ -29,7 +29,7 @@ def path_from(value: object, name: str) -> Path:
     return Path(path).expanduser()
 
 
-def shown(location: str) -> str:
+def redact(location: str) -> str:
     """Return a folder unchanged, or a URI without user, password and options, for messages and logs.
 
     If a secret has reserved characters without percent-encoding, such as `/`, more of the URI is hidden.
@@ -55,7 +55,7 @@ def without_secrets(text: str) -> str:
 
     def show(found: re.Match[str]) -> str:
         uri = found[0].rstrip(_PUNCTUATION)
-        return shown(uri) + found[0][len(uri) :]
+        return redact(uri) + found[0][len(uri) :]
 
     return _URI.sub(show, text)
 
@@ -68,13 +68,13 @@ def inside(location: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{question}{options}"
 
 
-def reading(location: str, table: str, name: str = "", then: str = "") -> str:
+def read_snippet(location: str, table: str, name: str = "", then: str = "") -> str:
     """Return a line of Python that reads a table of results, applies `then` to it and assigns it to `name`.
 
     The line has no secrets; if the URI has some, a comment names what to set.
     """
     where, hint = inside(location, table), ""
-    if (uri := shown(where)) != where:
+    if (uri := redact(where)) != where:
         scheme = where.partition("://")[0]
         options = [(name, text) for name, text in parse_qsl(where.partition("?")[2]) if name in PUBLIC_OPTIONS]
         where = uri.removesuffix(f"?{HIDDEN}") + (f"?{urlencode(options, safe='/:')}" if options else "")

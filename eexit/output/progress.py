@@ -29,10 +29,10 @@ class Display(Protocol):
     def say(self, line: str) -> None: ...
 
 
-class Silence:
+class NullDisplay:
     """Display that shows nothing."""
 
-    def __enter__(self) -> "Silence":
+    def __enter__(self) -> "NullDisplay":
         return self
 
     def __exit__(self, *error: object) -> None: ...

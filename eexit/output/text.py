@@ -23,7 +23,7 @@ def is_known(number: Any) -> bool:
     return number is not None and math.isfinite(number)
 
 
-def written(number: float | None, form: str) -> str:
+def format_number(number: float | None, form: str) -> str:
     """Return `format(number, form)` without the sign of a number that rounds to zero; "–" if it is unknown.
 
     >>> written(-0.0004, ".1%"), written(-0.0005, ".4f"), written(None, ".1%")
@@ -34,7 +34,7 @@ def written(number: float | None, form: str) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share in percent."""
-    return written(share, f".{digits}%")
+    return format_number(share, f".{digits}%")
 
 
 def short_percent(share: float | None) -> str:
@@ -43,20 +43,20 @@ def short_percent(share: float | None) -> str:
     >>> short_percent(0.05), short_percent(0.12345)
     ('5%', '12.3%')
     """
-    return f"{written(100 * share, '.3g')}%" if share is not None and math.isfinite(share) else "–"
+    return f"{format_number(100 * share, '.3g')}%" if share is not None and math.isfinite(share) else "–"
 
 
 def interval(low: float | None, high: float | None, form: str) -> str:
     """Return the ends of an interval with a dash between them, for terminal tables; a lone dash if it is unknown."""
-    return f"{written(low, form)}–{written(high, form)}" if is_known(low) and is_known(high) else "–"
+    return f"{format_number(low, form)}–{format_number(high, form)}" if is_known(low) and is_known(high) else "–"
 
 
 def bracketed(low: float | None, high: float | None, form: str) -> str:
     """Return an interval in brackets, as it follows its estimate in text; empty if it is unknown."""
-    return f" [{written(low, form)}, {written(high, form)}]" if is_known(low) and is_known(high) else ""
+    return f" [{format_number(low, form)}, {format_number(high, form)}]" if is_known(low) and is_known(high) else ""
 
 
-def some(lines: Sequence[str], most: int = 20) -> list[str]:
+def truncate_lines(lines: Sequence[str], most: int = 20) -> list[str]:
     """Return the first `most` lines, then the number of further lines."""
     more = len(lines) - most
     return [*lines[:most], *([f"and {more:,} more"] if more > 0 else [])]
@@ -89,7 +89,7 @@ def ordinal(n: int) -> str:
     return f"{n:,}{ending}"
 
 
-def counted(n: int, noun: str) -> str:
+def pluralize(n: int, noun: str) -> str:
     """Return a number with its noun, such as `1 seed` or `2 seeds`."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
@@ -97,7 +97,7 @@ def counted(n: int, noun: str) -> str:
 def counted_between(counts: Collection[int], noun: str) -> str:
     """Return the range of several counts with their noun, such as `5 to 6 prompts`, or one number if all are equal."""
     low, high = min(counts), max(counts)
-    return counted(high, noun) if low == high else f"{low:,} to {counted(high, noun)}"
+    return pluralize(high, noun) if low == high else f"{low:,} to {pluralize(high, noun)}"
 
 
 def with_versions(versions: Mapping[str, str | None]) -> str:

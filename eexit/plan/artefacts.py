@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.model.sources import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
-from eexit.output.whole_files import write_whole
+from eexit.output.atomic_files import write_atomic
 
 STATE: Final = "state.safetensors"  # checkpoint of an unfinished training
 
@@ -62,7 +62,7 @@ class CardRow(BaseModel):
     agreement: float | None = None
 
 
-class Card(BaseModel):
+class ArtefactCard(BaseModel):
     """Metadata of an artefact: what was trained, for which model and layers, on which data, and held-out results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,10 +97,10 @@ class Card(BaseModel):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_card(folder: Path, card: Card) -> None:
+def write_card(folder: Path, card: ArtefactCard) -> None:
     """Write the card with its checksum in one step, after the files that it lists. Raises `OSError`."""
     sealed = card.model_copy(update={"checksum": card.sum_up()})
-    write_whole(folder / CARD, sealed.model_dump_json(indent=1) + "\n")
+    write_atomic(folder / CARD, sealed.model_dump_json(indent=1) + "\n")
 
 
 def is_of_training(content: bytes) -> bool:
@@ -108,15 +108,15 @@ def is_of_training(content: bytes) -> bool:
     return b'"holds"' in content
 
 
-def parse_card(content: bytes) -> Card:
+def parse_card(content: bytes) -> ArtefactCard:
     """Return the card in a file's content. Raises `ValueError` if it is damaged or of another version."""
-    card = Card.model_validate_json(content)
+    card = ArtefactCard.model_validate_json(content)
     if card.checksum != card.sum_up():
         raise ValueError("it does not have its checksum")
     return card
 
 
-def read_card(location: str, role: str) -> Card:
+def read_card(location: str, role: str) -> ArtefactCard:
     """Return the card of an artefact for use in this role, after a check of its files.
 
     Raises: `UsageError` if it can't be used. For a damaged artefact, the message has the command that repairs it.
@@ -128,7 +128,7 @@ def read_card(location: str, role: str) -> Card:
         raise UsageError(f"{name} is not a folder that is there: give {names}one that {maker}")
     if role == ADAPTER:
         files = adapter_digests(folder)
-        return Card(what=ADAPTER, holds=(ADAPTER,), model={}, layers=(), readout="lens", files=files)
+        return ArtefactCard(what=ADAPTER, holds=(ADAPTER,), model={}, layers=(), readout="lens", files=files)
     if not (folder / CARD).is_file():
         raise UsageError(
             f"{name} has no {CARD}: it is no learned exits' folder, or its training has not ended; the command that "
@@ -149,7 +149,7 @@ def read_card(location: str, role: str) -> Card:
     return card
 
 
-def damage(folder: Path, card: Card) -> str | None:
+def damage(folder: Path, card: ArtefactCard) -> str | None:
     """Return what is wrong with the files that a card lists; None if they are unchanged since training."""
     if WEIGHTS not in card.files:
         return f"{CARD} does not name {WEIGHTS}"
@@ -161,7 +161,7 @@ def damage(folder: Path, card: Card) -> str | None:
     return None
 
 
-def training_command(card: Card, location: str) -> str:
+def training_command(card: ArtefactCard, location: str) -> str:
     """Return the command that trains the artefact of this card again.
 
     FOLDER stands for a trained readout or an adapter, of which the card has only the digest; FILE for further prompts.
@@ -201,7 +201,7 @@ def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
     return digests
 
 
-def _refuse_other_readout(card: Card, name: str, readout: str, digests: Mapping[str, str]) -> None:
+def _refuse_other_readout(card: ArtefactCard, name: str, readout: str, digests: Mapping[str, str]) -> None:
     """Raise `UsageError` if a probe or gate was trained with another readout."""
     if card.readout != digests.get(READOUT, readout):
         trained_on = card.readout if len(card.readout) < len(card.digest) else "a learned one"

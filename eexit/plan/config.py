@@ -2,7 +2,7 @@
 
     SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
 
-Every field changes results. How and where a sweep is executed is in `cluster.job.SweepJob`.
+Every field changes results. How and where a sweep is executed is in `cluster.sweep_job.SweepJob`.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ from eexit.plan.field_types import (
 )  # fmt: skip
 from eexit.plan.grid_types import (
     MAPPING,
-    ControlOf,
+    ControlSpec,
     Drafts,
     ExitLayers,
     ExitSets,
@@ -78,7 +78,7 @@ class Prompt:
 
     `system`, `prefiller` and `max_new_tokens` default to the sweep's. `steps` is the number of steps to the answer.
 
-    Texts are graded if there is an `answer` or an `answer_pattern` (`eexit.quality.answers`). Prompts that depend on
+    Texts are graded if there is an `answer` or an `answer_pattern` (`eexit.quality.grading`). Prompts that depend on
     each other, such as variants of one question, share a `group`, which counts once. Results are broken down by `kind`
     (`eexit.plan.splits.kinds`).
     """
@@ -128,7 +128,7 @@ class SweepConfig(BaseModel):
         description="LAYER:N, as in 20:4 or 10,20:2,4: draft N tokens at a layer, and keep those that full depth "
         "agrees with; the text is that of normal",
     )
-    controls: tuple[ControlOf, ...] = Field((), description="random configurations with the exit layers of others")
+    controls: tuple[ControlSpec, ...] = Field((), description="random configurations with the exit layers of others")
     only: tuple[Text, ...] = Field(
         (), description="keys of configurations: of the whole grid, run these alone (default: all)"
     )

@@ -1,4 +1,4 @@
-"""Configurations of runs: a run exits early (`Exit`), drafts (`Draft`), or does neither (`Normal`).
+"""Configurations of runs: a run exits early (`EarlyExit`), drafts (`Draft`), or does neither (`NoExit`).
 
 This module does not import torch.
 """
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from eexit.method.modes import MODES
-from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, Control, Parameter, shown
+from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, ExitHistogram, Parameter, format_parameter
 
 NORMAL: Final = "normal"  # the mode without exits
 DRAFT: Final = "draft"  # the mode of self-speculative decoding
@@ -39,7 +39,7 @@ _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
 
 @dataclass(frozen=True)
-class Normal:
+class NoExit:
     """Configuration without exits; in results of other programs, its mode may have another name."""
 
     mode: str = NORMAL
@@ -54,7 +54,7 @@ class Normal:
 
 
 @dataclass(frozen=True)
-class Exit:
+class EarlyExit:
     """Configuration with exits where its rule decides; `state` is its mode, `parameter` None for a rule without one.
 
     `layers` is the exit set, where the rule is evaluated and tokens may exit; empty for every exitable layer. With a
@@ -80,9 +80,9 @@ class Exit:
     @property
     def gated_rule(self) -> str:
         """The rule and its parameter, such as `confidence/0.97`, for which a gate is trained."""
-        if isinstance(self.parameter, Control) and mode_of(self.parameter.of) != self.mode:
+        if isinstance(self.parameter, ExitHistogram) and mode_of(self.parameter.of) != self.mode:
             return f"{self.rule}/{self.parameter.of}"
-        return self.rule if self.parameter is None else f"{self.rule}/{shown(self.parameter)}"
+        return self.rule if self.parameter is None else f"{self.rule}/{format_parameter(self.parameter)}"
 
     @property
     def within(self) -> str:
@@ -111,7 +111,7 @@ class Exit:
             "kl_factor": number if self.rule in RULES and RULES[self.rule].parameter == KL_FACTOR else None,
             "exit_set": self.exit_set,
             "gate": self.gate,
-            "control_of": self.parameter.of if isinstance(self.parameter, Control) else None,
+            "control_of": self.parameter.of if isinstance(self.parameter, ExitHistogram) else None,
         }
 
     @property
@@ -169,11 +169,11 @@ class Draft:
 
 
 # `key` is the unique name, and `columns` has `COLUMNS` of both tables (`results.tables.CONFIGURATION`).
-Configuration = Normal | Exit | Draft
+Configuration = NoExit | EarlyExit | Draft
 
 
 @dataclass(frozen=True)
-class Generate:
+class HFGenerate:
     """Baseline of timings: the `generate` of transformers.
 
     With a `draft_layer`, it drafts with the layers up to that one (`assistant_early_exit` of transformers).
@@ -242,13 +242,13 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
     if (length := columns.get("draft_length")) is not None:
         return Draft(int(columns["draft_layer"]), int(length))
     if columns.get("rule") is None:
-        return Normal(columns["mode"])
+        return NoExit(columns["mode"])
     if columns.get("control_of") is not None:
-        return Exit(columns["mode"], columns["rule"], Control(columns["control_of"], ()))
+        return EarlyExit(columns["mode"], columns["rule"], ExitHistogram(columns["control_of"], ()))
     parameter, exit_set = columns.get("parameter"), columns.get("exit_set")
     layers = tuple(map(int, exit_set.split(","))) if exit_set else ()
     number = None if parameter is None else float(parameter)
-    return Exit(columns["mode"], columns["rule"], number, layers, columns.get("gate"))
+    return EarlyExit(columns["mode"], columns["rule"], number, layers, columns.get("gate"))
 
 
 def depends_on_seed(configuration: Configuration, temperature: float | None) -> bool:
@@ -257,14 +257,14 @@ def depends_on_seed(configuration: Configuration, temperature: float | None) -> 
     Runs differ if tokens are sampled or exits drawn. With an unknown temperature or rule, as in results of other
     programs, they may differ.
     """
-    if isinstance(configuration, Exit) and (configuration.rule not in RULES or RULES[configuration.rule].draws):
+    if isinstance(configuration, EarlyExit) and (configuration.rule not in RULES or RULES[configuration.rule].draws):
         return True
     return temperature != 0
 
 
 def gives_its_exits(configuration: Configuration) -> bool:
     """Return True if exits depend on neither tokens nor draws: all are at one layer, or there are none."""
-    if not isinstance(configuration, Exit):
+    if not isinstance(configuration, EarlyExit):
         return True
     rule = RULES.get(configuration.rule)
     return rule is not None and not rule.sees and not rule.draws
@@ -277,7 +277,7 @@ def without_mode(configuration: Configuration) -> Configuration:
     between modes. A custom mode's function may fail, so that its configurations stay unchanged.
     """
     mode = MODES.get(configuration.mode)
-    if isinstance(configuration, Exit) and gives_its_exits(configuration) and mode and mode.source is None:
+    if isinstance(configuration, EarlyExit) and gives_its_exits(configuration) and mode and mode.source is None:
         return replace(configuration, state="")
     return configuration
 

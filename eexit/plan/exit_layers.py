@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from eexit.errors import UsageError
-from eexit.method.rules import shown
+from eexit.method.rules import format_parameter
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Draft, Exit, gives_its_exits
+from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import configurations
 
 
@@ -24,7 +24,7 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
         )
     for configuration in configurations(config):
         match configuration:
-            case Exit():
+            case EarlyExit():
                 try:
                     configuration.per_layer(layers)
                 except ValueError as error:
@@ -38,14 +38,14 @@ def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ..
     return layers
 
 
-def _refuse_beyond(configuration: Exit, layers: Sequence[int], n_layers: int) -> None:
+def _refuse_beyond(configuration: EarlyExit, layers: Sequence[int], n_layers: int) -> None:
     """Raise `UsageError` for a fixed exit above the exitable layers, except at the final one without an exit set."""
     layer = configuration.parameter
     if not gives_its_exits(configuration) or not isinstance(layer, float) or layer <= layers[-1]:
         return
     if layer != n_layers - 1 or configuration.layers:
         raise UsageError(
-            f"rule {configuration.rule} can't exit at layer {shown(layer)}: the exitable layers are "
+            f"rule {configuration.rule} can't exit at layer {format_parameter(layer)}: the exitable layers are "
             f"{' '.join(map(str, layers))}, and the final one is {n_layers - 1}; "
             "choose one of them, or give others with --exit-layers"
         )

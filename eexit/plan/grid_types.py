@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 from eexit.method.modes import MODES
-from eexit.method.rules import RULES, Control
+from eexit.method.rules import RULES, ExitHistogram
 from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, exiting_modes, mode_of, parse_drafts, parse_exit_set
 from eexit.plan.field_types import MOST_COUNT, Count, Float, Text
@@ -136,7 +136,7 @@ def _exiting(key: str) -> str:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ControlOf:
+class ControlSpec:
     """Control to run: rule `random` with the exit layers of the configuration whose key is `of`.
 
     `counts` are that configuration's decided tokens by exit layer. The mode is `in_mode`, by default that of `of`.
@@ -151,5 +151,5 @@ class ControlOf:
         return self.in_mode or mode_of(self.of)
 
     @property
-    def parameter(self) -> Control:
-        return Control(self.of, tuple(sorted(self.counts.items())))
+    def parameter(self) -> ExitHistogram:
+        return ExitHistogram(self.of, tuple(sorted(self.counts.items())))

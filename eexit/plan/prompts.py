@@ -22,8 +22,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from eexit.errors import UsageError, first_line
-from eexit.output.locations import shown
-from eexit.output.text import did_you_mean, some
+from eexit.output.locations import redact
+from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.config import Prompt
 
 COMMANDS = "jobs"  # package of the commands, with sweeps and prompts
@@ -42,7 +42,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     file, the place in it, the value and the way out.
     """
     if "://" in str(path):
-        raise UsageError(f"{shown(str(path))}: prompts are read from a local file: download it first")
+        raise UsageError(f"{redact(str(path))}: prompts are read from a local file: download it first")
     path = with_package(Path(path))
     if path.suffix.lower() not in READERS:
         *most, last = READERS
@@ -119,7 +119,7 @@ def _gathered(rows: Iterable[Row], source: str) -> tuple[Prompt, ...]:
 
 def _of_unread(path: str, names: Sequence[str]) -> str:
     meant = ((name[:40], did_you_mean(name, COLUMNS, most=1)) for name in names)
-    told = ", ".join(some([f"{name} ({near})" if near else name for name, near in meant]))
+    told = ", ".join(truncate_lines([f"{name} ({near})" if near else name for name, near in meant]))
     return f"{path}: not read: {told}; prompts have the columns {', '.join(COLUMNS)}"
 
 

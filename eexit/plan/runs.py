@@ -8,15 +8,15 @@ from typing import Any, Final
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
-from eexit.output.text import did_you_mean, some
+from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.artefacts import GATE, OF_SOME, PROBE, STATE_MAPS
 from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
     Configuration,
-    Exit,
-    Normal,
+    EarlyExit,
+    NoExit,
     depends_on_seed,
     gives_its_exits,
     hashed,
@@ -30,7 +30,7 @@ OK: Final = "ok"  # status of a run
 ERROR: Final = "error"
 EOS: Final = "eos"  # `finish_reason` of a run
 LENGTH: Final = "length"  # at max_new_tokens
-STOP: Final = "stop"  # only requests with `Decoding.stops`, no run of a sweep
+STOP: Final = "stop"  # only requests with `DecodingConfig.stops`, no run of a sweep
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def configurations(config: SweepConfig) -> list[Configuration]:
     """
     controls: dict[str, list[Configuration]] = {}
     for control in config.controls:
-        controls.setdefault(control.of, []).append(Exit(control.mode, CONTROL, control.parameter))
+        controls.setdefault(control.of, []).append(EarlyExit(control.mode, CONTROL, control.parameter))
     planned: list[Configuration] = []
     for configuration in _grid(config):
         planned += [configuration, *controls.pop(configuration.key, [])]
@@ -65,24 +65,24 @@ def refuse_unknown_only(config: SweepConfig) -> None:
     planned = [each.key for each in configurations(config)]
     if unknown := [key for key in config.only if key not in planned]:
         grid = [each.key for each in configurations(config.model_copy(update={"only": ()}))]
-        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(some(grid, 3))}")
+        way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(truncate_lines(grid, 3))}")
         raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:
     for mode in config.modes:
         if mode == NORMAL:
-            yield Normal()
+            yield NoExit()
             continue
         for rule, parameters in config.rules.items():
             for parameter in parameters or (None,):
-                looks = not gives_its_exits(Exit(mode, rule, parameter))
+                looks = not gives_its_exits(EarlyExit(mode, rule, parameter))
                 reads = rule in ONLINE and ONLINE[rule].reads
                 gated = [f"{threshold:g}" for threshold in config.gate_thresholds] if config.gate and reads else []
                 gates = [None, *gated] if config.only or not gated else gated
                 for exit_set, gate in product(config.exit_sets if looks else (EVERY,), gates):
                     layers = parse_exit_set(exit_set)
-                    yield Exit(mode, rule, parameter, () if layers == config.exit_layers else layers, gate)
+                    yield EarlyExit(mode, rule, parameter, () if layers == config.exit_layers else layers, gate)
     for text in config.draft:
         yield from parse_drafts(text)
 
@@ -101,7 +101,7 @@ def same_in_several_modes(config: SweepConfig) -> dict[str, list[str]]:
     modes: dict[Configuration, list[str]] = {}
     for each in configurations(config):
         modes.setdefault(without_mode(each), []).append(each.mode)
-    return {each.rule_key: of for each, of in modes.items() if isinstance(each, Exit) and len(of) > 1}
+    return {each.rule_key: of for each, of in modes.items() if isinstance(each, EarlyExit) and len(of) > 1}
 
 
 def count_different_runs(config: SweepConfig) -> int:
@@ -113,7 +113,7 @@ def count_different_runs(config: SweepConfig) -> int:
 
 def used_by(configuration: Configuration) -> frozenset[str]:
     """Return the roles in `OF_SOME` whose artefacts this configuration's runs depend on."""
-    if not isinstance(configuration, Exit):
+    if not isinstance(configuration, EarlyExit):
         return frozenset()
     rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.state)
     uses = {PROBE: rule and rule.probes, GATE: configuration.gate, STATE_MAPS: state and state.maps}

@@ -12,7 +12,7 @@ SAMPLE: Final = "representative"
 _SORTED_ID: Final = re.compile(r"(.+)[-_:/.]\d+")
 
 
-def for_reporting(unit: str) -> bool:
+def in_test_split(unit: str) -> bool:
     """Return True if this group is in the test split, which reports a selected setting: one in four.
 
     `unit` is the name of a prompt's group or, without one, the prompt's text. So a whole group is in one split.
@@ -20,9 +20,9 @@ def for_reporting(unit: str) -> bool:
     return is_drawn(unit, "reporting", ONE_IN)
 
 
-def for_pilot(unit: str) -> bool:
+def in_pilot_split(unit: str) -> bool:
     """Return True if this group is in the pilot split, which orders settings: one in four outside the test split."""
-    return not for_reporting(unit) and is_drawn(unit, "pilot", ONE_IN)
+    return not in_test_split(unit) and is_drawn(unit, "pilot", ONE_IN)
 
 
 def groups(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from eexit.plan.runs import OK
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
 from eexit.quality.risks import RISKS, Risk, losses, numbers
-from eexit.quality.text_measures import cut
+from eexit.quality.text_metrics import cut
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,11 +30,11 @@ BETTER: Final = Risk("correct", "", "", "", lambda number, normal: number - norm
 
 
 @dataclass(frozen=True)
-class BesideNormal:
+class PairedMetrics:
     """Metrics of a configuration on some prompts: shares with intervals, over the prompts that have a value."""
 
     accuracy: Estimate  # correct answers, over prompts with an expected one
-    cut: Estimate  # texts that `max_new_tokens` ended, over the same prompts (`eexit.quality.text_measures.cut`)
+    cut: Estimate  # texts that `max_new_tokens` ended, over the same prompts (`eexit.quality.text_metrics.cut`)
     difference: Estimate  # paired difference of its accuracy from that of `normal`, by run
     lost: Estimate  # answers that are right with `normal` and wrong with this configuration (`RISKS["answers"]`)
     disagreement: Estimate  # decided tokens that the full-depth pass on the same text does not predict
@@ -48,7 +48,7 @@ class BesideNormal:
 
 def by_kind(
     runs: "pa.Table", kind_of: Mapping[str, str], unit_of: Mapping[str, str]
-) -> dict[str, dict[str, BesideNormal]]:
+) -> dict[str, dict[str, PairedMetrics]]:
     """Return configuration → kind → metrics; kinds in alphabetical order.
 
     `runs` have `COLUMNS`. `kind_of` and `unit_of` map a prompt's id to its kind and its group. Prompts without a kind
@@ -60,14 +60,14 @@ def by_kind(
     runs = runs.append_column("unit", [[unit_of[each] for each in ids]]).append_column("draw", runs["seed"])
     is_cut_R = cut(runs["finish_reason"].to_pylist(), runs["correct"].is_valid().to_numpy())
     runs = runs.append_column("cut", [np.ma.masked_invalid(is_cut_R)])
-    found: dict[str, dict[str, BesideNormal]] = {}
+    found: dict[str, dict[str, PairedMetrics]] = {}
     for kind in sorted({*kind_R[ok_R]} - {""}):
         for key, beside in _beside_normal(runs.filter(ok_R & (kind_R == kind))).items():
             found.setdefault(key, {})[str(kind)] = beside
     return found
 
 
-def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
+def _beside_normal(runs: "pa.Table") -> dict[str, PairedMetrics]:
     """Return the metrics of each configuration over all prompts of these runs."""
     lost = losses(RISKS["answers"], runs)
     full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("cost_full", "cost_run"))
@@ -81,7 +81,7 @@ def _beside_normal(runs: "pa.Table") -> dict[str, BesideNormal]:
         estimate_ratios(full_PC - run_PC, full_PC),
         strict=True,
     )
-    return {key: BesideNormal(*of) for key, of in zip(lost.configurations, figures, strict=True)}
+    return {key: PairedMetrics(*of) for key, of in zip(lost.configurations, figures, strict=True)}
 
 
 def _estimates(values_PC: np.ndarray, what: ValueKind = ValueKind.SHARE) -> list[Estimate]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eexit.quality.intervals import clopper_pearson, of_difference, of_quotient, of_share, student
+from eexit.quality.intervals import clopper_pearson, of_difference, of_quotient, share_interval, t_interval
 
 MIN_SAMPLES: Final = 5  # prompts; with fewer, a mean has no interval
 MIN_CALLS: Final = 6  # calls of a timing; with fewer, intervals are too wide to be of use
@@ -97,11 +97,11 @@ def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
     if n < MIN_SAMPLES:
         return Estimate(mean, math.nan, math.nan, n)
     if kind is ValueKind.SHARE:
-        ends = of_share(values_P)
+        ends = share_interval(values_P)
     elif kind is ValueKind.DIFFERENCE:
         ends = of_difference(values_P)
     else:
-        low, high = student(mean, float(values_P.var(ddof=1)), n)
+        low, high = t_interval(mean, float(values_P.var(ddof=1)), n)
         ends = max(low, float(values_P.min())), min(high, float(values_P.max()))  # no count is below 0
     return Estimate(mean, *ends, n)
 
@@ -126,7 +126,7 @@ def _ratio(above_P: np.ndarray, below_P: np.ndarray, kind: ValueKind) -> Estimat
         return Estimate(ratio, math.nan, math.nan, n)
     if kind is ValueKind.SHARE and ratio in (0, 1):
         return Estimate(ratio, *clopper_pearson(ratio * n, n), n)
-    low, high = student(ratio, float(((above_P - ratio * below_P) / mean_below).var(ddof=1)), n)
+    low, high = t_interval(ratio, float(((above_P - ratio * below_P) / mean_below).var(ddof=1)), n)
     return Estimate(ratio, *((max(low, 0.0), min(high, 1.0)) if kind is ValueKind.SHARE else (low, high)), n)
 
 
@@ -163,5 +163,5 @@ def estimate_over_calls(ratios: Sequence[np.ndarray]) -> Estimate:
         return Estimate(medians[0], math.nan, math.nan, n)
     log_medians = np.log(medians)
     mean = float(log_medians.mean())
-    low, high = student(mean, float(log_medians.var(ddof=1)), len(ratios))
+    low, high = t_interval(mean, float(log_medians.var(ddof=1)), len(ratios))
     return Estimate(math.exp(mean), math.exp(low), math.exp(high), n)

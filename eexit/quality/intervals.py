@@ -22,7 +22,7 @@ MOST_EFFECTIVE: Final = 1e9  # effective number of prompts if all have the same 
 Ends = tuple[float, float]
 
 
-def of_share(values_P: np.ndarray) -> Ends:
+def share_interval(values_P: np.ndarray) -> Ends:
     """Return the interval of a mean of values in [0, 1]."""
     low_1, high_1 = of_shares(values_P[None])
     return float(low_1[0]), float(high_1[0])
@@ -79,7 +79,7 @@ def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
     return min(whole_variance / (variance / n) * spread, MOST_EFFECTIVE) if variance else MOST_EFFECTIVE
 
 
-def student(mean: float, variance: float, n: int) -> Ends:
+def t_interval(mean: float, variance: float, n: int) -> Ends:
     """Return Student's interval of a mean of `n` values with this sample variance."""
     half = float(scipy.special.stdtrit(n - 1, TAILS[1])) * math.sqrt(variance / n)
     return mean - half, mean + half
@@ -95,7 +95,7 @@ def of_quotient(values_PK: np.ndarray, sign_K: np.ndarray) -> Ends:
     """
     mean_K = values_PK.mean(axis=0)
     change_P = (values_PK / mean_K) @ sign_K
-    low, high = student(float(sign_K @ np.log(mean_K)), float(change_P.var(ddof=1)), len(values_PK))
+    low, high = t_interval(float(sign_K @ np.log(mean_K)), float(change_P.var(ddof=1)), len(values_PK))
     return math.exp(low), math.exp(high)
 
 

@@ -21,7 +21,7 @@ probability δ at most. The order is fixed beforehand, since it must not depend 
   sequences share δ equally, and a completed sequence passes its share to the others (Bretz, Maurer, Brannath and Posch
   2009).
 
-The same calibration prompts can be used several times. All uses share δ as an error budget (`error_of_ask`). So the
+The same calibration prompts can be used several times. All uses share δ as an error budget (`alpha_share`). So the
 probability that any of them makes a false certificate is δ at most, however many there are: the shares add up to one.
 The decision on a further use may depend on the results of earlier ones. The settings that it tests have to come from
 other data, such as a pilot: settings selected on these prompts would be certified too often.
@@ -42,7 +42,7 @@ FULL_DEPTH: Final = 1.0  # cost of full depth
 KEPT: Final = 0.05  # share of the error budget that is reserved for unplanned uses
 
 
-def error_of_ask(confidence: float, number: int = 1, planned: int = 1) -> float:
+def alpha_share(confidence: float, number: int = 1, planned: int = 1) -> float:
     """Return the error budget of the n-th use of the same prompts (`number`); all uses err with 1 − confidence at most.
 
     The planned uses share all but `KEPT` of it equally. The next use has all but `KEPT` of this reserve, and so on:

@@ -53,7 +53,7 @@ class Risk:
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossMatrix:
     """Losses of each group and configuration, (P, C), NaN if unknown; the order of groups carries no information."""
 
     units: tuple[str, ...]
@@ -141,7 +141,7 @@ def answers_tell(accuracy: float, at_most: float) -> bool:
     return accuracy / 2 > at_most
 
 
-def losses(risk: Risk, runs: "pa.Table") -> Losses:
+def losses(risk: Risk, runs: "pa.Table") -> LossMatrix:
     """Return the losses of all groups and configurations in `runs`, which have one row per run and draw.
 
     Columns: prompt_id, unit, configuration, draw, status, and the risk's own, which is null if unknown.
@@ -165,7 +165,7 @@ def losses(risk: Risk, runs: "pa.Table") -> Losses:
     n_prompts_PC = np.zeros((len(units), len(configurations)), dtype=int)
     np.add.at(n_prompts_PC, unit_I, ~np.isnan(loss_IC))
     order, loss_PC = shuffled(units), means_of_groups(loss_IC, unit_I)
-    return Losses(tuple(units[at] for at in order), tuple(configurations), loss_PC[order], n_prompts_PC[order])
+    return LossMatrix(tuple(units[at] for at in order), tuple(configurations), loss_PC[order], n_prompts_PC[order])
 
 
 def bound_of(risk: str, at_most: float, of_groups: bool = False) -> str:
@@ -174,7 +174,7 @@ def bound_of(risk: str, at_most: float, of_groups: bool = False) -> str:
     return f"{RISKS[risk].bound if risk in RISKS else risk}{averaged} is at most {short_percent(at_most)}"
 
 
-def numbers(column: str, runs: "pa.Table") -> Losses:
+def numbers(column: str, runs: "pa.Table") -> LossMatrix:
     """Return a column by group and configuration, in the order of `losses`, with 1 for failed runs as in a loss."""
     return losses(Risk(column, "", "", "", lambda number, normal: number, best=None), runs)
 

@@ -12,20 +12,20 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from eexit.errors import UsageError
-from eexit.method.descriptions import refuse_changed
-from eexit.output.locations import shown
-from eexit.output.text import did_you_mean, some
+from eexit.method.custom_manifest import refuse_changed
+from eexit.output.locations import redact
+from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.artefacts import READOUT
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
+from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
+from eexit.quality.cost_per_correct import CostPerCorrect, per_right
 from eexit.quality.estimates import Estimate
-from eexit.quality.per_right import COLUMNS as OF_RIGHT
-from eexit.quality.per_right import PerRight, per_right
-from eexit.results.landed import read_columns
+from eexit.results.committed import read_columns
+from eexit.results.configuration_means import estimate_ratio, exit_counts, numbers_of
 from eexit.results.layout import MANIFEST, Manifest, decode
-from eexit.results.means import estimate_ratio, exit_counts, numbers_of
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import TIMINGS
@@ -131,7 +131,7 @@ class FinishedSweep:
         return ratio.complement
 
     @cached_property
-    def per_right(self) -> Mapping[str, Mapping[str, PerRight]]:
+    def per_right(self) -> Mapping[str, Mapping[str, CostPerCorrect]]:
         """Cost and tokens of a right answer, by configuration."""
         return per_right(self.runs.select(OF_RIGHT), self.unit_of)
 
@@ -145,13 +145,13 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "", trusts_c
 
     `flag` named the sweep, for messages. With `trusts_code`, Python code that the model brings may be run.
     """
-    store, name = open_store(results), f"{flag} {shown(results)}".strip()
+    store, name = open_store(results), f"{flag} {redact(results)}".strip()
     manifest = manifest_of(store, name)
     runs = read_columns(store, list(dict.fromkeys(["run_id", *columns])))
     n_runs = pc.count_distinct(runs["run_id"]).as_py()
     if n_runs < (manifest.n_runs or 0):
         raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
-    return FinishedSweep(store, manifest, runs.select(list(columns)), shown(results), trusts_code)
+    return FinishedSweep(store, manifest, runs.select(list(columns)), redact(results), trusts_code)
 
 
 def manifest_of(store: Store, name: str) -> Manifest:
@@ -178,5 +178,5 @@ def refuse_unknown(keys: Sequence[str], known: Sequence[str], name: str, what: s
     """Raise `UsageError` for a key that is not among the `known` keys of the results with this name."""
     for key in keys:
         if key not in known:
-            way_out = did_you_mean(key, known, f"it has {', '.join(some(known))}", most=3)
+            way_out = did_you_mean(key, known, f"it has {', '.join(truncate_lines(known))}", most=3)
             raise UsageError(f"{name} has no {what} {key}: {way_out}")

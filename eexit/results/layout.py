@@ -1,7 +1,7 @@
 """The layout of a results folder, for writers and readers: format, file names, and marks of files that eexit wrote.
 
     sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
-    generations/*       a row per run, and the checksums of both files of this name (`eexit.results.seals`)
+    generations/*       a row per run, and the checksums of both files of this name (`eexit.results.checksums`)
     tokens/*            a row per token
     timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
     replays/*           a row per setting that was never run, if `jobs/replay.py` was run
@@ -9,7 +9,7 @@
     choices/*           a row per call of `jobs/choose.py`
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
-`eexit.results.tables` and `eexit.results.study_tables` define the tables; `eexit.results.files` reads them.
+`eexit.results.tables` and `eexit.results.study_tables` define the tables; `eexit.results.parquet_files` reads them.
 """
 
 import json
@@ -28,7 +28,7 @@ from typing import (
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from eexit.method.descriptions import know
+from eexit.method.custom_manifest import register_from_manifest
 from eexit.plan.hashes import checksum
 
 FORMAT: Final = 8
@@ -63,7 +63,7 @@ class Manifest:
     dtype_asked: str = ""  # `--dtype` as given, such as auto; the model and the configuration have the resolved dtype
     exitable_layers: Sequence[int]
     learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role
-    own: Sequence[Mapping[str, Any]] = field(default_factory=list)  # `eexit.method.descriptions.descriptions_of`
+    own: Sequence[Mapping[str, Any]] = field(default_factory=list)  # `eexit.method.custom_manifest.descriptions_of`
     n_runs: int | None = None  # planned runs
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
     started: str = ""  # ISO 8601, UTC
@@ -163,7 +163,7 @@ class _Manifest(TypedDict):
 _TYPES: Final = TypeAdapter(_Manifest)
 
 
-class OtherFormatError(ValueError):
+class UnsupportedFormatError(ValueError):
     """A `sweep.json` in a format that this version can't read."""
 
 
@@ -176,7 +176,8 @@ def encode(manifest: Manifest) -> bytes:
 def decode(content: bytes) -> Manifest:
     """Return the manifest in a `sweep.json`, and register its custom rules and modes from their descriptions.
 
-    Raise `ValueError` if it is damaged, no manifest, or has impossible values; `OtherFormatError` for another format.
+    Raise `ValueError` if it is damaged, no manifest, or has impossible values; `UnsupportedFormatError` for another
+    format.
     """
     try:
         held = json.loads(content)
@@ -185,7 +186,7 @@ def decode(content: bytes) -> Manifest:
     if not isinstance(held, dict):
         raise ValueError("it is not an object")
     if isinstance(held.get("format"), int) and held["format"] != FORMAT:
-        raise OtherFormatError(f"it has format {held['format']}, not {FORMAT}")
+        raise UnsupportedFormatError(f"it has format {held['format']}, not {FORMAT}")
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
     try:
@@ -194,7 +195,7 @@ def decode(content: bytes) -> Manifest:
         wrong = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
     manifest = Manifest(**{field.name: held[field.name] for field in fields(Manifest) if field.name in held})
-    know(manifest.own)
+    register_from_manifest(manifest.own)
     return manifest
 
 

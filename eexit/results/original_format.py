@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eexit.output.whole_files import write_whole
+from eexit.output.atomic_files import write_atomic
 
 
 def evaluation_of(
@@ -63,7 +63,7 @@ def entry_of_text(
 
 def write(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write prompts and their results to a file."""
-    write_whole(path, json.dumps(list(entries), indent=2))
+    write_atomic(path, json.dumps(list(entries), indent=2))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Result:
+class OriginalResult:
     """One entry of a prompt's `results`. A layer is None where the file marks the final layer without a number."""
 
     prompt: int  # index in the file
@@ -103,7 +103,7 @@ def prompts_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return [text_of(entry.get("prompt")) for entry in entries]
 
 
-def results_of(entries: Sequence[Mapping[str, Any]]) -> list[Result]:
+def results_of(entries: Sequence[Mapping[str, Any]]) -> list[OriginalResult]:
     """Return the results of all prompts, in the file's order."""
     return [
         _result(number, given)
@@ -113,7 +113,7 @@ def results_of(entries: Sequence[Mapping[str, Any]]) -> list[Result]:
     ]
 
 
-def _result(prompt: int, given: Mapping[str, Any]) -> Result:
+def _result(prompt: int, given: Mapping[str, Any]) -> OriginalResult:
     evaluation = _mapping(given, "evaluation")
     stats = _mapping(evaluation, "early_exit_stats")
     responses = (given.get("response"), evaluation.get("response"))
@@ -121,7 +121,7 @@ def _result(prompt: int, given: Mapping[str, Any]) -> Result:
     distribution: Counter[int | None] = Counter()
     for layer, n in _mapping(stats, "layer_distribution").items():
         distribution[_layer(layer)] += int(number_of(n) or 0)
-    return Result(
+    return OriginalResult(
         prompt=prompt,
         mode=text_of(given.get("mode")) or "unnamed",
         kl_factor=number_of(given.get("kl_factor")),

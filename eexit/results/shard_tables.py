@@ -9,21 +9,21 @@ import pyarrow as pa
 
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import EOS, ERROR, OK, Run
-from eexit.quality.parts import PARTS
-from eexit.quality.text_measures import agreement, disagreement, distinct, longest_loop, perplexity
+from eexit.quality.text_metrics import agreement, disagreement, distinct, longest_loop, perplexity
+from eexit.quality.thinking import PARTS
 from eexit.results.tables import GENERATIONS, TOKENS
-from eexit.results.token_columns import Column, TokenColumns, recorded
+from eexit.results.token_columns import TokenColumn, TokenColumns, recorded
 
 
 @dataclass(frozen=True)
-class Results:
+class ShardTables:
     """Tables of some runs, with the schemas `tables.GENERATIONS` and `tables.TOKENS`."""
 
     generations: pa.Table
     tokens: pa.Table
 
 
-class OnProgress(Protocol):
+class ProgressCallback(Protocol):
     """Callback by which a generator reports progress."""
 
     def __call__(self, tokens: int, runs: int = 0, observed: int = 0) -> None:
@@ -33,15 +33,15 @@ class OnProgress(Protocol):
 class Generator(Protocol):
     """Executor of runs. A run that fails becomes an error row in the tables and raises no exception."""
 
-    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
         """Execute the runs together; calls `progress` now and then."""
         ...
 
 
-def error_results(runs: Sequence[Run], config: SweepConfig, error: str) -> Results:
+def error_results(runs: Sequence[Run], config: SweepConfig, error: str) -> ShardTables:
     """Return tables of failed runs: a row each with the reason, and null in every column of generated output."""
     rows = [{**run_columns(run, config), "status": ERROR, "error": error} for run in runs]
-    return Results(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
+    return ShardTables(pa.Table.from_pylist(rows, GENERATIONS), TOKENS.empty_table())
 
 
 def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
@@ -190,7 +190,7 @@ def tokens_table(
     return pa.table({field.name: columns[field.name] for field in TOKENS}, schema=TOKENS)
 
 
-def _lists(values: np.ndarray, column: Column) -> pa.Array:
+def _lists(values: np.ndarray, column: TokenColumn) -> pa.Array:
     """Return a number or nested lists of numbers per token; NaN in `values` becomes null in nullable columns."""
     flat = pa.array(values.reshape(-1), column.kind, from_pandas=column.nullable)
     if values.ndim == 1 or not column.nullable or values.dtype.kind != "f":

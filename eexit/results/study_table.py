@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from eexit.results.files import DamagedError, Location, list_folder, once_each, read_sealed
-from eexit.results.seals import encode_sealed
+from eexit.results.checksums import encode_sealed
+from eexit.results.parquet_files import DamagedError, StoreLocation, list_folder, once_each, read_sealed
 from eexit.results.store.folder import Store
 from eexit.results.tables import describe, schema
 
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class StudyTable:
     """A table declared in `eexit.results.study_tables`, with the methods that write and read its files.
 
     Among rows that are equal in the columns `once`, if any, one counts. A row without an error takes precedence over
@@ -40,7 +40,7 @@ class Table:
         """Return the name of the file with this id, 32 hexadecimal digits."""
         return f"{self.name}/{file_id}.parquet"
 
-    def files(self, location: Location) -> list[str]:
+    def files(self, location: StoreLocation) -> list[str]:
         """Return the names of all files of the table, sorted."""
         return list_folder(location, self.name)
 
@@ -54,7 +54,7 @@ class Table:
         named = {self.id_column: file_id} if self.id_column else {}
         return [{**row, **named} for row in rows]
 
-    def read(self, location: Location) -> pa.Table:
+    def read(self, location: StoreLocation) -> pa.Table:
         """Return the rows that count, in the order in which their calls began (`started`).
 
         Raise `DamagedError`, or `OSError` if a file can't be read at all.
@@ -63,7 +63,7 @@ class Table:
         rows = pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
         return once_each(rows, self.once, latest=True) if self.once else rows
 
-    def rows(self, location: Location) -> list[dict[str, Any]]:
+    def rows(self, location: StoreLocation) -> list[dict[str, Any]]:
         """Return the rows that count as dicts, in the order in which their calls began."""
         return list(self.read(location).to_pylist())
 

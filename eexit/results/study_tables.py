@@ -9,7 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from eexit.quality.rubric import TextScores
-from eexit.results.study_table import Table
+from eexit.results.study_table import StudyTable
 from eexit.results.tables import (
     CONFIGURATION,
     RUN,
@@ -25,7 +25,7 @@ from eexit.results.tables import (
     strings,
 )
 
-TIMINGS: Final = Table(
+TIMINGS: Final = StudyTable(
     "timings",
     "timing_id",
     {
@@ -84,7 +84,7 @@ TIMINGS: Final = Table(
     },
 )
 
-JUDGEMENTS: Final = Table(
+JUDGEMENTS: Final = StudyTable(
     "judgements",
     None,
     {
@@ -163,7 +163,7 @@ _TESTED: Final = schema(
     }
 )
 
-CHOICES: Final = Table(
+CHOICES: Final = StudyTable(
     "choices",
     "choice_id",
     {
@@ -186,7 +186,7 @@ CHOICES: Final = Table(
         "question": int32(
             "number",
             "which ask of these prompts for choosing it was, from 1, by this folder and those beside it "
-            "(eexit.studies.choosing.asks)",
+            "(eexit.studies.selection.alpha_spending)",
         ),
         "planned": int32("asks", "of these prompts, how many were planned at the first one"),
         "error": float64("1", "what this ask may err with: its share of 1 - confidence"),
@@ -220,7 +220,7 @@ OF_UNITS: Final = {
     "unit_changed": ("chance", "that any token of a text is not full depth's, given those before it"),
 }
 
-REPLAYS: Final = Table(
+REPLAYS: Final = StudyTable(
     "replays",
     "replay_id",
     {
@@ -301,7 +301,7 @@ REPLAYS: Final = Table(
 )
 
 _NULL: Final = "null below five prompts"
-CHAINS: Final = Table(
+CHAINS: Final = StudyTable(
     "chains",
     "chains_id",
     {

@@ -17,7 +17,7 @@ import pyarrow as pa
 from eexit.method.rules import RULES
 from eexit.plan.config import Observe
 from eexit.plan.configuration import all_modes
-from eexit.quality.parts import ANSWER, PARTS, THINKING
+from eexit.quality.thinking import ANSWER, PARTS, THINKING
 from eexit.results.token_columns import recorded
 
 
@@ -113,7 +113,7 @@ GENERATIONS: Final = schema(
         "found_answer": string(
             "text",
             "what of the text counts as its answer, by the prompt's answer_pattern or the default "
-            "(eexit.quality.answers), where the text has parts of its answer alone; null if nothing does, and if the "
+            "(eexit.quality.grading), where the text has parts of its answer alone; null if nothing does, and if the "
             "prompt brought neither an answer nor a pattern",
         ),
         "correct": boolean(

@@ -17,7 +17,7 @@ from eexit.plan.config import Observe
 
 
 @dataclass(frozen=True)
-class Column:
+class TokenColumn:
     """Declaration of a recorded column. For a column of token ids, `texts` names the column with their texts."""
 
     kind: pa.DataType  # type of one number
@@ -29,8 +29,8 @@ class Column:
 
 
 def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any:
-    """Return a field of `TokenColumns` that declares this `Column`."""
-    return field(metadata={"column": Column(kind, unit, definition, **options)})
+    """Return a field of `TokenColumns` that declares this `TokenColumn`."""
+    return field(metadata={"column": TokenColumn(kind, unit, definition, **options)})
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TokenColumns:
 
 
 @cache
-def recorded(observe: Observe = "all") -> tuple[tuple[str, str, str, Column], ...]:
+def recorded(observe: Observe = "all") -> tuple[tuple[str, str, str, TokenColumn], ...]:
     """Return the columns that are recorded with this `observe`.
 
     Each has the name of its field in `TokenColumns`, its own name, its axes after T, and its declaration.

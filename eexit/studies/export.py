@@ -21,15 +21,15 @@ from pyarrow import fs
 from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import exit_probabilities
-from eexit.output.locations import shown
+from eexit.output.locations import redact
 from eexit.output.progress import Display, Progress
-from eexit.output.text import counted
+from eexit.output.text import pluralize
 from eexit.plan.runs import OK
+from eexit.results.committed import runs_with_tokens
 from eexit.results.finished_sweep import manifest_of, refuse_unknown
-from eexit.results.landed import runs_with_tokens
+from eexit.results.owned_folders import refuse_inside
 from eexit.results.store.folder import Store, open_store
 from eexit.results.tables import GENERATIONS, TOKENS, described, nested
-from eexit.results.whereabouts import refuse_inside
 
 TOKENS_PER_FILE = 100_000  # about; no more are in memory
 OF_RUNS: Final = ("run_id", "prompt_id", "configuration", "mode", "rule", "parameter", "seed", "finish_reason")
@@ -71,7 +71,7 @@ CONVERSATIONS: Final = pa.schema(
 
 
 @dataclass
-class _DataFiles:
+class _ShardedWriter:
     """Data files of bounded size; conversations are buffered in memory until they fill one."""
 
     target: Store
@@ -99,7 +99,7 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
 
     On any exception, the files written so far are removed. Raise `UsageError` for bad input.
     """
-    store, target, name = open_store(results), open_store(out), shown(results)
+    store, target, name = open_store(results), open_store(out), redact(results)
     manifest = manifest_of(store, name)
     refuse_unknown(keys, [each["key"] for each in manifest.configurations], name)
     if any(not 0 <= k < math.inf for k in kl_factors) or len(set(kl_factors)) < len(kl_factors):
@@ -107,13 +107,13 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
     if (observe := manifest.config["observe"]) != "all":
         way_out = "and teacher data has the KL of every exitable layer: run it with --observe all"
         raise UsageError(f"the sweep was run with --observe {observe}, {way_out}")
-    _refuse_taken(target, shown(out))
+    _refuse_taken(target, redact(out))
     target.probe()
     layers = (*manifest.exitable_layers, manifest.model["n_layers"] - 1)
     systems, prefillers = manifest.of_prompts("system"), manifest.of_prompts("prefiller")
     wanted = (pc.field("status") == OK) & pc.field("configuration").isin(list(keys))
     columns = [*OF_RUNS, *OF_PROMPTS, "prompt", "status", "text"]
-    files, done, n_tokens = _DataFiles(target), set[str](), 0
+    files, done, n_tokens = _ShardedWriter(target), set[str](), 0
     n_planned = len(manifest.config["prompts"]) * len(manifest.config["seeds"]) * len(keys)
     try:
         with display:
@@ -136,9 +136,9 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
                 n_tokens += run["n_tokens"]
                 if sum(row["n_tokens"] for row in files.rows) >= TOKENS_PER_FILE:
                     files.publish()
-                doing = counted(len(done), "conversation")
+                doing = pluralize(len(done), "conversation")
                 display.show(Progress(doing, n_tokens, len(done) / n_planned, n_tokens > 0))
-            display.show(Progress(counted(len(done), "conversation"), n_tokens, 1.0, n_tokens > 0), last=True)
+            display.show(Progress(pluralize(len(done), "conversation"), n_tokens, 1.0, n_tokens > 0), last=True)
         if not done:
             raise UsageError(f"{name} has no run of {', '.join(keys)} without an error: there is nothing to export")
         if files.rows:

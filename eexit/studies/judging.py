@@ -22,10 +22,10 @@ import openai
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from eexit.errors import SweepStopped, UsageError
-from eexit.output.locations import shown
+from eexit.output.locations import redact
 from eexit.output.progress import Display, Progress
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, interval, is_known, written
+from eexit.output.text import format_number, interval, is_known, pluralize
 from eexit.plan.configuration import short_name
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import ERROR, OK
@@ -33,8 +33,8 @@ from eexit.plan.splits import groups, representative
 from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, means_of_groups
 from eexit.quality.intervals import LEVEL
 from eexit.quality.rubric import ASPECTS, RUBRIC, TextScores, question, scores_in
+from eexit.results.committed import read_columns
 from eexit.results.finished_sweep import manifest_of, refuse_unknown
-from eexit.results.landed import read_columns
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import Lease
 from eexit.results.study_table import Row
@@ -74,7 +74,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
 
     Raise `UsageError` if there is nothing to judge.
     """
-    store, name = open_store(results), shown(results)
+    store, name = open_store(results), redact(results)
     manifest = manifest_of(store, name)
     there = [each["key"] for each in manifest.configurations]
     refuse_unknown(keys, there, name)
@@ -105,8 +105,9 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     n_missing = len(prompt_ids) * len(manifest.config["seeds"]) * len(chosen) - len(runs)
     messages = [each["content"] for run, *_ in asked.values() for each in question(run["prompt"], run["text"])]
     told = (
-        f"{judge} would be asked {counted(len(asked), 'question')}, with {sum(map(len, messages)):,} "
-        f"characters, about {counted(sum(map(len, asked.values())), 'run')}; {len(known):,} have a text that is known; "
+        f"{judge} would be asked {pluralize(len(asked), 'question')}, with {sum(map(len, messages)):,} "
+        f"characters, about {pluralize(sum(map(len, asked.values())), 'run')}; {len(known):,} have a text "
+        f"that is known; "
         f"{n_done:,} were judged before, {n_failed:,} failed, {n_missing:,} did not land yet"
     )
     return JudgingPlan(store, judge, asked, known, chosen, groups(manifest.config["prompts"]), told)
@@ -117,7 +118,7 @@ def judged_by(store: Store, judge: str) -> list[Row]:
     return [row for row in JUDGEMENTS.rows(store) if (row["judge"], row["rubric"]) == (judge, RUBRIC)]
 
 
-class AskingError(openai.OpenAIError):
+class JudgeRequestError(openai.OpenAIError):
     """Error for a text without scores: due to the text if `of_text`; the same for all texts if `is_final`."""
 
     def __init__(self, reason: str, *, of_text: bool = False, is_final: bool = False) -> None:
@@ -145,19 +146,19 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
             async with asyncio.timeout(self._seconds):
                 async with aclosing(await super().send(request, **{**how, "stream": True})) as reply:
                     if reply.headers.get("content-encoding", "identity") != "identity":
-                        raise AskingError("the endpoint compresses its replies, which it was asked not to do")
+                        raise JudgeRequestError("the endpoint compresses its replies, which it was asked not to do")
                     content = bytearray()
                     async for chunk in reply.aiter_raw():
                         content += chunk
                         if len(content) > MOST_BYTES:
-                            raise AskingError(f"the endpoint's reply is longer than {MOST_BYTES:,} bytes")
+                            raise JudgeRequestError(f"the endpoint's reply is longer than {MOST_BYTES:,} bytes")
         except TimeoutError:
             raise httpx2.ReadTimeout("the whole time of a try", request=request) from None
         headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
         return httpx2.Response(reply.status_code, headers=headers, content=bytes(content), request=request)
 
 
-class Endpoint:
+class JudgeClient:
     """Connection to one judge; `timeout` is in seconds, for a whole try, and `how` has further fields of a request."""
 
     def __init__(self, base_url: str, key: str | None, timeout: float, **how: Any) -> None:
@@ -172,30 +173,32 @@ class Endpoint:
         self._how: dict[str, Any] = {"response_format": TextScores, **how}
 
     async def ask(self, messages: Any) -> tuple[TextScores, int]:
-        """Return the judge's scores and the tokens used. Raise `AskingError` without the endpoint's own words."""
+        """Return the judge's scores and the tokens used. Raise `JudgeRequestError` without the endpoint's own words."""
         try:
             response = await self.client.chat.completions.with_raw_response.parse(messages=messages, **self._how)
             completion = _Completion.model_validate_json(response.http_response.content)
             return scores_in(completion.text), completion.tokens
         except openai.APITimeoutError:
-            raise AskingError(f"the endpoint did not answer within {self.client.timeout:g} s (--timeout)") from None
+            raise JudgeRequestError(
+                f"the endpoint did not answer within {self.client.timeout:g} s (--timeout)"
+            ) from None
         except openai.APIStatusError as error:
             raise _meaning(error.status_code) from None
         except openai.APIConnectionError as error:
-            raise AskingError(f"the endpoint can't be reached ({_of_system(error)})") from None
+            raise JudgeRequestError(f"the endpoint can't be reached ({_of_system(error)})") from None
         except ValueError as error:  # neither our message nor pydantic's quotes the reply
             said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise AskingError(f"no usable answer ({said})", of_text=True) from None
+            raise JudgeRequestError(f"no usable answer ({said})", of_text=True) from None
 
 
-def _meaning(status: int) -> AskingError:
+def _meaning(status: int) -> JudgeRequestError:
     """Return the error for a status other than success."""
     if reason := _FINAL.get(status):
-        return AskingError(f"the endpoint {reason} (status {status})", is_final=True)
+        return JudgeRequestError(f"the endpoint {reason} (status {status})", is_final=True)
     of_text = status < 500 and status not in (408, 409, 429)
     limit = "is asked too often, or has no quota left" if status == 429 else "fails"
     reason = "refuses the text, --temperature or --response-format" if of_text else limit
-    return AskingError(f"the endpoint {reason} (status {status})", of_text=of_text)
+    return JudgeRequestError(f"the endpoint {reason} (status {status})", of_text=of_text)
 
 
 def _of_system(error: BaseException | None) -> str:
@@ -206,14 +209,16 @@ def _of_system(error: BaseException | None) -> str:
     return getattr(error, "strerror", "it breaks off, or what it sends is no HTTP")
 
 
-def judge_sweep(plan: JudgingPlan, judge: Endpoint, concurrency: int, display: Display, lease: Lease) -> "Judging":
+def judge_sweep(
+    plan: JudgingPlan, judge: JudgeClient, concurrency: int, display: Display, lease: Lease
+) -> "JudgeSession":
     """Send all questions of the plan to the judge, and commit the scores to the sweep's `judgements/`.
 
     They are sent in another thread, since signals interrupt the main thread only. All answers received are committed,
     whatever is raised. The plan was made under `lease`, so that no two calls pay for the same answers. Raise
     `SweepStopped` if the lease is lost, or all further questions would fail.
     """
-    judging, loop = Judging(plan), asyncio.new_event_loop()
+    judging, loop = JudgeSession(plan), asyncio.new_event_loop()
     asking = loop.create_task(_ask_all(judging, judge, concurrency))
 
     def ask_all() -> None:
@@ -241,14 +246,14 @@ def judge_sweep(plan: JudgingPlan, judge: Endpoint, concurrency: int, display: D
     return judging
 
 
-async def _ask_all(judging: "Judging", judge: Endpoint, concurrency: int) -> None:
+async def _ask_all(judging: "JudgeSession", judge: JudgeClient, concurrency: int) -> None:
     left = iter(judging.plan.asked.values())
 
     async def work() -> None:
         for runs in left:  # shared by all workers
             try:
                 scores, tokens = await judge.ask(question(runs[0]["prompt"], runs[0]["text"]))
-            except AskingError as error:
+            except JudgeRequestError as error:
                 judging.fail(runs, error)
             else:
                 judging.score(runs, scores, tokens)
@@ -258,7 +263,7 @@ async def _ask_all(judging: "Judging", judge: Endpoint, concurrency: int) -> Non
             group.create_task(work())
 
 
-class Judging:
+class JudgeSession:
     """Writer of the judge's answers as rows; `progress` may be read from other threads."""
 
     def __init__(self, plan: JudgingPlan) -> None:
@@ -272,20 +277,20 @@ class Judging:
     @property
     def progress(self) -> Progress:
         done, planned = self._n_scored + self._n_failed, len(self.plan.asked)
-        doing = f"{done:,}/{planned:,} questions · {counted(self._n_failed, 'error')}"
+        doing = f"{done:,}/{planned:,} questions · {pluralize(self._n_failed, 'error')}"
         return Progress(doing, self._tokens, done / planned if planned else 1.0, done > 0)
 
     def score(self, runs: Sequence[Row], scores: TextScores, tokens: int) -> None:
         self._n_scored, self._n_in_a_row, self._tokens = self._n_scored + 1, 0, self._tokens + tokens
         self._add(runs, status=OK, **scores.model_dump())
 
-    def fail(self, runs: Sequence[Row], error: AskingError) -> None:
+    def fail(self, runs: Sequence[Row], error: JudgeRequestError) -> None:
         """Add rows with the error. Raise `SweepStopped` if all further questions would fail."""
         self._n_failed, self.reason = self._n_failed + 1, str(error)
         self._add(runs, status=ERROR, error=self.reason)
         self._n_in_a_row += not (error.of_text and self._n_scored)
         if error.is_final or self._n_in_a_row >= MOST_FAILURES:
-            raise SweepStopped(f"{counted(self._n_in_a_row, 'failure')} in a row, the last: {error}")
+            raise SweepStopped(f"{pluralize(self._n_in_a_row, 'failure')} in a row, the last: {error}")
 
     def land(self) -> None:
         if self._rows:
@@ -315,6 +320,6 @@ def judgements_table(rows: Sequence[Row], keys: Sequence[str], groups: Mapping[s
         scores_PA = means_of_groups(scores_RA, [groups.get(row["prompt_id"], row["prompt_id"]) for row in of_key])
         means = estimate_columns(scores_PA, [ValueKind.NUMBER] * len(ASPECTS))
         ends = [f"\n{interval(mean.low, mean.high, '.2f')}" if is_known(mean.low) else "" for mean in means]
-        cells = [written(mean.mean, ".2f") + end for mean, end in zip(means, ends, strict=True)]
+        cells = [format_number(mean.mean, ".2f") + end for mean, end in zip(means, ends, strict=True)]
         table.add_row(key, f"{len(scores_PA):,}", *cells)
     return table

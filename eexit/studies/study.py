@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 from eexit.output.result_table import ResultTable
 from eexit.plan.config import SweepConfig
-from eexit.results.study_table import Table
+from eexit.results.study_table import StudyTable
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """A step of a unit, done in one go: `what` is for `Study.do`, and `text` is for users."""
 
     text: str
@@ -26,30 +26,30 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Unit:
+class StudyUnit:
     """Work whose rows are published together.
 
     A unit with an id, a content hash, has a file of its own, and is not repeated once the file is committed. The rows
     of all other units are in one growing file per call.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[StudyPart]
     unit_id: str = ""
 
 
 @dataclass(frozen=True)
-class Done:
+class PartResult:
     """Output of a part: the input of `Study.rows`, and the number of tokens."""
 
     result: Any = None
     tokens: int = 0
 
 
-class Work:
+class ModelJob:
     """Base class of work that needs a loaded model, and is sent to a process that has one."""
 
     doing: ClassVar[str] = ""  # a participle for messages, such as timing
-    if_memory_is_short: ClassVar[str] = ""  # advice on running out of memory
+    oom_hint: ClassVar[str] = ""  # advice on running out of memory
     opening: str = ""  # a message before the work begins
 
     @property
@@ -62,15 +62,15 @@ class Work:
         return ()
 
 
-class Study(Work, ABC):
+class Study(ModelJob, ABC):
     """Base class of a study; members with a value here are optional.
 
     A study that needs the model is sent to another process, which calls `load` and does its parts.
     """
 
-    table: ClassVar[Table]  # of the rows; its columns for the file's id and the start are filled in
+    table: ClassVar[StudyTable]  # of the rows; its columns for the file's id and the start are filled in
     noun: ClassVar[str] = "unit"  # for a unit, in messages
-    again: ClassVar[str] = "done again"  # for units whose file is damaged, in messages
+    redo_note: ClassVar[str] = "done again"  # for units whose file is damaged, in messages
     needs_model: bool = False
     times: bool = False  # True if it measures time, and so locks the results
     config: SweepConfig  # of the model
@@ -80,17 +80,17 @@ class Study(Work, ABC):
         return self.config.exits
 
     @abstractmethod
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[StudyUnit]:
         """Return the units in order; once the study is loaded, only those that can be done."""
 
     @abstractmethod
-    def do(self, part: Part) -> Done:
+    def run_part(self, part: StudyPart) -> PartResult:
         """Do a part. Raise `UsageError` if it can't be done."""
 
-    def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
+    def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
         """Return the rows of a unit from the results of its parts; if empty, nothing is published."""
         return [row for result in results for row in result]
 
     @abstractmethod
-    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
+    def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
         """Return the closing tables and sentences; `rows` are all rows that were published."""

@@ -21,28 +21,28 @@ import pyarrow.compute as pc
 
 from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
-from eexit.output.locations import path_from, shown
+from eexit.output.locations import path_from, redact
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, precision
+from eexit.output.text import pluralize, precision
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, units
-from eexit.results.files import DamagedError, conform, list_files, read_shards, read_tokens
+from eexit.results.committed import read_columns, runs_with_tokens
 from eexit.results.finished_sweep import manifest_of
-from eexit.results.landed import read_columns, runs_with_tokens
 from eexit.results.layout import REPORT, Manifest, side_folder_name
+from eexit.results.parquet_files import DamagedError, conform, list_files, read_shards, read_tokens
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
-from eexit.sweeps.arguments import PlacedSweep, arguments_named, from_python, signature_of
+from eexit.sweeps.arguments import SweepSpec, arguments_named, from_python, signature_of
 from eexit.sweeps.summary.certainty import OF_TOKENS, SURE, certainty
-from eexit.sweeps.summary.closing_table import closing_table
 from eexit.sweeps.summary.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
+from eexit.sweeps.summary.summary_table import closing_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from eexit.model.chat import Tokenizer
-    from eexit.sweeps.here import Loaded
+    from eexit.sweeps.local import Loaded
 
 # Arguments about loading a model, which have no effect on a loaded one.
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
@@ -56,12 +56,12 @@ class SweepResults:
         """Raise `UsageError` if there are no results in `out`."""
         self.out = out
         self._store = open_store(out)
-        manifest_of(self._store, shown(out))
+        manifest_of(self._store, redact(out))
 
     @property
     def manifest(self) -> Manifest:
         """Current content of `sweep.json`, since a sweep may be extended."""
-        return manifest_of(self._store, shown(self.out))
+        return manifest_of(self._store, redact(self.out))
 
     @property
     def configurations(self) -> list[Configuration]:
@@ -109,7 +109,8 @@ class SweepResults:
         found = certainty(tokens, prompt_of, self._layers, kinds(prompts), units(prompts), [sure])
         if found.empty:
             raise UsageError(
-                f"{shown(self.out)} does not have what layers say of the tokens of {NORMAL}: sweep with {NORMAL} among "
+                f"{redact(self.out)} does not have what layers say of the tokens of {NORMAL}: sweep with "
+                f"{NORMAL} among "
                 "the modes, record_top_k=1 or more and observe='all'"
             )
         return found
@@ -117,14 +118,14 @@ class SweepResults:
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one page of HTML, beside the results or to `path`; return its path."""
         if path is None and not self._store.is_local:
-            raise UsageError(f"path is missing: the report of {shown(self.out)} is a local file: give its name")
+            raise UsageError(f"path is missing: the report of {redact(self.out)} is a local file: give its name")
         # Imported by name, since reports depend on the engine, which must run without them.
         build_report = import_module("reports").build_report
         written: Path = build_report(self.out, path or Path(self._store.path(REPORT)))
         return written
 
     def __repr__(self) -> str:
-        return f"{self.table}\n{shown(self.out)}"
+        return f"{self.table}\n{redact(self.out)}"
 
     def _repr_html_(self) -> str:
         """Return the texts of the first prompts, with each token coloured by its exit layer, and the table."""
@@ -188,11 +189,11 @@ def sweep(
         arguments: the flags of `jobs/sweep.py`, by the same names: `rules={"confidence": [0.7, 0.9]}`, `modes`,
             `exit_layers`, `max_new_tokens`, `seeds`, `dtype`, `device` and so on.
     """
-    with arguments_named(PlacedSweep):
+    with arguments_named(SweepSpec):
         loaded = _loaded(model, tokenizer, arguments)
         of_model = {"model": model} if loaded is None else _fields_of(loaded)
         given = {**arguments, **of_model, **({} if out is None else {"out": out})}
-        asked = from_python(PlacedSweep, prompts, given, "eexit.sweep")
+        asked = from_python(SweepSpec, prompts, given, "eexit.sweep")
         if out is not None:
             return _swept(asked, loaded, quiet)
         folder = tempfile.mkdtemp(prefix="eexit-")
@@ -211,10 +212,10 @@ def open(results: str | Path) -> SweepResults:
     return SweepResults(str(results if is_uri else path_from(results, "results")))
 
 
-def _swept(asked: PlacedSweep, loaded: "Loaded | None", quiet: bool) -> SweepResults:
+def _swept(asked: SweepSpec, loaded: "Loaded | None", quiet: bool) -> SweepResults:
     display, out = open_display(quiet), asked.out if "://" in asked.out else os.path.abspath(asked.out)
     try:
-        from eexit.sweeps.here import sweep_here  # imported here and below, since reading results needs no torch
+        from eexit.sweeps.local import sweep_here  # imported here and below, since reading results needs no torch
 
         summary = sweep_here(asked, out, display, loaded)
     except KeyboardInterrupt:
@@ -232,8 +233,8 @@ def _interrupted(out: str) -> SweepResults:
         results = SweepResults(out)
     except UsageError:
         raise Interrupted("interrupted: no run has landed") from None
-    landed = counted(len(read_columns(open_store(out), ["status"])), "run")
-    print(f"interrupted: {landed} landed; the same call with out={shown(out)!r} goes on", file=sys.stderr)
+    landed = pluralize(len(read_columns(open_store(out), ["status"])), "run")
+    print(f"interrupted: {landed} landed; the same call with out={redact(out)!r} goes on", file=sys.stderr)
     return results
 
 
@@ -257,7 +258,7 @@ def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | 
     from torch import nn
     from transformers import PreTrainedModel
 
-    from eexit.model.refusals import naming, refuse_compiled, refuse_unmerged
+    from eexit.model.support import naming, refuse_compiled, refuse_unmerged
 
     if isinstance(model, nn.Module):  # first, since a wrapped model may not be a PreTrainedModel
         with naming(type(model).__name__):
@@ -279,4 +280,4 @@ def _fields_of(loaded: "Loaded") -> dict[str, Any]:
     return {"model": name_of(loaded[0]), "dtype": dtype_name(loaded[0].dtype)}
 
 
-sweep.__signature__ = signature_of(PlacedSweep, tokenizer=None, out=None, quiet=False)  # type: ignore[attr-defined]
+sweep.__signature__ = signature_of(SweepSpec, tokenizer=None, out=None, quiet=False)  # type: ignore[attr-defined]

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, Va
 from pydantic_core import PydanticUndefined
 
 from eexit.errors import UsageError
-from eexit.method.descriptions import make_known
+from eexit.method.custom import use_files
+from eexit.method.custom_manifest import register_entry
 from eexit.method.modes import MODES, Mode
-from eexit.method.own import use_files
 from eexit.method.rules import Rule
 from eexit.output.text import flag
 from eexit.plan.config import SHORT_FIELDS, SweepConfig
@@ -35,7 +35,7 @@ Out = Annotated[StrictStr, Field(min_length=1), AfterValidator(_out)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
-class PlacedSweep(BaseModel):
+class SweepSpec(BaseModel):
     """A sweep's configuration, with its location, device and shard size, which do not change the results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +50,7 @@ class PlacedSweep(BaseModel):
     )
 
 
-Placed = TypeVar("Placed", bound=PlacedSweep)
+Placed = TypeVar("Placed", bound=SweepSpec)
 
 
 def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
@@ -60,7 +60,7 @@ def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
     return kind.model_validate({"config": config, **where})
 
 
-def names_of(kind: type[PlacedSweep]) -> dict[str, Any]:
+def names_of(kind: type[SweepSpec]) -> dict[str, Any]:
     """Return the arguments of a sweep of this kind and their defaults, without prompts."""
     fields = {
         name: field.default for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **kind.model_fields}.items()
@@ -103,7 +103,7 @@ def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**others, "controls": controls_of(results, modes)}
 
 
-def signature_of(kind: type[PlacedSweep], **own: Any) -> Signature:
+def signature_of(kind: type[SweepSpec], **own: Any) -> Signature:
     """Return the signature, for `help`, of a function of prompts and keyword arguments; `own` has further defaults."""
     given = {name: None if default is PydanticUndefined else default for name, default in names_of(kind).items()}
     named = [Parameter(name, Parameter.KEYWORD_ONLY, default=default) for name, default in {**given, **own}.items()]
@@ -111,7 +111,7 @@ def signature_of(kind: type[PlacedSweep], **own: Any) -> Signature:
 
 
 @contextmanager
-def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
+def arguments_named(kind: type[SweepSpec]) -> Iterator[None]:
     """Convert a `UsageError` to one that names arguments in place of flags: `max_new_tokens` for `--max-new-tokens`."""
     names = {flag(name): name for name in (*names_of(kind), "prompts")}
     try:
@@ -124,7 +124,7 @@ def arguments_named(kind: type[PlacedSweep]) -> Iterator[None]:
 def _plain(value: Any) -> Any:
     """Return arrays, ranges and paths as lists and texts, and custom rules and modes as names, registering them."""
     if isinstance(value, Rule | Mode):
-        make_known(value)
+        register_entry(value)
         return value.name
     if isinstance(value, str | Path):
         return str(value)

@@ -5,12 +5,12 @@ A rule whose texts are no better than its control's does not benefit from its ex
 
 from collections.abc import Sequence
 
-from eexit.method.descriptions import STATE, refuse_changed
-from eexit.plan.grid_types import ControlOf
+from eexit.method.custom_manifest import STATE, refuse_changed
+from eexit.plan.grid_types import ControlSpec
 from eexit.results.finished_sweep import read_finished
 
 
-def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlOf, ...]:
+def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlSpec, ...]:
     """Return a control for each configuration that exits, with its number of decided tokens by exit layer.
 
     The control has the configuration's mode, or there is one in each of `modes`. A configuration whose tokens all exit
@@ -24,7 +24,7 @@ def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlOf, ...
     custom = [each for each in sweep.manifest.own if each["kind"] == STATE and each["name"] in followed]
     refuse_changed(custom, f"--controls-of {sweep.name}")
     return tuple(
-        ControlOf(of=entry["key"], counts=dict(counts[entry["key"]]), in_mode=mode)
+        ControlSpec(of=entry["key"], counts=dict(counts[entry["key"]]), in_mode=mode)
         for entry in exiting
         for mode in modes or (None,)
         if sum(count > 0 for count in counts.get(entry["key"], {}).values()) > 1

@@ -15,25 +15,25 @@ from transformers import PreTrainedModel
 from eexit.cpu.freed_memory import give_back_freed_memory
 from eexit.decode.costs import cost_columns, run_counts
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
+from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure, RequestOutput
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
-from eexit.model.decoders import Decoders, take_apart
+from eexit.model.decoders import DecoderPair, build_decoders
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
-from eexit.model.refusals import refuse_hooked
+from eexit.model.support import refuse_hooked
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import NORMAL, Configuration, Draft, Normal, without_mode
+from eexit.plan.configuration import NORMAL, Configuration, Draft, NoExit, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import Run, configurations, same_for_every_seed
-from eexit.quality.answers import SlowPatternError, mark
-from eexit.quality.parts import THINKING_MARKS, Chains, Marks, Until
+from eexit.quality.grading import SlowPatternError, grade
+from eexit.quality.thinking import THINKING_MARKS, AnswerPattern, ThinkingSpans, ThinkingTags
 from eexit.results.shard_tables import (
-    OnProgress,
-    Results,
+    ProgressCallback,
+    ShardTables,
     error_results,
     generation_columns,
     part_columns,
@@ -43,18 +43,18 @@ from eexit.results.shard_tables import (
     tokens_table,
 )
 from eexit.results.tables import GENERATIONS, TOKENS
-from eexit.sweeps.learned import load_gate, load_probe, load_readout, load_state_maps
-from eexit.sweeps.screening import moment_of, read_moment
+from eexit.sweeps.head_moment import moment_of, read_moment
+from eexit.sweeps.load_artefacts import load_gate, load_probe, load_readout, load_state_maps
 
 Key = tuple[str, int, str]  # prompt id, seed and configuration key of a run
 
 
-def thinks(config: SweepConfig, tokenizer: Tokenizer) -> Marks | Until | None:
+def thinks(config: SweepConfig, tokenizer: Tokenizer) -> ThinkingTags | AnswerPattern | None:
     """Return how a sweep's texts mark their chain of thought; None if nothing does, so that texts have no parts."""
     if config.thinking_until is not None:
-        return Until(config.thinking_until)
+        return AnswerPattern(config.thinking_until)
     marks = thinking_marks(tokenizer) if config.thinking is None else config.thinking
-    return Marks(*marks) if marks and marks != (NO_MARKS,) else None
+    return ThinkingTags(*marks) if marks and marks != (NO_MARKS,) else None
 
 
 def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
@@ -67,14 +67,14 @@ def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
 
 
 def decoding_of(
-    config: SweepConfig, decoders: Decoders, eos_token_ids: frozenset[int], moment: Path | None = None
-) -> Decoding:
+    config: SweepConfig, decoders: DecoderPair, eos_token_ids: frozenset[int], moment: Path | None = None
+) -> DecodingConfig:
     """Return how all slots of a sweep decode, with the artefacts of its rules and modes. Packaged settings use it too.
 
     `moment` is the file of the second moment that fits a screen, if not in the user's cache. Raise `UsageError` if a
     mode, a rule or an artefact does not fit the model.
     """
-    decoder, student = decoders.teacher, decoders.student
+    decoder, student = decoders.full_depth, decoders.early_exit
     for mode in {configuration.mode for configuration in configurations(config)}:
         refuse_mode(mode, student)
     layers = resolve_exitable_layers(config, decoder.n_layers)
@@ -82,7 +82,7 @@ def decoding_of(
     if config.screen:
         moment_HH = read_moment(moment).to(student.device) if moment else moment_of(student)
         screen = Screen(student, config.screen, moment_HH)
-    return Decoding(
+    return DecodingConfig(
         exitable_layers=layers,
         max_new_tokens=config.max_new_tokens,
         eos_token_ids=eos_token_ids,
@@ -118,25 +118,27 @@ class ModelGenerator:
         else:
             refuse_hooked(loaded[0])
             self.model, self.tokenizer = sharing(loaded[0]).eval(), loaded[1]
-        both = take_apart(self.model, config.adapter, packed=True)
+        both = build_decoders(self.model, config.adapter, packed=True)
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = find_prices(both.teacher, decoding)
-        self.engine = Engine(both.teacher, decoding, both.student)
+        self.prices = find_prices(both.full_depth, decoding)
+        self.engine = Engine(both.full_depth, decoding, both.early_exit)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))
         self._thinks = thinks(config, self.tokenizer)
         self._same_for_every_seed = same_for_every_seed(config)
 
-    def generate(self, runs: Sequence[Run], progress: OnProgress = lambda tokens, runs=0, observed=0: None) -> Results:
+    def generate(
+        self, runs: Sequence[Run], progress: ProgressCallback = lambda tokens, runs=0, observed=0: None
+    ) -> ShardTables:
         """Execute the runs together. A run that fails becomes an error row, and does not affect the others.
 
         If the sweep has mode `normal`, each prompt and seed is decoded in it too, for comparison. A `normal` run that
         is not among `runs` is not returned.
         """
         requests = self.requests(runs)
-        ends = _Ends(progress, Counter(map(requests.get, map(_key, runs))))
+        ends = _RunProgress(progress, Counter(map(requests.get, map(_key, runs))))
         limits = {run.prompt.id: self.config.limit_of(run.prompt) for run in runs}
         outcomes: dict[Key, Outcome] = {}
         for limit in dict.fromkeys(limits.values()):
@@ -144,7 +146,7 @@ class ModelGenerator:
             outcomes |= self._outcomes({key: each for key, each in requests.items() if limits[key[0]] == limit}, ends)
         give_back_freed_memory()
         parts = [self._results(run, requests, outcomes) for run in runs]
-        return Results(
+        return ShardTables(
             pa.concat_tables([GENERATIONS.empty_table(), *(part.generations for part in parts)]),
             pa.concat_tables([TOKENS.empty_table(), *(part.tokens for part in parts)]),
         )
@@ -159,7 +161,7 @@ class ModelGenerator:
             token_ids, error = self._tokenize(run)
             if error:
                 continue
-            normal = replace(run, configuration=Normal())
+            normal = replace(run, configuration=NoExit())
             for each in (normal, run) if NORMAL in self.config.modes else (run,):
                 requests.setdefault(_key(each), Request(token_ids, each.configuration, run.seed))
         return requests
@@ -183,7 +185,7 @@ class ModelGenerator:
             return (), f"the prompt can't be tokenised: {type(error).__name__}: {first_line(error)}"
         return tuple(inputs["input_ids"][0].tolist()), ""
 
-    def _outcomes(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
+    def _outcomes(self, requests: dict[Key, Request], ends: "_RunProgress") -> dict[Key, Outcome]:
         """Return the outcome of each request; requests with the same tokens in another mode or seed share an outcome.
 
         If the first of these requests fails, the others are tried too.
@@ -195,7 +197,7 @@ class ModelGenerator:
         left: dict[Key, Request] = {}
         for key in [key for key in requests if key not in outcomes]:
             outcome = outcomes[first[self._that_stands_for(requests[key])]]
-            if isinstance(outcome, Failure):
+            if isinstance(outcome, RequestFailure):
                 left[key] = requests[key]
             else:
                 outcomes[key] = self._in_its_mode(outcome, requests[key])
@@ -207,7 +209,7 @@ class ModelGenerator:
         seed = 0 if request.configuration.key in self._same_for_every_seed else request.seed
         return replace(request, seed=seed, configuration=without_mode(request.configuration))
 
-    def _in_its_mode(self, trace: Trace, request: Request) -> Trace:
+    def _in_its_mode(self, trace: RequestOutput, request: Request) -> RequestOutput:
         """Return a request's output, given the output with the same tokens and exits in another mode or seed."""
         configuration = request.configuration
         if without_mode(configuration) == configuration:
@@ -215,10 +217,10 @@ class ModelGenerator:
         layer_X = np.array([*self.engine.decoding.exitable_layers, self.engine.decoder.n_layers - 1])
         return replace(trace, counts=run_counts(configuration, layer_X, trace.exit_layer_T[1:]))
 
-    def _decode_by_key(self, requests: dict[Key, Request], ends: "_Ends") -> dict[Key, Outcome]:
+    def _decode_by_key(self, requests: dict[Key, Request], ends: "_RunProgress") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
 
-    def _decode(self, requests: list[Request], ends: "_Ends") -> list[Outcome]:
+    def _decode(self, requests: list[Request], ends: "_RunProgress") -> list[Outcome]:
         """Decode the requests together; if the model raises, find the requests at fault by bisection.
 
         Requests that have finished by then are not decoded again.
@@ -241,7 +243,7 @@ class ModelGenerator:
         elif out_of_memory and self._fewer_rows():
             found = self._decode(again, ends)
         elif len(requests) == 1:
-            found = [Failure(reason)]
+            found = [RequestFailure(reason)]
         else:
             half = len(again) // 2
             found = self._decode(again[:half], ends) + self._decode(again[half:], ends)
@@ -257,24 +259,24 @@ class ModelGenerator:
         return True
 
     def _use(self, **changed: Any) -> None:
-        """Decode with these fields of `Decoding` from now on. The engine stays if it has these values."""
+        """Decode with these fields of `DecodingConfig` from now on. The engine stays if it has these values."""
         engine = self.engine
         if any(getattr(engine.decoding, name) != value for name, value in changed.items()):
             self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student)
 
-    def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> Results:
+    def _results(self, run: Run, requests: dict[Key, Request], outcomes: dict[Key, Outcome]) -> ShardTables:
         key = _key(run)
         if key not in outcomes:
             return error_results([run], self.config, self._tokenize(run)[1])
         outcome = outcomes[key]
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, RequestFailure):
             return error_results([run], self.config, outcome.error)
         normal = outcomes.get((run.prompt.id, run.seed, NORMAL))
         pieces = text_pieces(self.tokenizer, outcome)
         text = "".join(pieces)
         try:
             chains = self._chains(run, text)
-            marked = mark(run.prompt, chains.answer(text) if chains else text)
+            marked = grade(run.prompt, chains.answer(text) if chains else text)
         except SlowPatternError as error:
             return error_results([run], self.config, str(error))
         part_T = chains.parts(pieces) if chains else None
@@ -284,7 +286,9 @@ class ModelGenerator:
             **run_columns(run, self.config),
             "prompt_token_ids": requests[key].prompt_token_ids,
             "n_prompt_tokens": len(requests[key].prompt_token_ids),
-            **generation_columns(outcome, normal if isinstance(normal, Trace) else None, pieces, layers, n_layers),
+            **generation_columns(
+                outcome, normal if isinstance(normal, RequestOutput) else None, pieces, layers, n_layers
+            ),
             **of_parts,
             "thinking_closed": chains.closed if chains else None,
             **marked.columns,
@@ -299,18 +303,18 @@ class ModelGenerator:
             **self._draft_columns(run.configuration, outcome),
         }
         tokens = tokens_table(run, outcome, pieces, self.text_of, part_T)
-        return Results(pa.Table.from_pylist([row], GENERATIONS), tokens)
+        return ShardTables(pa.Table.from_pylist([row], GENERATIONS), tokens)
 
-    def _chains(self, run: Run, text: str) -> Chains | None:
+    def _chains(self, run: Run, text: str) -> ThinkingSpans | None:
         """Return the text's chain of thought; None if nothing marks it. Raise `SlowPatternError`."""
         if self._thinks is None:
             return None
         before = self.config.prefiller_of(run.prompt)
-        if isinstance(self._thinks, Marks):  # the chat template may have written a mark already
+        if isinstance(self._thinks, ThinkingTags):  # the chat template may have written a mark already
             before = self._before(self.config.system_of(run.prompt)) + before
         return self._thinks.chains(before, text)
 
-    def _draft_columns(self, configuration: Configuration, outcome: Trace) -> dict[str, Any]:
+    def _draft_columns(self, configuration: Configuration, outcome: RequestOutput) -> dict[str, Any]:
         if not isinstance(configuration, Draft) or not outcome.rounds:
             return {}
         n_decided, layers = len(outcome.token_id_T) - 1, self.engine.decoding.exitable_layers
@@ -318,10 +322,10 @@ class ModelGenerator:
 
 
 @dataclass(frozen=True)
-class _Ends:
+class _RunProgress:
     """Progress of runs: reports each finished run to `progress` once, even if it is decoded again."""
 
-    progress: OnProgress
+    progress: ProgressCallback
     runs_left: Counter[Request | None]  # by request; None for runs whose prompt can't be tokenised
 
     def observed(self, n_tokens: int) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from eexit.errors import SweepStopped, first_line
 from eexit.output.events import log
 from eexit.output.locations import without_secrets
-from eexit.output.text import counted
+from eexit.output.text import pluralize
 from eexit.plan.config import SweepConfig
 from eexit.results.shard_tables import error_results
+from eexit.results.store.commit import CommitError, RunCounts, clear_debris, commit
 from eexit.results.store.folder import Store
 from eexit.results.store.lease import Lease
-from eexit.results.store.writing_shards import LandingError, Tally, clear_debris, land
-from eexit.sweeps.failed_shards import Breaker, Kind, ShardFailure, next_tries
+from eexit.sweeps.retry import CircuitBreaker, FailureKind, ShardFailure, next_tries
 from eexit.sweeps.shards import Shard, halve
 
 REHEARSAL_TRIES = 3  # since an actor can die of another cause than the rehearsal
@@ -36,9 +36,9 @@ class ShardQueue:
         self._to_do = n_to_do
         self._most = n_to_do  # runs per shard; lowered when a shard runs out of memory
         self._again: deque[Shard] = deque()
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         self._rehearsing = 0
-        self.tally = Tally()
+        self.tally = RunCounts()
 
     @property
     def n_left(self) -> int:
@@ -61,7 +61,7 @@ class ShardQueue:
             self._again.append(rest)
         return shard
 
-    def landed(self, shard: Shard, tally: Tally) -> None:
+    def landed(self, shard: Shard, tally: RunCounts) -> None:
         """Record that a shard was committed or, if it was a rehearsal, has succeeded."""
         if shard.rehearsal:
             self._rehearsing = 0
@@ -70,7 +70,7 @@ class ShardQueue:
         self.tally += tally
         if tally.errors:
             self._breaker.environment_worked()
-            self._say_first(f"{tally.errors:,} of {counted(tally.runs, 'run')} failed", tally.reason)
+            self._say_first(f"{tally.errors:,} of {pluralize(tally.runs, 'run')} failed", tally.reason)
         else:
             self._breaker.landed(shard.runs[0])
 
@@ -78,7 +78,7 @@ class ShardQueue:
         """Requeue a shard that was not executed, through no fault of its runs."""
         self._again.append(shard)
 
-    def not_landed(self, shard: Shard, error: LandingError) -> None:
+    def not_landed(self, shard: Shard, error: CommitError) -> None:
         """Requeue a shard whose results could not be written. Raise `SweepStopped` if that continues."""
         log("landing failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
         self._lease.check()
@@ -95,12 +95,12 @@ class ShardQueue:
         There is `hope` while a shard that has not failed before is executed elsewhere. Raise `SweepStopped`.
         """
         log("failed", logging.WARNING, kind=failure.kind, reason=failure.reason, run_ids=ids_of(shard))
-        self._say_first(f"{counted(len(shard.runs), 'run')} failed, and will be tried again", failure.reason)
+        self._say_first(f"{pluralize(len(shard.runs), 'run')} failed, and will be tried again", failure.reason)
         if shard.rehearsal:
             self._rehearse(shard, failure)
             return
         clear_debris(self._store, shard.runs)
-        if failure.kind is Kind.MEMORY:
+        if failure.kind is FailureKind.MEMORY:
             self._most = min(self._most, max(1, len(shard.runs) // 2))
         tries = next_tries(shard, failure.kind, self.has_worked)
         if self.has_worked:
@@ -130,8 +130,8 @@ class ShardQueue:
     def _give_up(self, shard: Shard, failure: ShardFailure) -> None:
         self._lease.check()
         try:
-            self.tally += land(self._store, shard.runs, error_results(shard.runs, self._config, failure.reason))
-        except LandingError as error:
+            self.tally += commit(self._store, shard.runs, error_results(shard.runs, self._config, failure.reason))
+        except CommitError as error:
             raise SweepStopped(str(error)) from error
 
 

@@ -11,28 +11,28 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eexit.method.readouts import READOUTS, Affine, Linear
+from eexit.method.readouts import READOUTS, Affine, LinearReadout
 from eexit.plan.artefacts import CardRow
-from eexit.training.ridge import SplitSums, best_fit
-from eexit.training.setup import Setup
+from eexit.training.ridge import SplitMoments, best_fit
 from eexit.training.streams import decided_streams, likeliest, streams
-from eexit.training.texts import Text
+from eexit.training.texts import TrainingText
+from eexit.training.trainer_inputs import TrainerInputs
 
 
 class LinearTrainer:
     """Trainer of all layers' maps in one pass over the texts."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: TrainerInputs):
         self.decoder, self.layers = setup.decoder, setup.options.layers
         self.of_layer: dict[int, Affine] = {}
 
-    def pairs(self, texts: Sequence[Text]) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         states_NXW = streams(self.decoder, texts, self.layers)
-        *inputs, target_NH = (self.decoder.normed(stream_NW) for stream_NW in states_NXW.unbind(1))
+        *inputs, target_NH = (self.decoder.head_input(stream_NW) for stream_NW in states_NXW.unbind(1))
         for layer, input_NH in zip(self.layers, inputs, strict=True):
             yield str(layer), input_NH, target_NH
 
-    def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
+    def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         for layer in self.layers:
             learn, choose = sums.of(str(layer))
             towards_mean = torch.zeros_like(learn.both_JH[1:])
@@ -45,9 +45,9 @@ class LinearTrainer:
             for name, part in zip(("weight", "bias"), parts, strict=True)
         }
 
-    def table(self, texts: Sequence[Text]) -> list[CardRow]:
+    def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return how often each layer's likeliest token is the final layer's, by the logit lens and by the maps."""
-        readouts = {"lens": READOUTS["lens"], "linear": Linear.placed(self.of_layer, self.decoder.device)}
+        readouts = {"lens": READOUTS["lens"], "linear": LinearReadout.placed(self.of_layer, self.decoder.device)}
         n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             said_N = likeliest(self.decoder, states_NXW[:, -1])

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from eexit.model.sources import sha256
 from eexit.output.progress import Progress
-from eexit.plan.artefacts import STATE, WEIGHTS, Card, CardRow, write_card
+from eexit.plan.artefacts import STATE, WEIGHTS, ArtefactCard, CardRow, write_card
 from eexit.results.store.manifest import versions
 from eexit.training.plan import TrainingPlan
-from eexit.training.ridge import SplitSums, Sums
-from eexit.training.saving import Saved, load_state, read_saved, save_state, save_tensors
-from eexit.training.setup import WAYS
-from eexit.training.texts import Text, blocks, n_tokens, parted
+from eexit.training.ridge import Moments, SplitMoments
+from eexit.training.texts import TrainingText, blocks, n_tokens, parted
+from eexit.training.trainer_inputs import WAYS
+from eexit.training.training_checkpoint import TrainingCheckpoint, load_state, read_saved, save_state, save_tensors
 
 BLOCK_TOKENS: Final = 2048  # answer tokens whose hidden states are computed at a time
 SECONDS_BETWEEN_SAVES: Final = 30.0
@@ -32,13 +32,13 @@ MEASURED_TOKENS: Final = 2000  # at most, of held-out answers, for a card's tabl
 class Trainer(Protocol):
     """Interface of a way to train: the inputs and targets of its regressions, and its artefact."""
 
-    def pairs(self, texts: Sequence[Text]) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         """Yield each regression's name, inputs (N, D) and targets (N, H), for N tokens of these texts."""
 
-    def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
+    def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         """Return the artefact's tensors, fp32, from the sums over all texts."""
 
-    def table(self, texts: Sequence[Text]) -> list[CardRow]:
+    def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return the card's rows, measured on held-out texts; call `solve` first."""
 
 
@@ -49,10 +49,10 @@ class Training:
         """Resume from the state in the plan's folder if there is one; it must be of the same identity."""
         self.trainer, self.plan = trainer, plan
         self.blocks, self.total = blocks(plan.learn, BLOCK_TOKENS), n_tokens(plan.learn)
-        self.saved = read_saved(plan.folder) or Saved(plan.identity)
-        self.reached, self.sums = self.saved.reached, SplitSums()
+        self.saved = read_saved(plan.folder) or TrainingCheckpoint(plan.identity)
+        self.reached, self.sums = self.saved.reached, SplitMoments()
         if self.reached.blocks:
-            self.sums = SplitSums.from_state(load_state(plan.folder))
+            self.sums = SplitMoments.from_state(load_state(plan.folder))
         self.saved_at = time.monotonic()
 
     def told(self) -> tuple[bool, Progress]:
@@ -74,11 +74,11 @@ class Training:
         return self.told()
 
     @torch.inference_mode()
-    def _add(self, block: Sequence[Text]) -> None:
+    def _add(self, block: Sequence[TrainingText]) -> None:
         began, before = time.monotonic(), self.reached
         for chooses, texts in parted(block):
             for name, input_ND, target_NH in self.trainer.pairs(texts):
-                self.sums.add(name, chooses, Sums.of(input_ND, target_NH))
+                self.sums.add(name, chooses, Moments.of(input_ND, target_NH))
         seconds = before.seconds + time.monotonic() - began
         self.reached = replace(
             before, blocks=before.blocks + 1, tokens=before.tokens + n_tokens(block), seconds=seconds
@@ -89,7 +89,7 @@ class Training:
         save_state(self.plan.folder, replace(self.saved, reached=self.reached), self.sums.state())
         self.saved_at = time.monotonic()
 
-    def finish(self) -> Card:
+    def finish(self) -> ArtefactCard:
         """Solve, measure on held-out texts, write the artefact and remove the state.
 
         The weights are written before the card. Raise `OSError` if a file can't be written.
@@ -98,7 +98,7 @@ class Training:
         weights = self.trainer.solve(self.sums)
         table = self.trainer.table(measured(plan.held_out))
         save_tensors(plan.folder / WEIGHTS, weights)
-        card = Card(
+        card = ArtefactCard(
             what=options.what,
             holds=(WAYS[options.what].role,),
             model=dict(plan.model),
@@ -119,9 +119,9 @@ class Training:
         return card
 
 
-def measured(texts: Sequence[Text]) -> list[Text]:
+def measured(texts: Sequence[TrainingText]) -> list[TrainingText]:
     """Return a random sample of texts with at most `MEASURED_TOKENS` answer tokens; the last text may be cut."""
-    drawn: list[Text] = []
+    drawn: list[TrainingText] = []
     for text in Random(0).sample(texts, len(texts)):
         if (room := MEASURED_TOKENS - n_tokens(drawn)) > 1:  # the first token has no exit
             drawn.append(replace(text, token_ids=text.token_ids[:room]))

@@ -12,27 +12,29 @@ from pydantic import ValidationError
 from eexit.errors import UsageError
 from eexit.method.rules import ONLINE
 from eexit.output.text import did_you_mean, flag
-from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, Card, damage, parse_card
+from eexit.plan.artefact_check import refuse_misfit
+from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, ArtefactCard, damage, parse_card
 from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import checksum
-from eexit.plan.model_facts import ModelFacts
+from eexit.plan.model_inspection import ModelFacts
 from eexit.results.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
-from eexit.training.saving import read_saved
-from eexit.training.setup import WAYS, TrainingOptions, rule_and_parameter
-from eexit.training.texts import Text, n_tokens
+from eexit.training.texts import TrainingText, n_tokens
+from eexit.training.trainer_inputs import WAYS, TrainingOptions, rule_and_parameter
+from eexit.training.training_checkpoint import read_saved
 
 
 @dataclass(frozen=True)
-class WhatToTrain:
+class TrainArgs:
     """The flags of `jobs/train.py`."""
 
     what: str
     out: str  # the folder of the artefact
     prompts: Sequence[Prompt] = ()  # further prompts, whose texts are generated first
-    options: Mapping[str, Any] = field(default_factory=dict)  # layers, and those of `eexit.training.setup.WAYS`
+    options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # layers, and those of `eexit.training.trainer_inputs.WAYS`
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class TrainingPlan:
     config: SweepConfig
     model: Mapping[str, Any]  # a `ModelDescription`
     options: TrainingOptions
-    learn: Sequence[Text]
-    held_out: Sequence[Text]
+    learn: Sequence[TrainingText]
+    held_out: Sequence[TrainingText]
     data: Mapping[str, Any]  # for the card
     folder: Path
     dtype_asked: str = ""  # the sweep's
@@ -55,7 +57,10 @@ class TrainingPlan:
 
 
 def make_training_plan(
-    sweep: FinishedSweep, asked: WhatToTrain, texts: Sequence[Text], look: Callable[[SweepConfig, int], ModelFacts]
+    sweep: FinishedSweep,
+    asked: TrainArgs,
+    texts: Sequence[TrainingText],
+    look: Callable[[SweepConfig, int], ModelFacts],
 ) -> TrainingPlan:
     """Return the plan of a training on these texts; `look` returns the facts of a configuration's model.
 
@@ -81,7 +86,7 @@ def make_training_plan(
     return TrainingPlan(config, model, options, learn, held_out, data, Path(asked.out), sweep.manifest.dtype_asked)
 
 
-def refuse_options(asked: WhatToTrain) -> None:
+def refuse_options(asked: TrainArgs) -> None:
     """Raise `UsageError` if `asked` names nothing that can be trained, or an option that it does not take."""
     what, given = asked.what, asked.options
     if what not in WAYS:
@@ -106,7 +111,7 @@ def _refuse_rules(rules: Sequence[str]) -> None:
         ONLINE[name].refuse_if_not_given()
 
 
-def split(texts: Sequence[Text], name: str) -> tuple[list[Text], list[Text]]:
+def split(texts: Sequence[TrainingText], name: str) -> tuple[list[TrainingText], list[TrainingText]]:
     """Return the training texts (with validation texts) and the held-out texts.
 
     Texts without decided tokens are left out. Raise `UsageError` if there are too few prompts.
@@ -149,7 +154,7 @@ def is_finished(plan: TrainingPlan) -> bool:
     return False
 
 
-def _read_card(path: Path) -> Card | None:
+def _read_card(path: Path) -> ArtefactCard | None:
     """Return the card; None if it is missing or damaged. Raise `UsageError` if it has another version's format."""
     if not path.is_file():
         return None
@@ -160,7 +165,7 @@ def _read_card(path: Path) -> Card | None:
         version = None
         with suppress(ValueError, AttributeError):
             version = json.loads(content).get("format")
-        if isinstance(version, int) and version != Card.model_fields["format"].default:
+        if isinstance(version, int) and version != ArtefactCard.model_fields["format"].default:
             raise UsageError(f"{path} has format {version}, of another version: choose another --out") from None
         return None
 

@@ -28,7 +28,7 @@ PENALTIES: Final = tuple(10 ** (exponent / 2) for exponent in range(-12, 5))
 
 
 @dataclass(frozen=True)
-class Sums:
+class Moments:
     """Sums over tokens of products of inputs and targets; float64, on the tokens' device unless it lacks float64."""
 
     inputs_JJ: Tensor
@@ -36,7 +36,7 @@ class Sums:
     squares_H: Tensor  # of targets
 
     @classmethod
-    def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
+    def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Moments":
         """Add up these tokens on the inputs' device: in float64 or, where that is slow, in float32 blocks."""
         target_NH = target_NH.to(input_ND.device)
         if adds_in_float64(input_ND.device):
@@ -45,12 +45,12 @@ class Sums:
         return reduce(add, [cls._about_their_means(*block) for block in blocks])
 
     @classmethod
-    def _products(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
+    def _products(cls, input_ND: Tensor, target_NH: Tensor) -> "Moments":
         input_NJ = F.pad(input_ND, (1, 0), value=1.0)
         return cls(input_NJ.mT @ input_NJ, input_NJ.mT @ target_NH, target_NH.square().sum(0))
 
     @classmethod
-    def _about_their_means(cls, input_ND: Tensor, target_NH: Tensor) -> "Sums":
+    def _about_their_means(cls, input_ND: Tensor, target_NH: Tensor) -> "Moments":
         """Add up a block: float32 products of the centred values, to which the means are added in float64."""
         mean_D, mean_H = input_ND.mean(0), target_NH.mean(0)
         left = cls._products(input_ND - mean_D, target_NH - mean_H).in_float64()
@@ -63,28 +63,28 @@ class Sums:
         )
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], name: str) -> "Sums":
+    def from_state(cls, state: Mapping[str, Tensor], name: str) -> "Moments":
         return cls(*[state[f"{name}.{field.name}"] for field in fields(cls)])
 
     def state(self, name: str) -> dict[str, Tensor]:
         return {f"{name}.{field.name}": getattr(self, field.name) for field in fields(self)}
 
-    def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*[getattr(self, field.name) + getattr(other, field.name) for field in fields(self)])
 
-    def in_float64(self) -> "Sums":
-        return Sums(*[in_float64(getattr(self, field.name)) for field in fields(self)])
+    def in_float64(self) -> "Moments":
+        return Moments(*[in_float64(getattr(self, field.name)) for field in fields(self)])
 
-    def to(self, device: torch.device) -> "Sums":
-        return Sums(*[getattr(self, field.name).to(device) for field in fields(self)])
+    def to(self, device: torch.device) -> "Moments":
+        return Moments(*[getattr(self, field.name).to(device) for field in fields(self)])
 
     @property
     def n_bytes(self) -> int:
         return sum(getattr(self, field.name).nbytes for field in fields(self))
 
-    def targets(self, some: slice) -> "Sums":
+    def targets(self, some: slice) -> "Moments":
         """Return the sums for a slice of the targets."""
-        return Sums(self.inputs_JJ, self.both_JH[:, some], self.squares_H[some])
+        return Moments(self.inputs_JJ, self.both_JH[:, some], self.squares_H[some])
 
     @property
     def n(self) -> Tensor:
@@ -116,23 +116,23 @@ class Sums:
         return ((self.squares_H.sum() - explained) / self.n).item()
 
 
-class SplitSums:
+class SplitMoments:
     """The sums of each regression, for training and validation texts.
 
     They stay on the tokens' device while it has plenty of free memory, and are on the CPU otherwise.
     """
 
-    def __init__(self, parts: Mapping[str, Sums] | None = None) -> None:
+    def __init__(self, parts: Mapping[str, Moments] | None = None) -> None:
         self._parts = dict(parts or {})  # by name, such as "5.learn" or "5.choose"
 
-    def add(self, regression: str, chooses: bool, more: Sums) -> None:
+    def add(self, regression: str, chooses: bool, more: Moments) -> None:
         name, device = _name(regression, chooses), more.n.device
         if held := self._parts.get(name):
             self._parts[name] = held + more.to(held.n.device)
         else:
             self._parts[name] = more if more.n_bytes < ROOM_SHARE * cache_budget(device, 1.0) else more.to(CPU)
 
-    def of(self, regression: str) -> tuple[Sums, Sums]:
+    def of(self, regression: str) -> tuple[Moments, Moments]:
         """Return a regression's training sums and validation sums, on the CPU."""
         learn, choose = (self._parts[_name(regression, chooses)].to(CPU) for chooses in (False, True))
         return learn, choose
@@ -142,10 +142,10 @@ class SplitSums:
         return {key: tensor for state in each for key, tensor in state.items()}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "SplitSums":
+    def from_state(cls, state: Mapping[str, Tensor]) -> "SplitMoments":
         """Restore the sums from a state, which may have other tensors too."""
         names = {key.rpartition(".")[0] for key in state if key.startswith("sums.")}
-        return cls({name.removeprefix("sums."): Sums.from_state(state, name) for name in names})
+        return cls({name.removeprefix("sums."): Moments.from_state(state, name) for name in names})
 
 
 @cache
@@ -173,14 +173,14 @@ def _name(regression: str, chooses: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Axes:
+class PrincipalAxes:
     """Principal axes of standardised inputs and the variances along them; the same for all targets."""
 
     variance_D: Tensor
     axes_DD: Tensor
 
     @classmethod
-    def of(cls, sums: Sums) -> "Axes":
+    def of(cls, sums: Moments) -> "PrincipalAxes":
         return cls(*torch.linalg.eigh(sums.covariance_DD / torch.outer(sums.std_D, sums.std_D)))
 
 
@@ -190,12 +190,12 @@ class Ridge:
     The bias has no penalty. `axes` are those of the same inputs, if already computed.
     """
 
-    def __init__(self, sums: Sums, prior_DH: Tensor, axes: Axes | None = None):
+    def __init__(self, sums: Moments, prior_DH: Tensor, axes: PrincipalAxes | None = None):
         self.prior_DH, self.mean_D, self.std_D = prior_DH, sums.mean_D, sums.std_D
         self.target_mean_H = sums.both_JH[0] / sums.n
         both_DH = sums.both_JH[1:] / sums.n - torch.outer(self.mean_D, self.target_mean_H)
         missing_DH = (both_DH - sums.covariance_DD @ prior_DH) / self.std_D[:, None]
-        axes = axes or Axes.of(sums)
+        axes = axes or PrincipalAxes.of(sums)
         self.variance_D, self.axes_DD = axes.variance_D, axes.axes_DD
         self.turned_DH = self.axes_DD.mT @ missing_DH
 
@@ -207,11 +207,11 @@ class Ridge:
 
 
 def best_fit(
-    learn: Sums,
-    choose: Sums,
+    learn: Moments,
+    choose: Moments,
     priors: Sequence[Tensor],
     refit: bool = True,
-    axes: tuple[Axes | None, Axes | None] = (None, None),
+    axes: tuple[PrincipalAxes | None, PrincipalAxes | None] = (None, None),
 ) -> Tensor:
     """Return the map (J, H) with the penalty and prior that, fitted to `learn`, have the least error on `choose`.
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from eexit.decode.full_depth import full_depth_pass
 from eexit.decode.predictors import LMHead
-from eexit.decode.requests import Decoding
+from eexit.decode.requests import DecodingConfig
 from eexit.method.divergence import Divergence
 from eexit.method.readouts import READOUTS, Readout
-from eexit.model.layers import Decoder, Inputs
-from eexit.training.texts import Text, blocks
+from eexit.model.layers import Decoder, ForwardInputs
+from eexit.training.texts import TrainingText, blocks
 
 BLOCK_TOKENS: Final = 2048  # answer tokens whose hidden states are in memory at a time
 READ_TOKENS: Final = 64  # read at a time, since a reading keeps the final layer's logits
@@ -27,7 +27,9 @@ ARGMAX_TOKENS: Final = 256  # per pass through the lm_head in `likeliest`
 LENS: Final = READOUTS["lens"]
 
 
-def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], decided_only: bool = False) -> Tensor:
+def streams(
+    decoder: Decoder, block: Sequence[TrainingText], layers: Sequence[int], decided_only: bool = False
+) -> Tensor:
     """Return the hidden states after `layers` and, last, after the final layer, (N, X, W), in the order of the texts.
 
     N are all answer tokens or, with `decided_only`, all but the first of each answer. The result is usable in a
@@ -40,21 +42,21 @@ def streams(decoder: Decoder, block: Sequence[Text], layers: Sequence[int], deci
 
 
 @torch.inference_mode()
-def text_pass(decoder: Decoder, text: Text, kept: Sequence[int]) -> Tensor:
+def text_pass(decoder: Decoder, text: TrainingText, kept: Sequence[int]) -> Tensor:
     """Return a text's hidden states at full depth after `kept`, (T, X, W), where its answer tokens are predicted."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
-    inputs = Inputs.of([ids], decoder.device)
+    inputs = ForwardInputs.of([ids], decoder.device)
     return full_depth_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
 
 
-def decided_streams(decoder: Decoder, texts: Sequence[Text], layers: Sequence[int]) -> Iterator[Tensor]:
+def decided_streams(decoder: Decoder, texts: Sequence[TrainingText], layers: Sequence[int]) -> Iterator[Tensor]:
     """Yield the hidden states (N, X, W) of the texts' decided tokens, a block of texts at a time."""
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
         yield streams(decoder, block, layers, decided_only=True)
 
 
 @torch.inference_mode()
-def read_all(decoder: Decoder, decoding: Decoding, states_NXW: Tensor) -> Divergence:
+def read_all(decoder: Decoder, decoding: DecodingConfig, states_NXW: Tensor) -> Divergence:
     """Return the divergence of exitable layers from the final one, on the CPU, reading a few tokens at a time."""
     return joined([LMHead(decoder, decoding).read_layers(some_NXW) for some_NXW in states_NXW.split(READ_TOKENS)])
 
@@ -67,7 +69,7 @@ def joined(parts: Sequence[Divergence]) -> Divergence:
 
 def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NXW: Tensor) -> Divergence:
     """Read exitable layers through `readout`, and compare them with the final layer."""
-    return read_all(decoder, Decoding(tuple(layers), 1, frozenset(), readout=readout), states_NXW)
+    return read_all(decoder, DecodingConfig(tuple(layers), 1, frozenset(), readout=readout), states_NXW)
 
 
 @torch.inference_mode()
@@ -75,6 +77,8 @@ def likeliest(decoder: Decoder, hidden_NW: Tensor, layer: int | None = None, rea
     """Return the likeliest tokens (N,) of hidden states after `layer`; None: after the final layer, with no readout."""
 
     def read(some_NW: Tensor) -> Tensor:
-        return decoder.head(decoder.normed(some_NW) if layer is None else readout.before_head(decoder, some_NW, layer))
+        return decoder.lm_head(
+            decoder.head_input(some_NW) if layer is None else readout.before_head(decoder, some_NW, layer)
+        )
 
     return torch.cat([read(some_NW).argmax(-1) for some_NW in hidden_NW.split(ARGMAX_TOKENS)])

@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
 from eexit.plan.splits import is_drawn
-from eexit.results.files import Location
-from eexit.results.landed import runs_with_tokens
+from eexit.results.committed import runs_with_tokens
+from eexit.results.parquet_files import StoreLocation
 
 _GOOD: Final = (pc.field("mode") == NORMAL) & (pc.field("status") == OK)
 ONE_IN: Final = 5  # prompts is held out; of the others, one in five is for validation
 
 
 @dataclass(frozen=True)
-class Text:
+class TrainingText:
     """A prompt and its answer, as token ids.
 
     Texts that are `held_out` are for reported figures only. Of the others, those with `chooses` form the validation
@@ -45,7 +45,7 @@ def chooses(prompt: str) -> bool:
     return not is_held_out(prompt) and is_drawn(prompt, "chooses", ONE_IN)
 
 
-def read_texts(location: Location) -> list[Text]:
+def read_texts(location: StoreLocation) -> list[TrainingText]:
     """Return the distinct texts of a sweep's `normal` runs without an error, in the order of prompt ids.
 
     Raise `DamagedError` for a damaged file, and `OSError`.
@@ -58,30 +58,30 @@ def read_texts(location: Location) -> list[Text]:
     return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
 
 
-def text_of(run: Mapping[str, Any], tokens: pa.Table) -> Text:
+def text_of(run: Mapping[str, Any], tokens: pa.Table) -> TrainingText:
     """Return a run's text, from its row and its tokens."""
-    return Text(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
+    return TrainingText(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
 
 
-def distinct(texts: Iterable[Text]) -> list[Text]:
+def distinct(texts: Iterable[TrainingText]) -> list[TrainingText]:
     """Remove repeated texts, which other seeds or other sweeps of the same prompts may bring."""
     return list({(text.prompt_token_ids, text.token_ids): text for text in reversed(list(texts))}.values())[::-1]
 
 
-def parted(texts: Sequence[Text]) -> list[tuple[bool, list[Text]]]:
+def parted(texts: Sequence[TrainingText]) -> list[tuple[bool, list[TrainingText]]]:
     """Return the training texts as (False, texts) and the validation texts as (True, texts), without an empty split."""
     parts = [(chooses, [text for text in texts if text.chooses == chooses]) for chooses in (False, True)]
     return [(chooses, part) for chooses, part in parts if part]
 
 
-def n_tokens(texts: Sequence[Text]) -> int:
+def n_tokens(texts: Sequence[TrainingText]) -> int:
     """Return the number of answer tokens."""
     return sum(len(text.token_ids) for text in texts)
 
 
-def blocks(texts: Sequence[Text], most_tokens: int) -> list[list[Text]]:
+def blocks(texts: Sequence[TrainingText], most_tokens: int) -> list[list[TrainingText]]:
     """Group successive texts into blocks of at most `most_tokens` answer tokens, but at least one text."""
-    cut: list[list[Text]] = []
+    cut: list[list[TrainingText]] = []
     room = 0
     for text in texts:
         if len(text.token_ids) > room or not cut:

@@ -41,27 +41,27 @@ from cluster.console.parser import Parser
 from cluster.console.sweep_flags import load_job
 from eexit.cpu import kernels
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Failure, Request
+from eexit.decode.requests import Request, RequestFailure
 from eexit.errors import UsageError
 from eexit.method.rules import ORACLES
 from eexit.model.quantization import precision_of
-from eexit.output.whole_files import write_whole
+from eexit.output.atomic_files import write_atomic
 from eexit.plan.config import Observe
-from eexit.plan.configuration import GENERATE, Exit, Normal
+from eexit.plan.configuration import GENERATE, EarlyExit, NoExit
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
-from eexit.studies.timing.contenders import UNTIMED_TOKENS, describe_machine, now, usable_prompts
+from eexit.studies.timing.decode_timer import UNTIMED_TOKENS, describe_machine, now, usable_prompts
 from eexit.studies.timing.plain_generate import generate_greedily, plain_model
 from eexit.sweeps.generator import ModelGenerator
 
 SWEEPS: Final = Path(__file__).parents[1] / "sweeps"
 LEAST_TOKENS: Final = UNTIMED_TOKENS + 1
-FROZEN, DEFERRED = (Exit(mode, "confidence", 0.9) for mode in ("frozen_residual", "unfrozen"))
+FROZEN, DEFERRED = (EarlyExit(mode, "confidence", 0.9) for mode in ("frozen_residual", "unfrozen"))
 OBSERVATION: Final = "observation"
 
 
 @dataclass
-class Timed:
+class StepTiming:
     """Seconds of single decode steps with `rows` slots, over all rounds."""
 
     rows: int
@@ -97,7 +97,7 @@ class Bench:
         """Return each contender's seconds per step, in the order of the contenders."""
         prompts = [*islice(cycle(self.questions), n_rows)]
         times = {GENERATE: self._generate(prompts)}
-        for configuration in (Normal(), FROZEN, DEFERRED):
+        for configuration in (NoExit(), FROZEN, DEFERRED):
             rows = [Request(prompt, configuration, 0) for prompt in prompts]
             times[configuration.key], _ = self._decode(rows, "none")
         times["oracles"], _ = self._decode(self._oracles(n_rows), "all")
@@ -122,11 +122,11 @@ class Bench:
         """Return the seconds of each step, and those from the last step to the last output."""
         decoding = replace(
             self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(), observe=observe,
-            rows=len(requests),
+            max_rows=len(requests),
         )  # fmt: skip
         engine, (steps, tell) = Engine(self.engine.decoder, decoding, self.engine.student), self._watch()
         for index, outcome in engine.generate(requests, tell):
-            if isinstance(outcome, Failure):
+            if isinstance(outcome, RequestFailure):
                 raise UsageError(f"{requests[index].configuration.key} can't be timed: {outcome.error}")
         if len(steps) != self.n_tokens - 1:
             raise UsageError(f"{len(requests)} rows are not decoded at once, for want of memory: lower --rows")
@@ -154,17 +154,17 @@ def seconds_between(moments: Sequence[float]) -> list[float]:
     return [after - before for before, after in pairwise(moments)]
 
 
-def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[Timed]:
+def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming]:
     """Time all contenders in turns."""
-    timings: dict[tuple[int, str], Timed] = {}
+    timings: dict[tuple[int, str], StepTiming] = {}
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for n in rows:
             for what, steps in bench.round(n).items():
-                timings.setdefault((n, what), Timed(n, what)).steps += steps
+                timings.setdefault((n, what), StepTiming(n, what)).steps += steps
     return list(timings.values())
 
 
-def figures_of(timings: Sequence[Timed]) -> list[dict[str, Any]]:
+def figures_of(timings: Sequence[StepTiming]) -> list[dict[str, Any]]:
     """Return a record for each contender and number of slots."""
     own = {timed.rows: timed.step for timed in timings if timed.what == GENERATE}
     return [{**vars(timed), "ms": timed.step, "of_generate": own[timed.rows] / timed.step} for timed in timings]
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str]) -> int:
     figures = figures_of(compare(bench, rows, n_rounds))
     console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", speed_table(figures))
     if flags.json:
-        write_whole(Path(flags.json), json.dumps({"machine": about, "comparison": figures}, indent=1))
+        write_atomic(Path(flags.json), json.dumps({"machine": about, "comparison": figures}, indent=1))
     return 0
 
 

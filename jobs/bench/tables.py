@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import binom
 
 from cluster.console.parser import Parser
-from eexit.plan.splits import for_reporting, sort_of, units
+from eexit.plan.splits import in_test_split, sort_of, units
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
 
 SAMPLE: Final = Path(__file__).parents[2] / "reports" / "sample"
@@ -75,7 +75,7 @@ def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = N
     if of_right:
         difference = difference[by_prompt(name, "normal", "correct") > 0]
     if reporting is not None:
-        difference = difference[difference.index.map(for_reporting) == reporting]
+        difference = difference[difference.index.map(in_test_split) == reporting]
     return mean_of(difference < 0)
 
 

@@ -22,8 +22,8 @@ from functools import partial
 from cluster.console.command import command
 from cluster.console.flags import per_cent, study_parser, trust_flag, whole
 from eexit.errors import UsageError
-from eexit.output.progress import Silence
-from eexit.output.text import counted
+from eexit.output.progress import NullDisplay
+from eexit.output.text import pluralize
 from jobs.files.make_prompts import write_prompts
 
 
@@ -33,21 +33,22 @@ def main(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
     if flags.necessity:
         from cluster.studies.run import run_study
-        from eexit.studies.chains.study import COLUMNS, ChainsStudy
+        from eexit.studies.chains.study import COLUMNS, NecessityStudy
 
-        plan = partial(ChainsStudy, follow_ups=flags.necessity)
-        run_study(flags.results, plan, display=Silence(), columns=COLUMNS).show(flags.results, columns=110)
+        plan = partial(NecessityStudy, follow_ups=flags.necessity)
+        run_study(flags.results, plan, display=NullDisplay(), columns=COLUMNS).show(flags.results, columns=110)
         return 0
     from eexit.results.finished_sweep import read_finished
-    from eexit.studies.chains.follow_ups import NEEDED, Changes, follow_ups
+    from eexit.studies.chains.follow_ups import NEEDED, ChainEdits, follow_ups
 
-    changes = Changes(flags.keep, flags.budget, flags.filler, flags.shuffle)
+    changes = ChainEdits(flags.keep, flags.budget, flags.filler, flags.shuffle)
     sweep = read_finished(flags.results, NEEDED, trusts_code=flags.trust_remote_code)
     prompts, n_bare = follow_ups(sweep, flags.configuration, flags.chains_of or flags.configuration, changes)
     print(write_prompts(flags.out, prompts))
     if n_bare:
         print(
-            f"{counted(n_bare, 'text')} had no chain, so that their follow-up prompts have none either", file=sys.stderr
+            f"{pluralize(n_bare, 'text')} had no chain, so that their follow-up prompts have none either",
+            file=sys.stderr,
         )
     return 0
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from cluster.console.command import command
 from cluster.console.flags import number, study_parser
 from eexit.output.display import open_display
-from eexit.output.locations import inside, shown
-from eexit.output.text import counted
+from eexit.output.locations import inside, redact
+from eexit.output.text import pluralize
 from eexit.plan.configuration import NORMAL
 
 KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
 
     chosen = tuple(dict.fromkeys(flags.configurations))
     n_done = export(flags.results, flags.out, chosen, flags.kl_factors, open_display(quiet=flags.quiet))
-    print(f"{counted(n_done, 'conversation')} in {shown(flags.out)}; columns say what they are in their metadata")
-    files = shown(inside(flags.out, "*.parquet"))
+    print(f"{pluralize(n_done, 'conversation')} in {redact(flags.out)}; columns say what they are in their metadata")
+    files = redact(inside(flags.out, "*.parquet"))
     print(f'from datasets import load_dataset; load_dataset("parquet", data_files="{files}", split="train")')
     return 0
 

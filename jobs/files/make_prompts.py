@@ -5,7 +5,7 @@
     python jobs/files/make_prompts.py --n 200 --steps --out steps.jsonl
     python jobs/sweep.py --prompts steps.jsonl --max-new-tokens 256 --thinking-until "(?i)answer:" --out results/steps
 
-Each prompt's kind is drawn, and then the prompt, from those of its kind: eexit/plan/prompt_kinds/drawing.py lists
+Each prompt's kind is drawn, and then the prompt, from those of its kind: eexit/plan/prompt_kinds/generators.py lists
 them. A prompt about a fact that came before is drawn again, so that no two share one. A seed always gives the same
 prompts, and more of them begin with the fewer. With --steps, they ask to think first and to end with "Answer:", and say
 how many steps lead to the answer (column steps).
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", nargs="*", metavar="KIND", help=which)
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.read(arguments)
-    from eexit.plan.prompt_kinds.drawing import KINDS, draw_prompts
-    from eexit.plan.prompt_kinds.in_steps import IN_STEPS
+    from eexit.plan.prompt_kinds.generators import KINDS, draw_prompts
+    from eexit.plan.prompt_kinds.multi_step import IN_STEPS
 
     stepped = {kind.name: kind for kind in IN_STEPS}
     if unknown := [name for name in flags.steps or () if name not in stepped]:
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def write_prompts(out: str, prompts: Sequence["Prompt"]) -> Path:
     """Write prompts to a new file that a sweep can read, and return its path. Raise `UsageError`."""
-    from eexit.output.whole_files import write_whole
-    from eexit.results.whereabouts import refuse_for_file
+    from eexit.output.atomic_files import write_atomic
+    from eexit.results.owned_folders import refuse_for_file
 
     path = Path(out)
     if path.suffix.lower() != ".jsonl":
@@ -66,7 +66,7 @@ def write_prompts(out: str, prompts: Sequence["Prompt"]) -> Path:
         refuse_for_file(out, "--out")
         if path.exists() and path.stat().st_size:  # a full disk may leave an empty one
             raise UsageError(f"--out {path} is there already: choose another name")
-        write_whole(path, "".join(lines))
+        write_atomic(path, "".join(lines))
     except OSError as error:
         raise UsageError(f"--out {path} can't be written ({first_line(error)})") from error
     return path

@@ -111,7 +111,7 @@ def early_trainer(decoder: Any, layers: Sequence[int], flags: Namespace) -> Any:
             said = model(**inputs, output_hidden_states=True)
             layer = Random(f"{self.args.seed} {self.state.global_step}").choice(layers)
             stream_NW = said.hidden_states[layer + 1][:, :-1][is_read_BT]
-            read = [decoder.head(decoder.normed(stream_NW)), said.logits[:, :-1][is_read_BT]]
+            read = [decoder.lm_head(decoder.head_input(stream_NW)), said.logits[:, :-1][is_read_BT]]
             if flags.loss == "kl":
                 with no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
                     teacher_NV = model(**inputs).logits[:, :-1][is_read_BT].log_softmax(-1)

@@ -16,9 +16,9 @@ import jinja2
 import vl_convert
 
 from eexit.errors import UsageError
+from eexit.output.atomic_files import write_all
 from eexit.output.palette import exit_colours, ink_on
-from eexit.output.text import counted, printable, some
-from eexit.output.whole_files import write_all
+from eexit.output.text import pluralize, printable, truncate_lines
 from eexit.quality.estimates import MARGIN
 from eexit.results.layout import (
     REPORT_HEAD_BYTES,
@@ -30,9 +30,9 @@ from eexit.results.layout import (
     side_file_name,
     side_folder_name,
 )
-from eexit.results.whereabouts import refuse_for_file
-from eexit.studies.other_models import Shapes
-from reports.page.packing import KINDS, Packed, squeeze
+from eexit.results.owned_folders import refuse_for_file
+from eexit.studies.cost_projection import ModelShape
+from reports.page.pack_tokens import KINDS, PackedTokens, squeeze
 from reports.page.payload import payload
 from reports.progress import Progress, ignore
 from reports.read.prompt_choice import MOST
@@ -85,7 +85,7 @@ class PageOptions:
     max_bytes: int = MAX_BYTES
     follow_seconds: int = 0
     margin: float = MARGIN  # share of the answers that a setting may lose and still count as good as full depth
-    prices_of: Shapes | None = None  # another model at whose unit costs the multiply-adds are shown too
+    prices_of: ModelShape | None = None  # another model at whose unit costs the multiply-adds are shown too
 
 
 def build_report(
@@ -100,11 +100,11 @@ def build_report(
     _refuse_place(Path(out))
     progress("reading runs")
     sweep = replace(read_sweep(results), margin=options.margin, prices_of=options.prices_of)
-    for line in some(sweep.left_out):
+    for line in truncate_lines(sweep.left_out):
         print(printable(f"report: left out: {line}"), file=sys.stderr)
     if missing := sweep.missing:
-        names = "; ".join(some(missing, most=MOST_NAMED))
-        said = f"report: {counted(len(missing), 'run')} missing, which the sweep's command does: {names}"
+        names = "; ".join(truncate_lines(missing, most=MOST_NAMED))
+        said = f"report: {pluralize(len(missing), 'run')} missing, which the sweep's command does: {names}"
         print(printable(said), file=sys.stderr)
     name = sweep.about["model"].get("name", "")
     try:
@@ -140,7 +140,7 @@ def side_folder(out: Path) -> Path:
     return out.with_name(side_folder_name(out.name))
 
 
-def split(packed: Packed, room: int) -> tuple[Blobs, Blobs]:
+def split(packed: PackedTokens, room: int) -> tuple[Blobs, Blobs]:
     """Return the blobs that stay in the page, and the others: whole kinds, the largest first, until the rest fits."""
     kept: Blobs = dict(packed.blobs)
     outside: Blobs = {}
@@ -192,7 +192,7 @@ def _write_files(out: Path, page: str, beside: Mapping[Path, str]) -> None:
 
 
 def _page(
-    data: dict[str, Any], packed: Packed, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
+    data: dict[str, Any], packed: PackedTokens, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
 ) -> str:
     content = squeeze(
         json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()

@@ -11,22 +11,22 @@ import pyarrow.compute as pc
 
 from eexit.decode.costs import COSTS
 from eexit.method.rules import ORACLES, RULES, Rule
-from eexit.output.text import counted, is_known
-from eexit.plan.configuration import DRAFT, NORMAL, Exit, all_modes, short_name
+from eexit.output.text import is_known, pluralize
+from eexit.plan.configuration import DRAFT, NORMAL, EarlyExit, all_modes, short_name
 from eexit.plan.splits import kinds
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, TOKENS
-from reports.page.origin import facts
-from reports.page.packing import Packed, pack
+from reports.page.pack_tokens import PackedTokens, pack
+from reports.page.run_info import facts
 from reports.progress import Progress, ignore
 from reports.read.judgements import BEST, SCORE, said_of_runs
-from reports.read.parameters import ORACLE_MARK
 from reports.read.prompt_choice import MOST, choose_prompts
+from reports.read.rule_parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
+from reports.sections.confident_errors import confident_section
 from reports.sections.overview import overview
-from reports.sections.sure_and_wrong import confident_section
 from reports.shared.figures import clean
 from reports.shared.per_configuration import layer_labels, naming
 
@@ -63,13 +63,13 @@ METRICS: Final = (
 
 def payload(
     sweep: Sweep, title: str, wanted: int | Sequence[str] = MOST, progress: Progress = ignore
-) -> tuple[dict[str, Any], Packed]:
+) -> tuple[dict[str, Any], PackedTokens]:
     """Return the page's data, ready for JSON, and the encoded tokens. `wanted` is as in `choose_prompts`."""
     held = choose_prompts(sweep, wanted)
     measured = [*METRICS, *(Metric(key, label, "real") for key, label in sweep.scores.items()), *_judged(sweep)]
     metrics = [m for m in measured if sweep.generations[m.key].notna().any()]
     found = overview(sweep, progress)
-    progress(f"packing the tokens of {counted(len(held), 'prompt')}")
+    progress(f"packing the tokens of {pluralize(len(held), 'prompt')}")
     chosen = sweep.generations["prompt_id"].isin(held).to_numpy()
     runs = sweep.generations[chosen]
     packed = pack(sweep, runs, list(held))
@@ -102,9 +102,11 @@ def payload(
     return data, packed
 
 
-def _names(sweep: Sweep, packed: Packed) -> dict[str, Any]:
+def _names(sweep: Sweep, packed: PackedTokens) -> dict[str, Any]:
     """Return the names of what the sweep contains: layers, modes, rules, configurations and judges."""
-    marks = {c.key: ORACLE_MARK if isinstance(c, Exit) and c.rule in sweep.marked else "" for c in sweep.configurations}
+    marks = {
+        c.key: ORACLE_MARK if isinstance(c, EarlyExit) and c.rule in sweep.marked else "" for c in sweep.configurations
+    }
     # Menus show settings without their mode, and series without their parameter.
     named = [naming(configuration) for configuration in sweep.configurations]
     keys = [str(each[part]) for part in ("configuration", "setting", "series") for each in named if each[part]]
@@ -139,7 +141,7 @@ def _judged(sweep: Sweep) -> list[Metric]:
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """Return for each rule of the sweep: its definition, parameter and unit, and whether it is an oracle."""
-    names = dict.fromkeys(c.rule for c in sweep.configurations if isinstance(c, Exit) and c.rule in RULES)
+    names = dict.fromkeys(c.rule for c in sweep.configurations if isinstance(c, EarlyExit) and c.rule in RULES)
     return {
         name: {
             "definition": RULES[name].definition,
@@ -161,7 +163,7 @@ def _compares(rule: Rule) -> str | None:
 
 
 def _runs(
-    sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: Packed, metrics: list[Metric], answers: pd.DataFrame
+    sweep: Sweep, runs: pd.DataFrame, counts: Any, packed: PackedTokens, metrics: list[Metric], answers: pd.DataFrame
 ) -> dict[str, list[dict[str, Any]]]:
     """Return prompt id → its runs, in the sweep's order. A run has a text only if its tokens weren't recorded."""
     numbers = sweep.numbers

@@ -30,10 +30,10 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 TYPES: Final = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 
 
-class Handler(BaseHTTPRequestHandler):
+class ReportHandler(BaseHTTPRequestHandler):
     """HTTP handler that sends the page or a side file. It first rebuilds the page if more runs were committed."""
 
-    server: "Server"
+    server: "ReportServer"
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
 
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing, so that the address stays visible in the terminal."""
 
 
-class Server(ThreadingHTTPServer):
+class ReportServer(ThreadingHTTPServer):
     """HTTP server that builds the page of `results` in `folder`, under a name that depends on the committed files."""
 
     daemon_threads = True
@@ -81,7 +81,7 @@ class Server(ThreadingHTTPServer):
         self.building = threading.Lock()
         self.built: list[Path] = []
         self.ended = False
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(("127.0.0.1", port), ReportHandler)
 
     def page(self) -> Path:
         """Return the page of all committed runs. Build it if it is new, then delete all but the two latest pages."""
@@ -151,11 +151,11 @@ def serve(results: str, port: int, options: PageOptions) -> int:
     return 0
 
 
-def make_server(results: str, port: int, folder: str, options: PageOptions) -> Server:
+def make_server(results: str, port: int, folder: str, options: PageOptions) -> ReportServer:
     if not 0 <= port <= 65535:
         raise UsageError(f"there is no port {port}, the last is 65535: try --serve {free_port()}")
     try:
-        return Server(results, port, folder, options)
+        return ReportServer(results, port, folder, options)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Draft, Exit, Normal, configuration_of
+from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Draft, EarlyExit, NoExit, configuration_of
 
 ORIGINAL_RULE: Final = "kl"  # the original module's only rule
 NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
@@ -42,7 +42,7 @@ def _size(configuration: Configuration) -> tuple[float, float]:
     match configuration:
         case Draft(layer, n_tokens):
             return layer, n_tokens
-        case Exit(parameter=float(parameter)):
+        case EarlyExit(parameter=float(parameter)):
             return parameter, 0
     return 0, 0
 
@@ -54,5 +54,5 @@ def _stored(columns: Mapping[str, Any]) -> Configuration:
 @cache
 def _original(mode: str, kl_factor: float | None) -> Configuration:
     if mode == NORMAL or kl_factor is None:
-        return Normal(mode)
-    return Exit(mode, ORIGINAL_RULE, float(kl_factor))
+        return NoExit(mode)
+    return EarlyExit(mode, ORIGINAL_RULE, float(kl_factor))

@@ -17,10 +17,10 @@ import pyarrow.dataset as ds
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import ERROR, OK
-from eexit.quality.text_measures import agreement, distinct, longest_loop
-from eexit.results.original_format import Result, number_of, prompts_of, results_of, text_of
+from eexit.quality.text_metrics import agreement, distinct, longest_loop
+from eexit.results.original_format import OriginalResult, number_of, prompts_of, results_of, text_of
 from eexit.results.tables import GENERATIONS, TOKENS
-from reports.read.shards import loose
+from reports.read.committed_runs import loose
 from reports.read.sweep import Sweep, assemble
 
 SOURCE: Final = (
@@ -67,7 +67,7 @@ def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
     )
 
 
-def _layers(results: list[Result]) -> tuple[list[int], int | None]:
+def _layers(results: list[OriginalResult]) -> tuple[list[int], int | None]:
     """Return the exitable layers, and the final layer or None if its number isn't known.
 
     With `normal` runs, the final layer is the largest among their exits and the listed exitable layers, since such a
@@ -87,7 +87,7 @@ def _layers(results: list[Result]) -> tuple[list[int], int | None]:
     return [layer for layer in named if not _is_final(layer, final)], final
 
 
-def _is_early(result: Result, layer: int) -> bool:
+def _is_early(result: OriginalResult, layer: int) -> bool:
     """Return True if the result exits at `layer` and its statistics count all of its exits as early."""
     return layer in result.chosen_exit_layers and result.early_exits == len(result.chosen_exit_layers)
 
@@ -96,12 +96,12 @@ def _is_final(layer: int | None, final: int | None) -> bool:
     return layer is None or (final is not None and layer >= final)
 
 
-def _undrawn(result: Result, chosen: list[int | None], final: int | None) -> int:
+def _undrawn(result: OriginalResult, chosen: list[int | None], final: int | None) -> int:
     """Return 1 if the statistics leave out the first token, which had no exit decision; otherwise 0."""
     return int(len(chosen) > 1 and chosen[0] == final and result.total_tokens == len(chosen) - 1)
 
 
-def _counts(result: Result, chosen: list[int | None], final: int | None) -> dict[int | None, int]:
+def _counts(result: OriginalResult, chosen: list[int | None], final: int | None) -> dict[int | None, int]:
     """Return the number of decided tokens per exit layer; empty if the file lacks it."""
     if chosen:
         return dict(Counter(chosen))
@@ -136,7 +136,7 @@ def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
     return compared | repeats | {"longest_loop": longest_loop(ids)}
 
 
-def _score_names(results: list[Result]) -> dict[str, str]:
+def _score_names(results: list[OriginalResult]) -> dict[str, str]:
     """Return column → label: first the accuracy score, then the file's other numeric scores."""
     accuracy = any(result.accuracy_score is not None for result in results)
     names = {"accuracy_score": "Accuracy score"} if accuracy else {}
@@ -146,19 +146,19 @@ def _score_names(results: list[Result]) -> dict[str, str]:
     return names
 
 
-def _scores(result: Result, names: dict[str, str]) -> dict[str, float | None]:
+def _scores(result: OriginalResult, names: dict[str, str]) -> dict[str, float | None]:
     own = {f"Score: {name}": score for name, score in _own_scores(result)}
     return {key: result.accuracy_score if key == "accuracy_score" else own.get(label) for key, label in names.items()}
 
 
-def _own_scores(result: Result) -> Iterator[tuple[str, float]]:
+def _own_scores(result: OriginalResult) -> Iterator[tuple[str, float]]:
     for name, score in result.scores.items():
         number = number_of(score)
         if number is not None:
             yield text_of(name), number
 
 
-def _naming(row: int, result: Result, prompts: dict[str, str]) -> dict[str, Any]:
+def _naming(row: int, result: OriginalResult, prompts: dict[str, str]) -> dict[str, Any]:
     text = "".join(result.tokens) if result.response is None and result.tokens else result.response
     return {
         "run_id": str(row),
@@ -186,12 +186,12 @@ def _tokens(
     ]
 
 
-def _rate(result: Result) -> float | None:
+def _rate(result: OriginalResult) -> float | None:
     total, early = result.total_tokens, result.early_exits
     return early / total if total and early is not None else result.early_exit_rate
 
 
-def _notes(result: Result) -> list[tuple[str, str]]:
+def _notes(result: OriginalResult) -> list[tuple[str, str]]:
     scores = ", ".join(f"{name} {score}" for name, score in result.scores.items())
     return [
         (label, text_of(note)) for label, note in (("Scores", scores), ("Evaluation", result.evaluation_text)) if note

@@ -13,23 +13,23 @@ import pyarrow.dataset as ds
 import pyarrow.fs
 
 from eexit.errors import UsageError
-from eexit.output.locations import HIDDEN, shown
-from eexit.plan.configuration import Configuration, Draft, Exit, depends_on_seed
+from eexit.output.locations import HIDDEN, redact
+from eexit.plan.configuration import Configuration, Draft, EarlyExit, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import units
 from eexit.quality.estimates import MARGIN
-from eexit.quality.text_measures import cut, log_perplexity, loop_share
-from eexit.results.files import Location, list_files, read_generations, read_tokens
+from eexit.quality.text_metrics import cut, log_perplexity, loop_share
 from eexit.results.layout import MANIFEST, decode
-from eexit.results.study_table import Table
+from eexit.results.parquet_files import StoreLocation, list_files, read_generations, read_tokens
+from eexit.results.study_table import StudyTable
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
 from eexit.studies.assessment.verdict import Verdict, read_verdict
-from eexit.studies.other_models import Shapes
+from eexit.studies.cost_projection import ModelShape
+from reports.read.committed_runs import read_landed, read_study_tables
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
-from reports.read.parameters import oracles_beside_others
-from reports.read.shards import read_landed, read_study_tables
+from reports.read.rule_parameters import oracles_beside_others
 
 _NESTED = tuple(name for name, field in OF_PARTS.items() if pa.types.is_nested(field.type))
 _BULKY = ("text", "prompt_token_ids", "model", "answer", "found_answer", *_NESTED)  # large, and used by no statistic
@@ -47,7 +47,7 @@ class Sweep:
     and `every_seed` is True for them. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one
     short value, the configuration's (`configurations.COLUMNS`), and each judge's (`reports.read.judgements`). Further
     columns are `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `cut`
-    (`eexit.quality.text_measures.cut`) and the sampling unit `unit` (`eexit.plan.splits.units`). `correct`
+    (`eexit.quality.text_metrics.cut`) and the sampling unit `unit` (`eexit.plan.splits.units`). `correct`
     and `cut` are 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
     `GENERATIONS`, with rows in no particular order.
     """
@@ -66,7 +66,7 @@ class Sweep:
     studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # name of a study table → rows
     n_landed: int = 0  # committed runs, repeats for other seeds included
     n_seeds: int = 1
-    prices_of: Shapes | None = None  # another model at whose unit costs costs are shown too: the reader's choice
+    prices_of: ModelShape | None = None  # another model at whose unit costs costs are shown too: the reader's choice
     verdict: Verdict | None = None  # of an assessment, if any
     margin: float = MARGIN  # loss up to which a setting counts as good as full depth: the reader's choice
 
@@ -110,7 +110,7 @@ class Sweep:
     def judges(self) -> tuple[Judge, ...]:
         return judges_of(self.rows_of(JUDGEMENTS))
 
-    def rows_of(self, table: Table) -> pd.DataFrame:
+    def rows_of(self, table: StudyTable) -> pd.DataFrame:
         """Return the rows of a study table, in the order in which their calls began."""
         return self.studies[table.name] if table.name in self.studies else table.schema.empty_table().to_pandas()
 
@@ -122,7 +122,7 @@ class Sweep:
     @property
     def marked(self) -> frozenset[str]:
         """The rules that labels mark as oracles."""
-        return oracles_beside_others(c.rule for c in self.configurations if isinstance(c, Exit))
+        return oracles_beside_others(c.rule for c in self.configurations if isinstance(c, EarlyExit))
 
     @property
     def without_drafts(self) -> "Sweep":
@@ -251,13 +251,13 @@ def index_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
     return run_index
 
 
-def _open(results: str) -> Location:
+def _open(results: str) -> StoreLocation:
     if "://" in results:
         try:
             filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
         except (pa.ArrowException, OSError) as error:
             raise NotASweepError(
-                f"{shown(results)} can't be used ({str(error).replace(results, HIDDEN)}): give a folder, s3:// or gs://"
+                f"{redact(results)} can't be used ({str(error).replace(results, HIDDEN)}): give a folder, s3:// or gs://"
             ) from error
     else:
         filesystem, root = pyarrow.fs.LocalFileSystem(), results
@@ -266,10 +266,10 @@ def _open(results: str) -> Location:
         raise NotASweepError(
             f"no such folder: {results} (give the folder a sweep wrote, the one with sweep.json in it)"
         )
-    return Location(filesystem, root)
+    return StoreLocation(filesystem, root)
 
 
-def _read_about(results: str, location: Location) -> dict[str, Any]:
+def _read_about(results: str, location: StoreLocation) -> dict[str, Any]:
     path = location.path(MANIFEST)
     if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
         raise NotASweepError(f"not a sweep: {results} has no {MANIFEST}")

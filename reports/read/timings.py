@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from eexit.output.text import counted
+from eexit.output.text import pluralize
 from eexit.plan.configuration import GENERATE, NORMAL
 from eexit.studies.timing.speedups import Speedup, speedups
 
@@ -14,7 +14,7 @@ _SETUP: Final = ["machine", "device", "threads", "dtype"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class TimingSetup:
     """A batch size on a machine for which `jobs/timings.py` measured how long configurations take."""
 
     number: int
@@ -30,7 +30,7 @@ class Measured:
         return f"{name}_{self.number}"
 
 
-def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[Measured, dict[str, Speedup]]]:
+def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple[TimingSetup, dict[str, Speedup]]]:
     """Return each machine and batch size with its speed-ups over configuration `beside`, from all timing calls.
 
     Batch sizes at which only steps were timed are left out.
@@ -47,7 +47,7 @@ def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple
         label = f"batch {batch}" + (f", {setup}" if setups.nunique() > 1 else "")
         prompts = int(timings["prompts"][(timings["batch"] == batch) & (setups == setup)].max())
         rounds, calls = (max(getattr(speedup, name) for speedup in each.values()) for name in ("rounds", "calls"))
-        measured.append((Measured(number, batch, label, setup, rounds, prompts, calls), each))
+        measured.append((TimingSetup(number, batch, label, setup, rounds, prompts, calls), each))
     return measured
 
 
@@ -67,12 +67,12 @@ def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
     return f"{machine}, {dtype}" + (f", {threads} threads" if device == "cpu" else "")
 
 
-def timed_over(measured: Sequence[Measured]) -> str:
+def timed_over(measured: Sequence[TimingSetup]) -> str:
     """Return the calls, rounds and prompts of what was timed, in words."""
-    rounds = dict.fromkeys(f"{_calls(each)}{counted(each.rounds, 'round')} on {each.machine}" for each in measured)
-    return f"median of {', '.join(rounds)}; {counted(max(each.prompts for each in measured), 'prompt')}"
+    rounds = dict.fromkeys(f"{_calls(each)}{pluralize(each.rounds, 'round')} on {each.machine}" for each in measured)
+    return f"median of {', '.join(rounds)}; {pluralize(max(each.prompts for each in measured), 'prompt')}"
 
 
-def _calls(each: Measured) -> str:
+def _calls(each: TimingSetup) -> str:
     """Return the number of calls as a prefix; empty for a single call."""
-    return f"{counted(each.calls, 'call')}: " if each.calls > 1 else ""
+    return f"{pluralize(each.calls, 'call')}: " if each.calls > 1 else ""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
-from eexit.quality.by_kind import COLUMNS, BesideNormal, by_kind
+from eexit.quality.by_kind import COLUMNS, PairedMetrics, by_kind
 from eexit.quality.intervals import LEVEL
 from reports.read.sweep import Sweep
 from reports.shared.charts import (
@@ -24,10 +24,10 @@ from reports.shared.charts import (
     scale_of,
     told,
 )
-from reports.shared.figures import Figure, Slice, Variant
+from reports.shared.figures import ChartVariant, Figure, RowFilter
 from reports.shared.measures import CUT, CUT_TEXTS
 from reports.shared.per_configuration import naming
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 MEASURES: Final = {
     "accuracy": "Accuracy",
@@ -48,7 +48,7 @@ CAPTION: Final = (
     f"Grey square: full depth. Bars: {LEVEL:.0%} intervals over prompts. Lost: the share of prompts whose answer full "
     "depth gets right and the setting wrong."
 )
-Found = Mapping[str, Mapping[str, BesideNormal]]  # configuration → kind → comparison
+Found = Mapping[str, Mapping[str, PairedMetrics]]  # configuration → kind → comparison
 
 
 def found_by_kind(sweep: Sweep) -> Found:
@@ -70,11 +70,11 @@ def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | Non
     settings = [key for key in found if key != NORMAL]
     if not settings:
         return None
-    rows, looks = kind_rows(sweep, found), Looks.of(sweep.configurations)
+    rows, looks = kind_rows(sweep, found), ChartStyle.of(sweep.configurations)
     first = settings.index(setting) if setting in settings else 0
     known = [name for name in MEASURES if rows.loc[rows["setting"].notna(), name].notna().any()]
-    variants = [Variant(MEASURES[name], kind_chart(rows, name, looks)) for name in known]
-    menu = Slice("Setting", "setting", settings, first)
+    variants = [ChartVariant(MEASURES[name], kind_chart(rows, name, looks)) for name in known]
+    menu = RowFilter("Setting", "setting", settings, first)
     return Figure("kinds", "By kind of prompt", CAPTION, variants, rows, KINDS, choice="Measure", slice=menu, wide=True)
 
 
@@ -93,7 +93,7 @@ def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kind_chart(frame: pd.DataFrame, name: str, looks: Looks) -> alt.LayerChart:
+def kind_chart(frame: pd.DataFrame, name: str, looks: ChartStyle) -> alt.LayerChart:
     """Return a chart with kinds from top to bottom, and in each kind full depth above the setting."""
     title = MEASURES[name]
     scale = scale_of(logarithmic=False, zero=name != "accuracy", padding=ROOM_PIXELS)

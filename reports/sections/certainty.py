@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 import pyarrow.compute as pc
 
-from eexit.output.text import counted, is_known, percent
+from eexit.output.text import is_known, percent, pluralize
 from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
 from eexit.quality.estimates import ENDS
@@ -15,7 +15,7 @@ from eexit.quality.intervals import LEVEL
 from eexit.sweeps.summary.certainty import MEASURES, OF_TOKENS, SURE, certainty
 from reports.read.sweep import Sweep
 from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
-from reports.shared.figures import Figure, Slice, one
+from reports.shared.figures import Figure, RowFilter, one
 from reports.shared.per_configuration import layer_labels
 
 THRESHOLDS: Final = (0.5, 0.7, SURE, 0.97)
@@ -58,9 +58,9 @@ def certainty_figure(sweep: Sweep) -> Figure | None:
     if found.empty:
         return None
     rows, labels = certainty_rows(found, sweep), list(layer_labels(sweep).values())
-    caption = f"{CAPTION}{counted(int(rows['share_n'].max()), 'prompt')}."
+    caption = f"{CAPTION}{pluralize(int(rows['share_n'].max()), 'prompt')}."
     chart = certainty_chart(rows, labels, f"Shares of tokens that are sure, and confirmed, by layer. {caption}")
-    menu = Slice("Sure from", "sure_from", [f"{each:g}" for each in THRESHOLDS], THRESHOLDS.index(SURE))
+    menu = RowFilter("Sure from", "sure_from", [f"{each:g}" for each in THRESHOLDS], THRESHOLDS.index(SURE))
     title = "Where tokens become certain"
     return Figure("certainty", title, caption, one(chart), rows, CERTAINTY, slice=menu, wide=True)
 

@@ -14,16 +14,16 @@ import altair as alt
 import pandas as pd
 
 from eexit.output.text import counted_between
-from eexit.plan.configuration import DRAFT, DRAFTING, GENERATE, LOOKUP, Configuration, Draft, Generate, Normal
+from eexit.plan.configuration import DRAFT, DRAFTING, GENERATE, LOOKUP, Configuration, Draft, HFGenerate, NoExit
 from eexit.quality.estimates import NOTHING
 from eexit.quality.intervals import LEVEL
-from eexit.results.means import OF_DRAFTS, estimate_drafts
+from eexit.results.configuration_means import OF_DRAFTS, estimate_drafts
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
-from reports.read.timings import Measured, speedups_by_place, timed_over
+from reports.read.timings import TimingSetup, speedups_by_place, timed_over
 from reports.shared.charts import RAMP, Columns, layered, rows_where, told
-from reports.shared.figures import Figure, Variant, one, table
+from reports.shared.figures import ChartVariant, Figure, one, table
 from reports.shared.per_configuration import estimates_of
 
 ABOUT: Final = f"{DRAFTING.removeprefix('no exits: ')}. LAYER:N drafts up to N tokens after that layer."
@@ -35,17 +35,17 @@ CELL_PIXELS: Final = 34
 
 
 @dataclass(frozen=True)
-class Drafts:
+class DraftTable:
     """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed with drafts.
 
     Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
-    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up. For each `Measured`: `speedup` over
-    `normal` and `over_generate` over transformers' own, with intervals and number of rounds; `tokens_per_s`; and
+    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up. For each `TimingSetup`: `speedup`
+    over `normal` and `over_generate` over transformers' own, with intervals and number of rounds; `tokens_per_s`; and
     `fastest`, True for the fastest draft. `rows` is sorted by layer and then by N.
     """
 
     rows: pd.DataFrame
-    measured: tuple[Measured, ...]  # where drafts were timed
+    measured: tuple[TimingSetup, ...]  # where drafts were timed
     n_texts: int  # runs of drafts that can be compared with the normal run of their prompt and seed
     n_other_texts: int  # the number of them whose text differs
 
@@ -64,7 +64,7 @@ class Drafts:
         return sorted(self.drafts["draft_length"].unique(), key=int)
 
 
-def drafted(sweep: Sweep) -> Drafts | None:
+def drafted(sweep: Sweep) -> DraftTable | None:
     """Return the statistics of a sweep's drafts; None if there are none."""
     unsorted = [configuration for configuration in sweep.configurations if isinstance(configuration, Draft)]
     configurations = sorted(unsorted, key=lambda draft: (draft.layer, draft.n_tokens))
@@ -88,7 +88,7 @@ def drafted(sweep: Sweep) -> Drafts | None:
                 row |= _numbers(found[key], of_generate.get(key), where) | {where.column("fastest"): key == fastest}
     runs = sweep.done[sweep.done["configuration"].isin(keys)]
     known = runs["equal_share"].astype(float).dropna()
-    return Drafts(pd.DataFrame(rows), tuple(measured), len(known), int((known < 1).sum()))
+    return DraftTable(pd.DataFrame(rows), tuple(measured), len(known), int((known < 1).sum()))
 
 
 def draft_section(sweep: Sweep) -> dict[str, Any] | None:
@@ -105,7 +105,7 @@ def draft_section(sweep: Sweep) -> dict[str, Any] | None:
     }
 
 
-def _acceptance(drafts: Drafts, columns: Columns, is_sampled: bool) -> Iterator[Figure]:
+def _acceptance(drafts: DraftTable, columns: Columns, is_sampled: bool) -> Iterator[Figure]:
     if drafts.drafts["acceptance"].notna().any():
         caption = (
             "Higher is better. Accepted: the share of all drafted tokens that full depth agreed with, those after the "
@@ -118,7 +118,7 @@ def _acceptance(drafts: Drafts, columns: Columns, is_sampled: bool) -> Iterator[
         yield Figure("draft-acceptance", "Acceptance", caption, one(chart), drafts.drafts, columns)
 
 
-def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
+def _speed(drafts: DraftTable, columns: Columns) -> Iterator[Figure]:
     """Yield the measured speed-up with a variant per batch size, or the expected one if nothing was timed."""
     if drafts.measured:
         caption = (
@@ -126,7 +126,7 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
             f"below (violet), it takes longer ({timed_over(drafts.measured)}). Outlined: the fastest."
         )
         variants = [
-            Variant(
+            ChartVariant(
                 each.label, speed_chart(drafts, each, f"Measured speed-up by layer and N at {each.label}. {caption}")
             )
             for each in drafts.measured
@@ -145,7 +145,7 @@ def _speed(drafts: Drafts, columns: Columns) -> Iterator[Figure]:
         yield Figure("draft-speed", title, caption, one(chart), drafts.drafts, columns)
 
 
-def _columns(drafts: Drafts, measured: Sequence[Measured] = ()) -> Iterator[tuple[str, str, str]]:
+def _columns(drafts: DraftTable, measured: Sequence[TimingSetup] = ()) -> Iterator[tuple[str, str, str]]:
     """Yield key, label and form of the table's columns, with the measurements at these places."""
     yield "configuration", "Configuration", "text"
     yield "acceptance", "Acceptance", "share"
@@ -161,14 +161,14 @@ def _columns(drafts: Drafts, measured: Sequence[Measured] = ()) -> Iterator[tupl
         yield "n_failed", "Failed runs", "count"
 
 
-def _basis(drafts: Drafts) -> str:
+def _basis(drafts: DraftTable) -> str:
     count = counted_between(drafts.drafts["n"], "prompt")
     known = drafts.drafts["acceptance_low"].notna().any()
     intervals = f"Tooltips and table: {LEVEL:.0%} intervals over prompts; " if known else ""
     return f"{intervals}n = {count}."
 
 
-def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> alt.LayerChart:
+def speed_chart(drafts: DraftTable, measured: TimingSetup | None, description: str) -> alt.LayerChart:
     """Return the speed-up over `normal`, measured or expected; the fastest measured one is outlined."""
     name = measured.column("speedup") if measured else "expected"
     known = drafts.drafts[name].dropna()
@@ -179,7 +179,7 @@ def speed_chart(drafts: Drafts, measured: Measured | None, description: str) -> 
 
 
 def _grid(
-    drafts: Drafts, column: str, colour: alt.Color, measured: Measured | None, description: str
+    drafts: DraftTable, column: str, colour: alt.Color, measured: TimingSetup | None, description: str
 ) -> alt.LayerChart:
     """Return layers from top to bottom, lengths from left to right, and a column as colour and text."""
     title, axis = "N: tokens drafted at a time", {"labelAngle": 0}
@@ -207,11 +207,11 @@ def _naming(columns: dict[str, Any]) -> dict[str, Any]:
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     """Return key → identifying columns, for `normal` and transformers' own variants that were timed."""
     layers = [int(within) for key in found if (within := key.removeprefix(f"{GENERATE}/")).isdigit()]
-    known: list[Configuration | Generate] = [
-        Normal(),
-        Generate(),
-        *map(Generate, sorted(layers)),
-        Generate(variant=LOOKUP),
+    known: list[Configuration | HFGenerate] = [
+        NoExit(),
+        HFGenerate(),
+        *map(HFGenerate, sorted(layers)),
+        HFGenerate(variant=LOOKUP),
     ]
     return {each.key: each.columns for each in known if each.key in found}
 
@@ -235,7 +235,7 @@ def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
     return counted_rows
 
 
-def _numbers(speedup: Speedup, over_generate: Speedup | None, where: Measured) -> dict[str, Any]:
+def _numbers(speedup: Speedup, over_generate: Speedup | None, where: TimingSetup) -> dict[str, Any]:
     return {
         **speedup.ratio.columns(where.column("speedup")),
         **(over_generate.ratio if over_generate else NOTHING).columns(where.column("over_generate")),

@@ -12,10 +12,10 @@ from typing import Any, Final
 import altair as alt
 import pandas as pd
 
-from eexit.output.text import counted, with_versions
+from eexit.output.text import pluralize, with_versions
 from reports.read.sweep import Sweep
 from reports.shared.charts import PERCENT, ROOM_PIXELS, ROWS, Columns, layered, told
-from reports.shared.figures import Figure, Variant
+from reports.shared.figures import ChartVariant, Figure
 
 CAPTION: Final = (
     "Up is better. As the training measured them on held-out prompts, without intervals. Readouts: tokens on which a "
@@ -57,7 +57,7 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
     if not used:
         return None
     rows = card_rows(used)
-    variants = [Variant(name, _chart(rows[rows["artefact"] == name])) for name in dict.fromkeys(rows["artefact"])]
+    variants = [ChartVariant(name, _chart(rows[rows["artefact"] == name])) for name in dict.fromkeys(rows["artefact"])]
     figure = Figure("learned", "Learned exits, by layer", CAPTION, variants, rows, COLUMNS, choice="Artefact")
     return {
         "about": "What the sweep's exits were learned with; the charts above are of the sweep's own runs.",
@@ -144,4 +144,4 @@ def _facts(artefact: Artefact) -> list[tuple[str, str]]:
 def _data(artefact: Artefact, part: str) -> str:
     data = artefact.card.get("data") or {}
     counts = [(data.get(f"n_{part}tokens"), "token"), (data.get(f"n_{part}prompts"), "prompt")]
-    return " of ".join(counted(int(n), name) for n, name in counts if n)
+    return " of ".join(pluralize(int(n), name) for n, name in counts if n)

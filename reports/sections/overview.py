@@ -2,29 +2,29 @@
 
 from typing import Any
 
-from eexit.plan.configuration import Draft, Exit
+from eexit.plan.configuration import Draft, EarlyExit
 from reports.progress import Progress, ignore
 from reports.read.sweep import Sweep
-from reports.sections.all_numbers import configuration_columns
 from reports.sections.by_kind import found_by_kind, kind_figure
 from reports.sections.certainty import certainty_figure
+from reports.sections.contrasts import beside_section
 from reports.sections.drafts import draft_section
 from reports.sections.exits.depth_by_position import depth_figure
 from reports.sections.exits.dose_response import dose_figures
-from reports.sections.exits.where_tokens_exit import mix_figure
+from reports.sections.exits.exit_distribution import mix_figure
+from reports.sections.full_table import configuration_columns
 from reports.sections.learned_exits import learned_section
 from reports.sections.quality_against_cost import quality_figure
 from reports.sections.reasoning import reasoning_section
-from reports.sections.side_by_side import beside_section
+from reports.sections.selected_setting import settings_section
 from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
-from reports.sections.which_setting import settings_section
 from reports.shared.figures import table
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import quality_of
 from reports.shared.savings import savings
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 
 def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     quality = quality_of(exits, configurations, runs.beside(), saves)
     # A sweep of drafts without exits has only `normal` runs besides.
     kinds = {type(configuration) for configuration in sweep.configurations}
-    tells = Draft not in kinds or Exit in kinds
-    looks = Looks.of(exits.configurations)
+    tells = Draft not in kinds or EarlyExit in kinds
+    looks = ChartStyle.of(exits.configurations)
     figures = (
         [
             *mix_figure(exits),

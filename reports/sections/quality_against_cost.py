@@ -19,7 +19,7 @@ from eexit.quality.estimates import ENDS, Estimate
 from eexit.sweeps.summary.contradicted import Contradicted, contradicted_rules
 from reports.read.sweep import Sweep
 from reports.read.timings import timed_over
-from reports.sections.all_numbers import configuration_columns
+from reports.sections.full_table import configuration_columns
 from reports.shared import measures
 from reports.shared.charts import (
     CONTROL_GREY,
@@ -39,12 +39,12 @@ from reports.shared.charts import (
     told,
     where_known,
 )
-from reports.shared.figures import Figure, Variant, basis, table
+from reports.shared.figures import ChartVariant, Figure, basis, table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, CostAxis, Measure
 from reports.shared.per_configuration import CONTRADICTED_EXITS
-from reports.shared.quality import Quality
-from reports.shared.savings import Savings
-from reports.shared.styles import HOLLOW, Looks
+from reports.shared.quality import QualityTable
+from reports.shared.savings import SavingsTable
+from reports.shared.styles import HOLLOW, ChartStyle
 
 REPLAYED: Final[Columns] = (
     ("configuration", "Replayed setting", "text"),
@@ -79,10 +79,10 @@ _ONLINE: Final = (
 class TradeOff:
     """One measure of quality against one sense of saving, for a chart of the configurations."""
 
-    quality: Quality
+    quality: QualityTable
     measure: Measure
     cost: CostAxis
-    looks: Looks
+    looks: ChartStyle
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -129,9 +129,9 @@ class TradeOff:
         )
 
 
-def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Figure | None:
+def quality_figure(sweep: Sweep, quality: QualityTable, saves: SavingsTable | None) -> Figure | None:
     """Return a chart of each measure against each cost; None if there is nothing to draw."""
-    looks = replace(Looks.of(sweep.configurations), legends="bottom")  # the axis title is at the top
+    looks = replace(ChartStyle.of(sweep.configurations), legends="bottom")  # the axis title is at the top
     caption = _how_points_are_read(quality.rows)
     rows = quality.rows.set_index("configuration").to_dict("index")
     found = {
@@ -152,7 +152,7 @@ def quality_figure(sweep: Sweep, quality: Quality, saves: Savings | None) -> Fig
         if len(shown.drawn):
             axes = {"y": shown.measure.column, "x": shown.cost.column}
             chart = trade_off_chart(shown, f"{y} against {x}. {caption}")
-            variants.append(Variant("", chart, y=y, x=x, note=" ".join(_note(shown, sweep.is_sampled)), axes=axes))
+            variants.append(ChartVariant("", chart, y=y, x=x, note=" ".join(_note(shown, sweep.is_sampled)), axes=axes))
     if not variants:
         return None
     return Figure(

@@ -1,7 +1,7 @@
 """The overview's section "Reasoning": cost per right answer, length of chains of thought by depth, and their necessity.
 
 Each setting is compared with the control of the same depth. Chains' lengths are means over prompts, seeds averaged
-first. Costs per right answer are as in `eexit.quality.per_right`, and necessity as in `eexit.studies.chains`.
+first. Costs per right answer are as in `eexit.quality.cost_per_correct`, and necessity as in `eexit.studies.chains`.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
 from eexit.results.study_tables import CHAINS
 from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, told
-from reports.shared.figures import Figure, Variant, basis, one, table
+from reports.shared.figures import ChartVariant, Figure, basis, one, table
 from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
 from reports.shared.per_configuration import estimates_of, naming
-from reports.shared.savings import Savings
+from reports.shared.savings import SavingsTable
 
 LENGTH, LONGER, NEED, BESIDE, OVER_FILLER = THINKS = (
     "n_thinking_tokens", "longer", "necessity", "beside_control", "over_filler",
@@ -50,7 +50,7 @@ BY_STEPS: Final[Columns] = (
 )
 
 
-def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings | None) -> dict[str, Any] | None:
+def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: SavingsTable | None) -> dict[str, Any] | None:
     """Return charts and a table; None if no text has a chain. `configurations` is the frame of `per_configuration`."""
     if configurations.empty or sweep.done[LENGTH].isna().all():
         return None
@@ -113,7 +113,9 @@ def _by_depth(rows: pd.DataFrame) -> Iterator[Figure]:
     saved = [column for column in PER_RIGHT if column in rows and rows[column].notna().any()]
     if CORRECT in rows and saved:
         variants = [
-            Variant(label, _points(rows, (column, f"Saved per right answer, {label}"), (CORRECT, "Accuracy"), COLUMNS))
+            ChartVariant(
+                label, _points(rows, (column, f"Saved per right answer, {label}"), (CORRECT, "Accuracy"), COLUMNS)
+            )
             for column, label in SENSES.items()
             if column in saved
         ]
@@ -136,7 +138,7 @@ def _by_steps(sweep: Sweep) -> Iterator[Figure]:
     if len(rows):
         x = ("steps", "Steps that lead to the answer")
         variants = [
-            Variant(title, _points(rows, x, (y, title), BY_STEPS, lines=True))
+            ChartVariant(title, _points(rows, x, (y, title), BY_STEPS, lines=True))
             for y, title in ((CORRECT, "Accuracy"), (NEED, "Necessity"))
             if rows[y].notna().any()
         ]

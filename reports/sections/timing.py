@@ -8,13 +8,13 @@ import pandas as pd
 from eexit.plan.runs import OK
 from eexit.quality.estimates import ENDS
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing.steps import StepTimes, step_times
+from eexit.studies.timing.step_times import StepTimes, step_times
 from reports.read.sweep import Sweep
 from reports.read.timings import setups_of, timed_over
 from reports.shared.charts import Columns
 from reports.shared.figures import table
 from reports.shared.measures import LAYERS_SKIPPED, SKIPPED
-from reports.shared.savings import UNTIMED, Savings
+from reports.shared.savings import UNTIMED, SavingsTable
 
 ALLOWED: Final = "allowed"
 TIMED: Final[Columns] = (
@@ -26,7 +26,7 @@ TIMED: Final[Columns] = (
 )
 
 
-def timing_section(sweep: Sweep, saves: Savings | None) -> dict[str, Any]:
+def timing_section(sweep: Sweep, saves: SavingsTable | None) -> dict[str, Any]:
     """Return a sentence, tables of settings where any was timed, and tables of step times."""
     rows = timed(sweep, saves) if saves else pd.DataFrame()
     steps = [_steps(where, times) for where, times in known_step_times(sweep).items()]
@@ -68,7 +68,7 @@ def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
     return found
 
 
-def timed(sweep: Sweep, saves: Savings) -> pd.DataFrame:
+def timed(sweep: Sweep, saves: SavingsTable) -> pd.DataFrame:
     """Return one row per configuration and place that was timed, the largest saving first.
 
     Columns: `configuration`, `shown_as`, `at` (batch size and machine), `layers_skipped`, `run` (the run saving of the

@@ -9,18 +9,18 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.output.text import counted, is_known, percent, short_percent
+from eexit.output.text import is_known, percent, pluralize, short_percent
 from eexit.quality.risks import bound_of
 from eexit.studies.assessment import screen
 from eexit.studies.assessment.verdict import Line, Verdict
-from eexit.studies.choosing.certificate import none_certified
+from eexit.studies.selection.certificate import none_certified
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
-from reports.shared.numbers import Row, costs_words, difference, points, skips, with_interval
+from reports.shared.number_format import Row, costs_words, difference, points, skips, with_interval
 from reports.shared.paired import LOST
 from reports.shared.quality import (
-    Quality,
+    QualityTable,
     cost_of,
     held_against_normal,
     how_many_keep,
@@ -34,7 +34,7 @@ OF_GAINS: Final = "Multiply-adds that fixing one thing alone would save, with it
 
 
 @dataclass(frozen=True)
-class Told:
+class VerdictCard:
     """The first card of the report. `pays` is None where nothing was found that says so; `cause` says in words why not.
 
     After the `answer` comes the `headline`, with a number of the `setting`, whose name follows it. `cells` are those of
@@ -54,12 +54,12 @@ class Told:
     tables: list[dict[str, Any]] = field(default_factory=list)  # of an assessment, each with a title and a caption
 
 
-def verdict(given: Verdict | None, quality: Quality | None) -> Told | None:
+def verdict(given: Verdict | None, quality: QualityTable | None) -> VerdictCard | None:
     """None for a sweep in which nothing exits early."""
     if given is None:
         return _of_sweep(quality) if quality is not None and len(quality.settings) else None
     cause, cells = screen.cause(given), next(screen.tables(given), None)
-    return Told(
+    return VerdictCard(
         screen.ANSWERS[given.pays],
         screen.reason(given).removesuffix("."),
         [sentence for sentence in screen.sentences(given) if sentence != cause],
@@ -90,16 +90,16 @@ def _table(given: screen.TextTable) -> dict[str, Any]:
     }
 
 
-def _of_sweep(quality: Quality) -> Told:
+def _of_sweep(quality: QualityTable) -> VerdictCard:
     if quality.settings["oracle"].all():
         return _of_oracles(quality)
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
     said = [*said, *filter(None, [quality.cut_warning]), _certain(quality.choices)]
-    return Told(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
+    return VerdictCard(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
-def _of_oracles(quality: Quality) -> Told:
+def _of_oracles(quality: QualityTable) -> VerdictCard:
     """What they show instead of a saving: what a rule could skip that knew as much, at which disagreement."""
     rows = [row for row in quality.settings.to_dict("records") if is_known(row[SKIPPED])]
     sound = [row for row in rows if not row["looping"]] or rows
@@ -116,13 +116,13 @@ def _of_oracles(quality: Quality) -> Told:
         differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
         said = [f"It differs from full depth on {differs} of decided tokens.", *said]
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
-    return Told("Oracles save nothing.", headline, said, None, setting=key, weights=weights)
+    return VerdictCard("Oracles save nothing.", headline, said, None, setting=key, weights=weights)
 
 
 Found = tuple[Row | None, bool | None, str, list[str]]  # the setting, whether it pays, the headline, further sentences
 
 
-def _beside_full_depth(quality: Quality) -> Found | None:
+def _beside_full_depth(quality: QualityTable) -> Found | None:
     """By right answers, or else by the first judge's scores; None where settings can't be held against full depth."""
     scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
     for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
@@ -132,7 +132,7 @@ def _beside_full_depth(quality: Quality) -> Found | None:
             kept = kept_of(known, changed, margin)
             nearest = max(known, key=lambda row: row[f"{changed}_low"])
             if is_share and (n_right := _all_lost(quality, known)):
-                return None, False, f"No setting keeps any of the {counted(n_right, 'right answer')}", []
+                return None, False, f"No setting keeps any of the {pluralize(n_right, 'right answer')}", []
             cost = cost_of(quality, kept or [nearest])
             best = max(kept or [nearest], key=lambda row: row[cost.column] if is_known(row[cost.column]) else -math.inf)
             keeps = how_many_keep(len(kept), len(known), points(margin) if is_share else f"{margin:.2g}")
@@ -143,14 +143,14 @@ def _beside_full_depth(quality: Quality) -> Found | None:
     return None
 
 
-def _all_lost(quality: Quality, known: list[Row]) -> int:
+def _all_lost(quality: QualityTable, known: list[Row]) -> int:
     """How many answers full depth gets right, if each of these settings loses all of them; else 0."""
     normal = row_of_normal(quality)
     n_right = normal[CORRECT] * normal["n"] if normal else 0.0
     return round(n_right) if all(row[f"{CORRECT}{LOST}"] >= n_right - 1e-9 for row in known) else 0
 
 
-def _by_disagreement(quality: Quality) -> Found:
+def _by_disagreement(quality: QualityTable) -> Found:
     """Where no answer says what is good enough: what saves most where little differs from full depth."""
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     sound = [row for row in rows if not row["looping"]] or rows

@@ -14,7 +14,7 @@ from reports.shared.charts import Columns, specification
 
 
 @dataclass(frozen=True)
-class Variant:
+class ChartVariant:
     """One way of drawing a figure's rows. The reader chooses it by its label, or by the axes `y` and `x`.
 
     `note` precedes the figure's caption, and `axes` are the drawn columns.
@@ -35,7 +35,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Slice:
+class RowFilter:
     """A menu of `values`. The chart draws the rows whose column `key` has the chosen value, or none."""
 
     label: str
@@ -51,11 +51,11 @@ class Figure:
     key: str
     title: str
     caption: str
-    variants: Sequence[Variant]
+    variants: Sequence[ChartVariant]
     rows: pd.DataFrame
     columns: Columns
     choice: str | None = None
-    slice: Slice | None = None
+    slice: RowFilter | None = None
     wide: bool = False
     replayed: dict[str, Any] | None = None  # a further table
 
@@ -71,9 +71,9 @@ class Figure:
         return {name: value for name, value in told.items() if value not in (None, False)}
 
 
-def one(chart: alt.Chart | alt.LayerChart) -> tuple[Variant]:
+def one(chart: alt.Chart | alt.LayerChart) -> tuple[ChartVariant]:
     """Return the variants of a figure without a choice."""
-    return (Variant("", chart),)
+    return (ChartVariant("", chart),)
 
 
 def basis(frame: pd.DataFrame, name: str, where: str = "") -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from eexit.quality.rubric import ASPECTS
 from reports.read.judgements import SCORE, Judge
-from reports.read.timings import Measured
+from reports.read.timings import TimingSetup
 
 DISAGREEMENT: Final = "disagreement"
 CONTRADICTED: Final = (
@@ -50,7 +50,7 @@ class CostAxis:
     column: str
     label: str
     title: str
-    measured: Measured | None = None
+    measured: TimingSetup | None = None
 
 
 MEASURES: Final = {
@@ -118,7 +118,7 @@ def _judged(judge: Judge, several: bool) -> Measure:
     )
 
 
-def costs(columns: Collection[str], measured: Sequence[Measured], elsewhere: str | None) -> list[CostAxis]:
+def costs(columns: Collection[str], measured: Sequence[TimingSetup], elsewhere: str | None) -> list[CostAxis]:
     """Return the senses of saving that have a column.
 
     They are multiply-adds: theoretical, as run, per right answer where texts have chains of thought, and at another

@@ -12,7 +12,7 @@ import pandas as pd
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_units
 from eexit.quality.intervals import mcnemar
-from eexit.results.means import exponential, is_share, saved
+from eexit.results.configuration_means import exponential, is_share, saved
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, PERPLEXITY, RUN, SKIPPED
 from reports.shared.per_configuration import naming

@@ -1,8 +1,8 @@
 """Statistics of each configuration, averaged over prompts: one row each, and every row has its n.
 
-Means are over sampling units, as `eexit.results.means` computes them. `n_seeds` is the number of seeds, which is 1
-where all seeds have the same run. Failed runs are left out of every mean and counted in `n_failed`. An estimate has the
-columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`.
+Means are over sampling units, as `eexit.results.configuration_means` computes them. `n_seeds` is the number of seeds,
+which is 1 where all seeds have the same run. Failed runs are left out of every mean and counted in `n_failed`. An
+estimate has the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`.
 """
 
 from collections.abc import Collection
@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from eexit.method.screen_size import HEAD
-from eexit.plan.configuration import NORMAL, Configuration, Exit, mode_of, short_name
+from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, mode_of, short_name
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind
-from eexit.results.means import estimate_measures, estimate_ratio
+from eexit.results.configuration_means import estimate_measures, estimate_ratio
 from eexit.sweeps.summary.contradicted import OF_CONTRADICTED, OF_TOKENS, Contradicted, on_normal
-from reports.read.parameters import ORACLE_MARK
+from reports.read.rule_parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
 from reports.shared.measures import CONTRADICTED, CORRECT, CUT, PERPLEXITY, SKIPPED
 
@@ -128,7 +128,7 @@ def naming(configuration: Configuration, marked: Collection[str] = ()) -> dict[s
     """
     columns, key, mode = configuration.columns, configuration.key, configuration.mode
     named = {name: columns[name] for name in ("mode", "rule", "parameter", "control_of")}
-    if not isinstance(configuration, Exit):
+    if not isinstance(configuration, EarlyExit):
         same = {"family": mode, "series": key, "setting": None}
         return {"configuration": key, "shown_as": key, "short": short_name(key), "oracle": False, **named, **same}
     rule, mark = configuration.rule, ORACLE_MARK if configuration.rule in marked else ""

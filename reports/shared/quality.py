@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from eexit.output.text import counted, is_known, short_percent
+from eexit.output.text import is_known, pluralize, short_percent
 from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
-from eexit.results.means import cut_warning, saved
+from eexit.results.configuration_means import cut_warning, saved
 from eexit.results.study_tables import CHOICES, REPLAYS
-from eexit.studies.choosing.asks import hash_of_runs
+from eexit.studies.selection.alpha_spending import hash_of_runs
 from reports.read.judgements import SCORE, Judge
 from reports.read.sweep import Sweep
 from reports.shared.measures import (
@@ -30,14 +30,14 @@ from reports.shared.measures import (
     Measure,
     measures_of_quality,
 )
-from reports.shared.numbers import Row
+from reports.shared.number_format import Row
 from reports.shared.paired import GAINED, LOST, P_VALUE
-from reports.shared.savings import Savings
+from reports.shared.savings import SavingsTable
 
 
 @dataclass(frozen=True)
-class Quality:
-    """One row per configuration except drafts, with the columns of `per_configuration` and `Savings`.
+class QualityTable:
+    """One row per configuration except drafts, with the columns of `per_configuration` and `SavingsTable`.
 
     Further columns: `<column>_difference` from `normal` of accuracy and each judge's score; `correct` with GAINED, LOST
     and P_VALUE, the prompts that only this configuration or only `normal` has right, and McNemar's p; `judge_errors`,
@@ -67,7 +67,9 @@ class Quality:
         )
 
 
-def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: Savings | None) -> Quality | None:
+def quality_of(
+    sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: SavingsTable | None
+) -> QualityTable | None:
     """Return the quality of a sweep's configurations; None if there are none.
 
     `trade` is the frame of `per_configuration`, and `paired` has the differences from `normal` (`PairedRuns.beside`).
@@ -93,7 +95,7 @@ def quality_of(sweep: Sweep, trade: pd.DataFrame, paired: pd.DataFrame, saves: S
     known = measures_of_quality(judges, sweep.scores)
     measures = tuple(each for each in known if exiting[each.column].notna().any())
     skipped = [SKIPPING] if exiting[SKIPPED].notna().any() else []
-    return Quality(
+    return QualityTable(
         _in_order(rows, measures),
         measures,
         (*skipped, *(saves.costs if saves else ())),
@@ -185,7 +187,7 @@ def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
     return {key: ", ".join(words) for key, words in found.items()}
 
 
-def held_against_normal(quality: Quality, changed: str) -> list[Row]:
+def held_against_normal(quality: QualityTable, changed: str) -> list[Row]:
     """Return the online settings whose difference from `normal`, column `changed`, has an interval. Counts of settings
     that are as good as full depth refer to them.
     """
@@ -193,7 +195,7 @@ def held_against_normal(quality: Quality, changed: str) -> list[Row]:
     return [row for row in rows if is_known(row.get(f"{changed}_low"))]
 
 
-def not_held(quality: Quality) -> str:
+def not_held(quality: QualityTable) -> str:
     """Return why no setting is compared with `normal` by right answers, in words."""
     if quality.rows[CORRECT].isna().all():
         return "No answer was checked, so that nothing says which setting is as good as full depth."
@@ -212,13 +214,13 @@ def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
     return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
 
 
-def row_of_normal(quality: Quality) -> Row | None:
+def row_of_normal(quality: QualityTable) -> Row | None:
     """Return the row of `normal`, with the n of its right answers as `n`; None if they are not known."""
     rows = quality.rows[(quality.rows["configuration"] == NORMAL) & quality.rows[CORRECT].notna()].to_dict("records")
     return rows[0] | {"n": rows[0][f"{CORRECT}_n"]} if rows else None
 
 
-def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
+def cost_of(quality: QualityTable, rows: list[Row]) -> CostAxis:
     """Return the sense of saving to state for these settings: time if known, else the last known but theoretical."""
     timed = [cost for cost in quality.costs if cost.measured]
     others = [cost for cost in quality.costs if not cost.measured and cost.column != THEORETICAL]
@@ -228,7 +230,7 @@ def cost_of(quality: Quality, rows: list[Row]) -> CostAxis:
 
 def how_many_keep(n_kept: int, n_held: int, margin: str) -> str:
     """Return in words how many online settings are worse than full depth by at most the margin."""
-    settings = counted(n_held, "setting")
+    settings = pluralize(n_held, "setting")
     if not n_kept:
         return f"Of the {settings} tried that a deployed model can follow, none is shown to be at most {margin} worse."
     return (

@@ -5,7 +5,7 @@
 - Run: the same with cost_run, the cost of the operations that ran. Oracles have none, since they run every layer.
 - Elsewhere: as run, for the same exits at another model's unit costs.
 - Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in
-  `eexit.quality.per_right`.
+  `eexit.quality.cost_per_correct`.
 - Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
   the measurements of `jobs/timings.py`. Its intervals are over calls; all others are over prompts.
 """
@@ -22,14 +22,14 @@ from eexit.decode.costs import LOOKS
 from eexit.method.screen_size import screen_size
 from eexit.output.text import is_known
 from eexit.plan.configuration import GENERATE
+from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
+from eexit.quality.cost_per_correct import per_right
 from eexit.quality.estimates import NOTHING
-from eexit.quality.per_right import COLUMNS as OF_RIGHT
-from eexit.quality.per_right import per_right
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.other_models import Shapes, cost_at, full_cost_at
+from eexit.studies.cost_projection import ModelShape, cost_at, full_cost_at
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
-from reports.read.timings import Measured, speedups_by_place
+from reports.read.timings import TimingSetup, speedups_by_place
 from reports.shared.measures import (
     DISAGREEMENT,
     ELSEWHERE,
@@ -40,7 +40,7 @@ from reports.shared.measures import (
     CostAxis,
     costs,
 )
-from reports.shared.numbers import Row
+from reports.shared.number_format import Row
 from reports.shared.per_configuration import ratios, with_controls
 
 _COSTS: Final = {
@@ -50,18 +50,18 @@ _COSTS: Final = {
 
 
 @dataclass(frozen=True)
-class Savings:
+class SavingsTable:
     """The rows of `per_configuration` with each configuration's savings, and a row of transformers' own `generate`.
 
-    Columns: `theoretical` and `run`, savings as fractions of full depth, and for each `Measured`: `realised` with its
-    interval over calls and its rounds' number; `tokens_per_s`; `run_timed`, the run saving of the timed tokens; and
+    Columns: `theoretical` and `run`, savings as fractions of full depth, and for each `TimingSetup`: `realised` with
+    its interval over calls and its rounds' number; `tokens_per_s`; `run_timed`, the run saving of the timed tokens; and
     `lacks`, by how much the realised saving is less. `<saving>_control` is the control's value. `generate` has no row
     unless timed.
     """
 
     rows: pd.DataFrame
     generate: pd.DataFrame
-    measured: tuple[Measured, ...]
+    measured: tuple[TimingSetup, ...]
     elsewhere: str | None = None  # name of the model at whose unit costs `run_elsewhere` is
 
     @property
@@ -76,7 +76,7 @@ class Savings:
         return [cost for cost in known if self.exiting[cost.column].notna().any()]
 
 
-def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
+def savings(sweep: Sweep, trade: pd.DataFrame) -> SavingsTable | None:
     """Return the savings of a sweep; None if none are known. `trade` is the frame of `per_configuration`."""
     if trade.empty:
         return None
@@ -90,7 +90,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> Savings | None:
     if rows[names].isna().all(axis=None) and GENERATE not in timed:
         return None
     generate = [{"configuration": GENERATE, "shown_as": GENERATE} | timed[GENERATE]] if GENERATE in timed else []
-    return Savings(with_controls(rows, names), pd.DataFrame(generate), tuple(measured), elsewhere)
+    return SavingsTable(with_controls(rows, names), pd.DataFrame(generate), tuple(measured), elsewhere)
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
@@ -115,7 +115,7 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
         yield pd.DataFrame([ratio.complement.columns(column) for ratio in beside], index=trade.index)
 
 
-def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
+def _at_prices(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFrame:
     """Return the runs' multiply-adds at another model's unit costs; NaN for oracles."""
     done, screen = sweep.done, screen_size(sweep.config["decide_on"])
     names = ("layers_run", "keys_written", *LOOKS)
@@ -126,9 +126,9 @@ def _at_prices(sweep: Sweep, shapes: Shapes, n_layers: int) -> pd.DataFrame:
     )
 
 
-def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
+def _realised(timings: pd.DataFrame) -> tuple[list[TimingSetup], dict[str, dict[str, Any]]]:
     """Return the machines and batch sizes of all timings, and the numbers of each configuration."""
-    measured: list[Measured] = []
+    measured: list[TimingSetup] = []
     found: dict[str, dict[str, Any]] = {}
     for where, speedups in speedups_by_place(timings):
         measured.append(where)
@@ -137,7 +137,7 @@ def _realised(timings: pd.DataFrame) -> tuple[list[Measured], dict[str, dict[str
     return measured, found
 
 
-def _numbers(speedup: Speedup, where: Measured) -> dict[str, float]:
+def _numbers(speedup: Speedup, where: TimingSetup) -> dict[str, float]:
     return {
         **speedup.saved.columns(where.column(REALISED)),
         where.column("run_timed"): np.nan if speedup.run is None else speedup.run,

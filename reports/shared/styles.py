@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 import altair as alt
 import pandas as pd
 
-from eexit.plan.configuration import NORMAL, Configuration, Exit
-from reports.read.parameters import ORACLE_MARK, oracles_beside_others
+from eexit.plan.configuration import NORMAL, Configuration, EarlyExit
+from reports.read.rule_parameters import ORACLE_MARK, oracles_beside_others
 
 HOLLOW: Final = "Hollow: more than half of the text is one loop."
 _STAR: Final = "M0,-1L0.29,-0.4L0.95,-0.31L0.48,0.15L0.59,0.81L0,0.5L-0.59,0.81L-0.48,0.15L-0.95,-0.31L-0.29,-0.4Z"
@@ -36,7 +36,7 @@ DASHES: Final = ([1, 0], [1, 0], [6, 3], [2, 2], [9, 3, 2, 3], [12, 4])  # of th
 
 
 @dataclass(frozen=True)
-class Looks:
+class ChartStyle:
     """The modes of a sweep, with `normal` first even if the sweep lacks it, and its rules, with controls' last."""
 
     modes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Looks:
     def of(cls, configurations: Iterable[Configuration]) -> Self:
         found = list(configurations)
         keys = {c.key for c in found}
-        exits = [c for c in found if isinstance(c, Exit)]
+        exits = [c for c in found if isinstance(c, EarlyExit)]
         rules = dict.fromkeys(c.rule for c in exits if c.columns["control_of"] not in keys)
         controls = dict.fromkeys(c.rule for c in exits if c.columns["control_of"] in keys)
         modes = dict.fromkeys([NORMAL, *(c.mode for c in found)])

@@ -15,16 +15,16 @@ from scripted import TOKENS_PER_RUN, ScriptedGenerator, sweep_of
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import Run, count_runs
-from eexit.results.shard_tables import OnProgress, Results
+from eexit.results.shard_tables import ProgressCallback, ShardTables
+from eexit.results.store.commit import RunCounts, survey
 from eexit.results.store.folder import open_store
-from eexit.results.store.writing_shards import Tally, survey
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_invariant_6_every_run_is_there_once(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *(f"prompt {index}" for index in range(12)), seeds=(0, 1))
     log = io.StringIO()
-    assert drive(config, tmp_path / "out", log=log) == Tally(runs=216, errors=0, tokens=216 * TOKENS_PER_RUN)
+    assert drive(config, tmp_path / "out", log=log) == RunCounts(runs=216, errors=0, tokens=216 * TOKENS_PER_RUN)
     assert_undisturbed(config, tmp_path / "out")
     assert "216/216 runs" in log.getvalue().splitlines()[-1]
 
@@ -35,7 +35,7 @@ def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
     manifest, lost, log = tmp_path / "out" / "sweep.json", tmp_path / "lost.json", io.StringIO()
 
     class Loses(ScriptedGenerator):
-        def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
+        def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
             if runs[0].prompt.prompt == "c":
                 manifest.rename(lost)
             return super().generate(runs, progress)
@@ -88,7 +88,7 @@ def test_invariant_6_every_run_is_there_once_though_actors_die(tmp_path: Path) -
     tally = drive(config, tmp_path / "out", actors=1)
     killer.join()
     assert killed
-    assert tally == Tally(runs=38, errors=1, tokens=37 * TOKENS_PER_RUN)
+    assert tally == RunCounts(runs=38, errors=1, tokens=37 * TOKENS_PER_RUN)
     errors = alone(assert_complete(config, tmp_path / "out"), "die")
     assert "the process that did it died: The actor is dead because its worker process has died." in errors.error.item()
     again = Counter(marks(tmp_path))

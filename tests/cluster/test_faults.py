@@ -19,8 +19,8 @@ from scripted import sweep_of
 
 from eexit.errors import SweepStopped
 from eexit.plan.runs import count_runs
+from eexit.results.store.commit import survey
 from eexit.results.store.folder import open_store
-from eexit.results.store.writing_shards import survey
 
 pytestmark = pytest.mark.slow
 

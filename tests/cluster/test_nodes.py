@@ -17,10 +17,10 @@ from cluster import session
 from eexit.errors import SweepStopped
 from eexit.model.loading import choose_device, choose_dtype
 from eexit.model.quantization import dtype_name
-from eexit.plan.model_facts import Memory
+from eexit.plan.model_inspection import MemoryEstimate
+from eexit.results.store.commit import RunCounts
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import read_manifest
-from eexit.results.store.writing_shards import Tally
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_a_node_gets_no_more_actors_than_its_memory_holds(nodes: Cluster, tmp_pa
     nodes.add_node(num_cpus=2, memory=200_000_000, object_store_memory=80_000_000)
     config = sweep_of(tmp_path, *["sleep 0.1"] * 10)
     model, layers, _ = look(config, 9)
-    drive(config, tmp_path / "out", look=lambda *_: (model, layers, Memory(weights=150_000_000, cache=0)))
+    drive(config, tmp_path / "out", look=lambda *_: (model, layers, MemoryEstimate(weights=150_000_000, cache=0)))
     assert len(actor_pids(tmp_path)) == 1
     assert_undisturbed(config, tmp_path / "out")
 
@@ -90,7 +90,7 @@ def test_auto_is_what_it_is_on_the_node_of_an_actor(nodes: Cluster, tmp_path: Pa
 def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *["sleep 0.05"] * 60)
     out = tmp_path / "out"
-    tallies: list[Tally] = []
+    tallies: list[RunCounts] = []
     first = nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
     driver = threading.Thread(target=lambda: tallies.append(drive(config, out, actors=2)))
     driver.start()

@@ -21,22 +21,22 @@ from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 import eexit
 from cluster.console.sweep_flags import GROUPS
-from cluster.job import FIELDS, SweepJob
 from cluster.sweep import run_job, run_sweep
+from cluster.sweep_job import FIELDS, SweepJob
 from eexit.errors import SweepStopped, UsageError
-from eexit.output.progress import Progress, Silence
-from eexit.plan import model_facts
+from eexit.output.progress import NullDisplay, Progress
+from eexit.plan import model_inspection
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_facts import ModelFacts
+from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_for_every_seed
+from eexit.results.configuration_means import figures
 from eexit.results.finished_sweep import read_finished
-from eexit.results.means import figures
 from eexit.results.shard_tables import Generator, error_results
+from eexit.results.store.commit import RunCounts, commit
 from eexit.results.store.folder import open_store
-from eexit.results.store.writing_shards import Tally, land
-from eexit.sweeps.arguments import PlacedSweep
-from eexit.sweeps.steps import Summary
-from eexit.sweeps.summary.closing_table import closing_table
+from eexit.sweeps.arguments import SweepSpec
+from eexit.sweeps.lifecycle import SweepSummary
+from eexit.sweeps.summary.summary_table import closing_table
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration
@@ -51,8 +51,8 @@ def example() -> str:
     return textwrap.dedent(block[1]).strip()
 
 
-def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> Summary:
-    display = others.pop("display", Silence())
+def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> SweepSummary:
+    display = others.pop("display", NullDisplay())
     return run_job(SweepJob(config=config, out=str(out), **others), display, scripted.scripted, scripted.look)
 
 
@@ -62,7 +62,7 @@ def test_the_example_runs_as_it_stands_but_for_the_model(
 ) -> None:
     save_byte_model(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model_facts, "asking", asked_here())
+    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
     said: dict[str, Any] = {}
     small = f"model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
     exec(example().replace("], kl_factors", f"], {small}kl_factors"), said)
@@ -94,8 +94,8 @@ def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path
 
     out, config = tmp_path / "out", sweep_of(tmp_path, "one", "two", dtype="auto")
 
-    def run(config: SweepConfig, auto: str) -> Summary:
-        return run_job(SweepJob(config=config, out=str(out)), Silence(), marked, look_where(auto))
+    def run(config: SweepConfig, auto: str) -> SweepSummary:
+        return run_job(SweepJob(config=config, out=str(out)), NullDisplay(), marked, look_where(auto))
 
     summary = run(config, "bfloat16")
     held = json.loads((out / "sweep.json").read_text())
@@ -130,7 +130,7 @@ def test_table_figures_report_and_readme_tell_the_same_perplexity(tmp_path: Path
     land_rows(tmp_path / "results" / "demo", config, lambda run: {"perplexity": perplexity[run.prompt.prompt]})
     expected = pytest.approx((2 * 8 * 64) ** (1 / 3))
 
-    summary = Summary(config, store.root, {}, "float32", len(runs), 0, Tally())
+    summary = SweepSummary(config, store.root, {}, "float32", len(runs), 0, RunCounts())
     write_figures(summary, store.root, tmp_path / "figures.json")
     told = json.loads((tmp_path / "figures.json").read_text())["configurations"]
     assert [row["estimates"]["perplexity"]["mean"] for row in told] == [expected] * 2
@@ -153,10 +153,10 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
         tmp_path, "one", "two", "three", modes=["normal", "unfrozen"], rules={"kl": [1], "fixed": [5]}, seeds=[0, 1]
     )
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
-    land(store, runs[:1], error_results(runs[:1], config, "no"))
+    commit(store, runs[:1], error_results(runs[:1], config, "no"))
     depth = {"one": 0.9, "two": 0.6, "three": 0.6}
     done = rows_of(runs[1:], config, lambda run: {"mean_depth": depth[run.prompt.prompt], "correct": True})
-    land(store, runs[1:], done)
+    commit(store, runs[1:], done)
     found = figures(store, configurations(config), same_for_every_seed(config))
     counts = {row["configuration"]: (row["runs"], row["different_runs"], row["errors"]) for row in found}
     assert counts == {"normal": (6, 3, 1), "unfrozen/kl/1": (6, 6, 0), "unfrozen/fixed/5": (6, 3, 0)}
@@ -182,10 +182,10 @@ def test_runs_that_are_the_same_for_every_seed_count_once_in_table_and_figures(t
 def test_a_second_call_does_what_the_first_could_not(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "raise", "three")
     first = scripted_sweep(config, tmp_path / "out")
-    assert (first.done, first.errors, first.tally) == (18, 9, Tally(27, 9, 18 * TOKENS_PER_RUN))
+    assert (first.done, first.errors, first.tally) == (18, 9, RunCounts(27, 9, 18 * TOKENS_PER_RUN))
     assert [(row["runs"], row["errors"]) for row in first.figures()] == [(3, 1)] * 9
     second = scripted_sweep(config, tmp_path / "out")
-    assert (second.done, second.errors, second.tally) == (18, 9, Tally(9, 9, 0))
+    assert (second.done, second.errors, second.tally) == (18, 9, RunCounts(9, 9, 0))
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -197,10 +197,10 @@ def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
     }  # fmt: skip
     prompts, landed = ["one", "two"], dict[Path, bytes]()
 
-    def swept(name: str) -> Summary:
+    def swept(name: str) -> SweepSummary:
         config = sweep_of(tmp_path / "model", *prompts, **asked)
         job = SweepJob(config=config, out=str(tmp_path / name), rows_per_shard=8)
-        return run_job(job, Silence(), look=look_here)
+        return run_job(job, NullDisplay(), look=look_here)
 
     steps: list[dict[str, Any]] = [
         {}, {"rules": {"confidence": [0.1, 0.2]}, "kl_factors": [1]},
@@ -227,7 +227,7 @@ def test_a_sweep_that_was_interrupted_while_it_grew_goes_on_by_either_command(tm
     small, large = (sweep_of(tmp_path, *prompts) for prompts in ("ab", "abcdef"))
     scripted_sweep(small, tmp_path / "out")
 
-    class Interrupts(Silence):
+    class Interrupts(NullDisplay):
         def show(self, progress: Progress, last: bool = False) -> None:
             if progress.share > 0:
                 raise KeyboardInterrupt
@@ -245,7 +245,7 @@ def test_a_sweep_that_was_interrupted_while_it_grew_goes_on_by_either_command(tm
 def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "two")
 
-    class Thief(Silence):
+    class Thief(NullDisplay):
         def show(self, progress: Progress, last: bool = False) -> None:
             if last:
                 next((tmp_path / "out" / "generations").iterdir()).unlink()
@@ -280,6 +280,6 @@ def test_its_arguments_are_the_flags_with_the_same_defaults_and_eexits_are_those
     fields = {name: FIELDS[name].default for name in flags & FIELDS.keys() - {"prompts"}}
     assert {name: given[name] for name in fields} == fields
     here = inspect.signature(eexit.sweep).parameters
-    on_ray_alone = SweepJob.model_fields.keys() - PlacedSweep.model_fields.keys()
+    on_ray_alone = SweepJob.model_fields.keys() - SweepSpec.model_fields.keys()
     assert here.keys() == given.keys() - on_ray_alone | {"tokenizer"}
     assert {name for name in here if here[name].default != given.get(name)} == {"out"}, "a folder for a while"

@@ -36,11 +36,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from untrained import LINEAR
 
 from eexit import KLExitGenerator
-from eexit.decode.requests import Request, Trace
+from eexit.decode.requests import Request, RequestOutput
 from eexit.method.modes import MODES, Leaves
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import RULES
-from eexit.plan.configuration import Exit, Normal
+from eexit.plan.configuration import EarlyExit, NoExit
 
 SHORT = replace(DECODING, max_new_tokens=8)  # beyond sliding windows
 PAIRS = {  # of a state and a rule: on a Llama each, and on the others each rule in one state after the other
@@ -68,9 +68,9 @@ def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel) -> No
 
 @pytest.mark.parametrize("rule", RULES)
 def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str) -> None:
-    always = [Exit(mode, rule, parameter) for mode in MODES for parameter in ALWAYS[rule]]
-    never = [Exit(mode, rule, parameter) for mode in MODES for parameter in NEVER[rule]]
-    requests = grid([Normal(), *always, *never], PROMPTS[:1])
+    always = [EarlyExit(mode, rule, parameter) for mode in MODES for parameter in ALWAYS[rule]]
+    never = [EarlyExit(mode, rule, parameter) for mode in MODES for parameter in NEVER[rule]]
+    requests = grid([NoExit(), *always, *never], PROMPTS[:1])
     normal, *traces = generate(llama, requests, replace(DECODING, max_new_tokens=8))
     for trace in traces[: len(always)]:
         assert (trace.exit_layer_T[1:] == EXITABLE[0]).all()
@@ -95,8 +95,8 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
     model = shared_model(architecture)
     prompts = {"gemma3": PROMPTS[:1]}.get(architecture, PROMPTS[1:2])
     decoding = {"llama": SHORT, "gemma3": replace(SAMPLED, max_new_tokens=16)}.get(architecture, SAMPLED)
-    exits = [Exit(mode, rule, parameter) for mode, rule in pairs for parameter in some(model, rule)]
-    requests = grid([Normal(), *exits], prompts)
+    exits = [EarlyExit(mode, rule, parameter) for mode, rule in pairs for parameter in some(model, rule)]
+    requests = grid([NoExit(), *exits], prompts)
     traces = as_reference(model, requests, decoding)
     for mode, rule in pairs:
         seen = exits_of(traces, requests, rule, [mode])
@@ -104,7 +104,7 @@ def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
 
 
 def exits_of(
-    traces: Sequence[Trace], requests: Sequence[Request], rule: str, modes: Collection[str] = MODES
+    traces: Sequence[RequestOutput], requests: Sequence[Request], rule: str, modes: Collection[str] = MODES
 ) -> set[int]:
     """The layers that tokens were decided to exit at under this rule, in these modes."""
     found: set[int] = set()
@@ -144,7 +144,7 @@ def test_invariant_3_holds_however_rows_decode(llama: PreTrainedModel, shift: in
     decoding, fitting = replace(DECODING, **change), []
     for configuration in each_rule(llama, shift):
         with suppress(ValueError):  # a parameter that names other layers
-            if isinstance(configuration, Exit):
+            if isinstance(configuration, EarlyExit):
                 configuration.per_layer(decoding.exitable_layers)
             fitting.append(configuration)
     as_reference(llama, grid(fitting, PROMPTS[1:2]), replace(decoding, max_new_tokens=6))
@@ -168,7 +168,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(shift: int, archite
     decoding = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
     all_at_once = generate(model, requests, decoding)
     shuffled = np.random.default_rng(0).permutation(len(requests))
-    few_at_a_time = generate(model, [requests[index] for index in shuffled], replace(decoding, rows=3))
+    few_at_a_time = generate(model, [requests[index] for index in shuffled], replace(decoding, max_rows=3))
     for index, (request, trace) in enumerate(zip(requests, all_at_once, strict=True)):
         if index % 10 == 0:
             assert_same(trace, generate(model, [request], decoding)[0])
@@ -178,7 +178,7 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(shift: int, archite
 
 def draws(model: PreTrainedModel, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Exits of decided tokens, as indices, and their probabilities, of rows in every mode."""
-    exits = [Exit(mode, rule, some(model, rule)[-1]) for mode in MODES]
+    exits = [EarlyExit(mode, rule, some(model, rule)[-1]) for mode in MODES]
     requests = [Request(PROMPTS[1], exits[seed % len(exits)], seed) for seed in range(132)]
     traces = generate(model, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
     exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))

@@ -8,10 +8,10 @@ import pytest
 from commands import here, refusal
 from exiting_models import save_exiting_model
 
-from cluster.assessment.prompt_parts import split
-from cluster.assessment.sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
+from cluster.assessment.prompt_splits import split
+from cluster.assessment.split_sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
 from eexit.errors import UsageError
-from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.plan.prompt_kinds.generators import draw_prompts
 from jobs.assess import main
 
 

@@ -21,7 +21,7 @@ from references import save_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
-from eexit.sweeps import screening
+from eexit.sweeps import head_moment
 from jobs import sweep
 
 N_LAYERS = 6
@@ -62,7 +62,7 @@ COMMANDS = (
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: RayHere) -> Path:
     ray_here.cpus = ray_here.free = 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(screening, "TOKENS", 4)
+    monkeypatch.setattr(head_moment, "TOKENS", 4)
     monkeypatch.setattr(sweep, "write_report", lambda *_: None)  # which takes longer than all else, and loads no model
     save_byte_model(tmp_path / "model", n_layers=N_LAYERS)
     save_family(tmp_path / "gpt2", "gpt2")

@@ -15,18 +15,18 @@ from page_content import content_of
 from taken_settings import batch, generated, loaded, texts_of
 
 import eexit
-from cluster.own_exits import OwnExits
-from eexit.custom_generate.taken import SETTING
-from eexit.method.own import use_files
+from cluster.custom_exits import CustomExits
+from eexit.custom_generate.package import SETTING
+from eexit.method.custom import use_files
 from eexit.plan.config import SweepConfig
-from eexit.results.files import read_generations
+from eexit.results.checksums import encode_generations
 from eexit.results.finished_sweep import manifest_of
-from eexit.results.seals import encode_generations
+from eexit.results.parquet_files import read_generations
 from eexit.results.store.folder import open_store
-from eexit.studies.choosing.question import families
-from jobs import replay, report, sweep, take_home, timings
+from eexit.studies.selection.selection_args import families
+from jobs import package, replay, report, sweep, timings
 from reports.read.sweep import read_sweep
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 MINE = Path(__file__).parents[1] / "support" / "my_exits.py"
 RULES = {"sure": [0.3], "confidence": [0.3], "by_chance": [0.3]}
@@ -128,7 +128,7 @@ def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
         return highest_once(layer) > 0
 
     with pytest.raises(ValueError, match=r"cached can't be sent to other processes \(.*: .*: put it into a file"):
-        OwnExits.among({"cached"})
+        CustomExits.among({"cached"})
 
 
 GRID: dict[str, Any] = {"exit_every": 2, "max_new_tokens": 4, "quiet": True, "dtype": "float32"}
@@ -198,7 +198,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
     "controls": (sweep.main, "--controls-of", "OUT", "--modes", "normal"),
     "timings": (timings.main, "OUT"),
-    "take_home": (take_home.main, "OUT", "--configuration", KEY, "--out", "HOME"),
+    "take_home": (package.main, "OUT", "--configuration", KEY, "--out", "HOME"),
 }
 
 
@@ -257,14 +257,14 @@ def test_it_is_replayed_timed_and_taken_home_as_the_built_in_one(out: Path, tiny
     assert here(timings.main, out, *how, *use).returncode == 0
     assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}
 
-    done = here(take_home.main, out, "--configuration", KEY, "--out", tmp_path / "home", *use)
+    done = here(package.main, out, "--configuration", KEY, "--out", tmp_path / "home", *use)
     assert done.returncode == 0, done.stderr
     assert "use=['my_exits.py'])" in done.stdout
     assert "Rule sure is not of eexit: exits where `confidence` does." in (tmp_path / "home" / "README.md").read_text()
 
 
 def test_a_setting_is_loaded_with_the_file_alone(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
-    assert here(take_home.main, out, "--configuration", KEY, "--out", tmp_path / "home", "--use", MINE).returncode == 0
+    assert here(package.main, out, "--configuration", KEY, "--out", tmp_path / "home", "--use", MINE).returncode == 0
     own_exits()
     with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give --use my_exits\.py"):
         eexit.load(tmp_path / "home")
@@ -288,7 +288,7 @@ def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_p
     }  # fmt: skip
     assert told["rules"]["by_chance"]["compares"] is None
     assert told["modes"]["as_it_was"].startswith("deeper layers make keys and values of the stream at the exit")
-    looks = Looks.of(read_sweep(str(out)).configurations)
+    looks = ChartStyle.of(read_sweep(str(out)).configurations)
     assert (looks.modes, looks.rules) == (tuple(MODES), ("sure", "confidence", "by_chance"))
     assert "by_chance" in str(eexit.open(out))
     assert [each.name for each in families(eexit.open(out).manifest.configurations)][:2] == [

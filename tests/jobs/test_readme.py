@@ -23,7 +23,7 @@ from ray_here import RayHere
 
 from eexit.model import loading
 from eexit.model.sources import DEFAULT_MODEL
-from eexit.plan import model_facts
+from eexit.plan import model_inspection
 
 ROOT = Path(__file__).parents[2]
 # In the order in which their blocks are run.
@@ -138,7 +138,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "mine.csv").write_text(MINE)
     (folder / "mine.py").write_text(next(block.text for block in BLOCKS if "@eexit.rule" in block.text))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(model_facts, "asking", asked_here())
+    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
     return folder
 
 

@@ -21,8 +21,8 @@ from sweeping import WORK_FOR_MINUTES, wait_for
 
 from cluster.console.sweep_flags import load_job
 from eexit.plan.runs import plan_runs
+from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
-from eexit.results.store.writing_shards import land
 from eexit.sweeps.generator import ModelGenerator
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def land_here(out: Path, flags: list[str]) -> None:
     """What an undisturbed sweep lands, made in this process."""
     config = load_job(flags, ROOT / "jobs" / "sweeps" / "demo.toml")[0].config
     runs = list(plan_runs(config))
-    land(open_store(out), runs, ModelGenerator(config, "cpu").generate(runs))
+    commit(open_store(out), runs, ModelGenerator(config, "cpu").generate(runs))
 
 
 def rows(out: Path, table: str, key: list[str]) -> pd.DataFrame:

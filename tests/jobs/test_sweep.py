@@ -24,10 +24,10 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import configurations, plan_runs
 from eexit.results.layout import REPORT
 from eexit.results.shard_tables import error_results
+from eexit.results.store.commit import RunCounts, commit
 from eexit.results.store.folder import open_store
-from eexit.results.store.writing_shards import Tally, land
-from eexit.sweeps.steps import Summary
-from eexit.sweeps.summary.closing_table import kinds_table
+from eexit.sweeps.lifecycle import SweepSummary
+from eexit.sweeps.summary.summary_table import kinds_table
 from jobs.sweep import finish, publish_report
 from reports.page.build import side_folder
 
@@ -107,10 +107,10 @@ def test_of_runs_that_failed_the_first_reason_and_the_page_that_lists_them_are_t
     config = sweep_of(tmp_path, "one", "two", "three", modes=["normal"], kl_factors=())
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     if n_done:
-        land(store, runs[:n_done], rows_of(runs[:n_done], config))
-    land(store, runs[n_done:], error_results(runs[n_done:], config, "no such luck"))
+        commit(store, runs[:n_done], rows_of(runs[:n_done], config))
+    commit(store, runs[n_done:], error_results(runs[n_done:], config, "no such luck"))
     store.publish(REPORT, b"is there")
-    summary = Summary(config, store.root, {"dtype": "float32"}, "float32", n_done, 3 - n_done, Tally())
+    summary = SweepSummary(config, store.root, {"dtype": "float32"}, "float32", n_done, 3 - n_done, RunCounts())
     assert finish(summary, store.root, None) == code
     assert capsys.readouterr().err == (
         f"{of_all} are errors, such as: no such luck; report.html#/fail lists them, and the same command tries again\n"
@@ -144,8 +144,8 @@ def test_the_summary_says_what_a_setting_does_to_each_kind_of_prompt(tmp_path: P
     config = SweepConfig(model="tiny", prompts=tuple(prompts), modes=("normal", "skip"), rules={"agree": ()})
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     right = {run.run_id: run.configuration.mode == "normal" or run.prompt.id in ("sum-1", "x") for run in runs}
-    land(store, runs, rows_of(runs, config, lambda run: {"correct": right[run.run_id]}))
-    [normal, skip] = Summary(config, store.root, {}, "float32", len(runs), 0, Tally()).figures()
+    commit(store, runs, rows_of(runs, config, lambda run: {"correct": right[run.run_id]}))
+    [normal, skip] = SweepSummary(config, store.root, {}, "float32", len(runs), 0, RunCounts()).figures()
     assert list(normal["by_kind"]) == list(skip["by_kind"]) == ["odd", "sum"]
     lost = skip["by_kind"]["sum"]["lost"]
     assert (lost["mean"], lost["n"]) == (pytest.approx(5 / 6), 6)

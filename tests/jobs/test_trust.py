@@ -9,8 +9,8 @@ from byte_model import save_family
 from commands import here, refusal
 from taken_settings import swept
 
-from eexit.custom_generate.taken import SETTING
-from jobs import replay, take_home, timings, train
+from eexit.custom_generate.package import SETTING
+from jobs import package, replay, timings, train
 from jobs.files import chains
 
 KEY = "unfrozen/confidence/0.2"
@@ -53,7 +53,7 @@ COMMANDS: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
     (replay.main, ["--rules", "confidence=0.3"]),
     (timings.main, []),
     (train.main, ["--what", "linear", "--out", "exits"]),
-    (take_home.main, ["--configuration", KEY, "--out", "mine"]),
+    (package.main, ["--configuration", KEY, "--out", "mine"]),
     (chains.main, ["--configuration", KEY, "--keep", "50", "--out", "follow.jsonl"]),
 ]
 
@@ -75,7 +75,7 @@ def test_a_flag_that_is_given_runs_it_and_the_setting_says_that_it_was_needed(
 ) -> None:
     mark.unlink(missing_ok=True)
     folder = tmp_path / "mine"
-    done = here(take_home.main, results, "--configuration", KEY, "--out", folder, "--trust-remote-code", "--quiet")
+    done = here(package.main, results, "--configuration", KEY, "--out", folder, "--trust-remote-code", "--quiet")
     assert done.returncode == 0, done.stderr
     assert mark.exists()
     assert json.loads((folder / SETTING).read_text())["config"]["trust_remote_code"] is True

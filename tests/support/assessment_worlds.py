@@ -14,21 +14,21 @@ import numpy as np
 import pyarrow as pa
 from synthetic_sweeps import FINAL, LAYERS
 
-from cluster.assessment.prompt_parts import CHOOSING, ORDERING, REPORTING, role_of
-from cluster.assessment.sizes import CONFIDENCE_OF_A_LOOK, sizes_at
-from eexit.plan.configuration import Exit, Normal
+from cluster.assessment.prompt_splits import CHOOSING, ORDERING, REPORTING, role_of
+from cluster.assessment.split_sizes import CONFIDENCE_OF_A_LOOK, sizes_at
+from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.splits import shuffled
-from eexit.quality.learn_then_test import error_of_ask
+from eexit.quality.learn_then_test import alpha_share
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import Manifest
 from eexit.results.store.folder import open_store
 from eexit.studies.assessment.cells import AS_RUN, CERTIFIED, Shares
 from eexit.studies.assessment.conclude import verdict_of
 from eexit.studies.assessment.verdict import Bound, Verdict
-from eexit.studies.choosing.choice import choice_columns, choose_setting
-from eexit.studies.choosing.losses_and_costs import LossesAndCosts, sequences_of
-from eexit.studies.choosing.question import Ask, ChoiceQuestion
-from eexit.studies.replay.worth_running import CellSettings, PredictedSetting, neighbours
+from eexit.studies.replay.shortlist import CellSettings, PredictedSetting, neighbours
+from eexit.studies.selection.select_setting import choice_columns, choose_setting
+from eexit.studies.selection.selection_args import AlphaShare, SelectionArgs
+from eexit.studies.selection.selection_data import SelectionData, sequences_of
 
 BOUND: Final = Bound(risk="answers", at_most=0.02)
 ACCURACY: Final = 0.74  # of full depth
@@ -62,11 +62,11 @@ def keys_of(world: World, cell: str) -> list[str]:
     return [setting(cell, at).key for at in range(len(world.rates(cell)))]
 
 
-def setting(cell: str, at: int) -> Exit:
+def setting(cell: str, at: int) -> EarlyExit:
     """The oracle in some exit set, or a rule with some threshold."""
     if cell == "B":
-        return Exit(MODES[cell], "agree", None, (LAYERS[-1 - at],))
-    return Exit(MODES[cell], "confidence", 0.99 - at / 10)
+        return EarlyExit(MODES[cell], "agree", None, (LAYERS[-1 - at],))
+    return EarlyExit(MODES[cell], "confidence", 0.99 - at / 10)
 
 
 @cache
@@ -93,7 +93,7 @@ class Drawn:
         confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_LOOK
         self.bound = BOUND.model_copy(update={"confidence": confidence})
         self.keys = {cell: keys_of(world, cell) for cell in MODES}
-        self.settings = CellSettings(Exit("unfrozen", "agree").key, *(self._pick(cell) for cell in MODES))
+        self.settings = CellSettings(EarlyExit("unfrozen", "agree").key, *(self._pick(cell) for cell in MODES))
         easy_P, rank_P = random.normal(size=len(self.prompts)), random.random(len(self.prompts))
         self._right_P = random.random(len(self.prompts)) < ACCURACY
         run: dict[str, tuple[float, float]] = {}
@@ -125,17 +125,17 @@ class Drawn:
         columns: dict[str, list[Any]] = {}
         full_P = 100 * np.exp(0.3 * easy_P)
         exits = [each for each in self._exits() if each.key in rates]
-        there: list[Normal | Exit] = [*([Normal()] if with_normal else []), *exits]
+        there: list[NoExit | EarlyExit] = [*([NoExit()] if with_normal else []), *exits]
         for each in there:
-            loss, saved = (0.0, 0.0) if isinstance(each, Normal) else rates[each.key]
+            loss, saved = (0.0, 0.0) if isinstance(each, NoExit) else rates[each.key]
             own_P = 0.07 * (0.7 * easy_P + 0.71 * random.normal(size=n)) * min(1, saved / 12)
             own_rank_P = np.where(random.random(n) < 0.5, rank_P, random.random(n))
             lost_P = self._right_P & (own_rank_P < loss / 100 / ACCURACY)
             # The mean of what is saved, weighted by cost, is the rate: the common part has another mean then.
             shift = 0.07 * 0.7 * 0.3 * min(1, saved / 12)
             exits_P = full_P * (1 - saved / 100 - own_P + shift)
-            is_oracle = isinstance(each, Exit) and each.is_oracle
-            is_normal = isinstance(each, Normal)
+            is_oracle = isinstance(each, EarlyExit) and each.is_oracle
+            is_normal = isinstance(each, NoExit)
             run_P = exits_P + (0 if is_normal else full_P * self.world.looks / 100)
             values = {
                 "prompt_id": [str(at) for at in range(n)], "prompt": self.prompts, "configuration": [each.key] * n,
@@ -161,14 +161,17 @@ class Drawn:
         )  # fmt: skip
         return FinishedSweep(open_store(self.folder), manifest, table, name)
 
-    def _exits(self) -> list[Exit]:
-        return [Exit("unfrozen", "agree"), *(setting(cell, at) for cell in MODES for at in range(len(self.keys[cell])))]
+    def _exits(self) -> list[EarlyExit]:
+        return [
+            EarlyExit("unfrozen", "agree"),
+            *(setting(cell, at) for cell in MODES for at in range(len(self.keys[cell]))),
+        ]
 
     def _choose(self) -> Mapping[str, Any]:
         """The row of the table of choices that the real choice makes."""
-        asked = ChoiceQuestion("answers", self.bound.at_most, self.bound.confidence, modes=[MODES["D"]])
-        measured = LossesAndCosts(self.run, asked)
-        ask = Ask(1, 1, error_of_ask(self.bound.confidence))
+        asked = SelectionArgs("answers", self.bound.at_most, self.bound.confidence, modes=[MODES["D"]])
+        measured = SelectionData(self.run, asked)
+        ask = AlphaShare(1, 1, alpha_share(self.bound.confidence))
         return choice_columns(choose_setting(measured, sequences_of(measured), ask))
 
     def timings(self) -> list[dict[str, Any]]:

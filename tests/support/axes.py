@@ -4,14 +4,14 @@ from typing import Final
 
 from transformers import PreTrainedModel
 
-from eexit.method.rules import Control, Parameter
+from eexit.method.rules import ExitHistogram, Parameter
 
 EXITABLE: Final = (1, 3, 4)  # of models with seven layers
 
 
-def control(*counts: int) -> Control:
+def control(*counts: int) -> ExitHistogram:
     """Return the control of a configuration with these numbers of exits, per exitable layer and at the final one."""
-    return Control("unfrozen/kl/1", tuple(zip((*EXITABLE, 6), counts, strict=True)))
+    return ExitHistogram("unfrozen/kl/1", tuple(zip((*EXITABLE, 6), counts, strict=True)))
 
 
 # Parameters with which a rule exits now and then, on a Llama; always at the first exitable layer; or never. Empty

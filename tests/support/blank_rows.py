@@ -4,10 +4,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from eexit.results.study_table import Table
+from eexit.results.study_table import StudyTable
 
 
-def blank(table: Table) -> dict[str, Any]:
+def blank(table: StudyTable) -> dict[str, Any]:
     """Return the columns that can't be null, each with an empty value."""
     return {field.name: _nothing(field.type) for field in table.schema if not field.nullable}
 

@@ -7,7 +7,7 @@ CPU's or another card's.
             ...
 
 The device is DEVICE, or OTHER. An operator on tensors of several devices raises `Mixed`, unless it copies between them
-or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `Counts`. A
+or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `OpCounts`. A
 model over both cards has accelerate's hooks, like one that transformers loads with a `device_map`.
 """
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 
 from eexit.output.events import LOGGER
-from eexit.plan import model_facts
+from eexit.plan import model_inspection
 
 STEPS = {"importing Ray", "looking at the model", "starting Ray", "joining the Ray cluster"}  # at the start of a sweep
 P = ParamSpec("P")
@@ -33,7 +33,7 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
     LOGGER.handlers.clear()
     try:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(model_facts, "asking", asked_here())
+            patch.setattr(model_inspection, "call_in_subprocess", asked_here())
             code = run(given)
     finally:
         LOGGER.handlers[:], LOGGER.propagate = handlers, propagates

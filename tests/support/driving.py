@@ -14,13 +14,13 @@ from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
 
 from cluster.actor import MakeGenerator, model_generator
-from cluster.job import SweepJob
 from cluster.sweep import run_job
-from eexit.output.display import Lines
+from cluster.sweep_job import SweepJob
+from eexit.output.display import PlainDisplay
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_facts import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, look_at_model
 from eexit.plan.runs import plan_runs
-from eexit.results.store.writing_shards import Tally
+from eexit.results.store.commit import RunCounts
 
 
 def drive(
@@ -32,11 +32,11 @@ def drive(
     cpus: float = 1,
     log: io.StringIO | None = None,
     **others: Any,
-) -> Tally:
+) -> RunCounts:
     """Run a sweep on `actors` actors of `cpus` CPUs each, with scripted generators; return the tally of this call."""
     look = others.pop("look", look_at_model if make_generator is model_generator else scripted.look)
     job = SweepJob(config=config, out=str(out), actors=actors, cpus_per_actor=cpus, rows_per_shard=rows, **others)
-    return run_job(job, Lines(log or io.StringIO(), every=1), make_generator, look).tally
+    return run_job(job, PlainDisplay(log or io.StringIO(), every=1), make_generator, look).tally
 
 
 def look_here(config: SweepConfig, rows: int) -> ModelFacts:

@@ -19,10 +19,10 @@ from scripted import rows_of, sweep_of
 
 from eexit.errors import UsageError
 from eexit.plan.runs import plan_runs
+from eexit.results.store.commit import commit, repair_store
+from eexit.results.store.extend import manifest_written
 from eexit.results.store.folder import open_store
-from eexit.results.store.growth import written
 from eexit.results.store.manifest import make_manifest, read_manifest
-from eexit.results.store.writing_shards import land, take_stock
 from reports.read.sweep import read_sweep
 
 FLIPS = 400
@@ -33,17 +33,17 @@ def make_sweep(folder: Path) -> None:
     """Write four shards of nine runs."""
     config = sweep_of("a-model", "one", "two", "three", "four")
     runs, store = list(plan_runs(config)), open_store(folder)
-    with written(store, make_manifest(config, {"name": "a-model", "n_layers": 30, "dtype": "float32"}, [5])):
+    with manifest_written(store, make_manifest(config, {"name": "a-model", "n_layers": 30, "dtype": "float32"}, [5])):
         for start in range(0, len(runs), 9):
             some = runs[start : start + 9]
-            land(store, some, rows_of(some, config))
+            commit(store, some, rows_of(some, config))
 
 
 def resumed(folder: Path) -> object:
     """Return what a resumed sweep reads."""
     store = open_store(folder)
     manifest = read_manifest(store)
-    found, lines = take_stock(store)
+    found, lines = repair_store(store)
     return NOTICED if lines else (manifest, found)
 
 

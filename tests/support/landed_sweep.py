@@ -11,9 +11,9 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import error_results
+from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest
-from eexit.results.store.writing_shards import land
 from eexit.sweeps.generator import ModelGenerator
 
 
@@ -24,9 +24,9 @@ def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
     store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
     failed, done = ([run for run in runs if (run.prompt.id == "failed") == fails] for fails in (True, False))
     if failed:
-        land(store, failed, error_results(failed, config, "no"))
+        commit(store, failed, error_results(failed, config, "no"))
     if done:
-        land(store, done, ModelGenerator(config, "cpu").generate(done))
+        commit(store, done, ModelGenerator(config, "cpu").generate(done))
     return out
 
 
@@ -35,7 +35,7 @@ def land_rows(
 ) -> Path:
     """Commit the rows of scripted runs, with these columns replaced."""
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
-    land(store, runs, rows_of(runs, config, columns))
+    commit(store, runs, rows_of(runs, config, columns))
     store.publish(
         MANIFEST, encode(make_manifest(config, {"name": config.model, "n_layers": 30, "dtype": "float32"}, [5]))
     )

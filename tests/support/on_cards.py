@@ -43,7 +43,7 @@ def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
 def models_there() -> Iterator[None]:
     """Load models on the card within the context. Commands find the card as their device; it has no float64."""
     with pytest.MonkeyPatch.context() as patch, Card(has_float64=False) as card:
-        load, is_whole = AutoModelForCausalLM.from_pretrained, packed_linear.is_whole
+        load, is_whole = AutoModelForCausalLM.from_pretrained, packed_linear.is_unquantized
 
         def loaded_there(*args: Any, **kwargs: Any) -> Any:
             loaded = load(*args, **kwargs)
@@ -51,7 +51,7 @@ def models_there() -> Iterator[None]:
 
         patch.setattr(AutoModelForCausalLM, "from_pretrained", loaded_there)
         for module in (packed_linear, quantization):
-            patch.setattr(module, "is_whole", lambda weight: is_whole(getattr(weight, "here", weight)))
+            patch.setattr(module, "is_unquantized", lambda weight: is_whole(getattr(weight, "here", weight)))
         for module in (ridge, affine):
             patch.setattr(module, "has_float64", lambda device: device.type == "cpu")
         for module in (loading, model_description):

@@ -19,7 +19,7 @@ WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/results": ("layout", "original_format", "seals"),
     "eexit/results/store": ("damage", "folder", "writing_shards"),
     "eexit/quality": ("intervals", "parts", "readings", "risks", "rubric", "text_measures"),
-    "eexit/studies/choosing": ("choice", "question"),
+    "eexit/studies/selection": ("choice", "question"),
     "reports/shared": ("accuracy", "per_configuration"),
     "reports/sections": ("rules", "drafts", "learned_exits"),
     "reports/read": ("damage", "sweep"),

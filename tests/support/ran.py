@@ -16,18 +16,18 @@ from torch.utils.flop_counter import flop_registry
 from traces import traces_of
 
 from eexit.decode.batch import Batch
-from eexit.decode.costs import Counts, cost_columns
+from eexit.decode.costs import OpCounts, cost_columns
 from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.unit_costs import find_prices
-from eexit.model.layers import Decoder, Inputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, Layer
 
 
 @cache
 def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
     """Return two modules per layer: the first that runs for keys and values alone, too, and the last that doesn't."""
-    inputs, found = Inputs.of([[1, 2]], decoder.device), []
+    inputs, found = ForwardInputs.of([[1, 2]], decoder.device), []
 
     def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
         called: list[nn.Module] = []
@@ -130,14 +130,14 @@ def is_made_of_others(operator: Any) -> bool:
 class RanAlone:
     """An output that was generated alone, its operation counts and columns, and what the hooks counted."""
 
-    trace: Trace
-    counts: Counts
+    trace: RequestOutput
+    counts: OpCounts
     ran: Ran
     columns: Mapping[str, Any]
 
 
 def run_alone(
-    decoder: Decoder, decoding: Decoding, request: Request, student: Decoder | None = None, priced: bool = False
+    decoder: Decoder, decoding: DecodingConfig, request: Request, student: Decoder | None = None, priced: bool = False
 ) -> RanAlone:
     """Generate one request alone, and assert that layers, layers' keys and head reads ran as often as its counts state.
 
@@ -148,7 +148,7 @@ def run_alone(
         [trace] = traces_of(Engine(decoder, decoding, student).generate([request])).values()
     assert trace.counts is not None
     counts, layer_L = trace.counts, np.arange(decoder.n_layers)
-    layers_T1, keys_T1 = counts.layers_T[:, None], counts.keys_T[:, None]
+    layers_T1, keys_T1 = counts.layers_T[:, None], counts.kv_layers_T[:, None]
     assert ran.ended_L.tolist() == (layer_L < layers_T1).sum(0).tolist()
     written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
     assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()

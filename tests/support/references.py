@@ -16,7 +16,7 @@ from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
 from eexit.cpu.packed_linear import pack_linear_layers
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 
@@ -46,8 +46,8 @@ def remembering(model: PreTrainedModel) -> PreTrainedModel:
 
 @cache
 def reference_of(
-    model: PreTrainedModel, request: Request, decoding: Decoding, student: PreTrainedModel | None = None
-) -> Trace:
+    model: PreTrainedModel, request: Request, decoding: DecodingConfig, student: PreTrainedModel | None = None
+) -> RequestOutput:
     if isinstance(request.configuration, Draft):
         return draft_one(remembering(model), decoder_of(model), request, decoding)
     own = None if student is None else (remembering(student), decoder_of(student))

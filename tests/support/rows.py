@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from untrained import PROBE, STATE_MAPS
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.rules import RULES
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 
-DECODING = Decoding(
+DECODING = DecodingConfig(
     EXITABLE, max_new_tokens=16, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
 )
 
@@ -46,13 +46,15 @@ def stands_for_others(model: PreTrainedModel) -> bool:
     return model in map(shared_model, ARCHITECTURES)
 
 
-def generate(model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding = DECODING) -> list[Trace]:
+def generate(
+    model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig = DECODING
+) -> list[RequestOutput]:
     traces = traces_of(Engine(packed_decoder_of(model), decoding).generate(requests))
     return [traces[index] for index in range(len(requests))]
 
 
 def assert_as_reference(
-    model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[Trace], decoding: Decoding
+    model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[RequestOutput], decoding: DecodingConfig
 ) -> None:
     """Assert that each output equals the naive reference's for the same request."""
     for request, trace in zip(requests, traces, strict=True):
@@ -71,10 +73,10 @@ def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray
 
 
 def as_reference(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, rows: int | None = None
-) -> list[Trace]:
+    model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, rows: int | None = None
+) -> list[RequestOutput]:
     """Return generated outputs, and assert that each equals the naive reference's. At most `rows` slots are used."""
-    traces = generate(model, requests, decoding if rows is None else replace(decoding, rows=rows))
+    traces = generate(model, requests, decoding if rows is None else replace(decoding, max_rows=rows))
     assert_as_reference(model, requests, traces, decoding)
     return traces
 
@@ -85,8 +87,8 @@ def configurations(
     """Return `normal`, and these modes (all that can be used) with some parameters of these rules."""
     modes = modes_of(model) if modes is None else modes
     return [
-        Normal(),
-        *(Exit(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
+        NoExit(),
+        *(EarlyExit(mode, rule, parameter) for mode in modes for rule in rules for parameter in some(model, rule)),
     ]
 
 
@@ -95,8 +97,8 @@ def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
     modes = modes_of(model)
     in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
     return [
-        Normal(),
-        *(Exit(mode, rule, some(model, rule)[0]) for mode, rule in in_turn),
+        NoExit(),
+        *(EarlyExit(mode, rule, some(model, rule)[0]) for mode, rule in in_turn),
     ]
 
 
@@ -115,7 +117,7 @@ def modes_of(model: PreTrainedModel) -> list[str]:
 
 
 @cache
-def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
+def together(model: PreTrainedModel) -> tuple[list[Request], list[RequestOutput]]:
     """Return outputs of `normal`, of rule kl in two modes and of an online rule in every mode, generated in one batch.
 
     Each parameter of rule kl occurs in both modes, with one prompt each.
@@ -123,6 +125,6 @@ def together(model: PreTrainedModel) -> tuple[list[Request], list[Trace]]:
     modes, (often, seldom) = ("unfrozen", "frozen_residual"), some(model, "kl")
     requests = []
     for prompt, (first, second) in zip(PROMPTS, (modes, modes[::-1]), strict=False):
-        requests += grid([Normal(), Exit(first, "kl", often), Exit(second, "kl", seldom)], [prompt])
+        requests += grid([NoExit(), EarlyExit(first, "kl", often), EarlyExit(second, "kl", seldom)], [prompt])
     requests += grid(configurations(model, rules=["confidence"])[1:], PROMPTS[:1])
     return requests, generate(model, requests, SAMPLED)

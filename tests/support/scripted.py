@@ -30,9 +30,9 @@ import ray
 
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.model_facts import ModelFacts
+from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.runs import Run
-from eexit.results.shard_tables import OnProgress, Results, run_columns
+from eexit.results.shard_tables import ProgressCallback, ShardTables, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
 
 TOKENS_PER_RUN = 3
@@ -94,7 +94,7 @@ class ScriptedGenerator:
         self._folder = Path(config.model)
         (self._folder / f"loaded-{os.getpid()}-{ray.get_runtime_context().get_node_id()}-{device}").touch()
 
-    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
         if (self._folder / "broken").exists():
             raise RuntimeError("the machine is broken")
         if len(runs) > FIT and "hungry" in [run.prompt.prompt for run in runs]:
@@ -135,7 +135,7 @@ class ScriptedGenerator:
 
 def rows_of(
     runs: Sequence[Run], config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}
-) -> Results:
+) -> ShardTables:
     """Return three tokens per run, with numbers that follow from the run's id, except for these `columns`."""
     generations = [
         {
@@ -171,7 +171,7 @@ def rows_of(
         for run in runs
         for position in range(TOKENS_PER_RUN)
     ]
-    return Results(pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
+    return ShardTables(pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
 
 
 def _share(run: Run) -> float:

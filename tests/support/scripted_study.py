@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console.command import command
-from cluster.studies.run import Studied, run_study
+from cluster.studies.run import StudyResult, run_study
 from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.progress import Display
@@ -25,12 +25,12 @@ from eexit.plan.hashes import content_hash
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import MANIFEST, Manifest, encode
 from eexit.results.store.folder import open_store
-from eexit.results.study_table import Table
+from eexit.results.study_table import StudyTable
 from eexit.results.tables import int32, moment, string
-from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 
 MODEL = {"name": "m", "n_layers": 30, "dtype": "float32"}
-TABLE = Table(
+TABLE = StudyTable(
     "marks",
     "mark_id",
     {
@@ -63,30 +63,30 @@ class ScriptedStudy(Study):
     def load(self, device: str) -> Sequence[str]:
         return ["one thing to know"]
 
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[StudyUnit]:
         return [
-            Unit(
-                [Part(f"unit {number}, part {part}", number) for part in range(2)],
+            StudyUnit(
+                [StudyPart(f"unit {number}, part {part}", number) for part in range(2)],
                 content_hash(number) if self._is_lasting else "",
             )
             for number in range(self._n_units)
         ]
 
-    def do(self, part: Part) -> Done:
+    def run_part(self, part: StudyPart) -> PartResult:
         if (self._results / f"die-{part.what}").exists():
             os._exit(1)
         if (self._results / f"refuse-{part.what}").exists():
             raise UsageError(f"unit {part.what} can't be done: leave it out")
         time.sleep(self._seconds)
-        return Done([{"unit": part.what, "text": os.urandom(512).hex()}], 1)
+        return PartResult([{"unit": part.what, "text": os.urandom(512).hex()}], 1)
 
-    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
+    def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
         return [f"{len(rows)} rows of {len({row['unit'] for row in rows})} units"]
 
 
 def marked(
     out: Path, how: str, n_units: int, seconds: float = 0.0, display: Display | None = None, n_layers: int = 30
-) -> Studied[ScriptedStudy]:
+) -> StudyResult[ScriptedStudy]:
     """Run the study with a model that now has `n_layers` layers."""
 
     def plan(sweep: FinishedSweep) -> ScriptedStudy:

@@ -9,21 +9,21 @@ from typing import Any
 
 from synthetic_sweeps import LAYERS, run_rows, story, write_runs
 
-from eexit.method.rules import CONTROL, ONLINE, ORACLES, Control
-from eexit.plan.configuration import COLUMNS, GENERATE, Configuration, Exit, Normal
+from eexit.method.rules import CONTROL, ONLINE, ORACLES, ExitHistogram
+from eexit.plan.configuration import COLUMNS, GENERATE, Configuration, EarlyExit, NoExit
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 
 
 def rules_grid() -> list[Configuration]:
     """Return `normal`, and two modes × three rules; settings of the first rule have a control each."""
-    found: list[Configuration] = [Normal()]
+    found: list[Configuration] = [NoExit()]
     for mode in ("unfrozen", "frozen_residual"):
         for k in (0.25, 1.0, 4.0):
-            followed = Exit(mode, "kl", k)
-            found += [followed, Exit(mode, CONTROL, Control(followed.key, ()))]
-        found += [Exit(mode, "fixed", float(layer)) for layer in LAYERS[1:]]
-        found.append(Exit(mode, "agree"))
+            followed = EarlyExit(mode, "kl", k)
+            found += [followed, EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))]
+        found += [EarlyExit(mode, "fixed", float(layer)) for layer in LAYERS[1:]]
+        found.append(EarlyExit(mode, "agree"))
     return found
 
 
@@ -34,11 +34,11 @@ def every_rule_grid() -> list[Configuration]:
         "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "predicted_kl": (1.0, 2.0),
         "fixed": (10.0, 20.0),
     }  # fmt: skip
-    found: list[Configuration] = [Normal()]
-    found += [Exit("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]
-    followed = Exit("frozen_residual", "confidence", 0.8)
-    found += [Exit("frozen_residual", CONTROL, Control(followed.key, ()))]
-    return [*found, *(Exit("unfrozen", rule, several[0]) for rule, several in parameters.items())]
+    found: list[Configuration] = [NoExit()]
+    found += [EarlyExit("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]
+    followed = EarlyExit("frozen_residual", "confidence", 0.8)
+    found += [EarlyExit("frozen_residual", CONTROL, ExitHistogram(followed.key, ()))]
+    return [*found, *(EarlyExit("unfrozen", rule, several[0]) for rule, several in parameters.items())]
 
 
 def write_synthetic_sweep(
@@ -48,7 +48,7 @@ def write_synthetic_sweep(
     runs = []
     for prompt in range(n_prompts):
         for place, configuration in enumerate(grid):
-            mode, k = configuration.mode, 1.0 if isinstance(configuration, Exit) else None
+            mode, k = configuration.mode, 1.0 if isinstance(configuration, EarlyExit) else None
             asked = f"{prompt}", f"Question {prompt}?", mode, k, story(prompt, mode, k, n_tokens)
             row, rows = run_rows(*asked, of=configuration, **_numbers(configuration, place / len(grid)))
             runs.append((row, [token | _seen(configuration, token) for token in rows]))
@@ -60,7 +60,7 @@ def write_synthetic_sweep(
 
 def _numbers(configuration: Configuration, boldness: float) -> dict[str, Any]:
     """Return numbers that the report averages. Controls disagree far more than settings; oracles have no run cost."""
-    if not isinstance(configuration, Exit):
+    if not isinstance(configuration, EarlyExit):
         return {"disagreement": 0.0, "mean_depth": 1.0, "cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
     return {
         "disagreement": 0.1 + 0.3 * boldness + (0.4 if configuration.rule == CONTROL else 0.0),
@@ -74,7 +74,11 @@ def _numbers(configuration: Configuration, boldness: float) -> dict[str, Any]:
 
 def _seen(configuration: Configuration, token: Mapping[str, Any]) -> dict[str, Any]:
     """Return the exit score at each layer, if the rule has one; the first token has no exit decision."""
-    if not token["decided"] or not isinstance(configuration, Exit) or configuration.rule not in {**ONLINE, **ORACLES}:
+    if (
+        not token["decided"]
+        or not isinstance(configuration, EarlyExit)
+        or configuration.rule not in {**ONLINE, **ORACLES}
+    ):
         return {"evidence": None}
     return {"evidence": token["kl"] if configuration.rule == "kl" else [float(layer > 10) for layer in LAYERS]}
 

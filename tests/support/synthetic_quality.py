@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow.dataset as ds
 from synthetic_sweeps import run_rows, write_runs
 
-from eexit.method.rules import CONTROL, Control
-from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, Exit, Normal
+from eexit.method.rules import CONTROL, ExitHistogram
+from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, EarlyExit, NoExit
 from eexit.results.store.folder import open_store
-from eexit.results.study_table import Table
+from eexit.results.study_table import StudyTable
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS
 from reports.read.sweep import read_sweep
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
-from reports.shared.quality import Quality, quality_of
+from reports.shared.quality import QualityTable, quality_of
 from reports.shared.savings import savings
 
 PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
@@ -30,12 +30,12 @@ CHOSEN: Final = "unfrozen/confidence/0.9"
 
 def grid(modes: Sequence[str] = ("unfrozen", "frozen_residual")) -> list[Configuration]:
     """Return `normal`, then each setting with its control."""
-    found: list[Configuration] = [Normal()]
+    found: list[Configuration] = [NoExit()]
     for mode in modes:
         for rule, parameters in PARAMETERS.items():
             for parameter in parameters:
-                followed = Exit(mode, rule, parameter)
-                found += [followed, Exit(mode, CONTROL, Control(followed.key, ()))]
+                followed = EarlyExit(mode, rule, parameter)
+                found += [followed, EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))]
     return found
 
 
@@ -76,7 +76,7 @@ def with_answers(
     return write_runs(folder, runs, float(len(seeds) > 1))
 
 
-def quality_in(folder: Path) -> Quality:
+def quality_in(folder: Path) -> QualityTable:
     """Return the quality of the sweep in this folder, as in its report."""
     sweep = read_sweep(str(folder))
     trade = per_configuration(sweep)
@@ -103,7 +103,7 @@ def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int
     return write_runs(folder, runs, float(len(seeds) > 1))
 
 
-def add(folder: Path, table: Table, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
+def add(folder: Path, table: StudyTable, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
     """Write a file of a study table, like a call of the command."""
     table.publish(open_store(folder), f"{call:032x}", [{"started": call} | row for row in rows])
 
@@ -131,7 +131,7 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
             bold = 1 / (1 + k)
             depth, differs = 1 - 0.4 * bold, 0.2 * bold
             rows.append(
-                Exit(mode, "kl", k).columns
+                EarlyExit(mode, "kl", k).columns
                 | {
                     "replay_id": f"{call:032x}", "text_of": NORMAL, "prompts": 12, "texts": 12, "tokens": 36,
                     "drawn": False, "mean_depth": depth, "mean_depth_low": depth - 0.02,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from eexit.plan.configuration import COLUMNS, Configuration, Exit, Normal
+from eexit.plan.configuration import COLUMNS, Configuration, EarlyExit, NoExit
 from eexit.plan.hashes import checksum
+from eexit.results.checksums import digest_of, encode_generations, encode_tokens
 from eexit.results.layout import FORMAT
-from eexit.results.seals import digest_of, encode_generations, encode_tokens
 from eexit.results.tables import GENERATIONS, TOKENS
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]  # generations row, and token rows
@@ -48,7 +48,7 @@ def run_rows(
     It is of rule kl, or of configuration `of`.
     """
     run_id = f"{prompt_id}-{of.key}-{seed}" if of else f"{prompt_id}-{mode}-{k}-{seed}"
-    configuration = of or (Normal(mode) if k is None else Exit(mode, "kl", k))
+    configuration = of or (NoExit(mode) if k is None else EarlyExit(mode, "kl", k))
     naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
     tokens: list[dict[str, Any]] = []
     for i, piece in enumerate(pieces):

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from eexit.decode.requests import Outcome, Request, Trace
-from eexit.plan.configuration import NORMAL, Exit, Normal
+from eexit.decode.requests import Outcome, Request, RequestOutput
+from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from eexit.plan.runs import LENGTH
 
 CLOSE = {
@@ -17,11 +17,11 @@ EQUALLY_PROBABLE_NATS = 2e-6
 SUFFIXES = ("_T", "_TE", "_TX", "_TK", "_TXK")
 
 
-def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, Trace]:
+def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, RequestOutput]:
     """Return the outputs by index, and assert that none failed."""
     traces = {}
     for index, outcome in outcomes:
-        assert isinstance(outcome, Trace), outcome
+        assert isinstance(outcome, RequestOutput), outcome
         traces[index] = outcome
     return traces
 
@@ -32,12 +32,12 @@ def assert_same(ours: Outcome, theirs: Outcome) -> None:
     Sampling goes through tokens from the likeliest down. Where two are equally probable up to rounding, their order
     depends on the processor; such outputs are compared up to there.
     """
-    assert isinstance(ours, Trace), ours
-    assert isinstance(theirs, Trace), theirs
+    assert isinstance(ours, RequestOutput), ours
+    assert isinstance(theirs, RequestOutput), theirs
     tie = first_tie(ours, theirs)
     if tie is not None:
         ours, theirs = first_tokens(ours, tie), first_tokens(theirs, tie)
-    for field in fields(Trace):
+    for field in fields(RequestOutput):
         if field.name == "counts":  # the reference counts nothing
             continue
         if field.name == "rounds":
@@ -51,7 +51,7 @@ def assert_same(ours: Outcome, theirs: Outcome) -> None:
             np.testing.assert_array_equal(mine, other, err_msg=field.name)
 
 
-def first_tie(ours: Trace, theirs: Trace) -> int | None:
+def first_tie(ours: RequestOutput, theirs: RequestOutput) -> int | None:
     """Return the first token that differs, if both have the same probability up to rounding."""
     n_tokens = min(len(ours.token_id_T), len(theirs.token_id_T))
     differs = np.flatnonzero(ours.token_id_T[:n_tokens] != theirs.token_id_T[:n_tokens])
@@ -62,14 +62,16 @@ def first_tie(ours: Trace, theirs: Trace) -> int | None:
     return at if apart < EQUALLY_PROBABLE_NATS else None
 
 
-def first_tokens(trace: Trace, n_tokens: int) -> Trace:
-    columns = {its.name: getattr(trace, its.name)[:n_tokens] for its in fields(Trace) if its.name.endswith(SUFFIXES)}
+def first_tokens(trace: RequestOutput, n_tokens: int) -> RequestOutput:
+    columns = {
+        its.name: getattr(trace, its.name)[:n_tokens] for its in fields(RequestOutput) if its.name.endswith(SUFFIXES)
+    }
     return replace(trace, **columns, finish_reason=LENGTH)
 
 
 def kl_request(prompt: tuple[int, ...], mode: str, kl_factor: float | None = None, seed: int = 0) -> Request:
     """Return a request of rule kl, or of `normal`, whatever the factor."""
     if mode == NORMAL:
-        return Request(prompt, Normal(), seed)
+        return Request(prompt, NoExit(), seed)
     assert kl_factor is not None
-    return Request(prompt, Exit(mode, "kl", float(kl_factor)), seed)
+    return Request(prompt, EarlyExit(mode, "kl", float(kl_factor)), seed)

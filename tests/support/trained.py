@@ -10,43 +10,47 @@ from traces import traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.method.readouts import READOUTS
-from eexit.plan.configuration import Normal
+from eexit.plan.configuration import NoExit
 from eexit.training.loop import Trainer
-from eexit.training.ridge import SplitSums, Sums
-from eexit.training.setup import Setup, TrainingOptions
-from eexit.training.texts import Text, parted
+from eexit.training.ridge import Moments, SplitMoments
+from eexit.training.texts import TrainingText, parted
+from eexit.training.trainer_inputs import TrainerInputs, TrainingOptions
 
 LAYERS = (1, 3)
 N_TEXTS, N_TOKENS = 10, 12
 
 
 @cache
-def texts_of(model: PreTrainedModel) -> tuple[Text, ...]:
+def texts_of(model: PreTrainedModel) -> tuple[TrainingText, ...]:
     """Return texts by the model; one in five is held out, and one in five is for validation."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(model.config.vocab_size, (N_TEXTS, 4), generator=generator).tolist()
-    decoding = Decoding(exitable_layers=LAYERS, max_new_tokens=N_TOKENS, eos_token_ids=frozenset())
-    requests = [Request(tuple(prompt), Normal()) for prompt in prompts]
+    decoding = DecodingConfig(exitable_layers=LAYERS, max_new_tokens=N_TOKENS, eos_token_ids=frozenset())
+    requests = [Request(tuple(prompt), NoExit()) for prompt in prompts]
     traces = traces_of(Engine(decoder_of(model), decoding).generate(requests))
     return tuple(
-        Text(str(index), tuple(prompt), tuple(traces[index].token_id_T.tolist()), index % 5 == 0, index % 5 == 1)
+        TrainingText(
+            str(index), tuple(prompt), tuple(traces[index].token_id_T.tolist()), index % 5 == 0, index % 5 == 1
+        )
         for index, prompt in enumerate(prompts)
     )
 
 
-def learned(model: PreTrainedModel) -> list[Text]:
+def learned(model: PreTrainedModel) -> list[TrainingText]:
     return [text for text in texts_of(model) if not text.held_out]
 
 
-def held_out(model: PreTrainedModel) -> list[Text]:
+def held_out(model: PreTrainedModel) -> list[TrainingText]:
     return [text for text in texts_of(model) if text.held_out]
 
 
-def setup_of(model: PreTrainedModel, what: str, texts: Sequence[Text] | None = None, **options: object) -> Setup:
+def setup_of(
+    model: PreTrainedModel, what: str, texts: Sequence[TrainingText] | None = None, **options: object
+) -> TrainerInputs:
     made = replace(TrainingOptions(what, LAYERS), **options)  # type: ignore[arg-type]
-    return Setup(decoder_of(model), made, READOUTS["lens"], texts or learned(model))
+    return TrainerInputs(decoder_of(model), made, READOUTS["lens"], texts or learned(model))
 
 
 def frozen_llama() -> PreTrainedModel:
@@ -54,10 +58,10 @@ def frozen_llama() -> PreTrainedModel:
     return shared_model("llama").requires_grad_(False)
 
 
-def summed(trainer: Trainer, texts: Sequence[Text]) -> SplitSums:
+def summed(trainer: Trainer, texts: Sequence[TrainingText]) -> SplitMoments:
     """Return the sums of these texts."""
-    sums = SplitSums()
+    sums = SplitMoments()
     for chooses, part in parted(texts):
         for name, input_ND, target_NH in trainer.pairs(part):
-            sums.add(name, chooses, Sums.of(input_ND, target_NH))
+            sums.add(name, chooses, Moments.of(input_ND, target_NH))
     return sums

@@ -12,12 +12,12 @@ from axes import EXITABLE
 from safetensors.torch import save_file
 
 from eexit.method.gate import Gate, LayerGate
+from eexit.method.kv_maps import KEYS, STREAMS, KVMaps, names
 from eexit.method.probes import LayerProbe, Probe
-from eexit.method.readouts import Affine, Linear
-from eexit.method.state_maps import KEYS, STREAMS, StateMaps, names
+from eexit.method.readouts import Affine, LinearReadout
 from eexit.model.layers import Decoder
 from eexit.model.sources import sha256
-from eexit.plan.artefacts import GATE, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import GATE, WEIGHTS, ArtefactCard, write_card
 from eexit.plan.artefacts import STATE_MAPS as STATE_ROLE
 
 WIDTH: Final = 32  # W
@@ -103,10 +103,10 @@ def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: M
         "what": role, "holds": (role,), "model": dict(model), "layers": range(N_LAYERS - 1), "readout": "lens",
         "files": {WEIGHTS: sha256([folder / WEIGHTS])},
     }  # fmt: skip
-    write_card(folder, Card.model_validate(fields | more))
+    write_card(folder, ArtefactCard.model_validate(fields | more))
     return folder
 
 
 PROBE: Final = random_probe()
-STATE_MAPS: Final = StateMaps.of(stream_maps(), range(N_LAYERS), N_LAYERS)
-LINEAR: Final = Linear(_affine(1))
+STATE_MAPS: Final = KVMaps.of(stream_maps(), range(N_LAYERS), N_LAYERS)
+LINEAR: Final = LinearReadout(_affine(1))

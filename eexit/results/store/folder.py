@@ -15,9 +15,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from eexit.errors import UsageError
-from eexit.output.locations import HIDDEN, shown, without_secrets
-from eexit.output.whole_files import temporary_name, write_whole
-from eexit.results.files import Location
+from eexit.output.atomic_files import temporary_name, write_atomic
+from eexit.output.locations import HIDDEN, redact, without_secrets
+from eexit.results.parquet_files import StoreLocation
 
 DAMAGED_FOLDER = "damaged"
 # The client's default, for a missing bucket or network, is a quarter of an hour. A write takes up to twice as long.
@@ -25,7 +25,7 @@ GCS_RETRY_SECONDS, GCS_PROBE_SECONDS = 60, 2
 
 
 @dataclass(frozen=True)
-class Store(Location):
+class Store(StoreLocation):
     """A results folder. Names are relative to it, with forward slashes: `generations/ab12.parquet`."""
 
     uri: str = field(
@@ -41,7 +41,7 @@ class Store(Location):
             return
         final = Path(self.path(name))
         final.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(final, content)
+        write_atomic(final, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Publish `name` unless it exists; return True if it was published. Atomic only where hard links exist."""
@@ -158,5 +158,5 @@ def open_store(out: str | Path, retry_seconds: int = GCS_RETRY_SECONDS) -> Store
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         reason = without_secrets(str(error).splitlines()[0].replace(uri, HIDDEN))
-        raise UsageError(f"--out {shown(str(out))} can't be used ({reason}): give a folder, s3:// or gs://") from error
+        raise UsageError(f"--out {redact(str(out))} can't be used ({reason}): give a folder, s3:// or gs://") from error
     return Store(filesystem, root, str(out))

@@ -37,7 +37,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
-class Use:
+class LeasePurpose:
     """Activity that only one process at a time may perform: the file of its lease, and words for messages."""
 
     file: str
@@ -46,20 +46,20 @@ class Use:
     late: str  # way out for a process that was a moment slower
 
 
-DRIVING = Use(
+DRIVING = LeasePurpose(
     LEASE, "--out {} is in use by", "wait for it, stop it, or choose another --out", late="choose another --out"
 )
-TIMING = Use(
+TIMING = LeasePurpose(
     LEASE, "{} is in use by", "wait for it, or stop it, since times mean nothing beside it", late="wait for it"
 )
-JUDGING = Use("judging-lease.json", "{} is being judged by", "wait for it, or stop it", late="wait for it")
-ASSESSING = Use(
+JUDGING = LeasePurpose("judging-lease.json", "{} is being judged by", "wait for it, or stop it", late="wait for it")
+ASSESSING = LeasePurpose(
     "assessment-lease.json", "{} is being assessed by", "wait for it, or stop it", late="choose another --out"
 )
 
 
 @dataclass(frozen=True)
-class Holder:
+class LeaseHolder:
     """Process that holds a lease. `started` and `renewed` are Unix seconds by the holder's clock, for people to read.
 
     `namespace` identifies the process-id namespace, and `process_started` distinguishes processes that had the same id.
@@ -83,12 +83,12 @@ class Holder:
 class Lease:
     """A lease. After `take`, a thread renews it until it is released."""
 
-    def __init__(self, store: Store, use: Use = DRIVING) -> None:
+    def __init__(self, store: Store, use: LeasePurpose = DRIVING) -> None:
         self._store, self._use = store, use
         self._makes_the_folder = not store.is_there
         now, pid, namespace = time.time(), os.getpid(), _namespace()
         started = _process_started(pid) if namespace else ""
-        self._holder = Holder(uuid4().hex, socket.gethostname(), pid, now, now, namespace, started)
+        self._holder = LeaseHolder(uuid4().hex, socket.gethostname(), pid, now, now, namespace, started)
         self._lost = ""
         self._writing = threading.Lock()
         self._done = threading.Event()
@@ -127,7 +127,7 @@ class Lease:
                 if self._makes_the_folder:
                     self._store.remove_if_empty()
 
-    def _succeed(self, held: Holder | None, say: Callable[[str], object]) -> None:
+    def _succeed(self, held: LeaseHolder | None, say: Callable[[str], object]) -> None:
         if held:
             _wait_for_the_end_of(held, self._store, self._use, say)
         self._write(self._holder)
@@ -150,10 +150,10 @@ class Lease:
             else:
                 self._write(replace(self._holder, renewed=time.time()))
 
-    def _read(self) -> Holder | None:
+    def _read(self) -> LeaseHolder | None:
         return _read(self._store, self._use)
 
-    def _write(self, holder: Holder) -> None:
+    def _write(self, holder: LeaseHolder) -> None:
         self._store.publish(self._use.file, _content(holder))
 
 
@@ -162,7 +162,7 @@ def say_aside(line: str) -> None:
 
 
 @contextmanager
-def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIVING) -> Iterator[Lease]:
+def hold(store: Store, say: Callable[[str], object] = say_aside, use: LeasePurpose = DRIVING) -> Iterator[Lease]:
     """Hold the lease for a use of the results in `store`; call `say` if it has to wait for the lease.
 
     Raise `UsageError` if a living driver holds the lease.
@@ -177,7 +177,7 @@ def hold(store: Store, say: Callable[[str], object] = say_aside, use: Use = DRIV
         atexit.unregister(lease.release)
 
 
-def refuse_if_held(store: Store, use: Use) -> None:
+def refuse_if_held(store: Store, use: LeasePurpose) -> None:
     """Raise `UsageError` if another process that is known to be alive holds the lease for this use."""
     held = _read(store, use)
     if held and _is_alive(held) and held.pid != os.getpid():
@@ -190,7 +190,7 @@ def is_fenced(store: Store, token: str, actor: str) -> bool:
     return holder is None or holder.token != token or actor in holder.fenced
 
 
-def _wait_for_the_end_of(held: Holder, store: Store, use: Use, say: Callable[[str], object]) -> None:
+def _wait_for_the_end_of(held: LeaseHolder, store: Store, use: LeasePurpose, say: Callable[[str], object]) -> None:
     """Return once the lease `held` is known to be over. Raise `UsageError` once its holder is known to be alive."""
     in_use = use.in_use.format(store.root)
     alive = _is_alive(held)
@@ -213,7 +213,7 @@ def _wait_for_the_end_of(held: Holder, store: Store, use: Use, say: Callable[[st
             raise UsageError(f"{in_use} {now}, which has just renewed its lease: {use.way_out}")
 
 
-def _is_alive(holder: Holder) -> bool | None:
+def _is_alive(holder: LeaseHolder) -> bool | None:
     """Return True if the holder's process is alive; None if it is on another machine or in another container."""
     if not holder.namespace or (holder.host, holder.namespace) != (socket.gethostname(), _namespace()):
         return None
@@ -248,16 +248,16 @@ def _process_started(pid: int) -> str:
     return process_fields[18]
 
 
-def _read(store: Store, use: Use) -> Holder | None:
+def _read(store: Store, use: LeasePurpose) -> LeaseHolder | None:
     content = store.read(use.file)
     if not content:
         return None
     try:
         said = json.loads(content)
-        return Holder(**{field.name: said[field.name] for field in fields(Holder) if field.name in said})
+        return LeaseHolder(**{field.name: said[field.name] for field in fields(LeaseHolder) if field.name in said})
     except (ValueError, TypeError) as error:
         raise UsageError(f"{store.root}/{use.file} is no lease ({error}): remove it") from error
 
 
-def _content(holder: Holder) -> bytes:
+def _content(holder: LeaseHolder) -> bytes:
     return json.dumps(asdict(holder), indent=1).encode()

@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eexit.errors import UsageError
-from eexit.method.descriptions import descriptions_of, own_among, refuse_changed
-from eexit.output.text import some
-from eexit.plan.artefact_fit import cards_of
+from eexit.method.custom_manifest import custom_entries, descriptions_of, refuse_changed
+from eexit.output.text import truncate_lines
+from eexit.plan.artefact_check import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
-from eexit.results.files import DamagedError, list_files, read_shards
-from eexit.results.layout import MANIFEST, Manifest, OtherFormatError, decode
-from eexit.results.seals import custom_of
+from eexit.results.checksums import custom_of
+from eexit.results.layout import MANIFEST, Manifest, UnsupportedFormatError, decode
+from eexit.results.parquet_files import DamagedError, list_files, read_shards
 from eexit.results.store.folder import Store
 
 PACKAGES = ("eexit", "torch", "transformers", "ray", "pyarrow")
@@ -24,7 +24,7 @@ _SHOWN = ("configuration", "prompt_id", "seed", "mode", "rule")  # columns
 _MOST_NAMED = 3
 
 
-class LostManifestError(UsageError):
+class MissingManifestError(UsageError):
     """Missing or damaged manifest of existing results; the message states which."""
 
 
@@ -58,20 +58,20 @@ def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
 def read_manifest(store: Store) -> Manifest | None:
     """Return the manifest of the results in `store`, or None if there are none.
 
-    Raise `UsageError` for a `sweep.json` that is no sweep's or has another format. Raise `LostManifestError` if there
-    are results whose manifest is missing or damaged.
+    Raise `UsageError` for a `sweep.json` that is no sweep's or has another format. Raise `MissingManifestError` if
+    there are results whose manifest is missing or damaged.
     """
     has_results = bool(list_files(store).shards)
     content = store.read(MANIFEST)
     if content is None:
         if has_results:
-            raise LostManifestError(f"--out {store.root} holds results but no {MANIFEST}")
+            raise MissingManifestError(f"--out {store.root} holds results but no {MANIFEST}")
         return None
     try:
         held = decode(content)
     except ValueError as error:
-        if has_results and not isinstance(error, OtherFormatError):
-            raise LostManifestError(f"{store.root}/{MANIFEST} is damaged, or no sweep's ({error})") from error
+        if has_results and not isinstance(error, UnsupportedFormatError):
+            raise MissingManifestError(f"{store.root}/{MANIFEST} is damaged, or no sweep's ({error})") from error
         raise UsageError(
             f"{store.root}/{MANIFEST} is no sweep's of this version ({error}): "
             "choose another --out, or move it elsewhere"
@@ -79,7 +79,7 @@ def read_manifest(store: Store) -> Manifest | None:
     return held if has_results else None  # without results, another sweep may replace it
 
 
-def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig) -> str:
+def refuse_other_runs(store: Store, lost: MissingManifestError, config: SweepConfig) -> str:
     """Return a line about the manifest being rewritten, if all results without a manifest are runs of `config`.
 
     Raise `UsageError` if some results are other runs, or if their custom rules or modes have changed.
@@ -97,7 +97,7 @@ def refuse_other_runs(store: Store, lost: LostManifestError, config: SweepConfig
             f"({_what(others, rows, planned)}): give all that the sweep has grown to in one command, or choose another "
             "--out"
         )
-    custom = {each.name for each in own_among(config.exits)}
+    custom = {each.name for each in custom_entries(config.exits)}
     for shard in shards:
         described = custom_of(shard.rows)
         refuse_changed(described, f"--out {store.root}")
@@ -117,7 +117,7 @@ def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
     for column, what in named.items():
         known = {row[column] for row in rows if row["run_id"] in planned}
         if more := dict.fromkeys(row[column] for row in others if row[column] not in known):
-            found.append(f"{what} {', '.join(some([*map(str, more)], most=_MOST_NAMED))}")
+            found.append(f"{what} {', '.join(truncate_lines([*map(str, more)], most=_MOST_NAMED))}")
     return "; ".join(found) or "in other combinations"
 
 

@@ -8,7 +8,7 @@ the KV cache that the mode leaves       B                   D
 ======================================  ==================  ================
 
 A is the oracle at all exitable layers, which loses nothing. Each other cell has two neighbouring settings that a pilot
-picked on other prompts (`eexit.studies.replay.worth_running`). Prompts are shared out among both and full depth by
+picked on other prompts (`eexit.studies.replay.shortlist`). Prompts are shared out among both and full depth by
 chance, so that the mean loss is the bound: as many as the bound allows have the bolder setting, the others the safer.
 
 Intervals are quantiles of a Bayesian bootstrap over prompts (Rubin 1981), in which the shares are found anew in each
@@ -33,7 +33,7 @@ from eexit.quality.estimates import MIN_SAMPLES, NOTHING, Estimate, estimate_rat
 from eexit.quality.intervals import LEVEL, TAILS
 from eexit.quality.risks import RISKS, losses
 from eexit.results.finished_sweep import FinishedSweep
-from eexit.studies.replay.worth_running import CellSettings, Neighbours
+from eexit.studies.replay.shortlist import CellSettings, Neighbours
 
 A, B, C, D = CELLS = ("A", "B", "C", "D")
 AS_RUN, CERTIFIED = "as run", "certified"  # further levels: D with all that it runs, and what is certified

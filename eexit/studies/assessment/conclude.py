@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 import pyarrow.compute as pc
 
 from eexit.errors import UsageError
-from eexit.output.text import counted, precision
+from eexit.output.text import pluralize, precision
 from eexit.plan.configuration import GENERATE, mode_of
+from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
+from eexit.quality.cost_per_correct import COST_RUN
 from eexit.quality.estimates import Estimate
 from eexit.quality.intervals import NORMAL_TAIL, clopper_pearson
-from eexit.quality.per_right import COLUMNS as OF_RIGHT
-from eexit.quality.per_right import COST_RUN
 from eexit.quality.risk_tests import MOST_PROMPTS
 from eexit.quality.risks import RISKS
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
@@ -48,8 +48,8 @@ from eexit.studies.assessment.verdict import (
     Verdict,
     Why,
 )
-from eexit.studies.choosing.study import choices_made
-from eexit.studies.replay.worth_running import CellSettings, Pilot
+from eexit.studies.replay.shortlist import CellSettings, Pilot
+from eexit.studies.selection.study import choices_made
 from eexit.studies.timing.calls import Times
 
 PILOT, RUN, ORACLES, CHOICE, TIMES = "pilot", "run", "oracles", "choice", "times"  # what may be missing of steps
@@ -320,7 +320,7 @@ def _where(sweeps: Sequence[FinishedSweep], timings: Sequence[Row], batch: int) 
         *(each.config["model"] for each in manifests),
         *(precision(each.model, each.dtype_asked) for each in manifests),
         *((each.model.get("digest") or "").removeprefix("sha256:")[:12] for each in manifests),
-        *(f"{row['machine']} · {counted(row['threads'], 'thread')}" for row in timings[-1:]),
-        f"{counted(batch, 'row')} at a time",
+        *(f"{row['machine']} · {pluralize(row['threads'], 'thread')}" for row in timings[-1:]),
+        f"{pluralize(batch, 'row')} at a time",
     ]
     return " · ".join(filter(None, found))

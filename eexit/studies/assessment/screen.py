@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eexit.output.text import counted, short_percent, written
+from eexit.output.text import format_number, pluralize, short_percent
 from eexit.plan.configuration import GENERATE
 from eexit.studies.assessment.cells import A, B, C, D
 from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, TimedContender, Verdict
@@ -104,7 +104,7 @@ def tables(verdict: Verdict) -> Iterator[TextTable]:
     if verdict.timed:
         timed = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
         gaps = [(f"lost to {gap.name}", share(gap.share), "") for gap in verdict.gaps if gap.share and gap.share.high]
-        calls = counted(max(each.time.n for each in verdict.timed if each.time), "call")
+        calls = pluralize(max(each.time.n for each in verdict.timed if each.time), "call")
         of_time = (f"over {calls}", "of full depth's time", f"of {GENERATE}'s")
         yield TextTable("Time", "", of_time, [*timed, *gaps])
 
@@ -140,7 +140,7 @@ def share(found: Interval | None, unknown: str = NOT_MEASURED) -> str:
     if found is None:
         return unknown
     ends = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
-    return f"{written(found.mean, '.1%')}{ends}"
+    return f"{format_number(found.mean, '.1%')}{ends}"
 
 
 def times(found: Interval | None, unknown: str = NOT_MEASURED) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from eexit.quality.estimates import MIN_CALLS, NOTHING, Estimate
-from eexit.quality.intervals import student
+from eexit.quality.intervals import t_interval
 from eexit.studies.assessment.verdict import BATCHES, OVERHEAD
-from eexit.studies.timing.steps import step_times
+from eexit.studies.timing.step_times import step_times
 
 Row = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def allowed(timings: Sequence[Row], batch: int, share: Mapping[int, float], n_la
     if not saved:
         return NOTHING
     n, mean = len(saved), float(np.mean(saved))
-    ends = student(mean, float(np.var(saved, ddof=1)), n) if n >= MIN_CALLS else (math.nan, math.nan)
+    ends = t_interval(mean, float(np.var(saved, ddof=1)), n) if n >= MIN_CALLS else (math.nan, math.nan)
     return Estimate(mean, *ends, n)
 
 

@@ -12,7 +12,7 @@ import pyarrow.fs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eexit.quality.estimates import Estimate
-from eexit.results.files import Location
+from eexit.results.parquet_files import StoreLocation
 
 FILE: Final = "verdict.json"
 FORMAT: Final = 5
@@ -176,7 +176,7 @@ class Verdict(VerdictPart):
         return self.model_dump_json(indent=1) + "\n"
 
 
-def read_verdict(location: Location) -> tuple[Verdict | None, Sequence[str]]:
+def read_verdict(location: StoreLocation) -> tuple[Verdict | None, Sequence[str]]:
     """Return the verdict, if there is one, and a line if it is left out because it can't be read."""
     path = location.path(FILE)
     if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:

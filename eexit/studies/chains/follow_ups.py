@@ -19,10 +19,10 @@ from eexit.model.loading import load_tokenizer
 from eexit.plan.config import Prompt
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, shuffled
-from eexit.quality.answers import first_match
-from eexit.quality.parts import THINKING, Marks, Until
+from eexit.quality.grading import first_match
+from eexit.quality.thinking import THINKING, AnswerPattern, ThinkingTags
+from eexit.results.committed import runs_with_tokens
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
-from eexit.results.landed import runs_with_tokens
 from eexit.sweeps.generator import thinks
 
 NEEDED: Final = ("prompt_id", "configuration", "seed", "status", "n_thinking_tokens")
@@ -31,7 +31,7 @@ SENTENCE_END: Final = regex.compile(r"((?<=[.!?])\s+|\n+)")
 
 
 @dataclass(frozen=True)
-class Chain:
+class ThoughtChain:
     """The thinking of a text: its opening mark, its tokens' texts and its closing mark, each empty if missing."""
 
     opening: str
@@ -48,7 +48,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Changes:
+class ChainEdits:
     """The edits to make to each text's thinking."""
 
     keep: Sequence[int] = ()  # per cent of the tokens
@@ -56,7 +56,7 @@ class Changes:
     filler: bool = False
     shuffle: bool = False
 
-    def kept(self, chain: Chain, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    def kept(self, chain: ThoughtChain, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
         """Yield each edit's name and the edited thinking."""
         n = len(chain.tokens)
         for share in self.keep:
@@ -70,7 +70,7 @@ class Changes:
             yield "shuffle", _shuffled("".join(chain.tokens))
 
 
-def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes) -> tuple[list[Prompt], int]:
+def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdits) -> tuple[list[Prompt], int]:
     """Return the follow-up prompts, and the number of originals without thinking, which their follow-ups lack too.
 
     `writer` wrote the thinking with the first seed; `reader` answered the prompts too. Raise `UsageError` without
@@ -101,14 +101,16 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: Changes)
     return prompts, sum(not chain.tokens for chain in chains.values())
 
 
-def _chains(sweep: FinishedSweep, writer: str, seed: int, marked: Marks | Until | None) -> dict[str, Chain]:
+def _chains(
+    sweep: FinishedSweep, writer: str, seed: int, marked: ThinkingTags | AnswerPattern | None
+) -> dict[str, ThoughtChain]:
     """Return the thinking of each prompt, with the commonest marks in place of missing ones."""
     prefillers = sweep.manifest.of_prompts("prefiller")
     columns = ["prompt_id", "configuration", "seed", "status", "text"]
     wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
-    found: dict[str, Chain] = {}
+    found: dict[str, ThoughtChain] = {}
     for run, tokens in runs_with_tokens(sweep.store, columns, wanted, ["token", "part"]):
-        if isinstance(marked, Until):
+        if isinstance(marked, AnswerPattern):
             before = prefillers[run["prompt_id"]]
             found[run["prompt_id"]] = _until(marked, before, run["text"], tokens["token"].to_pylist())
         elif marked:
@@ -124,23 +126,25 @@ def _chains(sweep: FinishedSweep, writer: str, seed: int, marked: Marks | Until 
     }
 
 
-def _until(marked: Until, before: str, text: str, tokens: Sequence[str]) -> Chain:
+def _until(marked: AnswerPattern, before: str, text: str, tokens: Sequence[str]) -> ThoughtChain:
     match = first_match(marked.pattern, before + text, "thinking_until")
     end = len(text) if match is None else max(match.start() - len(before), 0)
-    return Chain("", _within(tokens, 0, end), match[0] if match else "")
+    return ThoughtChain("", _within(tokens, 0, end), match[0] if match else "")
 
 
-def _between(marked: Marks, text: str, tokens: Sequence[Mapping[str, Any]]) -> Chain:
+def _between(marked: ThinkingTags, text: str, tokens: Sequence[Mapping[str, Any]]) -> ThoughtChain:
     """Return the first thinking of a text; its opening may stand in the prompt."""
     pieces = [token["token"] for token in tokens]
     at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
     if at is None:
-        return Chain("", (), "")
+        return ThoughtChain("", (), "")
     start = sum(map(len, pieces[:at]))
     opening = marked.opening if text.startswith(marked.opening, start) else ""
     start += len(opening)
     end = text.find(marked.closing, start)
-    return Chain(opening, _within(pieces, start, len(text) if end < 0 else end), "" if end < 0 else marked.closing)
+    return ThoughtChain(
+        opening, _within(pieces, start, len(text) if end < 0 else end), "" if end < 0 else marked.closing
+    )
 
 
 def _within(tokens: Sequence[str], start: int, end: int) -> list[str]:

@@ -16,17 +16,17 @@ import pyarrow as pa
 
 from eexit.errors import UsageError
 from eexit.output.result_table import ResultTable
-from eexit.output.text import interval, percent, written
+from eexit.output.text import format_number, interval, percent
 from eexit.plan.configuration import mode_of
 from eexit.plan.splits import units
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
 from eexit.quality.risks import WRONG, losses
+from eexit.results.configuration_means import cut_shares, cut_warning
 from eexit.results.finished_sweep import FinishedSweep, read_finished
-from eexit.results.means import cut_shares, cut_warning
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import CHAINS
 from eexit.results.tables import CONFIGURATION
-from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 
 COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "finish_reason", "correct", "n_thinking_tokens")
 CAPTION: Final = (
@@ -37,18 +37,18 @@ CAPTION: Final = (
 Rights = Mapping[str, np.ndarray]  # configuration → accuracy of each group, (P,); NaN where unknown
 
 
-class Kept(NamedTuple):
+class ChainVariant(NamedTuple):
     """The edit that made some follow-up prompts, and the writer of their thinking; without thinking no writer."""
 
     chain: str
     writer: str
 
-    def beside(self, key: str, control: str) -> "Kept":
+    def beside(self, key: str, control: str) -> "ChainVariant":
         """Return the edit to compare a control by: of the control's own thinking, if the configuration had its own."""
-        return Kept(self.chain, control) if self.writer == key else self
+        return ChainVariant(self.chain, control) if self.writer == key else self
 
 
-class ChainsStudy(Study):
+class NecessityStudy(Study):
     """Study of necessity; a single unit of work makes all rows."""
 
     table, doing = CHAINS, "comparing"
@@ -67,7 +67,7 @@ class ChainsStudy(Study):
         self._steps_P = np.array([steps_of[unit] for unit in self._units])
         self._with = self._rights(self._of_originals(sweep.runs, sweep.runs["prompt_id"].to_pylist(), ""))
         self._cut_shares = cut_shares(sweep.runs, self._unit_of)
-        parts: dict[Kept, list[pa.Table]] = {}
+        parts: dict[ChainVariant, list[pa.Table]] = {}
         for number, location in enumerate(follow_ups):
             other = read_finished(location, COLUMNS, "--necessity")
             shares = cut_shares(other.runs, other.unit_of)
@@ -76,7 +76,7 @@ class ChainsStudy(Study):
                 parts.setdefault(kept, []).append(runs)
         self._without = {kept: self._rights(pa.concat_tables(runs)) for kept, runs in parts.items()}
 
-    def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[Kept, pa.Table]]:
+    def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[ChainVariant, pa.Table]]:
         """Yield each edit of a follow-up sweep, and its runs relabelled with the original prompts."""
         sweep = self._sweep
         if difference := first_difference(sweep.manifest.model, other.manifest.model, "model"):
@@ -90,7 +90,7 @@ class ChainsStudy(Study):
                     f"{sweep.name} has no prompt of: give the sweep that jobs/files/chains.py made its prompts from"
                 )
             chain, _, writer = prompt_id.removeprefix(f"{group}/").partition("/")
-            kept_of[prompt_id], original_of[prompt_id] = Kept(chain, writer), group
+            kept_of[prompt_id], original_of[prompt_id] = ChainVariant(chain, writer), group
         ids = other.runs["prompt_id"].to_pylist()
         runs = self._of_originals(other.runs, [original_of[each] for each in ids], f"{number}/")
         for kept in dict.fromkeys(kept_of.values()):
@@ -110,11 +110,11 @@ class ChainsStudy(Study):
         right_PC = np.vstack([1 - wrong.loss_PC, np.full((1, len(wrong.configurations)), np.nan)])[row_P]
         return dict(zip(wrong.configurations, right_PC.T, strict=True))
 
-    def units(self) -> Sequence[Unit]:
-        return [Unit([Part(self.doing)])]
+    def units(self) -> Sequence[StudyUnit]:
+        return [StudyUnit([StudyPart(self.doing)])]
 
-    def do(self, part: Part) -> Done:
-        return Done(list(self._rows()))
+    def run_part(self, part: StudyPart) -> PartResult:
+        return PartResult(list(self._rows()))
 
     def _rows(self) -> Iterator[Row]:
         controls = {
@@ -146,13 +146,13 @@ class ChainsStudy(Study):
                             "follow_ups": self._follow_ups,
                         }
 
-    def _needs(self, key: str, kept: Kept) -> np.ndarray:
+    def _needs(self, key: str, kept: ChainVariant) -> np.ndarray:
         """Return a configuration's accuracy with the thinking minus that without, (P,)."""
         unknown_P = np.full(len(self._units), np.nan)
         needs_P: np.ndarray = self._with.get(key, unknown_P) - self._without.get(kept, {}).get(key, unknown_P)
         return needs_P
 
-    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
+    def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
         return [
             chains_table([row for row in rows if row["steps"] is None]),
             *filter(None, [cut_warning(self._cut_shares)]),
@@ -186,7 +186,7 @@ def chains_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
             cell
             for name in ("necessity", "beside_control")
             for cell in (
-                written(_points(row[name]), "+.1f"),
+                format_number(_points(row[name]), "+.1f"),
                 interval(_points(row[f"{name}_low"]), _points(row[f"{name}_high"]), "+.1f"),
             )
         ]

@@ -18,10 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eexit.decode.engine import Engine, budget_of
-from eexit.decode.requests import Failure, Request, RowSoFar
+from eexit.decode.requests import PartialOutput, Request, RequestFailure
 from eexit.decode.score import score_texts
 from eexit.errors import UsageError
-from eexit.method.own import use_files
+from eexit.method.custom import use_files
 from eexit.model.chat import Tokenizer
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
@@ -80,7 +80,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         self._decoding = replace(engine.decoding, observe="none", record_top_k=0, temperature=0.0, top_p=1.0)
         self._asked: Counter[tuple[int, ...]] = Counter()
         self.exit_layer_counts: Counter[int] = Counter()
-        rows = self._decoding.rows if str(batch_size).startswith("auto") else int(batch_size)
+        rows = self._decoding.max_rows if str(batch_size).startswith("auto") else int(batch_size)
         super().__init__(
             model, backend="causal", tokenizer=tokenizer, batch_size=min(rows, max_batch_size or rows),
             max_length=min(max_length, engine.decoder.context or max_length),
@@ -168,7 +168,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         decoding = replace(
             self._decoding,
             max_new_tokens=max_length - context.shape[1],
-            stops=StopStrings(self.tokenizer, stop),
+            stop_fn=StopStrings(self.tokenizer, stop),
             temperature=temperature,
             top_p=top_p,
         )
@@ -178,7 +178,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         engine = Engine(self._decoder, decoding, self._student)
         made: dict[int, list[int]] = {}
         for index, outcome in engine.generate(requests):
-            if isinstance(outcome, Failure):
+            if isinstance(outcome, RequestFailure):
                 raise UsageError(f"a text can't be generated: {outcome.error}")
             made[index] = outcome.token_id_T.tolist()
             self.exit_layer_counts.update(outcome.exit_layer_T[1:].tolist())
@@ -222,7 +222,7 @@ class StopStrings:
             n_tokens = len(tokenizer.encode(string, add_special_tokens=False)) + 2
             self._strings.setdefault(n_tokens, []).append(string)
 
-    def __call__(self, row: RowSoFar) -> bool:
+    def __call__(self, row: PartialOutput) -> bool:
         return any(
             string in text
             for n_tokens, strings in self._strings.items()

@@ -12,21 +12,21 @@ from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, interval, percent, written
+from eexit.output.text import format_number, interval, percent, pluralize
 from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, Exit, configuration_of, short_name
+from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, EarlyExit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.splits import units
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
+from eexit.results.configuration_means import saved
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.layout import MANIFEST
-from eexit.results.means import saved
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.replay.recorded import (
+from eexit.studies.replay.from_records import (
     Transcript,
     follows_from_full_depth,
     read_transcripts,
@@ -35,7 +35,7 @@ from eexit.studies.replay.recorded import (
     summary,
     together,
 )
-from eexit.studies.study import Done, Part, Row, Study, Unit
+from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 from eexit.training.texts import blocks
 
 TOKENS_PER_PART: Final = 1024
@@ -72,7 +72,7 @@ class ReplayStudy(Study):
     doing, if_memory_is_short = "replaying", "choose a device with more memory"
 
     def __init__(
-        self, config: SweepConfig, settings: Sequence[Exit], text_of: str, transcripts: Sequence[Transcript],
+        self, config: SweepConfig, settings: Sequence[EarlyExit], text_of: str, transcripts: Sequence[Transcript],
         n_layers: int, unit_of: Mapping[str, str], results: str,
     ) -> None:  # fmt: skip
         self.config, self.settings, self.text_of, self.transcripts = config, settings, text_of, transcripts
@@ -84,7 +84,7 @@ class ReplayStudy(Study):
             setting.is_oracle and follows_from_full_depth(setting, self._is_adapted) for setting in settings
         )
         self.needs_model = not is_recorded
-        n_settings, n_texts = counted(len(settings), "setting"), counted(len(transcripts), "text")
+        n_settings, n_texts = pluralize(len(settings), "setting"), pluralize(len(transcripts), "text")
         from_where = ", from what was recorded" if is_recorded else ""
         self.opening = f"replaying {n_settings} on {n_texts} of {text_of}{from_where}"
 
@@ -95,14 +95,16 @@ class ReplayStudy(Study):
         self._replayer = Replayer.of_sweep(self.config, device)
         return ()
 
-    def units(self) -> Sequence[Unit]:
+    def units(self) -> Sequence[StudyUnit]:
         lengths = [len(transcript.text.token_ids) - 1 for transcript in self.transcripts]
         return [
-            Unit([Part(_text(group), (group, start, end), sum(lengths[start:end])) for start, end in self._cuts])
+            StudyUnit(
+                [StudyPart(_text(group), (group, start, end), sum(lengths[start:end])) for start, end in self._cuts]
+            )
             for group in together(self.settings, self._is_adapted)
         ]
 
-    def do(self, part: Part) -> Done:
+    def run_part(self, part: StudyPart) -> PartResult:
         """Return, for each text of the part, the results under all configurations."""
         settings, start, end = part.what
         replayed = [
@@ -111,9 +113,9 @@ class ReplayStudy(Study):
             else replay_recorded(settings, transcript, self._layers)
             for transcript in self.transcripts[start:end]
         ]
-        return Done(replayed, int(part.size))
+        return PartResult(replayed, int(part.size))
 
-    def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
+    def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
         texts = [transcript.text for transcript in self.transcripts]
         units = [self._unit_of[text.prompt_id] for text in texts]
@@ -126,7 +128,7 @@ class ReplayStudy(Study):
             rows.append({**row, "results": self._results})
         return rows
 
-    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
+    def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         return [replays_table(rows)]
 
 
@@ -135,7 +137,7 @@ def _text(group: Sequence[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class SettingsToReplay:
+class ReplayArgs:
     """The grid of configurations to replay: all KL factors and rules, in all modes and exit sets.
 
     With gate thresholds, rules that read layers are replayed behind the gate; `PERFECT` stands for an ideal gate.
@@ -149,7 +151,7 @@ class SettingsToReplay:
     replaced: Mapping[str, str] = field(default_factory=dict)  # the sweep's fields to replace, such as decide_on
 
 
-def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str) -> ReplayStudy:
+def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> ReplayStudy:
     """Return the study. Raise `UsageError` for configurations that can't be replayed.
 
     Without `modes`, oracles are replayed in modes that keep the full-depth KV cache, where all their inputs are
@@ -177,7 +179,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: SettingsToReplay, text_of: str
     n_layers = sweep.n_layers
     resolve_exitable_layers(config, n_layers)  # refuses misfitting parameters
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
-    exits = [each for each in configurations(config) if isinstance(each, Exit)]
+    exits = [each for each in configurations(config) if isinstance(each, EarlyExit)]
     if PERFECT in asked.gate_thresholds:
         ungated = [replace(each, gate=None) for each in exits if each.rule in ONLINE and ONLINE[each.rule].reads]
         exits += [replace(each, gate=PERFECT) for each in dict.fromkeys(ungated)]
@@ -244,7 +246,7 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         _interval(*(None if row[end] is None else 1 - row[end] for end in ("mean_depth_high", "mean_depth_low"))),
         percent(row["expected_disagreement"]),
         _interval(row["expected_disagreement_low"], row["expected_disagreement_high"]),
-        written(row["expected_kl"], ".4g"),
+        format_number(row["expected_kl"], ".4g"),
         *map(percent, shares),
     ]
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import Prices
+from eexit.decode.costs import UnitCosts
 from eexit.decode.predictors import read_exits
-from eexit.decode.requests import Decoding, Request
-from eexit.decode.score import Scored, score
+from eexit.decode.requests import DecodingConfig, Request
+from eexit.decode.score import ScoredText, score
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
-from eexit.model.decoders import Decoders
+from eexit.model.decoders import DecoderPair
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import PERFECT, Exit
-from eexit.studies.replay.recorded import (
-    Pricing,
-    Replayed,
+from eexit.plan.configuration import PERFECT, EarlyExit
+from eexit.studies.replay.from_records import (
+    CostModel,
+    ReplayResult,
     Transcript,
     costs_of,
     follows_from_full_depth,
@@ -37,10 +37,10 @@ from eexit.training.streams import read_all, streams
 class Replayer:
     """Replay of texts with a model, whose early-exit pass may have other weights."""
 
-    def __init__(self, decoders: Decoders, decoding: Decoding, prices: Prices):
+    def __init__(self, decoders: DecoderPair, decoding: DecodingConfig, prices: UnitCosts):
         self.decoders, self.decoding = decoders, decoding
         self.layers = decoding.exitable_layers
-        self.pricing = Pricing(self.layers, prices, by_screen=decoding.screen is not None)
+        self.pricing = CostModel(self.layers, prices, by_screen=decoding.screen is not None)
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
         self.chances_of = cache(self._chances_of)
         self._seen: dict[tuple[Any, ...], Tensor] = {}
@@ -50,13 +50,13 @@ class Replayer:
         """Load the model of a sweep. Raise `UsageError` as `ModelGenerator` does."""
         generator = ModelGenerator(config, device)
         engine = generator.engine
-        decoders = Decoders.of(engine.decoder, engine.student)
+        decoders = DecoderPair.of(engine.decoder, engine.student)
         return cls(decoders, replace(engine.decoding, record_top_k=0), generator.prices)
 
     @torch.inference_mode()
-    def replay(self, settings: Sequence[Exit], transcript: Transcript) -> list[Replayed]:
+    def replay(self, settings: Sequence[EarlyExit], transcript: Transcript) -> list[ReplayResult]:
         """Replay a text with configurations that `recorded.together` has grouped."""
-        if not follows_from_full_depth(settings[0], not self.decoders.are_one):
+        if not follows_from_full_depth(settings[0], not self.decoders.is_shared):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)
         taught = replace(transcript, teacher=teacher)
@@ -65,7 +65,7 @@ class Replayer:
             for each in settings
         ]
 
-    def _evidence(self, setting: Exit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
+    def _evidence(self, setting: EarlyExit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
         """Return the exit scores, NaN at layers that a gate blocks; None if the rule has no scores.
 
         One pass over a text serves all parameters, exit sets and gates of most rules.
@@ -80,7 +80,7 @@ class Replayer:
         is_shut_NE = self.chances_of(transcript)[setting.gated_rule] < float(setting.gate)
         return seen_NE.masked_fill(is_shut_NE, torch.nan)
 
-    def _seen_by(self, setting: Exit, transcript: Transcript) -> Tensor:
+    def _seen_by(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
         """Return an online rule's ungated exit scores: at all exitable layers, unless they depend on the exit set."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.compares else ()
@@ -95,23 +95,23 @@ class Replayer:
         """Return the gate's predicted exit probabilities, (N, E), by rule."""
         gate = self.decoding.gate
         assert gate
-        states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
+        states_NXW = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
         at_layer = [*enumerate(self.layers)]
         return {
             rule: torch.stack([gate.chance(states_NXW[:, rank], layer, rule) for rank, layer in at_layer], 1).cpu()
             for rule in gate.rules
         }
 
-    def _as_drawn(self, setting: Exit, transcript: Transcript) -> Replayed:
+    def _as_drawn(self, setting: EarlyExit, transcript: Transcript) -> ReplayResult:
         """Replay with exits drawn by the run's seed, and compare the tokens read there with full depth's.
 
         The exits' distribution is exact for rules that do not read the early-exit pass.
         """
         scored = self._score(setting, transcript)
         n_exits = len(self.layers) + 1
-        exit_N = np.searchsorted([*self.layers, self.decoders.teacher.n_layers - 1], scored.exit_layer_T[1:])
-        final_NW = self.final_of(transcript).to(self.decoders.teacher.device)
-        read = read_exits(self.decoders.student, self.decoders.teacher, scored.exit_ready_TF[1:], final_NW)
+        exit_N = np.searchsorted([*self.layers, self.decoders.full_depth.n_layers - 1], scored.exit_layer_T[1:])
+        final_NW = self.final_of(transcript).to(self.decoders.full_depth.device)
+        read = read_exits(self.decoders.early_exit, self.decoders.full_depth, scored.exit_ready_TF[1:], final_NW)
         unlike_N = (read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]).cpu()
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         evidence_NE = torch.from_numpy(scored.evidence_TE[1:])
@@ -120,20 +120,22 @@ class Replayer:
         kl, unlike = read.kl_BE[:, 0].cpu().double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers with a chance
         changed = float(unlike_N.any())
-        return Replayed(prob_NX.mean(0, dtype=np.float64), kl, unlike, changed, costs, is_drawn)
+        return ReplayResult(prob_NX.mean(0, dtype=np.float64), kl, unlike, changed, costs, is_drawn)
 
-    def _score(self, setting: Exit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> Scored:
+    def _score(self, setting: EarlyExit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> ScoredText:
         text = transcript.text
         request = Request(text.prompt_token_ids, setting, transcript.seed)
-        return score(self.decoders.teacher, self.decoding, request, text.token_ids, self.decoders.student, u_exit_T)
+        return score(
+            self.decoders.full_depth, self.decoding, request, text.token_ids, self.decoders.early_exit, u_exit_T
+        )
 
     def _teacher_of(self, transcript: Transcript) -> Divergence:
         """Return the full-depth divergence, as recorded or computed now."""
         if transcript.teacher is not None:
             return transcript.teacher
-        states_NXW = streams(self.decoders.teacher, [transcript.text], self.layers, decided_only=True)
-        return read_all(self.decoders.teacher, self.decoding, states_NXW)
+        states_NXW = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
+        return read_all(self.decoders.full_depth, self.decoding, states_NXW)
 
     def _final_of(self, transcript: Transcript) -> Tensor:
         """Return the hidden states after the model's final layer, (N, W), on the CPU."""
-        return streams(self.decoders.teacher, [transcript.text], (), decided_only=True)[:, -1].cpu()
+        return streams(self.decoders.full_depth, [transcript.text], (), decided_only=True)[:, -1].cpu()

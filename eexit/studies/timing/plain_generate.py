@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, St
 
 from eexit.cpu.packed_linear import PackedLinear
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, Generate
+from eexit.plan.configuration import LOOKUP, LOOKUP_TOKENS, HFGenerate
 from eexit.sweeps.generator import ModelGenerator
 
 Progress = Callable[[int], None]
@@ -48,13 +48,13 @@ def generate_greedily(
         ids.clamp_min(0),
         attention_mask=(ids >= 0).long(),
         max_new_tokens=n_tokens,
-        stopping_criteria=StoppingCriteriaList([_Reporting(progress, ids.shape[1])]),
+        stopping_criteria=StoppingCriteriaList([_ProgressCriteria(progress, ids.shape[1])]),
         **(settings or {}),
     )
     return made[:, ids.shape[1] :]
 
 
-def settings_of(contender: Generate) -> dict[str, Any]:
+def settings_of(contender: HFGenerate) -> dict[str, Any]:
     """The arguments of `generate` that make it this one."""
     if contender.draft_layer is not None:
         return {"assistant_early_exit": contender.draft_layer + 1}  # so many layers
@@ -81,7 +81,7 @@ def drafts_itself(model: PreTrainedModel) -> bool:
     return not ran
 
 
-class _Reporting(StoppingCriteria):
+class _ProgressCriteria(StoppingCriteria):
     """Never stops a row; it is called after each step with all tokens so far."""
 
     def __init__(self, progress: Progress, n_prompt: int):

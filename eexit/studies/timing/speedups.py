@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 
 from eexit.output.result_table import ResultTable
-from eexit.output.text import interval, percent, some
+from eexit.output.text import interval, percent, truncate_lines
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.estimates import Estimate, estimate_over_calls
-from eexit.results.means import saved
+from eexit.results.configuration_means import saved
 
 SETUP: Final = ("machine", "device", "threads", "dtype")  # times of other ones are never taken together
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # what was measured, and what it is compared with
@@ -168,7 +168,7 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
     """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
     rows = list(measurements)
     prompts = dict.fromkeys(prompt_id for row in rows for prompt_id in row["prompt_ids"])
-    caption = f"{CAPTION} Prompts: {', '.join(some([*prompts]))}." if rows else CAPTION
+    caption = f"{CAPTION} Prompts: {', '.join(truncate_lines([*prompts]))}." if rows else CAPTION
     table = ResultTable(caption)
     table.add("number", "rows")
     table.add("key", "configuration", shorten=short_name)

@@ -15,29 +15,29 @@ import pyarrow.compute as pc
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.output.result_table import ResultTable
-from eexit.output.text import counted, some, with_versions
+from eexit.output.text import pluralize, truncate_lines, with_versions
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
     GENERATE,
     NORMAL,
     Configuration,
     Draft,
-    Exit,
-    Generate,
-    Normal,
+    EarlyExit,
+    HFGenerate,
+    NoExit,
     parse_drafts,
 )
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
+from eexit.results.configuration_means import exit_counts
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
-from eexit.results.means import exit_counts
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import CHOICES, TIMINGS
-from eexit.studies.study import Done, Part, Row, Study, Unit
-from eexit.studies.timing.beside import TEXTS, beside_table, variants_beside, with_identity
+from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 from eexit.studies.timing.calls import Times
+from eexit.studies.timing.generate_variants import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
-from eexit.studies.timing.steps import allowed_table, step_table, step_times
+from eexit.studies.timing.step_times import allowed_table, step_table, step_times
 
 WARM_UP_TOKENS: Final = 8
 COLUMNS: Final = ("prompt_id", "status", "configuration", "n_tokens")
@@ -45,11 +45,11 @@ EXITS: Final = ("exit_layer_counts",)  # also needed with steps
 FIRST_STATE: Final = next(iter(MODES))  # what exits at one layer leave behind is never needed
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
-Contender = Configuration | Generate
+Contender = Configuration | HFGenerate
 
 
 @dataclass(frozen=True)
-class SweepExits:
+class SweepExitShares:
     """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens.
 
     With it, steps are timed: `normal` and exits of all rows at one layer.
@@ -70,7 +70,7 @@ class TimingStudy(Study):
 
     def __init__(
         self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], lengths: Mapping[str, int],
-        n_rounds: int, exits: SweepExits | None = None, per_round: int | None = None, n_calls_before: int = 0,
+        n_rounds: int, exits: SweepExitShares | None = None, per_round: int | None = None, n_calls_before: int = 0,
     ) -> None:  # fmt: skip
         self.config, self.contenders, self.batches = config, contenders, batches
         self.lengths, self.n_tokens, self._n_calls_before = lengths, max(lengths.values()), n_calls_before
@@ -78,28 +78,28 @@ class TimingStudy(Study):
         self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
         n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
         self.opening = (
-            f"timing {counted(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
-            f"{counted(len(config.prompts), 'prompt')} × {self._tokens}, "
+            f"timing {pluralize(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
+            f"{pluralize(len(config.prompts), 'prompt')} × {self._tokens}, "
             f"{'' if per_round is None else f'{per_round} of them in each round, '}"
-            f"{_rows(batches)} at a time, {counted(n_rounds, 'round')}"
+            f"{_rows(batches)} at a time, {pluralize(n_rounds, 'round')}"
         )
 
     @property
     def _tokens(self) -> str:
         """How many tokens rows have, in words."""
         least = min(self.lengths.values())
-        return counted(self.n_tokens, "token") if least == self.n_tokens else f"{least} to {self.n_tokens} tokens"
+        return pluralize(self.n_tokens, "token") if least == self.n_tokens else f"{least} to {self.n_tokens} tokens"
 
     def load(self, device: str) -> Sequence[str]:
         """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
-        from eexit.studies.timing.contenders import Contenders
+        from eexit.studies.timing.decode_timer import DecodeTimer
         from eexit.studies.timing.plain_generate import drafts_itself
 
         remarks = []
-        self._contenders = Contenders(self.config, device, self.n_tokens, self.lengths)
+        self._contenders = DecodeTimer(self.config, device, self.n_tokens, self.lengths)
         self._common = self._same_for_all()
         if n_left_out := len(self.config.prompts) - len(self._contenders.prompts):
-            remarks.append(f"{counted(n_left_out, 'prompt')} left no room for {self.n_tokens} tokens")
+            remarks.append(f"{pluralize(n_left_out, 'prompt')} left no room for {self.n_tokens} tokens")
         if any(map(_drafts, self.contenders)) and not drafts_itself(self._contenders.plain):
             remarks.append(f"the {GENERATE} of transformers can't draft with early layers of this model: not timed")
             self.contenders = [each for each in self.contenders if not _drafts(each)]
@@ -109,7 +109,7 @@ class TimingStudy(Study):
         import torch
 
         from eexit.model.quantization import precision_of
-        from eexit.studies.timing.contenders import describe_machine
+        from eexit.studies.timing.decode_timer import describe_machine
 
         model = self._contenders.plain
         return {
@@ -121,51 +121,51 @@ class TimingStudy(Study):
             "dtype": precision_of(model),
         }
 
-    def units(self) -> Sequence[Unit]:
-        return [Unit(self._parts(number)) for number in range(self.n_rounds + 1)]
+    def units(self) -> Sequence[StudyUnit]:
+        return [StudyUnit(self._parts(number)) for number in range(self.n_rounds + 1)]
 
-    def _parts(self, number: int) -> Sequence[Part]:
+    def _parts(self, number: int) -> Sequence[StudyPart]:
         """The parts of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
         parts = []
         for batch in self.batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
             order = Random(f"{self._n_calls_before} {number} {batch}")
             for contender in order.sample(self.contenders, len(self.contenders)):
-                if batch > 1 and isinstance(contender, Generate) and contender.takes_one_row:
+                if batch > 1 and isinstance(contender, HFGenerate) and contender.takes_one_row:
                     continue
-                what, size = f"{contender.key}, {counted(batch, 'row')}", n_steps if number else self._n_warming_up
+                what, size = f"{contender.key}, {pluralize(batch, 'row')}", n_steps if number else self._n_warming_up
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
-                parts.append(Part(text, (contender, batch, number), size))
+                parts.append(StudyPart(text, (contender, batch, number), size))
         return parts
 
     @property
     def _n_warming_up(self) -> int:
         return min(self.n_tokens, WARM_UP_TOKENS)
 
-    def do(self, part: Part) -> Done:
+    def run_part(self, part: StudyPart) -> PartResult:
         contender, batch, number = part.what
         if not number:
             self._warm_ups[contender.key, batch] = self._contenders.warm_up(contender, batch, self._n_warming_up)
-            return Done([])
+            return PartResult([])
         own = in_turn(self._contenders.prompts, number, self._per_round)
         timing, texts = self._contenders.time(contender, batch, own)
         if not timing.tokens:  # a draft was the whole text, so that the clock never started
-            return Done([])
+            return PartResult([])
         warm_up = self._warm_ups.get((contender.key, batch))
         of_prompts = {
             "prompts": len(own),
             "prompt_ids": in_turn(self._contenders.prompt_ids, number, self._per_round),
         }
         row = {**self._common, **of_prompts, **contender.columns, **asdict(timing), "batch": batch, "round": number}
-        return Done([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
+        return PartResult([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
 
-    def rows(self, unit: Unit, results: Sequence[Any]) -> Sequence[Row]:
+    def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
         """By batch size, then in the order of the contenders."""
         names = [contender.key for contender in self.contenders]
         rows = with_identity(super().rows(unit, results))
         return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
 
-    def closing(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
+    def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         times = step_times(rows, self._exits.n_layers) if self._exits else None
         of_steps = (step_table(times), allowed_table(rows, times, self._exits.shares)) if times and self._exits else ()
         beside = beside_table(rows)
@@ -180,17 +180,17 @@ def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Seque
 
 def _drafts(contender: Contender) -> bool:
     """Whether it is a `generate` that drafts at a layer."""
-    return isinstance(contender, Generate) and contender.draft_layer is not None
+    return isinstance(contender, HFGenerate) and contender.draft_layer is not None
 
 
 def _rows(batches: Sequence[int]) -> str:
     """Batch sizes in words: `1, 2 and 8 rows`."""
     *others, last = batches
-    return " and ".join([*filter(None, [", ".join(map(str, others))]), counted(last, "row")])
+    return " and ".join([*filter(None, [", ".join(map(str, others))]), pluralize(last, "row")])
 
 
 @dataclass(frozen=True)
-class WhatToTime:
+class TimingArgs:
     """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed, or `only_chosen` the one that
     was chosen last, if any was; beside them, `drafts` as a sweep has them. `only_fastest`: of all these, only full
     depth, `generate`, the keys, and what calls before found to be the fastest. `with_steps`, also how long a step takes
@@ -217,7 +217,7 @@ class WhatToTime:
         return (*COLUMNS, *(EXITS if self.with_steps else ()))
 
 
-def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
+def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
     """What to time.
 
     Raises `UsageError` for configurations that can't be timed, and for prompts that all failed.
@@ -227,13 +227,13 @@ def make_plan(sweep: FinishedSweep, asked: WhatToTime) -> TimingStudy:
     lengths = _text_lengths(sweep.runs)
     if not lengths:
         raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
-    drafting = [Generate(each.layer) for each in chosen if isinstance(each, Draft)]
+    drafting = [HFGenerate(each.layer) for each in chosen if isinstance(each, Draft)]
     if asked.with_steps:
         # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
-        at_one = [Exit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
+        at_one = [EarlyExit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     drafts = _drafts_of(asked.drafts, sweep)
-    contenders = list(dict.fromkeys([Normal(), *variants_beside(asked.beside), *chosen, *drafting, *drafts]))
+    contenders = list(dict.fromkeys([NoExit(), *variants_beside(asked.beside), *chosen, *drafting, *drafts]))
     if asked.only_fastest:
         keys = _fastest(sweep, asked, [each.key for each in chosen])
         contenders = [each for each in contenders if each.key in keys]
@@ -254,7 +254,7 @@ def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) 
     longest = max(lengths.values())
     if longest < LEAST_TOKENS:
         raise UsageError(
-            f"the texts of {name} have {counted(longest, 'token')} at most, and the first two are not timed: "
+            f"the texts of {name} have {pluralize(longest, 'token')} at most, and the first two are not timed: "
             f"run a sweep with longer ones, such as --max-new-tokens 32"
         )
     if n_tokens is None:
@@ -288,7 +288,7 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
     return [prompt_id for prompt_id in fresh if in_others[prompt_id] <= most]
 
 
-def _fastest(sweep: FinishedSweep, asked: WhatToTime, chosen: Sequence[str]) -> set[str]:
+def _fastest(sweep: FinishedSweep, asked: TimingArgs, chosen: Sequence[str]) -> set[str]:
     """Return the keys of full depth, `generate`, what was chosen, and what was the fastest at each batch size."""
     found = {NORMAL, GENERATE, *chosen}
     for batch in asked.batches:
@@ -298,7 +298,7 @@ def _fastest(sweep: FinishedSweep, asked: WhatToTime, chosen: Sequence[str]) -> 
     return found
 
 
-def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: WhatToTime) -> list[Configuration]:
+def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: TimingArgs) -> list[Configuration]:
     """The configurations of the sweep to time. Raises `UsageError` for what can't be."""
     if not asked.only_chosen:
         return choose(configurations(config), asked.keys, sweep.name)
@@ -319,13 +319,13 @@ def _drafts_of(texts: Sequence[str], sweep: FinishedSweep) -> list[Configuration
     return list(drafts)
 
 
-def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExits:
+def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExitShares:
     """Where the tokens of each configuration exited on these prompts."""
     counts = exit_counts(sweep.runs.filter(pc.field("prompt_id").isin(sorted(prompt_ids))))
     shares = {
         key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
     }
-    return SweepExits(shares, sweep.n_layers)
+    return SweepExitShares(shares, sweep.n_layers)
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:
@@ -334,14 +334,14 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> li
     Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
     """
     by_key = {each.key: each for each in there}
-    oracles = {each.key: each.rule for each in there if isinstance(each, Exit) and each.is_oracle}
+    oracles = {each.key: each.rule for each in there if isinstance(each, EarlyExit) and each.is_oracle}
     timeable = [key for key in by_key if key != NORMAL and key not in oracles]
     refuse_unknown([key for key in keys if key not in (NORMAL, GENERATE)], list(by_key), name)
     for key in keys:
         if key in oracles:
             raise UsageError(
                 f"{key} can't be timed: {oracles[key]} is an oracle, which needs the full-depth pass beside it; "
-                f"choose from {', '.join(some(timeable)) or 'a sweep with online rules'}"
+                f"choose from {', '.join(truncate_lines(timeable)) or 'a sweep with online rules'}"
             )
     if not timeable:
         raise UsageError(

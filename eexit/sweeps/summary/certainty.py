@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from eexit.errors import UsageError
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_groups
 from eexit.quality.intervals import of_median
-from eexit.results.landed import nested_array
+from eexit.results.committed import nested_array
 
 SURE: Final = 0.9  # default threshold
 ALL: Final = "all prompts"  # the first kind of the table
@@ -80,7 +80,7 @@ def certainty(
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _CertaintyCounts:
     """Counts of decided tokens: `n_R` of all tokens, the others by threshold.
 
     (C, R, X): tokens that are `sure` or `confirmed`, early `exits` at the first sure layer, and `contradicted` exits.
@@ -98,7 +98,7 @@ class _Counts:
     first_CRMX: np.ndarray
 
     @classmethod
-    def none(cls, n_thresholds: int, n_runs: int, n_layers: int) -> "_Counts":
+    def none(cls, n_thresholds: int, n_runs: int, n_layers: int) -> "_CertaintyCounts":
         by_layer = {name: np.zeros((n_thresholds, n_runs, n_layers)) for name in SHARES[:4]}
         of_tokens = {name: np.zeros((n_thresholds, n_runs, 1)) for name in SHARES[4:]}
         first_CRMX = np.zeros((n_thresholds, n_runs, len(MEASURES), n_layers))
@@ -126,8 +126,8 @@ class _Counts:
 
 def _counts(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str], n_layers: int, thresholds: Sequence[float]
-) -> _Counts:
-    ids, counts = pa.array(run_ids, pa.string()), _Counts.none(len(thresholds), len(run_ids), n_layers)
+) -> _CertaintyCounts:
+    ids, counts = pa.array(run_ids, pa.string()), _CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
     for batch in tokens:
         batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
         if not len(batch):

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.method.rules import DISTRIBUTION, ONLINE, Look
-from eexit.output.text import bracketed, percent, some
-from eexit.plan.configuration import Configuration, Exit
+from eexit.method.rules import DISTRIBUTION, ONLINE, LayerView
+from eexit.output.text import bracketed, percent, truncate_lines
+from eexit.plan.configuration import Configuration, EarlyExit
 from eexit.quality.estimates import Estimate, ValueKind
-from eexit.results.landed import nested_array
-from eexit.results.means import Column, estimate_ratio
+from eexit.results.committed import nested_array
+from eexit.results.configuration_means import Column, estimate_ratio
 
 OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # columns of runs, whose ratio is the share
 OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
@@ -55,7 +55,7 @@ def on_normal(
     `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `prompt_of_run` count. A prompt that
     `unit_of` lacks is a sampling unit. `layers` end with the final one.
     """
-    known = [each for each in configurations if isinstance(each, Exit) and _reads_distribution(each)]
+    known = [each for each in configurations if isinstance(each, EarlyExit) and _reads_distribution(each)]
     ids = pa.array([*prompt_of_run], pa.string())
     counts = {each.key: np.zeros((len(ids), 2)) for each in known}
     for batch in tokens:
@@ -78,14 +78,14 @@ def on_normal(
     }
 
 
-def _reads_distribution(configuration: Exit) -> bool:
+def _reads_distribution(configuration: EarlyExit) -> bool:
     """Return True if exits follow from a layer's distribution alone: a built-in rule with a threshold, and no gate."""
     rule = ONLINE.get(configuration.rule)
     its_own = rule is not None and rule.needs == DISTRIBUTION and rule.source is None and not rule.gives_chance
     return its_own and not configuration.gate and isinstance(configuration.parameter, float)
 
 
-def _first_met(configuration: Exit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
+def _first_met(configuration: EarlyExit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
     """Return where tokens exit before the final layer, (D, X − 1); None if the rule needs more than top probabilities.
 
     Rules use only operations that arrays and tensors share.
@@ -96,7 +96,7 @@ def _first_met(configuration: Exit, p_DXK: np.ndarray, layers: Sequence[int]) ->
     for rank in configuration.ranks(layers[:-1]):
         top_p: Any = p_DXK[:, rank, :2]
         try:
-            seen_D: Any = rule.function(Look(layers[rank], top_p=top_p))
+            seen_D: Any = rule.function(LayerView(layers[rank], top_p=top_p))
         except (AttributeError, IndexError):  # another attribute, or more tokens than were recorded
             return None
         met_DX[:, rank] = seen_D <= threshold if rule.at_most else seen_D >= threshold
@@ -112,10 +112,10 @@ def contradicted_rules(found: Mapping[Configuration, Contradicted]) -> str:
     worst = {
         of.key: each
         for of, each in found.items()
-        if isinstance(of, Exit) and of.is_online and each.share.mean > MOSTLY  # False for NaN
+        if isinstance(of, EarlyExit) and of.is_online and each.share.mean > MOSTLY  # False for NaN
     }
     worst_first = sorted(worst.items(), key=lambda pair: -pair[1].share.mean)
-    named = ", ".join(some([f"{key} ({_words(each)})" for key, each in worst_first], MOST_NAMED))
+    named = ", ".join(truncate_lines([f"{key} ({_words(each)})" for key, each in worst_first], MOST_NAMED))
     return (
         f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
         if named

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eexit.method.probes import LOG_KL_RANGE, LayerProbe
-from eexit.training.setup import KL_FACTORS
+from eexit.training.trainer_inputs import KL_FACTORS
 
 MOST_STEPS: Final = 100
 LEAST_STD: Final = 1e-12  # of predictions, which may be constant

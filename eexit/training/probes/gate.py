@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from eexit.decode.predictors import LMHead, predictors
-from eexit.decode.requests import Decoding
+from eexit.decode.requests import DecodingConfig
 from eexit.method.gate import Gate, LayerGate
-from eexit.method.rules import ONLINE, Look
+from eexit.method.rules import ONLINE, LayerView
 from eexit.plan.artefacts import CardRow
 from eexit.training.probes.calibration import calibrate_odds
-from eexit.training.ridge import SplitSums, Sums, best_fit
-from eexit.training.setup import Setup, rule_and_parameter
+from eexit.training.ridge import Moments, SplitMoments, best_fit
 from eexit.training.streams import BLOCK_TOKENS, decided_streams, streams
-from eexit.training.texts import Text, blocks
+from eexit.training.texts import TrainingText, blocks
+from eexit.training.trainer_inputs import TrainerInputs, rule_and_parameter
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # in the card's table
 
@@ -29,13 +29,13 @@ THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # in the card's table
 class GateTrainer:
     """Trainer of the gates of all rules and exitable layers at once."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: TrainerInputs):
         self.decoder, self.layers, self.rules = setup.decoder, setup.options.layers, setup.options.rules
         self.choosing = [text for text in setup.texts if text.chooses]
-        self.decoding = Decoding(tuple(self.layers), 1, frozenset(), readout=setup.readout)
+        self.decoding = DecodingConfig(tuple(self.layers), 1, frozenset(), readout=setup.readout)
         self.gate = Gate(self.rules, {})
 
-    def pairs(self, texts: Sequence[Text]) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         states_NXW = streams(self.decoder, texts, self.layers)
         stop_NER = self._stops(states_NXW)
         for rank, layer in enumerate(self.layers):
@@ -48,18 +48,18 @@ class GateTrainer:
         stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
             stream_NW = states_NXW[:, rank]
-            values = predict(Look(layer, after=stream_NW), None).values
+            values = predict(LayerView(layer, after=stream_NW), None).values
             stop_ERN.append([])
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
-                look = Look(layer, after=stream_NW, parameter=parameter_N, **values).part(rule.needs, slice(None))
+                look = LayerView(layer, after=stream_NW, parameter=parameter_N, **values).part(rule.needs, slice(None))
                 chances = rule.chances(rule.evidence(look)[:, None], parameter_N[:, None])
-                stop_ERN[-1].append(chances.stop_BE[:, 0])
+                stop_ERN[-1].append(chances.exit_BE[:, 0])
         return torch.stack([torch.stack(stop_RN, 1) for stop_RN in stop_ERN], 1)
 
     @torch.no_grad()
-    def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
+    def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         """Fit the regressions, and calibrate their predictions on the validation texts."""
         seen, stops = [], []
         fitted = [self._fit(*sums.of(str(layer))) for layer in self.layers]
@@ -77,7 +77,7 @@ class GateTrainer:
         self.gate = Gate(self.rules, gates)
         return self.gate.tensors()
 
-    def _fit(self, learn: Sums, choose: Sums) -> Tensor:
+    def _fit(self, learn: Moments, choose: Moments) -> Tensor:
         """Return a layer's regressions, (J, R), with a penalty for each rule."""
         prior_W1 = torch.zeros_like(learn.both_JH[1:, :1])
         maps = [
@@ -87,7 +87,7 @@ class GateTrainer:
         return torch.cat(maps, 1)
 
     @torch.inference_mode()
-    def table(self, texts: Sequence[Text]) -> list[CardRow]:
+    def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return, for each threshold, the share of tokens that pass the gate, and of the rule's exits that pass it."""
         gate, chances, stops = self.gate.to(self.decoder.device), [], []
         for states_NXW in decided_streams(self.decoder, texts, self.layers):

@@ -16,10 +16,10 @@ from eexit.method.probes import LayerProbe, Probe
 from eexit.method.rules import RULES
 from eexit.plan.artefacts import CardRow
 from eexit.training.probes.calibration import calibrate
-from eexit.training.ridge import SplitSums, Sums, best_fit
-from eexit.training.setup import KL_FACTORS, Setup
+from eexit.training.ridge import Moments, SplitMoments, best_fit
 from eexit.training.streams import BLOCK_TOKENS, compare, decided_streams, streams
-from eexit.training.texts import Text, blocks
+from eexit.training.texts import TrainingText, blocks
+from eexit.training.trainer_inputs import KL_FACTORS, TrainerInputs
 
 LEAST_KL: Final = 1e-4  # nats; below, an exit is nearly certain at any sensible k, and the logarithm means little
 
@@ -32,12 +32,12 @@ def log_kl(kl: Tensor) -> Tensor:
 class ProbeTrainer:
     """Trainer of the probes of all exitable layers at once."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: TrainerInputs):
         self.decoder, self.layers, self.readout = setup.decoder, setup.options.layers, setup.readout
         self.choosing = [text for text in setup.texts if text.chooses]
         self.probe = Probe({})
 
-    def pairs(self, texts: Sequence[Text]) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         states_NXW = streams(self.decoder, texts, self.layers)
         target_NE = log_kl(self._kl(states_NXW))
         for rank, layer in enumerate(self.layers):
@@ -48,7 +48,7 @@ class ProbeTrainer:
         return compare(self.decoder, self.readout, self.layers, states_NXW).kl_BE
 
     @torch.no_grad()
-    def solve(self, sums: SplitSums) -> Mapping[str, Tensor]:
+    def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         """Fit the regressions, and calibrate the probes on the validation texts."""
         fitted = [linear_probe(*sums.of(str(layer))) for layer in self.layers]
         seen, kls = [], []
@@ -63,7 +63,7 @@ class ProbeTrainer:
         return self.probe.tensors()
 
     @torch.inference_mode()
-    def table(self, texts: Sequence[Text]) -> list[CardRow]:
+    def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return the shares of tokens that exit, and of rule `kl`'s exits that the probe also makes; by KL factor."""
         parts: dict[tuple[int, float], list[Tensor]] = {}
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
@@ -78,7 +78,7 @@ class ProbeTrainer:
         return [row(layer, factor, *torch.cat(stops, 1)) for (layer, factor), stops in parts.items()]
 
 
-def linear_probe(learn: Sums, choose: Sums) -> LayerProbe:
+def linear_probe(learn: Moments, choose: Moments) -> LayerProbe:
     """Return the ridge regression of log KL on a layer's standardised hidden state; fp32."""
     map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit=False)
     bias, weight_W = map_J1[0, 0] + learn.mean_D @ map_J1[1:, 0], map_J1[1:, 0] * learn.std_D
@@ -87,7 +87,7 @@ def linear_probe(learn: Sums, choose: Sums) -> LayerProbe:
 
 def stop_chance(kl_N: Tensor, factor: float) -> Tensor:
     """Return rule `kl`'s exit probability at these KLs, (N,)."""
-    return RULES["kl"].chances(kl_N, torch.full_like(kl_N, factor)).stop_BE
+    return RULES["kl"].chances(kl_N, torch.full_like(kl_N, factor)).exit_BE
 
 
 def row(layer: int, factor: float, predicted_N: Tensor, true_N: Tensor) -> CardRow:

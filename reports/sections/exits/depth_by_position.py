@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from reports.progress import Progress, ignore
-from reports.read.parameters import representatives
+from reports.read.rule_parameters import representatives
 from reports.read.sweep import Sweep, index_of_runs
 from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered, scale_of, told
-from reports.shared.figures import Figure, Slice, basis, one
+from reports.shared.figures import Figure, RowFilter, basis, one
 from reports.shared.per_configuration import estimates_of, n_seeds_of, naming
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 DEPTH: Final = (
     ("configuration", "Configuration", "text"),
@@ -25,7 +25,7 @@ DEPTH: Final = (
 
 
 def depth_figure(
-    sweep: Sweep, configurations: pd.DataFrame, looks: Looks, progress: Progress = ignore
+    sweep: Sweep, configurations: pd.DataFrame, looks: ChartStyle, progress: Progress = ignore
 ) -> Iterator[Figure]:
     """Yield depth along the text of all modes under one rule and parameter, with `normal` for comparison."""
     depth = depth_by_position(sweep, progress)
@@ -37,11 +37,11 @@ def depth_figure(
     settings = [setting for setting in configurations["setting"].dropna().unique() if setting in set(depth["setting"])]
     standing = [row["setting"] for row in representatives(configurations) if row["setting"] in settings]
     first = settings.index(standing[0]) if standing else 0
-    by_setting = Slice("Rule and parameter", "setting", settings, first) if settings else None
+    by_setting = RowFilter("Rule and parameter", "setting", settings, first) if settings else None
     yield Figure("depth", "Depth by token position", caption, one(chart), depth, DEPTH, slice=by_setting, wide=True)
 
 
-def depth_chart(frame: pd.DataFrame, description: str, looks: Looks) -> alt.LayerChart:
+def depth_chart(frame: pd.DataFrame, description: str, looks: ChartStyle) -> alt.LayerChart:
     """Return mean depth along the text, one line per mode, with its interval as a band. The page picks the setting."""
     width = int(frame["width"].iloc[0])
     x_title = "Token position" + (f" (means of {width} tokens)" if width > 1 else "")

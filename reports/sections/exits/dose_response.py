@@ -7,7 +7,7 @@ from typing import Final
 import altair as alt
 import pandas as pd
 
-from reports.read.parameters import exact_labels, is_doubling, parameter_name, parameter_title
+from reports.read.rule_parameters import exact_labels, is_doubling, parameter_name, parameter_title
 from reports.shared.charts import (
     LABELLED,
     OPACITY,
@@ -20,8 +20,8 @@ from reports.shared.charts import (
     told,
     where_known,
 )
-from reports.shared.figures import Figure, Variant, basis
-from reports.shared.styles import Looks
+from reports.shared.figures import ChartVariant, Figure, basis
+from reports.shared.styles import ChartStyle
 
 DOSE: Final = (
     ("configuration", "Configuration", "text"),
@@ -33,7 +33,7 @@ DOSE: Final = (
 )
 
 
-def dose_figures(configurations: pd.DataFrame, looks: Looks) -> Iterator[Figure]:
+def dose_figures(configurations: pd.DataFrame, looks: ChartStyle) -> Iterator[Figure]:
     """Yield two charts, with a variant per rule with a numeric parameter; each variant has its own axis."""
     dose = dose_response(configurations)
     rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
@@ -49,11 +49,13 @@ def dose_figures(configurations: pd.DataFrame, looks: Looks) -> Iterator[Figure]
                 description = f"{title} against the {name} of rule {rule}. {caption}"
                 chart = dose_chart(dose, rule, y, f"{title} (fraction of {unit})", description, looks)
                 axes = {"x": "parameter", "y": y}
-                variants.append(Variant(f"{rule}{looks.mark(rule)}: {name}", chart, axes=axes))
+                variants.append(ChartVariant(f"{rule}{looks.mark(rule)}: {name}", chart, axes=axes))
             yield Figure(f"dose-{y}", f"{title} by {by}", caption, variants, dose, DOSE, choice="Rule")
 
 
-def dose_chart(frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: Looks) -> alt.LayerChart:
+def dose_chart(
+    frame: pd.DataFrame, rule: str, y: str, y_title: str, description: str, looks: ChartStyle
+) -> alt.LayerChart:
     """Return column `y` of a dose frame, a fraction, against one rule's parameter. The dashed line is `normal`.
 
     Each mode and exit set has a line, labelled where a mode has several.

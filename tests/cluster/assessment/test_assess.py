@@ -15,13 +15,13 @@ from ray_here import ray_in_this_process
 
 from cluster.assessment import assess as assessing
 from cluster.assessment.recipe import REPLAY
-from eexit.output.display import Lines
+from eexit.output.display import PlainDisplay
 from eexit.output.progress import Progress
 from eexit.plan.artefacts import parse_card, write_card
-from eexit.results.files import list_files, read_generations, read_tokens
 from eexit.results.layout import ASSESSMENT
+from eexit.results.parquet_files import list_files, read_generations, read_tokens
+from eexit.results.store.commit import publish_shard
 from eexit.results.store.folder import open_store
-from eexit.results.store.writing_shards import publish_shard
 from eexit.results.study_tables import REPLAYS, TIMINGS
 from eexit.results.tables import GENERATIONS
 from eexit.studies.assessment.verdict import FILE, Verdict
@@ -44,20 +44,20 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     save_exiting_model(folder / "model", n_layers=8, sharp=60)
     flags = flags_of(folder / "model", write_prompts(folder / "p.jsonl"), folder / "out")
     at_work, interrupted = list[str](), set[str]()
-    show, forecast = Lines.show, assessing.forecast
+    show, forecast = PlainDisplay.show, assessing.forecast
 
     def doing(assessment: assessing.Assessment, took: Mapping[str, assessing.Took], at: int) -> str:
         at_work.append(assessment.commands()[at].name)
         return forecast(assessment, took, at)
 
-    def interrupting(self: Lines, progress: Progress, last: bool = False) -> None:
+    def interrupting(self: PlainDisplay, progress: Progress, last: bool = False) -> None:
         show(self, progress, last)
         if at_work[-1] not in interrupted and (progress.has_begun or at_work[-1] == REPLAY):
             interrupted.add(at_work[-1])
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lines, "show", interrupting)
+        patch.setattr(PlainDisplay, "show", interrupting)
         patch.setattr(assessing, "forecast", doing)
         while (call := assess_here(*flags)).returncode:
             assert call.returncode == 1, call.stderr

@@ -8,19 +8,36 @@ import numpy as np
 import pytest
 
 from cluster.assessment.assess import Assessment, Took, forecast
-from cluster.assessment.prompt_parts import ANSWERS, CHOOSING, DISAGREEMENT, PARTS, RUN, TRAINING, drawn, role_of, split
+from cluster.assessment.prompt_splits import (
+    ANSWERS,
+    CHOOSING,
+    DISAGREEMENT,
+    PARTS,
+    RUN,
+    TRAINING,
+    drawn,
+    role_of,
+    split,
+)
 from cluster.assessment.recipe import Recipe, with_layer_between
-from cluster.assessment.sizes import OF_CALLS, Sizes, least_choosing, promise, sizes_at, time_told
+from cluster.assessment.split_sizes import (
+    OF_CALLS,
+    SplitSizes,
+    certification_power,
+    least_choosing,
+    sizes_at,
+    time_told,
+)
 from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.prompt_kinds.drawing import draw_prompts
+from eexit.plan.prompt_kinds.generators import draw_prompts
 from eexit.quality.estimates import estimate_over_calls
 from eexit.studies.assessment.verdict import Bound
 from jobs import choose, replay, timings, train
 from jobs.sweep import DEMO
 
-WHOLE: Final = Sizes(pilot=200, choosing=975, reporting=400, learning_tokens=12_000)
+WHOLE: Final = SplitSizes(pilot=200, choosing=975, reporting=400, learning_tokens=12_000)
 NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 BOUND: Final = Bound(risk=ANSWERS, at_most=0.02)
 
@@ -28,10 +45,12 @@ BOUND: Final = Bound(risk=ANSWERS, at_most=0.02)
 def test_sizes_follow_from_the_test_that_will_be_made() -> None:
     assert sizes_at(0.02) == WHOLE
     assert (WHOLE.ordering, WHOLE.training) == (325, 300)
-    assert WHOLE.tenth == Sizes(pilot=20, choosing=98, reporting=40, learning_tokens=1200)
+    assert WHOLE.tenth == SplitSizes(pilot=20, choosing=98, reporting=40, learning_tokens=1200)
     assert least_choosing(0.02, 0.95) == 151
-    assert promise(975, 0.02).endswith("with a chance of 82%, and one that loses 1.02% with a chance of 80%")
-    assert promise(100, 0.02).endswith("with a chance of 0%")
+    assert certification_power(975, 0.02).endswith(
+        "with a chance of 82%, and one that loses 1.02% with a chance of 80%"
+    )
+    assert certification_power(100, 0.02).endswith("with a chance of 0%")
 
 
 def test_drawn_prompts_have_these_sizes_and_no_two_parts() -> None:

@@ -9,7 +9,7 @@ import pytest
 from commands import here
 
 from cluster.console.sweep_flags import GROUPS, load_job
-from cluster.job import FIELDS, SweepJob
+from cluster.sweep_job import FIELDS, SweepJob
 from eexit.errors import UsageError
 from eexit.method.rules import RULES
 from eexit.plan.config import SweepConfig

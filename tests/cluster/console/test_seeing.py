@@ -12,7 +12,7 @@ import ray
 from driving import drive, wait_until
 from scripted import TOKENS_PER_RUN, sweep_of
 
-from eexit.output.events import _OneObjectALine
+from eexit.output.events import _JSONLinesFormatter
 from eexit.plan.runs import plan_runs
 
 
@@ -65,7 +65,7 @@ def test_events_are_objects_with_the_ids_of_their_runs(tmp_path: Path, caplog: p
     config = sweep_of(tmp_path, "one", "raise", modes=["normal"])
     with caplog.at_level(logging.INFO, logger="eexit"):
         drive(config, tmp_path / "out", rows=1)
-    events = [json.loads(_OneObjectALine().format(record)) for record in caplog.records if record.name == "eexit"]
+    events = [json.loads(_JSONLinesFormatter().format(record)) for record in caplog.records if record.name == "eexit"]
     failed = [event for event in events if event["event"] == "failed"]
     (bad,) = (run.run_id for run in plan_runs(config) if run.prompt.prompt == "raise")
     assert {tuple(event["run_ids"]) for event in failed} == {(bad,)}

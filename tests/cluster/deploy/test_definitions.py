@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.job import FIELDS
+from cluster.sweep_job import FIELDS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "cluster" / "deploy"

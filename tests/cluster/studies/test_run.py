@@ -18,7 +18,7 @@ from scripted_study import TABLE, land_nothing, main, marked
 from sweeping import wait_for
 
 from eexit.errors import SweepStopped, UsageError
-from eexit.output.progress import Progress, Silence
+from eexit.output.progress import NullDisplay, Progress
 from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
@@ -71,30 +71,30 @@ def started(out: Path, how: str, environment: dict[str, str]) -> Iterator[subpro
 
 @pytest.mark.usefixtures("local_ray")
 def test_units_land_where_the_actor_is_a_process(out: Path) -> None:
-    done = marked(out, "lasting+actor", 3, display=Silence())
+    done = marked(out, "lasting+actor", 3, display=NullDisplay())
     assert [row["unit"] for row in done.rows] == twice(3) == units(out)
 
 
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("how", HOW)
 def test_units_land_and_the_same_command_adds_a_file_or_has_nothing_left_to_do(out: Path, how: str) -> None:
-    done = marked(out, how, 3, display=Silence())
+    done = marked(out, how, 3, display=NullDisplay())
     assert [row["unit"] for row in done.rows] == twice(3) == units(out)
-    again = marked(out, how, 3, display=Silence())
+    again = marked(out, how, 3, display=NullDisplay())
     assert [row["unit"] for row in again.rows] == twice(3)
     assert units(out) == sorted(twice(3) * (1 if "lasting" in how else 2))
     assert len(list((out / TABLE.name).iterdir())) == (3 if "lasting" in how else 2)
     if "lasting" in how:
         assert again.rows == done.rows
-        assert [row["unit"] for row in marked(out, how, 4, display=Silence()).rows] == twice(4)
+        assert [row["unit"] for row in marked(out, how, 4, display=NullDisplay()).rows] == twice(4)
 
 
 def test_a_study_that_times_refuses_results_that_are_in_use_and_others_do_not_mind(out: Path) -> None:
     with hold(open_store(out)):
         with pytest.raises(UsageError, match=r"out is in use by process \d+ on .*: wait for it, or stop it"):
-            marked(out, "timing", 2, display=Silence())
-        marked(out, "here", 2, display=Silence())
-    marked(out, "timing", 2, display=Silence())
+            marked(out, "timing", 2, display=NullDisplay())
+        marked(out, "here", 2, display=NullDisplay())
+    marked(out, "timing", 2, display=NullDisplay())
     assert units(out) == sorted(2 * twice(2))
 
 
@@ -107,10 +107,10 @@ def test_a_study_that_times_refuses_a_folder_of_an_assessment_that_is_at_work(ou
         assert process.stdout
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UsageError, match=rf"is being assessed by process {process.pid} on .*: wait for it"):
-            marked(out, "timing", 2, display=Silence())
+            marked(out, "timing", 2, display=NullDisplay())
         process.kill()
     with hold(open_store(out.parent), use=ASSESSING):  # its own steps go on
-        marked(out, "timing", 2, display=Silence())
+        marked(out, "timing", 2, display=NullDisplay())
     assert units(out) == twice(2)
 
 
@@ -125,7 +125,7 @@ def test_a_driver_that_is_killed_on_the_way_leaves_whole_units_and_goes_on(
         found = units(out, was_killed=True)
         assert set(Counter(found).values()) == {2}
         assert found == twice(len(found) // 2), "in order"
-    done = marked(out, how.removesuffix("actor").removesuffix("+"), 6, display=Silence())
+    done = marked(out, how.removesuffix("actor").removesuffix("+"), 6, display=NullDisplay())
     assert [row["unit"] for row in done.rows] == twice(6)
 
 
@@ -168,7 +168,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(out: Path, h
 
 
 def test_a_damaged_file_is_set_aside_and_only_what_it_held_is_done_again(out: Path) -> None:
-    marked(out, "lasting", 3, display=Silence())
+    marked(out, "lasting", 3, display=NullDisplay())
     first, *others = sorted((out / TABLE.name).iterdir())
     content = bytearray(first.read_bytes())
     content[len(content) // 2] ^= 1
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_set_aside_and_only_what_it_held_is_done_again(out: Pa
     assert (again.stdout, again.stderr) == (done.stdout, "nothing is left to do: marks has all of it\n")
 
 
-class Interrupts(Silence):
+class Interrupts(NullDisplay):
     def show(self, progress: Progress, last: bool = False) -> None:
         if "unit 2" in progress.doing:
             raise KeyboardInterrupt
@@ -199,22 +199,22 @@ def test_what_is_finished_stays_when_a_unit_can_not_be_done_or_its_process_dies(
     assert units(out) == twice(2)
     (out / "refuse-3").touch()
     with pytest.raises(UsageError, match="unit 3 can't be done: leave it out"):
-        marked(out, how, 4, display=Silence())
+        marked(out, how, 4, display=NullDisplay())
     n_rows = len(units(out))
     if "actor" in how:
         (out / "die-4").touch()
         (out / "refuse-3").unlink()
         with pytest.raises(SweepStopped, match="the process that did it died: "):
-            marked(out, how, 5, display=Silence())
+            marked(out, how, 5, display=NullDisplay())
         assert len(units(out)) == (8 if "lasting" in how else n_rows + 8)
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no sweep.json: give the folder of a finished sweep"):
-        marked(tmp_path, "here", 1, display=Silence())
+        marked(tmp_path, "here", 1, display=NullDisplay())
     with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 30 -> 31\)"):
-        marked(out, "actor", 1, display=Silence(), n_layers=31)
+        marked(out, "actor", 1, display=NullDisplay(), n_layers=31)
     done = here(main, out, "actor", "2", "0")
     assert done.returncode == 0
     assert done.stderr.splitlines()[:2] == [

@@ -22,20 +22,20 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from cluster.studies import training
-from cluster.studies.training import TrainingWork, train_exits
+from cluster.studies.training import TrainingJob, train_exits
 from eexit.errors import UsageError
 from eexit.model.adapters import merged
-from eexit.output.progress import Progress, Silence
-from eexit.plan import model_facts
-from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, Card, read_card
+from eexit.output.progress import NullDisplay, Progress
+from eexit.plan import model_inspection
+from eexit.plan.artefact_check import refuse_misfit
+from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, ArtefactCard, read_card
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.layout import MANIFEST
 from eexit.training import loop
-from eexit.training.plan import WhatToTrain, is_finished, make_training_plan
-from eexit.training.tables import how_to_use
+from eexit.training.plan import TrainArgs, is_finished, make_training_plan
 from eexit.training.texts import chooses, is_held_out, read_texts
+from eexit.training.training_table import how_to_use
 from jobs import train
 
 PROMPTS = [f"prompt {number}" for number in range(20)]
@@ -68,25 +68,25 @@ def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return swept(tmp_path_factory.mktemp("texts") / "out", model, PROMPTS)
 
 
-def trained(texts: Path, out: Path, what: str = "linear", **others: Any) -> Card:
-    prompts, display = others.pop("prompts", ()), others.pop("display", Silence())
-    return train_exits(str(texts), WhatToTrain(what, str(out), prompts, options=others), "cpu", display, look_here)
+def trained(texts: Path, out: Path, what: str = "linear", **others: Any) -> ArtefactCard:
+    prompts, display = others.pop("prompts", ()), others.pop("display", NullDisplay())
+    return train_exits(str(texts), TrainArgs(what, str(out), prompts, options=others), "cpu", display, look_here)
 
 
-def trained_here(texts: Path, out: Path, what: str, **options: Any) -> Card:
+def trained_here(texts: Path, out: Path, what: str, **options: Any) -> ArtefactCard:
     """The same in this process, without Ray."""
     sweep = read_finished(str(texts), ["prompt_id"])
-    asked = WhatToTrain(what, str(out), options=options)
+    asked = TrainArgs(what, str(out), options=options)
     plan = make_training_plan(sweep, asked, read_texts(sweep.store), look_here)
     assert not is_finished(plan)
     out.mkdir()
-    work = TrainingWork(plan)
+    work = TrainingJob(plan)
     work.load("cpu")
     work.training.advance(60)
     return work.training.finish()
 
 
-class Interrupts(Silence):
+class Interrupts(NullDisplay):
     """Presses Ctrl-C, as it were, once something was learned."""
 
     def show(self, progress: Progress, last: bool = False) -> None:
@@ -181,7 +181,7 @@ def look_at(texts: Path) -> dict[str, Any]:
 def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, given: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(model_facts, "asking", asked_here())
+    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
     with pytest.raises(UsageError) as raised:
         trained(texts, tmp_path / "exits", what, **given)
     assert message in str(raised.value)

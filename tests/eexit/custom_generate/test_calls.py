@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, Repet
 
 import eexit
 from eexit.custom_generate.setting import Setting
-from eexit.decode.costs import Prices
+from eexit.decode.costs import UnitCosts
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what
 @pytest.fixture(scope="module", autouse=True)
 def prices_are_found_once() -> Iterator[None]:
     """All of these models cost the same, and what rows cost is not looked at here."""
-    found: list[Prices] = []
+    found: list[UnitCosts] = []
 
-    def once(*given: Any) -> Prices:
+    def once(*given: Any) -> UnitCosts:
         found[:] = found or [find_prices(*given)]
         return found[0]
 

@@ -21,7 +21,7 @@ from eexit.decode.batch import Batch
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
-from eexit.model.decoders import Decoders
+from eexit.model.decoders import DecoderPair
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.shard_tables import token_pieces
@@ -194,7 +194,7 @@ def test_running_out_of_memory_halves_the_rows_and_goes_on(generator: ModelGener
     rows = generator.generate(runs).generations.to_pylist()
     handle.remove()
     assert_same_rows(rows, expected)
-    assert generator.engine.decoding.rows == 2
+    assert generator.engine.decoding.max_rows == 2
 
 
 def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
@@ -205,7 +205,7 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     held: list[Callable[[], Batch | None]] = []
     failures: list[int] = []
 
-    def watched(engine: Engine, has_oracles: bool, decoders: Decoders, requests: Sequence[Request]) -> Batch:
+    def watched(engine: Engine, has_oracles: bool, decoders: DecoderPair, requests: Sequence[Request]) -> Batch:
         assert all(batch() is None for batch in held)
         batch = new_batch(engine, has_oracles, decoders, requests)
         held.append(weakref.ref(batch))
@@ -223,7 +223,7 @@ def test_what_ran_out_of_memory_holds_none_when_it_is_tried_again(
     length = n_prompt + generator.config.max_new_tokens
     row = row_bytes(True, generator.engine.decoders, generator.engine.decoding, length, requests)
     monkeypatch.setattr("eexit.decode.engine.budget_of", lambda decoder, memory_share: 3 * row)
-    decoding = replace(generator.engine.decoding, rows=1024)
+    decoding = replace(generator.engine.decoding, max_rows=1024)
     monkeypatch.setattr(generator, "engine", Engine(generator.engine.decoder, decoding))
     handle = generator.model.get_input_embeddings().register_forward_pre_hook(refuse)
     generator.generate(runs)

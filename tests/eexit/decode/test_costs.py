@@ -21,22 +21,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
-from eexit.decode.costs import LOOKS, Counts, Prices, cost, cost_columns, needed
-from eexit.decode.requests import Decoding
+from eexit.decode.costs import LOOKS, OpCounts, UnitCosts, cost_columns, multiply_adds, required_ops
+from eexit.decode.requests import DecodingConfig
 from eexit.decode.unit_costs import find_prices
 from eexit.method.modes import MODES, Leaves
-from eexit.model.layers import Decoder, Inputs, Layer, Visit
+from eexit.model.layers import Decoder, ForwardInputs, Layer, Visit
 
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
 N_DECIDED = 2
 LAYER_X = np.array([*EXITABLE, N_LAYERS - 1])
-FULL_DEPTH = needed(np.full(N_DECIDED, N_LAYERS - 1), LAYER_X, None)
-DECODING = Decoding(EXITABLE, N_DECIDED, frozenset())
+FULL_DEPTH = required_ops(np.full(N_DECIDED, N_LAYERS - 1), LAYER_X, None)
+DECODING = DecodingConfig(EXITABLE, N_DECIDED, frozenset())
 
 
 @cache
-def prices_of(decoder: Decoder) -> Prices:
+def prices_of(decoder: Decoder) -> UnitCosts:
     return find_prices(decoder, DECODING)
 
 
@@ -58,13 +58,15 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert cost(prices_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
+        assert multiply_adds(prices_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
     mixtral = shared_model("mixtral")
-    assert cost(find_prices(decoder_of(mixtral), DECODING), FULL_DEPTH, N_PROMPT) == its_own_multiply_adds(mixtral)
+    assert multiply_adds(find_prices(decoder_of(mixtral), DECODING), FULL_DEPTH, N_PROMPT) == its_own_multiply_adds(
+        mixtral
+    )
 
 
 @pytest.mark.parametrize("architecture", ["falcon", "mixtral", "deepseek_v3"])
@@ -73,7 +75,7 @@ def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
     on_cpu, decoder = prices_of(decoder_of(model)), decoder_there(model)
     with Card():
         there = find_prices(decoder, DECODING)
-    for field in fields(Prices):
+    for field in fields(UnitCosts):
         np.testing.assert_array_equal(getattr(there, field.name), getattr(on_cpu, field.name), err_msg=field.name)
 
 
@@ -82,7 +84,7 @@ def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel
     prices = prices_of(decoder_of(llama))
     query = output = width * width
     keys_and_values = 2 * width * key_width
-    assert prices.before == 0
+    assert prices.embedding == 0
     assert prices.keys_L.tolist() == [keys_and_values] * N_LAYERS
     assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
     assert prices.position_L.tolist() == [2 * width] * N_LAYERS
@@ -96,7 +98,7 @@ TOGETHER = {"c_attn", "query_key_value", "Wqkv", "qkv_proj"}  # queries, keys an
 
 @torch.inference_mode()
 def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_model: PreTrainedModel) -> None:
-    decoder, called, inputs = decoder_of(any_model), Counter[str](), Inputs.of([[7, 8]], torch.device("cpu"))
+    decoder, called, inputs = decoder_of(any_model), Counter[str](), ForwardInputs.of([[7, 8]], torch.device("cpu"))
     alone, whole = decoder.cache(1, 2), decoder.cache(1, 2)
     handles = [
         module.register_forward_pre_hook(lambda _, __, path=path: called.update([path]))
@@ -148,11 +150,11 @@ def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position()
     assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
 
 
-def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hides: bool) -> float:
+def looped_cost(prices: UnitCosts, counts: OpCounts, n_prompt: int, hides: bool) -> float:
     """`costs.cost`, one token, layer and position at a time; with `hides`, of a state that leaves nothing."""
     total = 0
-    for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.keys_T, strict=True)):
-        total += prices.before
+    for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.kv_layers_T, strict=True)):
+        total += prices.embedding
         for rank, name in product(range(len(prices.look_XK)), LOOKS):
             total += int(prices.look_XK[rank, LOOKS.index(name)] * counts.looks_TX(name)[token, rank])
         position = n_prompt + token
@@ -172,8 +174,8 @@ def looped_cost(prices: Prices, counts: Counts, n_prompt: int, hides: bool) -> f
 def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -> None:
     rng = np.random.default_rng(n_prompt)
     n_tokens = 30
-    prices = Prices(
-        before=3,
+    prices = UnitCosts(
+        embedding=3,
         layer_L=rng.integers(1000, 2000, N_LAYERS),
         keys_L=rng.integers(100, 200, N_LAYERS),
         position_L=rng.integers(1, 50, N_LAYERS),
@@ -184,8 +186,8 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))
-    counts = Counts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
-    seen, hidden = (cost(prices, counts, n_prompt, MODES[state]) for state in ("frozen_cache", "skip"))
+    counts = OpCounts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
+    seen, hidden = (multiply_adds(prices, counts, n_prompt, MODES[state]) for state in ("frozen_cache", "skip"))
     assert seen == looped_cost(prices, counts, n_prompt, hides=False)
     assert hidden == looped_cost(prices, counts, n_prompt, hides=True)
     assert hidden < seen
@@ -195,7 +197,7 @@ def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
     prices = prices_of(decoder_of(llama))
     none = np.array([], dtype=np.int64)
     for state in (MODES["skip"], None):
-        assert cost(prices, needed(none, LAYER_X, state), 5, state) == 0
+        assert multiply_adds(prices, required_ops(none, LAYER_X, state), 5, state) == 0
 
 
 EXITS = [3, 1, 6, 1, 4, 3]  # the layers that six tokens exit at
@@ -214,8 +216,8 @@ NEEDED = {
 
 @pytest.mark.parametrize("mode", ["normal", *MODES])
 def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
-    counts = needed(np.array(EXITS), LAYER_X, MODES.get(mode))
-    assert (counts.layers_T.tolist(), counts.keys_T.tolist()) == NEEDED[mode]
+    counts = required_ops(np.array(EXITS), LAYER_X, MODES.get(mode))
+    assert (counts.layers_T.tolist(), counts.kv_layers_T.tolist()) == NEEDED[mode]
     assert [LAYER_X[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
     assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
 
@@ -223,13 +225,13 @@ def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     state, exits = MODES[mode], np.random.default_rng(0).choice([*EXITABLE, 6], 50, p=[0.4, 0.3, 0.25, 0.05])
-    counts = needed(exits, LAYER_X, state)
+    counts = required_ops(exits, LAYER_X, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
         run = len(deeper) if state.leaves is Leaves.FULL_DEPTH else 0
         written = len(deeper) if state.writes_keys else 0
         assert counts.layers_T[token] == exit_layer + 1 + run
-        assert counts.keys_T[token] == written
+        assert counts.kv_layers_T[token] == written
 
 
 @pytest.mark.parametrize("mode", [mode for mode, state in MODES.items() if not state.maps])
@@ -239,7 +241,7 @@ def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
     layer_L, position_L = np.array([7, 8, 9, 10, 11, 12]), np.array([1, 1, 2, 2, 3, 3])
     look_XK = np.zeros((len(exitable_layers) + 1, len(LOOKS)), np.int64)
     look_XK[:, LOOKS.index("head_reads")] = head
-    prices = Prices(0, layer_L, layer_L // 3, position_L, look_XK, [None] * n_layers, layer_L, 0)
+    prices = UnitCosts(0, layer_L, layer_L // 3, position_L, look_XK, [None] * n_layers, layer_L, 0)
     exit_layer_T = np.array([3, 1, 5, 1])
     expected = 0
     for place, exit_layer in enumerate(exit_layer_T):

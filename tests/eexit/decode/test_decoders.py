@@ -12,25 +12,28 @@ from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.score import score
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.model.adapters import merged
-from eexit.plan.configuration import NORMAL, Configuration, Exit, Normal
+from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, NoExit
 
 DECODING = replace(SAMPLED, max_new_tokens=6, eos_token_ids=frozenset(range(0, 97, 11)))
 
 
 def requests_for(model: PreTrainedModel, rules: Sequence[str]) -> list[Request]:
     """`normal`, and every mode with these rules."""
-    found: list[Configuration] = [Normal()]
-    found += [Exit(mode, rule, some(model, rule)[-1]) for rule in rules for mode in modes_of(model)]
+    found: list[Configuration] = [NoExit()]
+    found += [EarlyExit(mode, rule, some(model, rule)[-1]) for rule in rules for mode in modes_of(model)]
     return [Request(PROMPTS[seed % 2], each, seed) for seed, each in enumerate(found)]
 
 
 def generate(
-    base: PreTrainedModel, requests: Sequence[Request], student: PreTrainedModel | None, decoding: Decoding = DECODING
-) -> list[Trace]:
+    base: PreTrainedModel,
+    requests: Sequence[Request],
+    student: PreTrainedModel | None,
+    decoding: DecodingConfig = DECODING,
+) -> list[RequestOutput]:
     engine = Engine(decoder_of(base), decoding, None if student is None else decoder_of(student))
     traces = traces_of(engine.generate(requests))
     return [traces[index] for index in range(len(requests))]
@@ -44,7 +47,7 @@ def student(llama: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) ->
 def check(base: PreTrainedModel, student: PreTrainedModel, rules: Sequence[str]) -> None:
     """What a student generates is the naive reference's, as rows come and go, and has the same exits when scored."""
     requests, decoders = requests_for(base, rules), (decoder_of(base), decoder_of(student))
-    traces = generate(base, requests, student, replace(DECODING, rows=5))
+    traces = generate(base, requests, student, replace(DECODING, max_rows=5))
     seen: dict[str, set[int]] = {}
     for request, trace in zip(requests, traces, strict=True):
         assert_same(trace, reference_of(base, request, DECODING, student))

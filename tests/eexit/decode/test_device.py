@@ -27,26 +27,28 @@ from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_gate, random
 
 from eexit.cpu import packed_linear
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget, row_bytes
-from eexit.decode.requests import Decoding, Outcome, Request, Trace
+from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestOutput
 from eexit.decode.score import score_texts
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.gate import Gate
+from eexit.method.kv_maps import KEYS, STREAMS, KVMaps
 from eexit.method.modes import MODES
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
-from eexit.method.state_maps import KEYS, STREAMS, StateMaps
 from eexit.model.adapters import merged
 from eexit.model.cache import KVCache
 from eexit.model.layers import Decoder
 from eexit.model.sources import PEFT_FILES
-from eexit.plan.configuration import Draft, Exit
-from eexit.plan.model_facts import CPU_CACHE_BYTES
+from eexit.plan.configuration import Draft, EarlyExit
+from eexit.plan.model_inspection import CPU_CACHE_BYTES
 
 N_TOKENS = 4
-DECODING = Decoding((1, 3, 4), N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3)
+DECODING = DecodingConfig(
+    (1, 3, 4), N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
+)
 PROMPT = (5, 80, 7, 7, 31)
 KINDS_OF_ROWS = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
 REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in KINDS_OF_ROWS]
@@ -59,17 +61,17 @@ CARDS = pytest.mark.parametrize("spread", [False, True], ids=["card", "cards"])
 OVER_TWO = ("llama", "gemma3", "gpt_neo", "bloom", "opt", "gpt_oss")
 
 
-def decoding_there(decoder: Decoder, decoding: Decoding) -> Decoding:
+def decoding_there(decoder: Decoder, decoding: DecodingConfig) -> DecodingConfig:
     """This decoding, with a probe and state maps on the card."""
     maps = decoding.state_maps or STATE_MAPS
     there = {name: There(part) for name, part in maps.tensors().items()}
-    state_maps = StateMaps.of(there, decoding.exitable_layers, N_LAYERS).placed(decoder)
+    state_maps = KVMaps.of(there, decoding.exitable_layers, N_LAYERS).to_decoder_devices(decoder)
     return replace(decoding, probe=random_probe(There), state_maps=state_maps)
 
 
 def on_card(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, spread: bool = False
-) -> tuple[dict[int, Trace], list[Counts]]:
+    model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, spread: bool = False
+) -> tuple[dict[int, RequestOutput], list[Counts]]:
     """What the cards' rows are, and the counts of each step; the first one's are also those of the prompt."""
     steps: list[Counts] = []
     decoder = decoder_there(model, spread)
@@ -91,8 +93,8 @@ def assert_same_rows(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome])
 
 
 def as_on_cpu(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: Decoding, spread: bool = False
-) -> tuple[dict[int, Trace], list[Counts]]:
+    model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, spread: bool = False
+) -> tuple[dict[int, RequestOutput], list[Counts]]:
     """What `on_card` gives, where the rows are those of the CPU; copies between two cards are counted elsewhere."""
     rows, steps = on_card(model, requests, decoding, spread)
     assert_same_rows(rows, dict(Engine(decoder_of(model), decoding).generate(requests)))
@@ -141,9 +143,9 @@ SPREAD = [False, True] * len(STATES_AND_FORMS)
 def test_a_step_takes_a_copy_in_every_mode_and_by_every_oracle(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
-    of_keys = StateMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    of_keys = KVMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     decoding = replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING
-    exits = [Exit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
+    exits = [EarlyExit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding, spread)
     waits = A_STEP.waits if MODES[mode].alters else []
     assert steps[1:] == [replace(A_STEP, waits=waits)] * (N_TOKENS - 2)
@@ -162,8 +164,8 @@ def test_drafts_that_a_layer_reads_are_those_of_the_cpu(llama: PreTrainedModel, 
 def test_online_rules_wait_for_their_decisions_alone(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
-    of_keys = StateMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
-    exits = [Exit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
+    of_keys = KVMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    exits = [EarlyExit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     _, steps = as_on_cpu(llama, requests, replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING, spread)
     assert {step.blocking_to_card for step in steps} == {0}
@@ -173,8 +175,11 @@ def test_online_rules_wait_for_their_decisions_alone(
 def test_gates_and_screens_decide_as_on_a_cpu(
     llama: PreTrainedModel, spread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_linear, "is_whole", lambda weight: True)  # a tensor there has no memory here
-    decoder, exits = decoder_there(llama, spread), [Exit("frozen_residual", rule, SOME[rule][0]) for rule in ONLINE]
+    monkeypatch.setattr(packed_linear, "is_unquantized", lambda weight: True)  # a tensor there has no memory here
+    decoder, exits = (
+        decoder_there(llama, spread),
+        [EarlyExit("frozen_residual", rule, SOME[rule][0]) for rule in ONLINE],
+    )
     requests = [Request(PROMPT, replace(each, gate=gate), seed=3) for each in exits for gate in (None, "0.5")]
     size, moment = ScreenSize(8, 16), torch.eye(llama.config.hidden_size)
     gate = random_gate([each.gated_rule for each in exits])
@@ -190,7 +195,7 @@ def test_gates_and_screens_decide_as_on_a_cpu(
 
 @pytest.mark.parametrize(("mode", "rule"), [("skip", "kl"), ("frozen_cache", "agree"), ("frozen_residual", "margin")])
 def test_texts_are_scored_over_two_cards_as_on_a_cpu(llama: PreTrainedModel, mode: str, rule: str) -> None:
-    request, texts = Request(PROMPT, Exit(mode, rule, SOME[rule][0]), seed=3), [(4, 8, 15, 16, 23, 42), (5, 80, 7)]
+    request, texts = Request(PROMPT, EarlyExit(mode, rule, SOME[rule][0]), seed=3), [(4, 8, 15, 16, 23, 42), (5, 80, 7)]
     decoder = decoder_there(llama, spread=True)
     with Card():
         ours = score_texts(decoder, decoding_there(decoder, DECODING), request, texts)
@@ -224,7 +229,7 @@ def test_over_two_cards_a_model_costs_what_it_costs(llama: PreTrainedModel) -> N
 
 @CARDS
 def test_nothing_waits_for_rows_that_come_and_go(llama: PreTrainedModel, spread: bool) -> None:
-    decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 5)), rows=4, max_new_tokens=20)
+    decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 5)), max_rows=4, max_new_tokens=20)
     requests = [
         replace(request, prompt_token_ids=prompt, seed=seed)
         for prompt in (PROMPT, (44, 2, 90, 61))
@@ -242,7 +247,7 @@ def test_what_a_card_has_room_for_but_does_not_use_yet_changes_nothing() -> None
     model = tf.LlamaForCausalLM(LONG).eval()
     prompts = [tuple(range(3, 40)), tuple(token % 97 for token in range(400)), (5, 7)]
     requests = [replace(request, prompt_token_ids=prompt) for prompt in prompts for request in REQUESTS[4:6]]
-    decoding = replace(DECODING, rows=2)
+    decoding = replace(DECODING, max_rows=2)
     as_on_cpu(model, requests, decoding)
 
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from untrained import LINEAR
 
 from eexit.decode import slots
-from eexit.decode.costs import LOOKS, Prices
+from eexit.decode.costs import LOOKS, UnitCosts
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Failure, Request, Trace
+from eexit.decode.requests import Request, RequestFailure, RequestOutput
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]
@@ -27,7 +27,7 @@ def requests_of(configurations: Sequence[Configuration]) -> list[Request]:
     return [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in configurations]
 
 
-def rounds_of(trace: Trace) -> np.ndarray:
+def rounds_of(trace: RequestOutput) -> np.ndarray:
     assert trace.rounds
     return np.stack([trace.rounds.drafted_R, trace.rounds.accepted_R, trace.rounds.rejected_R], 1)
 
@@ -36,7 +36,7 @@ def rounds_of(trace: Trace) -> np.ndarray:
 def test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers(architecture: str) -> None:
     model, drafts, decoding = shared_model(architecture), DRAFTS[:3], replace(DECODING, max_new_tokens=8)
     requests = requests_of(drafts)[3:]
-    traces = generate(model, requests, replace(decoding, rows=4))
+    traces = generate(model, requests, replace(decoding, max_rows=4))
     assert_as_reference(model, requests[1:3], traces[1:3], decoding)  # which is slow
     normal = generate(model, [kl_request(prompt, "normal") for prompt in PROMPTS[1:]], decoding)
     for index, trace in enumerate(traces):
@@ -58,8 +58,8 @@ def test_drafts_match_the_naive_reference_whatever_ends_other_rows(architecture:
 def test_a_draft_at_a_temperature_fails_with_the_reason(llama: PreTrainedModel) -> None:
     requests = [Request(PROMPTS[0], DRAFTS[0]), kl_request(PROMPTS[0], "normal")]
     outcomes = dict(Engine(decoder_of(llama), SAMPLED).generate(requests))
-    assert outcomes[0] == Failure("drafts are greedy, and temperature is 0.8: set it to 0")
-    assert isinstance(outcomes[1], Trace)
+    assert outcomes[0] == RequestFailure("drafts are greedy, and temperature is 0.8: set it to 0")
+    assert isinstance(outcomes[1], RequestOutput)
 
 
 def test_a_learned_readout_drafts(llama: PreTrainedModel) -> None:
@@ -73,17 +73,17 @@ def test_a_row_runs_what_it_says(architecture: str) -> None:
     alone = run_alone(decoder, replace(DECODING, observe="none"), Request(REPEATING, draft), priced=priced)
     trace, counts, rounds = alone.trace, alone.counts, alone.trace.rounds
     assert rounds is not None
-    assert counts.keys_T.sum() == 0
+    assert counts.kv_layers_T.sum() == 0
     n_layers_to_draft, n_read, n_decided = draft.layer + 1, rounds.drafted_R.sum(), len(trace.token_id_T) - 1
     assert alone.ran.reads == n_read + rounds.length_R.sum()
     none_L, read_XK = np.zeros(decoder.n_layers), np.ones((len(EXITABLE) + 1, len(LOOKS)))
-    prices = Prices(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
+    prices = UnitCosts(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
     columns = rounds.columns(draft, n_decided, prices, EXITABLE)
     assert columns["layer_calls"] == alone.ran.calls_L.sum()
     assert alone.ran.calls_L[n_layers_to_draft:].tolist() == [columns["passes"]] * (
         decoder.n_layers - n_layers_to_draft
     )
-    assert rounds.given_R(n_decided).sum() == n_decided
+    assert rounds.emitted_R(n_decided).sum() == n_decided
     assert trace.drafted_T.sum() == columns["accepted"]
     assert columns["expected_speedup"] == 8 * n_decided / (len(rounds.input_index_R) * 8 + n_read * 6)
     assert alone.columns["cost_needed"] == alone.columns["cost_full"] < alone.columns["cost_run"]
@@ -95,7 +95,7 @@ def test_drafts_reach_beyond_the_room_that_records_have(
     requests = requests_of(DRAFTS)
     expected = generate(llama, requests)
     monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 3)
-    for trace, its in zip(generate(llama, requests, replace(DECODING, rows=7)), expected, strict=True):
+    for trace, its in zip(generate(llama, requests, replace(DECODING, max_rows=7)), expected, strict=True):
         assert_same(trace, its)
 
 

@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 from eexit.decode import full_depth, slots
 from eexit.decode.engine import Engine
 from eexit.decode.full_depth import padded
-from eexit.decode.requests import Decoding, Failure, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestFailure, RequestOutput
 from eexit.model.cache import KVCache
-from eexit.plan.configuration import Configuration, Draft, Exit, Normal, exiting_modes
+from eexit.plan.configuration import Configuration, Draft, EarlyExit, NoExit, exiting_modes
 from eexit.plan.grid_types import MAPPING
 from eexit.plan.runs import LENGTH, STOP
 
-DECODING = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
+DECODING = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)
 
 
@@ -47,9 +47,9 @@ def test_keys_and_values_are_freed_with_the_rows_without_waiting_for_a_collectio
     requests = [
         Request(PROMPT, configuration)
         for configuration in (
-            Normal(),
-            Exit("frozen_residual", "kl", 0.5),
-            Exit("skip", "confidence", 0.02),
+            NoExit(),
+            EarlyExit("frozen_residual", "kl", 0.5),
+            EarlyExit("skip", "confidence", 0.02),
             Draft(1, 2),
         )
     ]
@@ -75,7 +75,7 @@ def test_no_block_runs_beyond_where_all_have_left(
         assert rows_run[layer] == teacher + 3 * (deep_steps if layer > 1 else 11)
 
 
-def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
+def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
     """How many rows the teacher runs for: each step's unique prefixes, padded."""
     prefixes = {tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))}
     in_step = Counter(map(len, prefixes)).values()
@@ -95,7 +95,7 @@ def n_seen(traces: Iterable[Trace], n_slots: int) -> int:
 def test_modes_that_leave_the_state_alone_take_one_pass_over_each_prefix(
     llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], n_slots: int
 ) -> None:
-    engine = Engine(decoder_of(llama), replace(DECODING, rows=n_slots))
+    engine = Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots))
     rows_run.clear()
     outcomes = traces_of(engine.generate(requests))
     at_once = [range(start, min(start + n_slots, len(requests))) for start in range(0, len(requests), n_slots)]
@@ -127,10 +127,10 @@ def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
     good = kl_request(PROMPT, "unfrozen", 1.0)
     requests = [good, replace(good, prompt_token_ids=()), replace(good, prompt_token_ids=(1,) * 64), good]
     outcomes = dict(Engine(decoder_of(llama), DECODING).generate(requests))
-    assert outcomes[1] == Failure("the prompt is empty: nothing to continue from")
-    assert outcomes[2] == Failure("the prompt has 64 tokens, which leaves no room in the model's context of 64")
-    assert isinstance(outcomes[0], Trace)
-    assert isinstance(outcomes[3], Trace)
+    assert outcomes[1] == RequestFailure("the prompt is empty: nothing to continue from")
+    assert outcomes[2] == RequestFailure("the prompt has 64 tokens, which leaves no room in the model's context of 64")
+    assert isinstance(outcomes[0], RequestOutput)
+    assert isinstance(outcomes[3], RequestOutput)
     assert outcomes[0].token_id_T.tolist() == outcomes[3].token_id_T.tolist()
 
 
@@ -148,11 +148,11 @@ def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
 def test_rows_end_where_they_are_told_to_stop(llama: PreTrainedModel) -> None:
     """In every loop: beside a teacher, without one, and with drafts, which give several tokens at a time."""
     decoding = replace(DECODING, max_new_tokens=12)
-    exits = (Normal(), Exit("unfrozen", "kl", 1.0), Exit("skip", "confidence", 0.3))
+    exits = (NoExit(), EarlyExit("unfrozen", "kl", 1.0), EarlyExit("skip", "confidence", 0.3))
     requests = [Request((1, 2, 3), each) for each in (*exits, Draft(3, 2))]
     whole = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
     ends = [trace.token_id_T[:4].tolist() for trace in whole.values()]
-    stopping = replace(decoding, stops=lambda row: any(row.token_ids[:4] == its for its in ends))
+    stopping = replace(decoding, stop_fn=lambda row: any(row.token_ids[:4] == its for its in ends))
     for index, trace in traces_of(Engine(decoder_of(llama), stopping).generate(requests)).items():
         assert trace.token_id_T.tolist() == whole[index].token_id_T[:4].tolist()
         assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)
@@ -163,8 +163,8 @@ def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None
     decoder = decoder_of(llama)
     with broken_token(llama, 40):
         outcomes = dict(Engine(decoder, DECODING).generate(requests))
-    assert outcomes[1] == Failure("the model's output is not finite at generated token 0")
-    assert isinstance(outcomes[0], Trace)
+    assert outcomes[1] == RequestFailure("the model's output is not finite at generated token 0")
+    assert isinstance(outcomes[0], RequestOutput)
 
 
 def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
@@ -179,26 +179,33 @@ def test_a_student_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> 
     requests = [kl_request(PROMPT, mode, 1e9) for mode in ("frozen_residual", "unfrozen")]
     outcomes = dict(engine.generate(requests))
     handle.remove()
-    assert outcomes[0] == Failure("the model's output is not finite at generated token 1")
-    assert isinstance(outcomes[1], Trace)
+    assert outcomes[0] == RequestFailure("the model's output is not finite at generated token 1")
+    assert isinstance(outcomes[1], RequestOutput)
 
 
 @pytest.mark.parametrize(
-    "exit", [Exit("frozen_residual", "kl", 0.3), Exit("unfrozen", "confidence", 0.3), Exit("skip", "confidence", 0.3)]
+    "exit",
+    [
+        EarlyExit("frozen_residual", "kl", 0.3),
+        EarlyExit("unfrozen", "confidence", 0.3),
+        EarlyExit("skip", "confidence", 0.3),
+    ],
 )
 @pytest.mark.parametrize("n_rows", [1, 2])
-def test_a_row_takes_nothing_over_from_a_broken_one_before_it(llama: PreTrainedModel, exit: Exit, n_rows: int) -> None:
+def test_a_row_takes_nothing_over_from_a_broken_one_before_it(
+    llama: PreTrainedModel, exit: EarlyExit, n_rows: int
+) -> None:
     """Nor do rows that are there meanwhile. The longer prompt's keys and values are NaN in more columns."""
-    engine, request = Engine(decoder_of(llama), replace(DECODING, rows=n_rows)), Request(PROMPT, exit)
+    engine, request = Engine(decoder_of(llama), replace(DECODING, max_rows=n_rows)), Request(PROMPT, exit)
     [(_, expected)] = engine.generate([request])
-    assert isinstance(expected, Trace)
+    assert isinstance(expected, RequestOutput)
     unused = max(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
     broken = replace(request, prompt_token_ids=(unused,) * 9)
     with broken_token(llama, unused):
         outcomes = dict(engine.generate([broken, request, broken, request]))
     for index, outcome in outcomes.items():
-        assert isinstance(outcome, Trace if index % 2 else Failure)
-        assert isinstance(outcome, Failure) or outcome.token_id_T.tolist() == expected.token_id_T.tolist()
+        assert isinstance(outcome, RequestOutput if index % 2 else RequestFailure)
+        assert isinstance(outcome, RequestFailure) or outcome.token_id_T.tolist() == expected.token_id_T.tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -227,9 +234,9 @@ def test_a_row_ends_where_the_context_does_and_a_limit_beyond_it_costs_nothing(
 
 CONTEXT = 64  # of the tiny models
 NEAR_CONTEXT = [  # where rows are as long as the context, beside shorter ones; the teacher has a cache of its own
-    [Normal()],
-    [Exit("unfrozen", "fixed", 3.0), Exit("frozen_residual", "fixed", 3.0)],
-    [Exit("unfrozen", "kl", 1.0)],
+    [NoExit()],
+    [EarlyExit("unfrozen", "fixed", 3.0), EarlyExit("frozen_residual", "fixed", 3.0)],
+    [EarlyExit("unfrozen", "kl", 1.0)],
     [Draft(3, 4)],
 ]
 
@@ -238,7 +245,7 @@ NEAR_CONTEXT = [  # where rows are as long as the context, beside shorter ones; 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "gpt_neo", "bloom", "mpt"])
 def test_rows_beside_others_reach_the_end_of_the_context(architecture: str, exits: list[Configuration]) -> None:
     """GPT-Neo and MPT have masks or biases for no more columns than that."""
-    decoder, decoding = decoder_of(shared_model(architecture)), replace(DECODING, max_new_tokens=99, rows=3)
+    decoder, decoding = decoder_of(shared_model(architecture)), replace(DECODING, max_new_tokens=99, max_rows=3)
     prompts = tuple(range(3, 3 + CONTEXT - 4)), PROMPT[:3], PROMPT[2:]
     requests = [Request(prompt, each) for prompt in prompts for each in exits]
     together = traces_of(Engine(decoder, decoding).generate(requests))

@@ -19,14 +19,14 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, PROBE
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import score
 from eexit.errors import UsageError
 from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
-from eexit.plan.configuration import Exit, Normal
-from eexit.sweeps.screening import second_moment
+from eexit.plan.configuration import EarlyExit, NoExit
+from eexit.sweeps.head_moment import second_moment
 
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
 LOOKING = [rule for rule in RULES if rule not in BLIND]
@@ -42,7 +42,7 @@ def requests_of(model: PreTrainedModel, shift: int, rules: Sequence[str] = LOOKI
         for layers in (SETS[(shift + index + 2 * n) % len(SETS)] for n in range(n_sets)):
             parameter = some(model, rule)[0]
             if rule != "patience" or not isinstance(parameter, float) or len(layers or EXITABLE) >= parameter:
-                exit = Exit(modes[(shift + len(found)) % len(modes)], rule, parameter, layers)
+                exit = EarlyExit(modes[(shift + len(found)) % len(modes)], rule, parameter, layers)
                 found.append(Request(PROMPTS[len(found) % 2], exit, seed=len(found)))
     return found
 
@@ -57,7 +57,7 @@ def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift
     model, seen = shared_model(architecture), set()
     requests = requests_of(model, shift)
     for request, trace in zip(requests, as_reference(model, requests, SAMPLED), strict=True):
-        assert isinstance(request.configuration, Exit)
+        assert isinstance(request.configuration, EarlyExit)
         outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
         assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a chance nor an unknown one"
         assert np.isnan(trace.evidence_TE[1:, outside]).all()
@@ -71,7 +71,7 @@ def test_invariant_3_holds_for_screens_of_every_set(llama: PreTrainedModel) -> N
 
 
 def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTrainedModel) -> None:
-    requests = [Request(PROMPTS[0], Normal(), seed=3), *requests_of(llama, 3, READING)]
+    requests = [Request(PROMPTS[0], NoExit(), seed=3), *requests_of(llama, 3, READING)]
     vocabulary, width = llama.get_output_embeddings().weight.shape
     whole = generate(llama, requests, SAMPLED)
     of_all = replace(SAMPLED, screen=screen_of(llama, width, vocabulary))
@@ -87,7 +87,7 @@ def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     decoder, decoding = decoder_of(llama), replace(SAMPLED, observe="none")
     if looks_through == "screen":
         decoding = replace(decoding, screen=screen_of(llama, 6, 9, packed=False))
-    request = Request(PROMPTS[0], Exit("frozen_residual", "confidence", 0.3, layers), 3)
+    request = Request(PROMPTS[0], EarlyExit("frozen_residual", "confidence", 0.3, layers), 3)
     alone = run_alone(decoder, decoding, request)
     counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
     looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
@@ -110,7 +110,7 @@ def test_invariant_8_scoring_gives_the_exits_of_a_set_through_a_screen(llama: Pr
 def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTrainedModel) -> None:
     """Of two tokens, one always has a probability of at least 0.5, so that every token exits after layer 1."""
     screen = screen_of(llama, 2, 2, packed=False)
-    exits = Exit("unfrozen", "confidence", 0.5, (1,)), Exit("unfrozen", "fixed", 1.0)
+    exits = EarlyExit("unfrozen", "confidence", 0.5, (1,)), EarlyExit("unfrozen", "fixed", 1.0)
     trace, fixed = generate(llama, [Request(PROMPTS[0], exit) for exit in exits], replace(SAMPLED, screen=screen))
     assert trace.counts is not None
     assert fixed.counts is not None
@@ -148,12 +148,12 @@ def test_what_does_not_fit_the_head_is_refused(llama: PreTrainedModel) -> None:
     with pytest.raises(UsageError, match="screen:8:98: the model has only 97 tokens"):
         screen_of(llama, 8, 98)
     with pytest.raises(ValueError, match="exit set 2,4: layer 2 is not exitable, only 1, 3, 4 are"):
-        Exit("unfrozen", "confidence", 0.5, (2, 4)).per_layer(EXITABLE)
+        EarlyExit("unfrozen", "confidence", 0.5, (2, 4)).per_layer(EXITABLE)
 
 
 def test_a_probe_looks_at_its_set_alone(llama: PreTrainedModel) -> None:
-    decoding: Decoding = replace(DECODING, probe=PROBE, max_new_tokens=12)
-    [trace] = generate(llama, [Request(PROMPTS[0], Exit("unfrozen", "predicted_kl", 4.0, (4,)), 3)], decoding)
+    decoding: DecodingConfig = replace(DECODING, probe=PROBE, max_new_tokens=12)
+    [trace] = generate(llama, [Request(PROMPTS[0], EarlyExit("unfrozen", "predicted_kl", 4.0, (4,)), 3)], decoding)
     assert trace.counts is not None
     assert trace.counts.looks_TX("probe_reads")[:, :2].sum() == 0
     assert trace.counts.looks_TX("probe_reads")[:, 2].sum() == len(trace.token_id_T) - 1

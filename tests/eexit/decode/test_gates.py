@@ -12,16 +12,16 @@ from transformers import PreTrainedModel
 from untrained import LINEAR, WIDTH, random_gate
 
 from eexit.decode.costs import LOOKS
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import score
 from eexit.decode.unit_costs import find_prices
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 
 RULES = ("confidence", "margin", "entropy")  # that a gate can be for
 
 
 def key_of(model: PreTrainedModel, rule: str) -> str:
-    return Exit("unfrozen", rule, some(model, rule)[0]).gated_rule
+    return EarlyExit("unfrozen", rule, some(model, rule)[0]).gated_rule
 
 
 def gated(
@@ -30,14 +30,14 @@ def gated(
     """Each rule and mode in turn, with each of these sets."""
     modes = modes_of(model)
     settings = [
-        Exit(modes[index % len(modes)], rule, some(model, rule)[0], layers, threshold)
+        EarlyExit(modes[index % len(modes)], rule, some(model, rule)[0], layers, threshold)
         for layers in sets
         for index, rule in enumerate(RULES * 2)
     ]
     return [Request(PROMPTS[0], setting, seed=3) for setting in settings]
 
 
-def decoding_of(model: PreTrainedModel, **others: object) -> Decoding:
+def decoding_of(model: PreTrainedModel, **others: object) -> DecodingConfig:
     return replace(SAMPLED, gate=random_gate([key_of(model, rule) for rule in RULES]), readout=LINEAR, **others)  # type: ignore[arg-type]
 
 

@@ -16,9 +16,9 @@ from card import DEVICE, Card, Counts
 from traces import traces_of
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 
 N_ROWS, N_TOKENS = 32, 9
 PROMPTS = [tuple((5 * row + token) % 64 for token in range(7)) for row in range(N_ROWS)]
@@ -72,7 +72,7 @@ def of_generate(n_layers: int) -> Launches:
 
 def of_engine(n_layers: int, exitable_layers: tuple[int, ...], configurations: Sequence[Configuration]) -> Launches:
     """Of rows that have these configurations in turn."""
-    steps, decoding = list[Counts](), Decoding(exitable_layers, N_TOKENS, frozenset(), observe="none")
+    steps, decoding = list[Counts](), DecodingConfig(exitable_layers, N_TOKENS, frozenset(), observe="none")
     requests = [Request(prompt, configurations[row % len(configurations)]) for row, prompt in enumerate(PROMPTS)]
     engine = Engine(decoder_there(n_layers), decoding)
     with Card() as card:
@@ -88,17 +88,17 @@ def of_engine(n_layers: int, exitable_layers: tuple[int, ...], configurations: S
 FIVE = (5, 10, 15, 20, 25)
 
 
-def confident(state: str) -> list[Exit]:
-    return [Exit(state, "confidence", threshold) for threshold in (LEAVES, STAYS)]
+def confident(state: str) -> list[EarlyExit]:
+    return [EarlyExit(state, "confidence", threshold) for threshold in (LEAVES, STAYS)]
 
 
 @pytest.mark.parametrize(
     ("exitable_layers", "configurations", "most", "waits"),
     [
-        (FIVE, [Normal()], 1.1, 1),
+        (FIVE, [NoExit()], 1.1, 1),
         ((25,), confident("frozen_residual"), 1.2, 2),
         (FIVE, confident("frozen_residual"), 1.35, 6),
-        (FIVE, [*confident("frozen_residual"), Normal()], 1.35, 1),  # no step stops early
+        (FIVE, [*confident("frozen_residual"), NoExit()], 1.35, 1),  # no step stops early
     ],
     ids=["normal", "one exitable layer", "five exitable layers", "beside normal"],
 )

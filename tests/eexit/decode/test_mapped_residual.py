@@ -15,26 +15,26 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Decoding, Request
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import score
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
+from eexit.method.kv_maps import FORMS, KEYS, STREAMS, KVMaps
 from eexit.method.modes import MODES
-from eexit.method.state_maps import FORMS, KEYS, STREAMS, StateMaps
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 
 MODE = "mapped_residual"
 
 
-def decoding_of(decoder: Decoder, form: str) -> Decoding:
+def decoding_of(decoder: Decoder, form: str) -> DecodingConfig:
     tensors = stream_maps() if form == STREAMS else key_maps(decoder)
-    return replace(SAMPLED, state_maps=StateMaps.of(tensors, EXITABLE, N_LAYERS))
+    return replace(SAMPLED, state_maps=KVMaps.of(tensors, EXITABLE, N_LAYERS))
 
 
 def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
     """An online rule and an oracle, each with two prompts."""
-    exits = [Exit(mode, rule, some(model, rule)[0]) for rule in ("confidence", "kl")]
+    exits = [EarlyExit(mode, rule, some(model, rule)[0]) for rule in ("confidence", "kl")]
     return [Request(prompt, each, seed=3) for prompt in PROMPTS[:2] for each in exits]
 
 
@@ -67,9 +67,9 @@ def test_maps_match_the_reference_and_scoring(llama: PreTrainedModel, form: str)
 def test_maps_that_change_nothing_are_frozen_residual(architecture: str) -> None:
     model = shared_model(architecture)
     decoder = packed_decoder_of(model)
-    maps = [StateMaps.of(stream_maps(std=0.0), EXITABLE, N_LAYERS)]
+    maps = [KVMaps.of(stream_maps(std=0.0), EXITABLE, N_LAYERS)]
     if architecture == "llama":
-        maps.append(StateMaps.of(own_projections(model), EXITABLE, N_LAYERS))
+        maps.append(KVMaps.of(own_projections(model), EXITABLE, N_LAYERS))
     frozen = generate(model, requests_of(model, "frozen_residual"), SAMPLED)
     for each in maps:
         outcomes = Engine(decoder, replace(SAMPLED, state_maps=each)).generate(requests_of(model))
@@ -92,9 +92,9 @@ def own_projections(llama: PreTrainedModel) -> dict[str, torch.Tensor]:
 def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(llama: PreTrainedModel, form: str) -> None:
     decoder = decoder_of(llama)
     decoding = replace(decoding_of(decoder, form), observe="none")
-    request = Request(PROMPTS[0], Exit(MODE, "confidence", some(llama, "confidence")[0]), 3)
+    request = Request(PROMPTS[0], EarlyExit(MODE, "confidence", some(llama, "confidence")[0]), 3)
     alone = run_alone(decoder, decoding, request, priced=True)
-    assert alone.counts.keys_T.max() > 1, "something must be mapped"
+    assert alone.counts.kv_layers_T.max() > 1, "something must be mapped"
     assert alone.columns["cost_needed"] <= alone.columns["cost_run"]
 
 
@@ -113,9 +113,9 @@ def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_that_left_at_different_layers_are_mapped_in_one_batch(llama: PreTrainedModel, form: str) -> None:
     """Beside rows of other states, and as rows of different lengths take each other's slots."""
-    decoding = replace(decoding_of(decoder_of(llama), form), rows=3, eos_token_ids=frozenset(range(0, 97, 11)))
-    exits = [Exit(mode, "fixed", layer) for mode in (MODE, "frozen_residual") for layer in (1.0, 3.0, 4.0)]
-    exits += [Exit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
+    decoding = replace(decoding_of(decoder_of(llama), form), max_rows=3, eos_token_ids=frozenset(range(0, 97, 11)))
+    exits = [EarlyExit(mode, "fixed", layer) for mode in (MODE, "frozen_residual") for layer in (1.0, 3.0, 4.0)]
+    exits += [EarlyExit(MODE, "confidence", parameter) for parameter in some(llama, "confidence")]
     requests = [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in exits]
     traces = as_reference(llama, requests, decoding)
     assert len({len(trace.token_id_T) for trace in traces}) > 2
@@ -130,7 +130,7 @@ def test_where_all_tokens_exit_at_one_layer_every_mode_has_the_same_tokens_and_e
     for mode in MODES:
         with suppress(UsageError):  # a mode that this architecture can't have
             refuse_mode(mode, decoder)
-            requests = [Request(prompt, Exit(mode, "fixed", float(EXITABLE[1])), seed=3) for prompt in PROMPTS[:2]]
+            requests = [Request(prompt, EarlyExit(mode, "fixed", float(EXITABLE[1])), seed=3) for prompt in PROMPTS[:2]]
             traces[mode] = generate(model, requests, decoding)
     assert {"unfrozen", "frozen_residual", MODE} <= {*traces}
     for of_mode in traces.values():

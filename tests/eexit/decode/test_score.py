@@ -13,15 +13,15 @@ from transformers import PreTrainedModel
 
 from eexit.decode import score as scoring
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.score import score, score_texts
 from eexit.method.modes import MODES
 from eexit.method.rules import RULES
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import NORMAL, Exit, Normal
+from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 
 
-def check_score(decoder: Decoder, decoding: Decoding, request: Request, trace: Trace) -> set[int]:
+def check_score(decoder: Decoder, decoding: DecodingConfig, request: Request, trace: RequestOutput) -> set[int]:
     """Returns the layers that were exited at."""
     scored = score(decoder, decoding, request, trace.token_id_T.tolist())
     assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), request
@@ -32,7 +32,7 @@ def check_score(decoder: Decoder, decoding: Decoding, request: Request, trace: T
     return set(trace.exit_layer_T.tolist())
 
 
-def check_scores(model: PreTrainedModel, requests: list[Request], decoding: Decoding = SAMPLED) -> set[int]:
+def check_scores(model: PreTrainedModel, requests: list[Request], decoding: DecodingConfig = SAMPLED) -> set[int]:
     """`check_score` of rows that are generated for it; returns the layers that any of them exited at."""
     decoder, seen = decoder_of(model), set[int]()
     for index, trace in traces_of(Engine(decoder, decoding).generate(requests)).items():
@@ -47,7 +47,7 @@ def test_invariant_8_scoring_a_text_gives_the_exits_of_generating_it(
     """Each rule with all its parameters in two states, and so each state with four rules, oracles among them."""
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
     modes = [mode for index, mode in enumerate(MODES) if (index - at) % len(MODES) in (0, 2)]
-    exits = [Exit(mode, rule, parameter) for mode in modes for parameter in SOME[rule]]
+    exits = [EarlyExit(mode, rule, parameter) for mode in modes for parameter in SOME[rule]]
     assert len(check_scores(llama, [Request(PROMPTS[1], exit, seed=5) for exit in exits])) > 1
 
 
@@ -67,12 +67,12 @@ def test_invariant_8_holds_for_normal_the_seeds_rule_and_an_online_one_in_every_
 
 def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
     decoder = decoder_of(llama)
-    request = Request(PROMPTS[0], Exit("unfrozen", "confidence", SOME["confidence"][0]))
+    request = Request(PROMPTS[0], EarlyExit("unfrozen", "confidence", SOME["confidence"][0]))
     one = score(decoder, DECODING, request, [7])
     assert (one.exit_layer_T.tolist(), one.exit_prob_TX.tolist()) == ([6], [[0, 0, 0, 1]])
     several = score(decoder, DECODING, request, [7, 7, 30, 2, 2])
     assert several.exit_logprob_T[0] == pytest.approx(one.exit_logprob_T[0])
-    normal = score(decoder, DECODING, replace(request, configuration=Normal()), [7, 7, 30, 2, 2])
+    normal = score(decoder, DECODING, replace(request, configuration=NoExit()), [7, 7, 30, 2, 2])
     assert set(normal.exit_layer_T.tolist()) == {6}
 
 
@@ -87,7 +87,7 @@ def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
     """Several behind one prompt, in passes of a few tokens; behind no prompt, all tokens but the first are decided."""
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 12)
     decoder = decoder_of(llama)
-    exits = Normal() if mode == NORMAL else Exit(mode, "confidence", SOME["confidence"][0])
+    exits = NoExit() if mode == NORMAL else EarlyExit(mode, "confidence", SOME["confidence"][0])
     request = Request(prompt, exits, seed=3)
     for text, scored in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
         naive = score_naively(llama, decoder, DECODING, request, text)
@@ -100,7 +100,7 @@ def test_texts_are_scored_as_the_naive_reference_would_token_by_token(
 
 @pytest.mark.parametrize("rule", ["confidence", "patience", "kl", "random"])  # one of each kind
 def test_a_text_is_scored_beside_others_as_alone(llama: PreTrainedModel, rule: str) -> None:
-    decoder, configuration = decoder_of(llama), Exit("frozen_residual", rule, SOME[rule][0])
+    decoder, configuration = decoder_of(llama), EarlyExit("frozen_residual", rule, SOME[rule][0])
     for prompt in (PROMPTS[2], ()):
         request = Request(prompt, configuration, seed=1)
         for text, beside in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):

@@ -19,12 +19,12 @@ from untrained import PROBE, STATE_MAPS
 
 from eexit.decode import exit_visitor, full_depth, groups, predictors
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.method.modes import MODES
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import Exit, Normal
+from eexit.plan.configuration import EarlyExit, NoExit
 
-DECODING = Decoding(
+DECODING = DecodingConfig(
     EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=2
 )
 KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "D": 32, "F": 32}
@@ -75,12 +75,12 @@ def test_names_say_the_axes_of_what_they_hold(
     for module, names in PARTS.items():
         for name in names:
             monkeypatch.setattr(module, name, checked(getattr(module, name), seen))
-    exits = [Exit(mode, rule, SOME[rule][0]) for mode in MODES for rule in SOME]
-    requests = [Request((5, 80, 7), Normal()), *(Request((5, 80, 7), configuration) for configuration in exits)]
-    decoding = Decoding(**{**vars(DECODING), "temperature": temperature})
+    exits = [EarlyExit(mode, rule, SOME[rule][0]) for mode in MODES for rule in SOME]
+    requests = [Request((5, 80, 7), NoExit()), *(Request((5, 80, 7), configuration) for configuration in exits)]
+    decoding = DecodingConfig(**{**vars(DECODING), "temperature": temperature})
     for _, trace in Engine(Decoder(llama), decoding).generate(requests):
-        assert isinstance(trace, Trace)
-        n_columns = len(fields(Trace)) - 3  # without how it finished, what was counted, and rounds
+        assert isinstance(trace, RequestOutput)
+        n_columns = len(fields(RequestOutput)) - 3  # without how it finished, what was counted, and rounds
         assert check("", replace(trace, counts=None), {}) == n_columns
     assert all(seen[name] > 0 for names in PARTS.values() for name in names if temperature or name != "pick_tokens"), (
         seen

@@ -31,19 +31,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
 from eexit.decode import deferred, engine, slots
-from eexit.decode.costs import Counts, needed
+from eexit.decode.costs import OpCounts, required_ops
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.engine import Engine, row_bytes
-from eexit.decode.requests import Decoding, Request, RowSoFar
+from eexit.decode.requests import DecodingConfig, PartialOutput, Request
 from eexit.decode.score import score
+from eexit.method.custom import use_files
 from eexit.method.modes import MODES
-from eexit.method.own import use_files
 from eexit.method.rules import BLIND, ONLINE, Parameter
 from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
-from eexit.model.decoders import Decoders
-from eexit.model.layers import Inputs, Visit
-from eexit.plan.configuration import Configuration, Draft, Exit, Normal
+from eexit.model.decoders import DecoderPair
+from eexit.model.layers import ForwardInputs, Visit
+from eexit.plan.configuration import Configuration, Draft, EarlyExit, NoExit
 
 MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
 FEW = replace(SAMPLED, observe="none")
@@ -52,9 +52,9 @@ ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
 RUN_ON = ("unfrozen", "frozen_residual")
 
 
-def confident(model: PreTrainedModel, modes: Sequence[str] | None = None) -> list[Exit]:
+def confident(model: PreTrainedModel, modes: Sequence[str] | None = None) -> list[EarlyExit]:
     """An online rule in these modes, or in every one."""
-    return [Exit(mode, "confidence", some(model, "confidence")[0]) for mode in modes or modes_of(model)]
+    return [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes or modes_of(model)]
 
 
 @pytest.mark.parametrize("architecture", KINDS)
@@ -65,10 +65,10 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
         request, priced = Request(PROMPTS[0], configuration, 3), architecture in ("llama", "gemma3", "gpt_neox")
         alone = run_alone(decoder, FEW, request, priced=priced)
         counts, exit_T = alone.counts, alone.trace.exit_layer_T[1:]
-        least = needed(exit_T, np.array([*EXITABLE, 6]), MODES[configuration.mode])
+        least = required_ops(exit_T, np.array([*EXITABLE, 6]), MODES[configuration.mode])
         assert counts.layers_T.tolist() == least.layers_T.tolist()
         writes = configuration.mode in ("frozen_residual", "mapped_residual")
-        assert counts.keys_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
+        assert counts.kv_layers_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
         assert counts.looks_TX("head_reads").sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
         seen |= set(exit_T.tolist())
     assert len(seen) > 1
@@ -77,11 +77,13 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
 def test_invariant_7_holds_for_every_rule_and_state(llama: PreTrainedModel) -> None:
     """Also for those that look at nothing, at the stream alone, or through a probe."""
     for (rule, parameters), mode in product({rule: some(llama, rule) for rule in (*ONLINE, *BLIND)}.items(), MODES):
-        run_alone(decoder_of(llama), replace(FEW, readout=LINEAR), Request(PROMPTS[0], Exit(mode, rule, parameters[0])))
+        run_alone(
+            decoder_of(llama), replace(FEW, readout=LINEAR), Request(PROMPTS[0], EarlyExit(mode, rule, parameters[0]))
+        )
 
 
 def test_oracles_have_no_cost_of_their_own(llama: PreTrainedModel) -> None:
-    requests = [Request(PROMPTS[0], Exit(mode, "kl", 0.5)) for mode in MODES]
+    requests = [Request(PROMPTS[0], EarlyExit(mode, "kl", 0.5)) for mode in MODES]
     assert [trace.counts for trace in generate(llama, requests, FEW)] == [None] * len(MODES)
 
 
@@ -91,13 +93,13 @@ def test_rows_that_come_and_go_are_those_of_the_reference_and_cost_what_they_cos
     model = shared_model(architecture)
     rules, modes = (*ONLINE, *BLIND), modes_of(model)
     pairs = [*zip(rules, cycle(modes), strict=False), *product(rules[:1], modes)]
-    exits = [Exit(mode, rule, some(model, rule)[0]) for rule, mode in dict.fromkeys(pairs)]
+    exits = [EarlyExit(mode, rule, some(model, rule)[0]) for rule, mode in dict.fromkeys(pairs)]
     requests = [Request(PROMPTS[index % 3], exit, seed=index) for index, exit in enumerate(exits)]
     traces = as_reference(model, requests, ENDING, rows=3)
     assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
     for request, trace in list(zip(requests, traces, strict=True))[::4]:
         [alone] = generate(model, [request], ENDING)
-        for field in fields(Counts):
+        for field in fields(OpCounts):
             np.testing.assert_array_equal(getattr(alone.counts, field.name), getattr(trace.counts, field.name))
 
 
@@ -114,8 +116,8 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(KVCache, "move_left", noted)
     model = shared_model(architecture)
-    oracles = [Exit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
-    rows_of: list[Configuration] = [*confident(model), *oracles, Normal()]
+    oracles = [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
+    rows_of: list[Configuration] = [*confident(model), *oracles, NoExit()]
     for decoding, each in ((ENDING, rows_of), (replace(ENDING, temperature=0.0), [Draft(3, 2)] * 3)):
         requests = [Request(PROMPTS[seed % 3], configuration, seed) for seed, configuration in enumerate(each)]
         as_reference(model, requests, decoding, rows=2)
@@ -124,7 +126,7 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
 
 
 N_LONG = 96
-LONG_TEXT = Decoding(EXITABLE, N_LONG, frozenset())
+LONG_TEXT = DecodingConfig(EXITABLE, N_LONG, frozenset())
 SELDOM = control(95, 0, 0, 5)
 
 
@@ -143,7 +145,7 @@ def long_llama() -> PreTrainedModel:
 def test_the_invariants_hold_for_long_texts_in_which_many_tokens_are_owed(
     mode: str, rule: str, parameter: Parameter
 ) -> None:
-    model, configuration = long_llama(), Exit(mode, rule, parameter)
+    model, configuration = long_llama(), EarlyExit(mode, rule, parameter)
     decoder, requests = decoder_of(model), [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
     trace = traces_of(Engine(decoder, LONG_TEXT).generate(requests))[1]
     assert_same(trace, reference_of(model, requests[1], LONG_TEXT))
@@ -165,24 +167,24 @@ def test_rows_that_alter_the_cache_go_on_as_the_reference_when_the_last_row_that
     """Their tokens were deferred with those of that row, and the next ones aren't written before them."""
     model = shared_model(architecture)
     [threshold] = some(model, "confidence")[:1]
-    first, ends = (Request(PROMPTS[at], Exit("unfrozen", "random", control(60, 20, 15, 5)), at) for at in (1, 2))
+    first, ends = (Request(PROMPTS[at], EarlyExit("unfrozen", "random", control(60, 20, 15, 5)), at) for at in (1, 2))
     modes = [mode for mode in modes_of(model) if mode != "unfrozen"]
-    others = [Request(PROMPTS[0], Exit(mode, "confidence", threshold), 3) for mode in modes]
+    others = [Request(PROMPTS[0], EarlyExit(mode, "confidence", threshold), 3) for mode in modes]
 
-    def stop_at(end: int) -> Callable[[RowSoFar], bool]:
+    def stop_at(end: int) -> Callable[[PartialOutput], bool]:
         return lambda row: row.request in (first, ends) and len(row.token_ids) == end
 
     for end in (6, 10):
-        decoding = replace(SAMPLED, max_new_tokens=24, rows=2 + len(others), stops=stop_at(end))
+        decoding = replace(SAMPLED, max_new_tokens=24, max_rows=2 + len(others), stop_fn=stop_at(end))
         traces = generate(model, [first, ends, *others], decoding)
-        assert_as_reference(model, others, traces[2:], replace(decoding, stops=None))
+        assert_as_reference(model, others, traces[2:], replace(decoding, stop_fn=None))
 
 
 def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "PREFILLED_COLUMNS", 300)  # two of these prompts
     long = tuple(token % 97 for token in range(7, 157))
     requests = [
-        Request(prompt, Exit(mode, "confidence", 0.3), seed=3)
+        Request(prompt, EarlyExit(mode, "confidence", 0.3), seed=3)
         for prompt in ((5,), long, PROMPTS[1], long[:70])
         for mode in ("unfrozen", "skip")
     ]
@@ -191,12 +193,12 @@ def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: p
 
 def test_a_text_that_never_goes_deeper_runs_nothing_deeper(llama: PreTrainedModel) -> None:
     for mode in MODES:
-        alone = run_alone(decoder_of(llama), FEW, Request(PROMPTS[1], Exit(mode, "fixed", 1.0)))
+        alone = run_alone(decoder_of(llama), FEW, Request(PROMPTS[1], EarlyExit(mode, "fixed", 1.0)))
         assert alone.columns["layers_run"] == 2 * (len(alone.trace.token_id_T) - 1)
         assert alone.columns["cost_run"] >= alone.columns["cost_needed"]
 
 
-SHALLOW = Exit("unfrozen", "fixed", 1.0)  # of whose tokens all deeper layers are deferred
+SHALLOW = EarlyExit("unfrozen", "fixed", 1.0)  # of whose tokens all deeper layers are deferred
 
 
 def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPatch, own_exits: None) -> None:
@@ -211,12 +213,12 @@ def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(DeferredTokens, "run", noted)
     decoder, length = decoder_of(long_llama()), N_LONG + len(PROMPTS[1])
-    of_normal = row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, [Request((1,), Normal())])
-    for other in (SHALLOW, Exit("between", "fixed", 1.0)):
+    of_normal = row_bytes(False, DecoderPair.of(decoder), LONG_TEXT, length, [Request((1,), NoExit())])
+    for other in (SHALLOW, EarlyExit("between", "fixed", 1.0)):
         requests = [Request(PROMPTS[1], each) for each in (SHALLOW, SHALLOW, other)]
         held.clear()
         traces_of(Engine(decoder, replace(LONG_TEXT, observe="none")).generate(requests))
-        of_row = row_bytes(False, Decoders.of(decoder), LONG_TEXT, length, requests)
+        of_row = row_bytes(False, DecoderPair.of(decoder), LONG_TEXT, length, requests)
         assert 0.9 * 3 * (of_row - of_normal) < max(held) < 3 * (of_row - of_normal)
 
 
@@ -239,7 +241,9 @@ def test_a_step_does_not_copy_all_deferred_tokens() -> None:
     assert 0 < copies.most < 3 * N_LONG * decoder.width / 2
 
 
-def passes_of(model: PreTrainedModel, decoding: Decoding, requests: Sequence[Request]) -> tuple[list[int], list[int]]:
+def passes_of(
+    model: PreTrainedModel, decoding: DecodingConfig, requests: Sequence[Request]
+) -> tuple[list[int], list[int]]:
     """Numbers of tokens that the last layer runs at a time behind the prompts, and those that progress is told."""
     told, sizes = list[int](), list[int]()
 
@@ -260,9 +264,11 @@ def test_deferred_tokens_run_in_blocks(monkeypatch: pytest.MonkeyPatch, joins: b
     prompts = [(number, 7) for number in range(3)]
     if joins:
         requests = [Request(prompt, SHALLOW) for prompt in prompts]
-        decoding = replace(LONG_TEXT, rows=2, stops=lambda row: row.request == requests[0] and len(row.token_ids) == 60)
+        decoding = replace(
+            LONG_TEXT, max_rows=2, stop_fn=lambda row: row.request == requests[0] and len(row.token_ids) == 60
+        )
     else:
-        requests = [Request(prompt, Exit("unfrozen", "random", SELDOM), 3) for prompt in prompts]
+        requests = [Request(prompt, EarlyExit("unfrozen", "random", SELDOM), 3) for prompt in prompts]
         decoding = LONG_TEXT
     sizes, told = passes_of(long_llama(), decoding, requests)
     assert 20 < max(sizes) <= 40 + len(prompts)
@@ -279,7 +285,7 @@ def test_deferred_tokens_in_blocks_are_those_of_the_reference(
     model = shared_model(architecture)
     seldom = [control(90, 0, 0, 10), control(60, 20, 15, 5)]
     exits = [
-        *(Exit("unfrozen", "random", each) for each in seldom),
+        *(EarlyExit("unfrozen", "random", each) for each in seldom),
         *confident(model, ["unfrozen", modes_of(model)[-1]]),
     ]
     requests = [Request(PROMPTS[index % 3], exit, seed=index) for index, exit in enumerate([*exits, exits[0]])]
@@ -292,12 +298,15 @@ def test_deferred_tokens_in_blocks_are_those_of_the_reference(
 def test_rows_in_flight_run_what_they_owe_before_others_come(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder, requests = decoder_of(llama), [Request(PROMPTS[seed], Exit("unfrozen", "fixed", 1.0)) for seed in range(3)]
+    decoder, requests = (
+        decoder_of(llama),
+        [Request(PROMPTS[seed], EarlyExit("unfrozen", "fixed", 1.0)) for seed in range(3)],
+    )
     ends = dict(zip(PROMPTS, (5, 8, 5), strict=True))
-    decoding = replace(FEW, rows=2, stops=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids])
+    decoding = replace(FEW, max_rows=2, stop_fn=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids])
     passes, run = list[int](), decoder.run
 
-    def noted(visit: Visit, inputs: Inputs, *given: Any) -> torch.Tensor:
+    def noted(visit: Visit, inputs: ForwardInputs, *given: Any) -> torch.Tensor:
         passes.append(inputs.token_BT.shape[1])
         return run(visit, inputs, *given)
 

@@ -16,22 +16,22 @@ from eexit.decode.requests import Request
 from eexit.method.rules import ORACLES
 from eexit.model.adapters import merged
 from eexit.plan.config import Observe
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.results.token_columns import recorded
 
 
 def kinds(model: PreTrainedModel) -> list[Configuration]:
     """`normal`, each online rule in some mode."""
-    exits = [each for each in each_rule(model, 1) if not (isinstance(each, Exit) and each.is_oracle)]
-    return [*exits, Exit("unfrozen", "fixed", 3.0)]
+    exits = [each for each in each_rule(model, 1) if not (isinstance(each, EarlyExit) and each.is_oracle)]
+    return [*exits, EarlyExit("unfrozen", "fixed", 3.0)]
 
 
 @pytest.mark.parametrize(("architecture", "observe"), [("llama", "final"), ("gemma3", "none")])
 def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, observe: Observe) -> None:
     model = shared_model(architecture)
     requests = grid(kinds(model), PROMPTS[:2])
-    whole = generate(model, requests, replace(SAMPLED, rows=5))
-    less = generate(model, requests, replace(SAMPLED, rows=5, observe=observe))
+    whole = generate(model, requests, replace(SAMPLED, max_rows=5))
+    less = generate(model, requests, replace(SAMPLED, max_rows=5, observe=observe))
     kept = {field for field, *_ in recorded(observe)}
     assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
     assert ("logprob_T" in kept) == (observe == "final")
@@ -52,7 +52,7 @@ def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.Monke
     monkeypatch.setattr(full_depth, "OBSERVED_TOKENS", 15)
     monkeypatch.setattr(full_depth, "READ_TOKENS", 3)
     model, observed = shared_model(architecture), list[int]()
-    requests = grid([Normal(), *(Exit(mode, "fixed", 3.0) for mode in modes_of(model))], PROMPTS[:2])
+    requests = grid([NoExit(), *(EarlyExit(mode, "fixed", 3.0) for mode in modes_of(model))], PROMPTS[:2])
     outcomes = Engine(decoder_of(model), SAMPLED).generate(requests, observed=observed.append)
     traces = traces_of(outcomes)
     assert_as_reference(model, requests, [traces[index] for index in range(len(requests))], SAMPLED)
@@ -65,7 +65,9 @@ def test_oracles_decide_alike_whatever_is_recorded_with_an_adapter_too(
     llama: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory, observe: Observe
 ) -> None:
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path_factory.mktemp("adapter"))))
-    requests = grid([Normal(), *(Exit("frozen_residual", rule, 1.0 if rule == "kl" else None) for rule in ORACLES)])
+    requests = grid(
+        [NoExit(), *(EarlyExit("frozen_residual", rule, 1.0 if rule == "kl" else None) for rule in ORACLES)]
+    )
     for other in (None, student):
         engines = (Engine(decoder_of(llama), replace(SAMPLED, observe=each), other) for each in ("all", observe))
         whole, less = (traces_of(engine.generate(requests)) for engine in engines)
@@ -79,15 +81,15 @@ def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_layer_that_
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, observe: Observe, reads: int
 ) -> None:
     decoder, n_read = decoder_of(llama), 0
-    head = decoder.head
+    head = decoder.lm_head
 
     def counted(ready_BH: Tensor) -> Tensor:
         nonlocal n_read
         n_read += len(ready_BH)
         return head(ready_BH)
 
-    monkeypatch.setattr(decoder, "head", counted)
+    monkeypatch.setattr(decoder, "lm_head", counted)
     greedy = replace(SAMPLED, temperature=0.0, observe=observe)
-    [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], Normal())])).values()
+    [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], NoExit())])).values()
     first = max(1, greedy.n_observed)  # of the prompt's pass
     assert n_read == first + reads * (len(trace.token_id_T) - 1)

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import eexit
-from eexit.decode.costs import Prices
-from eexit.decode.requests import Decoding
+from eexit.decode.costs import UnitCosts
+from eexit.decode.requests import DecodingConfig
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.model.layers import Decoder
 
-DECODING = Decoding(EXITABLE, 2, frozenset())
+DECODING = DecodingConfig(EXITABLE, 2, frozenset())
 
 
-def assert_equal(ours: Prices, expected: Prices) -> None:
-    for field in fields(Prices):
+def assert_equal(ours: UnitCosts, expected: UnitCosts) -> None:
+    for field in fields(UnitCosts):
         np.testing.assert_array_equal(getattr(ours, field.name), getattr(expected, field.name), err_msg=field.name)
 
 

@@ -12,14 +12,14 @@ from tiny_models import GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, PreTrainedModel
 
 from eexit.decode.engine import Engine, refuse_mode
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.errors import UsageError
+from eexit.method.custom import CustomSource, use_text
 from eexit.method.modes import MODES, Mode
-from eexit.method.own import Source, use_text
-from eexit.method.rules import BLIND, RULES, Control, Parameter, Rule
+from eexit.method.rules import BLIND, RULES, ExitHistogram, Parameter, Rule
 from eexit.model.layers import Decoder
 from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
 
@@ -66,7 +66,7 @@ def test_a_parameter_that_makes_no_sense_is_refused(rule: str, parameter: Parame
 def test_what_just_reaches_a_threshold_exits(rule: str) -> None:
     evidence_BE = torch.tensor([[1.5, 2.0, 2.5]])
     chances = RULES[rule].chances(evidence_BE, torch.full((1, 3), 2.0))
-    assert chances.stop_BE.tolist() == ([[1, 1, 0]] if rule == "entropy" else [[0, 1, 1]])
+    assert chances.exit_BE.tolist() == ([[1, 1, 0]] if rule == "entropy" else [[0, 1, 1]])
 
 
 def test_a_rule_that_names_a_layer_needs_it_to_be_exitable() -> None:
@@ -94,22 +94,24 @@ def test_patience_that_the_exitable_layers_can_not_try_is_refused() -> None:
 
 def test_a_control_exits_as_often_at_each_layer_as_what_it_follows() -> None:
     assert RULES["random"].per_layer(control(20, 30, 0, 50), (1, 3, 4)) == [20 / 100, 30 / 80, 0]
-    assert RULES["random"].per_layer(Control("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
+    assert RULES["random"].per_layer(ExitHistogram("unfrozen/kl/1", ((1, 5),)), (1, 3, 4)) == [1, 0, 0]
 
 
 def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, own_exits: None) -> None:
     use_text(
-        Source("odds.py", CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0])
+        CustomSource(
+            "odds.py", CONTRIBUTING.read_text().split("## Add a rule")[1].split("```python")[1].split("```")[0]
+        )
     )
     config = SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["odds=1.5,9"], "modes": ["skip"]})
     with pytest.raises(ValueError, match=r"rule odds takes a ratio ≥ 1, as in odds=3, got 0.5"):
         SweepConfig.model_validate({"prompts": PROMPTS, "rules": ["odds=0.5"]})
-    decoding = Decoding(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=2)
+    decoding = DecodingConfig(exitable_layers=EXITABLE, max_new_tokens=24, eos_token_ids=frozenset(), record_top_k=2)
     exits: set[Parameter] = set()
     requests = [Request((5, 80, 7, 7, 31), configuration) for configuration in configurations(config)]
     for request, (_, trace) in zip(requests, sorted(Engine(Decoder(llama), decoding).generate(requests)), strict=True):
-        assert isinstance(trace, Trace)
-        assert isinstance(request.configuration, Exit)
+        assert isinstance(trace, RequestOutput)
+        assert isinstance(request.configuration, EarlyExit)
         sure_TE = trace.evidence_TE[1:] >= request.configuration.parameter
         first_T = np.where(sure_TE.any(1), sure_TE.argmax(1), len(EXITABLE))
         assert trace.exit_layer_T[1:].tolist() == np.array([*EXITABLE, 6])[first_T].tolist()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from reference.generation import draw, stick_breaking
-from reference.rules import Seen, stop_by_kl
+from reference.rules import RuleInputs, stop_by_kl
 from torch import Tensor
 
 from eexit.cpu import kernels
@@ -85,7 +85,7 @@ def test_probabilities_and_choices_are_those_of_the_plain_loops() -> None:
     chances = RULES["kl"].chances(kl, k[:, None].expand(-1, 4))
     probabilities, choices = exit_probabilities(chances), choose_exits(chances, u)
     for row in range(200):
-        stops, seen = stop_by_kl(Seen(kl[row].tolist(), [], torch.empty(0), [], [], (), None), k[row].item())
+        stops, seen = stop_by_kl(RuleInputs(kl[row].tolist(), [], torch.empty(0), [], [], (), None), k[row].item())
         assert seen == kl[row].tolist()
         assert probabilities[row].tolist() == pytest.approx(stick_breaking(stops), abs=1e-5)
         assert choices[row] == draw(stops, u[row].item())

@@ -22,10 +22,10 @@ from eexit.errors import UsageError
 from eexit.model.adapters import merged
 from eexit.model.sources import PEFT_FILES
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import Exit, Normal
+from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.model_description import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
-from eexit.studies.timing.contenders import Contenders
+from eexit.studies.timing.decode_timer import DecodeTimer
 from eexit.sweeps.generator import ModelGenerator
 
 WEIGHTS = PEFT_FILES[1]
@@ -98,13 +98,13 @@ def test_a_sweep_runs_its_student_in_all_modes_but_normal(sweep: SweepConfig) ->
 
 
 def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
-    contenders, ran = Contenders(sweep, "cpu", 4), Counter[str]()
+    contenders, ran = DecodeTimer(sweep, "cpu", 4), Counter[str]()
     assert contenders.student is not None
     for name, decoder in (("base", contenders.decoder), ("student", contenders.student)):
         decoder.layers[-1].register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
-    contenders.time(Normal(), 1, contenders.prompts)
+    contenders.time(NoExit(), 1, contenders.prompts)
     assert ran.keys() == {"base"}
-    contenders.time(Exit("unfrozen", "fixed", 3.0), 1, contenders.prompts)
+    contenders.time(EarlyExit("unfrozen", "fixed", 3.0), 1, contenders.prompts)
     assert ran.keys() == {"base", "student"}
 
 

@@ -16,8 +16,8 @@ from traces import assert_same, kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Failure, Outcome, Request, Trace
-from eexit.model.layers import Decoder, Inputs, Layer
+from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure, RequestOutput
+from eexit.model.layers import Decoder, ForwardInputs, Layer
 
 CPU: Final = torch.device("cpu")
 TEXTS: Final = ((5, 80, 7), tuple(range(30, 47)), (9, 8, 60, 61, 3, 3, 41, 12, 88))  # of several lengths
@@ -49,21 +49,25 @@ def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model:
 
     for text in TEXTS:
         visited.clear()
-        ready_1TH = decoder.run(visit, Inputs.of([text], CPU), decoder.cache(1, len(text)))
+        ready_1TH = decoder.run(visit, ForwardInputs.of([text], CPU), decoder.cache(1, len(text)))
         assert visited == list(range(decoder.n_layers))
-        assert torch.equal(decoder.head(ready_1TH[0]), own_logits(any_model, text))
+        assert torch.equal(decoder.lm_head(ready_1TH[0]), own_logits(any_model, text))
 
 
 @torch.inference_mode()
 def test_rows_of_several_lengths_say_what_they_say_alone(any_model: PreTrainedModel) -> None:
     decoder, cache = decoder_of(any_model), decoder_of(any_model).cache(len(TEXTS), LONGEST)
-    whole = Inputs.of(TEXTS, CPU)
+    whole = ForwardInputs.of(TEXTS, CPU)
     for start, stop in ((0, 12), (12, 13), (13, LONGEST)):
-        part = Inputs(whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.seen_BC[:, :stop])
+        part = ForwardInputs(
+            whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.attention_mask_BC[:, :stop]
+        )
         ready_BTH = decoder.run(Layer.run, part, cache)
     for text, ready_TH in zip(TEXTS, ready_BTH, strict=True):
         n = min(len(text), LONGEST - 13)
-        torch.testing.assert_close(decoder.head(ready_TH[-n:]), own_logits(any_model, text)[-n:], rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(
+            decoder.lm_head(ready_TH[-n:]), own_logits(any_model, text)[-n:], rtol=1e-3, atol=2e-3
+        )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -117,7 +121,7 @@ def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
     decoder, prompt = decoder_of(model), torch.tensor([TEXTS[0]])
     generate: Any = model.generate
     before = generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
-    inputs = Inputs.of(TEXTS, CPU)
+    inputs = ForwardInputs.of(TEXTS, CPU)
     decoder.run(Layer.run, inputs, decoder.cache(3, LONGEST))
     with pytest.raises(ZeroDivisionError):
         decoder.run(failing, inputs, decoder.cache(3, LONGEST))
@@ -138,15 +142,15 @@ def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
         return layer.run(hidden_BTW)
 
     with ThreadPoolExecutor(1) as other:
-        ready_1TH = decoder.run(visit, Inputs.of(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
-    assert torch.equal(decoder.head(ready_1TH[0]), expected)
+        ready_1TH = decoder.run(visit, ForwardInputs.of(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
+    assert torch.equal(decoder.lm_head(ready_1TH[0]), expected)
     assert visited == list(range(7))
 
 
 @torch.inference_mode()
 def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
     decoder, hidden_BW = decoder_of(any_model), torch.randn(3, 32)
-    assert not torch.allclose(decoder.normed(hidden_BW), decoder.unnormed(hidden_BW))
+    assert not torch.allclose(decoder.head_input(hidden_BW), decoder.head_input_without_norm(hidden_BW))
 
 
 def test_a_language_model_within_another_decodes_as_it_does() -> None:
@@ -175,7 +179,7 @@ def test_a_language_model_within_another_decodes_as_it_does() -> None:
 
 def test_as_many_rows_as_heads_decode_as_one_does() -> None:
     mpt = shared_model("mpt")
-    decoding = Decoding(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
+    decoding = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=8, eos_token_ids=frozenset(), record_top_k=1)
     engine = Engine(decoder_of(mpt), decoding)
     requests = [kl_request((5, 80, token), "frozen_residual", 0.5) for token in range(mpt.config.n_heads)]
     together = traces_of(engine.generate(requests))
@@ -186,7 +190,7 @@ def test_as_many_rows_as_heads_decode_as_one_does() -> None:
 
 SWITCH: Final = 40  # tokens, after which the angles of families with LongRoPE are others
 SHORT, LONG = tuple(range(3, 20)), tuple(range(2, 52))
-DECODING: Final = Decoding(exitable_layers=(1, 3), max_new_tokens=10, eos_token_ids=frozenset(), record_top_k=2)
+DECODING: Final = DecodingConfig(exitable_layers=(1, 3), max_new_tokens=10, eos_token_ids=frozenset(), record_top_k=2)
 
 
 @pytest.fixture(params=["phi3_longrope", "phimoe"])
@@ -203,16 +207,16 @@ def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(longrope:
     modes = ("normal", None), ("frozen_residual", 0.5)
     requests = [kl_request(prompt, mode, k) for prompt in (SHORT, LONG) for mode, k in modes]
     for request, trace in zip(requests, generated(longrope, requests), strict=True):
-        assert isinstance(trace, Trace)
+        assert isinstance(trace, RequestOutput)
         assert_same(trace, generate_one(longrope, decoder_of(longrope), request, DECODING))
 
 
 def test_a_row_ends_where_the_angles_switch(longrope: PreTrainedModel) -> None:
     requests = [kl_request(LONG[:length], "normal", None) for length in (SWITCH - 3, SWITCH, SWITCH + 1)]
     before, at, behind = generated(longrope, requests)
-    assert isinstance(before, Trace)
+    assert isinstance(before, RequestOutput)
     assert (len(before.token_id_T), before.finish_reason) == (3, "length")
-    assert isinstance(at, Failure)
+    assert isinstance(at, RequestFailure)
     assert "no room in the model's context of 40, where its rotary angles switch" in at.error
-    assert isinstance(behind, Trace)
+    assert isinstance(behind, RequestOutput)
     assert len(behind.token_id_T) == 10

@@ -5,18 +5,18 @@ import re
 
 import pytest
 
-from eexit.output.display import Lines, open_display
+from eexit.output.display import PlainDisplay, open_display
 from eexit.output.progress import Progress
-from eexit.results.store.writing_shards import Tally
-from eexit.sweeps.shard_runner import InFlight, sweep_progress
+from eexit.results.store.commit import RunCounts
+from eexit.sweeps.shard_runner import ShardProgress, sweep_progress
 
 
 def test_a_log_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
     display = open_display()
-    assert isinstance(display, Lines)
-    progress = sweep_progress(30, 0, Tally(10, 1, 1000), InFlight(500), 100, (1, 2))
+    assert isinstance(display, PlainDisplay)
+    progress = sweep_progress(30, 0, RunCounts(10, 1, 1000), ShardProgress(500), 100, (1, 2))
     assert progress.share == 0.5
     with display:
         display.show(progress)
@@ -36,7 +36,7 @@ def test_lines_become_fewer_as_time_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     display = open_display()
     for second in range(3600):
         now = float(second)
-        display.show(sweep_progress(27, 0, Tally(), InFlight(second), 100, (1, 1)))
+        display.show(sweep_progress(27, 0, RunCounts(), ShardProgress(second), 100, (1, 1)))
     lines = log.getvalue().splitlines()
     assert [line.split(" tokens")[0] for line in lines[:3]] == ["0", "5", "10"]
     assert len(lines) < 120, "720 at one every five seconds"
@@ -62,7 +62,7 @@ def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
     for observed in (0, 128, 256):
-        progress = sweep_progress(30, 0, Tally(), InFlight(500, observed=observed), 100, (1, 1))
+        progress = sweep_progress(30, 0, RunCounts(), ShardProgress(500, observed=observed), 100, (1, 1))
         open_display().show(progress)
     generating, *observing = log.getvalue().splitlines()
     assert re.fullmatch(r"500 tokens · 0/30 runs · [\d,]+ tokens/s · 0:00 left · 0 errors · 1/1 actors", generating)
@@ -72,7 +72,7 @@ def test_while_finished_texts_are_observed_it_says_so_in_place_of_a_rate_and_of_
 
 
 def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = sweep_progress(27, 0, Tally(), InFlight(5), 100, (1, 1))
+    progress = sweep_progress(27, 0, RunCounts(), ShardProgress(5), 100, (1, 1))
     with open_display(quiet=True) as display:
         display.show(progress, last=True)
         display.say("something")
@@ -87,5 +87,5 @@ def test_quiet_shows_nothing_and_progress_goes_to_standard_error(capsys: pytest.
 
 def test_control_characters_are_shown_and_not_done() -> None:
     log = io.StringIO()
-    Lines(log).say("the model \x1b[2J of results")
+    PlainDisplay(log).say("the model \x1b[2J of results")
     assert log.getvalue() == "the model \\x1b[2J of results\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eexit.output.locations import inside, reading, shown, without_secrets
+from eexit.output.locations import inside, read_snippet, redact, without_secrets
 
 SECRETS = [
     ("s3://KEY:SECRET@bucket/mine", "s3://…@bucket/mine"),
@@ -22,14 +22,14 @@ OPEN = ["results/demo", "/a@b/c?d", "s3://bucket/mine", "s3://bucket/a@b", "hdfs
 
 @pytest.mark.parametrize(("uri", "expected"), SECRETS)
 def test_user_and_options_are_hidden(uri: str, expected: str) -> None:
-    assert shown(uri) == expected
+    assert redact(uri) == expected
     if " " not in uri:
         assert without_secrets(f"no such folder: '{uri}' (give one)") == f"no such folder: '{expected}' (give one)"
 
 
 @pytest.mark.parametrize("place", OPEN)
 def test_what_holds_no_secret_is_shown_as_it_is(place: str) -> None:
-    assert shown(place) == without_secrets(place) == place
+    assert redact(place) == without_secrets(place) == place
 
 
 def test_a_name_goes_before_the_options() -> None:
@@ -41,11 +41,11 @@ def test_the_line_that_reads_results_holds_no_secret_and_all_that_a_reader_needs
     def line(where: str, hint: str = "") -> str:
         return f'import pandas as pd; pd.read_parquet("{where}"){hint}'
 
-    assert reading("results/demo", "generations") == line("results/demo/generations")
-    assert reading("s3://b/x/", "tokens") == line("s3://b/x/tokens")
-    assert reading("s3://b/x?scheme=http&endpoint_override=127.0.0.1:9&secret=SECRET", "tokens") == line(
+    assert read_snippet("results/demo", "generations") == line("results/demo/generations")
+    assert read_snippet("s3://b/x/", "tokens") == line("s3://b/x/tokens")
+    assert read_snippet("s3://b/x?scheme=http&endpoint_override=127.0.0.1:9&secret=SECRET", "tokens") == line(
         "s3://b/x/tokens?scheme=http&endpoint_override=127.0.0.1:9"
     )
     keys = "  # with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set to what --out carries"
-    assert reading("s3://KEY:SECRET@b/x?region=y", "tokens") == line("s3://b/x/tokens?region=y", keys)
-    assert reading("abfs://a:SECRET@b/x", "tokens") == line("abfs://…@b/x/tokens", "  # with … as it is in --out")
+    assert read_snippet("s3://KEY:SECRET@b/x?region=y", "tokens") == line("s3://b/x/tokens?region=y", keys)
+    assert read_snippet("abfs://a:SECRET@b/x", "tokens") == line("abfs://…@b/x/tokens", "  # with … as it is in --out")

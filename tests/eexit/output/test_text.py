@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eexit.output.text import did_you_mean, written
+from eexit.output.text import did_you_mean, format_number
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from eexit.output.text import did_you_mean, written
     ],
 )
 def test_a_number_is_written_as_format_does_but_for_zero(number: float | None, form: str, expected: str) -> None:
-    assert written(number, form) == expected
+    assert format_number(number, form) == expected
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ from safetensors.torch import save_file
 from untrained import LINEAR, N_LAYERS, PROBE, key_maps, save_state_maps, stream_maps
 
 from eexit.errors import UsageError
-from eexit.method.state_maps import FORMS, STREAMS
+from eexit.method.kv_maps import FORMS, STREAMS
 from eexit.model.sources import sha256
-from eexit.plan.artefact_fit import refuse_misfit
-from eexit.plan.artefacts import CARD, GATE, READOUT, WEIGHTS, Card, read_card, write_card
+from eexit.plan.artefact_check import refuse_misfit
+from eexit.plan.artefacts import CARD, GATE, READOUT, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import NO_EXITS, SweepConfig
-from eexit.plan.model_facts import ModelFound, _memory
+from eexit.plan.model_inspection import InspectedModel, _memory
 from eexit.plan.runs import plan_runs
-from eexit.sweeps.learned import load_probe, load_readout, load_state_maps
-from eexit.training.setup import WAYS
+from eexit.sweeps.load_artefacts import load_probe, load_readout, load_state_maps
+from eexit.training.trainer_inputs import WAYS
 
 MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
 RULES = ["predicted_kl=1"]
@@ -42,7 +42,7 @@ def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Pa
         "files": files,
         **card,
     }
-    write_card(folder, Card.model_validate(fields))
+    write_card(folder, ArtefactCard.model_validate(fields))
     return folder
 
 
@@ -204,7 +204,7 @@ def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
     place = save_state_maps(tmp_path / "maps", stream_maps(), MODEL)
-    found = ModelFound(MODEL, 1000, 10, None)
+    found = InspectedModel(MODEL, 1000, 10, None)
     mapped, plain = (_memory(each, 1, found) for each in (config(state=str(place), **MAPPING), config()))
     assert mapped
     assert plain

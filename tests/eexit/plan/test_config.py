@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from eexit.model.sources import PEFT_FILES, sha256
-from eexit.plan.artefacts import FLAGS, WEIGHTS, Card, write_card
+from eexit.plan.artefacts import FLAGS, WEIGHTS, ArtefactCard, write_card
 from eexit.plan.config import Prompt, SweepConfig
 
 PROMPTS = (Prompt(id="0", prompt="x"),)
@@ -99,7 +99,9 @@ def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(
     for name in (WEIGHTS, *PEFT_FILES):
         (tmp_path / name).touch()
     files = {WEIGHTS: sha256([tmp_path / WEIGHTS])}
-    write_card(tmp_path, Card(what="any", holds=tuple(FLAGS), model={}, layers=(5,), readout="lens", files=files))
+    write_card(
+        tmp_path, ArtefactCard(what="any", holds=tuple(FLAGS), model={}, layers=(5,), readout="lens", files=files)
+    )
     there = {name: str(tmp_path) if value == HERE else value for name, value in fields.items()}
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **there})

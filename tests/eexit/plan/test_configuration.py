@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from eexit.method.modes import MODES
-from eexit.method.rules import RULES, Control
+from eexit.method.rules import RULES, ExitHistogram
 from eexit.plan.configuration import (
     COLUMNS,
     Configuration,
-    Exit,
-    Normal,
+    EarlyExit,
+    NoExit,
     configuration_of,
     depends_on_seed,
     hashed,
@@ -21,13 +21,13 @@ from eexit.plan.configuration import (
     short_name,
 )
 
-COPYING = Control("skip/kl/0.5", ((1, 3), (6, 2)))
+COPYING = ExitHistogram("skip/kl/0.5", ((1, 3), (6, 2)))
 KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {
-    "normal": (Normal(), None, None, None),
-    "skip/kl/0.5": (Exit("skip", "kl", 0.5), "kl", 0.5, None),
-    "skip/agree": (Exit("skip", "agree"), "agree", None, None),
+    "normal": (NoExit(), None, None, None),
+    "skip/kl/0.5": (EarlyExit("skip", "kl", 0.5), "kl", 0.5, None),
+    "skip/agree": (EarlyExit("skip", "agree"), "agree", None, None),
     "skip/random/kl/0.5": (
-        Exit("skip", "random", COPYING),
+        EarlyExit("skip", "random", COPYING),
         "random",
         {"of": COPYING.of, "counts": COPYING.counts},
         None,
@@ -44,7 +44,7 @@ def test_a_configuration_can_be_made_from_its_columns(key: str) -> None:
     assert tuple(columns) == COLUMNS
     expected = configuration
     if columns["control_of"]:  # the histogram is not among the columns
-        expected = Exit("skip", "random", Control(COPYING.of, ()))
+        expected = EarlyExit("skip", "random", ExitHistogram(COPYING.of, ()))
     assert configuration_of(columns) == expected
     assert configuration_of({name: value for name, value in columns.items() if value is not None}) == expected
 
@@ -60,11 +60,11 @@ def test_ids_are_hashes_of_the_same_four_values_for_every_kind(key: str) -> None
 def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(name: str) -> None:
     evidence_BE = torch.tensor(np.random.default_rng(0).uniform(0.05, 0.95, (50, 5)).round(2), dtype=torch.float32)
     chances = RULES[name].chances(evidence_BE.round() if name == "agree" else evidence_BE, torch.full((50, 5), 0.5))
-    is_certain = bool(np.isin(chances.stop_BE.numpy(), (0, 1)).all())
+    is_certain = bool(np.isin(chances.exit_BE.numpy(), (0, 1)).all())
     if name == "fixed":  # its setting is 1 at one layer
         is_certain = bool(np.isin(RULES[name].per_layer(3.0, (1, 3)), (0, 1)).all())
-    assert depends_on_seed(Exit("skip", name), 0.0) == (not is_certain)
-    assert depends_on_seed(Exit("skip", name), 0.7)
+    assert depends_on_seed(EarlyExit("skip", name), 0.0) == (not is_certain)
+    assert depends_on_seed(EarlyExit("skip", name), 0.7)
 
 
 def test_the_readme_names_the_rules_that_leave_exits_to_chance() -> None:
@@ -77,15 +77,15 @@ def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_kn
         assert not depends_on_seed(configuration, 0.0)
         assert depends_on_seed(configuration, 1.0)
         assert depends_on_seed(configuration, None)
-    assert depends_on_seed(Exit("skip", "a rule of a later version"), 0.0)
+    assert depends_on_seed(EarlyExit("skip", "a rule of a later version"), 0.0)
 
 
 def test_different_configurations_have_different_short_names() -> None:
-    parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, Control("skip/kl/5", ((1, 3),)))
+    parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, ExitHistogram("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
-    exits = [Exit(*each) for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates)]
+    exits = [EarlyExit(*each) for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates)]
     drafts = parse_drafts("2,20:4,40")
-    every: list[Configuration] = [Normal(), Normal("later"), *drafts, *exits]
+    every: list[Configuration] = [NoExit(), NoExit("later"), *drafts, *exits]
     keys = {each.key for each in every}
     short = {short_name(key): key for key in keys}
     assert len(short) == len(keys)

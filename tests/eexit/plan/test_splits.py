@@ -6,14 +6,14 @@ from random import Random
 
 import pytest
 
-from eexit.plan.splits import for_reporting, representative, sort_of
+from eexit.plan.splits import in_test_split, representative, sort_of
 from eexit.training.texts import is_held_out
 
 PROMPTS = [f"prompt {number}" for number in range(4000)]
 
 
 def test_one_prompt_in_four_is_for_reporting_whether_or_not_it_is_held_out() -> None:
-    reported = {prompt for prompt in PROMPTS if for_reporting(prompt)}
+    reported = {prompt for prompt in PROMPTS if in_test_split(prompt)}
     held_out = {prompt for prompt in PROMPTS if is_held_out(prompt)}
     assert abs(len(reported) - 1000) < 82  # three standard errors
     assert abs(len(reported & held_out) - 200) < 42
@@ -22,7 +22,7 @@ def test_one_prompt_in_four_is_for_reporting_whether_or_not_it_is_held_out() -> 
 def test_the_split_is_that_of_the_hash_and_stays_so() -> None:
     for prompt in (*PROMPTS[:50], "", "Ünïcödé 漢字"):
         digest = blake2b(prompt.encode(), digest_size=8, key=b"reporting").hexdigest()
-        assert for_reporting(prompt) == (int(digest, 16) % 4 == 0)
+        assert in_test_split(prompt) == (int(digest, 16) % 4 == 0)
 
 
 @pytest.mark.parametrize(

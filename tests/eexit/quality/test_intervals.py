@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from eexit.quality.estimates import ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
-from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_difference, of_median, of_share
+from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_difference, of_median, share_interval
 
 DRAWS: Final = 400
 
@@ -48,7 +48,7 @@ def test_the_range_of_five_rounds_is_no_interval() -> None:
 
 
 def test_a_part_of_one_prompt_says_nothing_of_how_sure_it_is() -> None:
-    assert of_share(np.array([0.15])) == (0, 1)
+    assert share_interval(np.array([0.15])) == (0, 1)
     assert of_difference(np.array([0.15])) == (-1, 1)
 
 

@@ -15,8 +15,8 @@ from eexit.quality.learn_then_test import (
     ORDERS,
     PARETO,
     PASSED_ON,
+    alpha_share,
     certify,
-    error_of_ask,
     fixed_sequence,
     pareto_sequence,
 )
@@ -45,12 +45,12 @@ def test_a_sequence_that_is_through_passes_its_part_of_the_error_on() -> None:
 
 def test_asks_share_the_error_however_many_they_are() -> None:
     for planned in (1, 2, 4):
-        shares = [error_of_ask(0.95, number, planned) for number in range(1, 60)]
+        shares = [alpha_share(0.95, number, planned) for number in range(1, 60)]
         assert math.fsum(shares) == pytest.approx(0.05)
         assert sum(shares) <= 0.05 + 1e-12
         assert shares[:planned] == pytest.approx([0.95 * 0.05 / planned] * planned)
         assert shares[planned] == pytest.approx(0.05 * 0.95 * 0.05), "of what was kept, all but its twentieth"
-    assert error_of_ask(0.9) == pytest.approx(0.095)
+    assert alpha_share(0.9) == pytest.approx(0.095)
 
 
 def test_the_order_of_a_pilot_leaves_out_what_another_setting_beats() -> None:
@@ -218,11 +218,11 @@ def asked_until_certified(shares: Sequence[float], picks: bool = False) -> list[
 def test_however_often_the_same_prompts_are_asked_a_false_certificate_is_as_rare_as_stated(planned: int) -> None:
     """The prompts are used as often as planned, or four times where one use was planned."""
     n_asks = 4 if planned == 1 else planned
-    first, *_, last = asked_until_certified([error_of_ask(CONFIDENCE, n + 1, planned) for n in range(n_asks)])
+    first, *_, last = asked_until_certified([alpha_share(CONFIDENCE, n + 1, planned) for n in range(n_asks)])
     assert (first if planned == 1 else last) > 0.01
     assert last <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
 
 
 def test_asks_that_share_nothing_or_that_pick_what_looked_best_certify_too_often() -> None:
     assert asked_until_certified([0.05] * 4)[-1] > 0.1
-    assert asked_until_certified([error_of_ask(CONFIDENCE, number) for number in (1, 2)], picks=True)[-1] > 0.1
+    assert asked_until_certified([alpha_share(CONFIDENCE, number) for number in (1, 2)], picks=True)[-1] > 0.1

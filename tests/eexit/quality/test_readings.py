@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from eexit.plan.config import Prompt
-from eexit.plan.prompt_kinds.drawing import copied, list_of, object_of, question_about
+from eexit.plan.prompt_kinds.generators import copied, list_of, object_of, question_about
 from eexit.plan.splits import is_drawn
-from eexit.quality.answers import mark
+from eexit.quality.grading import grade
 
 LATER = ("fresh.toml", "last.toml")
 FOLDER = Path(__file__).with_name("readings")
@@ -47,7 +47,7 @@ def agreement(file: str, held_out: bool) -> tuple[Counter[str], Counter[str]]:
     alike: Counter[str] = Counter()
     for sort, prompt, text, right in readings(file, held_out):
         n[sort] += 1
-        alike[sort] += mark(prompt, text).correct == right
+        alike[sort] += grade(prompt, text).correct == right
     return n, alike
 
 
@@ -77,7 +77,7 @@ def test_both_marks_are_as_frequent_in_each_half_and_no_text_is_there_twice(file
 def test_texts_of_known_forms_are_all_marked_as_a_careful_reader_does(asked: dict[str, Any]) -> None:
     prompt = Prompt("", asked["prompt"], answer=asked["answer"])
     read = {**dict.fromkeys(asked["right"], True), **dict.fromkeys(asked["wrong"], False)}
-    assert {text: mark(prompt, text).correct for text in read} == read
+    assert {text: grade(prompt, text).correct for text in read} == read
 
 
 def test_of_known_forms_as_many_are_right_as_are_wrong() -> None:
@@ -89,7 +89,7 @@ def test_findings_has_how_many_later_texts_are_marked_alike() -> None:
     """`grading.csv`, which FINDINGS.md prints, has texts that didn't shape the grader, by kind."""
     rows: dict[str, Counter[str]] = {}
     for sort, prompt, text, right in (each for file in LATER for each in readings(file, held_out=True)):
-        marked = mark(prompt, text).correct
+        marked = grade(prompt, text).correct
         of_sort = rows.setdefault(sort, Counter())
         of_sort["texts"] += 1
         of_sort["alike" if marked == right else "wrongly_right" if marked else "wrongly_wrong"] += 1

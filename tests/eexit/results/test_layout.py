@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from eexit.output.whole_files import temporary_name
+from eexit.output.atomic_files import temporary_name
 from eexit.results.layout import (
     FORMAT,
     Manifest,
-    OtherFormatError,
+    UnsupportedFormatError,
     decode,
     encode,
     generations_name,
@@ -40,7 +40,7 @@ def test_a_manifest_without_a_checksum_a_changed_one_and_one_of_another_format_a
         decode(json.dumps({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}).encode())
     with pytest.raises(ValueError, match="its checksum does not match"):
         decode(encode(MANIFEST).replace(b'"n_runs": 9', b'"n_runs": 8'))
-    with pytest.raises(OtherFormatError, match=f"it has format 99, not {FORMAT}"):
+    with pytest.raises(UnsupportedFormatError, match=f"it has format 99, not {FORMAT}"):
         decode(encode(replace(MANIFEST, format=99)))
 
 

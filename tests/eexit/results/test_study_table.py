@@ -9,9 +9,9 @@ import pytest
 from blank_rows import blank
 
 from eexit.results import study_tables
-from eexit.results.files import DamagedError
+from eexit.results.parquet_files import DamagedError
 from eexit.results.store.folder import open_store
-from eexit.results.study_table import Table
+from eexit.results.study_table import StudyTable
 from eexit.results.study_tables import JUDGEMENTS, STUDY_TABLES, TIMINGS
 
 TABLES = pytest.mark.parametrize("table", STUDY_TABLES, ids=lambda table: table.name)
@@ -22,13 +22,13 @@ def started(minute: int) -> dict[str, Any]:
 
 
 def test_every_table_that_is_declared_is_read_copied_and_reported() -> None:
-    declared = [value for value in vars(study_tables).values() if isinstance(value, Table)]
+    declared = [value for value in vars(study_tables).values() if isinstance(value, StudyTable)]
     assert set(declared) == set(STUDY_TABLES)
     assert len({table.name for table in declared}) == len(declared)
 
 
 @TABLES
-def test_what_is_published_is_read_in_the_order_of_calls(table: Table, tmp_path: Path) -> None:
+def test_what_is_published_is_read_in_the_order_of_calls(table: StudyTable, tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert table.read(store).schema.equals(table.schema)
     named = dict.fromkeys(table.once, "")
@@ -54,7 +54,7 @@ def test_what_is_published_is_read_in_the_order_of_calls(table: Table, tmp_path:
     ],
 )
 def test_a_damaged_file_is_never_read_as_data_and_can_be_set_aside(
-    table: Table, damage: Callable[[bytes], bytes], tmp_path: Path
+    table: StudyTable, damage: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     store = open_store(tmp_path)
     table.publish(store, "a" * 32, [blank(table) | started(1)])
@@ -102,6 +102,6 @@ def test_of_a_judged_run_a_row_without_an_error_counts_and_then_the_latest(tmp_p
 def test_rows_of_an_older_version_lack_columns(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     columns = {name: field for name, field in TIMINGS.columns.items() if name != "prompt_ids"}
-    older = Table(TIMINGS.name, TIMINGS.id_column, columns)
+    older = StudyTable(TIMINGS.name, TIMINGS.id_column, columns)
     older.publish(store, "0" * 32, [blank(older) | started(1)])
     assert TIMINGS.read(store)["prompt_ids"].to_pylist() == [None]

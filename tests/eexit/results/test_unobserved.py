@@ -16,7 +16,7 @@ from eexit.plan.config import Observe, Prompt, SweepConfig
 from eexit.plan.runs import configurations
 from eexit.results.store.folder import open_store
 from eexit.results.tables import TOKENS
-from eexit.sweeps.summary.closing_table import closing_table
+from eexit.sweeps.summary.summary_table import closing_table
 from jobs import choose
 from jobs.files import export
 from reports.page.payload import payload

@@ -19,10 +19,10 @@ from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
 from eexit.results.layout import MANIFEST, decode, encode
-from eexit.results.shard_tables import Results
+from eexit.results.shard_tables import ShardTables
+from eexit.results.store.commit import commit, publish_shard
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import make_manifest
-from eexit.results.store.writing_shards import land, publish_shard
 from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
 from eexit.studies.export import CONVERSATIONS, OF_TOKENS
@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = make_manifest(config, asdict(describe_model(config)), generator.engine.decoding.exitable_layers)
     store.publish(MANIFEST, encode(manifest))
     for some in (runs[:4], runs[4:]):
-        land(store, some, generator.generate(some))
+        commit(store, some, generator.generate(some))
     return folder
 
 
@@ -161,7 +161,7 @@ def test_datasets_reads_it_with_the_declared_types_at_once_and_as_a_stream(
 
 def test_files_are_bounded(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = exported(made / "out", tmp_path / "one", "--configurations", *KEYS)
-    monkeypatch.setattr("eexit.results.landed.TOKENS_AT_ONCE", 7)  # a run has nine
+    monkeypatch.setattr("eexit.results.committed.TOKENS_AT_ONCE", 7)  # a run has nine
     monkeypatch.setattr(exporting, "TOKENS_PER_FILE", 15)
     many = exported(made / "out", tmp_path / "many", "--configurations", *KEYS)
     assert len([*(tmp_path / "many").iterdir()]) == 5
@@ -175,7 +175,7 @@ def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path
         table.filter(pc.equal(table["run_id"], first.run_id))
         for table in (pq.read_table(f"{store.root}/{folder}") for folder in ("generations", "tokens"))
     )
-    land(store, [first], Results(runs.combine_chunks(), tokens.combine_chunks()))
+    commit(store, [first], ShardTables(runs.combine_chunks(), tokens.combine_chunks()))
     rows = exported(store.root, tmp_path / "data", "--configurations", *KEYS)
     assert sorted(row["run_id"] for row in rows) == sorted(stored(store.root)[0])
 

@@ -24,18 +24,18 @@ from references import decoder_of, remembering
 from traces import traces_of
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import Decoding, Request, RowSoFar
+from eexit.decode.requests import DecodingConfig, PartialOutput, Request
 from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.studies.harness.__main__ import main
 from eexit.studies.harness.early_exit_lm import EarlyExitLM, StopStrings, sampling
 from eexit.sweeps.generator import ModelGenerator
 
 LAYERS = (2, 4)
-CONFIDENT = Exit("frozen_residual", "confidence", 0.2)
-EARLY = [CONFIDENT, Exit("skip", "margin", 0.1), Exit("unfrozen", "entropy", 4.2)]
+CONFIDENT = EarlyExit("frozen_residual", "confidence", 0.2)
+EARLY = [CONFIDENT, EarlyExit("skip", "margin", 0.1), EarlyExit("unfrozen", "entropy", 4.2)]
 CONTEXTS = ("Q: who barks?\nA:", "", "x", "one ", "long " * 60, "<|end|>begins")
 CONTINUATIONS = (" dogs", "s", " a few of them, ", "long " * 40)
 
@@ -91,7 +91,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
     settings: dict[str, Any] = {"apply_chat_template": True, "system_instruction": "Be brief."} if in_chat else {}
     names = (CHOICE, WORDS) if in_chat else (CHOICE, WORDS, PAGES)
     theirs = evaluated(hf, tasks, *names, **settings)
-    ours = evaluated(exiting(generator, Normal()), tasks, *names, **settings)
+    ours = evaluated(exiting(generator, NoExit()), tasks, *names, **settings)
     for name in names:
         for metric, value in theirs["results"][name].items():
             approximately = pytest.approx(value, rel=1e-4) if name == PAGES and isinstance(value, float) else value
@@ -110,7 +110,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
 
 def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGenerator, hf: HFLM) -> None:
     """Empty ones, single tokens, those that begin with the token before an empty one, and too long ones."""
-    lm = exiting(generator, Normal())
+    lm = exiting(generator, NoExit())
     assert lm.max_length == hf.max_length == POSITIONS
     assert len(CONTEXTS[4]) > POSITIONS, "in bytes, which are its tokens"
     for pair, mine, theirs in zip(PAIRS, scores(lm), scores(hf), strict=True):
@@ -127,7 +127,7 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
     generator: ModelGenerator, hf: HFLM, configuration: Configuration
 ) -> None:
     """Here every token of a continuation is decided: as token by token with the pieces of the naive reference."""
-    model, decoder, decoding = remembering(hf.model), decoder_of(hf.model), Decoding(LAYERS, 1, frozenset())
+    model, decoder, decoding = remembering(hf.model), decoder_of(hf.model), DecodingConfig(LAYERS, 1, frozenset())
     pairs = [pair for pair in PAIRS if len(pair[0]) < POSITIONS and len(pair[1]) < 20]
     lm = exiting(generator, configuration, seed=2, first_token_exits=True)
     n_early = n_decided = 0
@@ -142,11 +142,11 @@ def test_continuations_are_scored_under_the_rule_and_the_state(
         n_decided += len(its)
     assert lm.n_decided == n_decided
     assert sum(lm.exit_layer_counts[layer] for layer in LAYERS) == n_early > 0
-    full = scores(exiting(generator, Normal()), pairs)
+    full = scores(exiting(generator, NoExit()), pairs)
     assert [logprob for logprob, _ in scores(lm, pairs)] != pytest.approx([its for its, _ in full], abs=0.1)
 
 
-@pytest.mark.parametrize("configuration", [*EARLY, Exit("skip", "kl", 0.5)], ids=lambda its: its.key)
+@pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
 def test_continuations_are_scored_as_generated_from_their_first_token_on(
     generator: ModelGenerator, configuration: Configuration
 ) -> None:
@@ -164,7 +164,7 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
     assert lm.exit_layer_counts == Counter(exits)
     assert set(exits) & set(LAYERS)
     single = [(None, context, text[:1]) for _, context, text in pairs]
-    alone, full = (exiting(generator, its, seed=2) for its in (configuration, Normal()))
+    alone, full = (exiting(generator, its, seed=2) for its in (configuration, NoExit()))
     assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
     assert alone.mean_depth is None
     leaving = exiting(generator, configuration, seed=2, first_token_exits=True)
@@ -177,7 +177,7 @@ def test_texts_are_generated_under_the_rule_and_the_state(
 ) -> None:
     lm, limit = exiting(generator, configuration), 24
     contexts = ("Q: who barks?\nA:", "x", "Rome")
-    decoding = Decoding(LAYERS, limit, frozenset({hf.eot_token_id}))
+    decoding = DecodingConfig(LAYERS, limit, frozenset({hf.eot_token_id}))
     model, decoder = remembering(hf.model), decoder_of(hf.model)
     asked = [Request(tuple(hf.tok_encode(context)), configuration) for context in contexts]
     traces = [generate_one(model, decoder, request, decoding) for request in asked]
@@ -186,13 +186,13 @@ def test_texts_are_generated_under_the_rule_and_the_state(
     made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": limit}) for context in contexts)))
     assert made == [text.split(stop)[0] for text in whole]
     assert len(made[0]) < 10
-    full = exiting(generator, Normal())
+    full = exiting(generator, NoExit())
     assert full.generate_until(requests(*((context, {"max_gen_toks": limit}) for context in contexts))) != whole
 
 
 def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: HFLM) -> None:
     lm, request = exiting(generator, CONFIDENT), Request(tuple(hf.tok_encode("Q:")), CONFIDENT)
-    decoding = Decoding(LAYERS, 40, frozenset({hf.eot_token_id}))
+    decoding = DecodingConfig(LAYERS, 40, frozenset({hf.eot_token_id}))
     token_ids = generate_one(remembering(hf.model), decoder_of(hf.model), request, decoding).token_id_T.tolist()
     texts = [hf.tok_decode(token_ids[:n_tokens]) for n_tokens in range(len(token_ids) + 1)]
     stop = next(character for character in texts[-1][5:] if character.isascii())
@@ -202,8 +202,8 @@ def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: H
 
 
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
-    def row(text: str) -> RowSoFar:
-        return RowSoFar(Request((), CONFIDENT), generator.tokenizer.encode(text), ())
+    def row(text: str) -> PartialOutput:
+        return PartialOutput(Request((), CONFIDENT), generator.tokenizer.encode(text), ())
 
     stops = StopStrings(generator.tokenizer, ["\n\n", "Q:", "<|end|>"])
     assert [stops(row(text)) for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>")] == [
@@ -226,7 +226,7 @@ def test_what_generation_can_not_do_is_told() -> None:
 
 
 def test_what_can_not_be_scored_is_told(generator: ModelGenerator) -> None:
-    lm = exiting(generator, Normal())
+    lm = exiting(generator, NoExit())
     with pytest.raises(UsageError, match="a continuation has 300 tokens, and must have 1 to 256"):
         scores(lm, [("Q:", "x" * 300)])
     with pytest.raises(UsageError, match="a text can't be generated: the prompt is empty"):

@@ -31,13 +31,13 @@ from eexit.quality.rubric import TextScores, question
 from eexit.results.layout import MANIFEST, encode
 from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
+from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import JUDGING, hold
 from eexit.results.store.manifest import make_manifest
-from eexit.results.store.writing_shards import land
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies import judging as judging_module
-from eexit.studies.judging import MOST_BYTES, TRIES, AskingError, Endpoint
+from eexit.studies.judging import MOST_BYTES, TRIES, JudgeClient, JudgeRequestError
 from jobs.judge import main
 
 KEY = "sk-THIS-IS-A-SECRET"
@@ -71,9 +71,9 @@ def write(
     store, runs = open_store(out), list(plan_runs(config))[:land_first]
     store.publish(MANIFEST, encode(make_manifest(config, {"name": "m", "n_layers": 30, "dtype": "float32"}, (5,))))
     failed = [it for it in runs if it.prompt.prompt == "failed"]
-    land(store, failed, error_results(failed, config, "no"))
+    commit(store, failed, error_results(failed, config, "no"))
     done = [it for it in runs if it.prompt.prompt != "failed"]
-    land(store, done, rows_of(done, config, lambda run: {"text": text(run)}))
+    commit(store, done, rows_of(done, config, lambda run: {"text": text(run)}))
     return out
 
 
@@ -417,9 +417,9 @@ def test_a_local_endpoint_needs_no_key_and_gets_none(out: Path, judge: Judge) ->
 QUESTION = question("prompt", "text")
 
 
-def answer(judge: Judge, **how: Any) -> tuple[TextScores, int] | AskingError:
+def answer(judge: Judge, **how: Any) -> tuple[TextScores, int] | JudgeRequestError:
     """What the judge says of one text, or what is raised in place of that."""
-    endpoint = Endpoint(**{"base_url": judge.url, "key": KEY, "timeout": 5.0, "model": "j", **how})
+    endpoint = JudgeClient(**{"base_url": judge.url, "key": KEY, "timeout": 5.0, "model": "j", **how})
 
     async def asked() -> tuple[TextScores, int]:
         async with endpoint.client:
@@ -427,7 +427,7 @@ def answer(judge: Judge, **how: Any) -> tuple[TextScores, int] | AskingError:
 
     with ThreadPoolExecutor(1) as thread:  # a browser test of the same process may have left a loop running in this one
         done = thread.submit(asyncio.run, asked())
-    if not isinstance(error := done.exception(), AskingError):
+    if not isinstance(error := done.exception(), JudgeRequestError):
         return done.result()
     assert KEY not in f"{error} {error!r} {error.__cause__!r} {endpoint!r}"
     return error
@@ -453,7 +453,7 @@ def test_a_request_is_the_documented_one() -> None:
 )
 def test_what_may_pass_is_tried_again_and_passes(response: Response, timeout: float) -> None:
     with judging(fail=lambda n: response if n < 2 else None) as judge:
-        assert not isinstance(answer(judge, timeout=timeout), AskingError)
+        assert not isinstance(answer(judge, timeout=timeout), JudgeRequestError)
         assert len(judge.asked) == 3
 
 
@@ -487,7 +487,7 @@ def test_what_lasts_is_given_up_with_its_reason(
 ) -> None:
     with judging(fail=lambda n: response) as judge:
         failed = answer(judge, timeout=0.2 if response.hangs else 5.0)
-    assert isinstance(failed, AskingError)
+    assert isinstance(failed, JudgeRequestError)
     assert str(failed).startswith(reason)
     assert (len(judge.asked), (failed.of_text, failed.is_final)) == (tries, kind)
 
@@ -521,7 +521,7 @@ def test_no_text_is_sent_on_to_another_address() -> None:
     with judging() as elsewhere, judging() as judge:
         judge.fail = lambda n: Response(308, headers={"Location": f"{elsewhere.url}/chat/completions"})
         failed = answer(judge)
-    assert isinstance(failed, AskingError)
+    assert isinstance(failed, JudgeRequestError)
     assert failed.is_final
     assert str(failed).startswith("the endpoint has moved, and a request is not sent on: give --base-url its new")
     assert (len(judge.asked), elsewhere.asked) == (1, [])

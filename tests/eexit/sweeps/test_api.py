@@ -24,16 +24,16 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eexit
-from cluster.job import SweepJob
 from cluster.sweep import run_job
+from cluster.sweep_job import SweepJob
 from eexit.errors import SweepStopped
-from eexit.output.progress import Silence
-from eexit.plan import model_facts
+from eexit.output.progress import NullDisplay
+from eexit.plan import model_inspection
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
-from eexit.results.shard_tables import OnProgress, Results
-from eexit.results.store.writing_shards import Tally
-from eexit.sweeps import here
+from eexit.results.shard_tables import ProgressCallback, ShardTables
+from eexit.results.store.commit import RunCounts
+from eexit.sweeps import local
 from eexit.sweeps.arguments import from_python
 from reports import build_report
 
@@ -55,10 +55,10 @@ def swept(model: str, tmp_path_factory: pytest.TempPathFactory) -> eexit.SweepRe
     return eexit.sweep(PROMPTS, model=model, out=tmp_path_factory.mktemp("swept") / "out", quiet=True, **GRID)
 
 
-def on_ray(out: str | Path, model: str) -> Tally:
+def on_ray(out: str | Path, model: str) -> RunCounts:
     """What the command does with the same flags."""
     arguments = {**GRID, "model": model, "out": str(out), "rows_per_shard": 10}
-    return run_job(from_python(SweepJob, PROMPTS, arguments, "the test"), Silence()).tally
+    return run_job(from_python(SweepJob, PROMPTS, arguments, "the test"), NullDisplay()).tally
 
 
 def test_runs_and_tokens_are_those_of_the_plan_in_its_order_and_errors_are_rows(swept: eexit.SweepResults) -> None:
@@ -77,7 +77,7 @@ def test_runs_and_tokens_are_those_of_the_plan_in_its_order_and_errors_are_rows(
 def test_command_and_call_make_the_same_and_go_on_with_each_others(
     swept: eexit.SweepResults, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_facts, "asking", asked_here())
+    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
     assert on_ray(tmp_path / "out", model).runs == 30
     shards = {path: pd.read_parquet(path) for path in (tmp_path / "out" / "generations").iterdir()}
     lost = next(path for path, rows in shards.items() if "ok" in {*rows.status})
@@ -86,7 +86,7 @@ def test_command_and_call_make_the_same_and_go_on_with_each_others(
     assert_same(again.runs, swept.runs, ["run_id"])
     assert_same(again.tokens, swept.tokens, ["run_id", "position"])
     assert len(shards[lost]) == 10
-    assert on_ray(tmp_path / "out", model) == Tally(10, 10, 0), "errors are tried again, and nothing else is left"
+    assert on_ray(tmp_path / "out", model) == RunCounts(10, 10, 0), "errors are tried again, and nothing else is left"
 
 
 def test_a_loaded_model_does_the_same_and_stays_as_it_is(swept: eexit.SweepResults, model: str, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ class Fails:
     def __init__(self, config: SweepConfig, most: int = 1000) -> None:
         self.config, self.left = config, most
 
-    def generate(self, runs: Sequence[Run], progress: OnProgress) -> Results:
+    def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
         self.left -= len(runs)
         if self.left < 0 or any(run.prompt.prompt == "bad" for run in runs):
             raise RuntimeError("no such luck")
@@ -240,11 +240,11 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid: dict[str, Any] = {"model": model, "modes": ["normal"], "exit_every": 2, "dtype": "float32", "quiet": True}
-    monkeypatch.setattr(here, "ModelGenerator", lambda config, device, loaded: Fails(config))
+    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config))
     done = eexit.sweep(["one", "bad", "two"], out=tmp_path / "one", **grid)
     assert done.runs.status.tolist() == ["ok", "error", "ok"]
     assert done.runs.error[1] == "RuntimeError: no such luck"
-    monkeypatch.setattr(here, "ModelGenerator", lambda config, device, loaded: Fails(config, 4))
+    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, 4))
     with pytest.raises(SweepStopped, match="a run that had worked now fails too: RuntimeError: no such luck"):
         eexit.sweep([*map(str, range(40))], out=tmp_path / "two", rows_per_shard=2, **grid)
     assert (eexit.open(tmp_path / "two").runs.status == "ok").sum() == 4

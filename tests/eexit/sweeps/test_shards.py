@@ -5,7 +5,7 @@ from scripted import sweep_of
 
 from eexit.errors import SweepStopped
 from eexit.plan.runs import plan_runs
-from eexit.sweeps.failed_shards import Breaker
+from eexit.sweeps.retry import CircuitBreaker
 from eexit.sweeps.shards import Shard, cut, rows_for, split
 
 
@@ -39,7 +39,7 @@ def test_single_runs_alternate_between_prompts() -> None:
 
 
 def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for _ in range(4):
         breaker.environment_failed("landing", "full")
     breaker.environment_failed("loading", "died")  # another kind: counted anew
@@ -52,7 +52,7 @@ def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
 
 def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
     runs = list(plan_runs(sweep_of("m", *map(str, range(30)), modes=["normal"])))
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     breaker.landed(runs[0])
     for _ in range(20):
         breaker.run_failed(runs[1], "bad prompt", hope=False)
@@ -62,7 +62,7 @@ def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
     assert breaker.doubtful
     breaker.reset()  # the rehearsal went well
     assert not breaker.doubtful
-    fresh = Breaker()
+    fresh = CircuitBreaker()
     for run in runs[:9]:
         fresh.run_failed(run, "bad", hope=False)
     fresh.run_failed(runs[9], "bad", hope=True)  # a shard is at work that may do better

@@ -9,13 +9,13 @@ from references import decoder_of
 from trained import LAYERS, held_out, learned, setup_of, summed
 from transformers import PreTrainedModel
 
-from eexit.method.readouts import READOUTS, Linear
+from eexit.method.readouts import READOUTS, LinearReadout
 from eexit.model.layers import Decoder
 from eexit.training import ridge
 from eexit.training.linear import LinearTrainer
-from eexit.training.ridge import PENALTIES, Ridge, SplitSums, Sums, best_fit
-from eexit.training.setup import Setup, TrainingOptions
+from eexit.training.ridge import PENALTIES, Moments, Ridge, SplitMoments, best_fit
 from eexit.training.streams import compare, decided_streams
+from eexit.training.trainer_inputs import TrainerInputs, TrainingOptions
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def test_where_later_layers_are_the_identity_the_readout_is_exact(
 ) -> None:
     texts = learned(llama)  # any texts will do
     decoder = Decoder(idle_after_1)
-    trainer = LinearTrainer(Setup(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
+    trainer = LinearTrainer(TrainerInputs(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.solve(summed(trainer, texts))
     [states_NXW] = decided_streams(decoder, held_out(llama), (0, 1, 3))
-    kl_NE = compare(decoder, Linear.placed(trainer.of_layer, decoder.device), (0, 1, 3), states_NXW).kl_BE
+    kl_NE = compare(decoder, LinearReadout.placed(trainer.of_layer, decoder.device), (0, 1, 3), states_NXW).kl_BE
     assert kl_NE[:, 1:].max() < 1e-5
     assert kl_NE[:, 0].median() > 0.01, "before, there is something to do"
 
@@ -45,7 +45,7 @@ def test_ridge_is_the_closed_form_and_draws_towards_its_prior() -> None:
     generator = torch.Generator().manual_seed(1)
     input_ND = torch.randn(50, 4, generator=generator).double() * torch.tensor([1.0, 10, 100, 0.1]) + 3
     target_NH = torch.randn(50, 2, generator=generator).double()
-    sums, prior_DH = Sums.of(input_ND, target_NH), torch.ones(4, 2).double()
+    sums, prior_DH = Moments.of(input_ND, target_NH), torch.ones(4, 2).double()
     centred = input_ND - input_ND.mean(0)
     std_D = centred.square().mean(0).sqrt()
     for penalty in (1e-6, 0.5):
@@ -66,13 +66,13 @@ def test_sums_that_are_added_on_a_card_are_those_of_the_cpu(monkeypatch: pytest.
     input_ND = torch.randn(1000, 8, generator=generator) + torch.tensor([0.0, 3, 1000, -1000, 1, 1, 1, 1])
     target_NH = input_ND[:, :3] + torch.randn(1000, 3, generator=generator)
     monkeypatch.setattr(ridge, "adds_in_float64", lambda device: device.type == "cpu" or not is_slow)
-    expected, sums = SplitSums(), SplitSums()
+    expected, sums = SplitMoments(), SplitMoments()
     with Card() as card:
         for chooses in (False, True, False):
-            expected.add("5", chooses, Sums.of(input_ND, target_NH))
+            expected.add("5", chooses, Moments.of(input_ND, target_NH))
             there = input_ND.to(DEVICE)
             with card.counted() as counts:
-                sums.add("5", chooses, Sums.of(there, target_NH))
+                sums.add("5", chooses, Moments.of(there, target_NH))
             assert counts.to_host == 0, "it is added there"
         for found, wanted in zip(sums.of("5"), expected.of("5"), strict=True):
             assert found.inputs_JJ.device.type == "cpu"
@@ -83,12 +83,12 @@ def test_sums_that_are_added_on_a_card_are_those_of_the_cpu(monkeypatch: pytest.
 
 
 def test_sums_go_on_where_they_were_and_leave_room_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    input_ND, sums = torch.ones(4, 3), SplitSums()
+    input_ND, sums = torch.ones(4, 3), SplitMoments()
     with Card():
-        sums.add("held", False, Sums.of(input_ND, input_ND))  # as from a state that was saved
-        sums.add("held", False, Sums.of(input_ND.to(DEVICE), input_ND))
+        sums.add("held", False, Moments.of(input_ND, input_ND))  # as from a state that was saved
+        sums.add("held", False, Moments.of(input_ND.to(DEVICE), input_ND))
         monkeypatch.setattr(Memory, "taken", (1 << 30) - 400)
-        sums.add("large", False, Sums.of(input_ND.to(DEVICE), input_ND))
+        sums.add("large", False, Moments.of(input_ND.to(DEVICE), input_ND))
         devices = {name: part.device.type for name, part in sums.state().items()}
     assert set(devices.values()) == {"cpu"}
     assert sums.state()["sums.held.learn.inputs_JJ"][0, 0] == 8
@@ -104,7 +104,7 @@ def test_products_are_timed_where_float64_may_be_slow() -> None:
 def test_what_is_noise_for_the_texts_that_choose_is_not_learned() -> None:
     generator = torch.Generator().manual_seed(2)
     noise = [torch.randn(40, 30, generator=generator) for _ in range(4)]
-    learn, choose = Sums.of(noise[0], noise[1]), Sums.of(noise[2], noise[3])
+    learn, choose = Moments.of(noise[0], noise[1]), Moments.of(noise[2], noise[3])
     none = torch.zeros(30, 30).double()
     assert PENALTIES[-1] > 1
     weight_DH = best_fit(learn, choose, [none])[1:]
@@ -117,7 +117,7 @@ def test_it_brings_layers_closer_to_the_final_one_and_says_so(llama: PreTrainedM
     assert weights.keys() == {f"readout.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
     rows = {(row.layer, row.series): row for row in trainer.table(texts)}
     [states_NXW] = decided_streams(decoder_of(llama), texts, LAYERS)
-    readouts = {"lens": READOUTS["lens"], "linear": Linear.placed(trainer.of_layer, decoder_of(llama).device)}
+    readouts = {"lens": READOUTS["lens"], "linear": LinearReadout.placed(trainer.of_layer, decoder_of(llama).device)}
     kls = {}
     for name, readout in readouts.items():
         compared = compare(decoder_of(llama), readout, LAYERS, states_NXW)

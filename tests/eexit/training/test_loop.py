@@ -7,15 +7,15 @@ from safetensors.torch import load_file
 from trained import frozen_llama, held_out, learned, setup_of
 
 from eexit.errors import UsageError
-from eexit.plan.artefacts import CARD, STATE, WEIGHTS, Card
+from eexit.plan.artefacts import CARD, STATE, WEIGHTS, ArtefactCard
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.training import loop
 from eexit.training.loop import Training, measured
 from eexit.training.plan import TrainingPlan
-from eexit.training.saving import read_saved
-from eexit.training.setup import WAYS
-from eexit.training.texts import Text, n_tokens
+from eexit.training.texts import TrainingText, n_tokens
+from eexit.training.trainer_inputs import WAYS
 from eexit.training.trainers import TRAINERS
+from eexit.training.training_checkpoint import read_saved
 
 RULES = {"gate": ("confidence/0.3", "entropy/1.5")}
 
@@ -33,7 +33,7 @@ def training(folder: Path, what: str) -> Training:
     return Training(TRAINERS[what](setup), plan)
 
 
-def finished(its: Training) -> tuple[Card, dict[str, list[float]]]:
+def finished(its: Training) -> tuple[ArtefactCard, dict[str, list[float]]]:
     card = its.finish()
     tensors = load_file(its.plan.folder / WEIGHTS)
     return card.model_copy(update={"made": "", "seconds": 0.0}), {k: part.tolist() for k, part in tensors.items()}
@@ -62,7 +62,7 @@ def test_killed_at_any_block_it_ends_as_an_undisturbed_one(tmp_path: Path, what:
 
 
 def test_a_card_is_measured_on_few_tokens_drawn_from_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [Text(str(number), (number,), (7,) * 300, held_out=True) for number in range(40)]
+    texts = [TrainingText(str(number), (number,), (7,) * 300, held_out=True) for number in range(40)]
     some = measured(texts)
     assert n_tokens(some) == loop.MEASURED_TOKENS == 2000
     assert [len(text.token_ids) for text in some] == [300] * 6 + [200]

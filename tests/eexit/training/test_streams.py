@@ -9,21 +9,23 @@ from transformers import PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.predictors import LMHead
-from eexit.decode.requests import Decoding, Request
-from eexit.plan.configuration import Normal
+from eexit.decode.requests import DecodingConfig, Request
+from eexit.plan.configuration import NoExit
 from eexit.training.streams import streams
-from eexit.training.texts import Text
+from eexit.training.texts import TrainingText
 
 PROMPTS = ((5, 80, 7, 7, 31), tuple(range(3, 16)))
-DECODING = Decoding(exitable_layers=(1, 3), max_new_tokens=9, eos_token_ids=frozenset())
+DECODING = DecodingConfig(exitable_layers=(1, 3), max_new_tokens=9, eos_token_ids=frozenset())
 
 
-def texts_of(model: PreTrainedModel) -> tuple[list[Text], np.ndarray]:
+def texts_of(model: PreTrainedModel) -> tuple[list[TrainingText], np.ndarray]:
     """Two texts of the model, and the KLs of their tokens as the engine recorded them."""
-    requests = [Request(prompt, Normal()) for prompt in PROMPTS]
+    requests = [Request(prompt, NoExit()) for prompt in PROMPTS]
     traces = traces_of(Engine(decoder_of(model), DECODING).generate(requests))
     both = [traces[index] for index in range(len(PROMPTS))]
-    texts = [Text(str(index), PROMPTS[index], tuple(trace.token_id_T.tolist())) for index, trace in enumerate(both)]
+    texts = [
+        TrainingText(str(index), PROMPTS[index], tuple(trace.token_id_T.tolist())) for index, trace in enumerate(both)
+    ]
     return texts, np.concatenate([trace.kl_TE for trace in both])
 
 

@@ -1,6 +1,6 @@
 """Which texts are learned from: the split by prompt, the sweep's normal runs, and blocks of texts."""
 
-from eexit.training.texts import Text, blocks, chooses, distinct, is_held_out, n_tokens
+from eexit.training.texts import TrainingText, blocks, chooses, distinct, is_held_out, n_tokens
 
 PROMPTS = [f"prompt {number}" for number in range(2000)]
 
@@ -14,7 +14,7 @@ def test_one_prompt_in_five_is_held_out_and_one_in_five_of_the_others_chooses() 
 
 
 def test_blocks_hold_whole_texts_in_order() -> None:
-    texts = [Text(str(length), (1,), (7,) * length) for length in (3, 4, 9, 1, 1, 1)]
+    texts = [TrainingText(str(length), (1,), (7,) * length) for length in (3, 4, 9, 1, 1, 1)]
     cut = blocks(texts, 7)
     assert [[len(text.token_ids) for text in block] for block in cut] == [[3, 4], [9], [1, 1, 1]]
     assert n_tokens(texts) == 19
@@ -22,5 +22,5 @@ def test_blocks_hold_whole_texts_in_order() -> None:
 
 
 def test_equal_texts_are_learned_from_once() -> None:
-    one, same, other = Text("a", (1,), (2, 3)), Text("b", (1,), (2, 3)), Text("c", (1,), (2, 4))
+    one, same, other = TrainingText("a", (1,), (2, 3)), TrainingText("b", (1,), (2, 3)), TrainingText("c", (1,), (2, 4))
     assert distinct([one, same, other]) == [one, other]

@@ -7,8 +7,8 @@ from report_fixtures import Page, Visit, Walk, all_drawn
 from synthetic_quality import graded
 from synthetic_sweeps import run_rows, write_runs
 
-from eexit.method.rules import Control
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.method.rules import ExitHistogram
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from reports import build_report
 
 HELD = {"equal right answers": "Right answers", "equal layers skipped": "Layers skipped",
@@ -83,12 +83,12 @@ def across_modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The frozen mode loses two answers of ten under the rule, and four under the rule's exits.
     """
-    exits_of = Control("unfrozen/confidence/0.7", ())
-    marks: dict[Configuration, str] = {Normal(): "✓" * 10}
+    exits_of = ExitHistogram("unfrozen/confidence/0.7", ())
+    marks: dict[Configuration, str] = {NoExit(): "✓" * 10}
     for mode, lost, lost_at_random in (("unfrozen", 0, 0), ("frozen_residual", 2, 4)):
-        marks[Exit(mode, "confidence", 0.7)] = "✗" * lost + "✓" * (10 - lost)
-        marks[Exit(mode, "fixed", 20.0)] = "✗" * 10
-        marks[Exit(mode, "random", exits_of)] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
+        marks[EarlyExit(mode, "confidence", 0.7)] = "✗" * lost + "✓" * (10 - lost)
+        marks[EarlyExit(mode, "fixed", 20.0)] = "✗" * 10
+        marks[EarlyExit(mode, "random", exits_of)] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
     folder = graded(tmp_path_factory.mktemp("modes") / "s", marks)
     return build_report(str(folder), folder / "report.html")
 
@@ -118,7 +118,7 @@ def test_modes_are_compared_at_the_same_exits_and_at_equal_layers(
 
 
 def test_where_nothing_can_be_compared_no_empty_chart_stands_beneath(visit: Visit, tmp_path: Path) -> None:
-    one, other = (Exit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.9))
+    one, other = (EarlyExit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.9))
     runs = [run_rows("0", "?", "normal", None, ["a", "b"]), run_rows("1", "?", "normal", None, ["a", "b"])]
     runs += [run_rows("0", "?", "unfrozen", 1.0, ["a", "b"], of=one)]
     runs += [run_rows("1", "?", "unfrozen", 1.0, ["a", "b"], of=other)]

@@ -26,12 +26,12 @@ from synthetic_sweeps import (
 )
 
 from eexit.output.palette import STOPS, contrast, exit_colours, ink_on
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 from reports import build_report
 from reports.page.build import split
-from reports.page.packing import Packed, encode_log, pack
+from reports.page.pack_tokens import PackedTokens, encode_log, pack
 from reports.read.sweep import read_sweep
-from reports.shared.numbers import with_interval
+from reports.shared.number_format import with_interval
 from reports.shared.per_configuration import per_configuration
 
 
@@ -101,7 +101,7 @@ def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Pa
 
 def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
     """Exit scores have three digits, and are NaN where there is none. Scores that are the KL are stored once."""
-    own = Exit("unfrozen", "similarity", 0.95).columns
+    own = EarlyExit("unfrozen", "similarity", 0.95).columns
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
     generations, tokens = [], []
     for name, columns in (("kl", {}), ("own", own)):
@@ -165,7 +165,7 @@ def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path
     assert "'nonce-" not in whole.read_text()
 
 
-def packed_of(folder: Path) -> Packed:
+def packed_of(folder: Path) -> PackedTokens:
     """Return the tokens of all prompts of a sweep, as on its page."""
     sweep = read_sweep(str(folder))
     return pack(sweep, sweep.generations, list(sweep.prompts))

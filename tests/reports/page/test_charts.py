@@ -9,13 +9,13 @@ import vl_convert
 from chart_fields import drawn, variant_of
 from report_fixtures import Walk, saved
 
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 from reports.read.sweep import read_sweep
+from reports.sections.contrasts import PairedContrast, paired_chart
 from reports.sections.exits.dose_response import dose_chart
-from reports.sections.side_by_side import Difference, paired_chart
 from reports.shared.charts import specification
 from reports.shared.per_configuration import naming
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 
 def test_a_tooltip_leaves_out_what_is_not_known(walk: Walk, answered: Path) -> None:
@@ -46,10 +46,10 @@ def symbols_of(svg: str) -> list[tuple[float, float]]:
 
 def test_differences_are_told_in_points_from_zero(tmp_path: Path) -> None:
     rows = pd.DataFrame(
-        [naming(Exit("unfrozen", "confidence", 0.9)) | {"correct": 0.04, "correct_n": 6, "order": 0}]
+        [naming(EarlyExit("unfrozen", "confidence", 0.9)) | {"correct": 0.04, "correct_n": 6, "order": 0}]
     ).assign(correct_low=0.02, correct_high=0.06)
-    looks = Looks.of([Exit("unfrozen", "confidence", 0.9)])
-    chart = paired_chart(rows, Difference("correct", "Right answers", "Right answers, in points"), "", looks)
+    looks = ChartStyle.of([EarlyExit("unfrozen", "confidence", 0.9)])
+    chart = paired_chart(rows, PairedContrast("correct", "Right answers", "Right answers, in points"), "", looks)
     spec = specification(chart) | {
         "datasets": {"rows": rows.to_dict("records")},
         "width": 600,
@@ -62,12 +62,12 @@ def test_differences_are_told_in_points_from_zero(tmp_path: Path) -> None:
 
 def test_each_exit_set_of_a_rule_has_a_line_of_its_own() -> None:
     rows = [
-        naming(Exit("unfrozen", "confidence", parameter, layers)) | {"mean_depth": depth, "mean_depth_low": None}
+        naming(EarlyExit("unfrozen", "confidence", parameter, layers)) | {"mean_depth": depth, "mean_depth_low": None}
         for depth, layers in ((0.5, ()), (0.9, (25,)))
         for parameter in (0.8, 0.9, 0.99)
     ]
     frame = pd.DataFrame(rows).assign(mean_depth_high=None, n=6)
-    looks = Looks.of([Exit("unfrozen", "confidence", 0.9)])
+    looks = ChartStyle.of([EarlyExit("unfrozen", "confidence", 0.9)])
     spec = specification(dose_chart(frame, "confidence", "mean_depth", "Mean depth", "", looks))
     svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": frame.to_dict("records")}})
     lines = re.findall(r'class="mark-line role-mark[^>]*><path [^>]*d="([^"]+)"', svg)

@@ -23,11 +23,11 @@ from synthetic_sweeps import CONFIGURATIONS, NORMAL_ALONE, shard
 
 from reports import PageOptions
 from reports.page import serve
-from reports.page.serve import Server, make_server
+from reports.page.serve import ReportServer, make_server
 
 JOB = Path(__file__).parents[3] / "jobs" / "report.py"
 
-Served = Callable[..., Server]
+Served = Callable[..., ReportServer]
 Growing = tuple[Path, Callable[[], None]]
 Followed = Callable[[str, list[tuple[str, float | None]]], tuple[Page, Callable[[], None]]]
 
@@ -37,7 +37,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     """Yield served(folder, options) → a running server of its report."""
     servers = []
 
-    def served(folder: Path, options: PageOptions | None = None) -> Server:
+    def served(folder: Path, options: PageOptions | None = None) -> ReportServer:
         (tmp_path / "pages").mkdir()
         server = make_server(str(folder), 0, str(tmp_path / "pages"), options or PageOptions())
         servers.append(server)
@@ -51,7 +51,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def still(make_sweep: MakeSweep, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReportServer]:
     """Yield a server of a sweep that doesn't change, for tests that only send requests."""
     with make_server(
         str(make_sweep(1, NORMAL_ALONE)), 0, str(tmp_path_factory.mktemp("pages")), PageOptions()
@@ -87,7 +87,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def ask(server: Server, path: str, method: str = "GET", host: str | None = None) -> Answer:
+def ask(server: ReportServer, path: str, method: str = "GET", host: str | None = None) -> Answer:
     with closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)) as connection:
         connection.putrequest(method, path, skip_host=True)
         connection.putheader("Host", f"127.0.0.1:{server.server_port}" if host is None else host)
@@ -107,26 +107,26 @@ def test_a_page_has_another_name_once_more_has_landed(served: Served, growing: G
 
 
 @pytest.mark.parametrize("path", ["/%00", "/%2e%2e/etc/passwd", "/../x", "//[", "/pages", "/x?y", "/.", "*", "/a b%"])
-def test_an_odd_path_is_not_found(still: Server, path: str) -> None:
+def test_an_odd_path_is_not_found(still: ReportServer, path: str) -> None:
     assert ask(still, path.replace(" ", "%20")).status == 404
 
 
 @pytest.mark.parametrize("path", ["/?a=1", "/report.html?b", "/"])
-def test_the_page_is_all_there_is(still: Server, path: str) -> None:
+def test_the_page_is_all_there_is(still: ReportServer, path: str) -> None:
     answer = ask(still, path).body
     assert b'id="blob-payload"' in answer
     assert b"Directory listing" not in answer
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", ""])
-def test_another_name_for_this_machine_gets_nothing(still: Server, host: str) -> None:
+def test_another_name_for_this_machine_gets_nothing(still: ReportServer, host: str) -> None:
     answer = ask(still, "/", host=host)
     assert answer.status == 403
     assert b"blob" not in answer.body
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
-def test_loopback_names_get_the_page(still: Server, host: str) -> None:
+def test_loopback_names_get_the_page(still: ReportServer, host: str) -> None:
     assert ask(still, "/", "HEAD", host).status == 200
 
 
@@ -157,12 +157,12 @@ def test_pages_that_nobody_can_have_open_are_removed(served: Served, growing: Gr
     assert len(list(server.folder.glob("*.html"))) == 2
 
 
-def test_an_idle_connection_keeps_nobody_waiting(still: Server) -> None:
+def test_an_idle_connection_keeps_nobody_waiting(still: ReportServer) -> None:
     with socket.create_connection(("127.0.0.1", still.server_port)):
         assert ask(still, "/").status == 200
 
 
-def test_a_browser_that_goes_away_is_no_traceback(still: Server, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_browser_that_goes_away_is_no_traceback(still: ReportServer, capfd: pytest.CaptureFixture[str]) -> None:
     ask(still, "/")
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", still.server_port)) as gone:

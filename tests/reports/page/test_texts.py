@@ -8,10 +8,10 @@ from report_fixtures import Page, Visit, Walk, rows_of, saved
 from synthetic_quality import graded
 from synthetic_sweeps import run_rows, write_manifest, write_runs
 
-from eexit.plan.configuration import Exit, Normal
+from eexit.plan.configuration import EarlyExit, NoExit
 from reports.page.build import PageOptions, build_report
 
-GAINS, LOSES, SAME = (Exit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
+GAINS, LOSES, SAME = (EarlyExit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
 LOST, GAINED, DIFFER = (
     "right at full depth, wrong here", "wrong at full depth, right here", "differs from full depth",
 )  # fmt: skip
@@ -22,7 +22,7 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return ten prompts of two kinds; one setting only gains, one loses more than it gains, and one does neither."""
     folder = graded(
         tmp_path_factory.mktemp("texts") / "s",
-        {Normal(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"},
+        {NoExit(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"},
     )
     about = json.loads((folder / "sweep.json").read_text())
     for prompt in about["config"]["prompts"]:
@@ -117,7 +117,7 @@ def test_runs_show_what_was_written_and_lead_to_why(walk: Walk, answered: Path) 
 
 def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(visit: Visit, tmp_path: Path) -> None:
     words = ["The", " cat", " sat", " on"]
-    online = run_rows("0", "?", "unfrozen", 1.0, words, of=Exit("unfrozen", "confidence", 0.9))
+    online = run_rows("0", "?", "unfrozen", 1.0, words, of=EarlyExit("unfrozen", "confidence", 0.9))
     for token in online[1]:
         token.update(exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
     sweep = write_runs(tmp_path / "s", [run_rows("0", "?", "normal", None, words), online])
@@ -134,7 +134,7 @@ def test_the_surest_wrong_exits_are_shown_with_what_full_depth_would_have_said(v
 def test_side_files_that_are_read_at_once_give_each_prompt_its_own_tokens(visit: Visit, tmp_path: Path) -> None:
     runs = []
     for prompt in ("first", "second", "third"):
-        run = run_rows(prompt, "?", "unfrozen", 1.0, ["The", prompt], of=Exit("unfrozen", "confidence", 0.9))
+        run = run_rows(prompt, "?", "unfrozen", 1.0, ["The", prompt], of=EarlyExit("unfrozen", "confidence", 0.9))
         run[1][1].update(exit_layer=5, final_token_id=7, exit_logprob=-0.001, logprob=-6.0)
         runs.append(run)
     sweep = write_runs(tmp_path / "s", runs)
@@ -193,7 +193,7 @@ def test_rows_are_filtered_which_drives_the_charts_and_what_is_saved_and_those_t
 
 
 def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_path: Path) -> None:
-    folder = graded(tmp_path / "s", {Normal(): "✓✗", LOSES: "✗✗"}, seeds=(0, 1, 2))
+    folder = graded(tmp_path / "s", {NoExit(): "✓✗", LOSES: "✗✗"}, seeds=(0, 1, 2))
     page = visit(f"#/?runs.filter={LOST.replace(' ', '+')}", path=build_report(str(folder), tmp_path / "r.html"))
     assert shown(page) == ["✓✗"] * 3
     assert "3 of 6 runs that this file holds with this setting. 3 lost, 0 gained." in section(page).inner_text()

@@ -7,11 +7,11 @@ import pytest
 from report_fixtures import Visit, Walk, all_drawn
 from synthetic_sweeps import run_rows, write_runs
 
-from eexit.plan.configuration import Exit
+from eexit.plan.configuration import EarlyExit
 from reports.page.build import build_report
 
 PHONE = (("width", 360), ("height", 740))
-THRESHOLD = Exit("unfrozen", "confidence", 0.97)
+THRESHOLD = EarlyExit("unfrozen", "confidence", 0.97)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     runs = []
     unseen = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
     for prompt in range(6):
-        for setting in (None, Exit("unfrozen", "confidence", 0.5), THRESHOLD):
+        for setting in (None, EarlyExit("unfrozen", "confidence", 0.5), THRESHOLD):
             mode, k = ("unfrozen", 1.0) if setting else ("normal", None)
             row, rows = run_rows(
                 str(prompt), "?", mode, k, ["A", " cat", " sat"], of=setting, disagreement=None, perplexity=None,
@@ -152,7 +152,7 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
 
 
 def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(walk: Walk, tmp_path: Path) -> None:
-    gated = Exit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
+    gated = EarlyExit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
     row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
     runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"evidence": [None] * 5} for it in rows])]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")

@@ -10,7 +10,7 @@ from house import ROOT
 from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS
 
-from eexit.results.files import DamagedError
+from eexit.results.parquet_files import DamagedError
 from reports import build_report
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep

@@ -19,9 +19,9 @@ from report_fixtures import Visit, all_drawn, ink_of, picture_of, shows_another
 from reports import generate_multi_prompt_html_visualization, load_results_json
 from reports.page.payload import payload
 from reports.read.original_sweep import sweep_of
+from reports.sections.contrasts import beside_section
 from reports.sections.exits.depth_by_position import depth_by_position
-from reports.sections.exits.where_tokens_exit import exit_mix
-from reports.sections.side_by_side import beside_section
+from reports.sections.exits.exit_distribution import exit_mix
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 

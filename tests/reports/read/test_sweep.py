@@ -11,16 +11,16 @@ import vl_convert
 from report_fixtures import MakeSweep, Page, Visit, Walk
 from synthetic_sweeps import CONFIGURATIONS, run_rows, write_runs
 
-from eexit.plan.configuration import Configuration, Exit, Normal, short_name
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit, short_name
 from reports import build_report
-from reports.sections.side_by_side import Difference, paired_chart
+from reports.sections.contrasts import PairedContrast, paired_chart
 from reports.shared.charts import LIGHT, specification
 from reports.shared.per_configuration import naming
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 
 def configuration(mode: str, k: float | None) -> Configuration:
-    return Normal(mode) if k is None else Exit(mode, "kl", float(k))
+    return NoExit(mode) if k is None else EarlyExit(mode, "kl", float(k))
 
 
 def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
@@ -94,8 +94,8 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
         ends = {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8}
         rows.append(row | ends | {"order": i})
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
-    difference = Difference("perplexity", "", "", none=1.0)
-    svg = svg_of(paired_chart(frame, difference, "", Looks.of(configurations)), frame, 500)
+    difference = PairedContrast("perplexity", "", "", none=1.0)
+    svg = svg_of(paired_chart(frame, difference, "", ChartStyle.of(configurations)), frame, 500)
     labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>([UF]·kl [\d.]+)</text>", svg)
     assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == [*map(short_name, keys[1:])]
 

@@ -8,17 +8,17 @@ from chart_fields import missing_fields
 from synthetic_quality import graded
 from synthetic_sweeps import write_manifest
 
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from reports.read.sweep import read_sweep
 from reports.sections.by_kind import found_by_kind, kind_figure
 
-SETTING = Exit("skip", "confidence", 0.9)
-DRAWN = Exit("skip", "predicted_kl", 1.0)  # its runs differ between seeds, unlike those of normal
+SETTING = EarlyExit("skip", "confidence", 0.9)
+DRAWN = EarlyExit("skip", "predicted_kl", 1.0)  # its runs differ between seeds, unlike those of normal
 
 
 def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
     """Return a sweep of two seeds, in which the setting loses the sums."""
-    marks: dict[Configuration, str] = {Normal(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
+    marks: dict[Configuration, str] = {NoExit(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
     about = json.loads((graded(folder, marks, seeds=(0, 1)) / "sweep.json").read_text())
     about["config"]["temperature"] = 0.0
     for prompt, kind in zip(about["config"]["prompts"], kinds, strict=True):

@@ -15,7 +15,7 @@ import pytest
 from report_fixtures import Visit, all_drawn, ink_of
 from synthetic_sweeps import run_rows, shard, write_manifest, write_shard, write_sweep
 
-from eexit.plan.configuration import GENERATE, Draft, Exit, Generate
+from eexit.plan.configuration import GENERATE, Draft, EarlyExit, HFGenerate
 from eexit.quality.estimates import estimate_ratios
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
@@ -23,11 +23,11 @@ from eexit.results.tables import GENERATIONS
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.drafts import Drafts, draft_section, drafted
+from reports.sections.drafts import DraftTable, draft_section, drafted
 
 PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, 20)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
-FIXED = Exit("unfrozen", "fixed", 10.0).columns
+FIXED = EarlyExit("unfrozen", "fixed", 10.0).columns
 NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
 
 
@@ -98,7 +98,7 @@ def timed(bare: Path, tmp_path: Path) -> Callable[..., Sweep]:
     return timed
 
 
-def known(sweep: Sweep) -> Drafts:
+def known(sweep: Sweep) -> DraftTable:
     found = drafted(sweep)
     assert found
     return found
@@ -179,7 +179,7 @@ def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
 
 def test_a_generate_that_looks_drafts_up_stands_beside_those_of_layers(tmp_path: Path) -> None:
     folder = drafting(tmp_path / "s", pairs=PAIRS[:1])
-    key, looks_up = PAIRS[0].key, Generate(variant="lookup").key
+    key, looks_up = PAIRS[0].key, HFGenerate(variant="lookup").key
     time(folder, {NORMAL: [1.0] * 6, looks_up: [0.8] * 6, EARLY: [0.9] * 6, key: [0.5] * 6})
     drafts = known(read_sweep(str(folder)))
     assert drafts.rows["configuration"].tolist() == [key, NORMAL, EARLY, looks_up]
@@ -209,7 +209,7 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
         assert ink_of(all_drawn(page.locator(f'[data-chart="draft-{key}"]')).locator(".chart")) > 50, key
     page.locator('[data-chart="draft-speed"] select').select_option(label="batch 8")
     names = page.locator(".figures > .tabled tbody th").all_inner_texts()
-    assert names == [*KEYS, NORMAL, Generate().key, EARLY]
+    assert names == [*KEYS, NORMAL, HFGenerate().key, EARLY]
     cells = page.locator(".figures > .tabled tbody tr").last.locator("td").all_inner_texts()
     assert cells[4] == "1.25 [1.25, 1.25]"
     assert cells[0] == "–"

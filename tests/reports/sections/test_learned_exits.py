@@ -12,7 +12,7 @@ from synthetic_cards import LENS, LINEAR, THRESHOLDS, card, gate, linear, with_c
 from synthetic_sweeps import LAYERS
 
 from reports.page.build import render
-from reports.page.origin import facts
+from reports.page.run_info import facts
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.learned_exits import learned_section
 

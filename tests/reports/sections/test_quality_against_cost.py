@@ -11,16 +11,16 @@ from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of, saved
 from synthetic_quality import CHOSEN, JUDGE, choose, graded, judge, quality_in, replay, with_answers
 from synthetic_sweeps import CONFIGURATIONS
 
-from eexit.plan.configuration import NORMAL, Exit, Normal
+from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from reports.page.build import render
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
-from reports.shared.quality import Quality
+from reports.shared.quality import QualityTable
 
 BOLD = "unfrozen/confidence/0.7"
 
 
-def row_of(found: Quality, key: str) -> dict[Any, Any]:
+def row_of(found: QualityTable, key: str) -> dict[Any, Any]:
     (row,) = found.rows[found.rows["configuration"] == key].to_dict("records")
     return row
 
@@ -97,9 +97,9 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path
 def test_a_rule_that_the_final_layer_mostly_contradicts_is_named_first(
     tmp_path: Path, contradicted: int, is_named: bool
 ) -> None:
-    setting = Exit("skip", "confidence", 0.7)
+    setting = EarlyExit("skip", "confidence", 0.7)
     folder = graded(
-        tmp_path / "s", {Normal(): "✓" * 6, setting: "✓✗" * 3}, exits_on_normal=5, contradicted_on_normal=contradicted
+        tmp_path / "s", {NoExit(): "✓" * 6, setting: "✓✗" * 3}, exits_on_normal=5, contradicted_on_normal=contradicted
     )
     trade = payload(read_sweep(str(folder)), "A sweep")[0]["trade"]
     said = "Careful: while the text is normal's, the final layer contradicts most early exits of"

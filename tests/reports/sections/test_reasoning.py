@@ -15,7 +15,7 @@ from report_fixtures import Visit
 from scripted import sweep_of
 
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.grid_types import ControlOf
+from eexit.plan.grid_types import ControlSpec
 from eexit.plan.runs import Run
 from jobs.files.chains import main
 from reports.page.build import build_report
@@ -27,7 +27,7 @@ KEY, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 SHOWN = f"{KEY} (oracle)"
 FIELDS: Mapping[str, Any] = {
     "modes": ("normal", "unfrozen"), "kl_factors": (1.0,), "thinking_until": "(?i)answer:",
-    "controls": (ControlOf(of=KEY, counts={5: 1, 29: 1}),),
+    "controls": (ControlSpec(of=KEY, counts={5: 1, 29: 1}),),
 }  # fmt: skip
 
 

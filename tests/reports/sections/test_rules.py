@@ -13,17 +13,17 @@ from page_content import Charts, charts_of, content_of
 from report_fixtures import MakeSweep, Page, Visit, Walk, all_drawn, ink_of
 from synthetic import every_rule_grid, rules_grid, write_synthetic_sweep
 
-from eexit.method.rules import ORACLES, RULES, shown
-from eexit.plan.configuration import Configuration, Exit, Normal, exiting_modes
+from eexit.method.rules import ORACLES, RULES, format_parameter
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit, exiting_modes
 from reports import build_report
-from reports.page.origin import facts
-from reports.page.packing import encode_probabilities
-from reports.read.parameters import representative, representatives
+from reports.page.pack_tokens import encode_probabilities
+from reports.page.run_info import facts
 from reports.read.prompt_choice import choose_prompts
+from reports.read.rule_parameters import representative, representatives
 from reports.read.sweep import Sweep, read_sweep
 from reports.shared.charts import DARK, LIGHT
 from reports.shared.per_configuration import naming, per_configuration
-from reports.shared.styles import Looks
+from reports.shared.styles import ChartStyle
 
 FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 
@@ -83,14 +83,16 @@ def test_configurations_are_those_of_the_sweep_in_its_order(sweep: Sweep) -> Non
 
 def test_axes_write_parameters_as_keys_do(tmp_path: Path) -> None:
     rules = {"confidence": (0.9, 0.97, 0.995), "entropy": (0.15, 0.5, 1.25), "kl": (0.001, 1.0, 1234567.0)}
-    grid: list[Configuration] = [Normal(), *(Exit("unfrozen", rule, p) for rule in rules for p in rules[rule])]
+    grid: list[Configuration] = [NoExit(), *(EarlyExit("unfrozen", rule, p) for rule in rules for p in rules[rule])]
     sweep = read_sweep(str(write_synthetic_sweep(tmp_path / "results", 3, grid, 10)))
     chart = drawn(sweep)["dose-exit_rate"]
     rows = chart["table"]["rows"]
     for variant, parameters in zip(chart["variants"], rules.values(), strict=True):
         svg = vl_convert.vegalite_to_svg({**variant["spec"], "datasets": {"rows": rows}, "config": LIGHT})
         labels = re.findall(r">([^<>]+)</text>", svg)
-        assert [label for label in labels if label in map(shown, parameters)] == [shown(p) for p in parameters]
+        assert [label for label in labels if label in map(format_parameter, parameters)] == [
+            format_parameter(p) for p in parameters
+        ]
 
 
 def test_a_report_says_what_its_model_computed_in(sweep: Sweep) -> None:
@@ -150,7 +152,7 @@ def test_modes_are_told_by_colour_where_there_is_one_rule(make_sweep: MakeSweep)
 
 def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
     trade = per_configuration(sweep)
-    looks = Looks.of(sweep.configurations)
+    looks = ChartStyle.of(sweep.configurations)
     colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
     every, one = (colour["scale"]["domain"] for colour in colours)
     assert every == [*one, "kl", "fixed", "agree", "random"]
@@ -216,7 +218,7 @@ def test_the_page_knows_what_rules_say_of_themselves(content: dict[str, Any]) ->
 
 
 def test_a_rule_of_a_later_version_is_reported_without_words(make_sweep: MakeSweep, sweep: Sweep) -> None:
-    later = [Exit("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
+    later = [EarlyExit("unfrozen", rule, parameter) for rule, parameter in (("later", 0.5), ("later", 0.9))]
     assert representative("later", [0.5, 0.9]) == 0.5
     assert [naming(configuration)["short"] for configuration in later] == ["U·later .5", "U·later .9"]
 

@@ -9,7 +9,7 @@ from report_fixtures import Visit
 from synthetic_quality import add, with_answers
 from synthetic_sweeps import FINAL, LAYERS
 
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.results.study_tables import TIMINGS
 from reports.page.build import build_report
 from reports.read.sweep import read_sweep
@@ -17,14 +17,14 @@ from reports.sections.timing import ALLOWED, exit_shares, known_step_times, time
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings
 
-SETTING = Exit("unfrozen", "confidence", 0.7)
+SETTING = EarlyExit("unfrozen", "confidence", 0.7)
 
 
 def time(folder: Path, steps: bool) -> None:
     """Write three rounds at one and eight rows: a layer takes 1 ms in both, and the setting saves a fifth."""
-    given = [Exit("unfrozen", "fixed", float(layer)) for layer in LAYERS] if steps else []
+    given = [EarlyExit("unfrozen", "fixed", float(layer)) for layer in LAYERS] if steps else []
     of_layers: dict[Configuration, float] = {each: LAYERS[at] + 1.0 for at, each in enumerate(given)}
-    seconds: dict[Configuration, float] = {Normal(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1), **of_layers}
+    seconds: dict[Configuration, float] = {NoExit(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1), **of_layers}
     rows: list[dict[str, Any]] = [
         {
             **configuration.columns, "timing_id": f"{1:032x}", "batch": batch, "round": round_number, "prompts": 2,

@@ -13,8 +13,8 @@ from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 from eexit.studies.assessment.verdict import FILE, Bound, Cell, Interval, JudgedSetting, Line, TimedContender, Verdict
 from reports import build_report
 from reports.read.sweep import read_sweep
+from reports.sections.selected_setting import settings_section
 from reports.sections.verdict import verdict
-from reports.sections.which_setting import settings_section
 
 
 def interval(mean: float) -> Interval:

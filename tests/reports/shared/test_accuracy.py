@@ -13,7 +13,7 @@ from synthetic_sweeps import run_rows, write_runs
 from reports import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.exits.depth_by_position import depth_by_position
-from reports.sections.exits.where_tokens_exit import exit_mix
+from reports.sections.exits.exit_distribution import exit_mix
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings

@@ -23,7 +23,7 @@ from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
 from reports.sections.exits.depth_by_position import depth_by_position
 from reports.sections.exits.dose_response import dose_response
-from reports.sections.exits.where_tokens_exit import exit_mix
+from reports.sections.exits.exit_distribution import exit_mix
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 

@@ -16,20 +16,20 @@ from report_fixtures import MakeSweep
 from synthetic_sweeps import failed_row, run_rows, write_sweep
 
 from eexit.decode.costs import LOOKS
-from eexit.plan.configuration import GENERATE, Exit
+from eexit.plan.configuration import GENERATE, EarlyExit
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.other_models import KNOWN
+from eexit.studies.cost_projection import KNOWN
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.read.timings import timed_over
-from reports.shared.numbers import beside
+from reports.shared.number_format import beside
 from reports.shared.per_configuration import per_configuration
-from reports.shared.savings import Savings, savings
+from reports.shared.savings import SavingsTable, savings
 from reports.shared.styles import HOLLOW
 
 NORMAL, ONLINE, ORACLE = "normal", "unfrozen/fixed/10", "unfrozen/kl/1"
-FIXED = Exit("unfrozen", "fixed", 10.0).columns
+FIXED = EarlyExit("unfrozen", "fixed", 10.0).columns
 
 
 def costs(full: float, needed: float, run: float | None) -> dict[str, float | None]:
@@ -69,7 +69,7 @@ def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, ba
     TIMINGS.publish(open_store(folder), name, rows)
 
 
-def found(folder: Path) -> tuple[Savings, dict[str, dict[Any, Any]]]:
+def found(folder: Path) -> tuple[SavingsTable, dict[str, dict[Any, Any]]]:
     """Return the savings of the sweep, and its rows by configuration."""
     sweep = read_sweep(str(folder))
     its = savings(sweep, per_configuration(sweep))

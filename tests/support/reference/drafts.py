@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.costs import Rounds
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.costs import DraftRounds
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 from eexit.plan.runs import EOS, LENGTH
@@ -19,7 +19,7 @@ from reference.generation import kl_divergence, read_after, read_exits, said
 
 
 @torch.inference_mode()
-def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding) -> Trace:
+def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decoding: DecodingConfig) -> RequestOutput:
     """Generate one row; `decoder` is made from `model`, and only reads residual streams."""
     draft, prompt = request.configuration, list(request.prompt_token_ids)
     assert isinstance(draft, Draft)
@@ -53,10 +53,10 @@ def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decodi
         rounds.append([input_index, ahead, accepted, rejected])
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    return Trace(finish_reason=finish_reason, counts=None, rounds=Rounds.of(rounds), **columns)
+    return RequestOutput(finish_reason=finish_reason, counts=None, rounds=DraftRounds.of(rounds), **columns)
 
 
-def recorded(decoder: Decoder, decoding: Decoding, full: Any, token: int, drafted: bool) -> dict[str, Any]:
+def recorded(decoder: Decoder, decoding: DecodingConfig, full: Any, token: int, drafted: bool) -> dict[str, Any]:
     """What is recorded of a token that full depth says."""
     logits, exit_logits = full.logits[0, -1], read_exits(decoder, decoding, full)
     return {

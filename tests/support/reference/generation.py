@@ -19,23 +19,23 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.requests import Decoding, Request, Trace
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.sampling import pick_tokens
+from eexit.method.kv_maps import STREAMS, KVMaps, LinearMap
 from eexit.method.layer_call import Exited
 from eexit.method.modes import MODES, Deeper, Leaves, Mode
-from eexit.method.readouts import Lens, Linear, Raw
+from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
-from eexit.method.state_maps import STREAMS, LinearMap, StateMaps
 from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import NORMAL, Configuration, Exit
+from eexit.plan.configuration import NORMAL, Configuration, EarlyExit
 from eexit.plan.runs import EOS, LENGTH
-from reference.rules import Seen, stops_of
+from reference.rules import RuleInputs, stops_of
 
 
 @dataclass(frozen=True)
-class Row:
+class ReferenceRow:
     """What a row is generated with. `decoder` is made from `model`, the teacher, and only reads residual streams.
 
     The student is a model and its decoder, too: the same ones, unless it has weights of its own.
@@ -46,11 +46,11 @@ class Row:
     own_model: PreTrainedModel
     own_decoder: Decoder
     configuration: Configuration
-    decoding: Decoding
+    decoding: DecodingConfig
 
     @property
     def is_online(self) -> bool:
-        return isinstance(self.configuration, Exit) and self.configuration.rule in ONLINE
+        return isinstance(self.configuration, EarlyExit) and self.configuration.rule in ONLINE
 
     @property
     def leaves(self) -> Leaves:
@@ -64,22 +64,22 @@ class Row:
     @property
     def ranks(self) -> list[int]:
         """Where the rule looks, among the exitable layers."""
-        layers = self.configuration.layers if isinstance(self.configuration, Exit) else ()
+        layers = self.configuration.layers if isinstance(self.configuration, EarlyExit) else ()
         return [self.decoding.exitable_layers.index(layer) for layer in layers or self.decoding.exitable_layers]
 
 
 @torch.inference_mode()
 def generate_one(
-    model: PreTrainedModel, decoder: Decoder, request: Request, decoding: Decoding,
+    model: PreTrainedModel, decoder: Decoder, request: Request, decoding: DecodingConfig,
     student_model: tuple[PreTrainedModel, Decoder] | None = None,
-) -> Trace:  # fmt: skip
+) -> RequestOutput:  # fmt: skip
     """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams.
 
     A student with weights of its own is also a model and its decoder; `model` then is the teacher alone.
     """
     configuration = request.configuration
     own = (model, decoder) if student_model is None or configuration.mode == NORMAL else student_model
-    row = Row(model, decoder, *own, configuration, decoding)
+    row = ReferenceRow(model, decoder, *own, configuration, decoding)
     prompt = list(request.prompt_token_ids)
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
@@ -93,7 +93,7 @@ def generate_one(
         if position == 0:
             student = process_prompt(row, inputs, teacher_cache)
         stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)  # where no exit is drawn
-        if position > 0 and isinstance(configuration, Exit):
+        if position > 0 and isinstance(configuration, EarlyExit):
             stops, evidence = decide(row, configuration, inputs, student, teacher)
         choice = draw(stops, float(u_exit[position]))
         exit_layer = [*decoding.exitable_layers, decoder.n_layers - 1][choice]
@@ -119,11 +119,11 @@ def generate_one(
             break
         tokens = [token]
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    return Trace(finish_reason=finish_reason, counts=None, rounds=None, **columns)
+    return RequestOutput(finish_reason=finish_reason, counts=None, rounds=None, **columns)
 
 
 @dataclass(frozen=True)
-class Teacher:
+class FullDepthOutput:
     """What full depth says after a token: the model's output, and by layer logits (V,) and KLs in nats."""
 
     output: Any
@@ -132,24 +132,26 @@ class Teacher:
     kls: list[float]
 
 
-def teach(row: Row, inputs: Tensor, cache: DynamicCache) -> Teacher:
+def teach(row: ReferenceRow, inputs: Tensor, cache: DynamicCache) -> FullDepthOutput:
     """Run the teacher at full depth."""
     output = row.model(inputs, cache=cache, use_cache=True, output_hidden_states=True)
     final_logits, exit_logits = output.logits[0, -1], read_exits(row.decoder, row.decoding, output)
-    return Teacher(output, final_logits, exit_logits, [kl_divergence(final_logits, each) for each in exit_logits])
+    return FullDepthOutput(
+        output, final_logits, exit_logits, [kl_divergence(final_logits, each) for each in exit_logits]
+    )
 
 
-def process_prompt(row: Row, inputs: Tensor, teacher_cache: DynamicCache) -> "DeployedRow":
+def process_prompt(row: ReferenceRow, inputs: Tensor, teacher_cache: DynamicCache) -> "ExitKVCache":
     """What the student has after the prompt, which is always processed at full depth."""
     if row.own_model is row.model:
-        return DeployedRow(copy.deepcopy(teacher_cache))
-    student = DeployedRow(DynamicCache(config=row.own_model.config))
+        return ExitKVCache(copy.deepcopy(teacher_cache))
+    student = ExitKVCache(DynamicCache(config=row.own_model.config))
     run(row.own_model, row.own_decoder, inputs, student)
     return student
 
 
 def decide(
-    row: Row, configuration: Exit, inputs: Tensor, student: "DeployedRow", teacher: Teacher
+    row: ReferenceRow, configuration: EarlyExit, inputs: Tensor, student: "ExitKVCache", teacher: FullDepthOutput
 ) -> tuple[list[float], list[float]]:
     """The chance to stop at each exitable layer, and what the rule saw there: 0 and NaN where it doesn't look."""
     decoding, own = row.decoding, teacher.output
@@ -161,7 +163,7 @@ def decide(
     if screen := decoding.screen:
         own_logits = [through_screen(screen, row.own_decoder, decoding, own, layer) for layer in layers]
     of_set = [teacher.kls[rank] for rank in row.ranks], [teacher.exit_logits[rank] for rank in row.ranks]
-    seen = Seen(*of_set, teacher.final_logits, streams, own_logits, layers, decoding.probe)
+    seen = RuleInputs(*of_set, teacher.final_logits, streams, own_logits, layers, decoding.probe)
     stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)
     for rank, stop, saw in zip(row.ranks, *stops_of(configuration.rule, seen, configuration.parameter), strict=True):
         layer = decoding.exitable_layers[rank]
@@ -170,7 +172,9 @@ def decide(
     return stops, evidence
 
 
-def as_known(row: Row, stops: list[float], evidence: list[float], choice: int) -> tuple[list[float], list[float]]:
+def as_known(
+    row: ReferenceRow, stops: list[float], evidence: list[float], choice: int
+) -> tuple[list[float], list[float]]:
     """The probability of each exitable layer and of the final one, and the evidence, as far as the rule looks.
 
     An online rule looks no further than the exit, so that chances beyond are unknown, if there are any.
@@ -183,7 +187,7 @@ def as_known(row: Row, stops: list[float], evidence: list[float], choice: int) -
     return probabilities[: choice + 1] + later, evidence[: choice + 1] + [math.nan] * (n_layers - choice - 1)
 
 
-def run_student(row: Row, inputs: Tensor, student: "DeployedRow", exit_layer: int) -> Tensor:
+def run_student(row: ReferenceRow, inputs: Tensor, student: "ExitKVCache", exit_layer: int) -> Tensor:
     """Run a token that exits after this layer, which leaves what the mode says; return its logits (V,) there."""
     with leaving(row.own_decoder, row.decoding, row.configuration.mode, exit_layer):
         own = run(row.own_model, row.own_decoder, inputs, student)
@@ -195,7 +199,7 @@ def run_student(row: Row, inputs: Tensor, student: "DeployedRow", exit_layer: in
     return logits
 
 
-def lets_through(decoding: Decoding, configuration: Exit, stream_W: Tensor, layer: int) -> bool:
+def lets_through(decoding: DecodingConfig, configuration: EarlyExit, stream_W: Tensor, layer: int) -> bool:
     """Whether the gate, if there is one, gives the rule at least the threshold's chance to exit at this layer."""
     if configuration.gate is None:
         return True
@@ -205,12 +209,12 @@ def lets_through(decoding: Decoding, configuration: Exit, stream_W: Tensor, laye
     return 1 / (1 + math.exp(-log_odds)) >= float(configuration.gate)
 
 
-def read_after(decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
+def read_after(decoder: Decoder, decoding: DecodingConfig, output: Any, layer: int) -> Tensor:
     """The logits (V,) of the last token after an exitable layer, from the model's output."""
     return READ[type(decoding.readout)](decoder, decoding.readout, output.hidden_states[layer + 1][:, -1], layer)[0]
 
 
-def through_screen(screen: Screen, decoder: Decoder, decoding: Decoding, output: Any, layer: int) -> Tensor:
+def through_screen(screen: Screen, decoder: Decoder, decoding: DecodingConfig, output: Any, layer: int) -> Tensor:
     """The logits after any layer, −∞ but for the tokens that the screen finds likeliest, in full."""
     hidden_1W = output.hidden_states[layer + 1][:, -1]
     if layer == decoder.n_layers - 1:  # of which transformers returns the stream behind the norm
@@ -228,7 +232,7 @@ def through_screen(screen: Screen, decoder: Decoder, decoding: Decoding, output:
     return screened_V
 
 
-def read_exits(decoder: Decoder, decoding: Decoding, output: Any) -> list[Tensor]:
+def read_exits(decoder: Decoder, decoding: DecodingConfig, output: Any) -> list[Tensor]:
     """The logits (V,) of the last token after each exitable layer, from the model's output."""
     return [read_after(decoder, decoding, output, layer) for layer in decoding.exitable_layers]
 
@@ -260,31 +264,31 @@ def kl_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
 
 
 @dataclass
-class DeployedRow:
+class ExitKVCache:
     """What a deployed model has of a row: keys and values, and the positions that it does not attend to, by layer."""
 
     cache: Any
     hidden: dict[int, set[int]] = field(default_factory=dict)
 
 
-def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: DeployedRow) -> Any:
+def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: ExitKVCache) -> Any:
     """The model's own forward, with the student's keys and values and without its hidden positions."""
     with hiding(decoder.layers, student):
         return model(inputs, cache=student.cache, use_cache=True, output_hidden_states=True)
 
 
-def leave_residual_frozen(student: DeployedRow, exit_layer: int) -> None:
+def leave_residual_frozen(student: ExitKVCache, exit_layer: int) -> None:
     """Nothing to do: `handing_on_after` had keys and values past the exit made from the stream at the exit."""
 
 
-def leave_cache_frozen(student: DeployedRow, exit_layer: int) -> None:
+def leave_cache_frozen(student: ExitKVCache, exit_layer: int) -> None:
     """Copy the exit layer's keys and values at the last position to every layer past the exit."""
     held = student.cache.layers[exit_layer]
     for layer in student.cache.layers[exit_layer + 1 :]:
         layer.keys[:, :, -1], layer.values[:, :, -1] = held.keys[:, :, -1], held.values[:, :, -1]
 
 
-def leave_nothing(student: DeployedRow, exit_layer: int) -> None:
+def leave_nothing(student: ExitKVCache, exit_layer: int) -> None:
     """Hide the last position in layers past the exit."""
     for layer in range(exit_layer + 1, len(student.cache.layers)):
         student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
@@ -293,15 +297,15 @@ def leave_nothing(student: DeployedRow, exit_layer: int) -> None:
 def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
     """Norm, the layer's linear map, head."""
     weight, bias = readout.of_layer[layer]
-    return decoder.head(decoder.normed(hidden_BW) @ weight + bias)
+    return decoder.lm_head(decoder.head_input(hidden_BW) @ weight + bias)
 
 
 READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
-    Lens: lambda decoder, _, hidden_BW, __: decoder.head(decoder.normed(hidden_BW)),
-    Raw: lambda decoder, _, hidden_BW, __: decoder.head(decoder.unnormed(hidden_BW)),
-    Linear: read_linear,
+    LogitLens: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input(hidden_BW)),
+    RawReadout: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input_without_norm(hidden_BW)),
+    LinearReadout: read_linear,
 }
-LEAVE: dict[Leaves, Callable[[DeployedRow, int], None]] = {
+LEAVE: dict[Leaves, Callable[[ExitKVCache, int], None]] = {
     Leaves.STREAM: leave_residual_frozen,
     Leaves.KEYS: leave_residual_frozen,  # and `saying_after` had them made as the state says
     Leaves.MAPS: leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
@@ -330,7 +334,7 @@ def draw(stops: list[float], u: float) -> int:
 
 
 @contextmanager
-def leaving(decoder: Decoder, decoding: Decoding, mode: str, exit_layer: int) -> Iterator[None]:
+def leaving(decoder: Decoder, decoding: DecodingConfig, mode: str, exit_layer: int) -> Iterator[None]:
     """A context in which a token that exits after this layer leaves to deeper ones what the mode says."""
     state = MODES.get(mode)
     with ExitStack() as past_the_exit:
@@ -360,7 +364,7 @@ def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]
 
 
 @contextmanager
-def mapping_after(decoder: Decoder, maps: StateMaps, exit_layer: int) -> Iterator[None]:
+def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> Iterator[None]:
     """A context in which layers past the exit, but the next one, make keys and values by the maps of this exit."""
     at_exit: list[Tensor] = []  # the stream there
 
@@ -433,7 +437,7 @@ def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
 
 
 @contextmanager
-def hiding(layers: list[nn.Module], student: DeployedRow) -> Iterator[None]:
+def hiding(layers: list[nn.Module], student: ExitKVCache) -> Iterator[None]:
     """A context in which layers, given one token, do not attend to the student's hidden positions.
 
     The mask that a layer is given, if any, keeps its window; in addition, scores of hidden positions become -inf.

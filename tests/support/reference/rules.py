@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from eexit.method.probes import LEAST_KL_FACTOR, LOG_KL_RANGE, Probe
-from eexit.method.rules import RULES, Control, Look
+from eexit.method.rules import RULES, ExitHistogram, LayerView
 
 
 @dataclass(frozen=True)
-class Seen:
+class RuleInputs:
     """What a rule can look at, at one position: an oracle the full-depth pass, an online rule the student's own."""
 
     kls: list[float]  # of the exitable layers
@@ -31,37 +31,37 @@ class Seen:
 Stops = tuple[list[float], list[float]]  # the chance to exit at each exitable layer, and what the rule saw there
 
 
-def stop_by_kl(seen: Seen, kl_factor: float) -> Stops:
+def stop_by_kl(seen: RuleInputs, kl_factor: float) -> Stops:
     """2·sigmoid(−k·KL)."""
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in seen.kls], seen.kls
 
 
-def stop_by_agreement(seen: Seen, _: None) -> Stops:
+def stop_by_agreement(seen: RuleInputs, _: None) -> Stops:
     """1 at layers whose likeliest token is the final layer's."""
     agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
     return agrees, agrees
 
 
-def stop_by_confidence(seen: Seen, threshold: float) -> Stops:
+def stop_by_confidence(seen: RuleInputs, threshold: float) -> Stops:
     """1 at layers whose likeliest token has at least this probability."""
     highest = [float(logits.float().softmax(-1).max()) for logits in seen.own_logits]
     return [float(p >= threshold) for p in highest], highest
 
 
-def stop_by_margin(seen: Seen, threshold: float) -> Stops:
+def stop_by_margin(seen: RuleInputs, threshold: float) -> Stops:
     """1 at layers whose likeliest token is at least so much more probable than the next."""
     pairs = [logits.float().softmax(-1).topk(2).values.tolist() for logits in seen.own_logits]
     margins = [first - second for first, second in pairs]
     return [float(margin >= threshold) for margin in margins], margins
 
 
-def stop_by_entropy(seen: Seen, threshold: float) -> Stops:
+def stop_by_entropy(seen: RuleInputs, threshold: float) -> Stops:
     """1 at layers whose distribution has at most this entropy."""
     entropies = [float(torch.special.entr(logits.float().softmax(-1)).sum()) for logits in seen.own_logits]
     return [float(entropy <= threshold) for entropy in entropies], entropies
 
 
-def stop_by_similarity(seen: Seen, threshold: float) -> Stops:
+def stop_by_similarity(seen: RuleInputs, threshold: float) -> Stops:
     """1 at layers whose residual stream has at least this cosine with the stream before the layer."""
     cosines = [
         float(torch.cosine_similarity(seen.own_streams[layer], seen.own_streams[layer + 1], dim=0))
@@ -70,7 +70,7 @@ def stop_by_similarity(seen: Seen, threshold: float) -> Stops:
     return [float(cosine >= threshold) for cosine in cosines], cosines
 
 
-def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
+def stop_by_patience(seen: RuleInputs, layers_in_a_row: float) -> Stops:
     """1 at exitable layers that are at least the so-many-th in a row with the same likeliest token."""
     counts: list[float] = []
     for index, logits in enumerate(seen.own_logits):
@@ -79,7 +79,7 @@ def stop_by_patience(seen: Seen, layers_in_a_row: float) -> Stops:
     return [float(count >= layers_in_a_row) for count in counts], counts
 
 
-def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
+def stop_by_predicted_kl(seen: RuleInputs, kl_factor: float) -> Stops:
     """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream."""
     assert seen.probe is not None
     kls = []
@@ -93,12 +93,12 @@ def stop_by_predicted_kl(seen: Seen, kl_factor: float) -> Stops:
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
 
 
-def stop_at_layer(seen: Seen, layer: float) -> Stops:
+def stop_at_layer(seen: RuleInputs, layer: float) -> Stops:
     """1 at the given layer."""
     return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
 
 
-def stop_at_random(seen: Seen, control: Control) -> Stops:
+def stop_at_random(seen: RuleInputs, control: ExitHistogram) -> Stops:
     """Of the copied configuration's tokens that reached a layer, the share that exited there."""
     stops, left = [], sum(count for _, count in control.counts)
     for layer in seen.exitable_layers:
@@ -108,18 +108,18 @@ def stop_at_random(seen: Seen, control: Control) -> Stops:
     return stops, [math.nan] * len(stops)
 
 
-def stops_of(rule: str, seen: Seen, parameter: Any) -> Stops:
+def stops_of(rule: str, seen: RuleInputs, parameter: Any) -> Stops:
     """By its name; an own rule's function is asked at one layer after the other."""
     return STOPS[rule](seen, parameter) if rule in STOPS else stop_by_function(rule, seen, parameter)
 
 
-def stop_by_function(rule: str, seen: Seen, parameter: float | None) -> Stops:
+def stop_by_function(rule: str, seen: RuleInputs, parameter: float | None) -> Stops:
     """What an own rule's function gives: a chance, or what is held against its parameter."""
     own, stops, evidence = RULES[rule], list[float](), list[float]()
     asked = torch.tensor([math.nan if parameter is None else parameter])
     for rank, (layer, logits) in enumerate(zip(seen.exitable_layers, seen.own_logits, strict=True)):
         p = logits.float().softmax(-1)
-        look = Look(
+        look = LayerView(
             layer, parameter=asked, before=seen.own_streams[layer][None], after=seen.own_streams[layer + 1][None],
             top_p=p.topk(2).values[None], entropy=torch.special.entr(p).sum()[None], likeliest=p.argmax()[None],
             likeliest_so_far=torch.stack([each.argmax() for each in seen.own_logits[: rank + 1]])[None],
@@ -133,7 +133,7 @@ def stop_by_function(rule: str, seen: Seen, parameter: float | None) -> Stops:
     return stops, evidence
 
 
-STOPS: dict[str, Callable[[Seen, Any], Stops]] = {
+STOPS: dict[str, Callable[[RuleInputs, Any], Stops]] = {
     "kl": stop_by_kl,
     "agree": stop_by_agreement,
     "confidence": stop_by_confidence,

@@ -11,7 +11,7 @@ from eexit.errors import UsageError
 from eexit.results.layout import FORMAT, MANIFEST, encode
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import (
-    LostManifestError,
+    MissingManifestError,
     first_difference,
     make_manifest,
     read_manifest,
@@ -143,7 +143,7 @@ def test_results_without_a_manifest_are_refused(store: Store) -> None:
     store.publish("notes.txt", b"not of a sweep")
     assert read_manifest(store) is None
     store.publish(SHARD, b"")
-    with pytest.raises(LostManifestError, match=r"holds results but no sweep\.json"):
+    with pytest.raises(MissingManifestError, match=r"holds results but no sweep\.json"):
         read_manifest(store)
 
 

@@ -15,15 +15,15 @@ from scripted import rows_of, sweep_of
 
 import eexit.results.store.lease
 from cluster.actor import SweepActor
-from cluster.own_exits import OwnExits
+from cluster.custom_exits import CustomExits
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.layout import MANIFEST
-from eexit.results.shard_tables import Results
+from eexit.results.shard_tables import ShardTables
+from eexit.results.store.commit import CommitError, survey
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.lease import LEASE, STALE_SECONDS, Holder, Lease, hold, is_fenced
-from eexit.results.store.writing_shards import LandingError, survey
+from eexit.results.store.lease import LEASE, STALE_SECONDS, Lease, LeaseHolder, hold, is_fenced
 
 HOLDER = """
 import sys, time
@@ -175,14 +175,14 @@ class Instant:
         self.config = config
         self.meanwhile = meanwhile
 
-    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> Results:
+    def generate(self, runs: Sequence[Run], progress: Callable[[int], None]) -> ShardTables:
         self.meanwhile()
         return rows_of(runs, self.config)
 
 
 def elsewhere(silent: float) -> bytes:
     then = time.time() - silent
-    return json.dumps(asdict(Holder("ab", "another-host", 1, then, then, "another boot"))).encode()
+    return json.dumps(asdict(LeaseHolder("ab", "another-host", 1, then, then, "another boot"))).encode()
 
 
 @pytest.mark.parametrize("silent", [-7200, 0, 7200])
@@ -237,8 +237,8 @@ def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monk
         config = sweep_of("m", "one")
         store.publish(MANIFEST, b"{}")
         actor = SweepActor(lambda config, device: Instant(config), config, store.root, "cpu", lease.token, "me")
-        actor.load(OwnExits.among([]))
-        with pytest.raises(LandingError, match="has another driver now"):
+        actor.load(CustomExits.among([]))
+        with pytest.raises(CommitError, match="has another driver now"):
             actor.do(list(plan_runs(config)))
     assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove
 
@@ -251,17 +251,17 @@ def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store)
 
         def actor(token: str, meanwhile: Callable[[], None]) -> SweepActor:
             made = SweepActor(lambda *_: Instant(config, meanwhile), config, store.root, "cpu", lease.token, token)
-            made.load(OwnExits.among([]))
+            made.load(CustomExits.among([]))
             return made
 
         def while_frozen() -> None:
             lease.fence("frozen")
             actor("next", lambda: None).do(runs[:4])
 
-        with pytest.raises(LandingError, match="this actor was given up"):
+        with pytest.raises(CommitError, match="this actor was given up"):
             actor("frozen", while_frozen).do(runs[:9])
         assert survey(store).done == {run.run_id for run in runs[:4]}
-        with pytest.raises(LandingError, match="this actor was given up"):
+        with pytest.raises(CommitError, match="this actor was given up"):
             actor("frozen", lambda: None).do(runs[9:])  # for good
 
 

@@ -15,14 +15,14 @@ from scripted import look, rows_of, sweep_of
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import count_runs, plan_runs
-from eexit.results.landed import read_columns
+from eexit.results.committed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.owned_folders import OwnedFolderKind, whereabouts
+from eexit.results.store.commit import CommitError, clear_debris, commit, repair_store, shard_name, survey
+from eexit.results.store.extend import manifest_written
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.growth import written
 from eexit.results.store.lease import hold
 from eexit.results.store.manifest import make_manifest
-from eexit.results.store.writing_shards import LandingError, clear_debris, land, shard_name, survey, take_stock
-from eexit.results.whereabouts import FolderKind, whereabouts
 
 MEGABYTE = 1_000_000
 BARE = Manifest(
@@ -86,11 +86,11 @@ def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
     runs = list(plan_runs(config))
     noisy = rows_of(runs, config)
     wire.cut_after = 4000
-    with pytest.raises(LandingError, match="can't be written to"):
-        land(store, runs, noisy)
+    with pytest.raises(CommitError, match="can't be written to"):
+        commit(store, runs, noisy)
     wire.cut_after = None
     assert survey(store).done == set()
-    land(store, runs, noisy)
+    commit(store, runs, noisy)
     clear_debris(store)
     assert survey(store).done == {run.run_id for run in runs}
 
@@ -104,7 +104,7 @@ def test_a_lease_in_a_bucket(store: Store) -> None:
             pass
         store.publish(MANIFEST, encode(BARE))
         for half in (runs[:9], runs[9:]):
-            land(store, half, rows_of(half, config))
+            commit(store, half, rows_of(half, config))
     assert survey(store).done == {run.run_id for run in runs}
     assert not store.has("lease.json")
 
@@ -113,13 +113,13 @@ def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
     config = sweep_of("m", "one", "two", "three")
     runs = list(plan_runs(config))
     for some in (runs[:9], runs[9:18], runs[18:]):
-        land(store, some, rows_of(some, config), attempt=2)
-    land(store, runs[:4], rows_of(runs[:4], config), attempt=1)  # as by an actor that was given up and woke up
+        commit(store, some, rows_of(some, config), attempt=2)
+    commit(store, runs[:4], rows_of(runs[:4], config), attempt=1)  # as by an actor that was given up and woke up
     cut, gone = (f"tokens/{shard_name(some)}.parquet" for some in (runs[9:18], runs[18:]))
     store.publish(cut, (store.read(cut) or b"")[:-10])
     store.remove(gone)
     store.publish("tokens/notes.txt", b"mine")
-    found, lines = take_stock(store)
+    found, lines = repair_store(store)
     assert found.done == {run.run_id for run in runs[:9]}
     said = "\n".join(lines)
     for name, what in ((cut, " is damaged ("), (gone, " is missing: "), ("tokens/notes.txt", " is not one of")):
@@ -144,8 +144,8 @@ def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, 
     config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
     runs, store = list(plan_runs(config)), open_store(out)
     model, layers, _ = look(config, 9)
-    with written(store, make_manifest(config, model, layers)):  # it is longer than the wire's limit
-        land(store, runs[:9], rows_of(runs[:9], config))
+    with manifest_written(store, make_manifest(config, model, layers)):  # it is longer than the wire's limit
+        commit(store, runs[:9], rows_of(runs[:9], config))
     wire.cut_after = 20_000
     with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
         drive(config, out, actors=1)
@@ -172,5 +172,5 @@ def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Sto
     for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
         found = whereabouts(open_store(uri(wire, f"{folder}/{name}")))
         assert found is not None
-        assert (found.kind, found.root, found.name) == (FolderKind.RESULTS, store.root, says)
+        assert (found.kind, found.root, found.name) == (OwnedFolderKind.RESULTS, store.root, says)
     assert whereabouts(open_store(uri(wire, uuid4().hex))) is None

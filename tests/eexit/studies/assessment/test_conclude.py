@@ -12,7 +12,7 @@ import pytest
 from assessment_worlds import BATCH, BOUND, WORLDS, Drawn
 
 from eexit.quality.estimates import Estimate
-from eexit.results.files import Location
+from eexit.results.parquet_files import StoreLocation
 from eexit.studies.assessment.conclude import AssessmentSteps, conclude, judge, verdict_of
 from eexit.studies.assessment.screen import ANSWERS, alternative, cause, needed, reason, sentences, setting_line, tables
 from eexit.studies.assessment.verdict import (
@@ -160,7 +160,7 @@ def test_what_is_faster_is_said_beneath_a_yes_too() -> None:
 
 
 def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
-    location = Location(pyarrow.fs.LocalFileSystem(), str(tmp_path))
+    location = StoreLocation(pyarrow.fs.LocalFileSystem(), str(tmp_path))
     assert read_verdict(location) == (None, ())
     for name in ("pays", "costs more"):
         verdict = Drawn(WORLDS[name][0], 1700, np.random.default_rng(0), tmp_path).verdict()

@@ -17,12 +17,12 @@ from scripted import sweep_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.grid_types import ControlOf
+from eexit.plan.grid_types import ControlSpec
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import Run
 from eexit.quality.estimates import ValueKind, estimate_columns
-from eexit.quality.parts import Marks, Until
-from eexit.studies.chains.follow_ups import Chain, Changes, _between, _shuffled, _until
+from eexit.quality.thinking import AnswerPattern, ThinkingTags
+from eexit.studies.chains.follow_ups import ChainEdits, ThoughtChain, _between, _shuffled, _until
 from eexit.studies.chains.study import _mean, _twice
 from jobs.files.chains import main
 
@@ -91,14 +91,14 @@ def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("text", "chain"),
     [
-        ("<t>a b\n</t>7", Chain("<t>", ("a", " ", "b", "\n"), "</t>")),
-        ("a b</t>7", Chain("", ("a", " ", "b"), "</t>")),
-        ("Well. <t>a", Chain("<t>", ("a",), "")),
-        ("7", Chain("", (), "")),
+        ("<t>a b\n</t>7", ThoughtChain("<t>", ("a", " ", "b", "\n"), "</t>")),
+        ("a b</t>7", ThoughtChain("", ("a", " ", "b"), "</t>")),
+        ("Well. <t>a", ThoughtChain("<t>", ("a",), "")),
+        ("7", ThoughtChain("", (), "")),
     ],
 )
-def test_what_stands_between_marks_is_the_chain(text: str, chain: Chain) -> None:
-    marks = Marks("<t>", "</t>")
+def test_what_stands_between_marks_is_the_chain(text: str, chain: ThoughtChain) -> None:
+    marks = ThinkingTags("<t>", "</t>")
     tokens = [
         {"token": letter, "part": part} for letter, part in zip(text, marks.chains("", text).parts(text), strict=True)
     ]
@@ -107,12 +107,14 @@ def test_what_stands_between_marks_is_the_chain(text: str, chain: Chain) -> None
 
 
 def test_what_follows_a_chain_that_is_cut_is_written_as_after_the_whole_one() -> None:
-    chain = _until(Until("(?i)answer:"), "", "One. Two.\n\nAnswer: 3", ["One.", " Two.", "\n\nAns", "wer:", " 3"])
+    chain = _until(
+        AnswerPattern("(?i)answer:"), "", "One. Two.\n\nAnswer: 3", ["One.", " Two.", "\n\nAns", "wer:", " 3"]
+    )
     assert chain.prefiller("One. Two.\n\n") == "One. Two.\n\nAnswer:"
-    assert [chain.prefiller(kept) for _, kept in Changes(keep=(0, 33, 50)).kept(chain, None)] == [  # type: ignore[arg-type]
+    assert [chain.prefiller(kept) for _, kept in ChainEdits(keep=(0, 33, 50)).kept(chain, None)] == [  # type: ignore[arg-type]
         "Answer:", "One.\n\nAnswer:", "One. Two.\n\nAnswer:"
     ]  # fmt: skip
-    assert Chain("<t>", ("a ", "b"), "</t>").prefiller("a ") == "<t>a\n</t>"
+    assert ThoughtChain("<t>", ("a ", "b"), "</t>").prefiller("a ") == "<t>a\n</t>"
     assert _shuffled("One. Two.\n\n") == "Two. One.\n\n"
     assert _shuffled("One.") == "One."
 
@@ -124,7 +126,7 @@ PROMPTS = tuple(
 KEY, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 FIELDS: Mapping[str, Any] = {
     "modes": ("normal", "unfrozen"), "kl_factors": (1.0,), "seeds": (0, 1), "thinking_until": "(?i)answer:",
-    "controls": (ControlOf(of=KEY, counts={5: 1, 29: 1}),),
+    "controls": (ControlSpec(of=KEY, counts={5: 1, 29: 1}),),
 }  # fmt: skip
 
 

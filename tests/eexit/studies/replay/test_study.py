@@ -15,16 +15,16 @@ from landed_sweep import land_all
 
 from cluster.studies import actors
 from cluster.studies import run as running_studies
-from cluster.studies.run import Call, run_study
+from cluster.studies.run import StudyRun, run_study
 from eexit.errors import UsageError
-from eexit.output.progress import Progress, Silence
+from eexit.output.progress import NullDisplay, Progress
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study
-from eexit.studies.replay.recorded import read_transcripts
-from eexit.studies.replay.study import ReplayStudy, SettingsToReplay, make_replay_plan
+from eexit.studies.replay.from_records import read_transcripts
+from eexit.studies.replay.study import ReplayArgs, ReplayStudy, make_replay_plan
 from jobs import replay
 
 EXITS = (1, 3, 4)
@@ -58,7 +58,7 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
 
 
 def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
-    running: dict[str, Any] = {"display": Silence(), "look": look_here}
+    running: dict[str, Any] = {"display": NullDisplay(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     text_of = others.pop("text_of", "normal")
     return run_study(str(out), plan_of(text_of, **others), **running).rows
@@ -71,15 +71,15 @@ def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     study = plan_of(**others)(sweep)
     if study.needs_model:
         study.load("cpu")
-    call = Call(study, sweep.store)
+    call = StudyRun(study, sweep.store)
     for unit in study.units():
-        call.settle(unit, [study.do(part) for part in unit.parts], datetime.now(UTC))
+        call.publish_unit(unit, [study.run_part(part) for part in unit.parts], datetime.now(UTC))
     rows: list[dict[str, Any]] = REPLAYS.read(open_store(out)).slice(before).to_pylist()
     return rows
 
 
 def plan_of(text_of: str = "normal", **others: Any) -> Callable[[FinishedSweep], ReplayStudy]:
-    asked = SettingsToReplay(**{"kl_factors": (), "rules": {}, **others})
+    asked = ReplayArgs(**{"kl_factors": (), "rules": {}, **others})
     return partial(make_replay_plan, asked=asked, text_of=text_of)
 
 
@@ -160,7 +160,7 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     assert its.mean_depth != rows.loc["unfrozen/confidence/0.1"].mean_depth, "its own state decides"
 
 
-class StopsAtAgree(Silence):
+class StopsAtAgree(NullDisplay):
     def show(self, progress: Progress, last: bool = False) -> None:
         if "agree" in progress.doing:
             raise KeyboardInterrupt
@@ -207,7 +207,7 @@ def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> N
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
     def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
         sweep = read_finished(str(out), ["status"])
-        return make_replay_plan(sweep, SettingsToReplay((), rules, modes), "normal").needs_model
+        return make_replay_plan(sweep, ReplayArgs((), rules, modes), "normal").needs_model
 
     assert not needs_model(finished, kl=(1.0,), agree=())
     assert needs_model(finished, kl=(1.0,), fixed=(3.0,))

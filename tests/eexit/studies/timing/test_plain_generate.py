@@ -4,26 +4,26 @@ import pytest
 from byte_model import save_byte_model
 
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import LOOKUP, Generate, Normal
-from eexit.studies.timing.contenders import Contenders
+from eexit.plan.configuration import LOOKUP, HFGenerate, NoExit
+from eexit.studies.timing.decode_timer import DecodeTimer
 from eexit.studies.timing.plain_generate import settings_of
 
 TOKENS = 10
 
 
 @pytest.fixture(scope="module")
-def contenders(tmp_path_factory: pytest.TempPathFactory) -> Contenders:
+def contenders(tmp_path_factory: pytest.TempPathFactory) -> DecodeTimer:
     folder = tmp_path_factory.mktemp("model")
     save_byte_model(folder)
     prompts = tuple(Prompt(id=text, prompt=text) for text in ("one", "two and two and"))
     config = SweepConfig(model=str(folder), prompts=prompts, dtype="float32", exit_every=2, rules={"fixed": (2.0,)})
-    return Contenders(config, "cpu", TOKENS)
+    return DecodeTimer(config, "cpu", TOKENS)
 
 
-def test_transformers_own_with_lookup_writes_what_generate_does(contenders: Contenders) -> None:
-    assert settings_of(Generate(variant=LOOKUP)) == {"prompt_lookup_num_tokens": 5}
+def test_transformers_own_with_lookup_writes_what_generate_does(contenders: DecodeTimer) -> None:
+    assert settings_of(HFGenerate(variant=LOOKUP)) == {"prompt_lookup_num_tokens": 5}
     plain, looked_up = (
-        contenders.time(each, 1, contenders.prompts)[1] for each in (Generate(), Generate(variant=LOOKUP))
+        contenders.time(each, 1, contenders.prompts)[1] for each in (HFGenerate(), HFGenerate(variant=LOOKUP))
     )
     assert looked_up == plain
-    assert contenders.time(Normal(), 1, contenders.prompts)[1] == plain
+    assert contenders.time(NoExit(), 1, contenders.prompts)[1] == plain

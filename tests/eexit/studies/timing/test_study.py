@@ -18,15 +18,15 @@ from cluster.studies import actors as alone
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
-from eexit.output.progress import Progress, Silence
+from eexit.output.progress import NullDisplay, Progress
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.splits import sort_of
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing import beside
-from eexit.studies.timing.study import WhatToTime, in_turn, make_plan
+from eexit.studies.timing import generate_variants
+from eexit.studies.timing.study import TimingArgs, in_turn, make_plan
 from jobs import timings
 
 TOKENS = 4
@@ -52,10 +52,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
-    running: dict[str, Any] = {"display": Silence(), "look": look_here}
+    running: dict[str, Any] = {"display": NullDisplay(), "look": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
-    what = WhatToTime(**asked)
+    what = TimingArgs(**asked)
     return run_study(str(out), partial(make_plan, asked=what), **running, columns=what.columns).rows
 
 
@@ -124,18 +124,25 @@ def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path) -> None:
 def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:
     def row(key: str, texts: list[list[int]], seconds: float) -> dict[str, Any]:
         measured = {"tokens": 6, "seconds": seconds, "cost_full": None, "cost_needed": None, "cost_run": None}
-        return {"configuration": key, "batch": 2, "round": 1, "warm_up": 3.0, **measured, beside.TEXTS: texts}
+        return {
+            "configuration": key,
+            "batch": 2,
+            "round": 1,
+            "warm_up": 3.0,
+            **measured,
+            generate_variants.TEXTS: texts,
+        }
 
     made = [row("generate/lookup", [[1, 2, 9], [4, 5, 6]], 1.0), row("normal", [[1, 2, 3], [4, 5, 6]], 2.0)]
-    other, normal = beside.with_identity(made)
+    other, normal = generate_variants.with_identity(made)
     assert (other["identical"], other["first_difference"]) == (0.5, 2)
     assert (normal["identical"], normal["first_difference"]) == (None, None)
-    assert beside.TEXTS not in other
-    table = beside.beside_table([other, normal])
+    assert generate_variants.TEXTS not in other
+    table = generate_variants.beside_table([other, normal])
     assert table is not None
     first = [next(iter(column.cells)) for column in table.columns]
     assert first == ["2", "generate/lookup", "–", "–", "50.0%", "2", "3.0"]
-    assert beside.beside_table([normal]) is None
+    assert generate_variants.beside_table([normal]) is None
 
 
 @pytest.mark.usefixtures("ray_here", "model_is_described_here")
@@ -170,10 +177,10 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     status = ["error" if text in failed else "ok" for text in prompts]
     runs = pa.table({"prompt_id": prompts, "status": status, "configuration": ["normal"] * 20, "n_tokens": [9] * 20})
     sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
-    timed = [prompt.id for prompt in make_plan(sweep, WhatToTime((), (1,), 4, 4, 1)).config.prompts]
+    timed = [prompt.id for prompt in make_plan(sweep, TimingArgs((), (1,), 4, 4, 1)).config.prompts]
     assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
     assert not failed & set(timed)
-    more = make_plan(sweep, WhatToTime((), (1,), 8, 4, 1)).config.prompts
+    more = make_plan(sweep, TimingArgs((), (1,), 8, 4, 1)).config.prompts
     assert set(timed) < {prompt.id for prompt in more}
 
 
@@ -196,7 +203,7 @@ def test_nothing_is_timed_behind_the_end_of_a_text(tmp_path: Path, asked: int | 
     ]
     runs = pa.Table.from_pylist(rows)
     sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
-    study = make_plan(sweep, WhatToTime((), (1,), 8, asked, 1))
+    study = make_plan(sweep, TimingArgs((), (1,), 8, asked, 1))
     assert (study.lengths, {prompt.id for prompt in study.config.prompts}) == (timed, {*timed})
 
 
@@ -229,7 +236,7 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
     })  # fmt: skip
     sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2]), runs, "results")
     for n_prompts in (1, 2, 3):
-        study = make_plan(sweep, WhatToTime((), (1,), n_prompts, 4, 1, with_steps=True))
+        study = make_plan(sweep, TimingArgs((), (1,), n_prompts, 4, 1, with_steps=True))
         timed = [counts[prompt.id] for prompt in study.config.prompts]
         early, late = (sum(dict(of_run).get(layer, 0) for of_run in timed) for layer in (2, 5))
         shares = {2: early / (early + late), 5: late / (early + late)}
@@ -237,7 +244,7 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
         assert study._exits.shares == {key: {layer: n for layer, n in shares.items() if n}}
 
 
-class StopsInRound2(Silence):
+class StopsInRound2(NullDisplay):
     def show(self, progress: Progress, last: bool = False) -> None:
         if "normal, 1 row, round 2 of 2" in progress.doing:
             raise KeyboardInterrupt

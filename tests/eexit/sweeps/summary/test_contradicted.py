@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from eexit.plan.configuration import Configuration, Exit, Normal
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.quality.estimates import Estimate
 from eexit.results.tables import TOKENS
 from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
 
-CONFIDENCE = Exit("skip", "confidence", 0.9)
+CONFIDENCE = EarlyExit("skip", "confidence", 0.9)
 # Of six runs, each exits at layer 3, wrong and right; at 6, wrong; and not before the final layer, twice.
 LAYERS = (3, 6, 9)
 WRONG_AT_6 = [(0.1, 7), (0.97, 1), (0.95, 7)]
@@ -35,14 +35,14 @@ def recorded() -> list[pa.RecordBatch]:
 
 
 def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thresholds() -> None:
-    at_6, margin = Exit("skip", "confidence", 0.9, layers=(6,)), Exit("unfrozen", "margin", 0.955)
+    at_6, margin = EarlyExit("skip", "confidence", 0.9, layers=(6,)), EarlyExit("unfrozen", "margin", 0.955)
     unknown: list[Configuration] = [
-        Exit("skip", "entropy", 5.0),
-        Exit("skip", "patience", 2.0),
-        Exit("skip", "fixed", 3.0),
-        Normal(),
+        EarlyExit("skip", "entropy", 5.0),
+        EarlyExit("skip", "patience", 2.0),
+        EarlyExit("skip", "fixed", 3.0),
+        NoExit(),
     ]
-    gated = Exit("skip", "confidence", 0.9, gate="0.1")
+    gated = EarlyExit("skip", "confidence", 0.9, gate="0.1")
     found = on_normal(recorded(), RUNS, {}, LAYERS, [CONFIDENCE, at_6, margin, gated, *unknown])
     shares = {key: (each.share.mean, each.n_exits, each.share.n) for key, each in found.items()}
     assert shares == {
@@ -59,11 +59,11 @@ def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thre
 
 def test_a_warning_has_the_interval_and_the_number_of_exits() -> None:
     found = Contradicted(Estimate(0.64, 0.571, 0.709, 40), 1812)
-    oracle, few = Exit("skip", "kl", 1.0), Contradicted(Estimate(0.8, math.nan, math.nan, 2), 30)
+    oracle, few = EarlyExit("skip", "kl", 1.0), Contradicted(Estimate(0.8, math.nan, math.nan, 2), 30)
     said = "Careful: while the text is normal's, the final layer contradicts most early exits of "
     named = "skip/confidence/0.9 (64.0% [57.1, 70.9] of 1,812 exits)."
     half = Contradicted(Estimate(0.5, 0.4, 0.6, 40), 10)
-    shown: dict[Configuration, Contradicted] = {CONFIDENCE: found, oracle: few, Exit("skip", "margin", 0.5): half}
+    shown: dict[Configuration, Contradicted] = {CONFIDENCE: found, oracle: few, EarlyExit("skip", "margin", 0.5): half}
     assert contradicted_rules(shown) == f"{said}{named}"
     assert contradicted_rules({CONFIDENCE: few}) == f"{said}skip/confidence/0.9 (80.0% of 30 exits)."
     assert contradicted_rules({oracle: few}) == ""

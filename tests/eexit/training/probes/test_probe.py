@@ -12,8 +12,8 @@ from eexit.method.rules import RULES
 from eexit.method.stick_breaking import choose_exits
 from eexit.training.probes.calibration import calibrate
 from eexit.training.probes.probe import ProbeTrainer, linear_probe, log_kl, row, stop_chance
-from eexit.training.ridge import Sums
-from eexit.training.setup import KL_FACTORS
+from eexit.training.ridge import Moments
+from eexit.training.trainer_inputs import KL_FACTORS
 
 
 def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> None:
@@ -24,7 +24,7 @@ def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> 
         stream_NW = torch.randn(400, 6, generator=generator) * 10
         stream_NW[:, 3] = log_kl(kl_NE[:, rank]) * 5 - 2  # anywhere in the stream, on any scale
         one, other = (
-            Sums.of(stream_NW[half], log_kl(kl_NE[half, rank, None])) for half in (slice(200), slice(200, 400))
+            Moments.of(stream_NW[half], log_kl(kl_NE[half, rank, None])) for half in (slice(200), slice(200, 400))
         )
         probes[rank] = linear_probe(one, other)
         predicted.append(Probe(probes).predicted_kl(stream_NW, rank, torch.ones(400)))
@@ -75,7 +75,7 @@ def test_a_calibrated_probe_stops_at_once_at_factor_0_and_less_often_the_larger_
     for factor in (0.0, 1e-9, 0.5, 1.0, 1e3):
         factor_N = torch.full_like(kl_N, factor)
         seen_N = calibrated.predicted_kl(stream_NW, 0, factor_N)
-        chances.append(RULES["kl"].chances(seen_N, factor_N).stop_BE)
+        chances.append(RULES["kl"].chances(seen_N, factor_N).exit_BE)
     assert (chances[0] == 1).all()
     assert all((later <= earlier).all() for earlier, later in pairwise(chances))
     assert chances[-1].mean() < 0.02

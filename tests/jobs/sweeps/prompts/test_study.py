@@ -12,9 +12,9 @@ import pytest
 from cluster.console.sweep_flags import load_job
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
-from eexit.plan.splits import for_reporting
+from eexit.plan.splits import in_test_split
 from eexit.quality.answer_types import choices_of
-from eexit.quality.answers import mark
+from eexit.quality.grading import grade
 from eexit.quality.numerals import number_of
 
 PROMPTS = Path(__file__).parents[4] / "jobs" / "sweeps" / "prompts"
@@ -36,10 +36,10 @@ def test_ids_say_the_kind_and_are_numbered() -> None:
 
 
 def test_150_choose_and_50_are_reported_on_with_every_kind_on_both_sides() -> None:
-    reported = [prompt for prompt in STUDY if for_reporting(prompt.prompt)]
+    reported = [prompt for prompt in STUDY if in_test_split(prompt.prompt)]
     assert (len(STUDY), len(reported)) == (200, 50)
     assert {prompt.id.split("-")[0] for prompt in reported} == set(KINDS)
-    assert {prompt.id.split("-")[0] for prompt in STUDY if not for_reporting(prompt.prompt)} == set(KINDS)
+    assert {prompt.id.split("-")[0] for prompt in STUDY if not in_test_split(prompt.prompt)} == set(KINDS)
 
 
 def test_the_named_study_sweeps_them_with_three_exit_sets() -> None:
@@ -69,9 +69,9 @@ def test_answers_are_marked_right_and_others_wrong() -> None:
         if prompt.id.startswith("open-"):
             continue
         for right in (prompt.answer, f"The answer is {prompt.answer}.") if prompt.answer else (EXAMPLES[prompt.id],):
-            assert mark(prompt, right or "").correct, (prompt.id, right)
+            assert grade(prompt, right or "").correct, (prompt.id, right)
         for wrong in NO_ANSWERS:
-            assert not mark(prompt, wrong).correct, (prompt.id, wrong)
+            assert not grade(prompt, wrong).correct, (prompt.id, wrong)
 
 
 def test_a_text_that_repeats_the_question_is_wrong_and_the_prompt_too_unless_a_pattern_takes_a_quotation() -> None:
@@ -80,7 +80,7 @@ def test_a_text_that_repeats_the_question_is_wrong_and_the_prompt_too_unless_a_p
             question = prompt.prompt.split("\n")[-1]
             echoes = [question, question.removeprefix("Calculate ")]
             for echo in echoes if prompt.answer_pattern else [*echoes, prompt.prompt]:
-                assert not mark(prompt, echo).correct, (prompt.id, echo)
+                assert not grade(prompt, echo).correct, (prompt.id, echo)
 
 
 TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))
@@ -90,8 +90,8 @@ TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-
 def test_right_and_wrong_texts_are_told_apart(prompt_id: str) -> None:
     (prompt,) = (prompt for prompt in STUDY if prompt.id == prompt_id)
     right, wrong = TELLING[prompt_id]["right"], TELLING[prompt_id]["wrong"]
-    assert {text: mark(prompt, text).correct for text in right} == dict.fromkeys(right, True)
-    assert {text: mark(prompt, text).correct for text in wrong} == dict.fromkeys(wrong, False)
+    assert {text: grade(prompt, text).correct for text in right} == dict.fromkeys(right, True)
+    assert {text: grade(prompt, text).correct for text in wrong} == dict.fromkeys(wrong, False)
 
 
 def test_sums_products_and_the_like_are_worked_out_right() -> None:
@@ -110,7 +110,7 @@ def test_choices_have_four_letters_and_each_letter_is_right_sometimes() -> None:
         offered = choices_of(prompt.prompt)
         assert list(offered) == list("ABCD")
         assert len(set(offered.values())) == 4
-        assert mark(prompt, f"It is {offered[prompt.answer or '']}!").correct
+        assert grade(prompt, f"It is {offered[prompt.answer or '']}!").correct
     assert set(Counter(prompt.answer for prompt in choices)) == set("ABCD")
 
 

@@ -1,0 +1,68 @@
+"""Cost per correct answer, in multiply-adds and in tokens: Σ taken / Σ right, and as a multiple of `normal`'s.
+
+A configuration that exits earlier may write longer texts or wrong answers: a token costs less, a correct answer more.
+Prompts of the same text or group count once (`eexit.plan.splits.units`), and seeds are averaged first. Failed runs are
+left out. The cost is reported if texts have thinking (`eexit.quality.thinking`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import OK
+from eexit.quality.estimates import NOTHING, Estimate, estimate_per_right
+from eexit.quality.risks import numbers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COST_RUN: Final = "cost_run"
+COST_NEEDED: Final = "cost_needed"
+TOKENS: Final = "n_tokens"
+TAKEN: Final = (COST_RUN, COST_NEEDED, TOKENS)
+COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "thinking_closed", *TAKEN)
+
+
+@dataclass(frozen=True)
+class CostPerCorrect:
+    """Cost of a configuration per correct answer."""
+
+    taken: Estimate
+    beside_normal: Estimate  # as a multiple of normal's cost on the same prompts; NaN without normal
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """Return the mean, low, high and n of each estimate for JSON; unknown values are None."""
+        return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
+
+
+def has_chains(runs: "pa.Table") -> bool:
+    """Return True if any text has thinking."""
+    return bool(runs["thinking_closed"].null_count < len(runs))
+
+
+def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[str, CostPerCorrect]]:
+    """Return configuration → each of `TAKEN` → cost per correct answer; empty without thinking or graded answers.
+
+    `runs` have `COLUMNS`; `unit_of` maps a prompt's id to its group.
+    """
+    runs = runs.filter(np.array(runs["status"].to_pylist()) == OK)
+    if not has_chains(runs) or runs["correct"].null_count == len(runs):
+        return {}
+    unit = [unit_of[each] for each in runs["prompt_id"].to_pylist()]
+    runs = runs.append_column("unit", [unit]).append_column("draw", runs["seed"])
+    right = numbers("correct", runs)
+    keys, right_CP = right.configurations, right.loss_PC.T
+    found: dict[str, dict[str, CostPerCorrect]] = {key: {} for key in keys}
+    for name in TAKEN:
+        taken_CP = numbers(name, runs).loss_PC.T
+        normal = keys.index(NORMAL) if NORMAL in keys else None
+        for at, key in enumerate(keys):
+            pair = taken_CP[at], right_CP[at]
+            beside = (taken_CP[normal], right_CP[normal]) if normal is not None else None
+            found[key][name] = CostPerCorrect(
+                estimate_per_right(*pair), estimate_per_right(*pair, beside) if beside and at != normal else NOTHING
+            )
+    return found

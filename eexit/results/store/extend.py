@@ -1,0 +1,170 @@
+"""Extending a sweep: the stored grid and the requested grid become one.
+
+A sweep's grid is prompts × configurations × seeds, and each of the three is a union. So an added threshold runs for all
+prompts, and added prompts run under all configurations. Any other difference would make runs incomparable and is
+refused.
+"""
+
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from eexit.errors import UsageError
+from eexit.method.custom_manifest import refuse_changed
+from eexit.output.text import pluralize
+from eexit.plan.artefacts import OF_SOME
+from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
+from eexit.plan.configuration import NORMAL
+from eexit.plan.runs import configurations, count_runs
+from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode
+from eexit.results.parquet_files import list_files
+from eexit.results.store.folder import Store
+from eexit.results.store.manifest import (
+    MissingManifestError,
+    first_difference,
+    read_manifest,
+    refuse_difference,
+    with_grid,
+)
+
+
+def extended_config(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
+    """Return the configuration of the sweep in `store` once it is extended by `asked`; no model is needed.
+
+    It is the stored configuration if this contains all of `asked`. `refuse_other_dtype` compares `--dtype auto` later,
+    once it is resolved. Raise `UsageError` for runs that can't be in one sweep.
+    """
+    stored = stored_config(store, held)
+    before = with_places(stored, asked)
+    dtype = before.dtype if asked.dtype == AUTO_DTYPE else asked.dtype
+    planned = {**_alike(asked, before), "dtype": dtype}
+    refuse_difference(store, first_difference(_alike(before, asked), planned))
+    _refuse_other_contents(store, before, asked)
+    if NORMAL in asked.modes and NORMAL not in before.modes:
+        raise UsageError(
+            f"--out {store.root} holds runs that were not compared with {NORMAL}, as is recorded with each: leave "
+            f"{NORMAL} out of --modes, or choose another --out"
+        )
+    keys = tuple(dict.fromkeys(each.key for config in (before, asked) for each in configurations(config)))
+    try:
+        both = SweepConfig.model_validate({**dict(before), **_union(before, asked), "only": keys})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = problem.get("ctx", {}).get("error", problem["msg"])
+        raise UsageError(f"--out {store.root} can't grow by this ({reason}): choose another --out") from error
+    product = both.model_copy(update={"only": ()})
+    both = product if {each.key for each in configurations(product)} == {*keys} else both
+    return both if count_runs(both) > count_runs(before) else before
+
+
+def with_places(stored: SweepConfig, asked: SweepConfig) -> SweepConfig:
+    """Return a configuration whose artefacts are at the places of another one's: their digests are compared instead."""
+    return stored.model_copy(update={role: getattr(asked, role) for role in stored.digests if role in asked.digests})
+
+
+def stored_config(store: Store, held: Manifest) -> SweepConfig:
+    """Return the configuration in a manifest.
+
+    Raise `UsageError` if this version can't read it, or unless its custom rules and modes are given again, unchanged.
+    """
+    refuse_changed(held.own, f"--out {store.root}")
+    try:
+        return SweepConfig.model_validate(held.config)
+    except ValidationError as error:
+        raise UsageError(f"--out {store.root} holds a sweep of another version: choose another --out") from error
+
+
+def growth(before: SweepConfig, after: SweepConfig) -> str:
+    """Return how a sweep was extended, such as `2 prompts and 1 seed: 36 runs more`; empty if it was not."""
+    sizes = (
+        (len(after.prompts) - len(before.prompts), "prompt"),
+        (len(configurations(after)) - len(configurations(before)), "configuration"),
+        (len(after.seeds) - len(before.seeds), "seed"),
+    )
+    by = " and ".join(pluralize(n, what) for n, what in sizes if n)
+    return f"{by}: {pluralize(count_runs(after) - count_runs(before), 'run')} more" if by else ""
+
+
+@contextmanager
+def manifest_written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
+    """Write the manifest beside the results, as actors require, and yield the sweep's configuration.
+
+    That is the configuration of `manifest`, or its union with that of existing results. A damaged manifest is set
+    aside. If no shard is committed, the previous manifest is restored, or removed if there are no results. The caller
+    must hold the lease. Raise `OSError`, or `UsageError` if the results are another sweep's by now.
+    """
+    config = stored_config(store, manifest)
+    try:
+        held = read_manifest(store)
+    except MissingManifestError:
+        held = None
+        store.set_aside(MANIFEST)
+    if held:
+        config = extended_config(store, held, config)
+        manifest = held if config == stored_config(store, held) else with_grid(held, config)
+    there = {*list_files(store).stems}
+    if manifest != held:
+        store.publish(MANIFEST, encode(manifest))
+    try:
+        yield config
+    finally:
+        with suppress(OSError, pa.ArrowException, UsageError):  # a failure to undo must not hide the real error
+            _undo(store, manifest, held, there)
+
+
+def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[str]) -> None:
+    """Restore the previous manifest if no shard was added, or remove the files of a sweep without any shard."""
+    found = list_files(store)
+    if held and manifest != held and {*found.stems} <= there:
+        store.publish(MANIFEST, encode(held))
+    if not held and not found.shards:
+        store.remove(MANIFEST)
+        for folder in FOLDERS:
+            store.remove_if_empty(folder)
+
+
+def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig) -> None:
+    """Raise `UsageError` for a stored prompt with other contents, or a stored control with other exits."""
+    prompts = {prompt.id: prompt for prompt in before.prompts}
+    for prompt in asked.prompts:
+        if (stored := prompts.get(prompt.id, prompt)) != prompt:
+            raise UsageError(
+                f"--out {store.root} holds another prompt {prompt.id!r} "
+                f"({first_difference(asdict(stored), asdict(prompt))}): give this one another id, or choose another "
+                "--out"
+            )
+    controls = {(control.of, control.mode): control for control in before.controls}
+    for control in asked.controls:
+        if controls.get((control.of, control.mode), control).counts != control.counts:
+            raise UsageError(
+                f"--out {store.root} holds a control of {control.of} when it exited at other layers: choose another "
+                "--out"
+            )
+
+
+def _alike(config: SweepConfig, other: SweepConfig) -> dict[str, Any]:
+    """Return what must be equal in both configurations: no grid, and no optional artefacts that one of them lacks."""
+    alike = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in other.digests}
+    return {**config.model_dump(mode="json", exclude={*GRID, *OF_SOME}), "digests": alike}
+
+
+def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
+    """Return the union of both configurations in each field of GRID, stored values first, and all artefacts."""
+    lists = ("prompts", "modes", "draft", "seeds", "exit_sets")
+    found: dict[str, Any] = {
+        name: tuple(dict.fromkeys([*getattr(before, name), *getattr(asked, name)])) for name in lists
+    }
+    found |= {role: getattr(before, role) or getattr(asked, role) for role in OF_SOME}
+    gated = [threshold for config in (before, asked) if config.gate for threshold in config.gate_thresholds]
+    found["gate_thresholds"] = tuple(dict.fromkeys(gated)) or before.gate_thresholds
+    controls = {(control.of, control.mode): control for config in (asked, before) for control in config.controls}
+    rules: dict[str, tuple[float, ...]] = {}
+    for config in (before, asked):
+        for name, parameters in config.rules.items() if {*config.modes} != {NORMAL} else ():
+            rules[name] = tuple(dict.fromkeys([*rules.get(name, ()), *parameters]))
+    found |= {"controls": tuple(controls.values()), "digests": {**asked.digests, **before.digests}}
+    return {**found, "rules": rules}

@@ -1,0 +1,111 @@
+"""A sweep's evidence on a packaged setting: its certificate, prompts and savings, and some of its texts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, Final
+
+import pyarrow.compute as pc
+
+from eexit.custom_generate.package import Certificate, HeldOutCheck, PromptDistribution, TimingRecord
+from eexit.errors import UsageError
+from eexit.output.text import is_known
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import GENERATE
+from eexit.plan.runs import OK
+from eexit.plan.splits import kinds
+from eexit.results.committed import runs_with_tokens
+from eexit.results.finished_sweep import FinishedSweep
+from eexit.results.store.folder import Store
+from eexit.results.study_tables import TIMINGS
+from eexit.studies.selection.study import choices_made
+from eexit.studies.timing.speedups import speedups_of
+from eexit.training.texts import TrainingText, text_of
+
+N_EXAMPLES: Final = 3  # prompts in the package
+EXAMPLE_LENGTH: Final = 200  # characters of each
+N_TEXTS: Final = 4  # that are generated again and compared
+
+
+def chosen_key(sweep: FinishedSweep) -> str:
+    """Return the setting of the latest choice. Raise `UsageError` if it selected none."""
+    choices = choices_made(sweep.store)
+    if not choices:
+        raise UsageError(f"{sweep.name} has no choices: choose with jobs/choose.py, or give --configuration KEY")
+    latest = choices[-1]
+    if latest["configuration"] is None:
+        raise UsageError(
+            f"the latest choice of {sweep.name} (risk {latest['risk']}) certified no setting that saves anything: "
+            "choose by another risk or bound, or give --configuration KEY, which then has no guarantee"
+        )
+    return str(latest["configuration"])
+
+
+def certificate_of(store: Store, key: str) -> Certificate | None:
+    """Return the setting's latest certificate; None without any."""
+    for row in reversed(choices_made(store)):
+        for tested in row["tested"]:
+            if tested["configuration"] == key and tested["certified"]:
+                return _certificate(row, tested)
+    return None
+
+
+def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certificate:
+    asked = {name: row[name] for name in ("risk", "loss", "at_most", "confidence", "test", "order", "question")}
+    beside = ("loss_of_right", "n_of_right", "p_of_right", "loss_of_prompts", "n_of_prompts")
+    found = {name: tested[name] for name in ("n", "mean_loss", "p_value", *beside)}
+    held_out = None
+    if row["configuration"] == tested["configuration"] and row["reporting_n"]:
+        held_out = HeldOutCheck(**{name: row[f"reporting_{name}"] for name in HeldOutCheck.model_fields})
+    return Certificate(**asked, **found, held_out=held_out)
+
+
+def drawn(config: SweepConfig) -> PromptDistribution:
+    """Return the sweep's prompts and sampling."""
+    how = {
+        name: getattr(config, name) for name in PromptDistribution.model_fields.keys() & SweepConfig.model_fields.keys()
+    }
+    examples = [prompt.prompt[:EXAMPLE_LENGTH] for prompt in config.prompts[:N_EXAMPLES]]
+    return PromptDistribution(
+        n=len(config.prompts),
+        kinds=dict(Counter(kinds(map(asdict, config.prompts)).values())),
+        examples=examples,
+        **how,
+    )
+
+
+def timed(store: Store, key: str) -> list[TimingRecord]:
+    """Return the setting's time savings, as last measured."""
+    rows = TIMINGS.rows(store)
+    beside_generate = {each.batch: each.speedup for each in speedups_of(rows, key, GENERATE)}
+    return [
+        TimingRecord(
+            rows=each.batch,
+            tokens_per_second=each.tokens_per_second,
+            saved=each.realised,
+            low=each.saved.low if is_known(each.saved.low) else None,
+            high=each.saved.high if is_known(each.saved.high) else None,
+            rounds=each.rounds,
+            machine=each.machine,
+            beside_generate=beside_generate.get(each.batch),
+        )
+        for each in speedups_of(rows, key)
+    ]
+
+
+def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
+    """Return the shares of full-depth multiply-adds that the setting's runs saved, in theory and as run."""
+    costs = {"theoretical": "cost_needed", "run": "cost_run"}
+    return {name: sweep.saved(key, cost).as_dict["mean"] for name, cost in costs.items()}
+
+
+def swept_texts(sweep: FinishedSweep, key: str, seed: int) -> Sequence[TrainingText]:
+    """Return a few texts of a setting with this seed. Raise `UsageError` if there is none."""
+    columns = ["prompt_id", "status", "configuration", "seed", "prompt_token_ids"]
+    is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
+    runs = runs_with_tokens(sweep.store, columns, is_asked, ["token_id"])
+    found = [text_of(run, tokens) for run, tokens in islice(runs, N_TEXTS)]
+    if not found:
+        raise UsageError(f"no run of {key} with seed {seed} is without an error: there is nothing to compare with")
+    return found

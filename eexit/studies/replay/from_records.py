@@ -1,0 +1,242 @@
+"""Replay from recorded data: exits of other configurations on given texts.
+
+A replay is teacher-forced: every token is decided given a text of another configuration. It does not include the effect
+of the configuration's own tokens. Where a mode keeps the full-depth KV cache, everything follows from the full-depth
+pass. Results are then expectations over exit probabilities, without draws.
+
+Shapes: N decided tokens of a text, E exitable layers, X = E + 1, the final layer last, T texts, P groups, K top tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from eexit.decode.costs import UnitCosts, cost_columns, run_counts
+from eexit.method.divergence import Divergence
+from eexit.method.modes import MODES
+from eexit.method.rules import ORACLES, RULES, LayerView
+from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expected_exits
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
+from eexit.plan.runs import OK
+from eexit.plan.splits import digest
+from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
+from eexit.results.committed import nested_array, runs_with_tokens
+from eexit.results.parquet_files import StoreLocation
+from eexit.results.study_tables import OF_UNITS
+from eexit.training.texts import TrainingText, text_of
+
+ESTIMATED: Final = (
+    "mean_depth",
+    "expected_kl",
+    "expected_disagreement",
+)  # columns of `study_tables.REPLAYS` with intervals
+
+
+@dataclass(frozen=True, eq=False)
+class Transcript:
+    """A run's text, and the divergence of its decided tokens in the full-depth pass; None if it was not recorded."""
+
+    text: TrainingText
+    seed: int
+    teacher: Divergence | None
+
+
+class TextCosts(NamedTuple):
+    """Multiply-adds of a text's decided tokens, named as the columns; NaN if unknown."""
+
+    cost_full: float
+    cost_exits: float
+    cost_needed: float
+    cost_run: float
+
+
+UNPRICED: Final = TextCosts(*[np.nan] * len(TextCosts._fields))
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The exitable layers, the model's unit costs, and True if rules read layers through a screen."""
+
+    layers: Sequence[int]
+    prices: UnitCosts
+    by_screen: bool
+
+
+OF_RUNS: Final = ("run_id", "prompt_id", "seed", "configuration", "status", "prompt_token_ids", "n_tokens")
+OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
+
+
+def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> list[Transcript]:
+    """Return the texts of this configuration's runs with decided tokens, by prompt and seed.
+
+    With `once`, only each prompt's lowest seed. Raise `DamagedError` for a damaged file, and `OSError`.
+    """
+    is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
+    found = {
+        run["run_id"]: Transcript(text_of(run, tokens), run["seed"], _teacher(tokens.slice(1)))
+        for run, tokens in runs_with_tokens(location, OF_RUNS, is_wanted, OF_TOKENS)
+    }
+    in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
+    if not once:
+        return in_order
+    return [next(same) for _, same in groupby(in_order, lambda transcript: transcript.text.prompt_id)]
+
+
+def _teacher(decided: pa.Table) -> Divergence | None:
+    """Return the recorded divergence, with NaN for the log-sum-exp; None if top tokens were not recorded."""
+    if decided["top_token_ids"].null_count:
+        return None
+    top_token_NXK, top_prob_NXK = (
+        torch.tensor(nested_array(decided[name].combine_chunks())) for name in ("top_token_ids", "top_prob")
+    )
+    return Divergence(
+        kl_BE=torch.tensor(nested_array(decided["kl"].combine_chunks())),
+        entropy_B=torch.tensor(nested_array(decided["entropy"].combine_chunks())),
+        final_lse_B=torch.full((len(decided),), torch.nan),
+        likeliest_BX=top_token_NXK[..., 0],
+        likeliest_log_p_BX=top_prob_NXK[..., 0].log(),
+        top_token_BXK=top_token_NXK,
+        top_prob_BXK=top_prob_NXK,
+    )
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """A text under a configuration: means over its decided tokens, and its total costs.
+
+    `changed` is the probability that any token differs from full depth's. `drawn` is True if results depend on draws.
+    """
+
+    share_X: np.ndarray
+    expected_kl: float
+    expected_disagreement: float
+    changed: float
+    costs: TextCosts = UNPRICED
+    drawn: bool = False
+
+
+def follows_from_full_depth(setting: EarlyExit, is_adapted: bool) -> bool:
+    """Return True if the full-depth pass has all that exits read: no altered KV cache, and no adapter."""
+    return not is_adapted and not MODES[setting.state].alters
+
+
+def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[EarlyExit]]:
+    """Group the configurations that one pass over a text serves: those of a rule and mode, whatever else differs.
+
+    A configuration whose exits do not follow from the full-depth pass is a group of its own.
+    """
+
+    def group(setting: EarlyExit) -> tuple[str, ...]:
+        return (setting.state, setting.rule) if follows_from_full_depth(setting, is_adapted) else (setting.key,)
+
+    groups: dict[tuple[str, ...], list[EarlyExit]] = {}
+    for setting in settings:
+        groups.setdefault(group(setting), []).append(setting)
+    return list(groups.values())
+
+
+def replay_recorded(settings: Sequence[EarlyExit], transcript: Transcript, layers: Sequence[int]) -> list[ReplayResult]:
+    """Replay a text with oracles that follow from the recorded full-depth pass."""
+    teacher = transcript.teacher
+    assert teacher is not None
+    return [
+        replay_at_full_depth(setting, transcript, seen_at_final(setting, teacher, layers), layers, None)
+        for setting in settings
+    ]
+
+
+def seen_at_final(setting: EarlyExit, teacher: Divergence, layers: Sequence[int]) -> Tensor:
+    """Return an oracle's exit scores on a text, (N, E)."""
+    parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
+    return ORACLES[setting.rule].evidence(LayerView.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
+
+
+def replay_at_full_depth(
+    setting: EarlyExit,
+    transcript: Transcript,
+    evidence_NE: Tensor | None,
+    layers: Sequence[int],
+    pricing: CostModel | None,
+) -> ReplayResult:
+    """Replay a text with a configuration that follows from the full-depth pass, given its exit scores, if it has any.
+
+    Costs are those of exits drawn with the run's seed, since deferred layers depend on all exits of a text.
+    """
+    teacher = transcript.teacher
+    assert teacher is not None
+    agrees_NE = teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]
+    prompt = list(transcript.text.prompt_token_ids)
+    u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
+    parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
+    chances = RULES[setting.rule].chances_in_set(evidence_NE, parameter_E.expand(len(agrees_NE), -1))
+    expected = expected_exits(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
+    exit_N = choose_exits(chances, u_N).numpy()
+    costs = costs_of(setting, exit_N, evidence_NE, len(prompt), pricing) if pricing else UNPRICED
+    return ReplayResult(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, 1 - expected.same, costs)
+
+
+def costs_of(
+    setting: EarlyExit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, pricing: CostModel
+) -> TextCosts:
+    """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
+
+    `cost_run` minus `cost_needed` is the cost of exit scores; an oracle has no `cost_run`, since it saves nothing.
+    """
+    layers, prices = pricing.layers, pricing.prices
+    layer_X = np.array([*layers, len(prices.layer_L) - 1])
+    exit_layer_N = layer_X[exit_N]
+    seen_NE = None if evidence_NE is None else evidence_NE.numpy()
+    ran = run_counts(setting, layer_X, exit_layer_N, seen_NE, has_screen=pricing.by_screen)
+    costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
+    return TextCosts(*(np.nan if costs[name] is None else costs[name] for name in TextCosts._fields))
+
+
+def replay_row(
+    config: SweepConfig, setting: EarlyExit | Draft, text_of: str, n_tokens: int, means: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a row of `REPLAYS`: a configuration's `summary` on `n_tokens` of the configuration `text_of`."""
+    read = {"readout": config.readout, "decide_on": config.decide_on, "model": config.model}
+    return {**setting.columns, "text_of": text_of, "tokens": n_tokens, **means, **read}
+
+
+def summary(
+    setting: EarlyExit | Draft, replayed_T: Sequence[ReplayResult], unit_T: Sequence[str],
+    exitable_layers: Sequence[int], n_layers: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the columns of means over prompts or groups (`unit_T`: each text's), with seeds averaged first."""
+    layers = [*exitable_layers, n_layers - 1]
+    depth_X = (np.array(layers) + 1) / n_layers
+    share_TX = np.stack([replayed.share_X for replayed in replayed_T])
+    figures_TC = [
+        (each.expected_kl, each.expected_disagreement, *each.costs, each.costs.cost_run - each.costs.cost_needed,
+         each.changed)
+        for each in replayed_T
+    ]  # fmt: skip
+    values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_TC])
+    values_PC = means_of_groups(values_TC, unit_T)
+    ends = np.cumsum([len(layers), len(ESTIMATED), len(TextCosts._fields)])
+    share_PX, estimated_P3, cost_PC, other_P2 = np.split(values_PC, ends, axis=1)
+    numbers = dict(zip(TextCosts._fields, cost_PC.sum(0), strict=True))
+    of_units = np.column_stack([cost_PC[:, :2], other_P2[:, 0], estimated_P3[:, 2], other_P2[:, 1]]).T
+    kinds = [ValueKind.NUMBER if gives_its_exits(setting) else ValueKind.SHARE, ValueKind.NUMBER, ValueKind.SHARE]
+    for name, estimate in zip(ESTIMATED, estimate_columns(estimated_P3, kinds), strict=True):
+        numbers |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    known = {name: None if np.isnan(value) else float(value) for name, value in numbers.items()}
+    share_X = share_PX.mean(0).tolist()
+    return {
+        "prompts": len(values_PC),
+        "texts": len(replayed_T),
+        "drawn": any(replayed.drawn for replayed in replayed_T),
+        "exit_distribution": list(zip(layers, share_X, strict=True)),
+        **known,
+        "units": [digest(unit) for unit in sorted(set(unit_T))],
+        **{name: values_P.tolist() for name, values_P in zip(OF_UNITS, of_units, strict=True)},
+    }

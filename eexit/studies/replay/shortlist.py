@@ -1,0 +1,220 @@
+"""Which settings are worth a run: those around a bound on what they lose, by a pilot and by replays of its texts.
+
+Replays are in the exact KV cache: they say where tokens exit, what deciding costs, and how often an exit disagrees with
+full depth. What a pilot's settings lost for each disagreement of their replays, in a mode, predicts what the other
+settings of the mode lose. The rule is fixed, and reads nothing of the prompts that settings are then run on.
+
+Shapes: S settings.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from eexit.errors import UsageError
+from eexit.method.modes import MODES
+from eexit.method.rules import ONLINE
+from eexit.plan.configuration import EVERY, EarlyExit, configuration_of, parse_exit_set
+from eexit.quality.risks import RISKS, losses
+from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.study_tables import REPLAYS
+
+ORACLE: Final = "agree"
+EXACT: Final = next(name for name, state in MODES.items() if not state.alters)
+AIMS: Final = (0.25, 0.5, 1.0, 2.0)  # of the bound: predicted losses that the cheapest settings are looked for at
+COSTS: Final = ("cost_full", "cost_exits")
+Row = Mapping[str, Any]
+
+
+class Neighbours(NamedTuple):
+    """Two settings of a cell, by their keys, on both sides of a bound; None: full depth, the safest."""
+
+    safe: str | None
+    bold: str
+
+
+class CellSettings(NamedTuple):
+    """The settings of the four cells: the oracle in the exact KV cache, and two neighbours each."""
+
+    A: str
+    B: Neighbours
+    C: Neighbours
+    D: Neighbours
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset({self.A, *(key for pair in (self.B, self.C, self.D) for key in pair if key)})
+
+
+class PredictedSetting(NamedTuple):
+    """A setting with its predicted loss, what its exits save, and what it costs as run, as shares of full depth."""
+
+    setting: EarlyExit
+    loss: float
+    saved: float
+    cost: float = 1.0
+
+    @property
+    def key(self) -> str:
+        return self.setting.key
+
+
+def columns_of(risk: str) -> Sequence[str]:
+    """Return the columns of a pilot's runs that are read."""
+    return ("prompt_id", "prompt", "configuration", "seed", "status", *COSTS, RISKS[risk].column)
+
+
+def neighbours(settings: Sequence[PredictedSetting], at_most: float) -> Neighbours:
+    """Return the setting that saves most within the bound, and the bolder one that gains most for what it loses more.
+
+    Without a bolder one, these are the setting that saves most and the safer one that saves most; without a safe one,
+    full depth takes its place.
+    """
+    within = [each for each in settings if each.loss <= at_most and each.saved > 0]
+    safe = max(within, key=lambda each: each.saved, default=None)
+    loss, saved = (safe.loss, safe.saved) if safe else (0.0, 0.0)
+    bolder = [each for each in settings if each.loss > at_most and each.saved > saved]
+    if bolder:
+        bold = max(bolder, key=lambda each: (each.saved - saved) / (each.loss - loss))
+        return Neighbours(safe.key if safe else None, bold.key)
+    if safe is None:
+        return Neighbours(None, min(settings, key=lambda each: each.loss).key)
+    safer = [each for each in within if each.loss <= loss and each != safe]
+    return Neighbours(max(safer, key=lambda each: each.saved).key if safer else None, safe.key)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A finished pilot and its replays, at a bound of a risk."""
+
+    sweep: FinishedSweep
+    risk: str
+    at_most: float
+
+    @classmethod
+    def read(cls, results: str, risk: str, at_most: float, flag: str = "") -> "Pilot":
+        """Raises `UsageError` if `results` is no finished sweep."""
+        return cls(read_finished(results, columns_of(risk), flag), risk, at_most)
+
+    @property
+    def mode(self) -> str:
+        """The mode that alters the KV cache. Raises `UsageError` if the pilot has none."""
+        modes: list[str] = [each["mode"] for each in self.sweep.manifest.configurations if each["rule"]]
+        found = next((mode for mode in modes if MODES[mode].alters), None)
+        if found is None:
+            raise UsageError(f"{self.sweep.name} has no settings in a mode that alters the KV cache: sweep with one")
+        return found
+
+    @cached_property
+    def cells(self) -> CellSettings:
+        """The settings of the four cells."""
+        pairs = (self.oracles, self.candidates(EXACT), self.candidates(self.mode))
+        return CellSettings(EarlyExit(EXACT, ORACLE).key, *(neighbours(settings, self.at_most) for settings in pairs))
+
+    @cached_property
+    def oracles(self) -> Sequence[PredictedSetting]:
+        """The oracle in the mode that alters the KV cache, in each exit set. Raises `UsageError` if there is none."""
+        found = self._settings(self.mode, {ORACLE})
+        if not found:
+            raise UsageError(f"{self.sweep.name} has no runs of {self.mode}/{ORACLE}: sweep with --rules {ORACLE}")
+        saved = {each: self.sweep.saved(each.key, "cost_exits").as_dict["mean"] or 0.0 for each in found}
+        return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
+
+    def settings_of(self, mode: str, of_oracle: bool) -> Sequence[EarlyExit]:
+        """The settings in a mode that are worth a run: those of its cell and, of an online rule in a mode that alters
+        the KV cache, all those around the bound, one of which may be certified.
+        """
+        is_exact, cells = not MODES[mode].alters, self.cells
+        if of_oracle and is_exact:
+            return [EarlyExit(EXACT, ORACLE)]
+        among = self.oracles if of_oracle else self.candidates(mode)
+        wanted = cells.B if of_oracle else cells.C if is_exact else [each.key for each in among]
+        return [each.setting for each in among if each.key in wanted]
+
+    def candidates(self, mode: str) -> Sequence[PredictedSetting]:
+        """The settings of an online rule in the best exit set that cost least within each of `AIMS`, from safe to bold.
+
+        Raises `UsageError` without replays in which any token exits.
+        """
+        results = self.sweep.digest_as_read(self.sweep.manifest.config)
+        rows = [row for row in REPLAYS.rows(self.sweep.store) if row["results"] == results]
+        latest = {row["configuration"]: row for row in rows if is_candidate(row)}
+        exiting = [row for row in latest.values() if _exits(row, self.sweep.n_layers)]
+        if not exiting:
+            raise UsageError(
+                f"{self.sweep.name} has no replays of online rules in exact state in which any token exits: run "
+                "jobs/replay.py with --modes unfrozen and bolder --rules"
+            )
+        factor = self._loss_per_disagreement(mode, latest)
+        found: dict[str, list[PredictedSetting]] = {}
+        for row in exiting:
+            found.setdefault(row["exit_set"] or EVERY, []).append(_predicted(row, mode, factor))
+        aims = [aim * self.at_most for aim in AIMS]
+        best = min(found.values(), key=lambda settings: sum(_cost_within(settings, aim) for aim in aims))
+        return cheapest_within(best, aims)
+
+    def _loss_per_disagreement(self, mode: str, replays: Mapping[str, Row]) -> float:
+        """What the pilot's online settings of a mode lost for each expected disagreement of their replays; half a
+        prompt more is lost, since none may be lost of few prompts. 1 where the pilot has none of them.
+        """
+        pairs = []
+        for each in self._settings(mode, ONLINE):
+            replay = replays.get(replace(each, state=EXACT).key)
+            if replay is not None:
+                pairs.append((self._lost[each.key], replay["expected_disagreement"]))
+        lost, disagreement = (float(np.sum(each)) for each in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+        n = len({*self.sweep.unit_of.values()})
+        return (lost + 0.5 / n) / disagreement if disagreement else 1.0
+
+    @cached_property
+    def _lost(self) -> Mapping[str, float]:
+        """The mean loss of each configuration."""
+        found = losses(RISKS[self.risk], self.sweep.runs_of_units)
+        return {key: float(np.mean(loss)) if len(loss := found.of(key)) else 1.0 for key in found.configurations}
+
+    def _settings(self, mode: str, rules: Container[str]) -> Sequence[EarlyExit]:
+        there = map(configuration_of, self.sweep.manifest.configurations)
+        return [each for each in there if isinstance(each, EarlyExit) and each.mode == mode and each.rule in rules]
+
+
+def settings_worth_running(
+    results: str, risk: str, at_most: float, modes: Sequence[str], of_oracle: bool = False
+) -> Sequence[EarlyExit]:
+    """Return the settings that are worth a run in these modes, of an online rule or of the oracle.
+
+    Raises `UsageError` if `results` is not a finished sweep, and if it lacks what settings are found by.
+    """
+    pilot = Pilot.read(results, risk, at_most, "--settings-of")
+    return [each for mode in modes if mode in MODES for each in pilot.settings_of(mode, of_oracle)]
+
+
+def is_candidate(row: Row) -> bool:
+    """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
+    return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["cost_run"])
+
+
+def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:
+    """Return the setting that costs least within each of these losses, from safe to bold; without any, the one that
+    loses least.
+    """
+    within = [[each for each in found if each.loss <= aim] for aim in aims]
+    cheapest = [min(settings, key=lambda each: each.cost) for settings in within if settings]
+    return list(dict.fromkeys(cheapest)) or [min(found, key=lambda each: each.loss)]
+
+
+def _predicted(row: Row, mode: str, factor: float) -> PredictedSetting:
+    setting = EarlyExit(mode, row["rule"], float(row["parameter"]), parse_exit_set(row["exit_set"] or EVERY))
+    exits, run = row["cost_exits"] / row["cost_full"], (row["cost_run"] - row["cost_needed"]) / row["cost_full"]
+    return PredictedSetting(setting, factor * row["expected_disagreement"], 1 - exits, exits + run)
+
+
+def _exits(row: Row, n_layers: int) -> bool:
+    return any(share for layer, share in row["exit_distribution"] if layer < n_layers - 1)
+
+
+def _cost_within(found: Sequence[PredictedSetting], loss: float) -> float:
+    """Return the least cost of settings that lose so much at most; that of full depth where there is none."""
+    return min([1.0, *(each.cost for each in found if each.loss <= loss)])

@@ -1,0 +1,92 @@
+"""Which ask of its prompts a choice is, and what it may therefore err with (`eexit.quality.learn_then_test`).
+
+An ask is counted by the prompts for choosing that it looks at, and by the model: those before it that looked at any of
+them count, whatever the folder, the dtype or the settings. What is looked through are this folder, those beside it, and
+the steps of assessments beside it, on a local disk. The same question about the same runs is the same ask.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from eexit.errors import UsageError
+from eexit.plan.hashes import content_hash
+from eexit.plan.splits import digest
+from eexit.quality.learn_then_test import alpha_share
+from eexit.results.finished_sweep import FinishedSweep
+from eexit.results.layout import ASSESSMENT
+from eexit.results.store.folder import Store, open_store
+from eexit.results.study_tables import CHOICES
+from eexit.studies.selection.selection_args import AlphaShare
+
+# What makes it another one.
+QUESTION: Final = ("risk", "at_most", "confidence", "cost_by", "test", "order", "asked", "runs", "units")
+Row = Mapping[str, Any]
+
+
+def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
+    """The columns of `CHOICES` by which asks of the same prompts are found."""
+    config = sweep.manifest.config
+    return {
+        "model": config["model"],
+        "runs": hash_of_runs(config, sweep.manifest.model),
+        "units": sorted(digest(unit) for unit in units),
+    }
+
+
+def hash_of_runs(config: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Of the runs that a sweep has, by its manifest; once it has grown, it is another one. Artefacts count by
+    their digests.
+    """
+    placeless = {name: value for name, value in config.items() if name not in config.get("digests", ())}
+    return content_hash(placeless, {name: value for name, value in model.items() if name != "parts"})
+
+
+def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
+    """Which ask this question is, given its columns, among those in `store` and beside it.
+
+    Without `planned`, as many are planned as the asks before it say, or one. Raises `UsageError` if they say otherwise.
+    """
+    before = _each_once(_asked_in([store, *_beside(store)], question))
+    declared = before[0]["planned"] if before else planned or 1
+    if planned not in (None, declared):
+        raise UsageError(
+            f"--asks {planned} comes too late: {declared} was planned when these prompts were first asked. Ask without "
+            "--asks, or sweep other prompts"
+        )
+    same = [row["question"] for row in before if _what(row) == _what(question)]
+    number = same[0] if same else max([len(before), *(row["question"] for row in before)]) + 1
+    return AlphaShare(number, declared, alpha_share(question["confidence"], number, declared))
+
+
+def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
+    """The asks that looked at any of these prompts."""
+    of_model = (row for each in stores for row in CHOICES.rows(each) if row["model"] == question["model"])
+    return [row for row in of_model if not set(row["units"]).isdisjoint(question["units"])]
+
+
+def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
+    """The first of the rows of each question, the earliest one first."""
+    latest_first = sorted(rows, key=lambda row: row["started"], reverse=True)
+    return list({_what(row): row for row in latest_first}.values())[::-1]
+
+
+def _beside(store: Store) -> Iterator[Store]:
+    """Those beside a folder of results on a local disk; of a step, those beside its assessment."""
+    if store.is_local:
+        folder = Path(store.root)
+        is_step = (folder.parent / ASSESSMENT).is_file()
+        yield from _with_choices(folder.parent.parent if is_step else folder.parent, folder)
+
+
+def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
+    """Folders of results with choices, in this one or one level deeper, but for `folder`."""
+    for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
+        for found in sorted(home.glob(pattern)):
+            if found.parent != folder:
+                yield open_store(found.parent)
+
+
+def _what(row: Row) -> tuple[Any, ...]:
+    """What the same question has in common with itself."""
+    return tuple(tuple(row[name]) if name in ("asked", "units") else row[name] for name in QUESTION)

@@ -1,0 +1,224 @@
+"""What is asked when a setting is chosen: which risk, which bound, among which settings, tested how and in which order.
+
+All of it is settled, and written down, before the losses of a prompt for choosing are looked at.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eexit.errors import UsageError
+from eexit.method.rules import ORACLES, RULES
+from eexit.output.text import ordinal, short_percent, truncate_lines
+from eexit.plan.configuration import NORMAL, EarlyExit, configuration_of
+from eexit.plan.splits import in_pilot_split, in_test_split
+from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
+from eexit.quality.learn_then_test import ORDERS, PARETO
+from eexit.quality.risk_tests import prompts_without_loss
+from eexit.quality.risks import RISKS, SCORE
+from eexit.results.layout import Manifest
+
+_TEXTS: Final = ["correct", "finish_reason", "lcs_share"]  # what is told of the texts beside the risk
+_IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "status"]
+
+
+@dataclass(frozen=True)
+class CostMeasure:
+    """A cost that settings are compared by: a column's sum over sampling units, as a fraction of another column's."""
+
+    definition: str
+    column: str
+    of: str | None = None  # None: the mean of the column
+    is_run: bool = False  # whether oracles have none
+    of_normal: bool = False  # whether it is told as a share of that of normal
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column, *([self.of] if self.of else [])]
+
+
+COSTS: Final[dict[str, CostMeasure]] = {
+    "run": CostMeasure(
+        "multiply-adds of what was run, as a share of those of full depth", "cost_run", "cost_full", is_run=True
+    ),
+    "needed": CostMeasure(
+        "multiply-adds that the exits would need if deciding were free, as a share of those of full depth: theoretical",
+        "cost_needed",
+        "cost_full",
+    ),
+    "depth": CostMeasure("mean depth of the exits, as a fraction of all layers", "mean_depth"),
+    "right": CostMeasure(
+        "multiply-adds of what was run per right answer, as a share of those of normal",
+        "cost_run",
+        "correct",
+        is_run=True,
+        of_normal=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SettingFamily:
+    """The settings of a mode, rule, exit set and gate by their keys, the most conservative one first."""
+
+    mode: str
+    rule: str
+    settings: tuple[str, ...]
+    within: str = ""  # exit set and gate, as in keys
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}/{self.rule}{self.within}"
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.rule in ORACLES
+
+
+def has_order(columns: Mapping[str, Any]) -> bool:
+    """Whether the configuration with these columns, as in `eexit.results.tables.CONFIGURATION`, belongs to a family."""
+    rule = RULES.get(columns["rule"] or "")
+    return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
+
+
+def families(configurations: Iterable[Mapping[str, Any]]) -> list[SettingFamily]:
+    """The families of these configurations that have an order, in order of appearance.
+
+    Each rule says itself which end of its parameter is conservative (`Rule.higher_exits_later`). A grid without an
+    order can't be tested as a sequence: rules without a parameter, controls, and drafts.
+    """
+    parameters: dict[tuple[str, str, str], dict[str, float]] = {}
+    for columns in filter(has_order, configurations):
+        configuration = configuration_of(columns)
+        assert isinstance(configuration, EarlyExit)
+        by_key = parameters.setdefault((configuration.mode, configuration.rule, configuration.within), {})
+        by_key[configuration.key] = columns["parameter"]
+    found = []
+    for (mode, rule, within), by_key in parameters.items():
+        bold_last = sorted(by_key, key=by_key.__getitem__, reverse=bool(RULES[rule].higher_exits_later))
+        found.append(SettingFamily(mode, rule, tuple(bold_last), within))
+    return found
+
+
+@dataclass(frozen=True)
+class AlphaShare:
+    """The number of an ask of its prompts, from 1, of how many that were planned, and what it may err with."""
+
+    number: int
+    planned: int
+    error: float
+
+
+@dataclass(frozen=True)
+class SelectionArgs:
+    """The flags of `jobs/choose.py`. Without modes, rules and keys, all settings are candidates."""
+
+    risk: str
+    at_most: float = 0.05
+    confidence: float = 0.95
+    cost: str = "run"
+    modes: Sequence[str] = ()
+    rules: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    order: str = PARETO  # of `ORDERS`
+    pilot: str | None = None  # a finished sweep that the order comes from; None: a part of the prompts for choosing
+    asks: int | None = None  # of the same prompts, how many are planned; None: as was said at the first, or one
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for values that no question has."""
+        for name, share in (("--at-most", self.at_most), ("--confidence", self.confidence)):
+            if not 0 < share < 1:
+                raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
+        if self.order not in ORDERS:
+            raise UsageError(f"--order must be one of {', '.join(ORDERS)}, got {self.order}")
+        if self.pilot and self.order != PARETO:
+            raise UsageError(f"--pilot gives the order of --order {PARETO}, and --order {self.order} needs none")
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of runs that say what it needs to know."""
+        column = RISKS[self.risk].column
+        names = [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns, *_TEXTS, *OF_RIGHT]
+        return list(dict.fromkeys(names))
+
+    def part_of(self, unit: str) -> str:
+        """What the prompts of a unit are for: `reporting`, `pilot` or `choosing`."""
+        if in_test_split(unit):
+            return "reporting"
+        return "pilot" if self.order == PARETO and not self.pilot and in_pilot_split(unit) else "choosing"
+
+    def names(self, columns: Mapping[str, Any]) -> bool:
+        """Whether the configuration with these columns is a candidate."""
+        return (
+            columns["configuration"] != NORMAL
+            and (not self.modes or columns["mode"] in self.modes)
+            and (not self.rules or columns["rule"] in self.rules)
+            and (not self.keys or columns["configuration"] in self.keys)
+        )
+
+
+def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[list[SettingFamily], list[str]]:
+    """The families of settings to test, and a line for each group of configurations that is left out.
+
+    Raises `UsageError` for names that the sweep lacks, for what is asked for by name and can't be tested, and if
+    nothing is left.
+    """
+    from eexit.results.finished_sweep import refuse_unknown  # here, since flags are made of the names above
+
+    there = [each for each in manifest.configurations if each["mode"] != NORMAL]
+    rules = [each["rule"] for each in there if each["rule"]]
+    refuse_unknown(question.modes, list(dict.fromkeys(each["mode"] for each in there)), name, "mode with exits called")
+    refuse_unknown(question.rules, list(dict.fromkeys(rules)), name, "rule")
+    refuse_unknown(question.keys, [each["configuration"] for each in there], name)
+    named = [each for each in there if question.names(each)]
+    unordered = [each["configuration"] for each in named if not has_order(each)]
+    found = families(named)
+    costless = [family for family in found if COSTS[question.cost].is_run and family.is_oracle]
+    left_out = []
+    if unordered:
+        left_out.append(
+            f"{', '.join(truncate_lines(unordered, 5))}: no order from conservative to bold, which a "
+            f"sequence of tests needs"
+        )
+    if costless:
+        left_out.append(
+            f"{', '.join(family.name for family in costless)}: oracles save nothing at run time; --cost needed or "
+            "--cost depth compares them"
+        )
+    tested = [family for family in found if family not in costless]
+    if left_out and (not tested or _asked_for_by_name(question, unordered, costless)):
+        raise UsageError(f"{name} can't be chosen from: {'; '.join(left_out)}")
+    if not tested:
+        raise UsageError(
+            f"{name} has no setting to choose from: run a sweep with rules, such as --rules confidence=0.9"
+        )
+    return tested, left_out
+
+
+def _asked_for_by_name(question: SelectionArgs, unordered: Sequence[str], costless: Sequence[SettingFamily]) -> bool:
+    """Whether something that can't be tested was named itself, and not only its mode."""
+    rules = {key.split("/")[1] for key in unordered if "/" in key} | {family.rule for family in costless}
+    keys = {*unordered, *(key for family in costless for key in family.settings)}
+    return bool(rules & set(question.rules) or keys & set(question.keys))
+
+
+def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask: AlphaShare) -> None:
+    """Raises `UsageError` if no setting could be certified with `n` prompts even if nothing were ever lost."""
+    least = prompts_without_loss(question.at_most, ask.error / n_sequences)
+    if n < least:
+        which = f", as the {ordinal(ask.number)} ask of these prompts (error {short_percent(ask.error)}),"
+        further = which if ask.number > 1 else ""
+        others = ", other prompts" if ask.number > 1 else ""
+        sharing = f" among {n_sequences} families of settings, which share the error," if n_sequences > 1 else ""
+        fewer = " or fewer --rules or --modes" if n_sequences > 1 else ""
+        raise UsageError(
+            f"{name} has {n} prompts to choose with, and certifying a risk of {question.at_most:g} with confidence "
+            f"{question.confidence:g}{further}{sharing} takes at least {least}, even without a single loss: give more "
+            f"prompts ({_parts(question)}){others}, a higher --at-most, a lower --confidence{fewer}"
+        )
+
+
+def _parts(question: SelectionArgs) -> str:
+    if question.order == PARETO and not question.pilot:
+        return "nine in sixteen are for choosing, three for the pilot and four for reporting"
+    return "three in four are for choosing"

@@ -1,0 +1,349 @@
+"""What a setting is chosen from: the losses and costs of the settings of a finished sweep, and the order of testing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.errors import UsageError
+from eexit.output.text import short_percent
+from eexit.plan.configuration import NORMAL, configuration_of, depends_on_seed
+from eexit.plan.runs import OK
+from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
+from eexit.quality.cost_per_correct import CostPerCorrect, per_right
+from eexit.quality.learn_then_test import PARETO, alpha_share, pareto_sequence
+from eexit.quality.risk_tests import BETTING, EXACT
+from eexit.quality.risks import (
+    BEST_SCORE,
+    CHANGED,
+    RISKS,
+    SCORE,
+    WORST_SCORE,
+    WRONG,
+    LossMatrix,
+    Risk,
+    answers_tell,
+    losses,
+)
+from eexit.quality.rubric import ASPECTS
+from eexit.results.configuration_means import RUN_OF_ALL_SEEDS, cut_shares, estimate_ratio, numbers_of
+from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.parquet_files import once_each
+from eexit.results.study_tables import JUDGEMENTS
+from eexit.studies.selection.selection_args import COSTS, AlphaShare, CostMeasure, SelectionArgs, candidates, refuse_few
+
+
+@dataclass(frozen=True)
+class SettingSequence:
+    """Settings by their keys, in the order in which they are tested until one is not certified."""
+
+    name: str
+    settings: Sequence[str]
+    n_pilot: int = 0  # prompts that gave the order
+
+
+class SelectionData:
+    """The losses and costs of the settings that a question is about, by part: none is looked at before it is asked.
+
+    Raises `UsageError` for what nothing can be chosen from.
+    """
+
+    def __init__(self, sweep: FinishedSweep, question: SelectionArgs) -> None:
+        self.sweep, self.question, self.risk = sweep, question, RISKS[question.risk]
+        self.families, self.left_out = candidates(sweep.manifest, question, sweep.name)
+        comparing = [f"risk {question.risk}"] * self.risk.compares
+        comparing += [f"--cost {question.cost}"] * COSTS[question.cost].of_normal
+        if comparing and NORMAL not in [each["mode"] for each in sweep.manifest.configurations]:
+            raise UsageError(
+                f"{self.sweep.name} has no runs of {NORMAL}, which {comparing[0]} compares with: sweep with --modes "
+                f"{NORMAL} too"
+            )
+        if self.risk.observed and sweep.manifest.config["observe"] == "none":
+            raise UsageError(
+                f"{self.sweep.name} was swept with --observe none, and risk {question.risk} needs what full depth says "
+                "of its texts: sweep with --observe final, or choose another --risk"
+            )
+        self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
+        self._runs = self._of_asked_prompts()
+        self._told: dict[str, LossMatrix] = {}
+        if not self._any_known():
+            raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
+
+    def units_of(self, part: str) -> Sequence[str]:
+        """The prompts, or groups of them, of this part (`SelectionArgs.part_of`)."""
+        return [unit for unit in self.all_units if self.question.part_of(unit) == part]
+
+    @cached_property
+    def all_units(self) -> Sequence[str]:
+        found: list[str] = pc.unique(self._runs["unit"]).to_pylist()
+        return found
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        return [key for family in self.families for key in family.settings]
+
+    @cached_property
+    def choosing(self) -> LossMatrix:
+        return self.losses("choosing")
+
+    @cached_property
+    def reporting(self) -> LossMatrix:
+        """The losses of prompts that have no part in the choice; they are what it is checked with."""
+        return self.losses("reporting")
+
+    @cached_property
+    def costs(self) -> Mapping[str, float]:
+        """Of each setting, over the sampling units for choosing."""
+        return self.costs_of("choosing")
+
+    @property
+    def test(self) -> str:
+        """The name of the test: which one follows from what a loss is, before any is looked at."""
+        return EXACT if self._is_whole else BETTING
+
+    @cached_property
+    def _is_whole(self) -> bool:
+        """Whether all losses are 0 or 1: nothing is averaged over different seeds, over prompts or over judges."""
+        ids = pc.unique(self._runs["prompt_id"]).to_pylist()
+        alone = len(ids) == len(self.all_units)
+        return self.risk.is_whole and alone and (self.n_seeds == 1 or self.n_same_for_every_seed == len(self.keys))
+
+    @cached_property
+    def n_seeds(self) -> int:
+        return int(pc.count_distinct(self.sweep.runs["seed"]).as_py())
+
+    @cached_property
+    def _fixed(self) -> Sequence[str]:
+        """The configurations whose runs are the same for every seed."""
+        temperature = self.sweep.manifest.config["temperature"]
+        each = {entry["configuration"]: configuration_of(entry) for entry in self.sweep.manifest.configurations}
+        return [key for key, configuration in each.items() if not depends_on_seed(configuration, temperature)]
+
+    @cached_property
+    def n_same_for_every_seed(self) -> int:
+        """Of the settings."""
+        return sum(key in self._fixed for key in self.keys)
+
+    @cached_property
+    def n_groups(self) -> tuple[int, int]:
+        """How many prompts name a group, and how many groups these are."""
+        ids = pc.unique(self._runs["prompt_id"]).to_pylist()
+        grouped = {prompt["id"] for prompt in self.sweep.manifest.config["prompts"] if prompt.get("group")}
+        named = [self.sweep.unit_of[prompt_id] for prompt_id in ids if prompt_id in grouped]
+        return len(named), len(set(named))
+
+    @cached_property
+    def failed(self) -> Sequence[str]:
+        """The configurations of the failed runs, each a loss of 1. Where `normal` failed, settings are compared with
+        the best that it could have said."""
+        runs: Sequence[str] = self._different.filter(pc.field("status") != OK)["configuration"].to_pylist()
+        return runs
+
+    @cached_property
+    def n_unusable(self) -> int:
+        """Texts that a judge was asked about in vain, for risk judge."""
+        run_ids = self._different["run_id"].to_pylist()
+        return sum(by_run.get(run_id, 0.0) is None for by_run in self._judged.values() for run_id in run_ids)
+
+    @property
+    def judges(self) -> Sequence[str]:
+        """Whose scores they are, for risk judge."""
+        return tuple(dict.fromkeys(judge for judge, _ in self._judged))
+
+    def losses(self, part: str) -> LossMatrix:
+        """The losses of the prompts of this part, or of all."""
+        runs = self._of_part(part)
+        found = losses(self.risk, _with_scores(runs, self._judged) if self.risk.column == SCORE else runs)
+        outside = found.loss_PC[(found.loss_PC < 0) | (found.loss_PC > 1)]
+        if len(outside):
+            raise UsageError(
+                f"{self.sweep.name} has a loss of {outside[0]:g}, and losses for risk {self.question.risk} are between "
+                f"0 and 1: check its column {self.risk.column}"
+            )
+        return found
+
+    def accuracy(self, key: str) -> float | None:
+        """The share of right answers of a configuration, over the prompts for choosing that the risk is about."""
+        wrong = self._mean_of(WRONG, key)
+        return None if wrong is None else 1 - wrong
+
+    def cut(self, key: str) -> float | None:
+        """Return the share of a configuration's texts for choosing that `max_new_tokens` ended."""
+        share = cut_shares(self._of_part("choosing"), self.sweep.unit_of).get(key, math.nan)
+        return None if math.isnan(share) else share
+
+    def losses_of_right(self, key: str) -> np.ndarray:
+        """The losses of a configuration over the prompts for choosing that `normal` gets right, (P,), as shares of what
+        it gets right; none where lost answers are not the risk. A failed run of `normal` counts as right, as in losses.
+        """
+        if self.risk is not RISKS["answers"]:
+            return np.array([])
+        loss_P = self.choosing.loss_PC[:, self.choosing.configurations.index(key)]
+        wrong = self._told_of(WRONG)
+        right_P = np.fmax(1 - wrong.loss_PC[:, wrong.configurations.index(NORMAL)], loss_P)
+        is_asked_P = (right_P > 0) & ~np.isnan(loss_P)
+        shares: np.ndarray = loss_P[is_asked_P] / right_P[is_asked_P]
+        return shares
+
+    def changed(self, key: str) -> float | None:
+        """The share of a configuration's texts that are not those of `normal`, over the prompts for choosing."""
+        return self._mean_of(CHANGED, key)
+
+    def per_right(self, key: str) -> Mapping[str, CostPerCorrect]:
+        """What a configuration takes for a right answer, over the prompts for choosing; empty without chains."""
+        runs = self._of_part("choosing")
+        unit_of = dict(zip(runs["prompt_id"].to_pylist(), runs["unit"].to_pylist(), strict=True))
+        return per_right(runs.select(OF_RIGHT), unit_of).get(key, {})
+
+    def _mean_of(self, what: Risk, key: str) -> float | None:
+        of_prompts = self._told_of(what).of(key)
+        return float(of_prompts.mean()) if len(of_prompts) else None
+
+    def _told_of(self, what: Risk) -> LossMatrix:
+        if what.column not in self._told:
+            self._told[what.column] = losses(what, self._of_part("choosing"))
+        return self._told[what.column]
+
+    def costs_of(self, part: str) -> Mapping[str, float]:
+        """The cost of each setting over the sampling units of this part, or over all; infinite where it is not
+        known."""
+        cost = COSTS[self.question.cost]
+        runs = self._of_part(part, self.sweep.runs_of_units)
+        costs = {
+            key: each
+            for key in pc.unique(runs["configuration"]).to_pylist()
+            if not math.isnan(each := _cost(cost, runs, key))
+        }
+        if cost.of_normal:
+            costs = {key: each / costs[NORMAL] for key, each in costs.items()} if NORMAL in costs else {}
+        if not any(key in costs for key in self.keys):
+            columns = " and ".join(cost.columns if cost.of_normal else [cost.column])
+            raise UsageError(f"{self.sweep.name} has no {columns} in any run of a setting: choose another --cost")
+        return {key: costs.get(key, math.inf) for key in self.keys}
+
+    @cached_property
+    def _different(self) -> pa.Table:
+        """The runs, of which those that are the same for every seed are there once."""
+        is_fixed = pc.is_in(self.sweep.runs["configuration"], pa.array(self._fixed, pa.string()))
+        fixed, others = self.sweep.runs.filter(is_fixed), self.sweep.runs.filter(pc.invert(is_fixed))
+        return pa.concat_tables([once_each(fixed, RUN_OF_ALL_SEEDS), others])
+
+    def _of_asked_prompts(self) -> pa.Table:
+        """The runs of the prompts that the risk is about: of those that bring an answer, for risk answers."""
+        runs = self.sweep.runs_of_units
+        if self.risk is not RISKS["answers"]:
+            return runs
+        with_answer = {
+            prompt["id"]
+            for prompt in self.sweep.manifest.config["prompts"]
+            if prompt.get("answer") or prompt.get("answer_pattern")
+        }
+        marked = pc.unique(runs.filter(pc.is_valid(runs[self.risk.column]))["prompt_id"]).to_pylist()
+        return runs.filter(pc.is_in(runs["prompt_id"], pa.array(sorted({*with_answer, *marked}), pa.string())))
+
+    def _of_part(self, part: str, runs: pa.Table | None = None) -> pa.Table:
+        runs = self._runs if runs is None else runs
+        if part == "all":
+            return runs
+        wanted = [unit for unit in pc.unique(runs["unit"]).to_pylist() if self.question.part_of(unit) == part]
+        return runs.filter(pc.is_in(runs["unit"], pa.array(wanted, pa.string())))
+
+    def _any_known(self) -> bool:
+        """Whether any prompt has a loss at any setting."""
+        if self.risk.column == SCORE:
+            return bool(self._judged)
+        of_settings = self._runs.filter(pc.is_in(self._runs["configuration"], pa.array(self.keys, pa.string())))
+        known = pc.or_(pc.is_valid(of_settings[self.risk.column]), pc.not_equal(of_settings["status"], OK))
+        return bool(pc.any(known).as_py())
+
+
+def _cost(cost: CostMeasure, runs: pa.Table, key: str) -> float:
+    """Return a configuration's cost over sampling units: a ratio of sums, or a mean; NaN if unknown."""
+    of_key = runs.filter(pc.field("configuration") == key)
+    above_R, *below = numbers_of(of_key, cost.columns).values()
+    ids = (of_key[name].to_pylist() for name in ("prompt_id", "unit"))
+    return estimate_ratio(above_R, below[0] if below else np.ones_like(above_R), *ids).mean
+
+
+class VacuousBoundError(UsageError):
+    """A bound that a setting would keep which loses half of all right answers."""
+
+
+def refuse_empty(measured: SelectionData) -> None:
+    """Raises `VacuousBoundError` if `normal` gets too few answers right for lost ones to tell anything."""
+    question, right = measured.question, measured.accuracy(NORMAL)
+    if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.at_most):
+        return
+    lower = f", or an --at-most below {short_percent(right / 2)}" if right else ""
+    raise VacuousBoundError(
+        f"normal gets {short_percent(right)} of the answers of {measured.sweep.name} right, so that a setting that "
+        f"loses half of these, or all, could be certified to lose at most {short_percent(question.at_most)}: bound "
+        f"another --risk, such as disagreement{lower}"
+    )
+
+
+def sequences_of(measured: SelectionData) -> Sequence[SettingSequence]:
+    """What is tested in which order, from the question and, for `pareto`, from the pilot's losses and costs alone.
+
+    Raises `UsageError` for too few prompts, and for a pilot that shares prompts with the choice.
+    """
+    question = measured.question
+    n_sequences = 1 if question.order == PARETO else len(measured.families)
+    first = AlphaShare(1, 1, alpha_share(question.confidence))  # a further one takes more
+    refuse_few(len(measured.units_of("choosing")), n_sequences, question, measured.sweep.name, first)
+    if question.order != PARETO:
+        return [SettingSequence(family.name, family.settings) for family in measured.families]
+    pilot, part = measured, "pilot"
+    if not question.pilot and not measured.units_of("pilot"):
+        raise UsageError(
+            f"{measured.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
+            "sweep of other prompts with --pilot RESULTS, or use "
+            "--order passed-on, which needs none"
+        )
+    if question.pilot:
+        sweep = read_finished(question.pilot, question.columns, "--pilot")
+        pilot, part = SelectionData(sweep, question), "all"
+        if shared := set(pilot.all_units) & set(measured.all_units):
+            raise UsageError(
+                f"--pilot {sweep.name} shares {len(shared)} prompts with {measured.sweep.name}, such as "
+                f"{min(shared)[:40]!r}: whatever orders the settings must not choose among them"
+            )
+    found, costs = pilot.losses(part), pilot.costs_of(part)
+    risks = np.array([np.mean(loss) if len(loss := found.of(key)) else np.nan for key in measured.keys])
+    order = pareto_sequence(risks, np.array([costs.get(key, math.inf) for key in measured.keys]))
+    if not order:
+        raise UsageError(
+            f"the pilot of {pilot.sweep.name} has no loss of any setting: give more prompts, another "
+            "--pilot, or --order passed-on, which needs none"
+        )
+    return [SettingSequence(PARETO, [measured.keys[at] for at in order], len(found.units))]
+
+
+def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float | None]]:
+    """The score of each run that a judge was asked about, by judge and rubric; None where it gave no usable one."""
+    judged: dict[tuple[str, str], dict[str, float | None]] = {}
+    for row in JUDGEMENTS.rows(sweep.store):
+        score = fmean(row[aspect] for aspect in ASPECTS) if row["status"] == OK else None
+        judged.setdefault((row["judge"], row["rubric"]), {})[row["run_id"]] = score
+    return judged
+
+
+def _with_scores(runs: pa.Table, judged: Mapping[tuple[str, str], Mapping[str, float | None]]) -> pa.Table:
+    """The runs once for each judge and rubric, with the score. Scores of one seed, judge and rubric are compared.
+
+    Without a usable judgement, a text has the worst score, and that of `normal` the best.
+    """
+    names = list(zip(runs["run_id"].to_pylist(), runs["configuration"].to_pylist(), strict=True))
+    tables = [runs.append_column(SCORE, pa.nulls(runs.num_rows, pa.float64()))] * (not judged)
+    for judge, by_run in judged.items():
+        assumed = {run_id: BEST_SCORE if key == NORMAL else WORST_SCORE for run_id, key in names if run_id in by_run}
+        known = assumed | {run_id: score for run_id, score in by_run.items() if score is not None}
+        draws = pc.binary_join_element_wise(runs["draw"], *judge, " ")
+        of_judge = runs.set_column(runs.schema.get_field_index("draw"), "draw", draws)
+        tables.append(of_judge.append_column(SCORE, pa.array([known.get(run_id) for run_id, _ in names], pa.float64())))
+    return pa.concat_tables(tables)

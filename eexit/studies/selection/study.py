@@ -1,0 +1,60 @@
+"""Choosing a setting of a finished sweep whose risk is bounded, from what the sweep recorded."""
+
+from collections.abc import Sequence
+
+from eexit.output.result_table import ResultTable
+from eexit.plan.runs import OK
+from eexit.results.finished_sweep import FinishedSweep
+from eexit.results.store.folder import Store
+from eexit.results.study_tables import CHOICES
+from eexit.studies.selection.alpha_spending import ask_of
+from eexit.studies.selection.certificate import certificate, counted_table, held_out_table, tested_table
+from eexit.studies.selection.select_setting import (
+    Selection,
+    ask_columns,
+    choice_columns,
+    choose_setting,
+    question_columns,
+)
+from eexit.studies.selection.selection_args import SelectionArgs, refuse_few
+from eexit.studies.selection.selection_data import SelectionData, refuse_empty, sequences_of
+from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
+
+ASKED = "asked"
+
+
+class SelectionStudy(Study):
+    """Two units: what is asked, which lands before a loss for choosing is looked at, and what was tested and chosen."""
+
+    table, doing = CHOICES, "choosing"
+    choice: Selection
+
+    def __init__(self, sweep: FinishedSweep, question: SelectionArgs) -> None:
+        """Raises `UsageError` for what nothing can be chosen from."""
+        self._measured = SelectionData(sweep, question)
+        refuse_empty(self._measured)
+        self._sequences = sequences_of(self._measured)
+        asked = question_columns(self._measured, self._sequences)
+        self._ask = ask_of(asked, question.asks, sweep.store)
+        refuse_few(len(self._measured.units_of("choosing")), len(self._sequences), question, sweep.name, self._ask)
+        self._columns = {**asked, **ask_columns(self._ask, len(self._sequences))}
+        self._results = sweep.digest
+
+    def units(self) -> Sequence[StudyUnit]:
+        return [StudyUnit([StudyPart("asking", ASKED)]), StudyUnit([StudyPart(self.doing, OK)])]
+
+    def run_part(self, part: StudyPart) -> PartResult:
+        if part.what == ASKED:
+            return PartResult([{**self._columns, "status": ASKED, "tested": []}])
+        self.choice = choose_setting(self._measured, self._sequences, self._ask)
+        return PartResult([{**choice_columns(self.choice), "results": self._results, "status": OK}])
+
+    def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable | str]:
+        left_out = [f"Left out: {line}." for line in self._measured.left_out]
+        tables = [build(self.choice) for build in (tested_table, counted_table, held_out_table)]
+        return [*tables, *left_out, *certificate(self.choice)]
+
+
+def choices_made(store: Store) -> Sequence[Row]:
+    """The rows of the choices that came to an end, the latest last."""
+    return [row for row in CHOICES.rows(store) if row["status"] == OK]

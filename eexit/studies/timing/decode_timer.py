@@ -1,0 +1,216 @@
+"""How long decoding takes: the engine in any configuration, and transformers' own `generate` beside it.
+
+All get the same prompts and make the same number of tokens of each, greedy; EOS ends nothing. The clock starts once
+every row has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step that gives the second may
+still be making room. It stops with the last token, when the device is done.
+"""
+
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eexit.decode.costs import COSTS, OpCounts, cost_columns
+from eexit.decode.engine import Engine
+from eexit.decode.requests import Outcome, Request, RequestFailure, RequestOutput
+from eexit.errors import UsageError
+from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import Configuration, HFGenerate, NoExit
+from eexit.plan.runs import Run
+from eexit.studies.timing.plain_generate import Prompt, generate_greedily, plain_model, settings_of
+from eexit.sweeps.generator import ModelGenerator
+
+UNTIMED_TOKENS = 2  # of each row
+
+Contender = Configuration | HFGenerate
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known.
+
+    `study_tables.TIMINGS` says what each is.
+    """
+
+    tokens: int
+    seconds: float
+    cost_full: float | None = None
+    cost_needed: float | None = None
+    cost_run: float | None = None
+    drafted: int | None = None
+    accepted: int | None = None
+
+
+class Stopwatch:
+    """Times what reports its tokens as `Engine.generate` does, after the step that gives every row its second token."""
+
+    def __init__(self, device: torch.device, n_rows: int):
+        self._device, self._untimed = device, n_rows * (UNTIMED_TOKENS - 1)
+        self._began: float | None = None
+        self.tokens = 0  # since it began
+
+    def progress(self, n_tokens: int) -> None:
+        if self._began is not None:
+            self.tokens += n_tokens
+            return
+        self._untimed -= n_tokens
+        if self._untimed <= 0:
+            self._began = now(self._device)
+
+    def stop(self) -> float:
+        """The seconds since it began; NaN if it has not, since rows ended early."""
+        return now(self._device) - (math.nan if self._began is None else self._began)
+
+
+class DecodeTimer:
+    """A sweep's model, as the engine runs it and as transformers loads it, and prompts to time both with.
+
+    Each prompt is decoded for `n_tokens`, or for fewer where `lengths` has its id.
+
+    Raises `UsageError` if the model can't be loaded or none of the prompts can be used.
+    """
+
+    def __init__(self, config: SweepConfig, device: str, n_tokens: int, lengths: Mapping[str, int] | None = None):
+        generator = ModelGenerator(config, device)
+        self.decoder, self.student = generator.engine.decoder, generator.engine.student
+        usable = usable_prompts(generator, n_tokens)
+        self.prompt_ids, self.prompts = list(usable), list(usable.values())
+        self._length_of = {prompt: (lengths or {}).get(prompt_id, n_tokens) for prompt_id, prompt in usable.items()}
+        self.plain = plain_model(generator, device)
+        self.prices = generator.prices
+        self.seed = config.seeds[0]
+        self.n_tokens = n_tokens
+        self.decoding = replace(
+            generator.engine.decoding,
+            eos_token_ids=frozenset(),
+            temperature=0.0,
+            top_p=1.0,
+            record_top_k=0,
+            observe="none",
+        )
+
+    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:
+        """Decode one batch, for so many tokens only. Returns the seconds that it took."""
+        began = time.perf_counter()
+        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
+        return time.perf_counter() - began
+
+    def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
+        """Decode prompts, `batch` rows at a time: how long it took, and the tokens of each row. Raises `UsageError`.
+
+        Rows of a batch have about the same length, and are decoded for as many tokens as the shortest has. What a draft
+        gave at once, before the clock started, is not timed.
+        """
+        by_length = sorted(prompts, key=self._length, reverse=True)
+        parts = [self._time(contender, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
+        timed = [timing for timing, _ in parts if timing.tokens] or [timing for timing, _ in parts[:1]]
+        return _summed(timed), [text for _, texts in parts for text in texts]
+
+    def _length(self, prompt: Prompt) -> int:
+        """The tokens that it is decoded for."""
+        return self._length_of.get(prompt, self.n_tokens)
+
+    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
+        watch = Stopwatch(self.decoder.device, len(rows))
+        if isinstance(contender, HFGenerate):
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(contender))
+            seconds = watch.stop()
+            assert made.shape[1] == n_tokens, "all rows ended early"
+            return Timing(watch.tokens, seconds), made.tolist()
+        decoding = replace(self.decoding, max_new_tokens=n_tokens, max_rows=len(rows))
+        engine = Engine(self.decoder, decoding, self.student)
+        outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
+        seconds = watch.stop()
+        costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
+        if engine.n_slots < len(rows):
+            raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
+        traces = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, RequestOutput)]
+        texts = [trace.token_id_T.tolist() for trace in traces]
+        return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
+
+    def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
+        """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.
+
+        Raises `UsageError` for a row that failed.
+        """
+        if isinstance(outcome, RequestFailure):
+            raise UsageError(f"{configuration.key} can't be timed: {outcome.error}")
+        counts, exit_layer_T, rounds = outcome.counts, outcome.exit_layer_T[1:], outcome.rounds
+        assert counts, "only oracles have none"
+        n_run = n_untimed = UNTIMED_TOKENS - 1
+        if rounds:
+            n_run, n_untimed = int(rounds.length_R[0]), int(rounds.emitted_R(len(exit_layer_T))[0])
+        untimed = OpCounts(*(getattr(counts, field.name)[:n_run] for field in fields(OpCounts)))
+        of_all, of_untimed = (
+            cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
+            for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
+        )
+        costs: dict[str, Any] = {name: float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS}
+        if rounds:
+            costs |= {name: int(getattr(rounds, f"{name}_R")[1:].sum()) for name in ("drafted", "accepted")}
+        return Timing(0, 0, **costs)
+
+
+def _summed(parts: Sequence[Timing]) -> Timing:
+    """All of them together; a cost is None if any of theirs is."""
+    columns: dict[str, Any] = {}
+    for name in (field.name for field in fields(Timing)):
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if None in values else sum(values)
+    return Timing(**columns)
+
+
+def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
+    """The token ids of the sweep's prompts that can be followed by so many tokens, by the prompts' ids.
+
+    Raises `UsageError` if none can.
+    """
+    config, context_of = generator.config, generator.engine.decoder.context_of
+    runs = [Run("", prompt, NoExit(), config.seeds[0]) for prompt in config.prompts]
+    tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}
+    prompts = {prompt.id: tokenized[prompt.id] for prompt in config.prompts if tokenized.get(prompt.id)}
+    room = {ids: context - len(ids) for ids in prompts.values() if (context := context_of(len(ids))) is not None}
+    usable = {prompt_id: ids for prompt_id, ids in prompts.items() if room.get(ids, n_tokens) >= n_tokens}
+    if not usable:
+        most = f": there is room for {max(room.values())}" if room else ""
+        raise UsageError(f"none of the {len(config.prompts)} prompts can be followed by {n_tokens} tokens{most}")
+    return usable
+
+
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
+    """All prompts in batches of `size` rows; they repeat until the last batch is full."""
+    n_batches = -(-len(prompts) // size)
+    rows = list(islice(cycle(prompts), n_batches * size))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def describe_machine(device: torch.device) -> str:
+    """The GPU, or the processor with its cores and instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return f"{_processor()} ({cores} cores, {torch.backends.cpu.get_cpu_capability()}{amx})"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()

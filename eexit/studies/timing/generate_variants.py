@@ -1,0 +1,80 @@
+"""Variants of transformers' own `generate` beside a sweep's configurations: which, and whether they write the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from eexit.errors import UsageError
+from eexit.output.result_table import ResultTable
+from eexit.output.text import percent
+from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, HFGenerate, mode_of
+from eexit.studies.study import Row
+from eexit.studies.timing.speedups import Speedup, speedups, times_of
+
+TEXTS: Final = "texts"  # of a row of timings that is being made: the tokens of each of its rows
+MISSING = "–"
+BESIDE_CAPTION = (
+    f"Identical texts: rows with all the tokens of {NORMAL} in the same round, in the worst round. First other token: "
+    "the earliest of any row that is not the same, from 0. Warming up is not timed. "
+    f"{MISSING}: it decodes one row at a time only."
+)
+
+
+def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
+    """Transformers' own by these keys: plain `generate` always, then with its lookup. Raises `UsageError`."""
+    known = {f"{GENERATE}/{variant}": HFGenerate(variant=variant) for variant in VARIANTS}
+    for key in keys:
+        if key not in (GENERATE, *known):
+            raise UsageError(f"--beside {key} is not known: choose from {', '.join((GENERATE, *known))}")
+    return [HFGenerate(), *(known[key] for key in dict.fromkeys(keys) if key in known)]
+
+
+def with_identity(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a round with what tells their texts from those of `normal` in place of the texts."""
+    normal = {row["batch"]: row[TEXTS] for row in rows if row["configuration"] == NORMAL}
+    told = [_told_apart(row, normal.get(row["batch"])) for row in rows]
+    return [{name: value for name, value in row.items() if name != TEXTS} for row in told]
+
+
+def _told_apart(row: Row, normal: Sequence[Sequence[int]] | None) -> Row:
+    if normal is None or row["configuration"] == NORMAL:
+        return {**row, "identical": None, "first_difference": None}
+    firsts = [
+        next((at for at, (mine, own) in enumerate(zip(*texts, strict=True)) if mine != own), None)
+        for texts in zip(row[TEXTS], normal, strict=True)
+    ]
+    differing = [first for first in firsts if first is not None]
+    identical = 1 - len(differing) / len(firsts)
+    return {**row, "identical": identical, "first_difference": min(differing, default=None)}
+
+
+def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
+    """Variants of transformers' own `generate`, and whether they write the same; None if none was timed."""
+    rows = list(measurements)
+    keys = {row["configuration"]: None for row in rows if mode_of(row["configuration"]) == GENERATE}
+    variants = [f"{GENERATE}/{variant}" for variant in VARIANTS]
+    if not any(key in variants for key in keys):
+        return None
+    table = ResultTable(BESIDE_CAPTION)
+    table.add("number", "rows")
+    table.add("key", "transformers' own")
+    table.add(
+        "number",
+        f"× time of\n{NORMAL}",
+        "95 %\ninterval",
+        "identical\ntexts",
+        "first other\ntoken",
+        "warm-up,\nseconds",
+    )
+    timed = {(speedup.batch, speedup.configuration): speedup for speedup in speedups(rows)}
+    for batch in sorted({row["batch"] for row in rows}):
+        for key in keys:
+            of_key = [row for row in rows if (row["batch"], row["configuration"]) == (batch, key)]
+            table.add_row(str(batch), key, *(_beside(timed[batch, key], of_key) if of_key else [MISSING] * 5))
+    return table
+
+
+def _beside(speedup: Speedup, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`rows` are its measurements, in which the texts are the same but for chance in the order of sums."""
+    firsts = [row["first_difference"] for row in rows if row["first_difference"] is not None]
+    first = str(min(firsts)) if firsts else "none"
+    return [*times_of(speedup), percent(min(row["identical"] for row in rows)), first, f"{rows[0]['warm_up'] or 0:.1f}"]

@@ -1,0 +1,229 @@
+"""The steps around a sweep's runs, in this process or on a cluster: checks before, and a summary after."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.errors import SweepStopped, UsageError
+from eexit.output.locations import redact
+from eexit.output.progress import Display
+from eexit.output.text import pluralize, precision, truncate_lines, unapplied_sentence
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.results.committed import read_columns
+from eexit.results.configuration_means import figures
+from eexit.results.layout import (
+    MANIFEST,
+    REPORT,
+    REPORT_HEAD_BYTES,
+    SIDE_FILES,
+    Manifest,
+    is_report,
+    is_side_file,
+    side_folder_name,
+)
+from eexit.results.owned_folders import FOR_RESULTS, refuse_inside
+from eexit.results.parquet_files import list_files
+from eexit.results.store.commit import RunCounts, StoreInventory, clear_debris, remove_errors, repair_store
+from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.lease import Lease, hold
+from eexit.results.store.manifest import (
+    MissingManifestError,
+    make_manifest,
+    read_manifest,
+    refuse_other_model,
+    refuse_other_runs,
+    with_grid,
+)
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """Outcome of a sweep. `model` and `dtype_asked` are as in `sweep.json`.
+
+    `out` is an absolute path or a URI. `done` runs were committed with a result, and `errors` runs with an error;
+    together they are all runs of `config`. `tally` counts the runs committed by this call, none if nothing remained to
+    do.
+    """
+
+    config: SweepConfig
+    out: str
+    model: Mapping[str, Any]
+    dtype_asked: str
+    done: int
+    errors: int
+    tally: RunCounts
+
+    @property
+    def precision(self) -> str:
+        """Precision in which the model computes, as messages name it."""
+        return precision(self.model, self.dtype_asked)
+
+    @property
+    def of_errors(self) -> str:
+        """Number of failed runs and the reason of the first, read from the results."""
+        runs = read_columns(open_store(self.out), ["status", "error"])
+        reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
+        runs = pluralize(self.done + self.errors, "run")
+        return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Return runs, different runs, errors and mean measures of each configuration, read from the results.
+
+        `by_kind` has accuracy, cut texts, disagreement, and savings and losses compared with `normal`, by kind of
+        prompt.
+        """
+        prompts = [asdict(prompt) for prompt in self.config.prompts]
+        planned, same = configurations(self.config), same_for_every_seed(self.config)
+        return figures(open_store(self.out), planned, same, prompts)
+
+
+@dataclass(frozen=True)
+class PendingSweep:
+    """The remaining part of a sweep, for the holder of the lease. `config` has the resolved dtype."""
+
+    config: SweepConfig
+    store: Store
+    lease: Lease
+    found: StoreInventory  # committed shards
+
+
+def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
+    """Return the manifest in `store`, called `out` in messages, extended by `config`; None if the sweep starts there.
+
+    Write and remove a probe file, and pass `say` a line about the extension. None also stands for a lost manifest of
+    this sweep's runs, after a message. Raise `UsageError` if this sweep, or any, can't be written there.
+    """
+    if not store.is_local:
+        store.probe()  # first, since any other access to an unreachable location waits for a minute
+    refuse_inside(store, f"--out {redact(out)}", *FOR_RESULTS)
+    if store.is_local:
+        store.probe()
+    _refuse_foreign(store)
+    try:
+        held = read_manifest(store)
+    except MissingManifestError as lost:
+        print(refuse_other_runs(store, lost, config), file=sys.stderr)
+        return None
+    if not held:
+        return None
+    whole = extended_config(store, held, config)
+    if by := growth(stored_config(store, held), whole):
+        say(f"{redact(out)} grows by {by}")
+    return with_grid(held, whole)
+
+
+def manifest_for(
+    store: Store,
+    held: Manifest | None,
+    config: SweepConfig,
+    model: Mapping[str, Any],
+    exitable_layers: Sequence[int],
+    dtype: str,
+) -> Manifest:
+    """Return the manifest of a sweep in `dtype`, the resolved dtype of `config`, with the grid of `held` if any.
+
+    Raise `UsageError` if `held` is of another model.
+    """
+    fixed = (stored_config(store, held) if held else config).model_copy(update={"dtype": dtype})
+    manifest = make_manifest(fixed, {**model, "dtype": dtype}, exitable_layers, config.dtype)
+    if held:
+        refuse_other_model(store, held, manifest)
+    return manifest
+
+
+def run_pending(
+    manifest: Manifest, location: str, out: str, display: Display, do: Callable[[PendingSweep], RunCounts]
+) -> SweepSummary:
+    """Have `do` commit all runs of a sweep that are not in `location`, which messages call `out`.
+
+    `manifest` is the sweep's, with the dtype of all runs. Raise `UsageError`, or `SweepStopped` when continuing would
+    only fail.
+    """
+    store = open_store(location)
+    with hold(store) as lease, manifest_written(store, manifest) as config:
+        n_planned = count_runs(config)
+        found, said = _look_through(store, [])
+        tally = RunCounts()
+        if len(found.done) == n_planned:
+            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} landed in {redact(out)}")
+        else:
+            if line := _same_texts(config):
+                display.say(line)
+            if unapplied := _unapplied(manifest, config):
+                display.say(unapplied_sentence(unapplied, "a sweep"))
+            tally = do(PendingSweep(config, store, lease, found))
+            found, _ = _look_through(store, said)
+    missing = n_planned - len(found.done) - found.n_errors
+    if missing:
+        raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
+    return SweepSummary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
+
+
+def _same_texts(config: SweepConfig) -> str:
+    """Return a line that names rules whose texts are the same in several modes; empty without any."""
+    alike = [f"{rule} in {', '.join(modes)}" for rule, modes in same_in_several_modes(config).items()]
+    if not alike:
+        return ""
+    return (
+        f"all tokens exit at one layer, so that these have the same texts, decoded once: "
+        f"{'; '.join(truncate_lines(alike, 3))}"
+    )
+
+
+def _unapplied(manifest: Manifest, config: SweepConfig) -> dict[str, Any]:
+    """Return the values of the model's generation_config that the sweep does not apply."""
+    applied = {"do_sample": config.temperature > 0, "temperature": config.temperature, "top_p": config.top_p}
+    values: Mapping[str, Any] = manifest.model.get("generation_config") or {}
+    return {name: value for name, value in values.items() if name not in applied or applied[name] != value}
+
+
+def prepare_store(left: PendingSweep, out: str, display: Display) -> int:
+    """Remove debris and error rows, whose runs are retried; report and return the number of committed runs."""
+    clear_debris(left.store)
+    retried, n_done = remove_errors(left.store, left.found.with_errors), len(left.found.done)
+    if n_done or retried:
+        n_planned = count_runs(left.config)
+        display.say(f"{n_done:,} of {n_planned:,} runs are in {redact(out)}; {pluralize(retried, 'error')} tried again")
+    return n_done
+
+
+def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str], None]) -> None:
+    """Rewrite a missing manifest: without it, results can't be read, and actors refuse to load."""
+    with suppress(OSError, pa.ArrowException):  # if the location can't be written to, committing raises
+        if manifest and not store.has(MANIFEST):
+            store.publish(MANIFEST, manifest)
+            say(f"{MANIFEST} was gone and is put back")
+
+
+def _refuse_foreign(store: Store) -> None:
+    """Raise `UsageError` for a foreign file in place of a sweep's file: it would be replaced, or prevent all reading.
+
+    `pd.read_parquet` reads every file in a table's folder.
+    """
+    if foreign := list_files(store).foreign:
+        raise UsageError(
+            f"{store.path(foreign[0])} is not one of the sweep's files, and tables can't be read with it: choose "
+            "another --out, or move it elsewhere"
+        )
+    beside = [name for name in store.names(side_folder_name(REPORT)) if PurePosixPath(name).match(SIDE_FILES)]
+    for name, is_ours in ((REPORT, is_report), *((name, is_side_file) for name in beside)):
+        head = store.read(name, REPORT_HEAD_BYTES)
+        if head is not None and not is_ours(head):
+            raise UsageError(f"{store.path(name)} is not a report's file: choose another --out, or move it elsewhere")
+
+
+def _look_through(store: Store, said: Sequence[str]) -> tuple[StoreInventory, Sequence[str]]:
+    """Repair the store, printing messages that are not in `said`; return its undamaged content and all messages."""
+    found, lines = repair_store(store)
+    for line in lines:
+        if line not in said:
+            print(line, file=sys.stderr)
+    return found, lines

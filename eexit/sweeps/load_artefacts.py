@@ -1,0 +1,60 @@
+"""Loading the artefacts of a sweep, for a loaded model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from eexit.errors import UsageError
+from eexit.method.gate import Gate
+from eexit.method.kv_maps import KEYS, KVMaps
+from eexit.method.probes import Probe
+from eexit.method.readouts import READOUTS, LinearReadout, Readout
+from eexit.model.layers import Decoder
+from eexit.plan.artefact_check import cards_of
+from eexit.plan.artefacts import FLAGS, GATE, READOUT, STATE_MAPS, WEIGHTS
+from eexit.plan.config import SweepConfig
+
+
+def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:
+    """Return the readout of a sweep. Raise `UsageError` for an artefact that can't be used."""
+    if READOUT not in cards_of(config):
+        return READOUTS[config.readout]
+    held = load_file(Path(config.readout).expanduser() / WEIGHTS)
+    parts = {layer: (held[f"readout.{layer}.weight"], held[f"readout.{layer}.bias"]) for layer in layers}
+    return LinearReadout.placed(parts, decoder.device)
+
+
+def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Gate | None:
+    """Return the gate of a sweep, in fp32; None without one. Raise `UsageError` for an artefact that can't be used."""
+    if config.gate is None:
+        return None
+    rules = cards_of(config)[GATE].settings["rules"]
+    return Gate.of(rules, load_file(Path(config.gate).expanduser() / WEIGHTS), layers).to(decoder.device)
+
+
+def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Probe | None:
+    """Return the probe of a sweep, in fp32; None without one. Raise `UsageError` for an artefact that can't be used."""
+    if config.probe is None:
+        return None
+    held = load_file(Path(config.probe).expanduser() / WEIGHTS)
+    return Probe.of({name: part.to(decoder.device) for name, part in held.items()}, layers)
+
+
+def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> KVMaps | None:
+    """Return the KV maps of a sweep, in fp32 where the decoder uses them; None without any.
+
+    Raise `UsageError` for an artefact that can't be used, such as maps to keys and values that the model computes
+    without separate modules.
+    """
+    if config.state is None:
+        return None
+    held = load_file(Path(config.state).expanduser() / WEIGHTS)
+    maps = KVMaps.of(held, layers, decoder.n_layers)
+    without = [layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections]
+    if maps.form == KEYS and without:
+        raise UsageError(
+            f"{FLAGS[STATE_MAPS]} {config.state} is of form {KEYS}, but layer {without[0]} makes keys and values by no "
+            "modules of their own: train maps of form streams"
+        )
+    return maps.to_decoder_devices(decoder)

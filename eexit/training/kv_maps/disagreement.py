@@ -1,0 +1,152 @@
+"""How often early-exit passes disagree with full depth, by exit set and mode.
+
+The exits are known: those of the oracle `agree`. A token exits at the first layer of an exit set whose likeliest token
+is the final layer's. With a full-depth KV cache each token would then be full depth's, so all disagreement is due to
+the mode. Many texts go through the layers in one batch. The full-depth pass runs once per batch, and all early-exit
+passes reuse its KV cache of the prompts.
+
+Shapes: B texts, T tokens of the longest answer but its last, D decided tokens of all texts, E exitable layers,
+X = E + 1 with the final layer last, W width of a hidden state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eexit.decode.exit_visitor import ExitVisitor
+from eexit.decode.full_depth import full_depth_pass
+from eexit.decode.groups import Decisions, ExitPlan
+from eexit.decode.predictors import LMHead
+from eexit.decode.requests import DecodingConfig
+from eexit.method.kv_maps import KVMaps
+from eexit.method.modes import MODES
+from eexit.method.readouts import Readout
+from eexit.model.cache import BLOCK_COLUMNS, KVCache
+from eexit.model.layers import Decoder, ForwardInputs
+from eexit.plan.artefacts import CardRow
+from eexit.training.streams import ARGMAX_TOKENS, LENS, likeliest
+from eexit.training.texts import TrainingText
+
+ROOM_COLUMNS: Final = 4096  # of a batch's KV cache
+
+ExitSet = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ExitPoints:
+    """Exitable layers and their readout."""
+
+    layers: Sequence[int]
+    readout: Readout = LENS
+
+
+def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
+    """Return all exitable layers, their deeper half, the deeper half of that, and so on to the deepest layer alone."""
+    sets = [tuple(layers)]
+    while len(sets[-1]) > 1:
+        sets.append(sets[-1][-(len(sets[-1]) // 2) :])
+    return sets
+
+
+@dataclass(frozen=True)
+class FullDepthTexts:
+    """A batch of texts at full depth, with the likeliest tokens at the positions of decided tokens."""
+
+    decoder: Decoder
+    exits: ExitPoints
+    cache: KVCache  # of whole texts but their last tokens; early-exit passes overwrite the last T columns
+    inputs: ForwardInputs  # the last T tokens of these
+    decided_BT: Tensor  # True where a token may exit: its successor is a decided token
+    said_D: Tensor  # the likeliest tokens after the final layer
+    agrees_DE: np.ndarray  # True where an exitable layer's likeliest token is the final layer's
+
+    @classmethod
+    def of(cls, decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText]) -> "FullDepthTexts":
+        whole = ForwardInputs.of([[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts], decoder.device)
+        n_prompt_B1 = torch.tensor([[len(text.prompt_token_ids)] for text in texts], device=decoder.device)
+        last = slice(-max(len(text.token_ids) - 1 for text in texts), None)
+        inputs = ForwardInputs(whole.token_BT[:, last], whole.position_BT[:, last], whole.attention_mask_BC)
+        decided_BT = inputs.position_BT >= n_prompt_B1
+        kept, cache = [*exits.layers, decoder.n_layers - 1], decoder.cache(*whole.token_BT.shape)
+        streams_BTXW = full_depth_pass(decoder, kept, whole, cache, last)
+        *at_exits_XDW, final_DW = streams_BTXW[decided_BT].unbind(1)
+        said_D = likeliest(decoder, final_DW)
+        said_XD = [
+            likeliest(decoder, hidden_DW, layer, exits.readout)
+            for layer, hidden_DW in zip(exits.layers, at_exits_XDW, strict=True)
+        ]
+        agrees_DE = (torch.stack(said_XD, 1) == said_D[:, None]).cpu().numpy()
+        return cls(decoder, exits, cache, inputs, decided_BT, said_D, agrees_DE)
+
+    def leaves(self, exit_set: ExitSet) -> np.ndarray:
+        """Return each token's exit (D,), an index into X: the set's first layer that agrees, else the final layer."""
+        in_set_E = np.isin(self.exits.layers, exit_set)
+        leaves_DX = np.append(self.agrees_DE & in_set_E, np.ones((len(self.agrees_DE), 1), bool), 1)
+        exit_D: np.ndarray = leaves_DX.argmax(1)
+        return exit_D
+
+
+@torch.inference_mode()
+def says_otherwise(full: FullDepthTexts, exit_D: np.ndarray, state: str, maps: KVMaps | None = None) -> np.ndarray:
+    """Return which tokens (D,) differ from full depth's with exits `exit_D` (indices into X) in the mode `state`."""
+    exit_BT = torch.full(full.decided_BT.shape, len(full.exits.layers), device=full.decoder.device)
+    exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(full.decoder.device)
+    decoding = DecodingConfig(tuple(full.exits.layers), 1, frozenset(), readout=full.exits.readout, state_maps=maps)
+    head, decided = LMHead(full.decoder, decoding), Decisions.exits_at(exit_BT.flatten(), len(full.exits.layers))
+    u_N, layer_X = (
+        torch.zeros_like(decided.stop_NE[:, 0]),
+        torch.tensor([*full.exits.layers, full.decoder.n_layers - 1]),
+    )
+    plan = ExitPlan(
+        (), [(MODES[state], None)], range(len(full.exits.layers)), layer_X.to(exit_BT.device), decided.stop_NE,
+        u_N, u_N, can_all_exit=MODES[state].alters,
+    )  # fmt: skip
+    visitor = ExitVisitor(head, plan, decided, exit_BT.shape)
+    final_BTF = full.decoder.run(visitor, full.inputs, full.cache)
+    decided_NF = visitor.head_inputs(final_BTF)[full.decided_BT.flatten()]
+    said_D = torch.cat([full.decoder.lm_head(some_NF).argmax(-1) for some_NF in decided_NF.split(ARGMAX_TOKENS)])
+    return (said_D != full.said_D).cpu().numpy()
+
+
+def side_by_side(texts: Sequence[TrainingText]) -> Iterator[list[TrainingText]]:
+    """Yield the texts with decided tokens in batches, shortest first: within `ROOM_COLUMNS`, or one longer text."""
+    together: list[TrainingText] = []
+    for text in sorted((text for text in texts if len(text.token_ids) > 1), key=n_columns):
+        if together and (len(together) + 1) * n_columns(text) > ROOM_COLUMNS:
+            yield together
+            together = []
+        together.append(text)
+    if together:
+        yield together
+
+
+def n_columns(text: TrainingText) -> int:
+    """Return the KV cache columns, in whole blocks, of a text with its prompt and without its last token."""
+    n_tokens = len(text.prompt_token_ids) + len(text.token_ids) - 1
+    return -(-n_tokens // BLOCK_COLUMNS) * BLOCK_COLUMNS
+
+
+def exit_rows(
+    decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText], leaves: Mapping[str, KVMaps | None]
+) -> list[CardRow]:
+    """Return the card's rows: the shares of tokens that exit and that are full depth's, by exit set and mode.
+
+    A row's layer is the first one of its exit set. `leaves` has the KV maps of each mode, or None.
+    """
+    sums: dict[tuple[int, str], np.ndarray] = {}
+    for block in side_by_side(texts):
+        full = FullDepthTexts.of(decoder, exits, block)
+        for exit_set in exit_sets(exits.layers):
+            exit_D = full.leaves(exit_set)
+            for state, maps in leaves.items():
+                wrong_D = says_otherwise(full, exit_D, state, maps)
+                counts = np.array([len(exit_D), (exit_D < len(exits.layers)).sum(), (~wrong_D).sum()])
+                sums[exit_set[0], state] = sums.get((exit_set[0], state), 0) + counts
+    return [
+        CardRow(layer=layer, series=state, n=int(n), taken=left / n, agreement=right / n)
+        for (layer, state), (n, left, right) in sums.items()
+    ]

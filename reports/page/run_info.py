@@ -1,0 +1,66 @@
+"""Origin of a report's numbers (model, sampling, versions, …), as labels and texts."""
+
+from typing import Any, Final
+
+import pyarrow as pa
+
+from eexit.output.text import percent, pluralize, precision, with_versions
+from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
+from eexit.results.configuration_means import screen_misses
+from reports.read.sweep import Sweep
+from reports.sections.learned_exits import trained
+
+SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
+
+UNOBSERVED: Final = {
+    "none": "disagreement and perplexity: full depth was asked nothing (--observe none)",
+    "final": "KLs of exitable layers: full depth was read at its final layer alone (--observe final)",
+}
+
+
+def facts(sweep: Sweep) -> list[tuple[str, str]]:
+    """Return label and text of each recorded fact about the sweep."""
+    about, config = sweep.about, sweep.config
+    model = about.get("model", {})
+    n_runs = len(sweep.generations)
+    size = f"{pluralize(len(sweep.prompts), 'prompt')} × {pluralize(len(sweep.configurations), 'configuration')}"
+    layers = ", ".join(map(str, sweep.exitable_layers))
+    of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
+    computed = precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
+    n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
+    deciding = str(config.get("decide_on") or "").removeprefix("head")  # the screen, if exits are decided on one
+    found = [
+        ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),
+        ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
+        ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
+        ("Tokens", f"{int(n_tokens):,}"),
+        ("Left out", f"{pluralize(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
+        ("Exitable layers", layers + of if layers else ""),
+        ("Readout", trained(about, READOUT)),
+        ("Probe", trained(about, PROBE)),
+        ("Gate", trained(about, GATE)),
+        ("Adapter", trained(about, ADAPTER)),
+        ("State maps", trained(about, STATE_MAPS)),
+        ("Deciding reads", deciding + _missed(sweep)),
+        ("Not observed", UNOBSERVED.get(config.get("observe", ""), "")),
+        ("Sampling", _sampling(config)),
+        ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
+        ("Versions", with_versions(about.get("versions", {}))),
+        ("Source", about.get("source", "")),
+        ("Digest", (model.get("digest") or "").removeprefix("sha256:")[:12]),
+    ]
+    return [(label, text) for label, text in found if text]
+
+
+def _missed(sweep: Sweep) -> str:
+    columns = ["exit_rate", "n_tokens", "screen_reads", "screen_misses"]
+    found = screen_misses(pa.Table.from_pandas(sweep.done[columns].astype(float), preserve_index=False))
+    return f", without the likeliest token at {percent(found[1])} of {found[0]:,} exits" if found else ""
+
+
+def _sampling(config: dict[str, Any]) -> str:
+    if "temperature" not in config:
+        return ""
+    how = f"temperature {config['temperature']:g}, top-p {config['top_p']:g}" if config["temperature"] else "greedy"
+    most = max((prompt.get("max_new_tokens") or 0 for prompt in config.get("prompts", [])), default=0)
+    return f"{how}, at most {max(most, config['max_new_tokens'])} tokens"

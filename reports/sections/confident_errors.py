@@ -1,0 +1,63 @@
+"""Tokens at which a rule was overconfident: early exits with a high probability, and not full depth's token."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eexit.plan.configuration import EarlyExit
+from reports.read.sweep import Sweep
+
+
+def confident_section(sweep: Sweep, held: Collection[str]) -> list[tuple[float, ...]]:
+    """Return for each such token on the page's prompts: indices of prompt and run, position, and both probabilities."""
+    runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
+    numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
+    at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()
+    places = dict(zip(runs["run_id"], zip(*at, strict=True), strict=True))
+    return [
+        (*map(int, places[row["run_id"]]), row["position"], _rounded(row["at_exit"]), _rounded(row["at_full_depth"]))
+        for row in confident_wrong(sweep, list(held)).to_dict("records")
+    ]
+
+
+def _rounded(probability: Any) -> float:
+    return float(f"{probability:.3g}")
+
+
+MOST_OF_EACH: Final = 8  # per configuration
+NAMED: Final = ("run_id", "configuration", "position", "at_exit", "at_full_depth")
+
+
+def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
+    """Return the tokens of online rules whose probability at the exit most exceeds that under full depth.
+
+    Columns: `run_id`, `configuration`, `position`, and the token's probabilities `at_exit` and `at_full_depth`, which
+    are after the same text. The largest excess comes first, at most `MOST_OF_EACH` per configuration. Empty if
+    probabilities or full depth's tokens weren't recorded.
+    """
+    exits = [each for each in sweep.configurations if isinstance(each, EarlyExit)]
+    online = [each.key for each in exits if not each.is_oracle and each.columns["control_of"] is None]
+    columns = ["run_id", "configuration", "position", "exit_logprob", "logprob"]
+    wanted = (
+        pc.field("prompt_id").isin(pa.array(list(prompt_ids), pa.string()))
+        & pc.field("configuration").isin(pa.array(online, pa.string()))
+        & pc.field("decided")
+        & (pc.field("exit_layer") != sweep.final_layer)
+        & (pc.field("token_id") != pc.field("final_token_id"))
+        & pc.is_valid(pc.field("exit_logprob"))
+        & pc.is_valid(pc.field("logprob"))
+    )
+    if not online or sweep.final_layer is None:
+        return pd.DataFrame(columns=[*NAMED])
+    found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
+    found = found[found["run_id"].isin(sweep.done["run_id"])]
+    found = found.assign(at_exit=np.exp(found["exit_logprob"]), at_full_depth=np.exp(found["logprob"]))
+    surplus = (found["at_exit"] - found["at_full_depth"]).rename("surplus")
+    order = pd.concat([-surplus, found[["run_id", "position"]]], axis=1).sort_values(["surplus", "run_id", "position"])
+    surest = found.loc[order.index].groupby("configuration", sort=False).head(MOST_OF_EACH)
+    named: pd.DataFrame = surest[[*NAMED]]
+    return named.reset_index(drop=True)

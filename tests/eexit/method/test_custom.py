@@ -1,0 +1,254 @@
+"""Rules and states of one's own, from a file: what they decide and leave is what the naive reference says of them."""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE
+from rows import DECODING, PROMPTS, SAMPLED, as_reference, assert_as_often_as_they_could, generate, grid
+from tiny_models import tiny_model
+from traces import assert_same, traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.requests import Request, RequestFailure
+from eexit.decode.score import score
+from eexit.errors import UsageError
+from eexit.method import custom as custom
+from eexit.method.custom import CustomSource, use_files, use_text
+from eexit.method.modes import MODES
+from eexit.method.rules import RULES
+from eexit.model.layers import Decoder
+from eexit.plan.configuration import EarlyExit, NoExit
+
+MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
+SETTINGS = {  # with which they exit here and there, on a Llama
+    "sure": 0.6, "ratio": 2.0, "by_chance": 0.3, "still": 0.9, "settled": None, "near": 0.8,
+}  # fmt: skip
+OWN_STATES = ("as_it_was", "keys_as_they_were", "between", "gone")
+
+
+@pytest.fixture(autouse=True)
+def _mine(own_exits: None) -> None:
+    use_files([str(MINE)])
+
+
+@pytest.mark.parametrize("rule", SETTINGS)
+def test_an_own_rule_is_as_the_naive_reference(llama: PreTrainedModel, rule: str) -> None:
+    settings = [EarlyExit(state, rule, SETTINGS[rule]) for state in (*OWN_STATES, "unfrozen", "frozen_residual")]
+    for decoding in (DECODING, SAMPLED):
+        traces = as_reference(llama, grid([NoExit(), *settings]), decoding, rows=3)
+        exits = np.concatenate([trace.exit_layer_T[1:] for trace in traces[1:]])
+        assert len(set(exits.tolist())) > 1
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "mixtral", "gpt2"])
+def test_own_states_are_as_the_naive_reference_on_others(architecture: str) -> None:
+    model = tiny_model(architecture)
+    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].leaves.value != "keys"]
+    requests = grid([EarlyExit(state, "still", 0.9) for state in states])
+    as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
+
+
+def test_what_computes_the_same_gives_the_same(llama: PreTrainedModel) -> None:
+    pairs = [
+        (EarlyExit("frozen_residual", "sure", 0.6), EarlyExit("frozen_residual", "confidence", 0.6)),
+        (EarlyExit("as_it_was", "confidence", 0.3), EarlyExit("frozen_residual", "confidence", 0.3)),
+        (EarlyExit("keys_as_they_were", "confidence", 0.3), EarlyExit("frozen_residual", "confidence", 0.3)),
+        (EarlyExit("gone", "margin", 0.2), EarlyExit("skip", "margin", 0.2)),
+    ]
+    for own, ours in pairs:
+        mine, theirs = (generate(llama, grid([each])) for each in (own, ours))
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.token_id_T.tolist() == other.token_id_T.tolist()
+            assert one.exit_layer_T.tolist() == other.exit_layer_T.tolist()
+
+
+def test_the_ends_of_an_own_rule(llama: PreTrainedModel) -> None:
+    """Invariant 2: where all tokens are sure enough, they leave at the first exitable layer; where none is, at none."""
+    for state in (*OWN_STATES, "unfrozen"):
+        normal, always, never = generate(
+            llama, grid([NoExit(), EarlyExit(state, "sure", 0.0), EarlyExit(state, "sure", 1.1)], [(3, 4)])
+        )
+        assert set(always.exit_layer_T[1:].tolist()) == {EXITABLE[0]}
+        assert never.token_id_T.tolist() == normal.token_id_T.tolist()
+
+
+def test_an_own_rule_that_draws_exits_as_often_as_its_chances_say(llama: PreTrainedModel) -> None:
+    """Invariant 5, at each layer that was reached: it looks no further than the exit."""
+    requests = [Request((5, 80, 7), EarlyExit("between", "by_chance", 0.3), seed) for seed in range(132)]
+    traces = generate(llama, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
+    exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))
+    probability_NX = np.concatenate([trace.exit_prob_TX[1:] for trace in traces]).astype(np.float64)
+    assert_as_often_as_they_could(exit_N, probability_NX)
+
+
+def test_scoring_gives_the_exits_of_generating(llama: PreTrainedModel) -> None:
+    for request in grid([EarlyExit(state, "sure", 0.6) for state in OWN_STATES]):
+        [trace] = generate(llama, [request])
+        scored = score(Decoder(llama), DECODING, request, trace.token_id_T.tolist())
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
+
+
+def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
+    n_calls = [0] * len(llama.model.layers)
+
+    def count(index: int) -> Callable[..., None]:
+        def counted(*_: object) -> None:
+            n_calls[index] += 1
+
+        return counted
+
+    engine = Engine(Decoder(llama), replace(DECODING, observe="none"))
+    handles = [layer.mlp.register_forward_hook(count(index)) for index, layer in enumerate(llama.model.layers)]
+    [trace] = traces_of(engine.generate(grid([EarlyExit("as_it_was", "sure", 0.3)], [(3, 4)]))).values()
+    for handle in handles:
+        handle.remove()
+    exits_T = trace.exit_layer_T[1:]
+    assert len(set(exits_T.tolist())) > 1
+    assert n_calls == [1 + int((exits_T >= index).sum()) for index in range(len(n_calls))], "and those of the prompt"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
+        ("@eexit.state\ndef normal(exit, layer): ...", "state normal: there is one of that name already"),
+        ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of stream, probe, distribution, history"),
+        ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
+        ("@eexit.state\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
+        ("@eexit.state(leaves='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
+        ("@eexit.state(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
+        ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
+        (
+            "import sys\nsys.exit(0)",
+            r"mine.py can't be used: it calls sys.exit\(0\) \(mine.py, line 3: sys.exit",
+        ),
+        ("raise SystemExit", r"mine.py can't be used: it calls sys.exit\(\) \("),
+        ("raise GeneratorExit", r"mine.py can't be used: GeneratorExit: GeneratorExit \("),
+        ("def f(:", r"mine.py can't be used: SyntaxError: invalid syntax"),
+    ],
+)
+def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        use_text(CustomSource("mine.py", f"import eexit\n{text}\n"))
+
+
+SHOWN = "return layer.top_p[:, 0]"
+AT_DEF, AT_LINE = r" \(mine.py, line 2\)$", r" \(mine.py, line 4: (return|raise) .*\)$"
+WRONG_RULES = [
+    ("", "return layer.logits[:, 0] > 0", "layer 1: it looks at logits, .*: say needs=\"logits\"" + AT_LINE),
+    ("", "return layer.top_p > 0", r"layer 1: gives \(2, 2\), not \(2,\)" + AT_DEF),
+    ("", "return True", r"layer 1: gives a bool, not a \(2,\) tensor of bool" + AT_DEF),
+    ("", "return None", r"layer 1: gives a NoneType, not a \(2,\) tensor of bool" + AT_DEF),
+    ("", SHOWN, "layer 1: gives numbers, not True or False: if they are chances, say draws=True" + AT_DEF),
+    ("", "return 1 / 0", "layer 1: ZeroDivisionError: division by zero" + AT_LINE),
+    ("", "raise SystemExit(3)", r"layer 1: it calls sys.exit\(3\)" + AT_LINE),
+    ("draws=True", f"{SHOWN} / 0 * 0", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
+    ("parameter='score'", "return (layer.top_p[:, 0] - 2).sqrt()", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
+    ("needs='final', draws=True", "return layer.kl * float('nan')", "all layers: gives NaN, 6 times of 6" + AT_DEF),
+    ("needs='final', draws=True", "return layer.kl[:, 0]", r"all layers: gives \(2,\), not \(2, 3\)" + AT_DEF),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "text", "says"), WRONG_RULES)
+def test_a_rule_that_gives_what_it_may_not_says_where(
+    llama: PreTrainedModel, options: str, text: str, says: str
+) -> None:
+    use_text(CustomSource("mine.py", f"import eexit\n@eexit.rule({options})\ndef a(layer):\n    {text}\n"))
+    requests = grid([EarlyExit("skip", "a", 0.5 if "parameter" in options else None)], [(3, 4), (5, 6)])
+    with pytest.raises(UsageError, match=f"^rule a, {says}"):
+        generate(llama, requests)
+
+
+@pytest.mark.parametrize("n_rows", [1, 4])
+@pytest.mark.parametrize(
+    ("options", "text", "says"),
+    [
+        ("", "return exit.stream[:, :1]", r"gives \({n}, 1\), not \({n}, 32\)"),
+        ("", "return exit.stream[0]", r"gives \(32,\), not \({n}, 32\)"),
+        ("", "return exit.stream[:1].repeat(9, 1)", r"gives \(9, 32\), not \({n}, 32\)"),
+        ("", "return exit.stream.double()", "gives torch.float64, not torch.float32"),
+        ("", "return exit.stream > 0", "gives torch.bool, not torch.float32"),
+        ("", "return None", r"gives a NoneType, not a \({n}, 32\) tensor"),
+        ("", "return exit.stream / 0", "gives numbers that are not finite, of {n} of {n} tokens"),
+        ("leaves='keys'", "return exit.stream", "gives no pair of keys and values"),
+        (
+            "leaves='keys'", "return layer.key(layer.given), layer.value(layer.given)[:, :1]",
+            r"gives values \({n}, 1\), not \({n}, 16\)",
+        ),
+        (
+            "leaves='keys'", "return layer.key(layer.given) * float('nan'), layer.value(layer.given)",
+            "gives keys that are not finite, of {n} of {n} tokens",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mode_that_gives_what_it_may_not_says_where(
+    llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str
+) -> None:
+    """Also of one token, of which (1, 1) or (32,) would be spread over all numbers."""
+    use_text(CustomSource("mine.py", f"import eexit\n@eexit.state({options})\ndef a(exit, layer):\n    {text}\n"))
+    requests = grid([EarlyExit("a", "fixed", 1.0)], [(3, 4), (5, 6), (7, 8), (9, 10)][:n_rows])
+    with pytest.raises(UsageError, match="^mode a, layer 2: " + says.replace("{n}", str(n_rows)) + AT_DEF):
+        generate(llama, requests)
+
+
+def test_a_row_whose_own_numbers_blow_up_fails_alone_and_not_by_its_mode() -> None:
+    model: Any = tiny_model("llama")
+    engine = Engine(Decoder(model), DECODING)
+    requests = [Request(prompt, EarlyExit("as_it_was", "fixed", 1.0)) for prompt in PROMPTS[1:]]
+    traces = traces_of(engine.generate(requests))
+    broken, other = traces[0], traces[1]
+    token = int(broken.token_id_T[0])
+    assert token not in {*PROMPTS[1], *PROMPTS[2], *other.token_id_T.tolist()}
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    outcomes = dict(engine.generate(requests))
+    assert outcomes[0] == RequestFailure("the model's output is not finite at generated token 1")
+    assert_same(outcomes[1], other)
+
+
+def test_a_mode_that_fails_says_where(llama: PreTrainedModel) -> None:
+    use_text(CustomSource("mine.py", "import eexit\n@eexit.state\ndef a(exit, layer):\n    return exit.nothing\n"))
+    with pytest.raises(UsageError, match=r"^mode a, layer .: AttributeError: .*'nothing' \(mine.py, line 4: r"):
+        generate(llama, grid([EarlyExit("a", "confidence", 0.01)], [(3, 4)]))
+
+
+def test_what_a_file_prints_and_how_long_it_takes_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom, "SECONDS_UNSAID", 0.2)
+    text = (
+        "import sys, time\nprint('hello', 3)\nprint('there', file=sys.stdout)\nshow = lambda: print('later')\n"
+        "time.sleep(0.5)\n"
+    )
+    use_text(source := CustomSource("mine.py", text))
+    told = capsys.readouterr()
+    first, running, took = told.err.splitlines()
+    assert (first, running, told.out) == ("mine.py: hello 3", "mine.py: it is still being run", "there\n")
+    assert re.fullmatch(r"mine.py: it took 0\.[5-9] seconds to run", took)
+    sys.modules[f"eexit_use_mine_{source.digest[:8]}"].show()
+    assert capsys.readouterr().out == "later\n"
+
+
+def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    for threshold in (0.1, 0.2):
+        path.write_text(f"import eexit\n@eexit.rule()\ndef a(layer):\n    return layer.top_p[:, 0] > {threshold}\n")
+        [source] = use_files([str(path)])
+        assert RULES["a"].source == source
+        assert str(threshold) in source.text
+    with pytest.raises(UsageError, match=r"--use .*/no.py can't be read: .*No such file"):
+        use_files([str(tmp_path / "no.py")])
+    assert RULES["confidence"].source is None
+
+
+def test_keys_need_projections() -> None:
+    with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: leave a"):
+        refuse_mode("keys_as_they_were", Engine(Decoder(tiny_model("gpt2")), DECODING).decoder)

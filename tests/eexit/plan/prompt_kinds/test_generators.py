@@ -1,0 +1,251 @@
+"""Drawn prompts: the same for a seed forever, of the stated distribution, and the command's file.
+
+Each kind accepts right answers, and rejects wrong ones, in the words of small models.
+"""
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from hashlib import sha256
+from math import expm1
+from pathlib import Path
+from random import Random
+
+import pytest
+from commands import here, refusal
+from full_disk import left, on_a_full_disk
+from scipy.stats import chisquare
+
+from cluster.assessment.prompt_splits import drawn
+from cluster.assessment.split_sizes import sizes_at
+from eexit.errors import UsageError
+from eexit.plan.config import Prompt
+from eexit.plan.prompt_kinds import generators, multi_step
+from eexit.plan.prompt_kinds.generators import (
+    CAPITALS,
+    CATEGORIES,
+    CONTINENTS,
+    KINDS,
+    MOST,
+    OPPOSITES,
+    WORDS,
+    PromptKind,
+    draw_prompts,
+    one,
+    some,
+    whole,
+)
+from eexit.plan.prompt_kinds.multi_step import IN_STEPS
+from eexit.plan.prompts import read_prompts
+from eexit.plan.splits import sort_of
+from eexit.quality.grading import grade
+from jobs.files.make_prompts import main
+
+TABLES = f"{generators.__doc__}\n{multi_step.__doc__}"  # of kinds
+EVERY = (*KINDS, *IN_STEPS)
+TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))
+
+
+def test_a_seeds_prompts_are_the_same_for_ever() -> None:
+    drawn = [(p.id, p.prompt, p.system, p.answer, p.answer_pattern, p.group) for p in draw_prompts(500, 0)]
+    assert sha256(repr(drawn).encode()).hexdigest()[:16] == "a8699a1223c2a5da"
+
+
+def test_more_prompts_begin_with_the_fewer_and_other_seeds_draw_others() -> None:
+    drawn = draw_prompts(300, 5)
+    assert draw_prompts(70, 5) == drawn[:70]
+    for seed in (-5, 6, 2**63 - 1, -(2**63)):
+        other = {prompt.prompt for prompt in draw_prompts(300, seed)}
+        assert len(other & {prompt.prompt for prompt in drawn}) <= 3, seed
+
+
+@cache
+def many() -> list[Prompt]:
+    """Return thousands of prompts, once for several tests, since drawing them takes seconds."""
+    return draw_prompts(5000, 1)
+
+
+def unit_of(prompt: Prompt) -> str:
+    return prompt.group or prompt.prompt
+
+
+def test_no_two_share_a_fact_and_ids_say_the_kind_and_the_place() -> None:
+    prompts = many()
+    assert len({unit_of(prompt) for prompt in prompts}) == 5000
+    assert [prompt.id.rsplit("-", 1)[1] for prompt in prompts] == [str(at) for at in range(1, 5001)]
+    assert {sort_of(prompt.id) for prompt in prompts} == {kind.name for kind in KINDS}
+
+
+def test_parts_of_different_draws_share_no_fact() -> None:
+    part_of_fact: dict[str, str] = {}
+    n_again = 0
+    for seed in range(4):
+        for part, prompts in drawn(sizes_at(0.02), 151, seed).of.items():
+            for prompt in prompts:
+                n_again += unit_of(prompt) in part_of_fact
+                assert part_of_fact.setdefault(unit_of(prompt), part) == part, prompt
+    assert n_again > 30, "facts that prompts share"
+
+
+def test_kinds_have_shares_in_proportion_to_their_turns() -> None:
+    turns = sum(kind.turns for kind in KINDS)
+    n = Counter(sort_of(prompt.id) for prompt in many())
+    large = [kind for kind in KINDS if kind.space > 10_000]
+    assert chisquare([n[kind.name] for kind in large]).pvalue > 0.001
+    assert sum(kind.turns for kind in large) / turns > 0.95, (
+        "nearly all prompts are of kinds whose facts can't be used up"
+    )
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name)
+def test_a_kind_repeats_itself_no_more_often_than_its_space_says(kind: PromptKind) -> None:
+    """If no prompt is likelier than 1 / space, m draws have m (m − 1) / 2 / space equal pairs at most, on average."""
+    rng, m = Random(3), 1000
+    n = Counter(unit_of(kind.draw(rng)) for _ in range(m))
+    pairs, equal = m * (m - 1) // 2, sum(count * (count - 1) // 2 for count in n.values())
+    assert equal <= pairs / kind.space * 1.3 + 10
+
+
+@pytest.mark.parametrize("kinds", [KINDS, IN_STEPS])
+def test_of_the_most_prompts_fewer_than_one_draw_in_a_hundred_is_left_out(kinds: Sequence[PromptKind]) -> None:
+    turns = sum(kind.turns for kind in kinds)
+    n_draws = [(MOST * kind.turns / turns, kind.space) for kind in kinds]
+    assert sum(n + space * expm1(-n / space) for n, space in n_draws) < MOST / 100
+    with pytest.raises(UsageError, match="n must be at most 15,000"):
+        draw_prompts(MOST + 1, 0)
+
+
+def test_draws_are_uniform_and_some_are_different() -> None:
+    rng = Random(4)
+    assert chisquare(list(Counter(whole(rng, 3, 8) for _ in range(6000)).values())).pvalue > 0.001
+    assert {whole(rng, 3, 8) for _ in range(600)} == {*range(3, 9)}
+    orders = Counter("".join(some(rng, "abcd", 3)) for _ in range(12_000))
+    assert len(orders) == 24
+    assert chisquare(list(orders.values())).pvalue > 0.001
+    assert {one(rng, "xyz") for _ in range(100)} == {*"xyz"}
+
+
+def test_docstrings_list_the_kinds_with_their_spaces() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\S+) \| [^|]+ \| [^|]+ \|$", TABLES, re.MULTILINE)
+    assert rows == [(kind.name, f"{kind.space:.1e}") for kind in EVERY]
+
+
+def test_prompts_in_steps_have_the_numbers_of_steps_that_the_docstring_says() -> None:
+    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d to \d) \| [^|]+ \|$", TABLES, re.MULTILINE))
+    drawn = draw_prompts(700, 3, IN_STEPS)
+    steps = {kind.name: Counter(p.steps for p in drawn if sort_of(p.id) == kind.name) for kind in IN_STEPS}
+    assert told == {name: f"{min(n)} to {max(n)}" for name, n in steps.items()}  # type: ignore[type-var]
+    assert all(chisquare(list(n.values())).pvalue > 0.001 for n in steps.values())
+    assert all('Think step by step, then end with "Answer:" and ' in prompt.prompt for prompt in drawn)
+
+
+def test_answers_in_steps_are_those_that_the_prompts_say() -> None:
+    """Answers are derived from the text, by other means than those that made it."""
+    for prompt in draw_prompts(700, 4, IN_STEPS):
+        told, numbers = prompt.prompt.split("\n")[0], [int(found) for found in re.findall(r"\d+", prompt.prompt)]
+        match sort_of(prompt.id):
+            case "sum":
+                expected: object = sum(numbers)
+            case "remainder":
+                expected = sum(numbers[:-1]) % numbers[-1]
+            case "possessions":
+                expected = numbers[0]
+                for buys, each, finds, gives, doubles in re.findall(
+                    r"buys (\d+) packs of (\d+)|finds (\d+)|gives (\d+)|(twice)", told
+                ):
+                    change = int(buys or 0) * int(each or 0) + int(finds or 0) - int(gives or 0)
+                    expected = expected * 2 if doubles else expected + change
+                assert expected > 0
+            case "swapped":
+                at = dict(re.findall(r"the (\w+) in the (\w+)", told))
+                for one_thing, other in re.findall(r"The (\w+) and the (\w+) change", told):
+                    at[one_thing], at[other] = at[other], at[one_thing]
+                expected = at[re.findall(r"is the (\w+) now", told)[0]]
+            case "counted":
+                letter, words = re.findall(r'"([^"]+)"', told)
+                expected = Counter(words)[letter]
+            case "reversed":
+                expected = "".join(reversed(told.split('"')[1]))
+            case _:
+                day = datetime.strptime(re.findall(r"for (\d+ \w+ \d+)", told)[0], "%d %B %Y")
+                moves = re.findall(r"by (\d+) (days|weeks)", told)
+                expected = (day + sum((timedelta(**{unit: int(n)}) for n, unit in moves), timedelta())).day
+        assert prompt.answer == str(expected), prompt
+
+
+def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) -> None:
+    out = tmp_path / "drawn.jsonl"
+    done = here(main, "--n", "20", "--seed", "5", "--out", out)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
+    assert list(read_prompts(out)) == draw_prompts(20, seed=5)
+    written = out.read_bytes()
+    stepped = tmp_path / "steps.jsonl"
+    assert here(main, "--n", "9", "--steps", "sum", "counted", "--out", stepped).returncode == 0
+    assert list(read_prompts(stepped)) == draw_prompts(
+        9, 0, [kind for kind in IN_STEPS if kind.name in ("sum", "counted")]
+    )
+    stepped.unlink()
+    refused: list[tuple[list[str | Path], str]] = [
+        (["--steps", "sums", "--out", stepped], "--steps sums: no such kind needs steps: did you mean sum?"),
+        (["--n", "10", "--out", out], f"--out {out} is there already: choose another name"),
+        (["--n", "9999999", "--out", tmp_path / "b.jsonl"], "n must be at most 15,000"),
+        (["--n", "0", "--out", tmp_path / "b.jsonl"], "must be a whole number above 0, got 0"),
+        (["--out", tmp_path / "b.txt"], "must end in .jsonl"),
+        (["--out", tmp_path / "none" / "b.jsonl"], "No such file or directory"),
+    ]
+    for arguments, message in refused:
+        assert message in refusal(main, *arguments)
+    assert out.read_bytes() == written
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path: Path) -> None:
+    out = tmp_path / "drawn.jsonl"
+    done = on_a_full_disk(4096, main, "--out", out)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2, [f"error: --out {out} can't be written ([Errno 27] File too large: '{out}')"]
+    )  # fmt: skip
+    assert left(tmp_path) == []
+    out.touch()  # as older versions left it
+    assert here(main, "--out", out).returncode == 0
+    assert list(read_prompts(out)) == draw_prompts(2000, seed=0)
+
+
+def test_every_kind_is_tested() -> None:
+    assert list(TELLING) == [kind.name for kind in EVERY]
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name)
+def test_texts_of_a_kind_are_marked_right_and_wrong(kind: PromptKind) -> None:
+    prompt, telling = kind.draw(Random(1)), TELLING[kind.name]
+    right, wrong = telling["right"], telling["wrong"]
+    assert telling["asked"] in prompt.prompt
+    assert len(right) >= 3
+    assert len(wrong) >= 3
+    assert {text: grade(prompt, text).correct for text in (*right, *wrong)} == (
+        dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+    )
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.name)
+def test_of_many_prompts_the_answer_is_right_and_no_answer_is_wrong(kind: PromptKind) -> None:
+    rng = Random(2)
+    for prompt in (kind.draw(rng) for _ in range(30)):
+        if prompt.answer is not None:
+            assert grade(prompt, prompt.answer).correct, prompt
+            assert grade(prompt, f"The answer is {prompt.answer}.").correct, prompt
+        for text in ("", "I do not know.", "The text is long and it goes on and on and on."):
+            assert not grade(prompt, text).correct, prompt
+
+
+def test_no_table_has_two_rows_for_the_same_thing_and_answers_differ_from_what_is_asked() -> None:
+    for table in (CAPITALS, CONTINENTS, OPPOSITES):
+        assert len({thing for thing, _ in table}) == len(table)
+        assert all(thing != answer for thing, answer in table)
+    assert len({answer for _, answer in CAPITALS}) == len(CAPITALS)
+    for words in (*CATEGORIES.values(), *WORDS.values()):
+        assert len({*words}) == len(words)
+    assert len({word for words in CATEGORIES.values() for word in words}) == sum(map(len, CATEGORIES.values()))

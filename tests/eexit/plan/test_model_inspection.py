@@ -1,0 +1,141 @@
+"""A model's facts are read once, and again after one of its files has changed."""
+
+import json
+import os
+from pathlib import Path
+from shutil import copyfile, copytree
+
+import pytest
+from byte_model import save_byte_model
+from commands import asked_here
+
+from eexit.errors import UsageError
+from eexit.plan import model_inspection
+from eexit.plan.config import SweepConfig
+from eexit.plan.model_inspection import InspectionCache, ModelFacts, look_at_model
+from eexit.plan.runs import count_runs
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Return the functions that another process would have run; here, this process runs them."""
+    asked: list[str] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here(asked.append))
+    return asked
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_byte_model(tmp_path / "model")
+    return tmp_path / "model"
+
+
+PROMPT = "Hello."
+CHARACTERS = len(PROMPT)
+
+
+def sweep(model: Path | str, **others: object) -> SweepConfig:
+    fields = {"model": str(model), "prompts": [{"id": "0", "prompt": PROMPT}], "exit_every": 2, **others}
+    return SweepConfig.model_validate(fields)
+
+
+def seen(model: Path, **others: object) -> ModelFacts:
+    return look_at_model(sweep(model, **others), 8)
+
+
+def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[str]) -> None:
+    first = seen(model)
+    assert seen(model) == first
+    assert looks == ["_find"]
+    _, layers, memory = seen(model, exit_layers=[1, 3], max_new_tokens=7)  # a sweep's memory depends on the sweep
+    assert layers == (1, 3)
+    assert first[2] is not None
+    assert memory is not None
+    assert memory.weights == first[2].weights
+    found = InspectionCache(sweep(model)).read()
+    assert found is not None
+    assert memory.row == found.token * (CHARACTERS // 4 + 1 + 7)  # the prompt in tokens of four characters, new tokens
+    assert memory.cache == memory.row * min(8, count_runs(sweep(model)))
+    assert found.context is not None
+    _, _, longest = seen(model, max_new_tokens=10 * found.context)
+    assert longest is not None
+    assert longest.row == found.token * found.context
+    with pytest.raises(UsageError, match="exit layer 6 is not below the final layer"):
+        seen(model, exit_layers=[6])
+    assert looks == ["_find"]
+
+
+def replaced(path: Path) -> None:
+    """Replace a file by another one of the same name, size and time."""
+    before = path.stat()
+    content = path.read_bytes()
+    path.unlink()
+    path.with_name("keeps-the-inode").touch()
+    path.write_bytes(content[::-1])
+    path.with_name("keeps-the-inode").unlink()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, looks: list[str]) -> None:
+    (model / "vocab.bin").write_bytes(b"ab")
+    seen(model)
+    replaced(model / "vocab.bin")
+    seen(model)
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tool.jinja").write_text("{{ messages }}")
+    seen(model)
+    assert len(looks) == 3
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(UsageError, match="does not fit"):
+        seen(model)
+
+
+def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks: list[str], tmp_path: Path) -> None:
+    seen(model)
+    seen(model, dtype="float32")
+    other = copytree(model, tmp_path / "other")
+    seen(other)
+    assert len(looks) == 3
+    seen(model)
+    seen(model, dtype="float32")
+    seen(other)
+    assert len(looks) == 3
+
+
+def test_what_another_cpu_found_is_looked_at_again(
+    model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meaning of `--dtype auto` depends on it, and machines may have one name and share a user's cache."""
+    seen(model)
+    monkeypatch.setattr(model_inspection, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(
+        "model name\t: one\nflags\t\t: fpu avx2\n\nmodel name\t: one\nflags\t\t: fpu avx2\n"
+    )
+    seen(model)
+    seen(model)
+    assert len(looks) == 2
+
+
+def test_what_is_damaged_or_can_not_be_kept_is_done_without(model: Path, looks: list[str], tmp_path: Path) -> None:
+    first = seen(model)
+    kept = InspectionCache(sweep(model)).path
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert seen(model) == first
+    kept.unlink()
+    kept.parent.rmdir()
+    copyfile(model / "config.json", kept.parent)  # in place of the folder
+    assert seen(model) == seen(model) == first
+    assert len(looks) == 4
+
+
+def test_nothing_is_kept_of_the_hub_or_of_a_model_that_is_gone(model: Path, looks: list[str], tmp_path: Path) -> None:
+    seen(model)
+    gone = InspectionCache(sweep(model)).path
+    other = copytree(model, tmp_path / "other")
+    model.rename(tmp_path / "elsewhere")
+    seen(other)
+    assert not gone.exists()
+    on_hub = InspectionCache(sweep("some/model"))
+    assert on_hub.read() is None

@@ -1,0 +1,121 @@
+"""The cost per right answer, against the same in pandas, and the coverage of its interval by simulation."""
+
+import json
+from collections.abc import Iterator
+from random import Random
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy.special import ndtri
+
+from eexit.plan.splits import units
+from eexit.quality.cost_per_correct import COLUMNS, TAKEN, per_right
+from eexit.quality.estimates import estimate_per_right, estimate_ratios
+from eexit.quality.intervals import clopper_pearson
+
+KEY, ORACLE = "skip/confidence/0.9", "skip/kl/1"
+PROMPTS: list[dict[str, Any]] = [  # the last four are two groups, and the first has no answer
+    {"id": f"{number}", "prompt": f"{number}?", "group": None if number < 20 else number // 2} for number in range(24)
+]
+
+
+def runs() -> list[dict[str, Any]]:
+    """Return runs of two seeds; some failed, some chains never closed."""
+    random = Random(5)
+    return [
+        {
+            "prompt_id": prompt["id"],
+            "configuration": key,
+            "seed": seed,
+            "status": "error" if random.random() < 0.1 else "ok",
+            "correct": None if prompt["id"] == "0" else random.random() < (0.8 if key == "normal" else 0.6),
+            "thinking_closed": random.random() < 0.9,
+            "cost_run": None if key == ORACLE else 90.0 + 100 * random.random(),
+            "cost_needed": 60.0 + 100 * random.random(),
+            "n_tokens": random.randrange(10, 90),
+        }
+        for prompt in PROMPTS
+        for seed in (0, 1)
+        for key in ("normal", KEY, ORACLE)
+    ]
+
+
+def test_a_right_answer_takes_what_plain_pandas_says() -> None:
+    rows = runs()
+    found = per_right(pa.Table.from_pylist(rows), units(PROMPTS))
+    ok = pd.DataFrame(rows).query("status == 'ok'").astype({"correct": float, "cost_run": float})
+    of_prompts = ok.groupby(["configuration", "prompt_id"]).mean(numeric_only=True)
+    unit = of_prompts.index.get_level_values("prompt_id").map(units(PROMPTS))
+    of_units = of_prompts.groupby([of_prompts.index.get_level_values("configuration"), unit]).mean()
+    for key in ("normal", KEY, ORACLE):
+        for name in TAKEN:
+            pairs = of_units.loc[key][[name, "correct"]].dropna()
+            of_normal = of_units.loc["normal"][[name, "correct"]].dropna().add_suffix("_n")
+            both = pairs.join(of_normal, how="inner")
+            taken, beside = found[key][name].taken, found[key][name].beside_normal
+            assert taken.n == len(pairs)
+            if (key, name) == (ORACLE, "cost_run"):
+                assert np.isnan([taken.mean, beside.mean]).all()
+                continue
+            assert taken.mean == pytest.approx(pairs[name].sum() / pairs["correct"].sum())
+            assert taken.low < taken.mean < taken.high
+            if key != "normal":
+                normal = both[f"{name}_n"].sum() / both["correct_n"].sum()
+                assert beside.mean == pytest.approx(both[name].sum() / both["correct"].sum() / normal)
+                assert (beside.n, beside.low < beside.mean < beside.high) == (len(both), True)
+    json.dumps(found[ORACLE]["cost_run"].as_dict(), allow_nan=False)
+    assert {*COLUMNS} == {*rows[0]}
+
+
+@pytest.mark.parametrize("change", [{"thinking_closed": None}, {"correct": None}, {"status": "error"}])
+def test_without_chains_answers_or_runs_there_is_nothing_to_tell(change: dict[str, Any]) -> None:
+    rows = pa.Table.from_pylist([row | change for row in runs()], schema=pa.Table.from_pylist(runs()).schema)
+    assert per_right(rows, units(PROMPTS)) == {}
+
+
+def test_no_right_answer_has_no_price_and_all_of_them_are_not_certain() -> None:
+    assert np.isnan(estimate_per_right(np.full(9, 5.0), np.zeros(9)).mean)
+    found = estimate_per_right(np.full(50, 4.0), np.ones(50))
+    assert [found.mean, found.low] == pytest.approx([4, 4])
+    assert found.high == pytest.approx(4 / clopper_pearson(50, 50)[0])
+    beside = estimate_per_right(np.full(50, 4.0), np.ones(50), (np.full(50, 5.0), np.ones(50)))
+    assert beside.low < beside.mean < beside.high
+
+
+DRAWS: Final = 3000
+NORMAL_RIGHT: Final = 0.6
+
+
+def drawn(n: int, right: float) -> Iterator[list[np.ndarray]]:
+    """Draw costs and right answers of a setting and of normal: log-normal costs of skewness 3.3; expensive texts are
+    right less often.
+    """
+    generator, least = np.random.default_rng(n), np.sqrt(1.36) * ndtri(1 - np.array([right, NORMAL_RIGHT]))
+    for _ in range(DRAWS):
+        hard_P, other_P, able_P, luck_P = generator.standard_normal((4, n))
+        of_setting = np.exp(0.75 * (0.8 * hard_P + 0.6 * other_P)), able_P - 0.6 * hard_P > least[0]
+        yield [*of_setting, np.exp(0.75 * hard_P), 0.7 * able_P + np.sqrt(0.51) * luck_P - 0.6 * hard_P > least[1]]
+
+
+@pytest.mark.parametrize("right", [0.3, 0.85])
+@pytest.mark.parametrize("n", [50, 500])
+def test_the_interval_of_a_ratio_of_means_contains_it_as_often_as_stated(n: int, right: float) -> None:
+    truth = np.exp(0.75**2 / 2) / right
+    covered = np.zeros((DRAWS, 3))
+    for at, values in enumerate(drawn(n, right)):
+        cost_P, right_P, normal_P, normal_right_P = (column.astype(float) for column in values)
+        alone = estimate_per_right(cost_P, right_P)
+        beside = estimate_per_right(cost_P, right_P, (normal_P, normal_right_P))
+        (linear,) = estimate_ratios(cost_P[:, None], right_P[:, None])
+        covered[at] = (
+            alone.low <= truth <= alone.high,
+            beside.low <= NORMAL_RIGHT / right <= beside.high,
+            linear.low <= truth <= linear.high,
+        )
+    covers, covers_beside, covers_linear = covered.mean(axis=0).tolist()
+    assert abs(covers - 0.95) <= 0.015
+    assert abs(covers_beside - 0.95) <= 0.015
+    assert covers_linear < covers, "that of the quotient itself, which is narrower than it should be"

@@ -1,0 +1,156 @@
+"""Shards are committed whole and once, in the explicit schema, and common Parquet readers read them in one line."""
+
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scripted import TOKENS_PER_RUN, rows_of, sweep_of
+
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run, plan_runs
+from eexit.results.shard_tables import ShardTables, error_results
+from eexit.results.store.commit import (
+    CommitError,
+    RunCounts,
+    clear_debris,
+    commit,
+    landed_tally,
+    remove_errors,
+    shard_name,
+    survey,
+)
+from eexit.results.store.folder import Store, open_store
+from eexit.results.tables import GENERATIONS, TOKENS
+
+HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
+
+
+@pytest.fixture
+def config() -> SweepConfig:
+    return sweep_of("a-model", "one", HOSTILE)
+
+
+@pytest.fixture
+def runs(config: SweepConfig) -> list[Run]:
+    return list(plan_runs(config))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "out")
+
+
+def mixed(runs: list[Run], config: SweepConfig) -> ShardTables:
+    """Return results with an error in the first run, and the others done."""
+    failed, done = error_results(runs[:1], config, "prompt is empty"), rows_of(runs[1:], config)
+    return ShardTables(pa.concat_tables([failed.generations, done.generations]), done.tokens)
+
+
+def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    assert commit(store, runs, rows_of(runs, config)) == RunCounts(18, 0, 18 * TOKENS_PER_RUN)
+    for folder, schema in (("generations", GENERATIONS), ("tokens", TOKENS)):
+        (path,) = Path(store.root, folder).iterdir()
+        assert path.name == f"{shard_name(runs)}.parquet"
+        read = pq.read_schema(path)
+        assert read.equals(schema)
+        assert [field.metadata for field in read] == [field.metadata for field in schema]
+        assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_a_name_depends_on_the_runs_and_not_on_their_order(runs: list[Run]) -> None:
+    assert shard_name(runs) == shard_name(runs[::-1]) != shard_name(runs[1:])
+
+
+def test_everything_reads_results_in_one_line(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    # A shard of nothing but errors has columns that are null throughout: the mix must stay readable.
+    commit(store, runs[:9], error_results(runs[:9], config, "no"))
+    commit(store, runs[9:], rows_of(runs[9:], config))
+    folder = f"{store.root}/generations"
+    rows = [
+        pd.read_parquet(folder)[["run_id", "prompt", "n_tokens"]].to_dict("records"),
+        pq.read_table(folder).select(["run_id", "prompt", "n_tokens"]).to_pylist(),
+        duckdb.execute(f"select run_id, prompt, n_tokens from '{folder}/*.parquet'").df().to_dict("records"),
+        polars.read_parquet(f"{folder}/*.parquet").select("run_id", "prompt", "n_tokens").to_dicts(),
+    ]
+    for read in rows:
+        assert {row["run_id"]: row["prompt"] for row in read} == {run.run_id: run.prompt.prompt for run in runs}
+        assert len(read) == 18
+        assert sum(row["n_tokens"] == TOKENS_PER_RUN for row in read) == 9
+    tokens = f"{store.root}/tokens"
+    assert len(pd.read_parquet(tokens)) == len(polars.read_parquet(f"{tokens}/*.parquet")) == 9 * TOKENS_PER_RUN
+
+
+def test_landing_again_replaces(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    commit(store, runs, rows_of(runs, config))
+    commit(store, runs[::-1], rows_of(runs[::-1], config))
+    assert len(pd.read_parquet(f"{store.root}/generations")) == 18
+    assert len(pd.read_parquet(f"{store.root}/tokens")) == 18 * TOKENS_PER_RUN
+
+
+def test_results_of_other_runs_are_refused(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    with pytest.raises(ValueError, match="was given 18 runs and returned 17 rows"):
+        commit(store, runs, rows_of(runs[1:], config))
+    assert not Path(store.root).exists()
+
+
+def test_what_cannot_be_written_leaves_nothing(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    Path(store.root).mkdir()
+    Path(store.root, "generations").touch()  # a file where the folder should be
+    with pytest.raises(CommitError, match="can't be written to"):
+        commit(store, runs, rows_of(runs, config))
+    Path(store.root, "generations").unlink()
+    assert landed_tally(store, runs) is None
+    assert clear_debris(store) == 1
+    assert list(Path(store.root, "tokens").iterdir()) == []
+
+
+def test_the_fence_is_looked_at_before_each_file_is_published(
+    store: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    looks: list[int] = []
+
+    def refuse() -> None:
+        looks.append(len(store.names("tokens")) + len(store.names("generations")))
+        if looks[-1]:
+            raise CommitError("given up")
+
+    with pytest.raises(CommitError, match="given up"):
+        commit(store, runs, rows_of(runs, config), refuse=refuse)
+    assert looks == [0, 1]
+    assert survey(store).done == set()
+    assert clear_debris(store) == 1
+
+
+def test_only_runs_that_are_ok_are_done(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    assert survey(store).done == set()
+    tally = commit(store, runs, mixed(runs, config))
+    assert tally == landed_tally(store, runs) == RunCounts(18, 1, 17 * TOKENS_PER_RUN)
+    assert survey(store).done == {run.run_id for run in runs[1:]}
+
+
+def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    commit(store, runs[:9], mixed(runs[:9], config))
+    commit(store, runs[9:], error_results(runs[9:], config, "no"))
+    assert remove_errors(store, survey(store).with_errors) == 10
+    assert remove_errors(store, survey(store).with_errors) == 0
+    commit(store, [runs[0], *runs[9:]], rows_of([runs[0], *runs[9:]], config))
+    generations = pd.read_parquet(f"{store.root}/generations")
+    assert sorted(generations.run_id) == sorted(run.run_id for run in runs)
+    assert set(generations.status) == {"ok"}
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+
+
+def test_debris_goes_and_results_stay(store: Store, runs: list[Run], config: SweepConfig) -> None:
+    commit(store, runs[:9], rows_of(runs[:9], config))
+    commit(store, runs[9:], rows_of(runs[9:], config))
+    orphan = Path(store.root, "generations", f"{shard_name(runs[9:])}.parquet")
+    orphan.unlink()  # as if killed between the two files
+    Path(store.root, "generations", f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
+    assert pd.read_parquet(f"{store.root}/generations").run_id.nunique() == 9  # readers ignore temporary files
+    assert clear_debris(store, runs[:9]) == 0
+    assert clear_debris(store) == 2
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.nunique() == 9

@@ -1,0 +1,181 @@
+"""A sweep grows by further runs in its folder; changes that would make its runs incomparable are refused."""
+
+from itertools import product
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from scripted import rows_of, sweep_of
+from untrained import random_gate, save_gate, save_state_maps, stream_maps
+
+from eexit.errors import UsageError
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import configurations, plan_runs
+from eexit.results.layout import Manifest
+from eexit.results.store.commit import commit
+from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config
+from eexit.results.store.folder import Store, open_store
+from eexit.results.store.manifest import make_manifest, read_manifest
+
+MODEL = {"name": "tiny", "n_layers": 30, "dtype": "float32"}
+BEFORE: dict[str, Any] = {"modes": ["normal", "unfrozen"], "rules": {"confidence": [0.9]}}
+
+
+def manifest_of(config: SweepConfig) -> Manifest:
+    return make_manifest(config, MODEL, (5, 10, 15))
+
+
+def asked(*prompts: str, **fields: Any) -> SweepConfig:
+    return sweep_of("tiny", *(prompts or ("one", "two")), **{**BEFORE, **fields})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "out")
+
+
+def keys_of(config: SweepConfig) -> list[str]:
+    return [configuration.key for configuration in configurations(config)]
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "told"),
+    [
+        ({}, [], ""),
+        ({"modes": ["unfrozen"]}, [], ""),  # fewer
+        ({"rules": {"confidence": [0.95, 0.9]}}, ["unfrozen/confidence/0.95"], "1 configuration: 2 runs more"),
+        ({"rules": {}, "kl_factors": [1]}, ["unfrozen/kl/1"], "1 configuration: 2 runs more"),
+        ({"rules": {"kl": [1], "agree": []}}, ["unfrozen/kl/1", "unfrozen/agree"], "2 configurations: 4 runs more"),
+        ({"exit_sets": ["5,10"]}, ["unfrozen/confidence/0.9@5,10"], "1 configuration: 2 runs more"),
+        ({"draft": ["5:2"]}, ["draft/5:2"], "1 configuration: 2 runs more"),
+        ({"modes": ["skip"], "rules": {"agree": []}}, ["skip/agree"], "1 configuration: 2 runs more"),  # no product
+        ({"seeds": [1, 0]}, [], "1 seed: 4 runs more"),
+        ({"controls": [{"of": "unfrozen/agree", "counts": {5: 1}}]}, ["unfrozen/random/agree"], "1 conf"),
+    ],
+)  # fmt: skip
+def test_the_grid_is_the_union_of_both_askings(
+    store: Store, change: dict[str, Any], more: list[str], told: str
+) -> None:
+    before = asked()
+    after = extended_config(store, manifest_of(before), asked(**change))
+    assert {*keys_of(after)} == {*keys_of(before), *more}
+    assert growth(before, after).startswith(told)
+    assert (after == before) is not bool(told)
+    runs = [(run.prompt.id, run.configuration.key, run.seed) for run in plan_runs(after)]
+    assert sorted(runs) == sorted(product("01", keys_of(after), after.seeds)), "each once"
+    assert {run.run_id for config in (before, asked(**change)) for run in plan_runs(config)} <= {
+        run.run_id for run in plan_runs(after)
+    }
+    assert extended_config(store, manifest_of(after), before) == after, "what is there stays"
+
+
+def test_added_prompts_run_under_all_configurations_and_added_configurations_for_all_prompts(store: Store) -> None:
+    after = extended_config(store, manifest_of(asked()), asked("one", "two", "three", rules={"agree": []}, seeds=[1]))
+    keys = ["normal", "unfrozen/confidence/0.9", "unfrozen/agree"]
+    assert keys_of(after) == keys
+    assert growth(asked(), after) == "1 prompt and 1 configuration and 1 seed: 14 runs more"
+    runs = {(run.prompt.prompt, run.configuration.key, run.seed) for run in plan_runs(after)}
+    assert runs == {*product(("one", "two", "three"), keys, (0, 1))}
+    no_product = extended_config(store, manifest_of(after), asked(modes=["skip"], rules={"fixed": [5]}))
+    assert keys_of(extended_config(store, manifest_of(no_product), asked(rules={"fixed": [5, 10]})))[3:] == [
+        "unfrozen/fixed/5", "unfrozen/fixed/10", "skip/fixed/5",
+    ]  # fmt: skip
+
+
+def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store, tmp_path: Path) -> None:
+    model = {**MODEL, "digest": "ab" * 32, "revision": None}
+    gate = str(save_gate(tmp_path / "gate", random_gate(["confidence/0.9"]), model))
+    maps, others = (
+        str(save_state_maps(tmp_path / name, stream_maps(std), model)) for name, std in (("a", 0.1), ("b", 0.2))
+    )
+    patient = asked(rules={"patience": [2], "confidence": [0.9]})
+    gated = extended_config(store, manifest_of(patient), asked(gate=gate, gate_thresholds=[0.2]))
+    assert keys_of(gated) == [*keys_of(patient), "unfrozen/confidence/0.9+gate0.2"]
+    whole = extended_config(
+        store, manifest_of(gated), asked(modes=["mapped_residual"], rules={"agree": []}, state=maps)
+    )
+    assert keys_of(whole) == [*keys_of(gated), "mapped_residual/agree"]
+    assert extended_config(store, manifest_of(whole), patient) == whole, "an asking without them goes on"
+    elsewhere = asked(modes=["mapped_residual"], rules={"agree": []}, state=str(copytree(maps, tmp_path / "copy")))
+    assert extended_config(store, manifest_of(whole), elsewhere) == whole.model_copy(update={"state": elsewhere.state})
+    ids = [{run.run_id for run in plan_runs(config)} for config in (patient, gated, whole)]
+    assert ids[0] < ids[1] < ids[2]
+    with pytest.raises(UsageError, match=r'holds another sweep \(digests\.state: ".+ -> ".+\):'):
+        extended_config(store, manifest_of(whole), asked(modes=["mapped_residual"], state=others))
+
+
+OTHER_SWEEP = "holds another sweep ({}): choose another --out, or remove that folder"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "line"),
+    [
+        ({}, {"model": "other"}, OTHER_SWEEP.format('model: "tiny" -> "other"')),
+        ({}, {"dtype": "bfloat16"}, OTHER_SWEEP.format('dtype: "float32" -> "bfloat16"')),
+        ({}, {"quantize": "int8"}, OTHER_SWEEP.format('quantize: null -> "int8"')),
+        ({}, {"exit_layers": [5, 10]}, OTHER_SWEEP.format("exit_layers: null -> [5, 10]")),
+        ({}, {"max_new_tokens": 4}, OTHER_SWEEP.format("max_new_tokens: 3 -> 4")),
+        ({}, {"system": "Be brief."}, OTHER_SWEEP.format('system: "" -> "Be brief."')),
+        ({}, {"temperature": 0.5}, OTHER_SWEEP.format("temperature: 0.0 -> 0.5")),
+        ({}, {"readout": "raw"}, OTHER_SWEEP.format('readout: "lens" -> "raw"')),
+        ({}, {"record_top_k": 1}, OTHER_SWEEP.format("record_top_k: 3 -> 1")),
+        ({}, {"observe": "none"}, OTHER_SWEEP.format('observe: "all" -> "none"')),
+        (
+            {},
+            {"prompts": [{"id": "1", "prompt": "three"}]},
+            'holds another prompt \'1\' (prompt: "two" -> "three"): give this one another id, or choose another --out',
+        ),
+        (
+            {},
+            {"prompts": [{"id": "1", "prompt": "two", "answer": "2"}]},
+            "holds another prompt '1' (answer: null -> \"2\"): give this one another id, or choose another --out",
+        ),
+        (
+            {"modes": ["unfrozen"]},
+            {},
+            "holds runs that were not compared with normal, as is recorded with each: leave normal out of --modes, or "
+            "choose another --out",
+        ),
+        (
+            {"controls": [{"of": "unfrozen/agree", "counts": {5: 1, 10: 2}}]},
+            {"controls": [{"of": "unfrozen/agree", "counts": {5: 2, 10: 2}}]},
+            "holds a control of unfrozen/agree when it exited at other layers: choose another --out",
+        ),
+        (
+            {},
+            {"rules": {"confidence": [0.90000001]}},
+            "can't grow by this (the parameters of rule confidence 0.9 and 0.90000001 are shown with six digits, as "
+            "0.9 both): choose another --out",
+        ),
+    ],
+)
+def test_what_would_make_runs_incomparable_is_refused_in_one_line(
+    store: Store, before: dict[str, Any], now: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        extended_config(store, manifest_of(asked(**before)), SweepConfig.model_validate({**dict(asked()), **now}))
+    assert str(raised.value) == f"--out {store.root} {line}"
+
+
+def test_a_manifest_has_grown_once_something_landed_and_is_as_before_otherwise(store: Store) -> None:
+    before, more = asked(), asked(seeds=[0, 1])
+    runs = list(plan_runs(before))
+    with manifest_written(store, manifest_of(before)):
+        commit(store, runs, rows_of(runs, before))
+    held, content = read_manifest(store), store.read("sweep.json")
+    assert held
+    with manifest_written(store, manifest_of(more)) as config:
+        assert config == more
+        assert store.read("sweep.json") != content
+    assert store.read("sweep.json") == content
+    later = [run for run in plan_runs(more) if run.seed == 1]
+    with manifest_written(store, manifest_of(more)):
+        commit(store, later[:2], rows_of(later[:2], more))
+    now = read_manifest(store)
+    assert now
+    assert (stored_config(store, now), now.n_runs, now.started) == (more, 8, held.started)
+    with manifest_written(store, manifest_of(before)) as config:
+        assert config == more, "the smaller asking goes on with all"
+    with manifest_written(store, manifest_of(asked(seeds=[2]))) as config:
+        assert config.seeds == (0, 1, 2), "of what was there when it was planned, it may have grown since"

@@ -1,0 +1,93 @@
+"""Asks of the same prompts: which one it is, wherever they were asked, and what it may err with."""
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blank_rows import blank
+
+from eexit.errors import UsageError
+from eexit.plan.splits import digest
+from eexit.results.layout import ASSESSMENT
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import CHOICES
+from eexit.studies.selection.alpha_spending import ask_of
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+UNITS = [f"prompt {n}" for n in range(8)]
+
+
+def question(at_most: float = 0.02, units: Sequence[str] = UNITS, runs: str = "a", model: str = "m") -> dict[str, Any]:
+    asked = {"risk": "answers", "at_most": at_most, "confidence": 0.95, "cost_by": "run", "test": "exact"}
+    return {
+        **asked, "order": "pareto", "asked": ["a/b/1", "a/b/2"], "model": model, "runs": runs,
+        "units": sorted(map(digest, units)),
+    }  # fmt: skip
+
+
+def ask(out: Path, asked: dict[str, Any], minute: int, planned: int | None = None, **change: Any) -> int:
+    """As a call of `jobs/choose.py` puts it down; returns its number."""
+    found = ask_of(asked, planned, open_store(out))
+    row = {
+        **blank(CHOICES), **asked, "status": "asked", "started": BEGAN + timedelta(minutes=minute),
+        "question": found.number, "planned": found.planned, "error": found.error,
+    }  # fmt: skip
+    CHOICES.publish(open_store(out), f"{minute:032x}", [row | change])
+    return found.number
+
+
+def test_another_question_of_the_same_prompts_is_a_further_ask_and_the_same_one_is_not(tmp_path: Path) -> None:
+    bounds = (0.02, 0.03, 0.02, 0.04, 0.03)
+    assert [ask(tmp_path / "a" / "out", question(bound), at) for at, bound in enumerate(bounds)] == [1, 2, 1, 3, 2]
+    changes: list[dict[str, Any]] = [{name: "other"} for name in ("risk", "cost_by", "test", "order")]
+    for at, change in enumerate([*changes, {"at_most": 0.01}, {"confidence": 0.9}, {"asked": ["a/b/1"]}], start=5):
+        assert ask(tmp_path / "b" / "out", question() | change, at) == at - 4, "each of these is another question"
+
+
+def test_asks_of_one_shared_prompt_are_counted_and_those_of_fresh_prompts_are_not(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert ask(out, question(), 0) == 1
+    assert ask(out, question(units=["fresh", "fresh, too"]), 1) == 1
+    assert ask(out, question(units=[UNITS[0], "fresh"]), 2) == 3
+    assert ask(out, question(units=[*UNITS, "added"]), 3) == 4, "a sweep that was extended"
+    assert ask(out, question(runs="again"), 4) == 5, "the same question about other runs, such as of another dtype"
+
+
+def test_asks_are_counted_over_folders_that_lie_side_by_side_and_steps_of_assessments(tmp_path: Path) -> None:
+    assess, again, mine = (tmp_path / name for name in ("assess", "again", "mine"))
+    for folder in (assess, again):
+        (folder / "run").mkdir(parents=True)
+        (folder / ASSESSMENT).write_text("{}")
+    assert ask(assess / "run", question(), 0) == 1
+    assert ask(again / "run", question(runs="b"), 1) == 2, "a search that was done again"
+    assert ask(mine, question(runs="c"), 2) == 3
+    assert ask(assess / "further", question(runs="d"), 3) == 4
+    assert ask(tmp_path / "elsewhere" / "deep" / "er", question(runs="d"), 4) == 1
+    assert ask(mine, question(runs="e", model="another"), 5) == 1, (
+        "another model's certificates are claims of their own"
+    )
+    shutil.copytree(mine, tmp_path / "copy")
+    assert ask(tmp_path / "copy", question(runs="c"), 6) == 3, "a copy counts nothing twice"
+
+
+def test_a_number_stays_when_a_folder_is_removed(tmp_path: Path) -> None:
+    for at, name in enumerate("abc"):
+        assert ask(tmp_path / name, question(runs=name), at) == at + 1
+    shutil.rmtree(tmp_path / "a")
+    assert ask(tmp_path / "c", question(runs="c"), 3) == 3
+    assert ask(tmp_path / "d", question(runs="d"), 4) == 4
+
+
+def test_planned_asks_share_equally_and_how_many_they_are_is_said_at_the_first(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = ask_of(question(), 3, open_store(out))
+    assert (first.number, first.planned) == (1, 3)
+    assert first.error == pytest.approx(0.95 * 0.05 / 3)
+    assert ask(out, question(), 0, planned=3) == 1
+    second = ask_of(question(0.03), None, open_store(out))
+    assert (second.number, second.planned, second.error) == (2, 3, first.error)
+    with pytest.raises(UsageError, match="--asks 4 comes too late: 3 was planned when these prompts were first asked"):
+        ask_of(question(0.03), 4, open_store(out))

@@ -1,0 +1,38 @@
+"""Families of settings: each rule's order from the conservative end to the bold one."""
+
+import pytest
+from axes import ALWAYS, NEVER, SOME, control
+
+from eexit.method.rules import RULES
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit, parse_drafts
+from eexit.studies.selection.selection_args import SettingFamily, families
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if NEVER[rule] and ALWAYS[rule] and rule != "random"])
+def test_what_never_exits_is_the_conservative_end_and_what_always_exits_the_bold_one(rule: str) -> None:
+    given = [EarlyExit("skip", rule, value) for value in (*SOME[rule], *ALWAYS[rule], *NEVER[rule])]
+    (family,) = families(each.columns for each in given)
+    assert family.settings[0] == EarlyExit("skip", rule, NEVER[rule][0]).key
+    assert family.settings[-1] == EarlyExit("skip", rule, ALWAYS[rule][0]).key
+    assert sorted(family.settings) == sorted(each.key for each in given)
+
+
+def test_later_layers_and_more_patience_are_more_conservative() -> None:
+    given = [EarlyExit("skip", rule, value) for value in (3.0, 20.0, 4.0) for rule in ("fixed", "patience")]
+    assert [family.settings for family in families(each.columns for each in given)] == [
+        tuple(f"skip/{rule}/{value}" for value in (20, 4, 3)) for rule in ("fixed", "patience")
+    ]
+
+
+def test_each_mode_and_rule_is_a_family_and_what_has_no_order_is_in_none() -> None:
+    given: list[Configuration] = [
+        NoExit(),
+        *(EarlyExit(mode, "kl", k) for k in (0.5, 2.0) for mode in ("skip", "unfrozen")),
+        EarlyExit("skip", "agree"),
+        EarlyExit("skip", "random", control(1, 1, 1, 1)),
+        parse_drafts("20:4")[0],
+    ]
+    unknown = {**given[1].columns, "configuration": "skip/later/1", "rule": "later"}
+    assert families([*(each.columns for each in given), unknown]) == [
+        SettingFamily(mode, "kl", (f"{mode}/kl/2", f"{mode}/kl/0.5")) for mode in ("skip", "unfrozen")
+    ]

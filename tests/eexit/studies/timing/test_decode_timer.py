@@ -1,0 +1,127 @@
+"""What is timed: the same prompts and tokens for the engine and for `generate`, whatever ends a text elsewhere.
+
+No time is asserted, but that of a clock that the test controls.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from byte_model import POSITIONS, save_byte_model
+
+from eexit.decode.costs import multiply_adds, required_ops
+from eexit.decode.engine import Engine
+from eexit.decode.requests import Request
+from eexit.errors import UsageError
+from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.configuration import Draft, EarlyExit, HFGenerate, NoExit
+from eexit.studies.timing import decode_timer as timing
+from eexit.studies.timing.decode_timer import Contender, DecodeTimer, Stopwatch, batches
+from eexit.studies.timing.plain_generate import generate_greedily
+
+TOKENS = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose every likeliest token would end a text, or be made unlikely for being there already."""
+    folder = tmp_path_factory.mktemp("model")
+    save_byte_model(folder)
+    generation = {"eos_token_id": list(range(256)), "repetition_penalty": 9.0, "temperature": 0.5, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
+
+
+def config_of(folder: Path, *prompts: str) -> SweepConfig:
+    return SweepConfig(
+        model=str(folder),
+        prompts=tuple(Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)),
+        dtype="float32",
+        exit_every=2,
+        rules={"fixed": (2.0,)},
+        temperature=0.7,
+    )
+
+
+@pytest.fixture(scope="module")
+def contenders(folder: Path) -> DecodeTimer:
+    return DecodeTimer(config_of(folder, "one", "two and", "", "x" * POSITIONS), "cpu", TOKENS)
+
+
+def test_prompts_without_room_for_the_tokens_are_left_out(folder: Path, contenders: DecodeTimer) -> None:
+    assert list(map(len, contenders.prompts)) == [3, 7]
+    with pytest.raises(UsageError, match="none of the 2 prompts can be followed by 254 tokens: there is room for 253"):
+        DecodeTimer(config_of(folder, "one", "two and"), "cpu", POSITIONS - 2)
+
+
+def test_generate_makes_the_tokens_of_the_engine_at_full_depth(contenders: DecodeTimer) -> None:
+    decoding = replace(contenders.decoding, max_new_tokens=TOKENS)
+    requests = [Request(prompt, NoExit()) for prompt in contenders.prompts]
+    outcomes = dict(Engine(contenders.decoder, decoding).generate(requests))
+    made = generate_greedily(contenders.plain, contenders.prompts, TOKENS)
+    assert made.tolist() == [outcomes[row].token_id_T.tolist() for row in range(2)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("key", [HFGenerate(), NoExit(), EarlyExit("frozen_residual", "fixed", 2.0)])
+@pytest.mark.parametrize(("batch", "rows"), [(1, 2), (2, 2), (3, 3), (5, 5)])
+def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
+    contenders: DecodeTimer, key: Contender, batch: int, rows: int
+) -> None:
+    contenders.warm_up(key, batch, 3)
+    timed, _ = contenders.time(key, batch, contenders.prompts)
+    assert timed.tokens == rows * (TOKENS - 2)
+    assert timed.seconds > 0
+
+
+def test_drafts_are_timed_with_what_their_rounds_cost(contenders: DecodeTimer) -> None:
+    timed, _ = contenders.time(Draft(contenders.decoding.exitable_layers[-1], 3), 2, contenders.prompts)
+    assert timed.drafted is not None
+    assert timed.accepted is not None
+    assert timed.cost_full is not None
+    assert timed.cost_run is not None
+    assert 0 <= timed.accepted <= timed.drafted
+    assert timed.drafted > 0
+    assert timed.cost_full == timed.cost_needed
+    assert timed.cost_full < timed.cost_run
+
+
+def test_costs_are_those_of_the_timed_tokens(contenders: DecodeTimer) -> None:
+    """Whatever a row's second token cost, which is decided before the clock starts."""
+    layer_X = np.array([*contenders.decoding.exitable_layers, contenders.decoder.n_layers - 1])
+    counts = required_ops(np.full(TOKENS - 2, layer_X[-1]), layer_X, None)
+    full = sum(multiply_adds(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
+    normal, _ = contenders.time(NoExit(), 2, contenders.prompts)
+    assert (normal.cost_full, normal.cost_needed, normal.cost_run) == (full, full, full)
+    fixed, _ = contenders.time(EarlyExit("unfrozen", "fixed", 2.0), 1, contenders.prompts)
+    assert fixed.cost_full == full
+    assert fixed.cost_needed is not None
+    assert fixed.cost_run is not None
+    assert fixed.cost_needed <= fixed.cost_run < full
+    generate, _ = contenders.time(HFGenerate(), 2, contenders.prompts)
+    assert (generate.cost_full, generate.cost_needed, generate.cost_run) == (None, None, None)
+
+
+def test_a_row_that_fails_is_told(folder: Path) -> None:
+    contenders = DecodeTimer(config_of(folder, "one"), "cpu", TOKENS)
+    contenders.prompts = [(1,) * POSITIONS]
+    with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
+        contenders.time(NoExit(), 1, contenders.prompts)
+
+
+def test_the_clock_runs_from_the_step_that_gives_all_rows_their_second_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([10.0, 14.5])
+    monkeypatch.setattr(timing, "now", lambda device: next(moments))
+    watch = Stopwatch(torch.device("cpu"), 3)
+    for n_tokens in (1, 2, 3, 3):
+        watch.progress(n_tokens)
+    assert watch.stop() == 4.5
+
+
+def test_prompts_repeat_to_fill_the_last_batch() -> None:
+    a, b, c = (1,), (2,), (3,)
+    assert batches([a, b, c], 1) == [[a], [b], [c]]
+    assert batches([a, b, c], 2) == [[a, b], [c, a]]
+    assert batches([a, b, c], 7) == [[a, b, c, a, b, c, a]]

@@ -1,0 +1,48 @@
+"""What screens are made of is kept in a cache that changes no result: it is of this model alone, and whole."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.model.layers import Decoder
+from eexit.sweeps import head_moment
+from eexit.sweeps.head_moment import moment_of, second_moment
+
+
+def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    first = moment_of(Decoder(model), tmp_path)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] += 1
+    other = moment_of(Decoder(model), tmp_path)
+    assert torch.equal(other, second_moment(Decoder(model)))
+    assert not torch.equal(other, first)
+    model.config.get_text_config().rms_norm_eps = 0.1
+    moment_of(Decoder(model), tmp_path)
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_a_moment_that_is_kept_is_read_again_also_for_packed_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")
+    made = moment_of(Decoder(model), tmp_path)
+    monkeypatch.setattr(head_moment, "second_moment", None)
+    pack_linear_layers(model)
+    assert torch.equal(moment_of(Decoder(model), tmp_path), made)
+
+
+@pytest.mark.parametrize("at", [-1, 8, 20], ids=["a number", "the header", "its names"])
+def test_a_damaged_moment_is_made_anew(tmp_path: Path, at: int) -> None:
+    decoder = Decoder(tiny_model("llama"))
+    made = moment_of(decoder, tmp_path)
+    [path] = tmp_path.iterdir()
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[at] ^= 1
+    path.write_bytes(damaged)
+    assert torch.equal(moment_of(decoder, tmp_path), made)
+    assert path.read_bytes() == whole
