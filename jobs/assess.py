@@ -97,7 +97,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from eexit.studies.timing.study import LEAST_TOKENS
 
     if not 0 < flags.at_most < 1:
-        raise UsageError(f"--at-most must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
+        raise UsageError(f"--max-risk must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
     if flags.max_new_tokens < LEAST_TOKENS:
         raise UsageError(
             f"--max-new-tokens must be at least {LEAST_TOKENS}, since the first two of a text are not timed, got "
@@ -208,7 +208,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=which)
     parser.add_argument("--system", help=fields["system"].description)
     parser.add_argument(
-        "--at-most", type=float, default=0.02, metavar="SHARE",
+        "--max-risk", type=float, default=0.02, metavar="SHARE",
         help="what may be lost: answers that full depth gets right, of all prompts, or tokens (default: 0.02)",
     )  # fmt: skip
     rows = "rows that are decoded together where it is to pay (default: 1)"

@@ -1,7 +1,7 @@
 """Choose the cheapest setting of a finished sweep whose risk is bounded, with a confidence that holds.
 
-    python jobs/choose.py results/mine --risk disagreement --at-most 0.05
-    python jobs/choose.py results/mine --risk answers --at-most 0.02 --confidence 0.9 --rules confidence entropy
+    python jobs/choose.py results/mine --risk disagreement --max-risk 0.05
+    python jobs/choose.py results/mine --risk answers --max-risk 0.02 --confidence 0.9 --rules confidence entropy
     python jobs/choose.py results/mine --risk perplexity --modes frozen_residual --cost depth
 
 A risk is the expected loss of a prompt, between 0 and 1: what counts as a loss is printed. Settings are tested from
@@ -49,7 +49,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
     parser.add_argument("--risk", required=True, choices=tuple(RISKS), help="what is to be bounded")
     parser.add_argument(
-        "--at-most", type=float, default=0.05, metavar="SHARE", help="the bound, between 0 and 1 (default: 0.05)"
+        "--max-risk", type=float, default=0.05, metavar="SHARE", help="the bound, between 0 and 1 (default: 0.05)"
     )
     parser.add_argument(
         "--confidence", type=float, default=0.95, metavar="SHARE", help="with which it has to hold (default: 0.95)"
@@ -72,7 +72,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"
     )
     parser.add_argument(
-        "--asks", type=whole, metavar="N", help="of these prompts, how many are planned: they share the error in equal "
+        "--planned-uses", type=whole, metavar="N", help="of these prompts, how many are planned: they share the error in equal "
         "parts (default: 1; any further one gets what little of it is kept for that)",
     )  # fmt: skip
     among = "choose among these only (default: all)"

@@ -131,7 +131,7 @@ def write_figures(summary: "SweepSummary", out: str, path: Path) -> None:
         "report": redact(inside(out, REPORT)),
         "model": dict(summary.model),
         "dtype_asked": summary.dtype_asked,
-        "observe": summary.config.observe,
+        "record_full_depth": summary.config.record_full_depth,
         "runs": summary.done + summary.errors,
         "errors": summary.errors,
         "different_runs": sum(row["different_runs"] for row in by_configuration),

@@ -1,17 +1,17 @@
 """Train exits on the texts of a finished sweep, or go on with a training that was stopped.
 
-    python jobs/sweep.py --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --observe none --out results/texts
+    python jobs/sweep.py --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --record-full-depth none --out results/texts
     python jobs/train.py results/texts --what linear --out exits/linear          a readout
     python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it
     python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
-    python jobs/train.py results/texts --what state --out exits/state            what exits leave
+    python jobs/train.py results/texts --what kv-maps --out exits/state            what exits leave
 
 All of them are regressions in closed form, from sums over the texts of the sweep's normal runs that went well. One
 prompt in five is held out, by a hash of its text: nothing is learned from it, and what was learned is measured on it.
 One Ray actor has all CPUs of a node, or a whole GPU, for itself. Ctrl-C keeps the sums, and the same command goes on.
 
 The artefact is a folder: card.json says what it was fitted to and how good it is on the held-out prompts. Use it with
---readout, --probe, --gate or --state of jobs/sweep.py. With --adapter, it is fitted to the model with an adapter, such
+--readout, --probe, --gate or --kv-maps of jobs/sweep.py. With --adapter, it is fitted to the model with an adapter, such
 as jobs/files/student.py trains, and used with that.
 """
 

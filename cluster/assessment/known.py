@@ -24,7 +24,7 @@ def known_after(step: str, recipe: Recipe, bound: Bound) -> str:
         return f"layers agree with the final one on {', '.join(agree)}"
     if step == PILOT:
         pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)
-        saved = pilot.sweep.saved(EarlyExit(EXACT, ORACLE).key, "cost_exits")
+        saved = pilot.sweep.saved(EarlyExit(EXACT, ORACLE).key, "macs_to_exit")
         return f"A about {percent(saved.mean, 0)}, B about {_within(pilot.oracles, bound)}, if {at_most} may be lost"
     if step == REPLAY:
         pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)

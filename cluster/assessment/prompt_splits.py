@@ -105,7 +105,7 @@ def split(
             if n >= least and n_run < 2 * batch
             else f"{n} of them are for choosing, and a setting without any loss takes {least}"
         )
-        lower = f"a --batch below {batch}" if n >= least and n_run < 2 * batch else "a higher --at-most"
+        lower = f"a --batch below {batch}" if n >= least and n_run < 2 * batch else "a higher --max-risk"
         raise UsageError(f"{len(prompts):,} prompts are too few: {why}; {max(enough):,} are enough, or {lower}")
     return PromptSplits({part: [each for unit in of for each in by_unit[unit]] for part, of in chosen.items()}, n, risk)
 
@@ -125,6 +125,6 @@ def drawn(whole: SplitSizes, least: int, seed: int, is_look: bool = False, batch
     if n > MOST:
         raise UsageError(
             f"{whole.choosing:,} prompts for choosing take {n:,} in all, and at most {MOST:,} can be drawn: give a "
-            "higher --at-most"
+            "higher --max-risk"
         )
     return split(draw_prompts(n, seed), whole, least, is_look, batch)

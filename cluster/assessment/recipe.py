@@ -124,10 +124,10 @@ class Recipe:
         sets, training = ["--exit-sets", *self.exit_sets], [self.at(TEXTS), *self.execution]
         in_pilot = ["--modes", NORMAL, EXACT, DEPLOYED, "--rules", ORACLE, *_flags(IN_THE_PILOT), *sets]
         replays = ["--rules", *_flags(REPLAYED), "--modes", EXACT, *sets]
-        within = ["--settings-of", self.at(PILOT), "--within", f"{bound.risk}={bound.at_most:g}"]
-        asked = ["--risk", bound.risk, "--at-most", f"{bound.at_most:g}", "--confidence", f"{bound.confidence:g}"]
-        of_texts = ["--modes", NORMAL, "--observe", "none", "--temperature", "1", "--max-new-tokens", str(TEXT_TOKENS)]
-        settings = [*within, "--modes", NORMAL, EXACT, DEPLOYED, "--observe", "final"]
+        within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.at_most:g}"]
+        asked = ["--risk", bound.risk, "--max-risk", f"{bound.at_most:g}", "--confidence", f"{bound.confidence:g}"]
+        of_texts = ["--modes", NORMAL, "--record-full-depth", "none", "--temperature", "1", "--max-new-tokens", str(TEXT_TOKENS)]
+        settings = [*within, "--modes", NORMAL, EXACT, DEPLOYED, "--record-full-depth", "final"]
         oracles = [*within, "--modes", EXACT, DEPLOYED, "--rules", ORACLE]
         return (
             RecipeStep(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
@@ -157,8 +157,8 @@ class Recipe:
         return [*prompts, *self.common, *layers, *flags, *self.execution, "--out", self.at(name)]
 
     def _judged(self, name: str, part: str, *flags: str) -> Sequence[str]:
-        learned = ["--readout", self.at(LINEAR), "--state", self.at(STATE)]
-        screen = ["--decide-on", str(SCREEN)] if self.screens else []
+        learned = ["--readout", self.at(LINEAR), "--kv-maps", self.at(STATE)]
+        screen = ["--screen", str(SCREEN)] if self.screens else []
         limit = ["--max-new-tokens", str(self.max_new_tokens), "--record-top-k", "1"]
         return self._sweep(name, part, *self.reading, *learned, *screen, *limit, *flags)
 
@@ -169,13 +169,13 @@ class Recipe:
     def _timings(self, length: float) -> Sequence[RecipeStep]:
         """One call with all contenders and steps, and short ones with few, on prompts that the first one leaves."""
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
-        what = ["--chosen", "--draft", *drafts, "--beside", GENERATE, f"{GENERATE}/{LOOKUP}"]
+        what = ["--chosen", "--draft", *drafts, "--baselines", GENERATE, f"{GENERATE}/{LOOKUP}"]
         in_a_round, n_run = max(PROMPTS_OF_A_ROUND, self.batch), len(self.parts.of[RUN])
         n_first = min(ROUNDS * in_a_round, n_run // 2)
         commands = []
         for name, batches, n_prompts, n_rounds, n_calls, n_contenders, flags in (
             (TIMES, (1, self.batch), n_first, ROUNDS, 1, 6 + len(self.layers), ["--steps"]),
-            (AGAIN, (self.batch,), n_run - n_first, ROUNDS_OF_A_CALL, N_CALLS, 4, ["--fresh", "--fastest"]),
+            (AGAIN, (self.batch,), n_run - n_first, ROUNDS_OF_A_CALL, N_CALLS, 4, ["--unused-prompts", "--fastest"]),
         ):
             rows = [*dict.fromkeys(batches)]
             sizes = {

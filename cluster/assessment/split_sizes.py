@@ -61,7 +61,7 @@ def sizes_at(at_most: float) -> SplitSizes:
     """
     choosing = prompts_for_loss(at_most / 2, at_most, alpha_share(CONFIDENCE))
     if choosing is None:
-        raise UsageError(f"--at-most {at_most:g} takes more than {MOST_PROMPTS:,} prompts: give a higher --at-most")
+        raise UsageError(f"--max-risk {at_most:g} takes more than {MOST_PROMPTS:,} prompts: give a higher --max-risk")
     return SplitSizes(pilot=200, choosing=choosing, reporting=400, learning_tokens=12_000)
 
 

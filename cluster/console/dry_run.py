@@ -27,7 +27,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import MissingManifestError, read_manifest
 from eexit.results.study_tables import TIMINGS
 
-OBSERVED: Final = {  # for values of `--observe` other than all
+OBSERVED: Final = {  # for values of `--record-full-depth` other than all
     "final": "full depth at its final layer alone",
     "none": "nothing of full depth: texts and answers only",
 }
@@ -68,7 +68,7 @@ def describe_plan(job: SweepJob, options: CommandOptions) -> str:
         "recorded": f"the {pluralize(config.record_top_k, 'likeliest token')} of each layer"
         if config.record_top_k
         else "no top tokens",
-        **({"observed": OBSERVED[config.observe]} if config.observe in OBSERVED else {}),
+        **({"observed": OBSERVED[config.record_full_depth]} if config.record_full_depth in OBSERVED else {}),
         "seeds": " ".join(map(str, config.seeds)),
         "runs": f"{n_runs:,} = {product}{repeats}",
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {pluralize(rows, 'run')}",

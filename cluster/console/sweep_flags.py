@@ -36,12 +36,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "control_tokens", "seeds", "max_new_tokens", "thinking", "thinking_until", "temperature", "top_p",
     ),
     WHERE: (
-        "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "decide_on",
+        "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "screen",
         "gate_thresholds", "only",
     ),
     LEARNED: ("readout", "probe", "gate", "adapter", "state"),
     EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),
-    OUTPUT: ("out", "record_top_k", "observe"),
+    OUTPUT: ("out", "record_top_k", "record_full_depth"),
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     use_files(flags.pop("use") or in_file)
     table |= {name: flags.pop(name) for name in (CONTROLS_OF, CONTROLS_IN) if name in flags}
     controls_from, table = str(table.get(CONTROLS_OF, "")), with_controls(table)
-    flags |= _settings(flags, flags.pop("settings_of", None), flags.pop("within", None))
+    flags |= _settings(flags, flags.pop("settings_from_replay", None), flags.pop("within", None))
     if ("rules" in flags or "draft" in flags) and "kl_factors" not in flags:
         table.pop("kl_factors", None)  # --rules and --draft replace the file's KL factors
     prompts_from, prompts = _prompts(flags.pop("prompts", None), table.pop("prompts", None), path)
@@ -106,7 +106,7 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
         "layer, whatever the token",
     )
     parser.group(WHERE).add_argument(
-        "--controls-in",
+        "--control-modes",
         metavar="MODE",
         nargs="+",
         help="the modes of these controls, so that modes stand beside each other at the same exits; without it, each "
@@ -114,13 +114,13 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
     )
     use_flag(parser, WHERE)
     parser.group(WHERE).add_argument(
-        "--settings-of",
+        "--settings-from-replay",
         metavar="RESULTS",
         help="run the settings that a finished pilot and its replays predict to lose about --within: two in unfrozen, "
         "up to four in a mode that alters the KV cache; with --rules agree, those of that oracle",
     )
     parser.group(WHERE).add_argument(
-        "--within", metavar="RISK=SHARE", help="what settings of --settings-of may lose, as in answers=0.02"
+        "--within", metavar="RISK=SHARE", help="what settings of --settings-from-replay may lose, as in answers=0.02"
     )
     parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
     parser.group(OUTPUT).add_argument(
@@ -136,7 +136,7 @@ def _add_further_flags(parser: Parser, default: Path) -> None:
 def _settings(flags: Mapping[str, Any], results: str | None, within: str | None) -> dict[str, Any]:
     """Return the fields of the settings that a pilot finds worth a run, if one is named. Raises `UsageError`."""
     if (results is None) != (within is None):
-        raise UsageError("--settings-of RESULTS and --within RISK=SHARE are given together")
+        raise UsageError("--settings-from-replay RESULTS and --within RISK=SHARE are given together")
     if results is None or within is None:
         return {}
     from eexit.quality.risks import RISKS  # as above
@@ -144,7 +144,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
 
     of_oracle = flags.get("rules") == [ORACLE]
     if given := [name for name in ("rules", "exit_sets", "kl_factors")[of_oracle:] if name in flags]:
-        raise UsageError(f"--settings-of says which rules are run, and {flag(given[0])} too: give one of them")
+        raise UsageError(f"--settings-from-replay says which rules are run, and {flag(given[0])} too: give one of them")
     risk, _, share = within.partition("=")
     if risk not in RISKS or not share.replace(".", "", 1).isdecimal() or not 0 < float(share) < 1:
         known = ", ".join(RISKS)

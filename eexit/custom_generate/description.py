@@ -48,7 +48,7 @@ def _what(taken: SettingPackage) -> Iterator[str]:
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
-        f"{config['decide_on']}; tokens come from the whole head."
+        f"{config['screen']}; tokens come from the whole head."
     )
 
 

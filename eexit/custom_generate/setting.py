@@ -60,7 +60,7 @@ class ExitOutput(GenerateDecoderOnlyOutput):
     """Output of `generate` with `return_dict_in_generate`.
 
     `exit_layers` (B, N) are the exit layers of generated tokens, −1 after a sequence's end. `costs` has, for each
-    sequence, the columns of `generations` with the cost of its decided tokens, such as `cost_run`, in multiply-adds.
+    sequence, the columns of `generations` with the cost of its decided tokens, such as `macs_executed`, in multiply-adds.
     """
 
     exit_layers: Tensor | None = None
@@ -104,16 +104,16 @@ class SettingStats:
     def read(self) -> dict[str, float]:
         """Return each total by name, and exits by layer; layers and multiply-adds cover decided tokens.
 
-        `eexit_saved_ratio` is 1 − cost_run / cost_full, the saved share of full-depth multiply-adds.
+        `eexit_saved_ratio` is 1 − macs_executed / macs_full, the saved share of full-depth multiply-adds.
         """
         with _counting:
             totals, exits = Counter(self._totals), Counter(self._exits)
         names = ("rows", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth", *COSTS)
-        full = totals["cost_full"]
+        full = totals["macs_full"]
         return {
             **{f"eexit_{name}_total": float(totals[name]) for name in names},
             **{f'eexit_exits_total{{layer="{layer}"}}': float(n) for layer, n in sorted(exits.items())},
-            "eexit_saved_ratio": saved(totals["cost_run"], full) if full else 0.0,
+            "eexit_saved_ratio": saved(totals["macs_executed"], full) if full else 0.0,
         }
 
 
@@ -200,7 +200,7 @@ class Setting:
             )
             moment = self.folder / MOMENT.format(dtype=precision(model))
             decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
-            decoding = replace(decoding, observe="none", record_top_k=0)
+            decoding = replace(decoding, record_full_depth="none", record_top_k=0)
             models[model] = _BoundModel(decoders, decoding, find_prices(decoders.full_depth, decoding))
         return models[model]
 

@@ -68,15 +68,15 @@ class Batch:
             if self.decoding.screen:
                 columns[MISSED] = visitor.misses()
             if plan.groups:
-                columns |= {"exit_prob_TX": visitor.probabilities(), "evidence_TE": decided.score_NE}
+                columns |= {"exit_prob_TX": visitor.probabilities(), "exit_score_TE": decided.score_NE}
         else:
             exit_B = decided.draw(plan.u_exit_N)
             next_tokens = self._read_exits(exit_B, plan, reference)
             if n_early := self.slots.n_early:
                 first = ExitVisitor(self.head, plan.first(n_early), decided.first(n_early), (n_early, 1))
                 next_tokens.put(Selection(slice(n_early)), self._run(first, inputs).next_tokens)
-            columns |= {"exit_prob_TX": decided.probabilities(), "evidence_TE": decided.score_NE}
-            columns |= reference.columns(next_tokens.token_N, self.decoding.observe)
+            columns |= {"exit_prob_TX": decided.probabilities(), "exit_score_TE": decided.score_NE}
+            columns |= reference.columns(next_tokens.token_N, self.decoding.record_full_depth)
         # 4. Everything is recorded.
         with record_function("records"):
             self.record(columns | next_tokens.columns() | {"exit_layer_T": plan.layer_X[exit_B]})
@@ -151,7 +151,7 @@ class Batch:
             next_tokens = LMHead(decoder, self.decoding).next_tokens(head_input_NF, u_token_N)
         else:
             next_tokens = reference.next_tokens(torch.full_like(prompt, -1))
-        columns = next_tokens.columns() | reference.columns(next_tokens.token_N, self.decoding.observe)
+        columns = next_tokens.columns() | reference.columns(next_tokens.token_N, self.decoding.record_full_depth)
         self.slots.record(columns | {"exit_layer_T": torch.full_like(prompt, decoder.n_layers - 1)}, slots)
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from eexit.method.modes import MODES, Mode
 from eexit.method.rules import ONLINE
 from eexit.plan.configuration import PERFECT, Configuration, Draft, EarlyExit, NoExit
 
-COSTS: Final = ("cost_full", "cost_needed", "cost_run")  # the columns of a run that are costs, in multiply-adds
+COSTS: Final = ("macs_full", "macs_required", "macs_executed")  # the columns of a run that are costs, in multiply-adds
 # What can look at a token's residual stream after a layer, by the column that counts it: the whole head, a screen, a
 # probe, and a gate. Last and without a price, those reads through a screen that a token left by, although the
 # screen had missed the token that is likeliest to the whole head.
@@ -159,13 +159,13 @@ def cost_columns(
     least = required_ops(exit_layer_T, layer_X, its)
     alone = replace(least, layers_T=exit_layer_T + 1, kv_layers_T=np.zeros_like(exit_layer_T))
     return {
-        "cost_full": multiply_adds(prices, full, n_prompt),
-        "cost_exits": multiply_adds(prices, alone, n_prompt),
-        "cost_needed": multiply_adds(prices, least, n_prompt, its),
-        "cost_run": None if counts is None else multiply_adds(prices, counts, n_prompt, its),
+        "macs_full": multiply_adds(prices, full, n_prompt),
+        "macs_to_exit": multiply_adds(prices, alone, n_prompt),
+        "macs_required": multiply_adds(prices, least, n_prompt, its),
+        "macs_executed": None if counts is None else multiply_adds(prices, counts, n_prompt, its),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
-        "keys_written": None if counts is None else int(counts.kv_layers_T.sum()),
+        "kv_writes": None if counts is None else int(counts.kv_layers_T.sum()),
     }
 
 

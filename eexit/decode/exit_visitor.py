@@ -120,11 +120,11 @@ class ExitVisitor:
             self._take_next_tokens(exits_N, index, prediction)
         self._keep_head_inputs(rank, exits_N & self.unread_N, after_ND, layer)
         self.exit_N = self.exit_N.masked_fill(exits_N, rank)
-        if "before" in self.kept:
+        if "hidden_in" in self.kept:
             own_BT1, before_BTD = exits_N.view(*self.shape, 1), before_ND.view(*self.shape, -1)
-            kept_BTD, n_deferred = self.kept["before"], self.exit_BT.shape[1] - self.shape[1]
+            kept_BTD, n_deferred = self.kept["hidden_in"], self.exit_BT.shape[1] - self.shape[1]
             own_BTD = torch.where(own_BT1, before_BTD, kept_BTD[:, n_deferred:])
-            self.kept["before"] = torch.cat([kept_BTD[:, :n_deferred], own_BTD], 1)
+            self.kept["hidden_in"] = torch.cat([kept_BTD[:, :n_deferred], own_BTD], 1)
         self.exit_BT = torch.cat([self.exit_BT[:, : -self.shape[1]], self.exit_N.view(self.shape)], 1)
         self._note_exited()
         self.all_exited = self._have_all_exited(rank)
@@ -149,7 +149,7 @@ class ExitVisitor:
             parts = [tokens.index for _, tokens in sharing]
             index = parts[0] if len(parts) == 1 else torch.cat([part for part in parts if isinstance(part, Tensor)])
             states = {
-                "before": before_ND[index], "after": after_ND[index], "parameter": plan.parameter_NE[index, rank],
+                "hidden_in": before_ND[index], "hidden_out": after_ND[index], "parameter": plan.parameter_NE[index, rank],
             }  # fmt: skip
             given_M = None if plan.next_token_N is None else plan.next_token_N[index]
             prediction = self.predictors[column](LayerView(layer, **states), given_M) if column else Prediction({})
@@ -163,13 +163,13 @@ class ExitVisitor:
     def _note_chances(self, rank: int, group: SlotGroup, tokens: Selection, look: LayerView, own: slice) -> None:
         """Note the chances of a group's tokens, of which a layer shows the `own` part of a look."""
         rule, more = group.rule, dict[str, Tensor]()
-        if self.likeliest_NE is not None and "likeliest" in vars(look):
-            tokens.put(self.likeliest_NE[:, rank], look.likeliest[own])
+        if self.likeliest_NE is not None and "top_token" in vars(look):
+            tokens.put(self.likeliest_NE[:, rank], look.top_token[own])
         if self.likeliest_NE is not None and rule.compares:
             columns = [self.likeliest_NE[tokens.index, at] for at in group.ranks if at <= rank]
-            more["likeliest_so_far"] = torch.stack(columns, 1)
+            more["top_token_history"] = torch.stack(columns, 1)
         checked = self.plan.checks(rule) and (tokens.mask_M is None or tokens.mask_M)
-        score_M = rule.evidence(look.part(rule.needs, own, **more), checked)
+        score_M = rule.exit_score(look.part(rule.needs, own, **more), checked)
         chances = rule.chances(score_M[:, None], look.parameter[own, None])
         tokens.put(self.decided.score_NE[:, rank], score_M)
         tokens.put(self.decided.stop_NE[:, rank], chances.exit_BE[:, 0])

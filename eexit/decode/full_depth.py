@@ -159,6 +159,6 @@ def _observe(slots: SlotTable, head: LMHead, prompts: KVCache | None, ended: np.
     layers = [*decoding.exitable_layers, decoder.n_layers - 1][-decoding.n_observed :]
     hidden_NXD = full_depth_pass(decoder, layers, inputs, cache, slice(None))[row, column]
     for some in torch.arange(len(row), device=row.device).split(READ_TOKENS):
-        for name, values in head.read_layers(hidden_NXD[some]).columns(token[some], decoding.observe).items():
+        for name, values in head.read_layers(hidden_NXD[some]).columns(token[some], decoding.record_full_depth).items():
             slots.records[name][at_slot[some], at_index[some]] = values.to(slots.records[name].dtype)
     return len(row_N)

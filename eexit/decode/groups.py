@@ -116,7 +116,7 @@ class ExitPlan:
             parameter_ME, score_ME = self.parameter_NE[at], None
             if rule.needs == FINAL:
                 assert reference, f"{rule.name} reads the full-depth reference"
-                score_ME = rule.evidence(LayerView.at_final(reference, parameter_ME, at), self.checks(rule))
+                score_ME = rule.exit_score(LayerView.at_final(reference, parameter_ME, at), self.checks(rule))
                 decided.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)
             chances = rule.chances_in_set(score_ME, parameter_ME)
             decided.stop_NE[at], decided.go_on_NE[at] = chances.exit_BE, chances.pass_BE

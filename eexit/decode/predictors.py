@@ -82,7 +82,7 @@ class FullDepthReference(Divergence):
         """Return the log-probability of tokens under the final distribution, nats, (B,)."""
         return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
 
-    def columns(self, token_B: Tensor, observe: Observe) -> dict[str, Tensor]:
+    def columns(self, token_B: Tensor, record_full_depth: Observe) -> dict[str, Tensor]:
         """Return what is recorded of the full-depth pass, by column, for sequences whose next tokens are `token_B`."""
         found = {
             "kl_TE": self.kl_BE,
@@ -137,7 +137,7 @@ class LMHead:
                 log_p.append(of_given_N.float() - compared[-1].final_lse_B)
         found = _joined(compared)
         likeliest_N, all_NV = found.likeliest_BX[:, 0], joined(kept) if kept else None
-        values = {"top_p": found.top_prob_BXK[:, 0, :2], "entropy": found.entropy_B, "likeliest": likeliest_N}
+        values = {"top2_prob": found.top_prob_BXK[:, 0, :2], "entropy": found.entropy_B, "top_token": likeliest_N}
         log_p_N = joined(log_p) if log_p else found.likeliest_log_p_BX[:, 0]
 
         def next_tokens(at: Index, u_N: Tensor) -> NextTokens:
@@ -193,7 +193,7 @@ def predictors(head: LMHead, keeps_logits: bool = False) -> dict[str, Predictor]
     """Return the predictors that rules read, by the column that counts their reads."""
 
     def head_input(look: LayerView) -> Tensor:
-        return head.head_input(look.after, look.index)
+        return head.head_input(look.hidden_out, look.index)
 
     found: dict[str, Predictor] = {
         "head_reads": lambda look, given_N: head.read(head_input(look), given_N, keeps_logits)
@@ -202,7 +202,7 @@ def predictors(head: LMHead, keeps_logits: bool = False) -> dict[str, Predictor]
         found["screen_reads"] = lambda look, _: Prediction(screen.read(head_input(look)))
     if probe := head.decoding.probe:
         found["probe_reads"] = lambda look, _: Prediction(
-            {"predicted_kl": probe.predicted_kl(look.after, look.index, look.parameter)}
+            {"predicted_kl": probe.predicted_kl(look.hidden_out, look.index, look.parameter)}
         )
     return found
 

@@ -63,7 +63,7 @@ class DecodingConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     record_top_k: int = 0
-    observe: Observe = "all"
+    record_full_depth: Observe = "all"
     max_rows: int = 1024
     memory_share: float = 1.0
 
@@ -71,7 +71,7 @@ class DecodingConfig:
     def n_observed(self) -> int:
         """At how many layers the full-depth model is read, of the exitable ones and then the final one: the last of
         them."""
-        return {"all": len(self.exitable_layers) + 1, "final": 1, "none": 0}[self.observe]
+        return {"all": len(self.exitable_layers) + 1, "final": 1, "none": 0}[self.record_full_depth]
 
 
 @dataclass(frozen=True, kw_only=True)

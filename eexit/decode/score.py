@@ -45,7 +45,7 @@ class ScoredText:
     exit_token_T: np.ndarray  # the likeliest tokens of the distributions that the given ones were read from
     exit_logprob_T: np.ndarray  # of the given tokens, nats
     exit_prob_TX: np.ndarray
-    evidence_TE: np.ndarray
+    exit_score_TE: np.ndarray
     exit_ready_TF: Tensor  # what went into the head where the tokens were read
 
     @classmethod

@@ -131,10 +131,10 @@ class SlotTable:
         n_exits, rows = len(self.decoding.exitable_layers), (self.n_slots, n_tokens)
         sizes = {"E": n_exits, "X": n_exits + 1, "K": self.decoding.record_top_k}
         found = {MISSED: torch.zeros(*rows, device=self.device)}
-        for field, _, axes, column in recorded(self.decoding.observe):
+        for field, _, axes, column in recorded(self.decoding.record_full_depth):
             kind = torch.from_numpy(np.zeros(0, column.kind.to_pandas_dtype())).dtype
             found[field] = torch.zeros(*rows, *(sizes[axis] for axis in axes), dtype=kind, device=self.device)
-        found["exit_prob_TX"][..., -1].fill_(1), found["evidence_TE"].fill_(torch.nan)
+        found["exit_prob_TX"][..., -1].fill_(1), found["exit_score_TE"].fill_(torch.nan)
         return found
 
     def _draw(self, slot: int) -> None:
@@ -276,7 +276,7 @@ class SlotTable:
         if int(columns["token_id_T"][-1]) in self.decoding.eos_token_ids:
             reason = EOS
         configuration, missed_T = self.requests[int(self.request[slot])].configuration, columns.pop(MISSED)
-        exit_layer_T, score_TE = columns["exit_layer_T"][1:], columns["evidence_TE"][1:]
+        exit_layer_T, score_TE = columns["exit_layer_T"][1:], columns["exit_score_TE"][1:]
         has_screen = self.decoding.screen is not None
         counts = run_counts(configuration, self.layer_X, exit_layer_T, score_TE, missed_T[1:] > 0, has_screen)
         return RequestOutput(finish_reason=reason, counts=counts, rounds=None, **columns)

@@ -141,10 +141,10 @@ def _price_looks(decoder: Decoder, counter: ProductCounter, decoding: DecodingCo
     final, head, prices = decoder.n_layers - 1, LMHead(decoder, decoding), list[dict[str, int]]()
     predict: dict[str, Callable[[LayerView, None], object]] = {**predictors(head)}
     predict["head_reads"] = lambda look, _: decoder.lm_head(
-        head.head_input(look.after, look.index)
+        head.head_input(look.hidden_out, look.index)
     )  # without comparing
     for layer in (*decoding.exitable_layers, final):
-        look = LayerView(layer, after=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
+        look = LayerView(layer, hidden_out=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
         names = [name for name in predict if layer != final or name != "probe_reads"]
         price = {name: counter.count(predict[name], look, None)[1] for name in names}
         if decoding.gate and layer != final:

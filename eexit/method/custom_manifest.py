@@ -12,7 +12,7 @@ from eexit.errors import UsageError
 from eexit.method.captured_values import NotDescribedError, captured_values
 from eexit.method.custom import SHOWN, CustomSource, digest_of, text_of
 from eexit.method.modes import KINDS as MODE_KINDS
-from eexit.method.modes import MODES, Leaves, Mode
+from eexit.method.modes import MODES, KVFill, Mode
 from eexit.method.rules import RULES, Rule, register
 
 RULE, STATE = "rule", "state"
@@ -65,14 +65,14 @@ def register_from_manifest(own: Sequence[Described]) -> None:
     """Make own rules and states known by what results say of them, where they are not given in this process."""
     for each in own:
         name = each["name"]
-        kind = Rule if each["kind"] == RULE else MODE_KINDS[Leaves(each["leaves"])]
+        kind = Rule if each["kind"] == RULE else MODE_KINDS[KVFill(each["leaves"])]
         there = _KINDS[each["kind"]].get(name)
         if there and (there.given or not there.source):
             continue
         source = CustomSource(each["source"], each["text"])
         said = {field.name: each[field.name] for field in fields(kind) if field.name in each}
         if each["kind"] == STATE:
-            said["leaves"] = Leaves(each["leaves"])
+            said["leaves"] = KVFill(each["leaves"])
         register_entry(kind(**{**said, "source": source, "function": _not_given, "given": False}))
 
 
@@ -123,4 +123,4 @@ def _not_given(*asked: Any) -> NoReturn:
 
 
 def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Leaves) else list(value) if isinstance(value, tuple) else value
+    return value.value if isinstance(value, KVFill) else list(value) if isinstance(value, tuple) else value

@@ -21,7 +21,7 @@ MakeKeys = Callable[[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Ten
 
 
 @dataclass(frozen=True)
-class Exited:
+class ExitContext:
     """What a mode's function gets of the N tokens that have exited."""
 
     layer: Tensor  # (N,): the exit layer
@@ -51,7 +51,7 @@ class ExitedTokens:
     flag_BT: Tensor
     tokens: Selection  # of all tokens of the pass
     exit_layer_BT: Tensor  # of exited tokens
-    kept: Mapping[str, Tensor]  # hidden states of all tokens, (B, T, D), by their names in `Exited`
+    kept: Mapping[str, Tensor]  # hidden states of all tokens, (B, T, D), by their names in `ExitContext`
     kv_maps: KVMaps | None
     checks_numbers: bool = True  # of custom modes
 
@@ -73,14 +73,14 @@ class ExitedTokens:
         exit_layer_N = self.exit_layer_BT.flatten()[self.tokens.index]
         return replace(self, tokens=self.tokens.narrow(exit_layer_N < layer)[0])
 
-    def given(self, hidden_BTD: Tensor) -> Exited:
+    def given(self, hidden_BTD: Tensor) -> ExitContext:
         """Return what a mode's function gets; `hidden_BTD` are hidden states at exits, on the layer's device."""
 
         def chosen(part_BT: Tensor) -> Tensor:
             return part_BT.flatten(0, 1)[self.tokens.index].to(hidden_BTD.device)
 
         kept = {name: chosen(part) for name, part in self.kept.items()}
-        return Exited(chosen(self.exit_layer_BT), chosen(hidden_BTD), kept)
+        return ExitContext(chosen(self.exit_layer_BT), chosen(hidden_BTD), kept)
 
 
 class LayerCall:

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from eexit.method.layer_call import Exited, ExitedTokens, LayerCall
+    from eexit.method.layer_call import ExitContext, ExitedTokens, LayerCall
 
 
-class Leaves(Enum):
+class KVFill(Enum):
     """What a skipped layer's KV cache holds of a token that exited."""
 
     FULL_DEPTH = "full depth"  # the entries that the layer makes at full depth
@@ -45,7 +45,7 @@ class Leaves(Enum):
 
 
 @dataclass(frozen=True)
-class Deeper:
+class SkippedLayer:
     """A skipped layer, from 0.
 
     For modes that leave "keys", `key` and `value` are its projections, (N, D) → (N, n), before its norms of keys and
@@ -94,8 +94,8 @@ class Mode(RegistryEntry):
     compute keys and values, and `hides` if later tokens do not attend to the position there.
     """
 
-    leaves: Leaves
-    needs: Sequence[str] = ()  # of `Exited`: "before", "embedding"
+    leaves: KVFill
+    needs: Sequence[str] = ()  # of `ExitContext`: "before", "embedding"
     alters: ClassVar[bool] = True
     writes_keys: ClassVar[bool] = False
     hides: ClassVar[bool] = False
@@ -112,7 +112,7 @@ class Mode(RegistryEntry):
     def check(self, model: Model) -> None:
         """Raises `ValueError`, saying why, for a model that this mode can't be used with."""
 
-    def result(self, given: Exited, layer: Deeper, *widths: int, checks_numbers: bool = True) -> Sequence[Tensor]:
+    def result(self, given: ExitContext, layer: SkippedLayer, *widths: int, checks_numbers: bool = True) -> Sequence[Tensor]:
         """Return what the function gives for a skipped layer: hidden states, or keys and values, (N, width) each.
 
         Raises `UsageError`, in a line with mode and layer, for a custom mode whose function fails, or gives other
@@ -127,10 +127,10 @@ class Mode(RegistryEntry):
             for what, part, width in zip(
                 ("keys ", "values ") if len(widths) == 2 else ("",), parts, widths, strict=True
             ):
-                check_shape_and_dtype(part, (len(given.stream), width), given.stream.dtype, what)
+                check_shape_and_dtype(part, (len(given.hidden), width), given.hidden.dtype, what)
                 if checks_numbers:
                     # Elsewhere than on a CPU, other tokens than those that have exited before the layer are there, too.
-                    counts_N = given.stream.isfinite().all(-1) & (given.layer < layer.index)
+                    counts_N = given.hidden.isfinite().all(-1) & (given.layer < layer.index)
                     if n_off := int((counts_N & ~part.isfinite().all(-1)).sum()):
                         raise ValueError(
                             f"gives {what or 'numbers '}that are not finite, of {n_off} of {len(counts_N)} tokens"
@@ -167,7 +167,7 @@ class HiddenStateMode(Mode):
         if exited.has_tokens():
             given, width = exited.given(call.hidden_before), call.hidden_before.shape[-1]
             checks = exited.checks_numbers
-            made = self.result(given, Deeper(call.index), width, checks_numbers=checks)
+            made = self.result(given, SkippedLayer(call.index), width, checks_numbers=checks)
             call.replace_hidden(exited.tokens, made[0])
 
 
@@ -181,7 +181,7 @@ class KeysMode(Mode):
             given = exited.given(call.hidden_before)
 
             def make(key: Any, value: Any, input_ND: Tensor) -> Sequence[Tensor]:
-                layer, widths = Deeper(call.index, key, value, input_ND), (key.out_features, value.out_features)
+                layer, widths = SkippedLayer(call.index, key, value, input_ND), (key.out_features, value.out_features)
                 return self.result(given, layer, *widths, checks_numbers=exited.checks_numbers)
 
             call.replace_keys(exited.tokens, make)
@@ -203,7 +203,7 @@ class KVMapMode(Mode):
         if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).has_tokens():
             return
         given = mapped.given(call.hidden_before)
-        apply = partial(maps.apply, given.layer, given.stream, call.index)
+        apply = partial(maps.apply, given.layer, given.hidden, call.index)
         if maps.are_of_keys:
             call.replace_keys(mapped.tokens, lambda key, value, input_ND: apply(input_ND))
         else:
@@ -241,9 +241,9 @@ class SkipMode(Mode):
             )
 
 
-KINDS: Final[dict[Leaves, type[Mode]]] = {
-    Leaves.FULL_DEPTH: FullDepthMode, Leaves.STREAM: HiddenStateMode, Leaves.KEYS: KeysMode, Leaves.MAPS: KVMapMode,
-    Leaves.COPY: CacheCopyMode, Leaves.NOTHING: SkipMode,
+KINDS: Final[dict[KVFill, type[Mode]]] = {
+    KVFill.FULL_DEPTH: FullDepthMode, KVFill.HIDDEN: HiddenStateMode, KVFill.KV: KeysMode, KVFill.MAPS: KVMapMode,
+    KVFill.COPY: CacheCopyMode, KVFill.NONE: SkipMode,
 }  # fmt: skip
 
 
@@ -267,9 +267,9 @@ def state(
     """Make a function a mode, whose name is the function's, and whose definition is its docstring.
 
     `function(exit, layer)` returns what a skipped layer gets of exited tokens: a hidden state (N, D), of which it makes
-    keys and values; or with leaves="keys" a pair of keys and values, (N, n) each, before norms and rotary angles. Both
-    are of the dtype of `exit.stream`, and finite.
-    `exit` is an `Exited`, and `layer` a `Deeper`. With leaves="copy" (of the exit layer's keys and values) or
+    keys and values; or with fill="kv" a pair of keys and values, (N, n) each, before norms and rotary angles. Both
+    are of the dtype of `exit.hidden`, and finite.
+    `exit` is an `ExitContext`, and `layer` a `SkippedLayer`. With fill="copy" (of the exit layer's keys and values) or
     "nothing", it is not called. With `needs`, "before" or "embedding", `exit` has these hidden states too.
 
     Raises `UsageError` for a function that can't be a mode, and for a name that is taken by one of ours.
@@ -279,7 +279,7 @@ def state(
         refuse_no_function("state", function)
         name = function.__name__
         refuse_name(f"state {name}", name, MODES)
-        given = {each.value: each for each in Leaves}
+        given = {each.value: each for each in KVFill}
         if leaves not in given or (leaves in ("maps", "full depth") and source_of(function)):
             raise UsageError(f"state {name}: leaves is stream, keys, copy or nothing, got {leaves!r}")
         if foreign := [each for each in needs if each not in ("before", "embedding")]:
@@ -295,30 +295,30 @@ def state(
     return made if function is None else made(function)
 
 
-@state(leaves="full depth", short="U")
-def unfrozen(exit: Exited, layer: Deeper) -> None:
+@state(fill="full depth", short="U")
+def unfrozen(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit changes nothing but the token: later tokens attend to the full-depth state"""
 
 
 @state(short="F", kind=ResidualMode)
-def frozen_residual(exit: Exited, layer: Deeper) -> Tensor:
+def frozen_residual(exit: ExitContext, layer: SkippedLayer) -> Tensor:
     """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values made
     from the stream as it was there (the state propagation of CALM, Schuster et al. 2022)"""
-    return exit.stream
+    return exit.hidden
 
 
-@state(leaves="maps", short="M")
-def mapped_residual(exit: Exited, layer: Deeper) -> None:
+@state(fill="maps", short="M")
+def mapped_residual(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values that
-    trained maps make of the stream as it was there (--state)"""
+    trained maps make of the stream as it was there (--kv-maps)"""
 
 
-@state(leaves="copy", short="C")
-def frozen_cache(exit: Exited, layer: Deeper) -> None:
+@state(fill="copy", short="C")
+def frozen_cache(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit also freezes the cache: past the exit layer, later tokens attend to a copy of the exit layer's keys
     and values (known to be bad: in CALM it took ROUGE-L from 38.2 to 23.0)"""
 
 
-@state(leaves="nothing", short="S")
-def skip(exit: Exited, layer: Deeper) -> None:
+@state(fill="none", short="S")
+def skip(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit leaves nothing: past the exit layer, later tokens do not attend to its position"""

@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 KL_FACTOR: Final = "KL factor"
 CONTROL: Final = "random"  # the rule whose parameter is a Control
 # What rules may need, and what they can look at then: each name stands for an attribute of `LayerView`.
-NOTHING, STREAM, PROBE, DISTRIBUTION, HISTORY, LOGITS, FINAL = (
-    "nothing", "stream", "probe", "distribution", "history", "logits", "final",
+NOTHING, HIDDEN, PROBE, DISTRIBUTION, HISTORY, LOGITS, FINAL = (
+    "nothing", "hidden", "probe", "distribution", "history", "logits", "final",
 )  # fmt: skip
-_STREAMS: Final = ("before", "after")
-_READ: Final = (*_STREAMS, "top_p", "entropy", "likeliest")
+_HIDDEN: Final = ("hidden_in", "hidden_out")
+_READ: Final = (*_HIDDEN, "top2_prob", "entropy", "top_token")
 NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     NOTHING: (),
-    STREAM: _STREAMS,
-    PROBE: (*_STREAMS, "predicted_kl"),
+    HIDDEN: _HIDDEN,
+    PROBE: (*_HIDDEN, "predicted_kl"),
     DISTRIBUTION: _READ,
-    HISTORY: (*_READ, "likeliest_so_far"),
+    HISTORY: (*_READ, "top_token_history"),
     LOGITS: (*_READ, "logits"),
-    FINAL: ("kl", "likeliest", "final_likeliest"),
+    FINAL: ("kl", "top_token", "final_top_token"),
 }
 
 
@@ -78,32 +78,32 @@ class LayerView:
     | attribute          | shape, unit          | where the rule needs                                               |
     | ------------------ | -------------------- | ------------------------------------------------------------------ |
     | `index`            | a number             | the layer, from 0                                                  |
-    | `before`, `after`  | (B, W)               | anything but "final": the residual stream before and after the layer |
-    | `top_p`            | (B, 2)               | "distribution", the default: the two highest probabilities         |
+    | `hidden_in`, `hidden_out`  | (B, W)               | anything but "final": the residual stream before and after the layer |
+    | `top2_prob`            | (B, 2)               | "distribution", the default: the two highest probabilities         |
     | `entropy`          | (B,), nats           | "distribution"                                                     |
-    | `likeliest`        | (B,), token ids      | "distribution"                                                     |
-    | `likeliest_so_far` | (B, R), token ids    | "history": at the exitable layers so far, this one last            |
+    | `top_token`        | (B,), token ids      | "distribution"                                                     |
+    | `top_token_history` | (B, R), token ids    | "history": at the exitable layers so far, this one last            |
     | `logits`           | (B, V)               | "logits"                                                           |
     | `predicted_kl`     | (B,), nats           | "probe": what a trained probe says of the stream (`--probe`)       |
     | `kl`               | (B, E), nats         | "final": of the final layer's distribution from each exitable one's |
-    | `likeliest`        | (B, E), token ids    | "final"; there, `index` is -1, and all layers are looked at at once |
-    | `final_likeliest`  | (B, 1), token ids    | "final"                                                            |
+    | `top_token`        | (B, E), token ids    | "final"; there, `index` is -1, and all layers are looked at at once |
+    | `final_top_token`  | (B, 1), token ids    | "final"                                                            |
 
-    Each need but "stream", "probe" and "final" stands for a read of the head. Rules that need "final" are oracles.
+    Each need but "hidden", "probe" and "final" stands for a read of the head. Rules that need "final" are oracles.
     """
 
     index: int
     parameter: Tensor  # of the rule, at this layer: (B,)
-    before: Tensor
-    after: Tensor
-    top_p: Tensor
+    hidden_in: Tensor
+    hidden_out: Tensor
+    top2_prob: Tensor
     entropy: Tensor
-    likeliest: Tensor
-    likeliest_so_far: Tensor
+    top_token: Tensor
+    top_token_history: Tensor
     logits: Tensor
     predicted_kl: Tensor
     kl: Tensor
-    final_likeliest: Tensor
+    final_top_token: Tensor
 
     def __init__(self, index: int, **seen: Any):
         self.__dict__.update(seen, index=index)
@@ -117,19 +117,19 @@ class LayerView:
 
     def part(self, needs: str, own: slice, **more: Tensor) -> LayerView:
         """Return what a rule with this need may read of some of the tokens."""
-        names = {"before", "after", "parameter", *NEEDS[needs]}
+        names = {"hidden_in", "hidden_out", "parameter", *NEEDS[needs]}
         return LayerView(self.index, **{name: each[own] for name, each in vars(self).items() if name in names}, **more)
 
     @property
     def is_finite(self) -> Tensor:
         """Flag the tokens whose pass has finite numbers here: (B,) bool, or (B, E) at the final layer."""
-        return self.kl.isfinite() if self.index < 0 else self.after.isfinite().all(-1)
+        return self.kl.isfinite() if self.index < 0 else self.hidden_out.isfinite().all(-1)
 
     @classmethod
     def at_final(cls, reference: Divergence, parameter_BE: Tensor, at: Tensor | slice = slice(None)) -> LayerView:
         """Return what oracles read of the tokens at these indices."""
         likeliest_BX = reference.likeliest_BX[at]
-        seen = {"kl": reference.kl_BE[at], "likeliest": likeliest_BX[:, :-1], "final_likeliest": likeliest_BX[:, -1:]}
+        seen = {"kl": reference.kl_BE[at], "top_token": likeliest_BX[:, :-1], "final_top_token": likeliest_BX[:, -1:]}
         return cls(-1, parameter=parameter_BE, **seen)
 
 
@@ -171,7 +171,7 @@ class Rule(RegistryEntry):
 
     def read_by(self, has_screen: bool) -> str | None:
         """Return the column that counts the reads of what predicts for it; None: it reads hidden states or nothing."""
-        read = {STREAM: None, NOTHING: None, FINAL: None, PROBE: "probe_reads"}
+        read = {HIDDEN: None, NOTHING: None, FINAL: None, PROBE: "probe_reads"}
         return read.get(self.needs, "screen_reads" if has_screen else "head_reads")
 
     @property
@@ -208,7 +208,7 @@ class Rule(RegistryEntry):
         """
         return [parameter if isinstance(parameter, float) else 0.0] * len(exitable_layers)
 
-    def evidence(self, look: LayerView, checked_B: Tensor | bool = True) -> Tensor:
+    def exit_score(self, look: LayerView, checked_B: Tensor | bool = True) -> Tensor:
         """Return the exit score at one exitable layer, (B,), in its own unit; an oracle's is of all, (B, E).
 
         Raises `UsageError`, in a line with rule and layer, for a custom rule whose function fails, or gives other
@@ -234,23 +234,23 @@ class Rule(RegistryEntry):
             raise UsageError(f"rule {self.name}, {where}: {self.cause(error)}") from error
         return seen.float()
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
+    def chances(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
         """The chances to exit, from the evidence and the tokens' parameters; each layer's from its own alone.
 
         The evidence is None for rules that look at nothing: their parameters are the chances.
         """
-        if evidence_BE is None:
+        if score_BE is None:
             return ExitChances(parameter_BE, 1 - parameter_BE)
         if self.gives_chance:
-            exit_BE = evidence_BE.nan_to_num(0).clamp(0, 1)  # NaN: a gate was shut
+            exit_BE = score_BE.nan_to_num(0).clamp(0, 1)  # NaN: a gate was shut
         else:
-            met_BE = evidence_BE <= parameter_BE if self.at_most else evidence_BE >= parameter_BE
+            met_BE = score_BE <= parameter_BE if self.at_most else score_BE >= parameter_BE
             exit_BE = met_BE.to(parameter_BE.dtype)
         return ExitChances(exit_BE, 1 - exit_BE)
 
-    def chances_in_set(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
+    def chances_in_set(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
         """The chances, and none to exit at layers outside the exit set, whose parameter is NaN."""
-        found, outside_BE = self.chances(evidence_BE, parameter_BE), parameter_BE.isnan()
+        found, outside_BE = self.chances(score_BE, parameter_BE), parameter_BE.isnan()
         return ExitChances(found.exit_BE.masked_fill(outside_BE, 0), found.pass_BE.masked_fill(outside_BE, 1))
 
 
@@ -263,10 +263,10 @@ class KLRule(Rule):
                 f"the KL factor of rule {self.name} must be finite and ≥ 0, got {format_parameter(parameter)}"
             )
 
-    def chances(self, evidence_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
+    def chances(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
         """1 − 2·sigmoid(−x) is tanh(x / 2), which keeps its digits near 0."""
-        assert evidence_BE is not None
-        return ExitChances(2 * (-parameter_BE * evidence_BE).sigmoid(), (parameter_BE * evidence_BE / 2).tanh())
+        assert score_BE is not None
+        return ExitChances(2 * (-parameter_BE * score_BE).sigmoid(), (parameter_BE * score_BE / 2).tanh())
 
 
 class FixedRule(Rule):
@@ -368,7 +368,7 @@ def rule(
 
         @eexit.rule(parameter="ratio of the two highest probabilities")
         def ratio(layer, parameter):
-            return layer.top_p[:, 0] / layer.top_p[:, 1] >= parameter
+            return layer.top2_prob[:, 0] / layer.top2_prob[:, 1] >= parameter
     """
 
     def made(function: Callable[..., Any]) -> Rule:
@@ -411,7 +411,7 @@ def kl(layer: LayerView) -> Tensor:
 @rule(needs=FINAL, sees="final layer's token, 1 or 0")
 def agree(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is the final layer's"""
-    return (layer.likeliest == layer.final_likeliest).to(layer.kl.dtype)
+    return (layer.top_token == layer.final_top_token).to(layer.kl.dtype)
 
 
 @rule(
@@ -420,14 +420,14 @@ def agree(layer: LayerView) -> Tensor:
 )  # fmt: skip
 def confidence(layer: LayerView) -> Tensor:
     """exits at a layer that gives its likeliest token at least this probability (EE-LLM, Chen et al. 2023)"""
-    return layer.top_p[:, 0]
+    return layer.top2_prob[:, 0]
 
 
 @rule(parameter="threshold", unit="probability", sees="margin", least=0, most=1, example=0.5)
 def margin(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response of
     CALM, Schuster et al. 2022)"""
-    return layer.top_p[:, 0] - layer.top_p[:, 1]
+    return layer.top2_prob[:, 0] - layer.top2_prob[:, 1]
 
 
 @rule(parameter="threshold", unit="nats", sees="entropy, nats", at_most=True, least=0, example=0.5)
@@ -438,12 +438,12 @@ def entropy(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter="threshold", unit="cosine", needs=STREAM, sees="cosine", least=-1, most=1, example=0.95, short="sim"
+    parameter="threshold", unit="cosine", needs=HIDDEN, sees="cosine", least=-1, most=1, example=0.95, short="sim"
 )  # fmt: skip
 def similarity(layer: LayerView) -> Tensor:
     """exits at a layer that leaves the residual stream at least so similar, by their cosine, to the one before it (the
     hidden-state saturation of CALM, Schuster et al. 2022)"""
-    before_BW, after_BW = layer.before.float(), layer.after.float()
+    before_BW, after_BW = layer.hidden_in.float(), layer.hidden_out.float()
     cosine_B: Tensor = (before_BW * after_BW).sum(-1) / (before_BW.norm(dim=-1) * after_BW.norm(dim=-1))
     return cosine_B
 
@@ -455,7 +455,7 @@ def similarity(layer: LayerView) -> Tensor:
 def patience(layer: LayerView) -> Tensor:
     """exits at the last of so many exitable layers in a row that have the same likeliest token (PABEE, Zhou et al.
     2020)"""
-    same_BR = (layer.likeliest_so_far == layer.likeliest_so_far[:, -1:]).flip(-1)
+    same_BR = (layer.top_token_history == layer.top_token_history[:, -1:]).flip(-1)
     return same_BR.float().cumprod(-1).sum(-1)
 
 

@@ -37,7 +37,7 @@ class Screen:
         output = decoder.head_alone.get_output_embeddings()
         path = next((name for name, module in decoder.head_alone.named_modules() if module is output), None)
         if output is None or path is None:
-            raise UsageError("--decide-on screen can't be used with this model: its head has no output embeddings")
+            raise UsageError("--screen screen can't be used with this model: its head has no output embeddings")
         self.n_tokens, self._weight_VH, self.bias_V = size.n_tokens, plain_weight(output), plain_bias(output)
         self._head: Any = replace_module(
             decoder.head_alone, path, self._product
@@ -67,7 +67,7 @@ class Screen:
     def read(self, ready_BH: Tensor) -> dict[str, Tensor]:
         """Return values of `LayerView`, of the distributions over the tokens that the screen selects."""
         parts = zip(*(self._read(part_BH) for part_BH in ready_BH.split(ROWS)), strict=True)
-        return dict(zip(("likeliest", "top_p", "entropy"), map(torch.cat, parts), strict=True))
+        return dict(zip(("top_token", "top2_prob", "entropy"), map(torch.cat, parts), strict=True))
 
     def _read(self, ready_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self._token_BK = self.tokens(ready_BH)

@@ -29,13 +29,13 @@ def with_default_size(text: str) -> str:
 
 
 def screen_size(text: str) -> ScreenSize | None:
-    """Return the size of a screen such as "screen:96:1024"; None for "head". Raises `ValueError` for other texts."""
+    """Return the size of a screen such as "96:1024"; None for "head". Raises `ValueError` for other texts."""
     name, _, size = text.partition(":")
     if text == HEAD:
         return None
     numbers = size.split(":")
     if name != SCREEN or len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
-        raise ValueError(f"decide_on is {HEAD} or a screen, as in {DEFAULT} (rank, tokens), got {text!r}")
+        raise ValueError(f"screen is {HEAD} or a screen, as in {DEFAULT} (rank, tokens), got {text!r}")
     rank, n_tokens = map(int, numbers)
     if not (1 <= rank <= MOST and 2 <= n_tokens <= MOST):
         raise ValueError(f"a screen has a rank of 1 or more, and lets 2 tokens or more through, got {text!r}")

@@ -157,10 +157,10 @@ class SweepConfig(BaseModel):
         None, description=f"folder of the trained state maps that mode {' or '.join(MAPPING)} makes keys and values by"
     )
     digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
-    decide_on: Annotated[Text, AfterValidator(with_default_size)] = Field(
+    screen: Annotated[Text, AfterValidator(with_default_size)] = Field(
         "head",
         description="what rules that read a layer look at: the whole head's tokens (head), or those that a sketch of "
-        "it finds likeliest, as in screen:96:1024 (rank, tokens); what is generated is read from the whole head",
+        "it finds likeliest, as in 96:1024 (rank, tokens); what is generated is read from the whole head",
     )
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
     thinking: Thinking | None = Field(
@@ -179,7 +179,7 @@ class SweepConfig(BaseModel):
     record_top_k: Int = Field(
         3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
     )
-    observe: Observe = Field(
+    record_full_depth: Observe = Field(
         "all",
         description="what is recorded of what the full-depth model says of finished texts: at all exitable layers "
         "(all), at the final one alone (final: disagreement, perplexity), or nothing (none: texts and answers)",
@@ -210,7 +210,7 @@ class SweepConfig(BaseModel):
     @property
     def screen(self) -> ScreenSize | None:
         """Size of the screen on which rules decide; None without one."""
-        return screen_size(self.decide_on)
+        return screen_size(self.screen)
 
     @model_validator(mode="before")
     @classmethod
@@ -255,10 +255,10 @@ class SweepConfig(BaseModel):
         if not self.rules and not self.draft and set(self.modes) != {NORMAL}:
             raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
         rules = self.rules if set(self.modes) != {NORMAL} else {}
-        if self.observe != "all" and (oracles := [name for name in ORACLES if name in rules]):
+        if self.record_full_depth != "all" and (oracles := [name for name in ORACLES if name in rules]):
             raise ValueError(
                 f"rule {oracles[0]} decides by what the full-depth model says at every exitable layer, which observe "
-                f"{self.observe} leaves out: set observe to all, or give other rules"
+                f"{self.record_full_depth} leaves out: set observe to all, or give other rules"
             )
         probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
         if probing and self.probe is None:
@@ -267,8 +267,8 @@ class SweepConfig(BaseModel):
             )
         if self.screen and (wanting := [name for name in self.rules if RULES[name].needs == LOGITS]):
             raise ValueError(
-                f"rule {wanting[0]} looks at the logits of all tokens, and {self.decide_on} gives those of some: give "
-                f"--decide-on {HEAD}"
+                f"rule {wanting[0]} looks at the logits of all tokens, and {self.screen} gives those of some: give "
+                f"--screen {HEAD}"
             )
         if self.probe is not None and not probing:
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
@@ -294,7 +294,7 @@ class SweepConfig(BaseModel):
         mapping = [mode for mode in (*self.modes, *(control.mode for control in self.controls)) if mode in MAPPING]
         if mapping and self.state is None:
             raise ValueError(
-                f"mode {mapping[0]} makes keys and values by trained maps: give --state, a folder that jobs/train.py "
+                f"mode {mapping[0]} makes keys and values by trained maps: give --kv-maps, a folder that jobs/train.py "
                 "made"
             )
         if self.state is not None and not mapping:

@@ -123,7 +123,7 @@ def used_by(configuration: Configuration) -> frozenset[str]:
 def shared_fields(config: SweepConfig, roles: Collection[str]) -> dict[str, Any]:
     """Return all fields that runs of a sweep with these artefact roles share; artefacts count by their digests."""
     defaults = {  # omitted with these values, so that ids of older sweeps stay valid
-        "observe": "all", "quantize": None, "thinking": None, "thinking_until": None,
+        "record_full_depth": "all", "quantize": None, "thinking": None, "thinking_until": None,
     }  # fmt: skip
     same = {name for name, default in defaults.items() if getattr(config, name) == default}
     digests = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in roles}

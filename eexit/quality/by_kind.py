@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = (
     "prompt_id", "configuration", "seed", "status", "finish_reason", "correct", "disagreement", "mean_depth",
-    "cost_full", "cost_run",
+    "macs_full", "macs_executed",
 )  # fmt: skip
 
 # No loss, but averaged like one: a run's accuracy minus that of the `normal` run of the same prompt and seed.
@@ -39,7 +39,7 @@ class PairedMetrics:
     lost: Estimate  # answers that are right with `normal` and wrong with this configuration (`RISKS["answers"]`)
     disagreement: Estimate  # decided tokens that the full-depth pass on the same text does not predict
     mean_depth: Estimate  # of decided tokens, as a share of the layers
-    saved: Estimate  # 1 − Σ cost_run / Σ cost_full
+    saved: Estimate  # 1 − Σ macs_executed / Σ macs_full
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
         """Return the mean, low, high and n of each metric for JSON; unknown values are None."""
@@ -70,7 +70,7 @@ def by_kind(
 def _beside_normal(runs: "pa.Table") -> dict[str, PairedMetrics]:
     """Return the metrics of each configuration over all prompts of these runs."""
     lost = losses(RISKS["answers"], runs)
-    full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("cost_full", "cost_run"))
+    full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("macs_full", "macs_executed"))
     figures = zip(
         _estimates(numbers("correct", runs).loss_PC),
         _estimates(numbers("cut", runs).loss_PC),

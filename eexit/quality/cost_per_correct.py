@@ -19,8 +19,8 @@ from eexit.quality.risks import numbers
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COST_RUN: Final = "cost_run"
-COST_NEEDED: Final = "cost_needed"
+COST_RUN: Final = "macs_executed"
+COST_NEEDED: Final = "macs_required"
 TOKENS: Final = "n_tokens"
 TAKEN: Final = (COST_RUN, COST_NEEDED, TOKENS)
 COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "thinking_closed", *TAKEN)

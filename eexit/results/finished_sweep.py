@@ -85,7 +85,7 @@ class FinishedSweep:
     def digest_as_read(self, config: Mapping[str, Any]) -> str:
         """Return a hash of all that replays are made from where layers are read as this configuration has it."""
         return content_hash(
-            self.digest, config.get("digests", {}).get(READOUT, config["readout"]), str(config["decide_on"])
+            self.digest, config.get("digests", {}).get(READOUT, config["readout"]), str(config["screen"])
         )
 
     @cached_property
@@ -124,9 +124,9 @@ class FinishedSweep:
     def saved(self, key: str, cost: str) -> Estimate:
         """Return the share of full-depth multiply-adds that a configuration saved: 1 − Σ cost / Σ full over units."""
         runs = self.runs_of_units.filter(pc.field("configuration") == key)
-        costs = numbers_of(runs, [cost, "cost_full"])
+        costs = numbers_of(runs, [cost, "macs_full"])
         ratio = estimate_ratio(
-            costs[cost], costs["cost_full"], *(runs[name].to_pylist() for name in ("prompt_id", "unit"))
+            costs[cost], costs["macs_full"], *(runs[name].to_pylist() for name in ("prompt_id", "unit"))
         )
         return ratio.complement
 

@@ -98,8 +98,8 @@ class _Config(TypedDict):
     temperature: float
     top_p: NotRequired[float]
     max_new_tokens: NotRequired[int]
-    observe: NotRequired[Literal["all", "final", "none"]]
-    decide_on: NotRequired[_Name | None]
+    record_full_depth: NotRequired[Literal["all", "final", "none"]]
+    screen: NotRequired[_Name | None]
     readout: NotRequired[_Name | None]
     probe: NotRequired[_Name | None]
     gate: NotRequired[_Name | None]

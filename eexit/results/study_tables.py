@@ -36,7 +36,7 @@ TIMINGS: Final = StudyTable(
         "configuration": string(
             "name",
             "as in generations; generate: that of transformers, with a layer behind it if it drafts there "
-            "(assistant_early_exit), or lookup (--beside of jobs/timings.py)",
+            "(assistant_early_exit), or lookup (--baselines of jobs/timings.py)",
             nullable=False,
         ),
         **{name: field.with_nullable(True) for name, field in CONFIGURATION.items() if name != "configuration"},
@@ -58,9 +58,9 @@ TIMINGS: Final = StudyTable(
         **{
             name: float64("multiply-adds", f"{name} of the timed tokens, as in generations: {means}; null for generate")
             for name, means in {
-                "cost_full": "what full depth costs",
-                "cost_needed": "the theoretical cost",
-                "cost_run": "the cost of what each row runs if it is decoded alone",
+                "macs_full": "what full depth costs",
+                "macs_required": "the theoretical cost",
+                "macs_executed": "the cost of what each row runs if it is decoded alone",
             }.items()
         },
         "identical": float64(
@@ -213,8 +213,8 @@ CHOICES: Final = StudyTable(
 
 # Lists with a number for each prompt or group of a replay; NaN where no model was loaded.
 OF_UNITS: Final = {
-    "unit_cost_full": ("multiply-adds", "what full depth costs"),
-    "unit_cost_exits": ("multiply-adds", "of the layers up to the exits and one read of each token"),
+    "unit_macs_full": ("multiply-adds", "what full depth costs"),
+    "unit_macs_to_exit": ("multiply-adds", "of the layers up to the exits and one read of each token"),
     "unit_cost_looks": ("multiply-adds", "of what deciding looks at beside that read; NaN for oracles"),
     "unit_disagreement": ("fraction of decided tokens", "expected_disagreement of its texts"),
     "unit_changed": ("chance", "that any token of a text is not full depth's, given those before it"),
@@ -275,10 +275,10 @@ REPLAYS: Final = StudyTable(
         **{
             name: float64("multiply-adds", f"{name}, as in generations, {of}")
             for name, of in {
-                "cost_full": "of all prompts, seeds averaged; null where no model was loaded",
-                "cost_exits": "likewise, of layers up to the exits and one read of each token",
-                "cost_needed": "likewise, of exits drawn with the runs' seeds; 1 - cost_needed / cost_full is saved",
-                "cost_run": "likewise, with what deciding would have cost; null for oracles too",
+                "macs_full": "of all prompts, seeds averaged; null where no model was loaded",
+                "macs_to_exit": "likewise, of layers up to the exits and one read of each token",
+                "macs_required": "likewise, of exits drawn with the runs' seeds; 1 - macs_required / macs_full is saved",
+                "macs_executed": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
         },
         "units": described(
@@ -292,11 +292,11 @@ REPLAYS: Final = StudyTable(
             "name",
             "how layers were read: lens, raw, or the folder of a readout that was trained",
         ),
-        "decide_on": string(
+        "screen": string(
             "name", "what rules that read looked at, as in a sweep's configuration; head: the whole head"
         ),
         "model": string("name", "the model as it was asked for", nullable=False),
-        "results": string("hash", "of the model, the texts and the readout that it was made from, and of decide_on"),
+        "results": string("hash", "of the model, the texts and the readout that it was made from, and of screen"),
     },
 )
 

@@ -131,7 +131,7 @@ GENERATIONS: Final = schema(
             "tokens whose token_id is not final_token_id, the full-depth model's likeliest token given the same text; "
             "with temperature 0 it is 0 for normal in float32 and a few percent at most in others; with a temperature "
             "above 0 a sampled token can differ although nothing exited; null where no token was decided, and with "
-            "--observe none",
+            "--record-full-depth none",
         ),
         "exit_layer_counts": described(
             "",
@@ -139,25 +139,25 @@ GENERATIONS: Final = schema(
             "decided tokens",
             "exit layer to number of decided tokens, every exitable layer and the final one",
         ),
-        "cost_full": float64(
+        "macs_full": float64(
             "multiply-adds",
             "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass, which "
             "is the same in every configuration; null on error",
         ),
-        "cost_exits": float64(
+        "macs_to_exit": float64(
             "multiply-adds",
             "of the layers up to the exits and one read of each token: as if neither deciding nor what later tokens "
             "need past an exit cost anything",
         ),
-        "cost_needed": float64(
+        "macs_required": float64(
             "multiply-adds",
             "what the exits as taken need if deciding were free and the deferral of layers unbounded; "
-            "1 - cost_needed / cost_full is the theoretical saving",
+            "1 - macs_required / macs_full is the theoretical saving",
         ),
-        "cost_run": float64(
+        "macs_executed": float64(
             "multiply-adds",
             "what is run for the row if it is decoded alone: layers, head, and keys and values alone; "
-            "1 - cost_run / cost_full is the run saving; null for oracles, which save nothing at run time",
+            "1 - macs_executed / macs_full is the run saving; null for oracles, which save nothing at run time",
         ),
         "layers_run": int64("layers", f"layers run, summed over decided tokens; {ALONE}; null for oracles"),
         "head_reads": int64(
@@ -172,7 +172,7 @@ GENERATIONS: Final = schema(
             "tokens that exited by what a screen let through, among which the whole head's likeliest was not; null for "
             "oracles",
         ),
-        "keys_written": int64(
+        "kv_writes": int64(
             "tokens × layers",
             f"pairs of token and layer of which keys and values alone were computed; {ALONE}; null for oracles",
         ),
@@ -204,7 +204,7 @@ GENERATIONS: Final = schema(
         "perplexity": float64(
             "1",
             "exp of the mean negative logprob of the generated tokens under the full-depth model given the same text; "
-            "null with --observe none",
+            "null with --record-full-depth none",
         ),
         "tokens_until_difference": int32(
             "tokens",
@@ -214,7 +214,7 @@ GENERATIONS: Final = schema(
         "exits_on_normal": int32(
             "decided tokens",
             "tokens read before the final layer after a text that is still that of normal: up to the first token that "
-            "differs; null without a normal run, with --record-top-k 0 and with --observe none",
+            "differs; null without a normal run, with --record-top-k 0 and with --record-full-depth none",
         ),
         "contradicted_on_normal": int32(
             "decided tokens",
@@ -243,7 +243,7 @@ def token_fields() -> Iterator[pa.Field]:
     """Yield the recorded columns of the `tokens` table; after a column of token ids, the column of their texts."""
     for _, name, axes, column in recorded():
         left_out = [each for each in get_args(Observe) if each not in column.observed]
-        when = f"; null with --observe {' or '.join(left_out)}" if left_out else ""
+        when = f"; null with --record-full-depth {' or '.join(left_out)}" if left_out else ""
         is_nullable = column.nullable or bool(left_out)
         yield described(name, nested(column.kind, axes), column.unit, f"{column.definition}{when}", is_nullable)
         if column.texts:

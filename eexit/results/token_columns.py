@@ -60,7 +60,7 @@ class TokenColumns:
         "rule looks no further",
         nullable=True,
     )
-    evidence_TE: np.ndarray = column(
+    exit_score_TE: np.ndarray = column(
         pa.float32(),
         "of the rule",
         "what the rule saw at each exitable layer; null where it looked at none and where no exit was drawn",
@@ -108,7 +108,7 @@ class TokenColumns:
 
 
 @cache
-def recorded(observe: Observe = "all") -> tuple[tuple[str, str, str, TokenColumn], ...]:
+def recorded(record_full_depth: Observe = "all") -> tuple[tuple[str, str, str, TokenColumn], ...]:
     """Return the columns that are recorded with this `observe`.
 
     Each has the name of its field in `TokenColumns`, its own name, its axes after T, and its declaration.

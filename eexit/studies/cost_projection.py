@@ -133,7 +133,7 @@ def cost_at(
     screened = 0
     if screen:
         screened = (screen.rank + screen.n_tokens) * shapes.width + screen.rank * shapes.vocabulary
-    layers, keys = (counts[name] * shapes.layers / n_layers for name in ("layers_run", "keys_written"))
+    layers, keys = (counts[name] * shapes.layers / n_layers for name in ("layers_run", "kv_writes"))
     cost: np.ndarray = (
         layers * shapes.layer
         + keys * shapes.keys

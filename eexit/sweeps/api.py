@@ -111,7 +111,7 @@ class SweepResults:
             raise UsageError(
                 f"{redact(self.out)} does not have what layers say of the tokens of {NORMAL}: sweep with "
                 f"{NORMAL} among "
-                "the modes, record_top_k=1 or more and observe='all'"
+                "the modes, record_top_k=1 or more and record_full_depth='all'"
             )
         return found
 

@@ -30,7 +30,7 @@ def _out(out: str) -> str:
     return os.path.expanduser(out)
 
 
-CONTROLS_OF, CONTROLS_IN, USE = "controls_of", "controls_in", "use"
+CONTROLS_OF, CONTROLS_IN, USE = "controls_of", "control_modes", "use"
 Out = Annotated[StrictStr, Field(min_length=1), AfterValidator(_out)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -91,11 +91,11 @@ def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
     others = {name: value for name, value in fields.items() if name not in (CONTROLS_OF, CONTROLS_IN)}
     results, modes = str(fields.get(CONTROLS_OF) or ""), fields.get(CONTROLS_IN) or ()
     if not isinstance(modes, list | tuple):
-        raise UsageError(f"--controls-in takes a list of modes, got {modes!r}")
+        raise UsageError(f"--control-modes takes a list of modes, got {modes!r}")
     if modes and not results:
-        raise UsageError(f"--controls-in {' '.join(modes)} has no effect: give --controls-of RESULTS")
+        raise UsageError(f"--control-modes {' '.join(modes)} has no effect: give --controls-of RESULTS")
     if foreign := [mode for mode in modes if mode not in MODES]:
-        raise UsageError(f"--controls-in {foreign[0]} is no mode that exits: give some of {', '.join(MODES)}")
+        raise UsageError(f"--control-modes {foreign[0]} is no mode that exits: give some of {', '.join(MODES)}")
     if not results:
         return others
     from eexit.sweeps.controls import controls_of  # imported here, since flags are read without pyarrow

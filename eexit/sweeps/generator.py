@@ -94,7 +94,7 @@ def decoding_of(
         temperature=config.temperature,
         top_p=config.top_p,
         record_top_k=min(config.record_top_k, decoder.vocabulary),
-        observe=config.observe,
+        record_full_depth=config.record_full_depth,
     )
 
 

@@ -15,7 +15,7 @@ USES: Final = {
     READOUT: "--readout {out}",
     PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
     GATE: "--rules {rules} --gate {out} --gate-thresholds 0.05 0.1 0.2",
-    STATE_MAPS: "--modes mapped_residual --state {out}",
+    STATE_MAPS: "--modes mapped_residual --kv-maps {out}",
 }
 
 

@@ -118,10 +118,10 @@ class Bench:
         assert made.shape[1] == self.n_tokens, "a row ended early"
         return seconds_between(steps)
 
-    def _decode(self, requests: Sequence[Request], observe: Observe) -> tuple[list[float], float]:
+    def _decode(self, requests: Sequence[Request], record_full_depth: Observe) -> tuple[list[float], float]:
         """Return the seconds of each step, and those from the last step to the last output."""
         decoding = replace(
-            self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(), observe=observe,
+            self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(), record_full_depth=observe,
             max_rows=len(requests),
         )  # fmt: skip
         engine, (steps, tell) = Engine(self.engine.decoder, decoding, self.engine.student), self._watch()

@@ -35,9 +35,9 @@ from eexit.quality.thinking import ANSWER
 from reports.page.token_dictionary import TokenDictionary, flat, number_pieces
 from reports.read.sweep import Sweep, disagreeing
 
-KINDS: Final = ("core", "kl", "prob", "more", "evidence", "read", "top")
+KINDS: Final = ("core", "kl", "prob", "more", "exit_score", "read", "top")
 KL: Final = "kl"
-OWN: Final = "evidence"
+OWN: Final = "exit_score"
 LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
 LOG_STEPS: Final = 126  # neighbouring values differ by 9 %: accurate enough to read, and small enough for a file
@@ -52,7 +52,7 @@ COLUMNS: Final = (
     "final_token_id",
     "kl",
     "exit_prob",
-    "evidence",
+    "exit_score",
     "drafted",
     "logprob",
     "entropy",
@@ -199,7 +199,7 @@ def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.nda
     `keys` are the tokens' configurations. Scores that equal the recorded KLs become NaN, so that they aren't stored
     twice.
     """
-    evidence = _rows(tokens["evidence"], n_layers)
+    evidence = _rows(tokens["exit_score"], n_layers)
     looked = ~np.isnan(evidence)
     kl = _rows(tokens["kl"], n_layers)
     differs = pd.Series((looked & (evidence != kl)).any(axis=1)).groupby(keys).any()

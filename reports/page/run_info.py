@@ -13,8 +13,8 @@ from reports.sections.learned_exits import trained
 SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
 
 UNOBSERVED: Final = {
-    "none": "disagreement and perplexity: full depth was asked nothing (--observe none)",
-    "final": "KLs of exitable layers: full depth was read at its final layer alone (--observe final)",
+    "none": "disagreement and perplexity: full depth was asked nothing (--record-full-depth none)",
+    "final": "KLs of exitable layers: full depth was read at its final layer alone (--record-full-depth final)",
 }
 
 
@@ -28,7 +28,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     computed = precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
     n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
-    deciding = str(config.get("decide_on") or "").removeprefix("head")  # the screen, if exits are decided on one
+    deciding = str(config.get("screen") or "").removeprefix("head")  # the screen, if exits are decided on one
     found = [
         ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
@@ -42,7 +42,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Adapter", trained(about, ADAPTER)),
         ("State maps", trained(about, STATE_MAPS)),
         ("Deciding reads", deciding + _missed(sweep)),
-        ("Not observed", UNOBSERVED.get(config.get("observe", ""), "")),
+        ("Not observed", UNOBSERVED.get(config.get("record_full_depth", ""), "")),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),
         ("Versions", with_versions(about.get("versions", {}))),

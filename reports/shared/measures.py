@@ -26,7 +26,7 @@ RUN: Final = "run"
 ELSEWHERE: Final = "run_elsewhere"  # as run, at another model's unit costs
 REALISED: Final = "realised"
 # Columns of the cost per right answer → the runs' costs, and their names.
-PER_RIGHT: Final = {"run_per_right": "cost_run", "needed_per_right": "cost_needed"}
+PER_RIGHT: Final = {"run_per_right": "macs_executed", "needed_per_right": "macs_required"}
 SENSES: Final = {"run_per_right": "run", "needed_per_right": "theoretical"}
 SCORES: Final = "Scores are taken from the file as they are."
 

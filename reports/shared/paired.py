@@ -43,7 +43,7 @@ class PairedRuns:
         """Return the paired runs of a sweep. A run that is the same for every seed is paired with each seed's run."""
         columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, CORRECT, *sweep.extra]
         keys = [configuration.key for configuration in sweep.configurations]
-        names = ("cost_run", "cost_full", "mean_depth")
+        names = ("macs_executed", "macs_full", "mean_depth")
         run, full, depth = (sweep.done[name].to_numpy(dtype=float, na_value=np.nan) for name in names)
         derived: dict[str, np.ndarray] = {SKIPPED: 1 - depth, RUN: saved(run, np.where(full > 0, full, np.nan))}
         done = sweep.done.assign(**derived)

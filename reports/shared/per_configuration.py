@@ -75,7 +75,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
 def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
     """Return key → contradicted early exits, where the recorded tokens of `normal` determine them."""
     known = {*sweep.tokens.schema.names} >= {*OF_TOKENS}
-    if sweep.final_layer is None or not known or sweep.config.get("decide_on", HEAD) != HEAD:
+    if sweep.final_layer is None or not known or sweep.config.get("screen", HEAD) != HEAD:
         return {}
     normal = sweep.done[sweep.done["configuration"] == NORMAL]
     return on_normal(

@@ -128,7 +128,7 @@ def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame
 
 
 _MARKS: Final = {"exit_set": SET_MARK, "gate": GATE_MARK}  # before exit set and gate, as in a setting's key
-_READING: Final = {"readout": ", read through ", "decide_on": ", decided on "}  # in which replays may differ
+_READING: Final = {"readout": ", read through ", "screen": ", decided on "}  # in which replays may differ
 
 
 def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
             "replayed": True,
             "n": latest["prompts"],
             "kl": latest["expected_kl"],
-            "theoretical": saved(*(latest[name].to_numpy(dtype=float) for name in ("cost_needed", "cost_full"))),
+            "theoretical": saved(*(latest[name].to_numpy(dtype=float) for name in ("macs_required", "macs_full"))),
         }
     )
     for end, of in (("", ""), ("_low", "_high"), ("_high", "_low")):

@@ -1,8 +1,8 @@
 """Savings of each configuration relative to full depth: theoretical, as run, and in time.
 
-- Theoretical: 1 − Σ cost_needed / Σ cost_full over prompts, as if deciding were free and deferral unbounded. Seeds of a
+- Theoretical: 1 − Σ macs_required / Σ macs_full over prompts, as if deciding were free and deferral unbounded. Seeds of a
   prompt are averaged first.
-- Run: the same with cost_run, the cost of the operations that ran. Oracles have none, since they run every layer.
+- Run: the same with macs_executed, the cost of the operations that ran. Oracles have none, since they run every layer.
 - Elsewhere: as run, for the same exits at another model's unit costs.
 - Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in
   `eexit.quality.cost_per_correct`.
@@ -44,8 +44,8 @@ from reports.shared.number_format import Row
 from reports.shared.per_configuration import ratios, with_controls
 
 _COSTS: Final = {
-    THEORETICAL: ("cost_needed", "cost_full"),
-    RUN: ("cost_run", "cost_full"),
+    THEORETICAL: ("macs_required", "macs_full"),
+    RUN: ("macs_executed", "macs_full"),
 }
 
 
@@ -117,8 +117,8 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 def _at_prices(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFrame:
     """Return the runs' multiply-adds at another model's unit costs; NaN for oracles."""
-    done, screen = sweep.done, screen_size(sweep.config["decide_on"])
-    names = ("layers_run", "keys_written", *LOOKS)
+    done, screen = sweep.done, screen_size(sweep.config["screen"])
+    names = ("layers_run", "kv_writes", *LOOKS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
     return done[["configuration", "prompt_id", "unit"]].assign(

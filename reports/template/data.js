@@ -132,10 +132,10 @@ async function readCores(prompt, number) {
 async function detailOf(number, run) {
   const n = total(number),
     prompt = DATA.prompts[number],
-    kinds = ["kl", "prob", "more", "top", "read", "evidence"];
+    kinds = ["kl", "prob", "more", "top", "read", "exit_score"];
   prompt.details ??= Promise.all(kinds.map((kind) => columnsOf(kind, number)));
   const { kl, prob, logprob, entropy, said, saw, ...likely } = Object.assign({}, ...(await prompt.details));
-  const own = DATA.configurations[run.c].saw === "evidence";
+  const own = DATA.configurations[run.c].saw === "exit_score";
   return (i) => {
     const at = run.start + i;
     // One number per exitable layer.

@@ -122,7 +122,7 @@ async function saveTokens(number, run, type) {
       logprob: round(logprob),
       entropy: round(entropy),
       ...ofLayers("kl", layers.slice(0, -1), kl),
-      ...ofLayers("evidence", layers.slice(0, -1), saw),
+      ...ofLayers("exit_score", layers.slice(0, -1), saw),
       ...ofLayers("exit_prob", layers, probability),
       ...ofLikely("exit_top", "", read),
       ...Object.assign({}, ...layers.map((layer, rank) => ofLikely("top", `_${layer}`, top?.[rank]))),

@@ -19,13 +19,13 @@ from jobs.assess import main
     ("arguments", "message"),
     [
         (["--prompts", "few.jsonl"], "error: 20 prompts are too few: "),
-        (["--prompts", "few.jsonl"], "a setting without any loss takes 151; 537 are enough, or a higher --at-most"),
+        (["--prompts", "few.jsonl"], "a setting without any loss takes 151; 537 are enough, or a higher --max-risk"),
         (["--prompts", "few.jsonl", "--quick"], "a setting without any loss takes 37"),
         (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
-        (["--at-most", "0"], "error: --at-most must be above 0 and below 1, as in 0.02, got 0"),
-        (["--at-most", "0.0001"], "prompts: give a higher --at-most"),
-        (["--prompts", "more.jsonl", "--at-most", "0.3", "--batch", "32"], "timing batches of 32 rows takes 64; "),
-        (["--prompts", "more.jsonl", "--at-most", "0.3", "--batch", "32"], "are enough, or a --batch below 32"),
+        (["--max-risk", "0"], "error: --max-risk must be above 0 and below 1, as in 0.02, got 0"),
+        (["--max-risk", "0.0001"], "prompts: give a higher --max-risk"),
+        (["--prompts", "more.jsonl", "--max-risk", "0.3", "--batch", "32"], "timing batches of 32 rows takes 64; "),
+        (["--prompts", "more.jsonl", "--max-risk", "0.3", "--batch", "32"], "are enough, or a --batch below 32"),
         (
             ["--max-new-tokens", "1"],
             "error: --max-new-tokens must be at least 3, since the first two of a text are not",

@@ -27,27 +27,27 @@ from jobs import sweep
 N_LAYERS = 6
 PROMPTS = [f"prompt {number}" for number in range(8, 14)]  # of which some are held out, and one chooses
 SWEEP = "sweep --model model --prompts few.txt --max-new-tokens 4 --exit-every 2 --dtype {dtype}"  # the last one counts
-LEARNED = "--readout linear --probe probe-linear --gate gate-linear --gate-thresholds 0.2 --state state-linear"
+LEARNED = "--readout linear --probe probe-linear --gate gate-linear --gate-thresholds 0.2 --kv-maps state-linear"
 COMMANDS = (
-    f"{SWEEP} --prompts prompts.txt --modes normal --observe none --out texts",
+    f"{SWEEP} --prompts prompts.txt --modes normal --record-full-depth none --out texts",
     "train texts --what linear --out linear",
     "train texts --what gate --rules confidence=0.3 --out gate",
     "train texts --what gate --rules confidence=0.3 --readout linear --out gate-linear",
     "train texts --what probe --out probe",
     "train texts --what probe --readout linear --out probe-linear",
     "train texts --what probe --adapter adapter --out probe-adapter",
-    "train texts --what state --out state",
-    "train texts --what state --readout linear --out state-linear",
+    "train texts --what kv-maps --out state",
+    "train texts --what kv-maps --readout linear --out state-linear",
     # Of a model whose layers make keys and values by no matrices of their own, maps are to streams.
-    f"{SWEEP} --model gpt2 --prompts prompts.txt --modes normal --observe none --out gpt2-texts",
-    "train gpt2-texts --what state --out gpt2-state",
-    f"{SWEEP} --model gpt2 --rules confidence=0.3 --modes mapped_residual --state gpt2-state --out gpt2-mapped",
+    f"{SWEEP} --model gpt2 --prompts prompts.txt --modes normal --record-full-depth none --out gpt2-texts",
+    "train gpt2-texts --what kv-maps --out gpt2-state",
+    f"{SWEEP} --model gpt2 --rules confidence=0.3 --modes mapped_residual --kv-maps gpt2-state --out gpt2-mapped",
     f"{SWEEP} --rules kl=1 agree confidence=0.3 margin=0.1 entropy=3 similarity=0.9 patience=2 fixed=2 "
     "--modes normal unfrozen frozen_residual frozen_cache skip --draft 2:2 --out grid",
     f"{SWEEP} --rules kl=1 confidence=0.3 --controls-of grid --temperature 0.8 --top-p 0.9 --out sampled",
     f"{SWEEP} --rules predicted_kl=1 confidence=0.3 --modes normal mapped_residual {LEARNED} --out learned",
-    f"{SWEEP} --rules predicted_kl=1 confidence=0.3 --modes mapped_residual --state state --probe probe --gate gate "
-    "--gate-thresholds 0.2 --decide-on screen:8:16 --out screened",
+    f"{SWEEP} --rules predicted_kl=1 confidence=0.3 --modes mapped_residual --kv-maps state --probe probe --gate gate "
+    "--gate-thresholds 0.2 --screen 8:16 --out screened",
     f"{SWEEP} --rules predicted_kl=1 --adapter adapter --probe probe-adapter --out adapted",
     "replay grid --kl-factors 1 --rules confidence=0.3 patience=2 fixed=2 --modes unfrozen frozen_residual",
     "replay learned --rules confidence=0.3 predicted_kl=1 --modes unfrozen mapped_residual --exit-sets 4",

@@ -41,7 +41,7 @@ def surely(layer: Any) -> Any:
 
 
 def highest(layer: Any) -> Any:
-    return layer.top_p[:, 0]
+    return layer.top2_prob[:, 0]
 
 
 def asked(model: Path, out: Path, *further: str) -> list[str]:
@@ -121,7 +121,7 @@ def test_a_lost_manifest_of_own_rules_is_written_anew_if_they_are_what_they_were
 def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
     @cache
     def highest_once(layer: Any) -> Any:
-        return layer.top_p[:, 0]
+        return layer.top2_prob[:, 0]
 
     @eexit.rule()
     def cached(layer: Any) -> Any:
@@ -160,10 +160,10 @@ def test_a_rule_goes_on_with_the_values_that_it_had(
 def test_a_mode_whose_values_can_not_be_recorded_is_refused(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
     lock = Lock()
 
-    @eexit.state
+    @eexit.mode
     def locked(exit: Any, layer: Any) -> Any:
         with lock:
-            return exit.stream
+            return exit.hidden
 
     with pytest.raises(
         ValueError, match=r"^locked uses lock \(lock\): .*: results record what a custom rule or mode us"
@@ -231,7 +231,7 @@ def test_whoever_goes_on_gives_the_file_as_it_was(
     [
         (("--use", "no.py"), "--use no.py can't be read: "),
         (("--use", "mine.txt"), "--use mine.txt is no file of Python: give one whose name ends in .py"),
-        (("--use", MINE, "--rules", "sure=0.3", "by_chance=1", "--decide-on", "screen"), "rule by_chance looks at the"),
+        (("--use", MINE, "--rules", "sure=0.3", "by_chance=1", "--screen", "screen"), "rule by_chance looks at the"),
         (("--use", MINE, "--rules", "ratio=0.3"), "rule ratio takes a ratio of the two highest probabilities ≥ 1, got"),
         (("--rules", "ratio=2"), "unknown rule 'ratio': "),
     ],
@@ -252,7 +252,7 @@ def test_it_is_replayed_timed_and_taken_home_as_the_built_in_one(out: Path, tiny
     for threshold in ("0.2", "0.4"):
         own, ours = (rows.loc[f"as_it_was/{rule}/{threshold}"] for rule in ("sure", "confidence"))
         assert own["mean_depth"] == ours["mean_depth"]
-        assert own["cost_run"] == ours["cost_run"]
+        assert own["macs_executed"] == ours["macs_executed"]
     how = ("--configurations", KEY, "--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4")
     assert here(timings.main, out, *how, *use).returncode == 0
     assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}

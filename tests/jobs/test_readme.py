@@ -38,7 +38,7 @@ SMALLER = {
     "jobs/files/make_prompts.py": ["--n", "8"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],
-    "jobs/choose.py": ["--at-most", "0.999"],  # so few prompts certify no lower bound
+    "jobs/choose.py": ["--max-risk", "0.999"],  # so few prompts certify no lower bound
 }
 JUDGE_URL = "http://the.judge"
 # What is printed, and what is given in its place.

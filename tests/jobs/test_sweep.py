@@ -327,4 +327,4 @@ def test_controls_say_what_they_follow(finished: tuple[Path, str], environment: 
     }
     drawn = pd.read_parquet(out / "tokens").query("rule == 'random' and decided")
     assert (drawn["exit_prob"].map(tuple).groupby(drawn["configuration"]).nunique() == 1).all()
-    assert drawn["evidence"].isna().all()
+    assert drawn["exit_score"].isna().all()

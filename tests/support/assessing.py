@@ -13,7 +13,7 @@ from eexit.studies.assessment.verdict import FILE
 from jobs import assess
 
 N_PROMPTS, BOUND = 90, "0.3"
-SIZES = ("--at-most", BOUND, "--exit-layers", "2", "4", "5", "--max-new-tokens", "12", "--dtype", "float32")
+SIZES = ("--max-risk", BOUND, "--exit-layers", "2", "4", "5", "--max-new-tokens", "12", "--dtype", "float32")
 COMMANDS = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 
 

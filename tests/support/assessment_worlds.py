@@ -140,22 +140,22 @@ class Drawn:
             values = {
                 "prompt_id": [str(at) for at in range(n)], "prompt": self.prompts, "configuration": [each.key] * n,
                 "seed": [0] * n, "status": ["ok"] * n, "correct": self._right_P & ~lost_P, "lcs_share": np.ones(n),
-                "cost_full": full_P, "cost_exits": exits_P, "cost_run": [None] * n if is_oracle else run_P,
+                "macs_full": full_P, "macs_to_exit": exits_P, "macs_executed": [None] * n if is_oracle else run_P,
                 "run_id": [f"{each.key}-{at}" for at in range(n)],
                 "exit_layer_counts": [[(FINAL if is_normal else 20, 1)]] * n,
             }  # fmt: skip
             for column, of_setting in values.items():
                 columns.setdefault(column, []).extend(of_setting)
         kinds = {
-            "cost_run": pa.float64(), "correct": pa.bool_(), "exit_layer_counts": pa.map_(pa.int32(), pa.int64()),
+            "macs_executed": pa.float64(), "correct": pa.bool_(), "exit_layer_counts": pa.map_(pa.int32(), pa.int64()),
         }  # fmt: skip
         table = pa.table({column: pa.array(values, kinds.get(column)) for column, values in columns.items()})
-        nothing = {"thinking_closed": pa.bool_(), "cost_needed": pa.float64(), "n_tokens": pa.int64()}
+        nothing = {"thinking_closed": pa.bool_(), "macs_required": pa.float64(), "n_tokens": pa.int64()}
         for column, kind in nothing.items():
             table = table.append_column(column, pa.nulls(len(table), kind))
         prompts = [{"id": str(at), "prompt": text, "answer": "4"} for at, text in enumerate(self.prompts)]
         manifest = Manifest(
-            config={"model": "tiny", "temperature": 0.0, "observe": "final", "prompts": prompts},
+            config={"model": "tiny", "temperature": 0.0, "record_full_depth": "final", "prompts": prompts},
             configurations=[{"key": each.key, **each.columns} for each in there],
             model={"n_layers": FINAL + 1, "dtype": "float32"}, exitable_layers=LAYERS,
         )  # fmt: skip

@@ -7,13 +7,13 @@ import eexit
 @eexit.rule(parameter="probability", higher_exits_later=True)
 def sure(layer, parameter):
     """exits where `confidence` does"""
-    return layer.top_p[:, 0] >= parameter
+    return layer.top2_prob[:, 0] >= parameter
 
 
 @eexit.rule(parameter="ratio of the two highest probabilities", least=1)
 def ratio(layer):
     """exits at a layer whose likeliest token is so many times as probable as the next"""
-    return layer.top_p[:, 0] / layer.top_p[:, 1]
+    return layer.top2_prob[:, 0] / layer.top2_prob[:, 1]
 
 
 @eexit.rule(parameter="sharpness", needs="logits", draws=True)
@@ -23,16 +23,16 @@ def by_chance(layer, parameter):
     return 1 - (-parameter * (highest[:, 0] - highest[:, 1])).exp()
 
 
-@eexit.rule(parameter="norm", needs="stream", at_most=True)
+@eexit.rule(parameter="norm", needs="hidden", at_most=True)
 def still(layer):
     """exits at a layer that changes the stream little"""
-    return (layer.after - layer.before).norm(dim=-1) / layer.before.norm(dim=-1)
+    return (layer.hidden_out - layer.hidden_in).norm(dim=-1) / layer.hidden_in.norm(dim=-1)
 
 
 @eexit.rule(needs="history")
 def settled(layer):
     """exits where the likeliest token is that of the exitable layer before"""
-    said = layer.likeliest_so_far
+    said = layer.top_token_history
     return (said[:, -1] == said[:, -2]) if said.shape[1] > 1 else (said[:, -1] < 0)
 
 
@@ -42,25 +42,25 @@ def near(layer):
     return layer.kl
 
 
-@eexit.state
+@eexit.mode
 def as_it_was(exit, layer):
     """deeper layers make keys and values of the stream at the exit, as in `frozen_residual`"""
-    return exit.stream
+    return exit.hidden
 
 
-@eexit.state(leaves="keys")
+@eexit.mode(fill="kv")
 def keys_as_they_were(exit, layer):
     """the same, by the layers' own projections"""
-    return layer.key(layer.given), layer.value(layer.given)
+    return layer.key(layer.kv_input), layer.value(layer.kv_input)
 
 
-@eexit.state(needs=("before", "embedding"))
+@eexit.mode(needs=("hidden_in", "embedding"))
 def between(exit, layer):
     """deeper layers make keys and values of a mean of streams, the exit's weighing less the deeper they are"""
-    share = (1.0 / (layer.index - exit.layer + 1)).to(exit.stream.dtype)[:, None]
-    return share * exit.stream + (1 - share) * (exit.before + exit.embedding) / 2
+    share = (1.0 / (layer.index - exit.layer + 1)).to(exit.hidden.dtype)[:, None]
+    return share * exit.hidden + (1 - share) * (exit.hidden_in + exit.embedding) / 2
 
 
-@eexit.state(leaves="nothing")
+@eexit.mode(fill="none")
 def gone(exit, layer):
     """later tokens do not attend to its position past the exit, as in `skip`"""

@@ -42,7 +42,7 @@ def score_naively(
         exit_layer = [*decoding.exitable_layers, final][choice]
         with leaving(decoder, decoding, mode, exit_layer):
             own = run(model, decoder, inputs, student)
-        if mode in MODES and (leaves := MODES[mode].leaves) in LEAVE:
+        if mode in MODES and (leaves := MODES[mode].fill) in LEAVE:
             LEAVE[leaves](student, exit_layer)
         logits = own.logits[0, -1] if exit_layer == final else read_after(decoder, decoding, own, exit_layer)
         log_p = logits.float().log_softmax(-1)

@@ -61,14 +61,14 @@ def write_synthetic_sweep(
 def _numbers(configuration: Configuration, boldness: float) -> dict[str, Any]:
     """Return numbers that the report averages. Controls disagree far more than settings; oracles have no run cost."""
     if not isinstance(configuration, EarlyExit):
-        return {"disagreement": 0.0, "mean_depth": 1.0, "cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
+        return {"disagreement": 0.0, "mean_depth": 1.0, "macs_full": 100.0, "macs_required": 100.0, "macs_executed": 100.0}
     return {
         "disagreement": 0.1 + 0.3 * boldness + (0.4 if configuration.rule == CONTROL else 0.0),
         "exit_rate": 0.2 + 0.5 * boldness,
         "mean_depth": 0.9 - 0.4 * boldness,
-        "cost_full": 100.0,
-        "cost_needed": 90.0 - 30 * boldness,
-        "cost_run": None if configuration.is_oracle else 95.0 - 30 * boldness,
+        "macs_full": 100.0,
+        "macs_required": 90.0 - 30 * boldness,
+        "macs_executed": None if configuration.is_oracle else 95.0 - 30 * boldness,
     }
 
 
@@ -79,18 +79,18 @@ def _seen(configuration: Configuration, token: Mapping[str, Any]) -> dict[str, A
         or not isinstance(configuration, EarlyExit)
         or configuration.rule not in {**ONLINE, **ORACLES}
     ):
-        return {"evidence": None}
-    return {"evidence": token["kl"] if configuration.rule == "kl" else [float(layer > 10) for layer in LAYERS]}
+        return {"exit_score": None}
+    return {"exit_score": token["kl"] if configuration.rule == "kl" else [float(layer > 10) for layer in LAYERS]}
 
 
 def _timings(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return timings of all configurations but oracles, by their run cost, and of transformers' slower `generate`."""
     rows = []
-    timed = [(run["configuration"], run["cost_run"], run) for run in runs if run["cost_run"]]
+    timed = [(run["configuration"], run["macs_executed"], run) for run in runs if run["macs_executed"]]
     for batch in (1, 8):
         for number in range(1, 6):
             for key, seconds, run in [*timed, (GENERATE, 125.0, {})]:
-                its = {name: run[name] for name in (*COLUMNS, "cost_full", "cost_needed", "cost_run") if name in run}
+                its = {name: run[name] for name in (*COLUMNS, "macs_full", "macs_required", "macs_executed") if name in run}
                 rows.append(
                     {
                         "started": 1_770_000_000_000_000, "batch": batch, "round": number, "prompts": 1, "tokens": 100,

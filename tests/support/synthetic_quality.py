@@ -68,8 +68,8 @@ def with_answers(
                     "perplexity": 3 + worse, "answer": "42" if prompt > 1 else None,
                     "found_answer": ("42" if right else "41") if prompt > 1 else None,
                     "correct": right if prompt > 1 else None,
-                    "cost_full": 100.0, "cost_needed": 100 - 40 * bold,
-                    "cost_run": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
+                    "macs_full": 100.0, "macs_required": 100 - 40 * bold,
+                    "macs_executed": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
                 }  # fmt: skip
                 asked = f"{prompt}", f"Question {prompt}?", configuration.mode, k, ["a", "b", "c", "d"], seed
                 runs.append(run_rows(*asked, of=configuration, **numbers))
@@ -98,7 +98,7 @@ def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int
                 words = ["So", " it", " is", " 42" if mark == "✓" else " 41"]
                 asked = f"{prompt}", f"Question {prompt}?", configuration.mode, k, words, seed
                 found: dict[str, Any] = {"answer": "42", "found_answer": words[-1].strip(), "correct": mark == "✓"}
-                found |= {"cost_full": 100.0, "cost_run": 100.0} | (exits if k else {}) if exits else {}
+                found |= {"macs_full": 100.0, "macs_executed": 100.0} | (exits if k else {}) if exits else {}
                 runs.append(run_rows(*asked, of=configuration, **found))
     return write_runs(folder, runs, float(len(seeds) > 1))
 
@@ -137,7 +137,7 @@ def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1
                     "drawn": False, "mean_depth": depth, "mean_depth_low": depth - 0.02,
                     "mean_depth_high": depth + 0.01, "expected_kl": 2 * differs, "expected_disagreement": differs,
                     "expected_disagreement_low": differs - 0.01, "expected_disagreement_high": differs + 0.01,
-                    "exit_distribution": [], "cost_full": 100.0, "cost_needed": 100 - 40 * bold, "model": "tiny",
+                    "exit_distribution": [], "macs_full": 100.0, "macs_required": 100 - 40 * bold, "model": "tiny",
                 }
                 | change
             )  # fmt: skip

@@ -11,4 +11,4 @@ def beyond_threshold(layer: Any, parameter: Any) -> Any:
 
 
 def is_above(layer: Any) -> Any:
-    return layer.top_p[:, 0] >= threshold
+    return layer.top2_prob[:, 0] >= threshold

@@ -38,7 +38,7 @@ from eexit.studies.replay.shortlist import CellSettings, Neighbours
 A, B, C, D = CELLS = ("A", "B", "C", "D")
 AS_RUN, CERTIFIED = "as run", "certified"  # further levels: D with all that it runs, and what is certified
 N_DRAWS: Final = 2000
-COSTS: Final = ("cost_full", "cost_exits", "cost_run")
+COSTS: Final = ("macs_full", "macs_to_exit", "macs_executed")
 Weights = Mapping[str, float]  # of levels in a sum
 
 
@@ -88,7 +88,7 @@ class PromptTable:
         """The loss of each prompt, (P,); none at full depth."""
         return np.zeros(self.n) if key is None else self._loss[key]
 
-    def saved(self, key: str | None, cost: str = "cost_exits") -> np.ndarray:
+    def saved(self, key: str | None, cost: str = "macs_to_exit") -> np.ndarray:
         """A value for each prompt, (P,), whose mean is the share saved, 1 − Σ cost / Σ full: the linearised ratio."""
         if key is None:
             return np.zeros(self.n)
@@ -137,12 +137,12 @@ class Attribution:
         """What is saved in each draw if the further prompt is kept or lost, (2, K)."""
         saved_K = self._mean(self.table.saved(self.settings.A))
         found = {A: np.stack([saved_K, saved_K])}
-        for name, costs in ((B, ("cost_exits",)), (C, ("cost_exits",)), (D, ("cost_exits", "cost_run"))):
+        for name, costs in ((B, ("macs_to_exit",)), (C, ("macs_to_exit",)), (D, ("macs_to_exit", "macs_executed"))):
             pair, shares = self.pair(name), self._shares[name]
             for level, cost in zip((name, AS_RUN), costs, strict=False):
                 safe_K, bold_K = (self._mean(self.table.saved(key, cost)) for key in pair)
                 found[level] = shares.safe * safe_K + shares.bold * bold_K
-        run_K = self._mean(self.table.saved(self.certified, "cost_run"))
+        run_K = self._mean(self.table.saved(self.certified, "macs_executed"))
         return found | {CERTIFIED: np.stack([run_K, run_K])}
 
     @cached_property

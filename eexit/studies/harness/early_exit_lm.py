@@ -77,7 +77,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         self._seed = seed
         self._n_of_context = int(first_token_exits)  # context tokens that are scored too
         self._decoder, self._student = engine.decoder, engine.student
-        self._decoding = replace(engine.decoding, observe="none", record_top_k=0, temperature=0.0, top_p=1.0)
+        self._decoding = replace(engine.decoding, record_full_depth="none", record_top_k=0, temperature=0.0, top_p=1.0)
         self._asked: Counter[tuple[int, ...]] = Counter()
         self.exit_layer_counts: Counter[int] = Counter()
         rows = self._decoding.max_rows if str(batch_size).startswith("auto") else int(batch_size)

@@ -96,7 +96,7 @@ def timed(store: Store, key: str) -> list[TimingRecord]:
 
 def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     """Return the shares of full-depth multiply-adds that the setting's runs saved, in theory and as run."""
-    costs = {"theoretical": "cost_needed", "run": "cost_run"}
+    costs = {"theoretical": "macs_required", "run": "macs_executed"}
     return {name: sweep.saved(key, cost).as_dict["mean"] for name, cost in costs.items()}
 
 

@@ -52,10 +52,10 @@ class Transcript:
 class TextCosts(NamedTuple):
     """Multiply-adds of a text's decided tokens, named as the columns; NaN if unknown."""
 
-    cost_full: float
-    cost_exits: float
-    cost_needed: float
-    cost_run: float
+    macs_full: float
+    macs_to_exit: float
+    macs_required: float
+    macs_executed: float
 
 
 UNPRICED: Final = TextCosts(*[np.nan] * len(TextCosts._fields))
@@ -156,7 +156,7 @@ def replay_recorded(settings: Sequence[EarlyExit], transcript: Transcript, layer
 def seen_at_final(setting: EarlyExit, teacher: Divergence, layers: Sequence[int]) -> Tensor:
     """Return an oracle's exit scores on a text, (N, E)."""
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
-    return ORACLES[setting.rule].evidence(LayerView.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
+    return ORACLES[setting.rule].exit_score(LayerView.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
 
 
 def replay_at_full_depth(
@@ -188,7 +188,7 @@ def costs_of(
 ) -> TextCosts:
     """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
 
-    `cost_run` minus `cost_needed` is the cost of exit scores; an oracle has no `cost_run`, since it saves nothing.
+    `macs_executed` minus `macs_required` is the cost of exit scores; an oracle has no `macs_executed`, since it saves nothing.
     """
     layers, prices = pricing.layers, pricing.prices
     layer_X = np.array([*layers, len(prices.layer_L) - 1])
@@ -203,7 +203,7 @@ def replay_row(
     config: SweepConfig, setting: EarlyExit | Draft, text_of: str, n_tokens: int, means: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a row of `REPLAYS`: a configuration's `summary` on `n_tokens` of the configuration `text_of`."""
-    read = {"readout": config.readout, "decide_on": config.decide_on, "model": config.model}
+    read = {"readout": config.readout, "screen": config.screen, "model": config.model}
     return {**setting.columns, "text_of": text_of, "tokens": n_tokens, **means, **read}
 
 
@@ -216,7 +216,7 @@ def summary(
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])
     figures_TC = [
-        (each.expected_kl, each.expected_disagreement, *each.costs, each.costs.cost_run - each.costs.cost_needed,
+        (each.expected_kl, each.expected_disagreement, *each.costs, each.costs.macs_executed - each.costs.macs_required,
          each.changed)
         for each in replayed_T
     ]  # fmt: skip

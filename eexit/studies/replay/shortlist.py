@@ -25,7 +25,7 @@ from eexit.results.study_tables import REPLAYS
 ORACLE: Final = "agree"
 EXACT: Final = next(name for name, state in MODES.items() if not state.alters)
 AIMS: Final = (0.25, 0.5, 1.0, 2.0)  # of the bound: predicted losses that the cheapest settings are looked for at
-COSTS: Final = ("cost_full", "cost_exits")
+COSTS: Final = ("macs_full", "macs_to_exit")
 Row = Mapping[str, Any]
 
 
@@ -120,7 +120,7 @@ class Pilot:
         found = self._settings(self.mode, {ORACLE})
         if not found:
             raise UsageError(f"{self.sweep.name} has no runs of {self.mode}/{ORACLE}: sweep with --rules {ORACLE}")
-        saved = {each: self.sweep.saved(each.key, "cost_exits").as_dict["mean"] or 0.0 for each in found}
+        saved = {each: self.sweep.saved(each.key, "macs_to_exit").as_dict["mean"] or 0.0 for each in found}
         return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
 
     def settings_of(self, mode: str, of_oracle: bool) -> Sequence[EarlyExit]:
@@ -187,13 +187,13 @@ def settings_worth_running(
 
     Raises `UsageError` if `results` is not a finished sweep, and if it lacks what settings are found by.
     """
-    pilot = Pilot.read(results, risk, at_most, "--settings-of")
+    pilot = Pilot.read(results, risk, at_most, "--settings-from-replay")
     return [each for mode in modes if mode in MODES for each in pilot.settings_of(mode, of_oracle)]
 
 
 def is_candidate(row: Row) -> bool:
     """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
-    return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["cost_run"])
+    return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["macs_executed"])
 
 
 def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:
@@ -207,7 +207,7 @@ def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) ->
 
 def _predicted(row: Row, mode: str, factor: float) -> PredictedSetting:
     setting = EarlyExit(mode, row["rule"], float(row["parameter"]), parse_exit_set(row["exit_set"] or EVERY))
-    exits, run = row["cost_exits"] / row["cost_full"], (row["cost_run"] - row["cost_needed"]) / row["cost_full"]
+    exits, run = row["macs_to_exit"] / row["macs_full"], (row["macs_executed"] - row["macs_required"]) / row["macs_full"]
     return PredictedSetting(setting, factor * row["expected_disagreement"], 1 - exits, exits + run)
 
 

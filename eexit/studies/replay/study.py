@@ -56,7 +56,7 @@ CAPTION = (
     "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
     f"over prompts, from {MIN_SAMPLES} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
     "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
-    "full depth. Saved in multiply-adds: in theory, if deciding were free (cost_needed), and as run (cost_run), "
+    "full depth. Saved in multiply-adds: in theory, if deciding were free (macs_required), and as run (macs_executed), "
     "which oracles are not; – where no model was loaded.{drawn}"
 )
 DRAWN = " *: exits left to chance alter the state, so that KL and disagreement are those of exits as drawn."
@@ -148,7 +148,7 @@ class ReplayArgs:
     modes: Sequence[str] = ()  # empty: the sweep's
     exit_sets: Sequence[str] = (EVERY,)
     gate_thresholds: Sequence[str] = ()
-    replaced: Mapping[str, str] = field(default_factory=dict)  # the sweep's fields to replace, such as decide_on
+    replaced: Mapping[str, str] = field(default_factory=dict)  # the sweep's fields to replace, such as screen
 
 
 def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> ReplayStudy:
@@ -207,7 +207,7 @@ def _config(
     }
     unused = {role: None for role, used in uses.items() if not used}
     # The model computes what was not recorded.
-    reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "observe": "all"}
+    reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "record_full_depth": "all"}
     same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "only", "digests")}
     known = {role: digest for role, digest in stored.digests.items() if role not in unused}
     digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # else computed anew
@@ -238,8 +238,8 @@ def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
-    costs = (row["cost_needed"], row["cost_run"])
-    shares = [None if cost is None else saved(cost, row["cost_full"]) for cost in costs]
+    costs = (row["macs_required"], row["macs_executed"])
+    shares = [None if cost is None else saved(cost, row["macs_full"]) for cost in costs]
     return [
         f"{row['configuration']}{'*' if row['drawn'] else ''}",
         percent(1 - row["mean_depth"]),

@@ -88,7 +88,7 @@ class Replayer:
         if key not in self._seen:
             exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
             scored = self._score(replace(setting, layers=layers, gate=None), transcript, exits_nowhere)
-            self._seen[key] = torch.from_numpy(scored.evidence_TE[1:])
+            self._seen[key] = torch.from_numpy(scored.exit_score_TE[1:])
         return self._seen[key]
 
     def _chances_of(self, transcript: Transcript) -> Mapping[str, Tensor]:
@@ -114,7 +114,7 @@ class Replayer:
         read = read_exits(self.decoders.early_exit, self.decoders.full_depth, scored.exit_ready_TF[1:], final_NW)
         unlike_N = (read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]).cpu()
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
-        evidence_NE = torch.from_numpy(scored.evidence_TE[1:])
+        evidence_NE = torch.from_numpy(scored.exit_score_TE[1:])
         n_prompt = len(transcript.text.prompt_token_ids)
         costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
         kl, unlike = read.kl_BE[:, 0].cpu().double().mean().item(), unlike_N.double().mean().item()

@@ -39,17 +39,17 @@ class CostMeasure:
 
 COSTS: Final[dict[str, CostMeasure]] = {
     "run": CostMeasure(
-        "multiply-adds of what was run, as a share of those of full depth", "cost_run", "cost_full", is_run=True
+        "multiply-adds of what was run, as a share of those of full depth", "macs_executed", "macs_full", is_run=True
     ),
     "needed": CostMeasure(
         "multiply-adds that the exits would need if deciding were free, as a share of those of full depth: theoretical",
-        "cost_needed",
-        "cost_full",
+        "macs_required",
+        "macs_full",
     ),
     "depth": CostMeasure("mean depth of the exits, as a fraction of all layers", "mean_depth"),
     "right": CostMeasure(
         "multiply-adds of what was run per right answer, as a share of those of normal",
-        "cost_run",
+        "macs_executed",
         "correct",
         is_run=True,
         of_normal=True,
@@ -126,7 +126,7 @@ class SelectionArgs:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for values that no question has."""
-        for name, share in (("--at-most", self.at_most), ("--confidence", self.confidence)):
+        for name, share in (("--max-risk", self.at_most), ("--confidence", self.confidence)):
             if not 0 < share < 1:
                 raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
         if self.order not in ORDERS:
@@ -214,7 +214,7 @@ def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask
         raise UsageError(
             f"{name} has {n} prompts to choose with, and certifying a risk of {question.at_most:g} with confidence "
             f"{question.confidence:g}{further}{sharing} takes at least {least}, even without a single loss: give more "
-            f"prompts ({_parts(question)}){others}, a higher --at-most, a lower --confidence{fewer}"
+            f"prompts ({_parts(question)}){others}, a higher --max-risk, a lower --confidence{fewer}"
         )
 
 

@@ -63,10 +63,10 @@ class SelectionData:
                 f"{self.sweep.name} has no runs of {NORMAL}, which {comparing[0]} compares with: sweep with --modes "
                 f"{NORMAL} too"
             )
-        if self.risk.observed and sweep.manifest.config["observe"] == "none":
+        if self.risk.observed and sweep.manifest.config["record_full_depth"] == "none":
             raise UsageError(
-                f"{self.sweep.name} was swept with --observe none, and risk {question.risk} needs what full depth says "
-                "of its texts: sweep with --observe final, or choose another --risk"
+                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs what full depth says "
+                "of its texts: sweep with --record-full-depth final, or choose another --risk"
             )
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
         self._runs = self._of_asked_prompts()
@@ -279,7 +279,7 @@ def refuse_empty(measured: SelectionData) -> None:
     question, right = measured.question, measured.accuracy(NORMAL)
     if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.at_most):
         return
-    lower = f", or an --at-most below {short_percent(right / 2)}" if right else ""
+    lower = f", or an --max-risk below {short_percent(right / 2)}" if right else ""
     raise VacuousBoundError(
         f"normal gets {short_percent(right)} of the answers of {measured.sweep.name} right, so that a setting that "
         f"loses half of these, or all, could be certified to lose at most {short_percent(question.at_most)}: bound "

@@ -42,9 +42,9 @@ class Timing:
 
     tokens: int
     seconds: float
-    cost_full: float | None = None
-    cost_needed: float | None = None
-    cost_run: float | None = None
+    macs_full: float | None = None
+    macs_required: float | None = None
+    macs_executed: float | None = None
     drafted: int | None = None
     accepted: int | None = None
 
@@ -94,7 +94,7 @@ class DecodeTimer:
             temperature=0.0,
             top_p=1.0,
             record_top_k=0,
-            observe="none",
+            record_full_depth="none",
         )
 
     def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:

@@ -24,7 +24,7 @@ def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
     known = {f"{GENERATE}/{variant}": HFGenerate(variant=variant) for variant in VARIANTS}
     for key in keys:
         if key not in (GENERATE, *known):
-            raise UsageError(f"--beside {key} is not known: choose from {', '.join((GENERATE, *known))}")
+            raise UsageError(f"--baselines {key} is not known: choose from {', '.join((GENERATE, *known))}")
     return [HFGenerate(), *(known[key] for key in dict.fromkeys(keys) if key in known)]
 
 

@@ -36,7 +36,7 @@ HEADINGS = (
 CAPTION = (
     f"Medians over rounds. × time of {NORMAL}: time per token as a multiple of full depth's on the same path, in the "
     "same round; lower is better. It has an interval over calls, and one call tells no times apart (–). Saved, of full "
-    "depth: in theory, if deciding were free and deferral unbounded (cost_needed); by what was run (cost_run), as each "
+    "depth: in theory, if deciding were free and deferral unbounded (macs_required); by what was run (macs_executed), as each "
     f"row alone runs it, both in multiply-adds; in time, 1 − time / time of {NORMAL}: below 0, it took longer. Short "
     "of run: what was run less, in points, but did not save time, as where rows wait for the deepest of a step; below "
     "0, time saved more, as where many tokens' deferred layers are run together."
@@ -56,8 +56,8 @@ class Speedup:
     batch: int
     tokens_per_second: float  # median
     ratio: Estimate  # seconds per token of what it is compared with / its own, over rounds and calls
-    theoretical: float | None  # 1 - cost_needed / cost_full
-    run: float | None  # 1 - cost_run / cost_full
+    theoretical: float | None  # 1 - macs_required / macs_full
+    run: float | None  # 1 - macs_executed / macs_full
     acceptance: float | None = None  # of drafts: accepted / drafted
     machine: str | None = None
     calls: int = 1  # of `jobs/timings.py`
@@ -140,8 +140,8 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
         batch=batch,
         tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row in rows])),
         ratio=replace(ratio, low=math.nan, high=math.nan) if is_base else ratio,
-        theoretical=_saving(rows, "cost_needed"),
-        run=_saving(rows, "cost_run"),
+        theoretical=_saving(rows, "macs_required"),
+        run=_saving(rows, "macs_executed"),
         acceptance=_ratio(rows, "accepted", "drafted"),
         machine=rows[0].get("machine"),
         calls=len(calls),
@@ -149,7 +149,7 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
 
 
 def _saving(rows: Sequence[Mapping[str, Any]], cost: str) -> float | None:
-    sums = _sums(rows, cost, "cost_full")
+    sums = _sums(rows, cost, "macs_full")
     return sums and saved(*sums)
 
 

@@ -96,7 +96,7 @@ def _first_met(configuration: EarlyExit, p_DXK: np.ndarray, layers: Sequence[int
     for rank in configuration.ranks(layers[:-1]):
         top_p: Any = p_DXK[:, rank, :2]
         try:
-            seen_D: Any = rule.function(LayerView(layers[rank], top_p=top_p))
+            seen_D: Any = rule.function(LayerView(layers[rank], top2_prob=top_p))
         except (AttributeError, IndexError):  # another attribute, or more tokens than were recorded
             return None
         met_DX[:, rank] = seen_D <= threshold if rule.at_most else seen_D >= threshold

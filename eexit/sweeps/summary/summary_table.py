@@ -68,7 +68,7 @@ TAKEN_CAPTION = (
     "interval over prompts, as that of tokens per right."
 )
 # For a sweep without full-depth observations.
-UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--observe none)."
+UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--record-full-depth none)."
 # For a sweep with rules that use a screen.
 SCREENED_CAPTION = (
     " Screen: of the {n_left:,} tokens that exited by what it let through, {missed} were without the token that is "
@@ -157,7 +157,7 @@ def _contradicted(
         wrong_R, exits_R = (of_runs[name] for name in OF_CONTRADICTED)
         found[configuration] = Contradicted.of_runs(wrong_R, exits_R, prompt_R, unit_R)
     manifest = read_manifest(store) if store.has(MANIFEST) else None
-    if manifest is None or manifest.config["decide_on"] != HEAD:
+    if manifest is None or manifest.config["screen"] != HEAD:
         return found
     wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
     columns = ["run_id", "prompt_id", "configuration", "status", "n_tokens"]

@@ -146,9 +146,9 @@ const HOW = {
     "Depth by token position":
       "(exit layer + 1) / number of layers, averaged over the tokens of a run in a bin of positions, then over seeds, then over the prompts whose text reaches the bin.",
     "Saving, theoretical":
-      "1 − Σ cost_needed / Σ cost_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",
+      "1 − Σ macs_required / Σ macs_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",
     "Saving, run":
-      "1 − Σ cost_run / Σ cost_full over runs: the multiply-adds of what is run for each row if it is decoded alone, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
+      "1 − Σ macs_executed / Σ macs_full over runs: the multiply-adds of what is run for each row if it is decoded alone, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
     "Saving, realised":
       "1 − seconds / seconds of full depth in the same round of jobs/timings.py, for the same prompts and number of tokens; the interval is over its calls. What it lacks of run is the run saving of the timed tokens minus the realised one, in points. Generate is that of transformers, at full depth.",
     "Allowed by T(rows, layers)":

@@ -172,7 +172,7 @@ function tokenLine(run, tokens, { kl, saw, logprob, said }, i) {
   if (looked >= 0) {
     const at = looked < rank ? ` after layer ${DATA.layers[looked]}` : "";
     facts.push(
-      `${DATA.rules[configuration.rule]?.sees ?? "evidence"}: ${besideThreshold(saw[looked], looked === rank, configuration)}${at}`,
+      `${DATA.rules[configuration.rule]?.sees ?? "exit score"}: ${besideThreshold(saw[looked], looked === rank, configuration)}${at}`,
     );
   }
   if (kl && rank < DATA.final) facts.push(`KL ≈ ${nats(kl[rank])} nats`);

@@ -177,7 +177,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
   const heads = [
     "Layer",
     kl && "≈\u00a0KL, nats",
-    looked && `Rule saw: ${DATA.rules[rule]?.sees || "evidence"}`,
+    looked && `Rule saw: ${DATA.rules[rule]?.sees || "exit score"}`,
     probability && "≈\u00a0Exit proba\u00adbility",
     top && "Would have said",
   ];

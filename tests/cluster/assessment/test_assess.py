@@ -238,7 +238,7 @@ def test_artefacts_that_were_swapped_or_are_of_another_model_are_refused_before_
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--at-most", "0.2"], ["choice"]),
+        (["--max-risk", "0.2"], ["choice"]),
         (["--batch", "2"], ["times", "again"]),
         (["--max-new-tokens", "9"], "holds another sweep (max_new_tokens: 12 -> 9)"),
         (["--exit-layers", "2", "4"], "holds another sweep (exit_layers: [2, 4, 5] -> [2, 4])"),

@@ -91,7 +91,7 @@ def test_each_command_is_one_that_its_own_parser_reads(tmp_path: Path) -> None:
     readers = {"train": train, "replay": replay, "choose": choose, "timings": timings}
     for each in commands:
         if each.script == "sweep":
-            aside = {"--readout", "--state", "--settings-of", "--within"}
+            aside = {"--readout", "--kv-maps", "--settings-from-replay", "--within"}
             kept = [text for at, text in enumerate(each.arguments) if not aside & {text, each.arguments[at - 1]}]
             plain = [text for text in kept if not text.startswith("mapped_residual")]
             plain += ["--rules", "confidence=0.9"] if each.name == RUN else []

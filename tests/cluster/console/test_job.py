@@ -165,11 +165,11 @@ BAD_FLAGS = {
     "--rules foo=1": f"unknown rule 'foo': choose from {', '.join(RULES)} (--rules)",
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
     "--rules kl=-1": "the KL factor of rule kl must be finite and ≥ 0, got -1 (--rules)",
-    "--settings-of results/a": "--settings-of RESULTS and --within RISK=SHARE are given together",
-    "--within answers=0.02": "--settings-of RESULTS and --within RISK=SHARE are given together",
-    "--settings-of results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, got answers=2: "
+    "--settings-from-replay results/a": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
+    "--within answers=0.02": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
+    "--settings-from-replay results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, got answers=2: "
     f"risks are {', '.join(RISKS)}",
-    "--settings-of results/a --within answers=0.02 --kl-factors 1": "--settings-of says which rules are run, and "
+    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay says which rules are run, and "
     "--kl-factors too: give one of them",
     "--only unfrozen/kl/3": "--only unfrozen/kl/3 is no configuration of this sweep: did you mean "
     "unfrozen/kl/4 or unfrozen/kl/2?",
@@ -191,8 +191,8 @@ BAD_FLAGS = {
     "--rules fixed": "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)",
     "--rules random": "rule random follows a configuration of a finished sweep: give --controls-of RESULTS (--rules)",
     "--rules kl=1 --kl-factors 2": "rule kl has KL factors in rules and in kl_factors: give all of them in one place",
-    "--controls-in unfrozen": "--controls-in unfrozen has no effect: give --controls-of RESULTS",
-    "--controls-of x --controls-in normal": "--controls-in normal is no mode that exits: give some of "
+    "--control-modes unfrozen": "--control-modes unfrozen has no effect: give --controls-of RESULTS",
+    "--controls-of x --control-modes normal": "--control-modes normal is no mode that exits: give some of "
     "unfrozen, frozen_residual, mapped_residual, frozen_cache, skip",
     "--controls-of nowhere": "--controls-of nowhere holds no sweep.json: give the folder of a finished sweep",
     "--top-p 2": "top_p must be ≤ 1, got 2 (--top-p)",

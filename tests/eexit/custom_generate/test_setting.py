@@ -109,7 +109,7 @@ def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
     maps = save_state_maps(tmp_path / "maps", tensors, description)
     gate = save_gate(tmp_path / "gate", random_gate([rule], range(6)), description)
     modes = ["mapped_residual"] if form == KEYS else ["frozen_residual", "mapped_residual", "unfrozen", "skip"]
-    artefacts = {"state": str(maps), "gate": str(gate), "gate_thresholds": [0.5], "decide_on": "screen:8:32"}
+    artefacts = {"state": str(maps), "gate": str(gate), "gate_thresholds": [0.5], "screen": "8:32"}
     out = swept(
         tmp_path / "sweep", place, TEXTS[:4], rules={"confidence": [confidence_of("llama")]}, modes=modes, **artefacts
     )
@@ -253,7 +253,7 @@ def test_costs_and_stats_say_what_was_run(
     run_layers = sum(int(cost["layers_run"]) for cost in output.costs)
     assert sum(layer + 1 for layer in layers) <= run_layers <= 7 * len(layers)
     for cost in output.costs:
-        assert 0 < cost["cost_needed"] <= cost["cost_run"]
+        assert 0 < cost["macs_required"] <= cost["macs_executed"]
     stats = setting.stats
     assert stats["eexit_rows_total"] == 3
     assert stats["eexit_tokens_total"] == 3 * N_TOKENS
@@ -261,7 +261,7 @@ def test_costs_and_stats_say_what_was_run(
     assert {name: n for name, n in stats.items() if "exits_total" in name} == {
         f'eexit_exits_total{{layer="{layer}"}}': layers.count(layer) for layer in sorted(set(layers))
     }
-    full, done = (sum(cost[name] for cost in output.costs) for name in ("cost_full", "cost_run"))
+    full, done = (sum(cost[name] for cost in output.costs) for name in ("macs_full", "macs_executed"))
     assert stats["eexit_saved_ratio"] == pytest.approx(1 - done / full, abs=1e-6)
     assert all(re.fullmatch(r'[a-z_]+(\{[a-z]+="\d+"\})?', name) for name in stats)
 

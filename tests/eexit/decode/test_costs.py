@@ -24,7 +24,7 @@ from transformers.integrations import moe
 from eexit.decode.costs import LOOKS, OpCounts, UnitCosts, cost_columns, multiply_adds, required_ops
 from eexit.decode.requests import DecodingConfig
 from eexit.decode.unit_costs import find_prices
-from eexit.method.modes import MODES, Leaves
+from eexit.method.modes import MODES, KVFill
 from eexit.model.layers import Decoder, ForwardInputs, Layer, Visit
 
 N_LAYERS = 7
@@ -228,7 +228,7 @@ def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     counts = required_ops(exits, LAYER_X, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
-        run = len(deeper) if state.leaves is Leaves.FULL_DEPTH else 0
+        run = len(deeper) if state.fill is KVFill.FULL_DEPTH else 0
         written = len(deeper) if state.writes_keys else 0
         assert counts.layers_T[token] == exit_layer + 1 + run
         assert counts.kv_layers_T[token] == written
@@ -249,6 +249,6 @@ def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
             expected += layer_L[layer] + position_L[layer] * (N_PROMPT + place + 1)
         expected += head
     columns = cost_columns(prices, None, exit_layer_T, exitable_layers, mode, N_PROMPT)
-    assert columns["cost_exits"] == expected
-    assert (columns["cost_needed"] or 0) >= expected or mode == "skip", "whose later tokens attend to fewer positions"
-    assert (columns["cost_full"] or 0) > expected
+    assert columns["macs_to_exit"] == expected
+    assert (columns["macs_required"] or 0) >= expected or mode == "skip", "whose later tokens attend to fewer positions"
+    assert (columns["macs_full"] or 0) > expected

@@ -58,7 +58,7 @@ def check(base: PreTrainedModel, student: PreTrainedModel, rules: Sequence[str])
             continue
         scored = score(decoders[0], DECODING, request, trace.token_id_T.tolist(), decoders[1])
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), request
-        for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
+        for name in ("exit_logprob_T", "exit_prob_TX", "exit_score_TE"):
             mine, other = getattr(scored, name), getattr(trace, name)
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
     assert len({len(trace.token_id_T) for trace in traces}) > 1, "rows must end at different times"

@@ -70,7 +70,7 @@ def test_a_learned_readout_drafts(llama: PreTrainedModel) -> None:
 def test_a_row_runs_what_it_says(architecture: str) -> None:
     draft, decoder = Draft(4, 3), decoder_of(shared_model(architecture))
     priced = architecture in ("llama", "gemma3", "gpt_neox")
-    alone = run_alone(decoder, replace(DECODING, observe="none"), Request(REPEATING, draft), priced=priced)
+    alone = run_alone(decoder, replace(DECODING, record_full_depth="none"), Request(REPEATING, draft), priced=priced)
     trace, counts, rounds = alone.trace, alone.counts, alone.trace.rounds
     assert rounds is not None
     assert counts.kv_layers_T.sum() == 0
@@ -86,7 +86,7 @@ def test_a_row_runs_what_it_says(architecture: str) -> None:
     assert rounds.emitted_R(n_decided).sum() == n_decided
     assert trace.drafted_T.sum() == columns["accepted"]
     assert columns["expected_speedup"] == 8 * n_decided / (len(rounds.input_index_R) * 8 + n_read * 6)
-    assert alone.columns["cost_needed"] == alone.columns["cost_full"] < alone.columns["cost_run"]
+    assert alone.columns["macs_required"] == alone.columns["macs_full"] < alone.columns["macs_executed"]
 
 
 def test_drafts_reach_beyond_the_room_that_records_have(

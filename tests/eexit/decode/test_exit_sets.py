@@ -60,7 +60,7 @@ def test_invariant_3_every_rule_exits_within_its_set_as_the_reference_does(shift
         assert isinstance(request.configuration, EarlyExit)
         outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
         assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a chance nor an unknown one"
-        assert np.isnan(trace.evidence_TE[1:, outside]).all()
+        assert np.isnan(trace.exit_score_TE[1:, outside]).all()
         seen |= {(len(request.configuration.layers), layer) for layer in trace.exit_layer_T[1:].tolist()}
     assert len(seen) >= 8
 
@@ -84,7 +84,7 @@ def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTraine
 def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     llama: PreTrainedModel, looks_through: str, layers: tuple[int, ...]
 ) -> None:
-    decoder, decoding = decoder_of(llama), replace(SAMPLED, observe="none")
+    decoder, decoding = decoder_of(llama), replace(SAMPLED, record_full_depth="none")
     if looks_through == "screen":
         decoding = replace(decoding, screen=screen_of(llama, 6, 9, packed=False))
     request = Request(PROMPTS[0], EarlyExit("frozen_residual", "confidence", 0.3, layers), 3)
@@ -104,7 +104,7 @@ def test_invariant_8_scoring_gives_the_exits_of_a_set_through_a_screen(llama: Pr
         [trace] = traces_of(Engine(decoder_of(llama), decoding).generate([request])).values()
         scored = score(decoder_of(llama), decoding, request, trace.token_id_T.tolist())
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
-        np.testing.assert_allclose(scored.evidence_TE, trace.evidence_TE, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(scored.exit_score_TE, trace.exit_score_TE, rtol=1e-3, atol=1e-4)
 
 
 def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTrainedModel) -> None:
@@ -143,9 +143,9 @@ def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedMode
 
 
 def test_what_does_not_fit_the_head_is_refused(llama: PreTrainedModel) -> None:
-    with pytest.raises(UsageError, match="screen:33:9: the rank is above the width of what the head takes, 32"):
+    with pytest.raises(UsageError, match="33:9: the rank is above the width of what the head takes, 32"):
         screen_of(llama, 33, 9)
-    with pytest.raises(UsageError, match="screen:8:98: the model has only 97 tokens"):
+    with pytest.raises(UsageError, match="8:98: the model has only 97 tokens"):
         screen_of(llama, 8, 98)
     with pytest.raises(ValueError, match="exit set 2,4: layer 2 is not exitable, only 1, 3, 4 are"):
         EarlyExit("unfrozen", "confidence", 0.5, (2, 4)).per_layer(EXITABLE)

@@ -49,7 +49,7 @@ def test_invariant_3_gated_rules_exit_as_the_reference_does(architecture: str) -
     for trace in as_reference(model, requests, decoding):
         assert trace.counts is not None
         gates, reads = (trace.counts.looks_TX(name)[:, :-1] for name in ("gate_reads", "head_reads"))
-        seen = ~np.isnan(trace.evidence_TE[1:])
+        seen = ~np.isnan(trace.exit_score_TE[1:])
         assert (reads >= seen).all(), "what is seen is read"
         assert (gates >= seen).all(), "and what is seen is behind the gate"
         passed |= {*(gates - seen).ravel().tolist()}
@@ -70,7 +70,7 @@ def test_invariant_8_scoring_gives_the_exits_of_gated_rules(llama: PreTrainedMod
         [trace] = generate(llama, [request], decoding)
         scored = score(decoder_of(llama), decoding, request, trace.token_id_T.tolist())
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist()
-        np.testing.assert_allclose(scored.evidence_TE[1:], trace.evidence_TE[1:], atol=1e-4)
+        np.testing.assert_allclose(scored.exit_score_TE[1:], trace.exit_score_TE[1:], atol=1e-4)
 
 
 def test_a_gate_costs_one_product_with_a_vector(llama: PreTrainedModel) -> None:

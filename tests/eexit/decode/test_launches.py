@@ -72,7 +72,7 @@ def of_generate(n_layers: int) -> Launches:
 
 def of_engine(n_layers: int, exitable_layers: tuple[int, ...], configurations: Sequence[Configuration]) -> Launches:
     """Of rows that have these configurations in turn."""
-    steps, decoding = list[Counts](), DecodingConfig(exitable_layers, N_TOKENS, frozenset(), observe="none")
+    steps, decoding = list[Counts](), DecodingConfig(exitable_layers, N_TOKENS, frozenset(), record_full_depth="none")
     requests = [Request(prompt, configurations[row % len(configurations)]) for row, prompt in enumerate(PROMPTS)]
     engine = Engine(decoder_there(n_layers), decoding)
     with Card() as card:

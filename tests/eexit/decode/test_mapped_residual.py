@@ -91,11 +91,11 @@ def own_projections(llama: PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("form", FORMS)
 def test_invariant_7_a_row_runs_what_its_maps_are_priced_at(llama: PreTrainedModel, form: str) -> None:
     decoder = decoder_of(llama)
-    decoding = replace(decoding_of(decoder, form), observe="none")
+    decoding = replace(decoding_of(decoder, form), record_full_depth="none")
     request = Request(PROMPTS[0], EarlyExit(MODE, "confidence", some(llama, "confidence")[0]), 3)
     alone = run_alone(decoder, decoding, request, priced=True)
     assert alone.counts.kv_layers_T.max() > 1, "something must be mapped"
-    assert alone.columns["cost_needed"] <= alone.columns["cost_run"]
+    assert alone.columns["macs_required"] <= alone.columns["macs_executed"]
 
 
 def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:

@@ -25,7 +25,7 @@ def check_score(decoder: Decoder, decoding: DecodingConfig, request: Request, tr
     """Returns the layers that were exited at."""
     scored = score(decoder, decoding, request, trace.token_id_T.tolist())
     assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), request
-    for name in ("exit_logprob_T", "exit_prob_TX", "evidence_TE"):
+    for name in ("exit_logprob_T", "exit_prob_TX", "exit_score_TE"):
         mine, other = getattr(scored, name), getattr(trace, name)
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
     assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()

@@ -46,7 +46,7 @@ from eexit.model.layers import ForwardInputs, Visit
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, NoExit
 
 MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
-FEW = replace(SAMPLED, observe="none")
+FEW = replace(SAMPLED, record_full_depth="none")
 ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
 # States in which something is run past an exit; one that maps does what frozen_residual does, behind a map.
 RUN_ON = ("unfrozen", "frozen_residual")
@@ -195,7 +195,7 @@ def test_a_text_that_never_goes_deeper_runs_nothing_deeper(llama: PreTrainedMode
     for mode in MODES:
         alone = run_alone(decoder_of(llama), FEW, Request(PROMPTS[1], EarlyExit(mode, "fixed", 1.0)))
         assert alone.columns["layers_run"] == 2 * (len(alone.trace.token_id_T) - 1)
-        assert alone.columns["cost_run"] >= alone.columns["cost_needed"]
+        assert alone.columns["macs_executed"] >= alone.columns["macs_required"]
 
 
 SHALLOW = EarlyExit("unfrozen", "fixed", 1.0)  # of whose tokens all deeper layers are deferred
@@ -217,7 +217,7 @@ def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPat
     for other in (SHALLOW, EarlyExit("between", "fixed", 1.0)):
         requests = [Request(PROMPTS[1], each) for each in (SHALLOW, SHALLOW, other)]
         held.clear()
-        traces_of(Engine(decoder, replace(LONG_TEXT, observe="none")).generate(requests))
+        traces_of(Engine(decoder, replace(LONG_TEXT, record_full_depth="none")).generate(requests))
         of_row = row_bytes(False, DecoderPair.of(decoder), LONG_TEXT, length, requests)
         assert 0.9 * 3 * (of_row - of_normal) < max(held) < 3 * (of_row - of_normal)
 
@@ -235,7 +235,7 @@ def test_a_step_does_not_copy_all_deferred_tokens() -> None:
             return made
 
     decoder, requests = decoder_of(long_llama()), [Request(PROMPTS[1], SHALLOW)] * 3
-    decoding = replace(LONG_TEXT, observe="none")
+    decoding = replace(LONG_TEXT, record_full_depth="none")
     with Copies() as copies:
         traces_of(Engine(decoder, decoding).generate(requests))
     assert 0 < copies.most < 3 * N_LONG * decoder.width / 2
@@ -250,7 +250,7 @@ def passes_of(
     def note(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
         sizes.append(given[0].shape[0] * given[0].shape[1])
 
-    engine, layers = Engine(decoder_of(model), replace(decoding, observe="none")), cast(Any, model).model.layers
+    engine, layers = Engine(decoder_of(model), replace(decoding, record_full_depth="none")), cast(Any, model).model.layers
     handle = layers[-1].mlp.register_forward_pre_hook(note)
     traces_of(engine.generate(requests, told.append))
     handle.remove()

@@ -26,12 +26,12 @@ def kinds(model: PreTrainedModel) -> list[Configuration]:
     return [*exits, EarlyExit("unfrozen", "fixed", 3.0)]
 
 
-@pytest.mark.parametrize(("architecture", "observe"), [("llama", "final"), ("gemma3", "none")])
-def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, observe: Observe) -> None:
+@pytest.mark.parametrize(("architecture", "record_full_depth"), [("llama", "final"), ("gemma3", "none")])
+def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, record_full_depth: Observe) -> None:
     model = shared_model(architecture)
     requests = grid(kinds(model), PROMPTS[:2])
     whole = generate(model, requests, replace(SAMPLED, max_rows=5))
-    less = generate(model, requests, replace(SAMPLED, max_rows=5, observe=observe))
+    less = generate(model, requests, replace(SAMPLED, max_rows=5, record_full_depth=observe))
     kept = {field for field, *_ in recorded(observe)}
     assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
     assert ("logprob_T" in kept) == (observe == "final")
@@ -60,25 +60,25 @@ def test_observation_in_parts_is_that_of_the_reference(monkeypatch: pytest.Monke
     assert len(observed) > 2
 
 
-@pytest.mark.parametrize("observe", ["final", "none"])
+@pytest.mark.parametrize("record_full_depth", ["final", "none"])
 def test_oracles_decide_alike_whatever_is_recorded_with_an_adapter_too(
-    llama: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory, observe: Observe
+    llama: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory, record_full_depth: Observe
 ) -> None:
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path_factory.mktemp("adapter"))))
     requests = grid(
         [NoExit(), *(EarlyExit("frozen_residual", rule, 1.0 if rule == "kl" else None) for rule in ORACLES)]
     )
     for other in (None, student):
-        engines = (Engine(decoder_of(llama), replace(SAMPLED, observe=each), other) for each in ("all", observe))
+        engines = (Engine(decoder_of(llama), replace(SAMPLED, record_full_depth=each), other) for each in ("all", observe))
         whole, less = (traces_of(engine.generate(requests)) for engine in engines)
         for index, trace in less.items():
             assert trace.token_id_T.tolist() == whole[index].token_id_T.tolist()
             assert trace.exit_layer_T.tolist() == whole[index].exit_layer_T.tolist()
 
 
-@pytest.mark.parametrize(("observe", "reads"), [("all", 1 + 4), ("final", 1 + 1), ("none", 1)])
+@pytest.mark.parametrize(("record_full_depth", "reads"), [("all", 1 + 4), ("final", 1 + 1), ("none", 1)])
 def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_layer_that_is_observed(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, observe: Observe, reads: int
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, record_full_depth: Observe, reads: int
 ) -> None:
     decoder, n_read = decoder_of(llama), 0
     head = decoder.lm_head
@@ -89,7 +89,7 @@ def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_layer_that_
         return head(ready_BH)
 
     monkeypatch.setattr(decoder, "lm_head", counted)
-    greedy = replace(SAMPLED, temperature=0.0, observe=observe)
+    greedy = replace(SAMPLED, temperature=0.0, record_full_depth=observe)
     [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], NoExit())])).values()
     first = max(1, greedy.n_observed)  # of the prompt's pass
     assert n_read == first + reads * (len(trace.token_id_T) - 1)

@@ -51,7 +51,7 @@ def test_an_own_rule_is_as_the_naive_reference(llama: PreTrainedModel, rule: str
 @pytest.mark.parametrize("architecture", ["gemma3", "mixtral", "gpt2"])
 def test_own_states_are_as_the_naive_reference_on_others(architecture: str) -> None:
     model = tiny_model(architecture)
-    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].leaves.value != "keys"]
+    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].fill.value != "keys"]
     requests = grid([EarlyExit(state, "still", 0.9) for state in states])
     as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
 
@@ -105,7 +105,7 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
 
         return counted
 
-    engine = Engine(Decoder(llama), replace(DECODING, observe="none"))
+    engine = Engine(Decoder(llama), replace(DECODING, record_full_depth="none"))
     handles = [layer.mlp.register_forward_hook(count(index)) for index, layer in enumerate(llama.model.layers)]
     [trace] = traces_of(engine.generate(grid([EarlyExit("as_it_was", "sure", 0.3)], [(3, 4)]))).values()
     for handle in handles:
@@ -119,12 +119,12 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
     ("text", "says"),
     [
         ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
-        ("@eexit.state\ndef normal(exit, layer): ...", "state normal: there is one of that name already"),
+        ("@eexit.mode\ndef normal(exit, layer): ...", "state normal: there is one of that name already"),
         ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of stream, probe, distribution, history"),
         ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
-        ("@eexit.state\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
-        ("@eexit.state(leaves='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
-        ("@eexit.state(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
+        ("@eexit.mode\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
+        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
+        ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
         ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
         (
             "import sys\nsys.exit(0)",
@@ -140,18 +140,18 @@ def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> N
         use_text(CustomSource("mine.py", f"import eexit\n{text}\n"))
 
 
-SHOWN = "return layer.top_p[:, 0]"
+SHOWN = "return layer.top2_prob[:, 0]"
 AT_DEF, AT_LINE = r" \(mine.py, line 2\)$", r" \(mine.py, line 4: (return|raise) .*\)$"
 WRONG_RULES = [
     ("", "return layer.logits[:, 0] > 0", "layer 1: it looks at logits, .*: say needs=\"logits\"" + AT_LINE),
-    ("", "return layer.top_p > 0", r"layer 1: gives \(2, 2\), not \(2,\)" + AT_DEF),
+    ("", "return layer.top2_prob > 0", r"layer 1: gives \(2, 2\), not \(2,\)" + AT_DEF),
     ("", "return True", r"layer 1: gives a bool, not a \(2,\) tensor of bool" + AT_DEF),
     ("", "return None", r"layer 1: gives a NoneType, not a \(2,\) tensor of bool" + AT_DEF),
     ("", SHOWN, "layer 1: gives numbers, not True or False: if they are chances, say draws=True" + AT_DEF),
     ("", "return 1 / 0", "layer 1: ZeroDivisionError: division by zero" + AT_LINE),
     ("", "raise SystemExit(3)", r"layer 1: it calls sys.exit\(3\)" + AT_LINE),
     ("draws=True", f"{SHOWN} / 0 * 0", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
-    ("parameter='score'", "return (layer.top_p[:, 0] - 2).sqrt()", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
+    ("parameter='score'", "return (layer.top2_prob[:, 0] - 2).sqrt()", "layer 1: gives NaN, 2 times of 2" + AT_DEF),
     ("needs='final', draws=True", "return layer.kl * float('nan')", "all layers: gives NaN, 6 times of 6" + AT_DEF),
     ("needs='final', draws=True", "return layer.kl[:, 0]", r"all layers: gives \(2,\), not \(2, 3\)" + AT_DEF),
 ]  # fmt: skip
@@ -171,20 +171,20 @@ def test_a_rule_that_gives_what_it_may_not_says_where(
 @pytest.mark.parametrize(
     ("options", "text", "says"),
     [
-        ("", "return exit.stream[:, :1]", r"gives \({n}, 1\), not \({n}, 32\)"),
-        ("", "return exit.stream[0]", r"gives \(32,\), not \({n}, 32\)"),
-        ("", "return exit.stream[:1].repeat(9, 1)", r"gives \(9, 32\), not \({n}, 32\)"),
-        ("", "return exit.stream.double()", "gives torch.float64, not torch.float32"),
-        ("", "return exit.stream > 0", "gives torch.bool, not torch.float32"),
+        ("", "return exit.hidden[:, :1]", r"gives \({n}, 1\), not \({n}, 32\)"),
+        ("", "return exit.hidden[0]", r"gives \(32,\), not \({n}, 32\)"),
+        ("", "return exit.hidden[:1].repeat(9, 1)", r"gives \(9, 32\), not \({n}, 32\)"),
+        ("", "return exit.hidden.double()", "gives torch.float64, not torch.float32"),
+        ("", "return exit.hidden > 0", "gives torch.bool, not torch.float32"),
         ("", "return None", r"gives a NoneType, not a \({n}, 32\) tensor"),
-        ("", "return exit.stream / 0", "gives numbers that are not finite, of {n} of {n} tokens"),
-        ("leaves='keys'", "return exit.stream", "gives no pair of keys and values"),
+        ("", "return exit.hidden / 0", "gives numbers that are not finite, of {n} of {n} tokens"),
+        ("fill='kv'", "return exit.hidden", "gives no pair of keys and values"),
         (
-            "leaves='keys'", "return layer.key(layer.given), layer.value(layer.given)[:, :1]",
+            "fill='kv'", "return layer.key(layer.kv_input), layer.value(layer.kv_input)[:, :1]",
             r"gives values \({n}, 1\), not \({n}, 16\)",
         ),
         (
-            "leaves='keys'", "return layer.key(layer.given) * float('nan'), layer.value(layer.given)",
+            "fill='kv'", "return layer.key(layer.kv_input) * float('nan'), layer.value(layer.kv_input)",
             "gives keys that are not finite, of {n} of {n} tokens",
         ),
     ],
@@ -193,7 +193,7 @@ def test_a_mode_that_gives_what_it_may_not_says_where(
     llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str
 ) -> None:
     """Also of one token, of which (1, 1) or (32,) would be spread over all numbers."""
-    use_text(CustomSource("mine.py", f"import eexit\n@eexit.state({options})\ndef a(exit, layer):\n    {text}\n"))
+    use_text(CustomSource("mine.py", f"import eexit\n@eexit.mode({options})\ndef a(exit, layer):\n    {text}\n"))
     requests = grid([EarlyExit("a", "fixed", 1.0)], [(3, 4), (5, 6), (7, 8), (9, 10)][:n_rows])
     with pytest.raises(UsageError, match="^mode a, layer 2: " + says.replace("{n}", str(n_rows)) + AT_DEF):
         generate(llama, requests)
@@ -215,7 +215,7 @@ def test_a_row_whose_own_numbers_blow_up_fails_alone_and_not_by_its_mode() -> No
 
 
 def test_a_mode_that_fails_says_where(llama: PreTrainedModel) -> None:
-    use_text(CustomSource("mine.py", "import eexit\n@eexit.state\ndef a(exit, layer):\n    return exit.nothing\n"))
+    use_text(CustomSource("mine.py", "import eexit\n@eexit.mode\ndef a(exit, layer):\n    return exit.nothing\n"))
     with pytest.raises(UsageError, match=r"^mode a, layer .: AttributeError: .*'nothing' \(mine.py, line 4: r"):
         generate(llama, grid([EarlyExit("a", "confidence", 0.01)], [(3, 4)]))
 
@@ -240,7 +240,7 @@ def test_what_a_file_prints_and_how_long_it_takes_is_said(
 def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     for threshold in (0.1, 0.2):
-        path.write_text(f"import eexit\n@eexit.rule()\ndef a(layer):\n    return layer.top_p[:, 0] > {threshold}\n")
+        path.write_text(f"import eexit\n@eexit.rule()\ndef a(layer):\n    return layer.top2_prob[:, 0] > {threshold}\n")
         [source] = use_files([str(path)])
         assert RULES["a"].source == source
         assert str(threshold) in source.text

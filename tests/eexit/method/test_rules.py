@@ -64,8 +64,8 @@ def test_a_parameter_that_makes_no_sense_is_refused(rule: str, parameter: Parame
 
 @pytest.mark.parametrize("rule", ["confidence", "margin", "entropy", "similarity", "patience"])
 def test_what_just_reaches_a_threshold_exits(rule: str) -> None:
-    evidence_BE = torch.tensor([[1.5, 2.0, 2.5]])
-    chances = RULES[rule].chances(evidence_BE, torch.full((1, 3), 2.0))
+    score_BE = torch.tensor([[1.5, 2.0, 2.5]])
+    chances = RULES[rule].chances(score_BE, torch.full((1, 3), 2.0))
     assert chances.exit_BE.tolist() == ([[1, 1, 0]] if rule == "entropy" else [[0, 1, 1]])
 
 
@@ -112,13 +112,13 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, ow
     for request, (_, trace) in zip(requests, sorted(Engine(Decoder(llama), decoding).generate(requests)), strict=True):
         assert isinstance(trace, RequestOutput)
         assert isinstance(request.configuration, EarlyExit)
-        sure_TE = trace.evidence_TE[1:] >= request.configuration.parameter
+        sure_TE = trace.exit_score_TE[1:] >= request.configuration.parameter
         first_T = np.where(sure_TE.any(1), sure_TE.argmax(1), len(EXITABLE))
         assert trace.exit_layer_T[1:].tolist() == np.array([*EXITABLE, 6])[first_T].tolist()
         if len({*trace.exit_layer_T[1:]}) > 1:
             exits.add(request.configuration.parameter)
         top_TK = trace.exit_top_prob_TK[1:][first_T < len(EXITABLE)]
-        its_T = trace.evidence_TE[1:][first_T < len(EXITABLE), first_T[first_T < len(EXITABLE)]]
+        its_T = trace.exit_score_TE[1:][first_T < len(EXITABLE), first_T[first_T < len(EXITABLE)]]
         np.testing.assert_allclose(its_T, top_TK[:, 0] / top_TK[:, 1], rtol=1e-4)
     assert exits
 

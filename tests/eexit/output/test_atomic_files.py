@@ -29,7 +29,7 @@ def card(size: int) -> ArtefactCard:
 
 
 def summary(size: int) -> SweepSummary:
-    config: Any = SimpleNamespace(observe="x" * size)
+    config: Any = SimpleNamespace(record_full_depth="x" * size)
     return SweepSummary(config, "", {"name": "x" * size}, "float32", 0, 0, RunCounts())
 
 

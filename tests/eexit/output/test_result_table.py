@@ -38,7 +38,7 @@ def judged() -> Table:
 def replayed() -> Table:
     share = {"expected_disagreement": 0.123, "expected_disagreement_low": 0.1, "expected_disagreement_high": 0.15}
     depth = {"mean_depth": 0.877, "mean_depth_low": 0.8, "mean_depth_high": 0.9, "expected_kl": 0.01234}
-    costs = {"cost_needed": 88, "cost_full": 100, "cost_run": 93}
+    costs = {"macs_required": 88, "macs_full": 100, "macs_executed": 93}
     about = {"mode": "m", "rule": "kl", "text_of": "normal", "drawn": True, "prompts": 9, "texts": 9}
     return replays_table([{"configuration": key, **share, **depth, **costs, **about} for key in KEYS])
 
@@ -88,7 +88,7 @@ def test_times_of_many_configurations_fit() -> None:
     rows: list[dict[str, Any]] = []
     for key in KEYS:
         for at in range(6):
-            costs = {"cost_full": 100.0, "cost_needed": 80.0, "cost_run": 100.004}
+            costs = {"macs_full": 100.0, "macs_required": 80.0, "macs_executed": 100.004}
             timed = {"round": at, "batch": 8, "seconds": 1 + at / 10, "tokens": 100000, "prompt_ids": ["rome", "sum"]}
             rows.append({"configuration": key, **timed, **costs})
     text = re.sub(r"\s+", " ", " ".join(printed(timings_table(rows))))

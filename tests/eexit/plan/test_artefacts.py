@@ -216,7 +216,7 @@ def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tm
     with pytest.raises(UsageError) as refusal:
         load_state_maps(config(state=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
     assert str(refusal.value) == (
-        f"--state {place} is of form keys, but layer 0 makes keys and values by no modules of their own: train maps of "
+        f"--kv-maps {place} is of form keys, but layer 0 makes keys and values by no modules of their own: train maps of "
         "form streams"
     )
 
@@ -238,9 +238,9 @@ def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"was trained on the model's own streams: give --adapter as it was"):
         config(state=place, adapter=adapter, **MAPPING)
     planned = config(state=place, **MAPPING)
-    with pytest.raises(UsageError, match=r"--state .* was trained for layers 0 1 2 3 4 5, not for 6"):
+    with pytest.raises(UsageError, match=r"--kv-maps .* was trained for layers 0 1 2 3 4 5, not for 6"):
         refuse_misfit(planned, MODEL, [1, N_LAYERS - 1])
-    with pytest.raises(UsageError, match=r"--state .* was trained for model tiny, not for this other"):
+    with pytest.raises(UsageError, match=r"--kv-maps .* was trained for model tiny, not for this other"):
         refuse_misfit(planned, {**MODEL, "name": "other", "digest": "cd" * 32}, [1])
 
 

@@ -28,10 +28,10 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"exit_layers": [3, 3]}, "must be strictly increasing, got 3,3"),
         ({"exit_layers": []}, "at least 1 item"),
         ({"max_new_tokens": 0}, "greater than or equal to 1"),
-        ({"observe": "some"}, "Input should be 'all', 'final' or 'none'"),
-        ({"observe": "none"}, "rule kl decides by what the full-depth model says at every exitable layer, which"),
+        ({"record_full_depth": "some"}, "Input should be 'all', 'final' or 'none'"),
+        ({"record_full_depth": "none"}, "rule kl decides by what the full-depth model says at every exitable layer, which"),
         (
-            {"observe": "final", "rules": {"fixed": [5], "agree": []}},
+            {"record_full_depth": "final", "rules": {"fixed": [5], "agree": []}},
             "rule agree decides .* set observe to all",
         ),
         ({"thinking": ["<think>"]}, "thinking takes what opens a chain of thought and what closes it, .* got <think>"),
@@ -50,7 +50,7 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str)
 
 def test_normal_alone_needs_no_factor_and_no_observation() -> None:
     assert SweepConfig.model_validate({"prompts": PROMPTS, "modes": ("normal",), "kl_factors": ()}).rules == {}
-    assert SweepConfig(prompts=PROMPTS, modes=("normal",), observe="none").rules
+    assert SweepConfig(prompts=PROMPTS, modes=("normal",), record_full_depth="none").rules
 
 
 def test_kl_factors_are_short_for_parameters_of_rule_kl() -> None:
@@ -89,8 +89,8 @@ GATED = {"rules": {"confidence": (0.9,)}, "gate": HERE}
         ({"gate_thresholds": (0.3,)}, "gate_thresholds have no effect: give --gate"),
         (GATED | {"rules": {"similarity": (0.9,)}}, "has no effect: give a rule that reads layers"),
         (GATED | {"rules": {"patience": (2.0,)}}, "rule patience compares all layers of its set"),
-        ({"decide_on": "screen:8:1"}, "lets 2 tokens or more through"),
-        ({"decide_on": "whole"}, "decide_on is head or a screen, as in screen:96:1024 .rank, tokens., got 'whole'"),
+        ({"screen": "8:1"}, "lets 2 tokens or more through"),
+        ({"screen": "whole"}, "screen is head or a screen, as in 96:1024 .rank, tokens., got 'whole'"),
     ],
 )
 def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(

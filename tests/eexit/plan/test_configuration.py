@@ -58,8 +58,8 @@ def test_ids_are_hashes_of_the_same_four_values_for_every_kind(key: str) -> None
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(name: str) -> None:
-    evidence_BE = torch.tensor(np.random.default_rng(0).uniform(0.05, 0.95, (50, 5)).round(2), dtype=torch.float32)
-    chances = RULES[name].chances(evidence_BE.round() if name == "agree" else evidence_BE, torch.full((50, 5), 0.5))
+    score_BE = torch.tensor(np.random.default_rng(0).uniform(0.05, 0.95, (50, 5)).round(2), dtype=torch.float32)
+    chances = RULES[name].chances(score_BE.round() if name == "agree" else score_BE, torch.full((50, 5), 0.5))
     is_certain = bool(np.isin(chances.exit_BE.numpy(), (0, 1)).all())
     if name == "fixed":  # its setting is 1 at one layer
         is_certain = bool(np.isin(RULES[name].per_layer(3.0, (1, 3)), (0, 1)).all())

@@ -35,8 +35,8 @@ def runs() -> list[dict[str, Any]]:
             "correct": None if prompt["id"].startswith("fact") else random.random() < (0.8 if key == "normal" else 0.6),
             "disagreement": random.random() if key == KEY else 0.0,
             "mean_depth": (sum(map(ord, prompt["id"])) % 7 + seed) / 10,
-            "cost_full": 100.0 + random.random(),
-            "cost_run": 90.0 + random.random() if key == KEY else None,
+            "macs_full": 100.0 + random.random(),
+            "macs_executed": 90.0 + random.random() if key == KEY else None,
         }
         for prompt in PROMPTS
         for seed in (0, 1)
@@ -67,7 +67,7 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
             assert (estimate.n, estimate.mean) == (len(values), pytest.approx(values.mean())), name
             assert len(values) >= MIN_SAMPLES
             assert estimate.low < estimate.mean < estimate.high
-        run, full = (of_units.loc[kind][name].sum() for name in ("cost_run", "cost_full"))
+        run, full = (of_units.loc[kind][name].sum() for name in ("macs_executed", "macs_full"))
         assert found[KEY][kind].saved.mean == pytest.approx(1 - run / full)
     nothing = {"mean": None, "low": None, "high": None, "n": 0}
     facts = found[KEY]["fact"].as_dict()

@@ -33,8 +33,8 @@ def runs() -> list[dict[str, Any]]:
             "status": "error" if random.random() < 0.1 else "ok",
             "correct": None if prompt["id"] == "0" else random.random() < (0.8 if key == "normal" else 0.6),
             "thinking_closed": random.random() < 0.9,
-            "cost_run": None if key == ORACLE else 90.0 + 100 * random.random(),
-            "cost_needed": 60.0 + 100 * random.random(),
+            "macs_executed": None if key == ORACLE else 90.0 + 100 * random.random(),
+            "macs_required": 60.0 + 100 * random.random(),
             "n_tokens": random.randrange(10, 90),
         }
         for prompt in PROMPTS
@@ -46,7 +46,7 @@ def runs() -> list[dict[str, Any]]:
 def test_a_right_answer_takes_what_plain_pandas_says() -> None:
     rows = runs()
     found = per_right(pa.Table.from_pylist(rows), units(PROMPTS))
-    ok = pd.DataFrame(rows).query("status == 'ok'").astype({"correct": float, "cost_run": float})
+    ok = pd.DataFrame(rows).query("status == 'ok'").astype({"correct": float, "macs_executed": float})
     of_prompts = ok.groupby(["configuration", "prompt_id"]).mean(numeric_only=True)
     unit = of_prompts.index.get_level_values("prompt_id").map(units(PROMPTS))
     of_units = of_prompts.groupby([of_prompts.index.get_level_values("configuration"), unit]).mean()
@@ -57,7 +57,7 @@ def test_a_right_answer_takes_what_plain_pandas_says() -> None:
             both = pairs.join(of_normal, how="inner")
             taken, beside = found[key][name].taken, found[key][name].beside_normal
             assert taken.n == len(pairs)
-            if (key, name) == (ORACLE, "cost_run"):
+            if (key, name) == (ORACLE, "macs_executed"):
                 assert np.isnan([taken.mean, beside.mean]).all()
                 continue
             assert taken.mean == pytest.approx(pairs[name].sum() / pairs["correct"].sum())
@@ -66,7 +66,7 @@ def test_a_right_answer_takes_what_plain_pandas_says() -> None:
                 normal = both[f"{name}_n"].sum() / both["correct_n"].sum()
                 assert beside.mean == pytest.approx(both[name].sum() / both["correct"].sum() / normal)
                 assert (beside.n, beside.low < beside.mean < beside.high) == (len(both), True)
-    json.dumps(found[ORACLE]["cost_run"].as_dict(), allow_nan=False)
+    json.dumps(found[ORACLE]["macs_executed"].as_dict(), allow_nan=False)
     assert {*COLUMNS} == {*rows[0]}
 
 

@@ -51,8 +51,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepConfig
             for name, values in MEASURED.items()
             if is_early or name not in ("disagreement", "lcs_share")
         } | {
-            "correct": n >= 2 * is_early, "finish_reason": "length" if n == 6 else "eos", "cost_full": 1000.0,
-            "cost_needed": 1000.0 - 100 * n * is_early, "cost_run": 1000.0 - 50 * n * is_early,
+            "correct": n >= 2 * is_early, "finish_reason": "length" if n == 6 else "eos", "macs_full": 1000.0,
+            "macs_required": 1000.0 - 100 * n * is_early, "macs_executed": 1000.0 - 50 * n * is_early,
             "longest_loop": n % 4,
         }  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_a_saving_has_one_number_in_the_report_in_a_package_and_where_a_setting_
     kept = {name: over_units([1 - share * n for n in range(8)], seeds=False) for name, share in COSTS.items()}
     assert [1 - shown["theoretical"], 1 - shown["run"]] == pytest.approx([*kept.values()])
     finished = read_finished(str(out), OF_PACKAGE)
-    for name, column in (("needed", "cost_needed"), ("run", "cost_run")):
+    for name, column in (("needed", "macs_required"), ("run", "macs_executed")):
         assert finished.saved(KEY, column).mean == pytest.approx(1 - kept[name])
         question = SelectionArgs("disagreement", cost=name, order="passed-on")
         chosen = SelectionData(read_finished(str(out), question.columns), question)

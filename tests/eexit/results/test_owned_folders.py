@@ -22,7 +22,7 @@ from reports import generate_multi_prompt_html_visualization
 
 Run = Callable[[list[str]], int]
 SWEEP = Manifest(
-    config={"prompts": [], "observe": "all", "seeds": [0], "temperature": 0.0},
+    config={"prompts": [], "record_full_depth": "all", "seeds": [0], "temperature": 0.0},
     configurations=[{"key": "normal", "mode": "normal"}],
     model={"n_layers": 3, "dtype": "float32"},
     exitable_layers=[1],

@@ -5,7 +5,7 @@ import pytest
 from eexit.results.tables import GENERATIONS
 
 
-@pytest.mark.parametrize("name", ["layers_run", "head_reads", "keys_written", "cost_run"])
+@pytest.mark.parametrize("name", ["layers_run", "head_reads", "kv_writes", "macs_executed"])
 def test_counts_that_a_batch_does_not_have_say_so(name: str) -> None:
     definition = GENERATIONS.field(name).metadata[b"definition"].decode()
     assert "decoded alone" in definition

@@ -32,14 +32,14 @@ ASKED: dict[Observe, str] = {"final": "at its final layer alone", "none": "full 
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the same sweep with each `--observe`, in folders of these names."""
+    """Return the same sweep with each `--record-full-depth`, in folders of these names."""
     folder = tmp_path_factory.mktemp("unobserved")
     save_byte_model(folder / "model")
     for observe in UNOBSERVED:
         config = SweepConfig(
             model=str(folder / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
             modes=("normal", "frozen_residual"), rules={"confidence": (0.1, 0.2)}, exit_every=2,
-            max_new_tokens=12, dtype="float32", observe=observe,
+            max_new_tokens=12, dtype="float32", record_full_depth=observe,
         )  # fmt: skip
         land_all(folder / observe, config)
     return folder
@@ -51,10 +51,10 @@ def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return generations.sort_values(key).reset_index(drop=True), tokens.sort_values([*key, "position"]).reset_index()
 
 
-@pytest.mark.parametrize("observe", ["final", "none"])
-def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, observe: Observe) -> None:
+@pytest.mark.parametrize("record_full_depth", ["final", "none"])
+def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, record_full_depth: Observe) -> None:
     (runs, tokens), (all_runs, all_tokens) = tables(sweeps / observe), tables(sweeps / "all")
-    assert {field.name for field in TOKENS if "null with --observe" in field.metadata[b"definition"].decode()} == (
+    assert {field.name for field in TOKENS if "null with --record-full-depth" in field.metadata[b"definition"].decode()} == (
         UNOBSERVED["none"] - {"top_tokens"}  # the texts of top_token_ids
     )
     for field in TOKENS:
@@ -78,8 +78,8 @@ def assert_alike(mine: pd.Series, theirs: pd.Series) -> None:
     pd.testing.assert_series_equal(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("observe", ["final", "none"])
-def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: Observe) -> None:
+@pytest.mark.parametrize("record_full_depth", ["final", "none"])
+def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, record_full_depth: Observe) -> None:
     store, sweep = open_store(sweeps / observe), read_sweep(str(sweeps / observe))
     config = json.loads((sweeps / observe / "sweep.json").read_text())["config"]
     planned = configurations(SweepConfig.model_validate(config))
@@ -99,12 +99,12 @@ def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: O
 def test_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
     for risk in ("disagreement", "perplexity"):
         assert refusal(choose.main, sweeps / "none", "--risk", risk) == (
-            f"error: {sweeps}/none was swept with --observe none, and risk {risk} needs what full depth says of its "
-            "texts: sweep with --observe final, or choose another --risk"
+            f"error: {sweeps}/none was swept with --record-full-depth none, and risk {risk} needs what full depth says of its "
+            "texts: sweep with --record-full-depth final, or choose another --risk"
         )
         assert "needs what full depth says" not in here(choose.main, str(sweeps / "final"), "--risk", risk).stderr
     for observe in ("final", "none"):
         assert refusal(export.main, sweeps / observe, "--out", tmp_path / "data") == (
-            f"error: the sweep was run with --observe {observe}, and teacher data has the KL of every exitable layer: "
-            "run it with --observe all"
+            f"error: the sweep was run with --record-full-depth {observe}, and teacher data has the KL of every exitable layer: "
+            "run it with --record-full-depth all"
         )

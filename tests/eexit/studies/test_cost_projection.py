@@ -12,7 +12,7 @@ from eexit.studies.cost_projection import KNOWN, ModelShape, cost_at, full_cost_
 
 SMALL = ModelShape("small", layers=4, width=8, heads=4, kv_heads=2, head_width=2, inner=16, vocabulary=100)
 NAMES = (
-    *("layers_run", "keys_written", "head_reads", "screen_reads"),
+    *("layers_run", "kv_writes", "head_reads", "screen_reads"),
     *("probe_reads", "gate_reads", "screen_misses"),
 )
 

@@ -172,7 +172,7 @@ def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.Sweep
 
 def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepResults, model: str) -> None:
     """The two prompts have as many tokens each, so that means over tokens are those over prompts."""
-    found, tokens = swept.certainty(sure=0.01), swept.tokens
+    found, tokens = swept.confidence_by_depth(threshold=0.01), swept.tokens
     decided = tokens[(tokens.configuration == "normal") & tokens.decided]
     p = [[top[0] for top in layers] for layers in decided.top_prob]
     likeliest = [[top[0] for top in layers] for layers in decided.top_token_ids]
@@ -182,10 +182,10 @@ def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepR
     assert found.sure.tolist() == pytest.approx(sure.mean().tolist())
     assert found.confirmed.tolist() == pytest.approx(confirmed.mean().tolist())
     assert 0 < found.confirmed[0] < found.sure[0]
-    for options in ({"record_top_k": 0}, {"observe": "final"}, {"modes": ["skip"]}):
+    for options in ({"record_top_k": 0}, {"record_full_depth": "final"}, {"modes": ["skip"]}):
         bare = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, "max_new_tokens": 2, "seeds": [0], **options})
         with pytest.raises(ValueError, match="does not have what layers say of the tokens of normal: sweep with norm"):
-            bare.certainty()
+            bare.confidence_by_depth()
 
 
 def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
@@ -209,11 +209,11 @@ def test_a_report_without_out_stays_where_report_says(model: str) -> None:
 def test_rules_and_states_may_be_functions(model: str) -> None:
     @eexit.rule(parameter="probability")
     def surely(layer: Any, parameter: Any) -> Any:
-        return layer.top_p[:, 0] >= parameter
+        return layer.top2_prob[:, 0] >= parameter
 
-    @eexit.state
+    @eexit.mode
     def kept(exit: Any, layer: Any) -> Any:
-        return exit.stream
+        return exit.hidden
 
     asked: dict[str, Any] = {"rules": {surely: [0.05], "confidence": [0.05]}, "modes": ["frozen_residual", kept]}
     short = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, **asked})
@@ -259,7 +259,7 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
         ({"max_new_tokens": 0}, "max_new_tokens must be ≥ 1, got 0 (max_new_tokens in eexit.sweep)"),
         ({"exit_layers": [9]}, "exit layer 9 is not below the final layer: {model} has layers 0…6, so exit_layers may "
          "go up to 5"),
-        ({"controls_in": ["skip"]}, "controls_in skip has no effect: give controls_of RESULTS"),
+        ({"control_modes": ["skip"]}, "control_modes skip has no effect: give controls_of RESULTS"),
         ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that jobs/train.py made"),
         ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
         ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
@@ -271,7 +271,7 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
         ({"use": [None]}, "use must be a path, as text or a Path, got None"),
         ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
         ({"system": b"x"}, "system must be text, got b'x' (system in eexit.sweep)"),
-        ({"controls_in": 5}, "controls_in takes a list of modes, got 5"),
+        ({"control_modes": 5}, "control_modes takes a list of modes, got 5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
@@ -323,9 +323,9 @@ def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(swept: eexit.
     refused: dict[str, Callable[[], object]] = {
         "results must be a path, as text or a Path, got 5": lambda: eexit.open(any_value),
         "folder must be a path, as text or a Path, got 5": lambda: eexit.load(any_value),
-        "sure must be a probability above 0, such as 0.9, got 'a'": lambda: swept.certainty("a"),  # type: ignore[arg-type]
+        "sure must be a probability above 0, such as 0.9, got 'a'": lambda: swept.confidence_by_depth("a"),  # type: ignore[arg-type]
         "a rule is made of a function that has a name, as def gives it one, got 5": lambda: eexit.rule(any_value),
-        "a state is made of a function that has a name, as def gives it one, got 5": lambda: eexit.state(any_value),
+        "a state is made of a function that has a name, as def gives it one, got 5": lambda: eexit.mode(any_value),
         f"a rule is made of a function that has a name, as def gives it one, got {(wrapped := partial(named))}": (
             lambda: eexit.rule()(wrapped)
         ),

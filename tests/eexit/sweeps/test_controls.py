@@ -42,7 +42,7 @@ def test_each_configuration_that_exits_has_a_control_right_behind_it(finished: P
 
 def test_controls_can_have_the_exits_of_another_mode(finished: Path) -> None:
     flags = "--controls-of", finished, "--rules", "kl=0.5", "--modes", "unfrozen"
-    config = load(*flags, "--controls-in", "unfrozen", "frozen_residual")
+    config = load(*flags, "--control-modes", "unfrozen", "frozen_residual")
     followed, own, elsewhere, *_ = configurations(config)
     assert (followed.key, own.key) == ("unfrozen/kl/0.5", "unfrozen/random/kl/0.5")
     assert elsewhere.key == "frozen_residual/random/unfrozen/kl/0.5"

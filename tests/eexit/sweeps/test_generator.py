@@ -75,9 +75,9 @@ def test_where_all_tokens_exit_at_one_layer_modes_share_one_text_and_have_their_
     rows = together.generations.to_pandas().query("rule == 'fixed'")
     assert (rows.groupby(["prompt_id", "parameter", "seed"])["text"].nunique() == 1).all()
     assert {*rows["mode"]} == {*MODES}
-    assert rows.groupby("mode")["keys_written"].sum()["frozen_residual"] > 0
-    assert rows.groupby("mode")["keys_written"].sum()["skip"] == 0
-    assert rows.groupby("mode")["cost_run"].sum().nunique() == 2, "keys and values of skipped layers, or none"
+    assert rows.groupby("mode")["kv_writes"].sum()["frozen_residual"] > 0
+    assert rows.groupby("mode")["kv_writes"].sum()["skip"] == 0
+    assert rows.groupby("mode")["macs_executed"].sum().nunique() == 2, "keys and values of skipped layers, or none"
     n_seeds = 2 if temperature else 1
     n_decoded = 2 * n_seeds * (1 + 2 + len(MODES))  # normal, fixed at two layers, and entropy in each mode
     assert sum(generated) == n_decoded * 8, "the first token of each comes from the prompt's pass"
@@ -164,7 +164,7 @@ def assert_alike(table: pa.Table, alone: pa.Table) -> None:
 def test_a_prompts_own_start_and_limit_are_its_own_alone_and_leave_others_what_they_are(model: Path) -> None:
     shared: dict[str, Any] = {
         "model": str(model), "modes": ("normal", "skip"), "rules": {"kl": (0.5,)}, "exit_every": 3, "dtype": "float32",
-        "observe": "all", "prefiller": "So",
+        "record_full_depth": "all", "prefiller": "So",
     }  # fmt: skip
     plain = Prompt(id="plain", prompt="Why?")
     own = (

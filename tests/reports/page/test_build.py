@@ -109,13 +109,13 @@ def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
         generations.append(row | columns | {"run_id": name})
         for token, its in zip(rows, seen, strict=True):
             evidence = its if columns else its and token["kl"]
-            tokens.append(token | columns | {"run_id": name, "evidence": evidence})
+            tokens.append(token | columns | {"run_id": name, "exit_score": evidence})
     page, data = report(write_sweep(tmp_path / "s", generations, tokens))
     assert {c["key"]: c["saw"] for c in data["configurations"]} == {
         "unfrozen/kl/1": "kl",
-        "unfrozen/similarity/0.95": "evidence",
+        "unfrozen/similarity/0.95": "exit_score",
     }
-    decoded = columns_of(page, data, "evidence")["saw"].T
+    decoded = columns_of(page, data, "exit_score")["saw"].T
     expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
     np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
     assert not any(
@@ -126,7 +126,7 @@ def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
 
 def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the first run's tokens without exit scores, as of a rule that has none."""
-    return [token | {"evidence": None} for token in tokens[:3]]
+    return [token | {"exit_score": None} for token in tokens[:3]]
 
 
 def test_nats_survive_packing_to_five_percent() -> None:

@@ -37,7 +37,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], of=THRESHOLD, answer="cat", correct=False)
     for i, token in enumerate(own[1]):
         evidence = [0.5, 0.9693, 0.989, None, None] if i == 2 else [0.1] * 5 if i else None
-        token |= {"evidence": evidence, "exit_layer": 15 if i == 2 else 29}
+        token |= {"exit_score": evidence, "exit_layer": 15 if i == 2 else 29}
         token |= {"exit_prob": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0] if i == 2 else [0.0] * 5 + [1.0]}
     folder = tmp_path_factory.mktemp("written")
     return build_report(str(write_runs(folder / "s", [*runs, own])), folder / "report.html")
@@ -154,7 +154,7 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
 def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(walk: Walk, tmp_path: Path) -> None:
     gated = EarlyExit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
     row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
-    runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"evidence": [None] * 5} for it in rows])]
+    runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"exit_score": [None] * 5} for it in rows])]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
         page = walk(route, path=path, viewport=PHONE)

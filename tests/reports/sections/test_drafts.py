@@ -38,7 +38,7 @@ def counts(draft: Draft, prompt: int) -> dict[str, float]:
         "drafted": 10, "accepted": accepted, "acceptance": accepted / 10, "acceptance_per_token": 0.5 + prompt / 20,
         "passes": prompt + 2, "tokens_per_pass": 4.0, "layer_calls": 50, "expected_speedup": 1.0 + prompt / 10,
         "mean_depth": 1.0, "exit_rate": 0.0, "disagreement": 0.0, "equal_share": 1.0, "lcs_share": 1.0,
-        "cost_full": 30.0 * decided, "cost_needed": 30.0 * decided, "cost_run": 50.0 * decided,
+        "macs_full": 30.0 * decided, "macs_required": 30.0 * decided, "macs_executed": 50.0 * decided,
     }  # fmt: skip
 
 
@@ -46,9 +46,9 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
     """Return `normal`, an online rule if there are `exits`, and the drafts, the last of which come first."""
     generations, tokens = [], []
     for prompt in range(n_prompts):
-        full = {"cost_full": 100.0, "cost_needed": 100.0, "cost_run": 100.0}
+        full = {"macs_full": 100.0, "macs_required": 100.0, "macs_executed": 100.0}
         runs: list[tuple[str, float | None, dict[str, Any]]] = [("normal", None, full)]
-        runs += [("unfrozen", 2.0, FIXED | full | {"cost_needed": 50.0, "cost_run": 80.0})] if exits else []
+        runs += [("unfrozen", 2.0, FIXED | full | {"macs_required": 50.0, "macs_executed": 80.0})] if exits else []
         runs += [("normal", None, draft.columns | counts(draft, prompt)) for draft in reversed(pairs)]
         for mode, k, columns in runs:
             row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c", "d"])

@@ -83,13 +83,13 @@ def test_of_a_setting_that_was_replayed_again_the_latest_counts(tmp_path: Path) 
 def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path) -> None:
     folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
     replay(folder, factors=(4.0,))
-    replay(folder, 2, factors=(4.0,), readout="exits/linear", decide_on="screen:8:16")
+    replay(folder, 2, factors=(4.0,), readout="exits/linear", screen="8:16")
     gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
-    replay(folder, 3, factors=(4.0,), readout="exits/linear", decide_on="screen:8:16", **gated)
+    replay(folder, 3, factors=(4.0,), readout="exits/linear", screen="8:16", **gated)
     assert {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
         "unfrozen/kl on texts of normal, read through unknown, decided on unknown",
-        "unfrozen/kl on texts of normal, read through exits/linear, decided on screen:8:16",
-        "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided on screen:8:16",
+        "unfrozen/kl on texts of normal, read through exits/linear, decided on 8:16",
+        "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided on 8:16",
     }
 
 

@@ -39,7 +39,7 @@ def thinking(run: Run) -> dict[str, Any]:
     return {
         "correct": n % 5 > 0 and not (needs and n % 2), "n_thinking_tokens": 10 + n + (4 if key == KEY else 0),
         "n_answer_tokens": 3, "thinking_closed": True, "mean_depth": 1.0 if key == "normal" else 0.6 + n / 1000,
-        "cost_full": 100.0 + n, "cost_needed": cost, "cost_run": cost,
+        "macs_full": 100.0 + n, "macs_required": cost, "macs_executed": cost,
     }  # fmt: skip
 
 

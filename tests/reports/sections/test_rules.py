@@ -304,8 +304,8 @@ def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several: Path, sweep
     table = page.locator(".pane table")
     heads = table.locator("thead th").all_inner_texts()
     column = heads.index(f"Rule saw: {RULES['agree'].sees}")
-    stored = sweep.tokens.to_table(columns=["run_id", "position", "evidence"]).to_pandas()
-    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "evidence"]
+    stored = sweep.tokens.to_table(columns=["run_id", "position", "exit_score"]).to_pandas()
+    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "exit_score"]
     cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
     assert cells == [*(f"{value:g}" for value in saw), "–"]
     assert "What the rule saw is the teacher's" in table.locator("caption").inner_text()

@@ -125,7 +125,7 @@ def test_a_prompt_counts_once_in_savings_too_however_many_seeds_failed(tmp_path:
     """Prompt 0 has one seed, which saves everything; all others have three, which save nothing."""
     runs = []
     for prompt in range(4):
-        costs: dict[str, Any] = {"cost_full": 8.0, "cost_needed": 8.0 if prompt else 0.0, "cost_run": 8.0}
+        costs: dict[str, Any] = {"macs_full": 8.0, "macs_required": 8.0 if prompt else 0.0, "macs_executed": 8.0}
         seeds = SEEDS if prompt else SEEDS[:1]
         runs += [run_rows(str(prompt), "?", "unfrozen", 1.0, ["a", "b"], seed, **costs) for seed in seeds]
     sweep = read_sweep(str(write_runs(tmp_path / "results", runs)))

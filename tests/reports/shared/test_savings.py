@@ -33,11 +33,11 @@ FIXED = EarlyExit("unfrozen", "fixed", 10.0).columns
 
 
 def costs(full: float, needed: float, run: float | None) -> dict[str, float | None]:
-    return {"cost_full": full, "cost_needed": needed, "cost_run": run}
+    return {"macs_full": full, "macs_required": needed, "macs_executed": run}
 
 
 def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **change: Any) -> Path:
-    """Write `normal`, an online rule and an oracle per prompt; the rule has (cost_full, cost_needed, cost_run)."""
+    """Write `normal`, an online rule and an oracle per prompt; the rule has (macs_full, macs_required, macs_executed)."""
     generations, tokens = [], []
     for number, (full, needed, run) in enumerate(per_prompt):
         for mode, k, columns in (
@@ -201,7 +201,7 @@ def test_a_sweep_without_costs_has_no_such_chart(make_sweep: MakeSweep) -> None:
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
     """The saving is by `cost_at`, summed over runs: exits at half depth save most where the head is cheap."""
     sweep = read_sweep(str(make_sweep(3)))
-    nothing_else = dict.fromkeys((*LOOKS, "keys_written"), 0)
+    nothing_else = dict.fromkeys((*LOOKS, "kv_writes"), 0)
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():

@@ -65,6 +65,6 @@ def recorded(decoder: Decoder, decoding: DecodingConfig, full: Any, token: int, 
         "drafted_T": drafted,
         "kl_TE": [kl_divergence(logits, exit_logits_V) for exit_logits_V in exit_logits],
         "exit_prob_TX": [*[0.0] * len(exit_logits), 1.0],
-        "evidence_TE": [np.nan] * len(exit_logits),
+        "exit_score_TE": [np.nan] * len(exit_logits),
         **said(token, exit_logits, logits, logits, decoding.record_top_k),
     }

@@ -22,8 +22,8 @@ from transformers import DynamicCache, PreTrainedModel
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.sampling import pick_tokens
 from eexit.method.kv_maps import STREAMS, KVMaps, LinearMap
-from eexit.method.layer_call import Exited
-from eexit.method.modes import MODES, Deeper, Leaves, Mode
+from eexit.method.layer_call import ExitContext
+from eexit.method.modes import MODES, SkippedLayer, KVFill, Mode
 from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
@@ -53,13 +53,13 @@ class ReferenceRow:
         return isinstance(self.configuration, EarlyExit) and self.configuration.rule in ONLINE
 
     @property
-    def leaves(self) -> Leaves:
+    def leaves(self) -> KVFill:
         mode = self.configuration.mode
-        return MODES[mode].leaves if mode in MODES else Leaves.FULL_DEPTH
+        return MODES[mode].fill if mode in MODES else KVFill.FULL_DEPTH
 
     @property
     def has_own_cache(self) -> bool:
-        return self.own_model is not self.model or self.leaves in LEAVE
+        return self.own_model is not self.model or self.fill in LEAVE
 
     @property
     def ranks(self) -> list[int]:
@@ -110,7 +110,7 @@ def generate_one(
                 "drafted_T": False,
                 "kl_TE": teacher.kls,
                 "exit_prob_TX": probabilities,
-                "evidence_TE": evidence,
+                "exit_score_TE": evidence,
                 **said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k),
             }
         )
@@ -191,8 +191,8 @@ def run_student(row: ReferenceRow, inputs: Tensor, student: "ExitKVCache", exit_
     """Run a token that exits after this layer, which leaves what the mode says; return its logits (V,) there."""
     with leaving(row.own_decoder, row.decoding, row.configuration.mode, exit_layer):
         own = run(row.own_model, row.own_decoder, inputs, student)
-    if row.leaves in LEAVE:
-        LEAVE[row.leaves](student, exit_layer)
+    if row.fill in LEAVE:
+        LEAVE[row.fill](student, exit_layer)
     if exit_layer != row.own_decoder.n_layers - 1:
         return read_after(row.own_decoder, row.decoding, own, exit_layer)
     logits: Tensor = own.logits[0, -1]
@@ -305,12 +305,12 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     RawReadout: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input_without_norm(hidden_BW)),
     LinearReadout: read_linear,
 }
-LEAVE: dict[Leaves, Callable[[ExitKVCache, int], None]] = {
-    Leaves.STREAM: leave_residual_frozen,
-    Leaves.KEYS: leave_residual_frozen,  # and `saying_after` had them made as the state says
-    Leaves.MAPS: leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
-    Leaves.COPY: leave_cache_frozen,
-    Leaves.NOTHING: leave_nothing,
+LEAVE: dict[KVFill, Callable[[ExitKVCache, int], None]] = {
+    KVFill.HIDDEN: leave_residual_frozen,
+    KVFill.KV: leave_residual_frozen,  # and `saying_after` had them made as the state says
+    KVFill.MAPS: leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
+    KVFill.COPY: leave_cache_frozen,
+    KVFill.NONE: leave_nothing,
 }
 
 
@@ -338,12 +338,12 @@ def leaving(decoder: Decoder, decoding: DecodingConfig, mode: str, exit_layer: i
     """A context in which a token that exits after this layer leaves to deeper ones what the mode says."""
     state = MODES.get(mode)
     with ExitStack() as past_the_exit:
-        after = exit_layer if state and state.leaves in LEAVE else decoder.n_layers - 1
+        after = exit_layer if state and state.fill in LEAVE else decoder.n_layers - 1
         past_the_exit.enter_context(handing_on_after(decoder.layers, after))
         if state and state.maps:
             assert decoding.state_maps
             past_the_exit.enter_context(mapping_after(decoder, decoding.state_maps, exit_layer))
-        elif state and state.leaves in (Leaves.STREAM, Leaves.KEYS):
+        elif state and state.fill in (KVFill.HIDDEN, KVFill.KV):
             past_the_exit.enter_context(saying_after(decoder, state, exit_layer))
         yield
 
@@ -403,7 +403,7 @@ def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[Non
     def said(index: int, **projections: Any) -> Any:
         layer = torch.tensor([exit_layer])
         kept = {name: seen[name] for name in state.needs}
-        return state.function(Exited(layer, seen["stream"], kept), Deeper(index, **projections))
+        return state.function(ExitContext(layer, seen["stream"], kept), SkippedLayer(index, **projections))
 
     def enter(index: int) -> Callable[..., Any]:
         return lambda _, args: (said(index)[None], *args[1:])
@@ -419,7 +419,7 @@ def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[Non
         if index < decoder.n_layers
     ]
     for index in range(exit_layer + 1, decoder.n_layers):
-        if state.leaves is Leaves.STREAM:
+        if state.fill is KVFill.HIDDEN:
             handles.append(decoder.layers[index].register_forward_pre_hook(enter(index)))
             continue
         for part, module in enumerate(decoder.for_keys[index].own_projections):

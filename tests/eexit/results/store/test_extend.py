@@ -120,7 +120,7 @@ OTHER_SWEEP = "holds another sweep ({}): choose another --out, or remove that fo
         ({}, {"temperature": 0.5}, OTHER_SWEEP.format("temperature: 0.0 -> 0.5")),
         ({}, {"readout": "raw"}, OTHER_SWEEP.format('readout: "lens" -> "raw"')),
         ({}, {"record_top_k": 1}, OTHER_SWEEP.format("record_top_k: 3 -> 1")),
-        ({}, {"observe": "none"}, OTHER_SWEEP.format('observe: "all" -> "none"')),
+        ({}, {"record_full_depth": "none"}, OTHER_SWEEP.format('observe: "all" -> "none"')),
         (
             {},
             {"prompts": [{"id": "1", "prompt": "three"}]},

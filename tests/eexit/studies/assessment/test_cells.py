@@ -54,7 +54,7 @@ def test_cells_are_what_the_runs_say(tmp_path: Path) -> None:
         if key is None:
             return 0.0, 0.0
         of = runs[sweep].query("configuration == @key").set_index("prompt_id")
-        return float((right & ~of["correct"]).mean()), 1 - of["cost_exits"].sum() / of["cost_full"].sum()
+        return float((right & ~of["correct"]).mean()), 1 - of["macs_to_exit"].sum() / of["macs_full"].sum()
 
     found = attribution_of(drawn)
     assert found.estimate({"A": 1}).mean == pytest.approx(rates("oracles", drawn.settings.A)[1])
@@ -75,7 +75,7 @@ def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval(t
     table = drawn.run.runs.to_pylist()
     before = PromptTable([drawn.run, drawn.oracles], BOUND.risk)
     for row in [row for row in table if row["configuration"] == key][:10]:
-        row |= {"status": "error", "cost_full": None, "cost_exits": None, "cost_run": None, "correct": None}
+        row |= {"status": "error", "macs_full": None, "macs_to_exit": None, "macs_executed": None, "correct": None}
     failed = replace(drawn.run, runs=pa.Table.from_pylist(table, drawn.run.runs.schema))
     after = PromptTable([failed, drawn.oracles], BOUND.risk)
     assert after.n == before.n

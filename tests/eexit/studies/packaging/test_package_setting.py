@@ -214,7 +214,7 @@ def test_the_files_of_a_repository_generate_by_the_package(
 def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "decide_on": "screen:8:32"}
+    asked: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "screen": "8:32"}
     out = swept(tmp_path / "sweep", model, FEW, **asked)
     folder = tmp_path / "mine"
     assert take(out, "--configuration", "unfrozen/confidence/0.2", "--out", folder).returncode == 0

@@ -192,8 +192,8 @@ def check_costs(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, re
     """A replay costs exactly what the run did; an oracle's, which runs beside full depth, is not known in either."""
     prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
     ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
-    assert replayed.costs[:3] == (ran["cost_full"], ran["cost_exits"], ran["cost_needed"])
-    assert np.isnan(replayed.costs.cost_run) if setting.is_oracle else replayed.costs.cost_run == ran["cost_run"]
+    assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
+    assert np.isnan(replayed.costs.macs_executed) if setting.is_oracle else replayed.costs.macs_executed == ran["macs_executed"]
 
 
 @pytest.mark.parametrize("looks_through", ["head", "screen"])
@@ -218,7 +218,7 @@ def test_every_rule_with_and_without_a_gate_costs_in_a_replay_what_its_run_did(
         [replayed] = replayer.replay([setting], transcript)
         check_costs(replayer, setting, traces[index], replayed)
         if not setting.is_oracle:
-            online.add(replayed.costs.cost_run)
+            online.add(replayed.costs.macs_executed)
     assert len(online) > len(gated), "they don't cost the same"
 
 
@@ -338,7 +338,7 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
     assert row["expected_kl"] == pytest.approx((0.5 + 2) / 2)
-    assert (row["cost_full"], row["cost_exits"], row["cost_needed"], row["cost_run"]) == (120, 30, 60, 240)
+    assert (row["macs_full"], row["macs_to_exit"], row["macs_required"], row["macs_executed"]) == (120, 30, 60, 240)
     assert row["units"] == [digest("a"), digest("b")]
     assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
@@ -349,4 +349,4 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1)), "which is given"
     six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, list("abcdef"), EXITABLE, N_LAYERS)
     assert six["mean_depth_low"] == pytest.approx(0.025 ** (1 / 6)), "that none of six exits is no certainty"
-    assert six["cost_full"] is None
+    assert six["macs_full"] is None

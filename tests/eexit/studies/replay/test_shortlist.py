@@ -67,8 +67,8 @@ def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[flo
         for each in configurations:
             lost, saved = settings.get(each, (0, 0.0))
             found = {
-                "cost_full": 100.0,
-                "cost_exits": 100 * (1 - saved),
+                "macs_full": 100.0,
+                "macs_to_exit": 100 * (1 - saved),
                 "correct": each.mode == NORMAL or prompt >= lost,
             }
             runs.append(run_rows(f"{prompt}", f"Question {prompt}?", each.mode, 1.0, ["a", "b"], of=each, **found))
@@ -79,8 +79,8 @@ def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[flo
         EarlyExit("unfrozen", "confidence", parameter).columns | {
             "text_of": NORMAL, "prompts": N, "texts": N, "tokens": N, "drawn": False, "mean_depth": 1.0,
             "expected_kl": 0.0, "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)],
-            "cost_full": 100.0, "cost_exits": 100 * (1 - saved), "cost_needed": 100.0, "cost_run": 101.0,
-            "readout": "lens", "decide_on": "head", "model": "tiny", "units": [], "results": results,
+            "macs_full": 100.0, "macs_to_exit": 100 * (1 - saved), "macs_required": 100.0, "macs_executed": 101.0,
+            "readout": "lens", "screen": "head", "model": "tiny", "units": [], "results": results,
         }
         for parameter, (disagreement, saved) in replays.items()
     ]  # fmt: skip

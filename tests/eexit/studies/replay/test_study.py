@@ -86,7 +86,7 @@ def plan_of(text_of: str = "normal", **others: Any) -> Callable[[FinishedSweep],
 def by_prompt(out: Path, key: str) -> pd.DataFrame:
     """Means of a configuration's runs: over seeds, for each prompt."""
     runs = pd.read_parquet(out / "generations").query("status == 'ok' and configuration == @key")
-    return runs.groupby("prompt_id")[[*MEASURES, "cost_full", "cost_needed"]].mean()
+    return runs.groupby("prompt_id")[[*MEASURES, "macs_full", "macs_required"]].mean()
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: p
     assert frame[["text_of", "prompts", "texts", "drawn"]].drop_duplicates().to_numpy().tolist() == [
         ["unfrozen/kl/1", 5, 10, False]
     ]
-    assert frame.cost_needed.isna().all()
+    assert frame.macs_required.isna().all()
     assert frame.mean_depth.is_monotonic_increasing
     assert (frame.mean_depth_low <= frame.mean_depth).all()
     assert (frame.mean_depth <= frame.mean_depth_high).all()
@@ -156,7 +156,7 @@ def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     ]
     its, runs = rows.loc["frozen_residual/confidence/0.1"], by_prompt(finished, "frozen_residual/confidence/0.1")
     assert [its.mean_depth, its.expected_disagreement] == pytest.approx(runs[MEASURES].mean().tolist(), abs=1e-9)
-    assert [its.cost_full, its.cost_needed] == pytest.approx(runs[["cost_full", "cost_needed"]].sum().tolist())
+    assert [its.macs_full, its.macs_required] == pytest.approx(runs[["macs_full", "macs_required"]].sum().tolist())
     assert its.mean_depth != rows.loc["unfrozen/confidence/0.1"].mean_depth, "its own state decides"
 
 
@@ -187,7 +187,7 @@ def test_a_sweep_that_asked_full_depth_nothing_is_replayed_as_one_that_asked_eve
     finished: Path, tmp_path: Path
 ) -> None:
     others = {"modes": ("normal",), "rules": {}, "kl_factors": ()}
-    land_all(tmp_path / "none", config_of(finished.parent / "model", **others, observe="none"))
+    land_all(tmp_path / "none", config_of(finished.parent / "model", **others, record_full_depth="none"))
     [mine], [whole] = (
         replayed_here(out, kl_factors=(1.0,), modes=("unfrozen",)) for out in (tmp_path / "none", finished)
     )
@@ -216,7 +216,7 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
     land_all(tmp_path / "bare", bare)
     assert needs_model(tmp_path / "bare", kl=(1.0,))
     for observe in ("final", "none"):
-        land_all(tmp_path / observe, bare.model_copy(update={"observe": observe}))
+        land_all(tmp_path / observe, bare.model_copy(update={"record_full_depth": observe}))
         assert needs_model(tmp_path / observe, kl=(1.0,))
     transcripts = read_transcripts(open_store(finished), "normal")
     assert [(its.text.prompt_id, its.seed) for its in transcripts] == sorted(

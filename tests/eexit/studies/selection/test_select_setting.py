@@ -50,9 +50,9 @@ def number(run: Run) -> dict[str, Any]:
         "disagreement": disagreement(key, run.seed),
         "perplexity": 2.0,
         "mean_depth": share or 0.5,
-        "cost_full": 100.0,
-        "cost_needed": 100.0 * (share or 0.5),
-        "cost_run": 100.0 * (share or 1) if key == "normal" or share else None,
+        "macs_full": 100.0,
+        "macs_required": 100.0 * (share or 0.5),
+        "macs_executed": 100.0 * (share or 1) if key == "normal" or share else None,
     }
 
 
@@ -81,7 +81,7 @@ def last_choice(out: Path) -> dict[str, Any]:
 def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_choice_and_the_check(
     finished: Path,
 ) -> None:
-    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.05", "--order", "passed-on")
+    code, said = chosen(finished, "--risk", "disagreement", "--max-risk", "0.05", "--order", "passed-on")
     assert code == 0
     n = len(CHOOSING)
     row = last_choice(finished)
@@ -177,7 +177,7 @@ def answered(run: Run) -> dict[str, Any]:
 def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,)}, "seeds": (0,)})
     out = land_rows(tmp_path / "out", config, answered)
-    code, said = chosen(out, "--risk", "answers", "--at-most", "0.04", "--order", "passed-on")
+    code, said = chosen(out, "--risk", "answers", "--max-risk", "0.04", "--order", "passed-on")
     assert code == 0
     choosing = [n for n, prompt in enumerate(PROMPTS) if prompt in CHOOSING]
     right, changed = (fmean(n % of > 0 for n in choosing) for of in (4, 3))
@@ -217,7 +217,7 @@ def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(tmp_path: Path) ->
         length = 7 if bold else 1
         return {
             "correct": PROMPTS.index(run.prompt.prompt) % 4 > 0, "thinking_closed": True, "lcs_share": 1.0,
-            "cost_full": 100.0 * length, "cost_needed": 50.0 * length, "cost_run": 100.0 * cost * length,
+            "macs_full": 100.0 * length, "macs_required": 50.0 * length, "macs_executed": 100.0 * cost * length,
         }  # fmt: skip
 
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.5, 0.9)}, "seeds": (0,)})
@@ -240,13 +240,13 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         return {**number(run), **texts}
 
     out = land_rows(tmp_path / "out", config, numbers)
-    asked = (out, "--risk", "answers", "--order", "passed-on", "--at-most")
+    asked = (out, "--risk", "answers", "--order", "passed-on", "--max-risk")
     code, said = chosen(*asked, "0.05")
     share = short_percent(3 / len(CHOOSING))
     assert code == 2
     assert f"error: normal gets {share} of the answers of " in said
     assert "right, so that a setting that loses half of these, or all, could be certified to lose at most 5%" in said
-    assert f"such as disagreement, or an --at-most below {short_percent(1.5 / len(CHOOSING))}" in said
+    assert f"such as disagreement, or an --max-risk below {short_percent(1.5 / len(CHOOSING))}" in said
     assert not (out / "choices").exists(), "it was no ask"
     code, said = chosen(*asked, "0.016")
     assert f"takes at least {prompts_without_loss(0.016, FIRST)}" in said, (
@@ -275,7 +275,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
         return {**number(run), "correct": None if run.prompt.answer is None else not is_wrong}
 
     out = land_rows(tmp_path / "out", config, numbers)
-    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
+    code, said = chosen(out, "--risk", "answers", "--max-risk", "0.2", "--order", "passed-on")
     row = last_choice(out)
     assert (row["tested"][0]["n"], code) == (len(marked), 0 if row["configuration"] else 1)
     assert row["tested"][0]["mean_loss"] == pytest.approx(
@@ -297,7 +297,7 @@ def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once
             **(fails.get(run.configuration.key, {}) if run.prompt.prompt == PROMPTS[0] else {}),
         },
     )
-    _, said = chosen(out, "--risk", "disagreement", "--at-most", "0.5")
+    _, said = chosen(out, "--risk", "disagreement", "--max-risk", "0.5")
     assert "failed runs, each a loss of 1 1 " in said
     assert "settings whose run is the same for all seeds 1 " in said
 
@@ -320,7 +320,7 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
         if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
     ]
     JUDGEMENTS.publish(open_store(out), "0" * 32, rows)
-    _, said = chosen(out, "--risk", "judge", "--at-most", "0.2", "--order", "passed-on")
+    _, said = chosen(out, "--risk", "judge", "--max-risk", "0.2", "--order", "passed-on")
     n = len(CHOOSING) - 1
     assert last_choice(out)["n"] == n
     assert last_choice(out)["mean_loss"] == pytest.approx((3 / 4 + 1 / 4 + 1) / n)
@@ -344,7 +344,7 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
             for judge, base, drop in (("mild", 5, 0), ("strict", 3, 2))
         ]
         JUDGEMENTS.publish(open_store(out), f"{minute}" * 32, rows)
-    code, said = chosen(out, "--risk", "judge", "--at-most", "0.3")
+    code, said = chosen(out, "--risk", "judge", "--max-risk", "0.3")
     assert code == 0
     assert last_choice(out)["mean_loss"] == pytest.approx(0.5 / 4 / 2)
     assert "the mean drop in the judge's score, as a share of its range of 4, is at most 30%" in said
@@ -354,8 +354,8 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--at-most", "1"], "--at-most must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
-        (["--at-most", "nan"], "--at-most must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
+        (["--max-risk", "1"], "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
+        (["--max-risk", "nan"], "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
         (["--confidence", "0"], "--confidence must be above 0 and below 1, as in 0.05 or 0.95, got 0"),
         (["--rules", "agree"], "can't be chosen from: skip/agree: no order from conservative to bold"),
         (["--configurations", "skip/agree", "skip/fixed/5"], "can't be chosen from: skip/agree: no order"),
@@ -364,10 +364,10 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
         (["--modes", "draft"], "has no mode with exits called draft: it has skip"),
         (["--configurations", "skip/fixed/6"], "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
         (
-            ["--at-most", "0.01", "--order", "passed-on"],
+            ["--max-risk", "0.01", "--order", "passed-on"],
             "confidence 0.95 among 2 families of settings, which share the error, takes at least 3",
         ),
-        (["--at-most", "0.01"], "0.95 takes at least 304, even without a single loss: give more prompts (nine"),
+        (["--max-risk", "0.01"], "0.95 takes at least 304, even without a single loss: give more prompts (nine"),
         (
             ["--pilot", "there", "--order", "passed-on"],
             "--pilot gives the order of --order pareto, and --order passed-on",
@@ -401,7 +401,7 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: 
 
 
 def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finished: Path) -> None:
-    _, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06")
+    _, said = chosen(finished, "--risk", "disagreement", "--max-risk", "0.06")
     row, pilot = last_choice(finished), [prompt for prompt in PROMPTS if in_pilot_split(prompt)]
     assert row["asked"] == ["skip/confidence/0.99", "skip/confidence/0.9", "skip/fixed/5", "skip/confidence/0.5"]
     assert (row["families"], row["error_of_each"], row["pilot"]) == (["pareto"], pytest.approx(FIRST), None)
@@ -412,7 +412,7 @@ def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finishe
 def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: Path, tmp_path: Path) -> None:
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
     pilot = land_rows(tmp_path / "pilot", others, number)
-    code, said = chosen(finished, "--risk", "disagreement", "--at-most", "0.06", "--pilot", pilot)
+    code, said = chosen(finished, "--risk", "disagreement", "--max-risk", "0.06", "--pilot", pilot)
     row = last_choice(finished)
     assert (code, row["pilot"], row["tested"][0]["n"]) == (0, str(pilot), len(CHOOSING))
     assert "prompts of a pilot, which gave the order and choose nothing 9 " in said
@@ -434,7 +434,7 @@ def test_a_sweep_without_a_pilot_says_so_and_what_does(tmp_path: Path) -> None:
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
     pilot = land_rows(tmp_path / "tried", others, number)
     for way_out in (("--pilot", pilot), ("--order", "passed-on")):
-        assert chosen(out, "--risk", "disagreement", "--at-most", "0.4", *way_out)[0] == 0
+        assert chosen(out, "--risk", "disagreement", "--max-risk", "0.4", *way_out)[0] == 0
 
 
 def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_error(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
         ("0.2", 1, 0.0475),
         ("0.3", 3, 0.00011875),
     ):
-        _, said = chosen(out, "--risk", "disagreement", "--at-most", bound)
+        _, said = chosen(out, "--risk", "disagreement", "--max-risk", bound)
         row = last_choice(out)
         assert (row["question"], row["error"]) == (which, pytest.approx(may_err))
         assert [its["certified"] for its in row["tested"]] == sequentially(
@@ -458,13 +458,13 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
     assert rows.groupby("choice_id")["at_most"].nunique().eq(1).all()
     assert len(CHOICES.read(open_store(out))) == 4, "of a question and its answer, one row counts"
-    code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
+    code, said = chosen(out, "--risk", "disagreement", "--max-risk", "0.06")
     assert code == 2
     assert (
         "confidence 0.95, as the fourth ask of these prompts (error 0.000594%), takes at least 195, even without"
         in said
     )
-    assert "three for the pilot and four for reporting), other prompts, a higher --at-most" in said
+    assert "three for the pilot and four for reporting), other prompts, a higher --max-risk" in said
 
 
 def sequentially(passed: Iterable[bool]) -> list[bool]:
@@ -472,15 +472,15 @@ def sequentially(passed: Iterable[bool]) -> list[bool]:
 
 
 def test_asks_that_were_planned_share_the_error_equally_and_say_so(finished: Path) -> None:
-    asked = (finished, "--risk", "disagreement", "--at-most", "0.2")
-    _, said = chosen(*asked, "--asks", "2")
+    asked = (finished, "--risk", "disagreement", "--max-risk", "0.2")
+    _, said = chosen(*asked, "--planned-uses", "2")
     assert "Ask 1 of these prompts, of 2 planned: it may err with 2.38%, all asks with 5%." in said
     assert last_choice(finished)["error_of_each"] == pytest.approx(0.02375)
     _, said = chosen(*asked, "--rules", "confidence")
     assert "Ask 2 of these prompts, of 2 planned: it may err with 2.38%, all asks with 5%." in said
-    code, said = chosen(*asked, "--asks", "3")
-    assert (code, "--asks 3 comes too late: 2 was planned" in said) == (2, True)
-    code, said = chosen(*asked, "--asks", "0")
+    code, said = chosen(*asked, "--planned-uses", "3")
+    assert (code, "--planned-uses 3 comes too late: 2 was planned" in said) == (2, True)
+    code, said = chosen(*asked, "--planned-uses", "0")
     assert (code, "must be a whole number above 0, got 0" in said) == (2, True)
 
 
@@ -494,10 +494,10 @@ def test_losses_outside_their_range_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_cheapest_certified_setting_is_reported_even_where_it_costs_more_than_full_depth(tmp_path: Path) -> None:
-    dear = {"cost_run": 120.0, "cost_full": 100.0}
+    dear = {"macs_executed": 120.0, "macs_full": 100.0}
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.99,)}})
     out = land_rows(tmp_path / "out", config, lambda run: {**number(run), **dear})
-    code, said = chosen(out, "--risk", "disagreement", "--at-most", "0.06")
+    code, said = chosen(out, "--risk", "disagreement", "--max-risk", "0.06")
     row = last_choice(out)
     assert (code, row["configuration"], row["cost"]) == (1, "skip/confidence/0.99", 1.2)
     assert row["reporting_n"] > 0, "it is checked too"
@@ -517,12 +517,12 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
         CONFIG.model_copy(update=changed),
         lambda run: {**number(run), "correct": run.configuration.key == "normal" or run.prompt.prompt not in lost},
     )
-    chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
+    chosen(out, "--risk", "answers", "--max-risk", "0.2", "--order", "passed-on")
     row, n_groups = last_choice(out), sum(not in_test_split(f"group {group}") for group in range(8))
     n = n_groups + sum(not in_test_split(prompt) for prompt in PROMPTS[80:])
     assert (row["tested"][0]["n"], row["test"]) == (n, "betting")
     assert row["tested"][0]["mean_loss"] == pytest.approx(0.1 * n_groups / n)
-    code, said = chosen(out, "--risk", "answers", "--at-most", "0.2", "--order", "passed-on")
+    code, said = chosen(out, "--risk", "answers", "--max-risk", "0.2", "--order", "passed-on")
     assert code == 0
     n_prompts = 10 * n_groups + n - n_groups
     assert row["tested"][0]["loss_of_prompts"] == pytest.approx(n_groups / n_prompts)

@@ -80,12 +80,12 @@ def test_drafts_are_timed_with_what_their_rounds_cost(contenders: DecodeTimer) -
     timed, _ = contenders.time(Draft(contenders.decoding.exitable_layers[-1], 3), 2, contenders.prompts)
     assert timed.drafted is not None
     assert timed.accepted is not None
-    assert timed.cost_full is not None
-    assert timed.cost_run is not None
+    assert timed.macs_full is not None
+    assert timed.macs_executed is not None
     assert 0 <= timed.accepted <= timed.drafted
     assert timed.drafted > 0
-    assert timed.cost_full == timed.cost_needed
-    assert timed.cost_full < timed.cost_run
+    assert timed.macs_full == timed.macs_required
+    assert timed.macs_full < timed.macs_executed
 
 
 def test_costs_are_those_of_the_timed_tokens(contenders: DecodeTimer) -> None:
@@ -94,14 +94,14 @@ def test_costs_are_those_of_the_timed_tokens(contenders: DecodeTimer) -> None:
     counts = required_ops(np.full(TOKENS - 2, layer_X[-1]), layer_X, None)
     full = sum(multiply_adds(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
     normal, _ = contenders.time(NoExit(), 2, contenders.prompts)
-    assert (normal.cost_full, normal.cost_needed, normal.cost_run) == (full, full, full)
+    assert (normal.macs_full, normal.macs_required, normal.macs_executed) == (full, full, full)
     fixed, _ = contenders.time(EarlyExit("unfrozen", "fixed", 2.0), 1, contenders.prompts)
-    assert fixed.cost_full == full
-    assert fixed.cost_needed is not None
-    assert fixed.cost_run is not None
-    assert fixed.cost_needed <= fixed.cost_run < full
+    assert fixed.macs_full == full
+    assert fixed.macs_required is not None
+    assert fixed.macs_executed is not None
+    assert fixed.macs_required <= fixed.macs_executed < full
     generate, _ = contenders.time(HFGenerate(), 2, contenders.prompts)
-    assert (generate.cost_full, generate.cost_needed, generate.cost_run) == (None, None, None)
+    assert (generate.macs_full, generate.macs_required, generate.macs_executed) == (None, None, None)
 
 
 def test_a_row_that_fails_is_told(folder: Path) -> None:

@@ -13,7 +13,7 @@ def measured(configuration: str, batch: int, number: int, seconds: float, run: f
     needed = None if run is None else run / 2
     return {
         **{"configuration": configuration, "batch": batch, "round": number, "tokens": 12, "seconds": seconds},
-        **{"cost_full": None if run is None else 100.0, "cost_needed": needed, "cost_run": run},
+        **{"macs_full": None if run is None else 100.0, "macs_required": needed, "macs_executed": run},
     }
 
 

@@ -41,7 +41,7 @@ def measured(
     key: str, batch: int, seconds: float, rule: str | None = None, parameter: float | None = None
 ) -> dict[str, Any]:
     return {"configuration": key, "batch": batch, "round": 1, "seconds": seconds, "tokens": 10 * batch, "rule": rule,
-            "parameter": parameter, "cost_full": 10.0, "cost_needed": 7.0, "cost_run": 8.0}  # fmt: skip
+            "parameter": parameter, "macs_full": 10.0, "macs_required": 7.0, "macs_executed": 8.0}  # fmt: skip
 
 
 def test_the_table_comes_from_exits_at_one_layer_and_normal() -> None:

@@ -83,7 +83,7 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     assert rows.threads.eq(2).all(), "one actor has both CPUs"
     assert (set(rows.device), set(rows.dtype)) == ({"cpu"}, {"float32"})
     assert rows.versions.str.contains(f"torch {versions()['torch']}", regex=False).all()
-    assert rows[rows.configuration == "generate"][["mode", "rule", "cost_full"]].isna().all(axis=None)
+    assert rows[rows.configuration == "generate"][["mode", "rule", "macs_full"]].isna().all(axis=None)
     assert rows.timing_id.nunique() == rows.started.nunique() == 1
     for key in KEYS:
         assert [line.split()[0] for line in printed.out.splitlines() if line.split()[1:2] == [key]] == ["1", "3"]
@@ -98,7 +98,7 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
 ) -> None:
     out = tmp_path / "out"
     copytree(finished, out, ignore=lambda *_: ["timings"])
-    flags = ["--batch", "1", "3", "--rounds", "2", "--calls", "1", "--beside", "generate/lookup", "--per-round", "1"]
+    flags = ["--batch", "1", "3", "--rounds", "2", "--calls", "1", "--baselines", "generate/lookup", "--per-round", "1"]
     assert timings.main([str(out), *flags]) == 0
     rows = pd.read_parquet(out / "timings").set_index("configuration")
     assert rows[rows["round"] == 1].prompt_ids.map(tuple).unique().tolist() == [("one",)]
@@ -117,13 +117,13 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
 
 
 def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path) -> None:
-    with pytest.raises(UsageError, match="--beside generate/4bit is not known: choose from generate, generate/lookup"):
+    with pytest.raises(UsageError, match="--baselines generate/4bit is not known: choose from generate, generate/lookup"):
         timed(finished, beside=["generate/4bit"])
 
 
 def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:
     def row(key: str, texts: list[list[int]], seconds: float) -> dict[str, Any]:
-        measured = {"tokens": 6, "seconds": seconds, "cost_full": None, "cost_needed": None, "cost_run": None}
+        measured = {"tokens": 6, "seconds": seconds, "macs_full": None, "macs_required": None, "macs_executed": None}
         return {
             "configuration": key,
             "batch": 2,

@@ -101,7 +101,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
     save_byte_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-        modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, decide_on="screen:8:8",
+        modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, screen="8:8",
         exit_every=2, max_new_tokens=30, dtype="float32",
     )  # fmt: skip
     store = open_store(land_all(tmp_path / "out", config))
@@ -113,7 +113,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
     said = f"of the {n_left} tokens that exited by what it let through, {n_missed / n_left:.1%} were without"
     assert said in str(closing_table(store, configurations(config)).caption)
     about = dict(facts(read_sweep(store.root)))["Deciding reads"]
-    assert about == f"screen:8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
+    assert about == f"8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
 
 
 def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(
         is_oracle = "kl" in run.configuration.key
         return {
             "correct": n % 4 > early, "thinking_closed": n != 5, "n_thinking_tokens": 2, "n_answer_tokens": 1,
-            "cost_full": full, "cost_needed": needed, "cost_run": None if is_oracle else needed,
+            "macs_full": full, "macs_required": needed, "macs_executed": None if is_oracle else needed,
         }  # fmt: skip
 
     store = open_store(land_rows(tmp_path / "out", config, thinks))
@@ -138,17 +138,17 @@ def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(
     table = closing_table(store, planned, prompts=asked)
     cells = {str(column.header): [*column.cells] for column in table.columns}
     runs = pd.read_parquet(tmp_path / "out" / "generations").astype({"correct": float})
-    sums = runs.groupby("configuration", sort=False)[["cost_run", "cost_needed", "n_tokens", "correct"]].sum()
+    sums = runs.groupby("configuration", sort=False)[["macs_executed", "macs_required", "n_tokens", "correct"]].sum()
     took = sums.div(sums["correct"], axis=0)
     times = took / took.loc["normal"]
     assert cells["tokens\nper right"] == [f"{each:.1f}" for each in took["n_tokens"]]
-    assert cells["cost per\nright"] == ["–", "–", f"{times['cost_run']['skip/fixed/5']:.2f}"], "oracles ran every layer"
-    assert cells["if free to\ndecide"] == ["–", *(f"{each:.2f}" for each in times["cost_needed"][1:])]
+    assert cells["cost per\nright"] == ["–", "–", f"{times['macs_executed']['skip/fixed/5']:.2f}"], "oracles ran every layer"
+    assert cells["if free to\ndecide"] == ["–", *(f"{each:.2f}" for each in times["macs_required"][1:])]
     assert "Cost per right: multiply-adds of all runs over right answers" in str(table.caption)
     assert of_chains(store, config).startswith("3 of 36 chains of thought never closed, and have no answer: raise")
     by_key = {row["configuration"]: row for row in figures(store, planned, prompts=asked)}
-    of_run = by_key["skip/fixed/5"]["per_right_answer"]["cost_run"]["beside_normal"]
-    assert of_run["mean"] == pytest.approx(times["cost_run"]["skip/fixed/5"])
+    of_run = by_key["skip/fixed/5"]["per_right_answer"]["macs_executed"]["beside_normal"]
+    assert of_run["mean"] == pytest.approx(times["macs_executed"]["skip/fixed/5"])
     sweep = read_sweep(store.root)
     saves = savings(sweep, per_configuration(sweep))
     assert saves
