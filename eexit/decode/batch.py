@@ -108,7 +108,7 @@ class Batch:
 
     def output(self, slot: int) -> Outcome:
         """Return what the request in a slot generated, or why it failed."""
-        return self.slots.outcome(slot)
+        return self.slots.output(slot)
 
     # ---- requests come and go
 

@@ -123,7 +123,7 @@ class DraftBatch(Batch):
                 return n_given
         return len(token_id_N)
 
-    def outcome(self, slot: int) -> Outcome:
+    def output(self, slot: int) -> Outcome:
         outcome, index = super().output(slot), int(self.slots.request[slot])
         if isinstance(outcome, RequestFailure):
             return outcome

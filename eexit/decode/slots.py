@@ -263,7 +263,7 @@ class SlotTable:
         n_tokens, request = self.n_tokens[slot], self.requests[int(self.request[slot])]
         return PartialOutput(request, self.token[slot, :n_tokens].tolist(), self.exit_layer[slot, :n_tokens].tolist())
 
-    def outcome(self, slot: int) -> Outcome:
+    def output(self, slot: int) -> Outcome:
         """Return what the request in a slot generated, or why it failed."""
         n_tokens = int(self.n_tokens[slot])
         of_row = {name: record[slot, :n_tokens].cpu() for name, record in self.records.items()}
