@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         load_default_model_and_tokenizer,
     )
     from eexit.custom_generate.setting import load
-    from eexit.method.modes import state
+    from eexit.method.modes import mode
     from eexit.method.rules import rule
     from eexit.model.chat import format_and_tokenize_input
     from eexit.sweeps.api import SweepResults, sweep
@@ -32,7 +32,7 @@ _HOMES = {
     "load_default_model_and_tokenizer": "eexit.custom_generate.original",
     "open": "eexit.sweeps.api",
     "rule": "eexit.method.rules",
-    "state": "eexit.method.modes",
+    "mode": "eexit.method.modes",
     "sweep": "eexit.sweeps.api",
     "SweepResults": "eexit.sweeps.api",
 }
@@ -46,8 +46,8 @@ __all__ = [
     "get_early_exit_indices",
     "load",
     "load_default_model_and_tokenizer",
+    "mode",
     "rule",
-    "state",
     "sweep",
 ]  # without `open`: `import *` would replace Python's built-in
 

@@ -72,7 +72,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"
     )
     parser.add_argument(
-        "--planned-uses", type=whole, metavar="N", help="of these prompts, how many are planned: they share the error in equal "
+        "--planned-uses", type=whole, metavar="N", help="of these prompts, how many are planned: they share "
+        "the error in equal "
         "parts (default: 1; any further one gets what little of it is kept for that)",
     )  # fmt: skip
     among = "choose among these only (default: all)"

@@ -32,7 +32,7 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, NORMAL, PERFECT
 from eexit.plan.grids import parse_numbers, parse_rules
 
-REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "state": "FOLDER", "screen": "WHAT"}
+REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "kv_maps": "FOLDER", "screen": "WHAT"}
 
 
 @command("the settings that were finished stay in replays")

@@ -4,7 +4,8 @@
     python jobs/timings.py results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
     python jobs/timings.py results/mine --prompts 3 --calls 1 --batch 1      a first look, which tells nothing apart
     python jobs/timings.py results/mine --baselines generate/lookup --draft 20:4     what else is there
-    python jobs/timings.py results/mine --chosen --fastest --unused-prompts --calls 24     what was chosen, on other prompts
+    python jobs/timings.py results/mine --chosen --fastest --unused-prompts --calls 24     what was chosen, on other
+    prompts
 
 Time it on a machine that does nothing else. A call is one Ray actor, which loads the model and has all CPUs of a node,
 or a whole GPU, for itself. In every round it times everything once, in another order, and only times of one round are
@@ -101,7 +102,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--calls", type=whole, default=MIN_CALLS, metavar="N",
-        help=f"calls, each with the model loaded anew; with --unused-prompts, those before count (default: {MIN_CALLS})",
+        help="calls, each with the model loaded anew; with --unused-prompts, those before count "
+        f"(default: {MIN_CALLS})",
     )  # fmt: skip
     parser.add_argument(
         "--rounds", type=whole, default=1, metavar="N", help="how often each call times each (default: 1)"

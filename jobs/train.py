@@ -1,7 +1,7 @@
 """Train exits on the texts of a finished sweep, or go on with a training that was stopped.
 
-    python jobs/sweep.py --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --record-full-depth none --out results/texts
-    python jobs/train.py results/texts --what linear --out exits/linear          a readout
+    python jobs/sweep.py --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --record-full-depth none --out
+    results/texts python jobs/train.py results/texts --what linear --out exits/linear          a readout
     python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it
     python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
     python jobs/train.py results/texts --what kv-maps --out exits/state            what exits leave
@@ -11,8 +11,8 @@ prompt in five is held out, by a hash of its text: nothing is learned from it, a
 One Ray actor has all CPUs of a node, or a whole GPU, for itself. Ctrl-C keeps the sums, and the same command goes on.
 
 The artefact is a folder: card.json says what it was fitted to and how good it is on the held-out prompts. Use it with
---readout, --probe, --gate or --kv-maps of jobs/sweep.py. With --adapter, it is fitted to the model with an adapter, such
-as jobs/files/student.py trains, and used with that.
+--readout, --probe, --gate or --kv-maps of jobs/sweep.py. With --adapter, it is fitted to the model with an adapter,
+such as jobs/files/student.py trains, and used with that.
 """
 
 import sys
@@ -73,7 +73,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--readout",
         metavar="READOUT",
-        help="for a probe, a gate or state maps: what layers are read through: lens, raw or a folder (default: lens)",
+        help="for a probe, a gate or KV maps: what layers are read through: lens, raw or a folder (default: lens)",
     )
     parser.several("--rules", "RULE", "for a gate: rules that read layers, as in confidence=0.9,0.97", default=None)
     parser.add_argument(

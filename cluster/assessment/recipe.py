@@ -126,7 +126,16 @@ class Recipe:
         replays = ["--rules", *_flags(REPLAYED), "--modes", EXACT, *sets]
         within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.at_most:g}"]
         asked = ["--risk", bound.risk, "--max-risk", f"{bound.at_most:g}", "--confidence", f"{bound.confidence:g}"]
-        of_texts = ["--modes", NORMAL, "--record-full-depth", "none", "--temperature", "1", "--max-new-tokens", str(TEXT_TOKENS)]
+        of_texts = [
+            "--modes",
+            NORMAL,
+            "--record-full-depth",
+            "none",
+            "--temperature",
+            "1",
+            "--max-new-tokens",
+            str(TEXT_TOKENS),
+        ]
         settings = [*within, "--modes", NORMAL, EXACT, DEPLOYED, "--record-full-depth", "final"]
         oracles = [*within, "--modes", EXACT, DEPLOYED, "--rules", ORACLE]
         return (

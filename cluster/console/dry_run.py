@@ -15,7 +15,7 @@ from cluster.sweep_job import SweepJob
 from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
 from eexit.output.locations import redact
 from eexit.output.text import pluralize, precision, with_weights
-from eexit.plan.artefacts import ADAPTER, PROBE, STATE_MAPS
+from eexit.plan.artefacts import ADAPTER, KV_MAPS, PROBE
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, look_at_model, size
@@ -60,8 +60,8 @@ def describe_plan(job: SweepJob, options: CommandOptions) -> str:
         **({"controls": f"of {redact(options.controls_from)}"} if options.controls_from else {}),
         "exit layers": f"{' '.join(map(str, exitable_layers))} (the final one is {model['n_layers'] - 1})",
         "readout": config.readout,
-        **{role: location for role in (PROBE, ADAPTER, STATE_MAPS) if (location := getattr(config, role))},
-        **({"decided on": f"a {config.screen}"} if config.screen else {}),
+        **{role: location for role in (PROBE, ADAPTER, KV_MAPS) if (location := getattr(config, role))},
+        **({"screen": config.screen} if config.screen else {}),
         "next token": f"sampled, temperature {config.temperature:g}, top-p {config.top_p:g}"
         if config.temperature
         else "greedy",

@@ -48,7 +48,7 @@ def use_flag(parser: Parser, group: str = "") -> None:
     """Add the flag for files of custom rules and modes."""
     (parser.group(group) if group else parser).add_argument(
         "--use", action="extend", nargs="+", metavar="FILE", default=[],
-        help="files of Python with rules and states of your own, which are run, and known by their names then",
+        help="files of Python with rules and modes of your own, which are run, and known by their names then",
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from eexit.errors import UsageError
-from eexit.output.text import did_you_mean
+from eexit.output.text import did_you_mean, renamed
 
 _JOBS = Path(__file__).parents[2] / "jobs"
 _SCRIPT = re.compile(r"python jobs/((?:\w+/)?\w+\.py)")  # also called as `eexit NAME`
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, text: str) -> str:
         name = text.partition("=")[0]
         is_flag = name[:1] == "-" and name.strip("-")
-        meant = did_you_mean(name, list(self._option_string_actions), most=1) if is_flag else ""
+        meant = renamed(name) or did_you_mean(name, list(self._option_string_actions), most=1) if is_flag else ""
         return f" ({meant})" if meant else ""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "screen",
         "gate_thresholds", "only",
     ),
-    LEARNED: ("readout", "probe", "gate", "adapter", "state"),
+    LEARNED: ("readout", "probe", "gate", "adapter", "kv_maps"),
     EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),
     OUTPUT: ("out", "record_top_k", "record_full_depth"),
 }  # fmt: skip

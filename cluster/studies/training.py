@@ -64,7 +64,9 @@ def train_exits(
     texts = read_texts(sweep.store)
     if asked.prompts:
         grid = {**NO_EXITS, "prompts": tuple(asked.prompts)}
-        config = SweepConfig.model_validate({**dict(sweep.config(with_exits=False)), **grid, "record_full_depth": "none"})
+        config = SweepConfig.model_validate(
+            {**dict(sweep.config(with_exits=False)), **grid, "record_full_depth": "none"}
+        )
         job = SweepJob(config=config, out=str(folder / TEXTS_FOLDER), device=device)
         summary = run_job(job, display, look=look)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])

@@ -45,7 +45,7 @@ def _what(taken: SettingPackage) -> Iterator[str]:
             f"{own['kind'].capitalize()} {own['name']} is not of eexit: {own['definition']}. Its text stands in "
             f"setting.json and is never run from there: {source.way_out}."
         )
-    used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "state") if config.get(name)}
+    used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "kv_maps") if config.get(name)}
     yield (
         f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
         f"{config['screen']}; tokens come from the whole head."

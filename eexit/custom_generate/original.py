@@ -67,7 +67,7 @@ class EarlyExitGenerator(ABC):
             raise UsageError(f"unknown mode {mode!r}: {meant}")
         if mode in MAPPING:
             raise UsageError(
-                f"mode {mode} needs trained state maps: run a sweep with --kv-maps, and take its setting home"
+                f"mode {mode} needs trained KV maps: run a sweep with --kv-maps, and take its setting home"
             )
         if readout not in READOUTS:
             raise UsageError(f"unknown readout {readout!r}: choose from {', '.join(READOUTS)}")

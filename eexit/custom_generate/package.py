@@ -166,8 +166,8 @@ def single_setting_config(
     """Return a sweep's configuration as JSON, without prompts and with one setting in place of its grid."""
     grid: dict[str, Any] = {**NO_EXITS, "exit_sets": (EVERY,)}
     match configuration:
-        case EarlyExit(state, rule, parameter):
-            grid |= {"modes": (state,), "rules": {rule: () if parameter is None else (parameter,)}}
+        case EarlyExit(mode, rule, parameter):
+            grid |= {"modes": (mode,), "rules": {rule: () if parameter is None else (parameter,)}}
             grid["exit_sets"] = (configuration.exit_set or EVERY,)
             grid |= {role: getattr(config, role) for role in used_by(configuration)}
             if configuration.gate is not None:

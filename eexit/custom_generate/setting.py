@@ -60,7 +60,8 @@ class ExitOutput(GenerateDecoderOnlyOutput):
     """Output of `generate` with `return_dict_in_generate`.
 
     `exit_layers` (B, N) are the exit layers of generated tokens, −1 after a sequence's end. `costs` has, for each
-    sequence, the columns of `generations` with the cost of its decided tokens, such as `macs_executed`, in multiply-adds.
+    sequence, the columns of `generations` with the cost of its decided tokens, such as `macs_executed`, in
+    multiply-adds.
     """
 
     exit_layers: Tensor | None = None

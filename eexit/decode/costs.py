@@ -54,7 +54,7 @@ class UnitCosts:
     window_L: Sequence[int | None]  # positions that a layer attends to, the own one included; None: all
     weight_bytes_L: np.ndarray  # of a layer's weights, as it holds them; multiply-adds say nothing of that
     head_weight_bytes: int
-    mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where state maps make them
+    mapped_LL: np.ndarray | None = None  # as keys_L, by exit layer and then layer, where KV maps make them
 
 
 def required_ops(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> OpCounts:
@@ -122,7 +122,7 @@ def multiply_adds(prices: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode
     The input of a token stands at position `n_prompt` + its place. In each layer that was run, it attends to its own
     position and to those earlier ones that lie in the layer's window and are not hidden there. If the state leaves
     nothing, each token's position is hidden in layers that were not run for it. If it maps, keys and values alone came
-    by the state maps of the last layers that were run.
+    by the KV maps of the last layers that were run.
     """
     n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T

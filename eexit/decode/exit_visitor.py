@@ -149,8 +149,8 @@ class ExitVisitor:
             parts = [tokens.index for _, tokens in sharing]
             index = parts[0] if len(parts) == 1 else torch.cat([part for part in parts if isinstance(part, Tensor)])
             states = {
-                "hidden_in": before_ND[index], "hidden_out": after_ND[index], "parameter": plan.parameter_NE[index, rank],
-            }  # fmt: skip
+                "hidden_in": before_ND[index], "hidden_out": after_ND[index], "parameter": plan.parameter_NE[index,
+            rank], }  # fmt: skip
             given_M = None if plan.next_token_N is None else plan.next_token_N[index]
             prediction = self.predictors[column](LayerView(layer, **states), given_M) if column else Prediction({})
             look = LayerView(layer, **states, **prediction.values)
@@ -183,7 +183,7 @@ class ExitVisitor:
             if mode.alters:
                 own_BT = flag_BT if flag_B1 is None else flag_BT & flag_B1
                 exited = ExitedTokens.from_flag(
-                    own_BT, self.plan.layer_X[self.exit_BT], self.kept, self.decoding.state_maps, self.plan.checks(mode)
+                    own_BT, self.plan.layer_X[self.exit_BT], self.kept, self.decoding.kv_maps, self.plan.checks(mode)
                 )
                 self.exited.append((mode, exited))
                 own_BT1 = own_BT[..., None]

@@ -92,7 +92,7 @@ class FullDepthReference(Divergence):
             "top_token_ids_TXK": self.top_token_BXK,
             "top_prob_TXK": self.top_prob_BXK,
         }
-        return {name: found[name] for name, *_ in recorded(observe) if name in found}
+        return {name: found[name] for name, *_ in recorded(record_full_depth) if name in found}
 
     def next_tokens(self, exit_B: Tensor) -> NextTokens:
         """Return the likeliest token at each exit; `exit_B` are indices into X, from its end if negative."""

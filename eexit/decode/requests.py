@@ -40,7 +40,7 @@ class PartialOutput:
 @dataclass(frozen=True)
 class DecodingConfig:
     """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, gated rows a `gate`, and
-    states that map `state_maps`.
+    states that map `kv_maps`.
 
     With a `screen`, rules that read a layer look at the tokens that it lets through. What is generated is read from the
     whole head.
@@ -58,7 +58,7 @@ class DecodingConfig:
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     gate: Gate | None = None
-    state_maps: KVMaps | None = None
+    kv_maps: KVMaps | None = None
     screen: Screen | None = None
     temperature: float = 0.0
     top_p: float = 1.0

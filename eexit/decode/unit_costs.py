@@ -50,7 +50,7 @@ def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
         position_L=at_two_L - at_one_L,
         look_XK=look_XK,
         window_L=tuple(decoder.windows),
-        mapped_LL=mapped_LL if decoding.state_maps else None,
+        mapped_LL=mapped_LL if decoding.kv_maps else None,
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
     )
@@ -105,13 +105,13 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
 
 
 def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of state maps', (L, L).
+    """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of KV maps', (L, L).
 
     The latter are by exit layer and then layer.
     """
     own = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
-    maps = decoding.state_maps
+    maps = decoding.kv_maps
 
     def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
         own[layer.index] = mapped_LL[:, layer.index] = counter.count(layer.write_keys, hidden_11W)[1]

@@ -1,4 +1,4 @@
-"""Own rules and states: functions in a user's file or notebook, known by their names like ours.
+"""Own rules and modes: functions in a user's file or notebook, known by their names like ours.
 
 The text of such a file, or of a function from elsewhere, is stored with results that it made, to be read, and compared
 with what is given when they are gone on with; it is run only where a user gives it.
@@ -24,7 +24,7 @@ from eexit.errors import UsageError, first_line
 from eexit.method.captured_values import code_digest
 from eexit.output.locations import path_from
 
-OURS: Final = "eexit."  # how the modules of our own rules and states begin
+OURS: Final = "eexit."  # how the modules of our custom rules and modes begin
 PYTHON: Final = ".py"
 SHOWN: Final = 8  # letters of a digest
 RAISED: Final = (Exception, SystemExit, GeneratorExit)  # what a user's code may raise, but for Ctrl-C
@@ -35,7 +35,7 @@ RESERVED: Final = ("normal", "draft", "generate")  # what keys of configurations
 
 @dataclass(frozen=True)
 class CustomSource:
-    """Where an own rule or state comes from: the file's name, or the function's, and the text."""
+    """Where an custom rule or mode comes from: the file's name, or the function's, and the text."""
 
     name: str
     text: str
@@ -58,7 +58,7 @@ class CustomSource:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RegistryEntry:
-    """What all rules and states have: `definition` says what they do, in words, with the source in the literature."""
+    """What all rules and modes have: `definition` says what they do, in words, with the source in the literature."""
 
     name: str
     definition: str
@@ -142,7 +142,7 @@ def _reading(source: CustomSource) -> Iterator[None]:
 
 
 def use_files(paths: str | Path | Sequence[str | Path]) -> tuple[CustomSource, ...]:
-    """Run files of own rules and states (`--use`), so that their names are known.
+    """Run files of custom rules and modes (`--use`), so that their names are known.
 
     Raises `UsageError` for a file that can't be read or run.
     """
@@ -163,7 +163,7 @@ def use_files(paths: str | Path | Sequence[str | Path]) -> tuple[CustomSource, .
 
 
 def use_text(source: CustomSource) -> None:
-    """Run the text of a file of own rules and states. Raises `UsageError` if it fails."""
+    """Run the text of a file of custom rules and modes. Raises `UsageError` if it fails."""
     name = f"eexit_use_{Path(source.name).stem}_{source.digest[:SHOWN]}"
     module = ModuleType(name)
     module.__file__ = f"<{source.name} {source.digest[:SHOWN]}>"

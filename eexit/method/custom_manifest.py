@@ -1,4 +1,4 @@
-"""What results say of own rules and states: their texts, to be read and never run, and what readers need to know.
+"""What results say of custom rules and modes: their texts, to be read and never run, and what readers need to know.
 
 Reading a manifest makes them known by that. Whoever runs them again gives the file, or the function, again.
 """
@@ -15,20 +15,20 @@ from eexit.method.modes import KINDS as MODE_KINDS
 from eexit.method.modes import MODES, KVFill, Mode
 from eexit.method.rules import RULES, Rule, register
 
-RULE, STATE = "rule", "state"
+RULE, MODE = "rule", "mode"
 N_DIGITS: Final = 64  # of a SHA-256
-_KINDS: Final[Mapping[str, Mapping[str, Rule | Mode]]] = {RULE: RULES, STATE: MODES}
+_KINDS: Final[Mapping[str, Mapping[str, Rule | Mode]]] = {RULE: RULES, MODE: MODES}
 _ASIDE: Final = ("function", "source", "given", "captured")
 Described = Mapping[str, Any]
 
 
 def custom_entries(names: Container[str]) -> list[Rule | Mode]:
-    """The own rules and states among those with these names."""
+    """The custom rules and modes among those with these names."""
     return [each for known in _KINDS.values() for name, each in known.items() if name in names and each.source]
 
 
 def descriptions_of(names: Container[str]) -> list[dict[str, Any]]:
-    """What a manifest has of the own rules and states among these, as JSON.
+    """What a manifest has of the custom rules and modes among these, as JSON.
 
     That is its `kind`, where it comes from (`source`) with its `text` and the SHA-256 of that, the values that its
     function has from elsewhere (`captured`), and all that is declared of it. Raises `UsageError` for a value that can't
@@ -41,7 +41,7 @@ def descriptions_of(names: Container[str]) -> list[dict[str, Any]]:
         declared = {field.name: getattr(each, field.name) for field in fields(each) if field.name not in _ASIDE}
         known = {name: _plain(value) for name, value in declared.items() if value not in (math.inf, -math.inf)}
         captured = {"captured": captured_by(each)}
-        found.append({"kind": RULE if isinstance(each, Rule) else STATE, **of_source, **captured, **known})
+        found.append({"kind": RULE if isinstance(each, Rule) else MODE, **of_source, **captured, **known})
     return found
 
 
@@ -62,22 +62,22 @@ def captured_by(each: Rule | Mode) -> Mapping[str, str]:
 
 
 def register_from_manifest(own: Sequence[Described]) -> None:
-    """Make own rules and states known by what results say of them, where they are not given in this process."""
+    """Make custom rules and modes known by what results say of them, where they are not given in this process."""
     for each in own:
         name = each["name"]
-        kind = Rule if each["kind"] == RULE else MODE_KINDS[KVFill(each["leaves"])]
+        kind = Rule if each["kind"] == RULE else MODE_KINDS[KVFill(each["fill"])]
         there = _KINDS[each["kind"]].get(name)
         if there and (there.given or not there.source):
             continue
         source = CustomSource(each["source"], each["text"])
         said = {field.name: each[field.name] for field in fields(kind) if field.name in each}
-        if each["kind"] == STATE:
-            said["leaves"] = KVFill(each["leaves"])
+        if each["kind"] == MODE:
+            said["fill"] = KVFill(each["fill"])
         register_entry(kind(**{**said, "source": source, "function": _not_given, "given": False}))
 
 
 def register_entry(entry: Rule | Mode) -> None:
-    """Make a rule or state known by its name, in place of one of that name that was before."""
+    """Make a rule or mode known by its name, in place of one of that name that was before."""
     if isinstance(entry, Rule):
         register(entry)
     else:
@@ -85,7 +85,7 @@ def register_entry(entry: Rule | Mode) -> None:
 
 
 def refuse_changed(own: Sequence[Described], of: str) -> None:
-    """Raises `UsageError` unless these rules and states, as `of` had them, are given in this process.
+    """Raises `UsageError` unless these rules and modes, as `of` had them, are given in this process.
 
     A function that `of` had from a notebook may be given in a file. The values that a function has from elsewhere, such
     as a threshold of the notebook, are compared too.
@@ -119,7 +119,7 @@ def _short(description: str) -> str:
 
 
 def _not_given(*asked: Any) -> NoReturn:
-    raise UsageError("a rule or state is known from results alone: give its file with --use")
+    raise UsageError("a rule or mode is known from results alone: give its file with --use")
 
 
 def _plain(value: Any) -> Any:

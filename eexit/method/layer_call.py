@@ -25,13 +25,13 @@ class ExitContext:
     """What a mode's function gets of the N tokens that have exited."""
 
     layer: Tensor  # (N,): the exit layer
-    stream: Tensor  # (N, D): the hidden state after it
+    hidden: Tensor  # (N, D): the hidden state after it
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def before(self) -> Tensor:
+    def hidden_in(self) -> Tensor:
         """The hidden state before the exit layer, (N, D), for modes that need it."""
-        return self._kept("before")
+        return self._kept("hidden_in")
 
     @property
     def embedding(self) -> Tensor:

@@ -37,25 +37,25 @@ class KVFill(Enum):
     """What a skipped layer's KV cache holds of a token that exited."""
 
     FULL_DEPTH = "full depth"  # the entries that the layer makes at full depth
-    STREAM = "stream"  # those that it makes of a hidden state, which the mode's function returns
-    KEYS = "keys"  # those that the mode's function returns
+    HIDDEN = "hidden"  # those that it makes of a hidden state, which the mode's function returns
+    KV = "kv"  # those that the mode's function returns
     MAPS = "maps"  # those that KV maps make of the hidden state at the exit; the next layer makes them itself
     COPY = "copy"  # the exit layer's
-    NOTHING = "nothing"  # none: later tokens do not attend to the position there
+    NONE = "none"  # none: later tokens do not attend to the position there
 
 
 @dataclass(frozen=True)
 class SkippedLayer:
     """A skipped layer, from 0.
 
-    For modes that leave "keys", `key` and `value` are its projections, (N, D) → (N, n), before its norms of keys and
-    rotary angles, and `given` is their input for the hidden state at the exit, (N, D).
+    For modes with fill="kv", `key` and `value` are its projections, (N, D) → (N, n), before its norms of keys and
+    rotary angles, and `kv_input` is their input for the hidden state at the exit, (N, D).
     """
 
     index: int
     key: Callable[[Tensor], Tensor] | None = None
     value: Callable[[Tensor], Tensor] | None = None
-    given: Tensor | None = None
+    kv_input: Tensor | None = None
 
 
 class Model(Protocol):
@@ -94,8 +94,8 @@ class Mode(RegistryEntry):
     compute keys and values, and `hides` if later tokens do not attend to the position there.
     """
 
-    leaves: KVFill
-    needs: Sequence[str] = ()  # of `ExitContext`: "before", "embedding"
+    fill: KVFill
+    needs: Sequence[str] = ()  # of `ExitContext`: "hidden_in", "embedding"
     alters: ClassVar[bool] = True
     writes_keys: ClassVar[bool] = False
     hides: ClassVar[bool] = False
@@ -112,7 +112,9 @@ class Mode(RegistryEntry):
     def check(self, model: Model) -> None:
         """Raises `ValueError`, saying why, for a model that this mode can't be used with."""
 
-    def result(self, given: ExitContext, layer: SkippedLayer, *widths: int, checks_numbers: bool = True) -> Sequence[Tensor]:
+    def result(
+        self, given: ExitContext, layer: SkippedLayer, *widths: int, checks_numbers: bool = True
+    ) -> Sequence[Tensor]:
         """Return what the function gives for a skipped layer: hidden states, or keys and values, (N, width) each.
 
         Raises `UsageError`, in a line with mode and layer, for a custom mode whose function fails, or gives other
@@ -251,17 +253,17 @@ MODES: Final[dict[str, Mode]] = {}
 
 
 @overload
-def state(function: Callable[..., Any], /) -> Mode: ...
+def mode(function: Callable[..., Any], /) -> Mode: ...
 
 
 @overload
-def state(
-    *, leaves: str = "stream", needs: Sequence[str] = (), short: str = "", kind: type[Mode] | None = None
+def mode(
+    *, fill: str = "hidden", needs: Sequence[str] = (), short: str = "", kind: type[Mode] | None = None
 ) -> Callable[[Callable[..., Any]], Mode]: ...
 
 
-def state(
-    function: Callable[..., Any] | None = None, /, *, leaves: str = "stream", needs: Sequence[str] = (),
+def mode(
+    function: Callable[..., Any] | None = None, /, *, fill: str = "hidden", needs: Sequence[str] = (),
     short: str = "", kind: type[Mode] | None = None,
 ) -> Mode | Callable[[Callable[..., Any]], Mode]:  # fmt: skip
     """Make a function a mode, whose name is the function's, and whose definition is its docstring.
@@ -270,55 +272,55 @@ def state(
     keys and values; or with fill="kv" a pair of keys and values, (N, n) each, before norms and rotary angles. Both
     are of the dtype of `exit.hidden`, and finite.
     `exit` is an `ExitContext`, and `layer` a `SkippedLayer`. With fill="copy" (of the exit layer's keys and values) or
-    "nothing", it is not called. With `needs`, "before" or "embedding", `exit` has these hidden states too.
+    "none", it is not called. With `needs`, "hidden_in" or "embedding", `exit` has these hidden states too.
 
     Raises `UsageError` for a function that can't be a mode, and for a name that is taken by one of ours.
     """
 
     def made(function: Callable[..., Any]) -> Mode:
-        refuse_no_function("state", function)
+        refuse_no_function("mode", function)
         name = function.__name__
-        refuse_name(f"state {name}", name, MODES)
+        refuse_name(f"mode {name}", name, MODES)
         given = {each.value: each for each in KVFill}
-        if leaves not in given or (leaves in ("maps", "full depth") and source_of(function)):
-            raise UsageError(f"state {name}: leaves is stream, keys, copy or nothing, got {leaves!r}")
-        if foreign := [each for each in needs if each not in ("before", "embedding")]:
-            raise UsageError(f"state {name}: needs are before and embedding, got {foreign[0]!r}")
+        if fill not in given or (fill in ("maps", "full depth") and source_of(function)):
+            raise UsageError(f"mode {name}: fill is hidden, kv, copy or none, got {fill!r}")
+        if foreign := [each for each in needs if each not in ("hidden_in", "embedding")]:
+            raise UsageError(f"mode {name}: needs are hidden_in and embedding, got {foreign[0]!r}")
         if len(inspect.signature(function).parameters) != 2:
-            raise UsageError(f"state {name} is a function of what an exit left, and of a deeper layer")
-        MODES[name] = (kind or KINDS[given[leaves]])(
-            name=name, definition=" ".join((inspect.getdoc(function) or f"own state {name}").split()),
-            source=source_of(function), short=short, function=function, leaves=given[leaves], needs=tuple(needs),
+            raise UsageError(f"mode {name} is a function of what an exit left, and of a deeper layer")
+        MODES[name] = (kind or KINDS[given[fill]])(
+            name=name, definition=" ".join((inspect.getdoc(function) or f"custom mode {name}").split()),
+            source=source_of(function), short=short, function=function, fill=given[fill], needs=tuple(needs),
         )  # fmt: skip
         return MODES[name]
 
     return made if function is None else made(function)
 
 
-@state(fill="full depth", short="U")
+@mode(fill="full depth", short="U")
 def unfrozen(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit changes nothing but the token: later tokens attend to the full-depth state"""
 
 
-@state(short="F", kind=ResidualMode)
+@mode(short="F", kind=ResidualMode)
 def frozen_residual(exit: ExitContext, layer: SkippedLayer) -> Tensor:
     """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values made
     from the stream as it was there (the state propagation of CALM, Schuster et al. 2022)"""
     return exit.hidden
 
 
-@state(fill="maps", short="M")
+@mode(fill="maps", short="M")
 def mapped_residual(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values that
     trained maps make of the stream as it was there (--kv-maps)"""
 
 
-@state(fill="copy", short="C")
+@mode(fill="copy", short="C")
 def frozen_cache(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit also freezes the cache: past the exit layer, later tokens attend to a copy of the exit layer's keys
     and values (known to be bad: in CALM it took ROUGE-L from 38.2 to 23.0)"""
 
 
-@state(fill="none", short="S")
+@mode(fill="none", short="S")
 def skip(exit: ExitContext, layer: SkippedLayer) -> None:
     """an early exit leaves nothing: past the exit layer, later tokens do not attend to its position"""

@@ -75,19 +75,19 @@ class ExitChances:
 class LayerView:
     """What a rule can look at: the pass at one exitable layer, for the B tokens that have reached it.
 
-    | attribute          | shape, unit          | where the rule needs                                               |
-    | ------------------ | -------------------- | ------------------------------------------------------------------ |
-    | `index`            | a number             | the layer, from 0                                                  |
-    | `hidden_in`, `hidden_out`  | (B, W)               | anything but "final": the residual stream before and after the layer |
-    | `top2_prob`            | (B, 2)               | "distribution", the default: the two highest probabilities         |
-    | `entropy`          | (B,), nats           | "distribution"                                                     |
-    | `top_token`        | (B,), token ids      | "distribution"                                                     |
-    | `top_token_history` | (B, R), token ids    | "history": at the exitable layers so far, this one last            |
-    | `logits`           | (B, V)               | "logits"                                                           |
-    | `predicted_kl`     | (B,), nats           | "probe": what a trained probe says of the stream (`--probe`)       |
-    | `kl`               | (B, E), nats         | "final": of the final layer's distribution from each exitable one's |
-    | `top_token`        | (B, E), token ids    | "final"; there, `index` is -1, and all layers are looked at at once |
-    | `final_top_token`  | (B, 1), token ids    | "final"                                                            |
+    | attribute                 | shape, unit       | needs of the rule |
+    | ------------------------- | ----------------- | ----------------------------------------------------------------|
+    | `index`                   | a number          | the layer, from 0 |
+    | `hidden_in`, `hidden_out` | (B, D)            | all but "final": the hidden state before and after the layer |
+    | `top2_prob`               | (B, 2)            | "distribution", the default: the two highest probabilities |
+    | `entropy`                 | (B,), nats        | "distribution" |
+    | `top_token`               | (B,), token ids   | "distribution" |
+    | `top_token_history`       | (B, R), token ids | "history": at the exitable layers so far, this one last |
+    | `logits`                  | (B, V)            | "logits" |
+    | `predicted_kl`            | (B,), nats        | "probe": predicted from `hidden_out` by a probe (`--probe`)          |
+    | `kl`                      | (B, E), nats      | "final": from the exitable layer to the final one                |
+    | `top_token`               | (B, E), token ids | "final", where `index` is -1, and all layers are read at once |
+    | `final_top_token`         | (B, 1), token ids | "final" |
 
     Each need but "hidden", "probe" and "final" stands for a read of the head. Rules that need "final" are oracles.
     """

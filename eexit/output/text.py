@@ -74,6 +74,19 @@ def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
     return [by_lower[each] for each in (begun or alike)[:most]]
 
 
+RENAMED: Final[Mapping[str, str]] = {  # flags and arguments before version 0.3
+    "state": "kv_maps", "screen": "screen", "record_full_depth": "record_full_depth", "control_modes": "control_modes",
+    "at_most": "max_risk", "beside": "baselines", "asks": "planned_uses", "fresh": "unused_prompts",
+    "settings_from_replay": "settings_from_replay",
+}  # fmt: skip
+
+
+def renamed(name: str) -> str:
+    """Return a sentence such as "--baselines is --baselines now" for a renamed flag or argument, else an empty one."""
+    now = RENAMED.get(name.removeprefix("--").replace("-", "_"))
+    return f"{name} is {flag(now) if name.startswith('--') else now} now" if now else ""
+
+
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "", most: int = 2) -> str:
     """Return a question with the names that were probably meant, or `otherwise` if there are none."""
     near = nearest(name, known, most)

@@ -34,9 +34,9 @@ READOUT: Final = "readout"  # roles in which an artefact can be used
 PROBE: Final = "probe"
 ADAPTER: Final = "adapter"
 GATE: Final = "gate"
-STATE_MAPS: Final = "state"
-OF_SOME: Final = (PROBE, GATE, STATE_MAPS)  # roles that only some configurations depend on
-FLAGS: Final = {role: f"--{role}" for role in (READOUT, PROBE, ADAPTER, GATE, STATE_MAPS)}
+KV_MAPS: Final = "kv_maps"
+OF_SOME: Final = (PROBE, GATE, KV_MAPS)  # roles that only some configurations depend on
+FLAGS: Final = {role: f"--{role}" for role in (READOUT, PROBE, ADAPTER, GATE, KV_MAPS)}
 
 
 class CardRow(BaseModel):

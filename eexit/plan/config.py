@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from eexit.method.modes import MODES
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES
-from eexit.method.screen_size import HEAD, ScreenSize, screen_size, with_default_size
+from eexit.method.screen_size import ScreenSize, screen_size, validated_screen
 from eexit.plan.configuration import EVERY, NORMAL, parse_drafts
 from eexit.plan.field_types import (
     NO_MARKS,
@@ -68,7 +68,7 @@ GRID: Final = frozenset({
 # Replacement of a sweep's grid: full depth alone, without the artefacts that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
     "modes": (NORMAL,), KL_FACTORS: (), "rules": {}, "controls": (), "draft": (), "only": (),
-    "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "state": None,
+    "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "kv_maps": None,
 }  # fmt: skip
 
 
@@ -153,14 +153,14 @@ class SweepConfig(BaseModel):
     gate_thresholds: GateThresholds = Field(
         GATE_THRESHOLDS, description="chances to exit from which on the gate has a layer read; 0 reads every one"
     )
-    state: Text | None = Field(
-        None, description=f"folder of the trained state maps that mode {' or '.join(MAPPING)} makes keys and values by"
+    kv_maps: Text | None = Field(
+        None, description=f"folder of the trained KV maps that mode {' or '.join(MAPPING)} makes keys and values by"
     )
     digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
-    screen: Annotated[Text, AfterValidator(with_default_size)] = Field(
-        "head",
-        description="what rules that read a layer look at: the whole head's tokens (head), or those that a sketch of "
-        "it finds likeliest, as in 96:1024 (rank, tokens); what is generated is read from the whole head",
+    screen: Annotated[Text | None, AfterValidator(validated_screen)] = Field(
+        None,
+        description="RANK:TOKENS, as in 32:256: rules decide by the tokens that a low-rank approximation of the LM "
+        "head ranks highest; generated tokens are read from the whole head (default: rules read the whole head)",
     )
     max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
     thinking: Thinking | None = Field(
@@ -208,8 +208,8 @@ class SweepConfig(BaseModel):
         return max(map(self.limit_of, self.prompts))
 
     @property
-    def screen(self) -> ScreenSize | None:
-        """Size of the screen on which rules decide; None without one."""
+    def screen_size(self) -> ScreenSize | None:
+        """Size of the screen by which rules decide; None without one."""
         return screen_size(self.screen)
 
     @model_validator(mode="before")
@@ -257,8 +257,9 @@ class SweepConfig(BaseModel):
         rules = self.rules if set(self.modes) != {NORMAL} else {}
         if self.record_full_depth != "all" and (oracles := [name for name in ORACLES if name in rules]):
             raise ValueError(
-                f"rule {oracles[0]} decides by what the full-depth model says at every exitable layer, which observe "
-                f"{self.record_full_depth} leaves out: set observe to all, or give other rules"
+                f"rule {oracles[0]} decides by what the full-depth model predicts at every exitable layer, "
+                f"which --record-full-depth "
+                f"{self.record_full_depth} leaves out: give --record-full-depth all, or give other rules"
             )
         probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
         if probing and self.probe is None:
@@ -267,8 +268,9 @@ class SweepConfig(BaseModel):
             )
         if self.screen and (wanting := [name for name in self.rules if RULES[name].needs == LOGITS]):
             raise ValueError(
-                f"rule {wanting[0]} looks at the logits of all tokens, and {self.screen} gives those of some: give "
-                f"--screen {HEAD}"
+                f"rule {wanting[0]} reads the logits of all tokens, and screen {self.screen} gives those of "
+                f"some: leave "
+                "--screen out"
             )
         if self.probe is not None and not probing:
             raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
@@ -292,13 +294,13 @@ class SweepConfig(BaseModel):
 
     def _refuse_state(self) -> None:
         mapping = [mode for mode in (*self.modes, *(control.mode for control in self.controls)) if mode in MAPPING]
-        if mapping and self.state is None:
+        if mapping and self.kv_maps is None:
             raise ValueError(
                 f"mode {mapping[0]} makes keys and values by trained maps: give --kv-maps, a folder that jobs/train.py "
                 "made"
             )
-        if self.state is not None and not mapping:
-            raise ValueError(f"state {self.state} has no effect: give mode {' or '.join(MAPPING)}")
+        if self.kv_maps is not None and not mapping:
+            raise ValueError(f"state {self.kv_maps} has no effect: give mode {' or '.join(MAPPING)}")
 
     def _refuse_gate(self) -> None:
         if self.gate is None:

@@ -55,22 +55,18 @@ class NoExit:
 
 @dataclass(frozen=True)
 class EarlyExit:
-    """Configuration with exits where its rule decides; `state` is its mode, `parameter` None for a rule without one.
+    """Configuration with exits where its rule decides; `parameter` is None for a rule without one.
 
     `layers` is the exit set, where the rule is evaluated and tokens may exit; empty for every exitable layer. With a
     `gate`, a threshold such as "0.1", a layer is read only if the sweep's gate predicts at least this exit probability.
     "perfect" stands for a gate without errors, which only a replay can have.
     """
 
-    state: str
+    mode: str
     rule: str
     parameter: Parameter = None
     layers: tuple[int, ...] = ()
     gate: str | None = None
-
-    @property
-    def mode(self) -> str:
-        return self.state
 
     @property
     def rule_key(self) -> str:
@@ -97,7 +93,7 @@ class EarlyExit:
     @property
     def key(self) -> str:
         """Unique name, such as `frozen_residual/kl/0.5`."""
-        return f"{self.state}/{self.rule_key}"
+        return f"{self.mode}/{self.rule_key}"
 
     @property
     def columns(self) -> Columns:
@@ -278,7 +274,7 @@ def without_mode(configuration: Configuration) -> Configuration:
     """
     mode = MODES.get(configuration.mode)
     if isinstance(configuration, EarlyExit) and gives_its_exits(configuration) and mode and mode.source is None:
-        return replace(configuration, state="")
+        return replace(configuration, mode="")
     return configuration
 
 

@@ -272,7 +272,7 @@ def _memory(config: SweepConfig, rows: int, found: InspectedModel) -> MemoryEsti
         return None
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)
     row = found.token * int(min(longest + config.most_new_tokens, found.context or math.inf))
-    maps = Path(config.state).expanduser().joinpath(WEIGHTS).stat().st_size if config.state else 0
+    maps = Path(config.kv_maps).expanduser().joinpath(WEIGHTS).stat().st_size if config.kv_maps else 0
     return MemoryEstimate(found.weights + maps, row * rows, row, tuple(found.parts))
 
 

@@ -9,7 +9,7 @@ from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
 from eexit.output.text import did_you_mean, truncate_lines
-from eexit.plan.artefacts import GATE, OF_SOME, PROBE, STATE_MAPS
+from eexit.plan.artefacts import GATE, KV_MAPS, OF_SOME, PROBE
 from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
@@ -115,8 +115,8 @@ def used_by(configuration: Configuration) -> frozenset[str]:
     """Return the roles in `OF_SOME` whose artefacts this configuration's runs depend on."""
     if not isinstance(configuration, EarlyExit):
         return frozenset()
-    rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.state)
-    uses = {PROBE: rule and rule.probes, GATE: configuration.gate, STATE_MAPS: state and state.maps}
+    rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.mode)
+    uses = {PROBE: rule and rule.probes, GATE: configuration.gate, KV_MAPS: state and state.maps}
     return frozenset(role for role in OF_SOME if uses[role])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eexit.output.text import did_you_mean, flag
+from eexit.output.text import did_you_mean, flag, renamed
 from eexit.plan.config import KL_FACTORS
 
 
@@ -44,7 +44,7 @@ def _explain_one(problem: Mapping[str, Any], flags: set[str], path: Path, known:
             return f"{location[-1]} is missing ({where})"
         case "extra_forbidden" | "unexpected_keyword_argument":
             key = str(location[-1])
-            return f"unknown key {key!r} in {path}: {did_you_mean(key, known, 'remove it', most=1)}"
+            return f"unknown key {key!r} in {path}: {renamed(key) or did_you_mean(key, known, 'remove it', most=1)}"
         case "enum" | "literal_error":
             choices = context["expected"].replace("'", "").replace(" or ", ", ")
             way_out = did_you_mean(str(value), choices.split(", "), f"choose from {choices}")

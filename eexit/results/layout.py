@@ -31,7 +31,7 @@ from typing_extensions import TypedDict
 from eexit.method.custom_manifest import register_from_manifest
 from eexit.plan.hashes import checksum
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 
 MANIFEST: Final = "sweep.json"
 ASSESSMENT: Final = "assessment.json"  # beside the folders of an assessment's steps
@@ -104,7 +104,7 @@ class _Config(TypedDict):
     probe: NotRequired[_Name | None]
     gate: NotRequired[_Name | None]
     adapter: NotRequired[_Name | None]
-    state: NotRequired[_Name | None]
+    kv_maps: NotRequired[_Name | None]
     digests: NotRequired[dict[str, str]]
     quantize: NotRequired[_Name | None]
     trust_remote_code: NotRequired[bool]
@@ -137,7 +137,7 @@ class _Model(TypedDict):
 
 @with_config(ConfigDict(strict=True))
 class _Custom(TypedDict):
-    kind: Literal["rule", "state"]
+    kind: Literal["rule", "mode"]
     name: _Name
     source: _Name
     text: str

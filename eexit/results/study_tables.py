@@ -277,7 +277,8 @@ REPLAYS: Final = StudyTable(
             for name, of in {
                 "macs_full": "of all prompts, seeds averaged; null where no model was loaded",
                 "macs_to_exit": "likewise, of layers up to the exits and one read of each token",
-                "macs_required": "likewise, of exits drawn with the runs' seeds; 1 - macs_required / macs_full is saved",
+                "macs_required": "likewise, of exits drawn with the runs' seeds; 1 - macs_required / "
+                "macs_full is saved",
                 "macs_executed": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
         },
@@ -292,9 +293,7 @@ REPLAYS: Final = StudyTable(
             "name",
             "how layers were read: lens, raw, or the folder of a readout that was trained",
         ),
-        "screen": string(
-            "name", "what rules that read looked at, as in a sweep's configuration; head: the whole head"
-        ),
+        "screen": string("name", "size of the screen by which rules decided, RANK:TOKENS; null: by the whole head"),
         "model": string("name", "the model as it was asked for", nullable=False),
         "results": string("hash", "of the model, the texts and the readout that it was made from, and of screen"),
     },

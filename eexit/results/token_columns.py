@@ -25,7 +25,7 @@ class TokenColumn:
     definition: str
     nullable: bool = False
     texts: str = ""
-    observed: Sequence[Observe] = ("all", "final", "none")  # values of `observe` that record the column
+    observed: Sequence[Observe] = ("all", "final", "none")  # values of `record_full_depth` that record the column
 
 
 def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any:
@@ -109,14 +109,14 @@ class TokenColumns:
 
 @cache
 def recorded(record_full_depth: Observe = "all") -> tuple[tuple[str, str, str, TokenColumn], ...]:
-    """Return the columns that are recorded with this `observe`.
+    """Return the columns that are recorded with this `record_full_depth`.
 
     Each has the name of its field in `TokenColumns`, its own name, its axes after T, and its declaration.
     """
     found = []
     for each in fields(TokenColumns):
         declared = each.metadata.get("column")
-        if declared and observe in declared.observed:
+        if declared and record_full_depth in declared.observed:
             name, _, axes = each.name.rpartition("_")
             found.append((each.name, name, axes.removeprefix("T"), declared))
     return tuple(found)

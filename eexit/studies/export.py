@@ -104,9 +104,9 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
     refuse_unknown(keys, [each["key"] for each in manifest.configurations], name)
     if any(not 0 <= k < math.inf for k in kl_factors) or len(set(kl_factors)) < len(kl_factors):
         raise UsageError(f"--kl-factors are distinct, finite and ≥ 0, got {' '.join(f'{k:g}' for k in kl_factors)}")
-    if (observe := manifest.config["record_full_depth"]) != "all":
+    if (record_full_depth := manifest.config["record_full_depth"]) != "all":
         way_out = "and teacher data has the KL of every exitable layer: run it with --record-full-depth all"
-        raise UsageError(f"the sweep was run with --record-full-depth {observe}, {way_out}")
+        raise UsageError(f"the sweep was run with --record-full-depth {record_full_depth}, {way_out}")
     _refuse_taken(target, redact(out))
     target.probe()
     layers = (*manifest.exitable_layers, manifest.model["n_layers"] - 1)

@@ -34,7 +34,7 @@ from eexit.results.parquet_files import DamagedError, conform, list_files, read_
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import SweepSpec, arguments_named, from_python, signature_of
-from eexit.sweeps.summary.certainty import OF_TOKENS, SURE, certainty
+from eexit.sweeps.summary.certainty import OF_TOKENS, SURE, confidence_by_depth
 from eexit.sweeps.summary.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
 from eexit.sweeps.summary.summary_table import closing_table
 
@@ -93,12 +93,12 @@ class SweepResults:
         table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
         return table
 
-    def certainty(self, sure: float = SURE) -> pd.DataFrame:
+    def confidence_by_depth(self, threshold: float = SURE) -> pd.DataFrame:
         """Return the depth at which tokens of `normal` become certain, a row per kind of prompt (all first) and layer.
 
         `sure` is the share of tokens with at least this top probability at the layer. `confirmed` is the share in which
         that token is also the final layer's likeliest. `eexit.sweeps.summary.certainty` defines all columns. Raise
-        `ValueError` for a `sure` outside (0, 1], or if top probabilities were not recorded.
+        `ValueError` for a `threshold` outside (0, 1], or if top probabilities were not recorded.
         """
         wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
         runs = read_columns(self._store, SHOWN).filter(wanted)
@@ -106,12 +106,11 @@ class SweepResults:
         tokens = (batch for _, of_run in of_runs for batch in of_run.to_batches())
         prompt_of = dict(zip(*(runs[name].to_pylist() for name in ("run_id", "prompt_id")), strict=True))
         prompts = self.manifest.config["prompts"]
-        found = certainty(tokens, prompt_of, self._layers, kinds(prompts), units(prompts), [sure])
+        found = confidence_by_depth(tokens, prompt_of, self._layers, kinds(prompts), units(prompts), [threshold])
         if found.empty:
             raise UsageError(
-                f"{redact(self.out)} does not have what layers say of the tokens of {NORMAL}: sweep with "
-                f"{NORMAL} among "
-                "the modes, record_top_k=1 or more and record_full_depth='all'"
+                f"{redact(self.out)} has no layer's top tokens of {NORMAL}: sweep with {NORMAL} among the modes, "
+                "record_top_k=1 or more and record_full_depth='all'"
             )
         return found
 

@@ -5,7 +5,7 @@ A rule whose texts are no better than its control's does not benefit from its ex
 
 from collections.abc import Sequence
 
-from eexit.method.custom_manifest import STATE, refuse_changed
+from eexit.method.custom_manifest import MODE, refuse_changed
 from eexit.plan.grid_types import ControlSpec
 from eexit.results.finished_sweep import read_finished
 
@@ -21,7 +21,7 @@ def controls_of(results: str, modes: Sequence[str] = ()) -> tuple[ControlSpec, .
     counts = sweep.exit_counts
     exiting = [entry for entry in sweep.manifest.configurations if entry["rule"] and not entry["control_of"]]
     followed = {*modes, *(entry["mode"] for entry in exiting)}
-    custom = [each for each in sweep.manifest.own if each["kind"] == STATE and each["name"] in followed]
+    custom = [each for each in sweep.manifest.own if each["kind"] == MODE and each["name"] in followed]
     refuse_changed(custom, f"--controls-of {sweep.name}")
     return tuple(
         ControlSpec(of=entry["key"], counts=dict(counts[entry["key"]]), in_mode=mode)

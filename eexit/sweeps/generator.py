@@ -44,7 +44,7 @@ from eexit.results.shard_tables import (
 )
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.head_moment import moment_of, read_moment
-from eexit.sweeps.load_artefacts import load_gate, load_probe, load_readout, load_state_maps
+from eexit.sweeps.load_artefacts import load_gate, load_kv_maps, load_probe, load_readout
 
 Key = tuple[str, int, str]  # prompt id, seed and configuration key of a run
 
@@ -79,9 +79,9 @@ def decoding_of(
         refuse_mode(mode, student)
     layers = resolve_exitable_layers(config, decoder.n_layers)
     screen = None
-    if config.screen:
+    if config.screen_size:
         moment_HH = read_moment(moment).to(student.device) if moment else moment_of(student)
-        screen = Screen(student, config.screen, moment_HH)
+        screen = Screen(student, config.screen_size, moment_HH)
     return DecodingConfig(
         exitable_layers=layers,
         max_new_tokens=config.max_new_tokens,
@@ -89,7 +89,7 @@ def decoding_of(
         readout=load_readout(config, layers, decoder),
         probe=load_probe(config, layers, decoder),
         gate=load_gate(config, layers, decoder),
-        state_maps=load_state_maps(config, layers, decoder),
+        kv_maps=load_kv_maps(config, layers, decoder),
         screen=screen,
         temperature=config.temperature,
         top_p=config.top_p,

@@ -12,7 +12,7 @@ from eexit.method.probes import Probe
 from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.layers import Decoder
 from eexit.plan.artefact_check import cards_of
-from eexit.plan.artefacts import FLAGS, GATE, READOUT, STATE_MAPS, WEIGHTS
+from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, READOUT, WEIGHTS
 from eexit.plan.config import SweepConfig
 
 
@@ -41,20 +41,20 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
     return Probe.of({name: part.to(decoder.device) for name, part in held.items()}, layers)
 
 
-def load_state_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> KVMaps | None:
+def load_kv_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> KVMaps | None:
     """Return the KV maps of a sweep, in fp32 where the decoder uses them; None without any.
 
     Raise `UsageError` for an artefact that can't be used, such as maps to keys and values that the model computes
     without separate modules.
     """
-    if config.state is None:
+    if config.kv_maps is None:
         return None
-    held = load_file(Path(config.state).expanduser() / WEIGHTS)
+    held = load_file(Path(config.kv_maps).expanduser() / WEIGHTS)
     maps = KVMaps.of(held, layers, decoder.n_layers)
     without = [layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections]
     if maps.form == KEYS and without:
         raise UsageError(
-            f"{FLAGS[STATE_MAPS]} {config.state} is of form {KEYS}, but layer {without[0]} makes keys and values by no "
+            f"{FLAGS[KV_MAPS]} {config.kv_maps} is of form {KEYS}, but layer {without[0]} makes keys and values by no "
             "modules of their own: train maps of form streams"
         )
     return maps.to_decoder_devices(decoder)

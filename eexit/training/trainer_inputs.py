@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from eexit.method.custom_manifest import descriptions_of
-from eexit.plan.artefacts import GATE, PROBE, READOUT, STATE_MAPS
+from eexit.plan.artefacts import GATE, KV_MAPS, PROBE, READOUT
 
 if TYPE_CHECKING:
     from eexit.method.readouts import Readout
@@ -32,7 +32,7 @@ WAYS: Final[Mapping[str, TrainerSpec]] = {  # by kind of artefact
     "linear": TrainerSpec(READOUT),
     "probe": TrainerSpec(PROBE, ("readout",)),
     "gate": TrainerSpec(GATE, ("readout", "rules")),
-    "state": TrainerSpec(STATE_MAPS, ("readout",)),
+    "kv-maps": TrainerSpec(KV_MAPS, ("readout",)),
 }
 
 

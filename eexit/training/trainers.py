@@ -14,5 +14,5 @@ TRAINERS: Final[dict[str, Callable[[TrainerInputs], Trainer]]] = {
     "linear": LinearTrainer,
     "probe": ProbeTrainer,
     "gate": GateTrainer,
-    "state": KVMapTrainer,
+    "kv-maps": KVMapTrainer,
 }

@@ -5,17 +5,17 @@ from typing import Final
 from eexit.method.readouts import READOUTS
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, percent
-from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, PROBE, READOUT, STATE_MAPS, ArtefactCard, CardRow
+from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, KV_MAPS, PROBE, READOUT, ArtefactCard, CardRow
 
 CAPTION: Final = (
     "By layer, % of tokens on which it says what full depth says; of a gate and a probe, % of tokens that they let "
-    "through or stop / of the rule's own exits among these. Of state maps, tokens leave at the layer or a later one."
+    "through or stop / of the rule's own exits among these. Of KV maps, tokens leave at the layer or a later one."
 )
 USES: Final = {
     READOUT: "--readout {out}",
     PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
     GATE: "--rules {rules} --gate {out} --gate-thresholds 0.05 0.1 0.2",
-    STATE_MAPS: "--modes mapped_residual --kv-maps {out}",
+    KV_MAPS: "--modes mapped_residual --kv-maps {out}",
 }
 
 

@@ -121,8 +121,8 @@ class Bench:
     def _decode(self, requests: Sequence[Request], record_full_depth: Observe) -> tuple[list[float], float]:
         """Return the seconds of each step, and those from the last step to the last output."""
         decoding = replace(
-            self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(), record_full_depth=observe,
-            max_rows=len(requests),
+            self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(),
+            record_full_depth=record_full_depth, max_rows=len(requests),
         )  # fmt: skip
         engine, (steps, tell) = Engine(self.engine.decoder, decoding, self.engine.student), self._watch()
         for index, outcome in engine.generate(requests, tell):

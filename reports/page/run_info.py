@@ -5,7 +5,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from eexit.output.text import percent, pluralize, precision, with_versions
-from eexit.plan.artefacts import ADAPTER, GATE, PROBE, READOUT, STATE_MAPS
+from eexit.plan.artefacts import ADAPTER, GATE, KV_MAPS, PROBE, READOUT
 from eexit.results.configuration_means import screen_misses
 from reports.read.sweep import Sweep
 from reports.sections.learned_exits import trained
@@ -28,7 +28,6 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     computed = precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
     n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
-    deciding = str(config.get("screen") or "").removeprefix("head")  # the screen, if exits are decided on one
     found = [
         ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
@@ -40,8 +39,8 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("Probe", trained(about, PROBE)),
         ("Gate", trained(about, GATE)),
         ("Adapter", trained(about, ADAPTER)),
-        ("State maps", trained(about, STATE_MAPS)),
-        ("Deciding reads", deciding + _missed(sweep)),
+        ("KV maps", trained(about, KV_MAPS)),
+        ("Screen", (config.get("screen") or "") + _missed(sweep)),
         ("Not observed", UNOBSERVED.get(config.get("record_full_depth", ""), "")),
         ("Sampling", _sampling(config)),
         ("Started", about.get("started", "").replace("T", " ").replace("+00:00", " UTC")),

@@ -12,7 +12,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.plan.splits import kinds, units
 from eexit.quality.estimates import ENDS
 from eexit.quality.intervals import LEVEL
-from eexit.sweeps.summary.certainty import MEASURES, OF_TOKENS, SURE, certainty
+from eexit.sweeps.summary.certainty import MEASURES, OF_TOKENS, SURE, confidence_by_depth
 from reports.read.sweep import Sweep
 from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
 from reports.shared.figures import Figure, RowFilter, one
@@ -47,7 +47,7 @@ def certainty_figure(sweep: Sweep) -> Figure | None:
     if sweep.final_layer is None or not {*OF_TOKENS} <= {*sweep.tokens.schema.names}:
         return None
     prompts, of_normal = sweep.config.get("prompts", []), sweep.done[sweep.done["configuration"] == NORMAL]
-    found = certainty(
+    found = confidence_by_depth(
         sweep.tokens.to_batches(columns=["run_id", *OF_TOKENS], filter=pc.field("configuration") == NORMAL),
         dict(zip(of_normal["run_id"], of_normal["prompt_id"], strict=True)),
         [*sweep.exitable_layers, sweep.final_layer],

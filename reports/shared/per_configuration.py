@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from eexit.method.screen_size import HEAD
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, mode_of, short_name
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind
 from eexit.results.configuration_means import estimate_measures, estimate_ratio
@@ -75,7 +74,7 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
 def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
     """Return key → contradicted early exits, where the recorded tokens of `normal` determine them."""
     known = {*sweep.tokens.schema.names} >= {*OF_TOKENS}
-    if sweep.final_layer is None or not known or sweep.config.get("screen", HEAD) != HEAD:
+    if sweep.final_layer is None or not known or sweep.config.get("screen"):
         return {}
     normal = sweep.done[sweep.done["configuration"] == NORMAL]
     return on_normal(

@@ -1,7 +1,7 @@
 """Savings of each configuration relative to full depth: theoretical, as run, and in time.
 
-- Theoretical: 1 − Σ macs_required / Σ macs_full over prompts, as if deciding were free and deferral unbounded. Seeds of a
-  prompt are averaged first.
+- Theoretical: 1 − Σ macs_required / Σ macs_full over prompts, as if deciding were free and deferral unbounded. Seeds
+  of a prompt are averaged first.
 - Run: the same with macs_executed, the cost of the operations that ran. Oracles have none, since they run every layer.
 - Elsewhere: as run, for the same exits at another model's unit costs.
 - Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in

@@ -275,7 +275,11 @@ def test_arguments_that_cannot_be_used_are_told_in_one_line(
 
 def test_its_arguments_are_the_flags_with_the_same_defaults_and_eexits_are_those_without_ray() -> None:
     given = {name: parameter.default for name, parameter in inspect.signature(run_sweep).parameters.items()}
-    flags = {name for names in GROUPS.values() for name in names} - {"controls"} | {"controls_of", "control_modes", "use"}
+    flags = {name for names in GROUPS.values() for name in names} - {"controls"} | {
+        "controls_of",
+        "control_modes",
+        "use",
+    }
     assert given.keys() - {"quiet"} == flags
     fields = {name: FIELDS[name].default for name in flags & FIELDS.keys() - {"prompts"}}
     assert {name: given[name] for name in fields} == fields

@@ -1,4 +1,4 @@
-"""Rules and states of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
+"""Rules and modes of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -54,7 +54,7 @@ def asked(model: Path, out: Path, *further: str) -> list[str]:
 
 @pytest.fixture
 def out(tiny: Path, tmp_path: Path, own_exits: Forget) -> Path:
-    """A finished sweep; nothing is known any more of the file that it had its own rules and state from."""
+    """A finished sweep; nothing is known any more of the file that it had its custom rules and modes from."""
     use_files([MINE])
     prompts = [{"id": f"{n}", "prompt": text} for n, text in enumerate(("Why?", "Count to ten.", "No"))]
     config = {"model": str(tiny), "prompts": prompts, "rules": RULES, "modes": MODES, "dtype": "float32"}

@@ -13,7 +13,7 @@ NOT_QUICK: Final = {"browser", "node_modules", "ray_environment"}
 
 # Folder → files whose tests are all quick.
 WHOLE: Final[dict[str, tuple[str, ...]]] = {
-    "eexit/method": ("rules", "state_maps", "stick_breaking"),
+    "eexit/method": ("rules", "kv_maps", "stick_breaking"),
     "eexit/plan": ("artefacts", "config", "configuration", "grids", "prompts", "runs", "splits"),
     "eexit/output": ("locations", "result_table"),
     "eexit/results": ("layout", "original_format", "seals"),

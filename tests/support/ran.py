@@ -158,6 +158,8 @@ def run_alone(
     columns = cost_columns(prices, counts, exit_T, decoding.exitable_layers, mode, n_prompt)
     if priced:
         without_attention = replace(prices, position_L=0 * prices.position_L)
-        cost = cost_columns(without_attention, counts, exit_T, decoding.exitable_layers, mode, n_prompt)["macs_executed"]
+        cost = cost_columns(without_attention, counts, exit_T, decoding.exitable_layers, mode, n_prompt)[
+            "macs_executed"
+        ]
         assert cost == ran.products.multiply_adds
     return RanAlone(trace, counts, ran, columns)

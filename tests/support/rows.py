@@ -10,7 +10,7 @@ from axes import EXITABLE, some
 from references import decoder_of, packed_decoder_of, reference_of, shared_model
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
-from untrained import PROBE, STATE_MAPS
+from untrained import KV_MAPS, PROBE
 
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
@@ -20,7 +20,7 @@ from eexit.method.rules import RULES
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 
 DECODING = DecodingConfig(
-    EXITABLE, max_new_tokens=16, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
+    EXITABLE, max_new_tokens=16, eos_token_ids=frozenset(), probe=PROBE, kv_maps=KV_MAPS, record_top_k=3
 )
 
 

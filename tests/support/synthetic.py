@@ -61,7 +61,13 @@ def write_synthetic_sweep(
 def _numbers(configuration: Configuration, boldness: float) -> dict[str, Any]:
     """Return numbers that the report averages. Controls disagree far more than settings; oracles have no run cost."""
     if not isinstance(configuration, EarlyExit):
-        return {"disagreement": 0.0, "mean_depth": 1.0, "macs_full": 100.0, "macs_required": 100.0, "macs_executed": 100.0}
+        return {
+            "disagreement": 0.0,
+            "mean_depth": 1.0,
+            "macs_full": 100.0,
+            "macs_required": 100.0,
+            "macs_executed": 100.0,
+        }
     return {
         "disagreement": 0.1 + 0.3 * boldness + (0.4 if configuration.rule == CONTROL else 0.0),
         "exit_rate": 0.2 + 0.5 * boldness,
@@ -90,7 +96,9 @@ def _timings(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for batch in (1, 8):
         for number in range(1, 6):
             for key, seconds, run in [*timed, (GENERATE, 125.0, {})]:
-                its = {name: run[name] for name in (*COLUMNS, "macs_full", "macs_required", "macs_executed") if name in run}
+                its = {
+                    name: run[name] for name in (*COLUMNS, "macs_full", "macs_required", "macs_executed") if name in run
+                }
                 rows.append(
                     {
                         "started": 1_770_000_000_000_000, "batch": batch, "round": number, "prompts": 1, "tokens": 100,

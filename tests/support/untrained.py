@@ -18,7 +18,7 @@ from eexit.method.readouts import Affine, LinearReadout
 from eexit.model.layers import Decoder
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import GATE, WEIGHTS, ArtefactCard, write_card
-from eexit.plan.artefacts import STATE_MAPS as STATE_ROLE
+from eexit.plan.artefacts import KV_MAPS as STATE_ROLE
 
 WIDTH: Final = 32  # W
 N_LAYERS: Final = 7
@@ -108,5 +108,5 @@ def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: M
 
 
 PROBE: Final = random_probe()
-STATE_MAPS: Final = KVMaps.of(stream_maps(), range(N_LAYERS), N_LAYERS)
+KV_MAPS: Final = KVMaps.of(stream_maps(), range(N_LAYERS), N_LAYERS)
 LINEAR: Final = LinearReadout(_affine(1))

@@ -125,7 +125,7 @@ class ReplayResult:
 
 def follows_from_full_depth(setting: EarlyExit, is_adapted: bool) -> bool:
     """Return True if the full-depth pass has all that exits read: no altered KV cache, and no adapter."""
-    return not is_adapted and not MODES[setting.state].alters
+    return not is_adapted and not MODES[setting.mode].alters
 
 
 def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[EarlyExit]]:
@@ -135,7 +135,7 @@ def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[Early
     """
 
     def group(setting: EarlyExit) -> tuple[str, ...]:
-        return (setting.state, setting.rule) if follows_from_full_depth(setting, is_adapted) else (setting.key,)
+        return (setting.mode, setting.rule) if follows_from_full_depth(setting, is_adapted) else (setting.key,)
 
     groups: dict[tuple[str, ...], list[EarlyExit]] = {}
     for setting in settings:
@@ -188,7 +188,8 @@ def costs_of(
 ) -> TextCosts:
     """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
 
-    `macs_executed` minus `macs_required` is the cost of exit scores; an oracle has no `macs_executed`, since it saves nothing.
+    `macs_executed` minus `macs_required` is the cost of exit scores; an oracle has no `macs_executed`, since it saves
+    nothing.
     """
     layers, prices = pricing.layers, pricing.prices
     layer_X = np.array([*layers, len(prices.layer_L) - 1])

@@ -162,7 +162,7 @@ class Pilot:
         """
         pairs = []
         for each in self._settings(mode, ONLINE):
-            replay = replays.get(replace(each, state=EXACT).key)
+            replay = replays.get(replace(each, mode=EXACT).key)
             if replay is not None:
                 pairs.append((self._lost[each.key], replay["expected_disagreement"]))
         lost, disagreement = (float(np.sum(each)) for each in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
@@ -207,7 +207,10 @@ def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) ->
 
 def _predicted(row: Row, mode: str, factor: float) -> PredictedSetting:
     setting = EarlyExit(mode, row["rule"], float(row["parameter"]), parse_exit_set(row["exit_set"] or EVERY))
-    exits, run = row["macs_to_exit"] / row["macs_full"], (row["macs_executed"] - row["macs_required"]) / row["macs_full"]
+    exits, run = (
+        row["macs_to_exit"] / row["macs_full"],
+        (row["macs_executed"] - row["macs_required"]) / row["macs_full"],
+    )
     return PredictedSetting(setting, factor * row["expected_disagreement"], 1 - exits, exits + run)
 
 

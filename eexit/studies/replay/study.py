@@ -13,7 +13,7 @@ from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, interval, percent, pluralize
-from eexit.plan.artefacts import FLAGS, GATE, PROBE, STATE_MAPS, locations_of
+from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, locations_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, EarlyExit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
@@ -183,7 +183,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     if PERFECT in asked.gate_thresholds:
         ungated = [replace(each, gate=None) for each in exits if each.rule in ONLINE and ONLINE[each.rule].reads]
         exits += [replace(each, gate=PERFECT) for each in dict.fromkeys(ungated)]
-    settings = [each for each in exits if modes or each.state in default[each.rule]]
+    settings = [each for each in exits if modes or each.mode in default[each.rule]]
     there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
     refuse_unknown([text_of], list(there), sweep.name)
     is_same = text_of in same_for_every_seed(stored)
@@ -203,7 +203,7 @@ def _config(
     uses = {
         PROBE: any(rule.probes for rule in rules),
         GATE: GATE_THRESHOLDS in grid,
-        STATE_MAPS: any(MODES[mode].maps for mode in grid["modes"] if mode in MODES),
+        KV_MAPS: any(MODES[mode].maps for mode in grid["modes"] if mode in MODES),
     }
     unused = {role: None for role, used in uses.items() if not used}
     # The model computes what was not recorded.

@@ -51,7 +51,8 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
     declared = before[0]["planned"] if before else planned or 1
     if planned not in (None, declared):
         raise UsageError(
-            f"--planned-uses {planned} comes too late: {declared} was planned when these prompts were first asked. Ask without "
+            f"--planned-uses {planned} comes too late: {declared} was planned when these prompts were first "
+            f"asked. Ask without "
             "--planned-uses, or sweep other prompts"
         )
     same = [row["question"] for row in before if _what(row) == _what(question)]

@@ -65,7 +65,8 @@ class SelectionData:
             )
         if self.risk.observed and sweep.manifest.config["record_full_depth"] == "none":
             raise UsageError(
-                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs what full depth says "
+                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs "
+                f"what full depth says "
                 "of its texts: sweep with --record-full-depth final, or choose another --risk"
             )
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}

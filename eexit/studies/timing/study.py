@@ -281,7 +281,8 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
     fresh = sorted((prompt_id for prompt_id in ids if prompt_id not in in_larger), key=lambda each: in_others[each])
     if not fresh:
         raise UsageError(
-            f"all prompts of {sweep.name} were timed with more contenders, and --unused-prompts takes others: add prompts to "
+            f"all prompts of {sweep.name} were timed with more contenders, and --unused-prompts takes "
+            f"others: add prompts to "
             "the sweep, or leave --unused-prompts out"
         )
     most = in_others[fresh[:n][-1]]

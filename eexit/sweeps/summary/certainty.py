@@ -33,7 +33,7 @@ SHARES: Final = ("sure", "confirmed", "exits", "contradicted", "early", "taken_b
 OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 
 
-def certainty(
+def confidence_by_depth(
     tokens: Iterable[pa.RecordBatch],
     prompt_of: Mapping[str, str],
     layers: Sequence[int],

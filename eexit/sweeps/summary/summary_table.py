@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.method.screen_size import HEAD
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import format_number, interval, percent
 from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
@@ -68,7 +67,9 @@ TAKEN_CAPTION = (
     "interval over prompts, as that of tokens per right."
 )
 # For a sweep without full-depth observations.
-UNOBSERVED_CAPTION = " Disagreement and perplexity are not known: full depth was asked nothing (--record-full-depth none)."
+UNOBSERVED_CAPTION = (
+    " Disagreement and perplexity are not known: full depth was asked nothing (--record-full-depth none)."
+)
 # For a sweep with rules that use a screen.
 SCREENED_CAPTION = (
     " Screen: of the {n_left:,} tokens that exited by what it let through, {missed} were without the token that is "
@@ -157,7 +158,7 @@ def _contradicted(
         wrong_R, exits_R = (of_runs[name] for name in OF_CONTRADICTED)
         found[configuration] = Contradicted.of_runs(wrong_R, exits_R, prompt_R, unit_R)
     manifest = read_manifest(store) if store.has(MANIFEST) else None
-    if manifest is None or manifest.config["screen"] != HEAD:
+    if manifest is None or manifest.config["screen"]:
         return found
     wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
     columns = ["run_id", "prompt_id", "configuration", "status", "n_tokens"]

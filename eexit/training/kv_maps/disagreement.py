@@ -95,7 +95,7 @@ def says_otherwise(full: FullDepthTexts, exit_D: np.ndarray, state: str, maps: K
     """Return which tokens (D,) differ from full depth's with exits `exit_D` (indices into X) in the mode `state`."""
     exit_BT = torch.full(full.decided_BT.shape, len(full.exits.layers), device=full.decoder.device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(full.decoder.device)
-    decoding = DecodingConfig(tuple(full.exits.layers), 1, frozenset(), readout=full.exits.readout, state_maps=maps)
+    decoding = DecodingConfig(tuple(full.exits.layers), 1, frozenset(), readout=full.exits.readout, kv_maps=maps)
     head, decided = LMHead(full.decoder, decoding), Decisions.exits_at(exit_BT.flatten(), len(full.exits.layers))
     u_N, layer_X = (
         torch.zeros_like(decided.stop_NE[:, 0]),

@@ -53,7 +53,9 @@ class GateTrainer:
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
-                look = LayerView(layer, hidden_out=stream_NW, parameter=parameter_N, **values).part(rule.needs, slice(None))
+                look = LayerView(layer, hidden_out=stream_NW, parameter=parameter_N, **values).part(
+                    rule.needs, slice(None)
+                )
                 chances = rule.chances(rule.exit_score(look)[:, None], parameter_N[:, None])
                 stop_ERN[-1].append(chances.exit_BE[:, 0])
         return torch.stack([torch.stack(stop_RN, 1) for stop_RN in stop_ERN], 1)

@@ -35,7 +35,7 @@ const DRAFTS_HOW = {
 // Definitions for the methods page.
 const LEARNED_HOW = {
   "Learned exits":
-    "A readout, a gate, a probe and state maps are fitted to the texts of a sweep in closed form. Of 2,000 held-out tokens at most: agreement is the share for which a layer's likeliest token is full depth's. Exits kept are those that the rule itself takes which a gate with a threshold lets through, or at which rule predicted_kl stops by the same draw as rule kl. With state maps, each token leaves at the first layer that says what full depth says, so that what is not full depth's is the state's doing.",
+    "A readout, a gate, a probe and KV maps are fitted to the texts of a sweep in closed form. Of 2,000 held-out tokens at most: agreement is the share for which a layer's likeliest token is full depth's. Exits kept are those that the rule itself takes which a gate with a threshold lets through, or at which rule predicted_kl stops by the same draw as rule kl. With KV maps, each token leaves at the first layer that says what full depth says, so that what is not full depth's is the state's doing.",
 };
 
 // Definitions for the methods page.

@@ -167,9 +167,11 @@ BAD_FLAGS = {
     "--rules kl=-1": "the KL factor of rule kl must be finite and ≥ 0, got -1 (--rules)",
     "--settings-from-replay results/a": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--within answers=0.02": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
-    "--settings-from-replay results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, got answers=2: "
+    "--settings-from-replay results/a --within answers=2": "--within is a risk and a share, as in "
+    "answers=0.02, got answers=2: "
     f"risks are {', '.join(RISKS)}",
-    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay says which rules are run, and "
+    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay says "
+    "which rules are run, and "
     "--kl-factors too: give one of them",
     "--only unfrozen/kl/3": "--only unfrozen/kl/3 is no configuration of this sweep: did you mean "
     "unfrozen/kl/4 or unfrozen/kl/2?",

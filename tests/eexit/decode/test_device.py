@@ -23,7 +23,7 @@ from references import decoder_of, shared_model
 from rows import KINDS
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
-from untrained import N_LAYERS, PROBE, STATE_MAPS, key_maps, random_gate, random_probe
+from untrained import KV_MAPS, N_LAYERS, PROBE, key_maps, random_gate, random_probe
 
 from eexit.cpu import packed_linear
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget, row_bytes
@@ -46,9 +46,7 @@ from eexit.plan.configuration import Draft, EarlyExit
 from eexit.plan.model_inspection import CPU_CACHE_BYTES
 
 N_TOKENS = 4
-DECODING = DecodingConfig(
-    (1, 3, 4), N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=3
-)
+DECODING = DecodingConfig((1, 3, 4), N_TOKENS, eos_token_ids=frozenset(), probe=PROBE, kv_maps=KV_MAPS, record_top_k=3)
 PROMPT = (5, 80, 7, 7, 31)
 KINDS_OF_ROWS = [("normal", None), *((mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0, 0.3, 1, 3))]
 REQUESTS = [kl_request(PROMPT, mode, k, seed=3) for mode, k in KINDS_OF_ROWS]
@@ -62,11 +60,11 @@ OVER_TWO = ("llama", "gemma3", "gpt_neo", "bloom", "opt", "gpt_oss")
 
 
 def decoding_there(decoder: Decoder, decoding: DecodingConfig) -> DecodingConfig:
-    """This decoding, with a probe and state maps on the card."""
-    maps = decoding.state_maps or STATE_MAPS
+    """This decoding, with a probe and KV maps on the card."""
+    maps = decoding.kv_maps or KV_MAPS
     there = {name: There(part) for name, part in maps.tensors().items()}
-    state_maps = KVMaps.of(there, decoding.exitable_layers, N_LAYERS).to_decoder_devices(decoder)
-    return replace(decoding, probe=random_probe(There), state_maps=state_maps)
+    kv_maps = KVMaps.of(there, decoding.exitable_layers, N_LAYERS).to_decoder_devices(decoder)
+    return replace(decoding, probe=random_probe(There), kv_maps=kv_maps)
 
 
 def on_card(
@@ -144,7 +142,7 @@ def test_a_step_takes_a_copy_in_every_mode_and_by_every_oracle(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
     of_keys = KVMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
-    decoding = replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING
+    decoding = replace(DECODING, kv_maps=of_keys) if form == KEYS else DECODING
     exits = [EarlyExit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding, spread)
     waits = A_STEP.waits if MODES[mode].alters else []
@@ -167,7 +165,7 @@ def test_online_rules_wait_for_their_decisions_alone(
     of_keys = KVMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     exits = [EarlyExit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
-    _, steps = as_on_cpu(llama, requests, replace(DECODING, state_maps=of_keys) if form == KEYS else DECODING, spread)
+    _, steps = as_on_cpu(llama, requests, replace(DECODING, kv_maps=of_keys) if form == KEYS else DECODING, spread)
     assert {step.blocking_to_card for step in steps} == {0}
 
 

@@ -29,7 +29,7 @@ MODE = "mapped_residual"
 
 def decoding_of(decoder: Decoder, form: str) -> DecodingConfig:
     tensors = stream_maps() if form == STREAMS else key_maps(decoder)
-    return replace(SAMPLED, state_maps=KVMaps.of(tensors, EXITABLE, N_LAYERS))
+    return replace(SAMPLED, kv_maps=KVMaps.of(tensors, EXITABLE, N_LAYERS))
 
 
 def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
@@ -72,7 +72,7 @@ def test_maps_that_change_nothing_are_frozen_residual(architecture: str) -> None
         maps.append(KVMaps.of(own_projections(model), EXITABLE, N_LAYERS))
     frozen = generate(model, requests_of(model, "frozen_residual"), SAMPLED)
     for each in maps:
-        outcomes = Engine(decoder, replace(SAMPLED, state_maps=each)).generate(requests_of(model))
+        outcomes = Engine(decoder, replace(SAMPLED, kv_maps=each)).generate(requests_of(model))
         for index, trace in traces_of(outcomes).items():
             assert_same(trace, frozen[index])
 
@@ -107,7 +107,7 @@ def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
         for exit_layer, layer in np.ndindex(N_LAYERS, N_LAYERS):
             is_mapped = exit_layer in EXITABLE and layer > exit_layer + 1
             assert prices.mapped_LL[exit_layer, layer] == (price if is_mapped else own)
-    assert find_prices(decoder, replace(SAMPLED, state_maps=None)).mapped_LL is None
+    assert find_prices(decoder, replace(SAMPLED, kv_maps=None)).mapped_LL is None
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from axes import EXITABLE, SOME
 from transformers import PreTrainedModel
-from untrained import PROBE, STATE_MAPS
+from untrained import KV_MAPS, PROBE
 
 from eexit.decode import exit_visitor, full_depth, groups, predictors
 from eexit.decode.engine import Engine
@@ -25,7 +25,7 @@ from eexit.model.layers import Decoder
 from eexit.plan.configuration import EarlyExit, NoExit
 
 DECODING = DecodingConfig(
-    EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, state_maps=STATE_MAPS, record_top_k=2
+    EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, kv_maps=KV_MAPS, record_top_k=2
 )
 KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "D": 32, "F": 32}
 _SUFFIX = re.compile(r"_([A-Z1]+)$")

@@ -250,7 +250,10 @@ def passes_of(
     def note(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
         sizes.append(given[0].shape[0] * given[0].shape[1])
 
-    engine, layers = Engine(decoder_of(model), replace(decoding, record_full_depth="none")), cast(Any, model).model.layers
+    engine, layers = (
+        Engine(decoder_of(model), replace(decoding, record_full_depth="none")),
+        cast(Any, model).model.layers,
+    )
     handle = layers[-1].mlp.register_forward_pre_hook(note)
     traces_of(engine.generate(requests, told.append))
     handle.remove()

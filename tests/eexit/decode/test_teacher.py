@@ -27,14 +27,16 @@ def kinds(model: PreTrainedModel) -> list[Configuration]:
 
 
 @pytest.mark.parametrize(("architecture", "record_full_depth"), [("llama", "final"), ("gemma3", "none")])
-def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(architecture: str, record_full_depth: Observe) -> None:
+def test_texts_are_the_same_and_what_is_observed_is_what_all_would_say(
+    architecture: str, record_full_depth: Observe
+) -> None:
     model = shared_model(architecture)
     requests = grid(kinds(model), PROMPTS[:2])
     whole = generate(model, requests, replace(SAMPLED, max_rows=5))
-    less = generate(model, requests, replace(SAMPLED, max_rows=5, record_full_depth=observe))
-    kept = {field for field, *_ in recorded(observe)}
+    less = generate(model, requests, replace(SAMPLED, max_rows=5, record_full_depth=record_full_depth))
+    kept = {field for field, *_ in recorded(record_full_depth)}
     assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
-    assert ("logprob_T" in kept) == (observe == "final")
+    assert ("logprob_T" in kept) == (record_full_depth == "final")
     for trace, other in zip(less, whole, strict=True):
         for field, *_ in recorded():
             mine, theirs = getattr(trace, field), getattr(other, field)
@@ -69,7 +71,10 @@ def test_oracles_decide_alike_whatever_is_recorded_with_an_adapter_too(
         [NoExit(), *(EarlyExit("frozen_residual", rule, 1.0 if rule == "kl" else None) for rule in ORACLES)]
     )
     for other in (None, student):
-        engines = (Engine(decoder_of(llama), replace(SAMPLED, record_full_depth=each), other) for each in ("all", observe))
+        engines = (
+            Engine(decoder_of(llama), replace(SAMPLED, record_full_depth=each), other)
+            for each in ("all", record_full_depth)
+        )
         whole, less = (traces_of(engine.generate(requests)) for engine in engines)
         for index, trace in less.items():
             assert trace.token_id_T.tolist() == whole[index].token_id_T.tolist()
@@ -89,7 +94,7 @@ def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_layer_that_
         return head(ready_BH)
 
     monkeypatch.setattr(decoder, "lm_head", counted)
-    greedy = replace(SAMPLED, temperature=0.0, record_full_depth=observe)
+    greedy = replace(SAMPLED, temperature=0.0, record_full_depth=record_full_depth)
     [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], NoExit())])).values()
     first = max(1, greedy.n_observed)  # of the prompt's pass
     assert n_read == first + reads * (len(trace.token_id_T) - 1)

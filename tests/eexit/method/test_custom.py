@@ -1,4 +1,4 @@
-"""Rules and states of one's own, from a file: what they decide and leave is what the naive reference says of them."""
+"""Rules and modes of one's own, from a file: what they decide and leave is what the naive reference says of them."""
 
 import re
 import sys

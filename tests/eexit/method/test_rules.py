@@ -1,4 +1,4 @@
-"""The input that each rule and state refuses, in one line that says the way out."""
+"""The input that each rule and mode refuses, in one line that says the way out."""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -20,7 +20,7 @@ from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_inspection import InspectedModel, _memory
 from eexit.plan.runs import plan_runs
-from eexit.sweeps.load_artefacts import load_probe, load_readout, load_state_maps
+from eexit.sweeps.load_artefacts import load_kv_maps, load_probe, load_readout
 from eexit.training.trainer_inputs import WAYS
 
 MODEL = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
@@ -181,12 +181,12 @@ def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form:
     decoder = decoder_of(shared_model("llama"))
     given = stream_maps() if form == STREAMS else key_maps(decoder)
     place = str(save_state_maps(tmp_path / "maps", given, MODEL))
-    maps = load_state_maps(config(state=place, **MAPPING), [1, 3], decoder)
+    maps = load_kv_maps(config(kv_maps=place, **MAPPING), [1, 3], decoder)
     assert maps
     assert maps.form == form
     assert {exit_layer for exit_layer, _ in maps.of_layers} == {1, 3}
     assert all(tensor.equal(given[name]) for name, tensor in maps.tensors().items())
-    assert load_state_maps(config(), [1, 3], decoder) is None
+    assert load_kv_maps(config(), [1, 3], decoder) is None
 
 
 def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path) -> None:
@@ -199,13 +199,13 @@ def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path
         {"prompts": [{"id": "0", "prompt": "Why?"}], "rules": ["confidence=0.9"], **learned, **MAPPING}
     )
     plain = SweepConfig.model_validate({**dict(config), "digests": {}, **NO_EXITS})
-    assert (plain.state, plain.gate, len(list(plan_runs(plain)))) == (None, None, 1)
+    assert (plain.kv_maps, plain.gate, len(list(plan_runs(plain)))) == (None, None, 1)
 
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
     place = save_state_maps(tmp_path / "maps", stream_maps(), MODEL)
     found = InspectedModel(MODEL, 1000, 10, None)
-    mapped, plain = (_memory(each, 1, found) for each in (config(state=str(place), **MAPPING), config()))
+    mapped, plain = (_memory(each, 1, found) for each in (config(kv_maps=str(place), **MAPPING), config()))
     assert mapped
     assert plain
     assert (plain.weights, mapped.weights) == (1000, 1000 + (place / WEIGHTS).stat().st_size)
@@ -214,9 +214,10 @@ def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
 def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tmp_path: Path) -> None:
     place = str(save_state_maps(tmp_path / "maps", key_maps(decoder_of(shared_model("llama"))), MODEL))
     with pytest.raises(UsageError) as refusal:
-        load_state_maps(config(state=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
+        load_kv_maps(config(kv_maps=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
     assert str(refusal.value) == (
-        f"--kv-maps {place} is of form keys, but layer 0 makes keys and values by no modules of their own: train maps of "
+        f"--kv-maps {place} is of form keys, but layer 0 makes keys and values by no modules of their own: "
+        f"train maps of "
         "form streams"
     )
 
@@ -229,15 +230,15 @@ def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="mode mapped_residual makes keys and values by trained maps: give --st"):
         config(controls=[{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}])
     with pytest.raises(ValidationError, match=r"maps has no effect: give mode mapped_residual"):
-        config(state=place)
+        config(kv_maps=place)
     with pytest.raises(
         ValidationError, match="holds no state, since it was trained with --what linear: give --readout"
     ):
-        config(state=linear, **MAPPING)
+        config(kv_maps=linear, **MAPPING)
     adapter = save_adapter(shared_model("llama"), tmp_path / "student")
     with pytest.raises(ValidationError, match=r"was trained on the model's own streams: give --adapter as it was"):
-        config(state=place, adapter=adapter, **MAPPING)
-    planned = config(state=place, **MAPPING)
+        config(kv_maps=place, adapter=adapter, **MAPPING)
+    planned = config(kv_maps=place, **MAPPING)
     with pytest.raises(UsageError, match=r"--kv-maps .* was trained for layers 0 1 2 3 4 5, not for 6"):
         refuse_misfit(planned, MODEL, [1, N_LAYERS - 1])
     with pytest.raises(UsageError, match=r"--kv-maps .* was trained for model tiny, not for this other"):
@@ -248,7 +249,7 @@ def test_ids_depend_on_what_state_maps_are_where_they_are_used_and_not_on_where_
     places = [save_state_maps(tmp_path / name, stream_maps(), MODEL) for name in "ab"]
     other = save_state_maps(tmp_path / "c", stream_maps(std=0.2), MODEL)
     first, moved, changed = (
-        [run.run_id for run in plan_runs(config(state=str(place), **MAPPING))] for place in (*places, other)
+        [run.run_id for run in plan_runs(config(kv_maps=str(place), **MAPPING))] for place in (*places, other)
     )
     assert first == moved
     plain = [run.run_id for run in plan_runs(config(modes=["normal"]))]

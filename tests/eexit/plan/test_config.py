@@ -29,10 +29,13 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"exit_layers": []}, "at least 1 item"),
         ({"max_new_tokens": 0}, "greater than or equal to 1"),
         ({"record_full_depth": "some"}, "Input should be 'all', 'final' or 'none'"),
-        ({"record_full_depth": "none"}, "rule kl decides by what the full-depth model says at every exitable layer, which"),
+        (
+            {"record_full_depth": "none"},
+            "rule kl decides by what the full-depth model says at every exitable layer, which",
+        ),
         (
             {"record_full_depth": "final", "rules": {"fixed": [5], "agree": []}},
-            "rule agree decides .* set observe to all",
+            "rule agree decides .* give --record-full-depth all",
         ),
         ({"thinking": ["<think>"]}, "thinking takes what opens a chain of thought and what closes it, .* got <think>"),
         ({"thinking": ["<t>", "<t>"]}, "as in <think> </think>, or none, got <t> <t>"),

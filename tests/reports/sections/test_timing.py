@@ -28,9 +28,9 @@ def time(folder: Path, steps: bool) -> None:
     rows: list[dict[str, Any]] = [
         {
             **configuration.columns, "timing_id": f"{1:032x}", "batch": batch, "round": round_number, "prompts": 2,
-            "prompt_ids": ["0", "1"], "tokens": 1000 * batch, "seconds": took, "macs_full": 100.0, "macs_required": 80.0,
-            "macs_executed": 90.0, "device": "cpu", "machine": "A CPU", "threads": 2, "versions": "", "model": "tiny",
-            "dtype": "float32",
+            "prompt_ids": ["0", "1"], "tokens": 1000 * batch, "seconds": took, "macs_full": 100.0, "macs_required":
+            80.0, "macs_executed": 90.0, "device": "cpu", "machine": "A CPU", "threads": 2, "versions": "", "model":
+            "tiny", "dtype": "float32",
         }
         for configuration, took in seconds.items() for batch in (1, 8) for round_number in (1, 2, 3)
     ]  # fmt: skip

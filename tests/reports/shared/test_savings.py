@@ -37,7 +37,7 @@ def costs(full: float, needed: float, run: float | None) -> dict[str, float | No
 
 
 def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **change: Any) -> Path:
-    """Write `normal`, an online rule and an oracle per prompt; the rule has (macs_full, macs_required, macs_executed)."""
+    """Write `normal`, an online rule and an oracle per prompt; the rule has these full, required and executed MACs."""
     generations, tokens = [], []
     for number, (full, needed, run) in enumerate(per_prompt):
         for mode, k, columns in (

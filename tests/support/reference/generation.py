@@ -23,7 +23,7 @@ from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.sampling import pick_tokens
 from eexit.method.kv_maps import STREAMS, KVMaps, LinearMap
 from eexit.method.layer_call import ExitContext
-from eexit.method.modes import MODES, SkippedLayer, KVFill, Mode
+from eexit.method.modes import MODES, KVFill, Mode, SkippedLayer
 from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
@@ -53,7 +53,7 @@ class ReferenceRow:
         return isinstance(self.configuration, EarlyExit) and self.configuration.rule in ONLINE
 
     @property
-    def leaves(self) -> KVFill:
+    def fill(self) -> KVFill:
         mode = self.configuration.mode
         return MODES[mode].fill if mode in MODES else KVFill.FULL_DEPTH
 
@@ -341,8 +341,8 @@ def leaving(decoder: Decoder, decoding: DecodingConfig, mode: str, exit_layer: i
         after = exit_layer if state and state.fill in LEAVE else decoder.n_layers - 1
         past_the_exit.enter_context(handing_on_after(decoder.layers, after))
         if state and state.maps:
-            assert decoding.state_maps
-            past_the_exit.enter_context(mapping_after(decoder, decoding.state_maps, exit_layer))
+            assert decoding.kv_maps
+            past_the_exit.enter_context(mapping_after(decoder, decoding.kv_maps, exit_layer))
         elif state and state.fill in (KVFill.HIDDEN, KVFill.KV):
             past_the_exit.enter_context(saying_after(decoder, state, exit_layer))
         yield

@@ -93,16 +93,17 @@ def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store
     gated = extended_config(store, manifest_of(patient), asked(gate=gate, gate_thresholds=[0.2]))
     assert keys_of(gated) == [*keys_of(patient), "unfrozen/confidence/0.9+gate0.2"]
     whole = extended_config(
-        store, manifest_of(gated), asked(modes=["mapped_residual"], rules={"agree": []}, state=maps)
+        store, manifest_of(gated), asked(modes=["mapped_residual"], rules={"agree": []}, kv_maps=maps)
     )
     assert keys_of(whole) == [*keys_of(gated), "mapped_residual/agree"]
     assert extended_config(store, manifest_of(whole), patient) == whole, "an asking without them goes on"
-    elsewhere = asked(modes=["mapped_residual"], rules={"agree": []}, state=str(copytree(maps, tmp_path / "copy")))
-    assert extended_config(store, manifest_of(whole), elsewhere) == whole.model_copy(update={"state": elsewhere.state})
+    elsewhere = asked(modes=["mapped_residual"], rules={"agree": []}, kv_maps=str(copytree(maps, tmp_path / "copy")))
+    moved = whole.model_copy(update={"kv_maps": elsewhere.kv_maps})
+    assert extended_config(store, manifest_of(whole), elsewhere) == moved
     ids = [{run.run_id for run in plan_runs(config)} for config in (patient, gated, whole)]
     assert ids[0] < ids[1] < ids[2]
     with pytest.raises(UsageError, match=r'holds another sweep \(digests\.state: ".+ -> ".+\):'):
-        extended_config(store, manifest_of(whole), asked(modes=["mapped_residual"], state=others))
+        extended_config(store, manifest_of(whole), asked(modes=["mapped_residual"], kv_maps=others))
 
 
 OTHER_SWEEP = "holds another sweep ({}): choose another --out, or remove that folder"

@@ -193,7 +193,11 @@ def check_costs(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, re
     prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
     ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
     assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
-    assert np.isnan(replayed.costs.macs_executed) if setting.is_oracle else replayed.costs.macs_executed == ran["macs_executed"]
+    assert (
+        np.isnan(replayed.costs.macs_executed)
+        if setting.is_oracle
+        else replayed.costs.macs_executed == ran["macs_executed"]
+    )
 
 
 @pytest.mark.parametrize("looks_through", ["head", "screen"])

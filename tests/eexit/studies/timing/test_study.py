@@ -117,7 +117,9 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
 
 
 def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path) -> None:
-    with pytest.raises(UsageError, match="--baselines generate/4bit is not known: choose from generate, generate/lookup"):
+    with pytest.raises(
+        UsageError, match="--baselines generate/4bit is not known: choose from generate, generate/lookup"
+    ):
         timed(finished, beside=["generate/4bit"])
 
 

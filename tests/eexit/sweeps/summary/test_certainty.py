@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from eexit.results.tables import TOKENS
-from eexit.sweeps.summary.certainty import ALL, OF_TOKENS, certainty
+from eexit.sweeps.summary.certainty import ALL, OF_TOKENS, confidence_by_depth
 
 LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
 SURE_FROM_THE_FIRST = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
@@ -58,7 +58,7 @@ def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
 
 
 def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> None:
-    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS)
+    found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS)
     assert list(dict.fromkeys(found["kind"])) == [ALL, "fact", "sum"]
     assert list(found["layer"]) == [*LAYERS] * 3
     # Prompt 1: of its runs, 2 of 4 and 1 of 1; the group: 1 of 1 and 0 of 1.
@@ -70,16 +70,16 @@ def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> 
 
 
 def test_the_first_layer_is_a_median_that_is_a_layer_over_tokens_whose_final_layer_is_sure() -> None:
-    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS)
+    found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS)
     assert column(found, "first_sure", "sum") == column(found, "first_confirmed", "sum") == [9, 9, 9]
     # Of fact-1, 3, 3 and 9, then 3; of the group, 3 and none; where they are confirmed 6, 6 and 9, then 6; and 6.
     assert (column(found, "first_sure", "fact"), column(found, "first_confirmed", "fact")) == ([3] * 3, [6] * 3)
     between = [token("a", SURE_FROM_THE_FIRST), token("a", SURE_AT_THE_END), token("b", SURE_AT_THE_END)]
     of_two = {"a": "a", "b": "b"}
-    found = certainty([pa.RecordBatch.from_pylist(between, SCHEMA)], of_two, LAYERS, {}, of_two)
+    found = confidence_by_depth([pa.RecordBatch.from_pylist(between, SCHEMA)], of_two, LAYERS, {}, of_two)
     assert (found["first_sure"][0], found["first_confirmed"][0]) == (3, 6), "no median lies between two layers"
     doubted = [token("a", [(0.95, 7), (0.95, 7), (0.5, 7)]), token("a", NEVER_SURE)]
-    found = certainty([pa.RecordBatch.from_pylist(doubted, SCHEMA)], of_two, LAYERS, {}, of_two)
+    found = confidence_by_depth([pa.RecordBatch.from_pylist(doubted, SCHEMA)], of_two, LAYERS, {}, of_two)
     assert found[["first_sure", "first_confirmed"]].isna().all(axis=None), "the final layer itself is never sure"
     assert list(found["sure"]) == [0.5, 0.5, 0]
 
@@ -90,7 +90,7 @@ def test_exits_where_a_layer_is_first_sure_are_contradicted_and_what_is_confirme
     said = [SURE_FROM_THE_FIRST, taken_back, [(0.5, 7), (0.95, 7), (0.95, 7)], SURE_AT_THE_END]
     runs = {f"{number}": f"{number}" for number in range(6)}
     texts = [token(run_id, each) for run_id in runs for each in said]
-    found = certainty([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
+    found = confidence_by_depth([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
     assert column(found, "contradicted") == pytest.approx([1 / 2, 0, math.nan], nan_ok=True)
     assert column(found, "exits_contradicted") == pytest.approx([1 / 3] * 3)
     assert column(found, "taken_back") == pytest.approx([1 / 3] * 3), "of the first three, which are confirmed early"
@@ -101,7 +101,7 @@ def test_exits_where_a_layer_is_first_sure_are_contradicted_and_what_is_confirme
 def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
     runs = {f"{number}": f"{number}" for number in range(6)}
     texts = [token(run_id, SURE_FROM_THE_FIRST if run_id < "3" else SURE_AT_THE_END) for run_id in runs]
-    found = certainty([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
+    found = confidence_by_depth([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
     first = {name: float(found[name].iloc[0]) for name in found if name != "kind"}
     assert (first["sure"], first["sure_n"]) == (0.5, 6)
     assert 0.1 < first["sure_low"] < 0.2 < 0.8 < first["sure_high"] < 0.9, "Clopper and Pearson's, for 3 of 6"
@@ -110,14 +110,14 @@ def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
 
 
 def test_how_sure_is_the_callers_to_choose() -> None:
-    found = certainty(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
+    found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
     assert column(found[found["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
     assert column(found[found["threshold"] == 0.9], "confirmed", "sum") == [0, 0, 1]
     for threshold in (0, 1.5, math.nan):
         with pytest.raises(ValueError, match="sure must be a probability above 0"):
-            certainty([], {}, LAYERS, {}, {}, [threshold])
+            confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
 
 
 def test_without_what_layers_say_there_is_no_row() -> None:
     unobserved = [{"run_id": "x", "decided": True, "top_prob": None, "top_token_ids": None}]
-    assert certainty([pa.RecordBatch.from_pylist(unobserved, SCHEMA)], {"x": "x"}, LAYERS, KINDS, UNITS).empty
+    assert confidence_by_depth([pa.RecordBatch.from_pylist(unobserved, SCHEMA)], {"x": "x"}, LAYERS, KINDS, UNITS).empty

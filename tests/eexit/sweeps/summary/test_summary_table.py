@@ -142,7 +142,9 @@ def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(
     took = sums.div(sums["correct"], axis=0)
     times = took / took.loc["normal"]
     assert cells["tokens\nper right"] == [f"{each:.1f}" for each in took["n_tokens"]]
-    assert cells["cost per\nright"] == ["–", "–", f"{times['macs_executed']['skip/fixed/5']:.2f}"], "oracles ran every layer"
+    assert cells["cost per\nright"] == ["–", "–", f"{times['macs_executed']['skip/fixed/5']:.2f}"], (
+        "oracles ran every layer"
+    )
     assert cells["if free to\ndecide"] == ["–", *(f"{each:.2f}" for each in times["macs_required"][1:])]
     assert "Cost per right: multiply-adds of all runs over right answers" in str(table.caption)
     assert of_chains(store, config).startswith("3 of 36 chains of thought never closed, and have no answer: raise")

@@ -1,4 +1,4 @@
-"""Both forms of state maps find what is known: a linear dependence, and layers between that change nothing."""
+"""Both forms of KV maps find what is known: a linear dependence, and layers between that change nothing."""
 
 import copy
 
