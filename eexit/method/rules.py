@@ -84,8 +84,8 @@ class LayerView:
     | `top_token`               | (B,), token ids   | "distribution" |
     | `top_token_history`       | (B, R), token ids | "history": at the exitable layers so far, this one last |
     | `logits`                  | (B, V)            | "logits" |
-    | `predicted_kl`            | (B,), nats        | "probe": predicted from `hidden_out` by a probe (`--probe`)          |
-    | `kl`                      | (B, E), nats      | "final": from the exitable layer to the final one                |
+    | `predicted_kl`            | (B,), nats        | "probe": predicted from `hidden_out` by a probe (`--probe`) |
+    | `kl`                      | (B, E), nats      | "final": from the exitable layer to the final one |
     | `top_token`               | (B, E), token ids | "final", where `index` is -1, and all layers are read at once |
     | `final_top_token`         | (B, 1), token ids | "final" |
 
