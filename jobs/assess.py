@@ -96,16 +96,16 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from eexit.studies.assessment.verdict import Bound
     from eexit.studies.timing.study import LEAST_TOKENS
 
-    if not 0 < flags.at_most < 1:
-        raise UsageError(f"--max-risk must be above 0 and below 1, as in 0.02, got {flags.at_most:g}")
+    if not 0 < flags.max_risk < 1:
+        raise UsageError(f"--max-risk must be above 0 and below 1, as in 0.02, got {flags.max_risk:g}")
     if flags.max_new_tokens < LEAST_TOKENS:
         raise UsageError(
             f"--max-new-tokens must be at least {LEAST_TOKENS}, since the first two of a text are not timed, got "
             f"{flags.max_new_tokens}"
         )
     folder_of(flags.out)
-    whole_sizes, confidence = sizes_at(flags.at_most), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
-    least = least_choosing(flags.at_most, confidence)
+    whole_sizes, confidence = sizes_at(flags.max_risk), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
+    least = least_choosing(flags.max_risk, confidence)
     if flags.prompts:
         parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
     else:
@@ -124,7 +124,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
         flags.out, parts, layers, model_flags(common), model_flags(reading), execution, flags.max_new_tokens,
         screens=head_bytes > layer_bytes > 0 and not model.get("quantization"), batch=flags.batch,
     )  # fmt: skip
-    bound = Bound(risk=parts.risk, at_most=flags.at_most, confidence=confidence)
+    bound = Bound(risk=parts.risk, max_risk=flags.max_risk, confidence=confidence)
     return Assessment(recipe, bound, model, sweep_of, flags.quick)
 
 
@@ -167,7 +167,7 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
     if assessment.is_look:
         yield "a smoke run: it certifies nothing, and does not say whether exits pay"
     elif bound.risk == "answers":
-        yield certification_power(parts.choosing, bound.at_most)
+        yield certification_power(parts.choosing, bound.max_risk)
     else:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])

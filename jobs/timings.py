@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
 
     asked = TimingArgs(
         flags.configurations, flags.batch, flags.prompts, flags.tokens, flags.rounds, flags.steps,
-        beside=flags.beside, per_round=flags.per_round, only_chosen=flags.chosen, drafts=flags.draft,
-        only_fresh=flags.fresh, only_fastest=flags.fastest,
+        baselines=flags.baselines, per_round=flags.per_round, only_chosen=flags.chosen, drafts=flags.draft,
+        only_unused=flags.unused_prompts, only_fastest=flags.fastest,
     )  # fmt: skip
     display, trusts, plan = open_display(quiet=flags.quiet), flags.trust_remote_code, partial(make_plan, asked=asked)
     rows: list[Row] = []
@@ -65,7 +65,10 @@ def main(arguments: Sequence[str]) -> int:
                 display.say(f"call {number} of {flags.calls}")
             done = run_study(flags.results, plan, flags.device, display, columns=asked.columns, trusts_code=trusts)
             rows += done.rows
-            if flags.fresh and len(calls_like(done.rows, TIMINGS.rows(open_store(flags.results)))) >= flags.calls:
+            if (
+                flags.unused_prompts
+                and len(calls_like(done.rows, TIMINGS.rows(open_store(flags.results)))) >= flags.calls
+            ):
                 break  # with those of a command that was stopped
     replace(done, rows=rows).show(flags.results, columns=110)
     return 0

@@ -56,7 +56,7 @@ class Assessment:
         runs = read_finished(self.recipe.at(PILOT), ["configuration", "correct"]).runs.to_pylist()
         marks = [bool(run["correct"]) for run in runs if run["configuration"] == NORMAL]
         low, _ = clopper_pearson(sum(marks), len(marks))
-        if answers_tell(low, self.bound.at_most):
+        if answers_tell(low, self.bound.max_risk):
             return self.bound, ""
         why = (
             f"full depth gets {sum(marks)} of {pluralize(len(marks), 'answer')} right, so that losing half "

@@ -17,19 +17,19 @@ from eexit.studies.timing.calls import Times
 
 def known_after(step: str, recipe: Recipe, bound: Bound) -> str:
     """Return what a step that is done says of the answer; empty where it says nothing."""
-    at_most = percent(bound.at_most)
+    max_risk = percent(bound.max_risk)
     if step == LINEAR:
         card = parse_card(Path(recipe.at(LINEAR), CARD).expanduser().read_bytes())
         agree = [f"{percent(row.agreement, 0)} at {row.layer}" for row in card.table if row.series == LINEAR]
         return f"layers agree with the final one on {', '.join(agree)}"
     if step == PILOT:
-        pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)
+        pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.max_risk)
         saved = pilot.sweep.saved(EarlyExit(EXACT, ORACLE).key, "macs_to_exit")
-        return f"A about {percent(saved.mean, 0)}, B about {_within(pilot.oracles, bound)}, if {at_most} may be lost"
+        return f"A about {percent(saved.mean, 0)}, B about {_within(pilot.oracles, bound)}, if {max_risk} may be lost"
     if step == REPLAY:
-        pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.at_most)
+        pilot = Pilot.read(recipe.at(PILOT), bound.risk, bound.max_risk)
         cells = [_within(pilot.candidates(mode), bound) for mode in (EXACT, DEPLOYED)]
-        return f"predicted: C about {cells[0]}, D about {cells[1]}, if {at_most} may be lost"
+        return f"predicted: C about {cells[0]}, D about {cells[1]}, if {max_risk} may be lost"
     if step == ORACLES:
         verdict = conclude(AssessmentSteps(recipe.at(PILOT), recipe.at(RUN), recipe.at(ORACLES)), bound, recipe.batch)
         return ", ".join(f"{cell.name} {percent(cell.saved.mean)}" for cell in verdict.cells)
@@ -46,5 +46,5 @@ def known_after(step: str, recipe: Recipe, bound: Bound) -> str:
 
 def _within(settings: Sequence[PredictedSetting], bound: Bound) -> str:
     """Return what the safer neighbour saves, which loses less than the bound."""
-    safe = neighbours(settings, bound.at_most).safe
+    safe = neighbours(settings, bound.max_risk).safe
     return percent(next((each.saved for each in settings if each.key == safe), 0.0), 0)

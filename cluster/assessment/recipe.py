@@ -124,8 +124,8 @@ class Recipe:
         sets, training = ["--exit-sets", *self.exit_sets], [self.at(TEXTS), *self.execution]
         in_pilot = ["--modes", NORMAL, EXACT, DEPLOYED, "--rules", ORACLE, *_flags(IN_THE_PILOT), *sets]
         replays = ["--rules", *_flags(REPLAYED), "--modes", EXACT, *sets]
-        within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.at_most:g}"]
-        asked = ["--risk", bound.risk, "--max-risk", f"{bound.at_most:g}", "--confidence", f"{bound.confidence:g}"]
+        within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.max_risk:g}"]
+        asked = ["--risk", bound.risk, "--max-risk", f"{bound.max_risk:g}", "--confidence", f"{bound.confidence:g}"]
         of_texts = [
             "--modes",
             NORMAL,

@@ -51,7 +51,7 @@ class SplitSizes:
         )
 
 
-def sizes_at(at_most: float) -> SplitSizes:
+def sizes_at(max_risk: float) -> SplitSizes:
     """The sizes at a bound: for choosing, as many as certify a setting that loses half of it with a chance of 80 %.
 
     Raises `UsageError` for a bound that takes too many.
@@ -59,21 +59,21 @@ def sizes_at(at_most: float) -> SplitSizes:
     >>> sizes_at(0.02)
     Sizes(pilot=200, choosing=975, reporting=400, learning_tokens=12000)
     """
-    choosing = prompts_for_loss(at_most / 2, at_most, alpha_share(CONFIDENCE))
+    choosing = prompts_for_loss(max_risk / 2, max_risk, alpha_share(CONFIDENCE))
     if choosing is None:
-        raise UsageError(f"--max-risk {at_most:g} takes more than {MOST_PROMPTS:,} prompts: give a higher --max-risk")
+        raise UsageError(f"--max-risk {max_risk:g} takes more than {MOST_PROMPTS:,} prompts: give a higher --max-risk")
     return SplitSizes(pilot=200, choosing=choosing, reporting=400, learning_tokens=12_000)
 
 
-def least_choosing(at_most: float, confidence: float) -> int:
+def least_choosing(max_risk: float, confidence: float) -> int:
     """Prompts with which a setting without a single loss is certified."""
-    return prompts_without_loss(at_most, alpha_share(confidence))
+    return prompts_without_loss(max_risk, alpha_share(confidence))
 
 
-def certification_power(n: int, at_most: float) -> str:
+def certification_power(n: int, max_risk: float) -> str:
     """How likely n prompts for choosing are to certify a setting, by the exact test of lost answers."""
-    error, half, bound = alpha_share(CONFIDENCE), short_percent(at_most / 2), short_percent(at_most)
-    chance, loss = float(chance_of_certificate(at_most / 2, n, at_most, error)), loss_certified(n, at_most, error)
+    error, half, bound = alpha_share(CONFIDENCE), short_percent(max_risk / 2), short_percent(max_risk)
+    chance, loss = float(chance_of_certificate(max_risk / 2, n, max_risk, error)), loss_certified(n, max_risk, error)
     surely = "" if loss is None else f", and one that loses {short_percent(loss)} with a chance of 80%"
     return (
         f"{pluralize(n, 'prompt')} for choosing certify a setting that loses {half} at a bound of {bound} "

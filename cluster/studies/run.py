@@ -88,7 +88,7 @@ def _done(
 
     with own_actor(study, device, display) as actor:
         can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
-        _in_order(call, can_be_done, partial(actor.call, "do"), display)
+        _in_order(call, can_be_done, partial(actor.call, "run_part"), display)
     return StudyResult(study, call.landed(units))
 
 

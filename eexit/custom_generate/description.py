@@ -87,7 +87,7 @@ def _certified(certificate: Certificate, quantization: str | None) -> Iterator[s
     unit = "groups of prompts, which count once each," if of_groups else "prompts"
     yield (
         f"Certified{with_weights(quantization)}: its {certificate.risk} risk is at most "
-        f"{short_percent(certificate.at_most)}, with a confidence of {short_percent(certificate.confidence)}, by "
+        f"{short_percent(certificate.max_risk)}, with a confidence of {short_percent(certificate.confidence)}, by "
         f"{certificate.n} {unit} with a mean loss of {short_percent(certificate.mean_loss)} "
         f"(p {format_number(certificate.p_value, '.2g')}). The loss of a prompt: {certificate.loss}."
     )

@@ -76,7 +76,7 @@ class Certificate(_FrozenModel):
 
     risk: str
     loss: str  # definition of the loss, in words
-    at_most: float
+    max_risk: float
     confidence: float
     n: int  # calibration prompts
     mean_loss: float

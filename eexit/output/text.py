@@ -75,14 +75,14 @@ def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
 
 
 RENAMED: Final[Mapping[str, str]] = {  # flags and arguments before version 0.3
-    "state": "kv_maps", "screen": "screen", "record_full_depth": "record_full_depth", "control_modes": "control_modes",
+    "state": "kv_maps", "decide_on": "screen", "observe": "record_full_depth", "controls_in": "control_modes",
     "at_most": "max_risk", "beside": "baselines", "asks": "planned_uses", "fresh": "unused_prompts",
-    "settings_from_replay": "settings_from_replay",
+    "settings_of": "settings_from_replay",
 }  # fmt: skip
 
 
 def renamed(name: str) -> str:
-    """Return a sentence such as "--baselines is --baselines now" for a renamed flag or argument, else an empty one."""
+    """Return a sentence such as "--beside is --baselines now" for a renamed flag or argument, else an empty one."""
     now = RENAMED.get(name.removeprefix("--").replace("-", "_"))
     return f"{name} is {flag(now) if name.startswith('--') else now} now" if now else ""
 

@@ -23,6 +23,7 @@ from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
 from eexit.model.sources import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
 from eexit.output.atomic_files import write_atomic
+from eexit.output.text import flag
 
 STATE: Final = "state.safetensors"  # checkpoint of an unfinished training
 
@@ -36,7 +37,7 @@ ADAPTER: Final = "adapter"
 GATE: Final = "gate"
 KV_MAPS: Final = "kv_maps"
 OF_SOME: Final = (PROBE, GATE, KV_MAPS)  # roles that only some configurations depend on
-FLAGS: Final = {role: f"--{role}" for role in (READOUT, PROBE, ADAPTER, GATE, KV_MAPS)}
+FLAGS: Final = {role: flag(role) for role in (READOUT, PROBE, ADAPTER, GATE, KV_MAPS)}
 
 
 class CardRow(BaseModel):
@@ -68,7 +69,7 @@ class ArtefactCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[2] = 2
-    what: str  # linear, probe, gate or state
+    what: str  # linear, probe, gate or kv-maps
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # a dumped `eexit.plan.model_description.ModelDescription`
     dtype_asked: str = ""  # the sweep's --dtype; `model` has the resolved one

@@ -177,7 +177,7 @@ CHOICES: Final = StudyTable(
         ),
         "risk": string("name", "disagreement, answers, perplexity or judge", nullable=False),
         "loss": string("text", "what the loss of a prompt is, between 0 and 1", nullable=False),
-        "at_most": float64("1", "the bound of the risk, which is the expected loss of a prompt", nullable=False),
+        "max_risk": float64("1", "the bound of the risk, which is the expected loss of a prompt", nullable=False),
         "confidence": float64("1", "with which the bound holds for what is certified", nullable=False),
         "cost_by": string("name", "what is cheap: run, needed, depth or right, as in jobs/choose.py", nullable=False),
         "test": string("name", "exact (binomial) or betting, as in eexit.quality.risk_tests"),

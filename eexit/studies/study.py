@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class StudyPart:
-    """A step of a unit, done in one go: `what` is for `Study.do`, and `text` is for users."""
+    """A step of a unit, done in one go: `what` is for `Study.run_part`, and `text` is for users."""
 
     text: str
     what: Any = None

@@ -255,7 +255,7 @@ class ModelGenerator:
         rows = self.engine.n_slots // 2
         if not rows:
             return False
-        self._use(rows=rows)
+        self._use(max_rows=rows)
         return True
 
     def _use(self, **changed: Any) -> None:

@@ -71,10 +71,10 @@ def _certified(quality: QualityTable) -> pd.DataFrame:
     """Return one row per selection, by risk and then from the strictest bound."""
     skipped = quality.rows.set_index("configuration")[SKIPPED]
     rows = []
-    for row in quality.choices.sort_values(["risk", "at_most", "cost_by"], kind="stable").to_dict("records"):
-        at_most, confidence = short_percent(row["at_most"]), short_percent(row["confidence"])
+    for row in quality.choices.sort_values(["risk", "max_risk", "cost_by"], kind="stable").to_dict("records"):
+        max_risk, confidence = short_percent(row["max_risk"]), short_percent(row["confidence"])
         since = ", before the sweep grew" if row["grown"] else ""
-        told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {at_most}, with {confidence}{since}"}
+        told: dict[str, Any] = {"promise": f"{row['risk']} ≤ {max_risk}, with {confidence}{since}"}
         key = row["configuration"]
         if isinstance(key, str):
             told |= {"configuration": key, "cost": row["cost"], SKIPPED: skipped.get(key), "loss": row["mean_loss"]}
@@ -91,7 +91,7 @@ def _held_out(row: dict[Any, Any]) -> str:
     if not is_known(row["reporting_mean_loss"]):
         return "not checked"
     mean, upper = (short_percent(row[f"reporting_{name}"]) for name in ("mean_loss", "upper"))
-    above = ": above the bound" if row["reporting_mean_loss"] > row["at_most"] else ""
+    above = ": above the bound" if row["reporting_mean_loss"] > row["max_risk"] else ""
     return f"{mean}, at most {upper} (n = {row['reporting_n']:.0f}){above}"
 
 

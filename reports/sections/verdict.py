@@ -179,13 +179,13 @@ def _certain(choices: pd.DataFrame) -> str:
     if not rows:
         return "Nothing is certified: python jobs/choose.py RESULTS does that."
     chosen = [row for row in rows if isinstance(row["configuration"], str)]
-    row = min(chosen or rows[-1:], key=lambda each: each["at_most"])
+    row = min(chosen or rows[-1:], key=lambda each: each["max_risk"])
     of_prompts = {each["configuration"]: each.get("loss_of_prompts") for each in row["tested"]}
     of_groups = any(is_known(loss) for loss in of_prompts.values())
     if not chosen:
-        return none_certified(row["risk"], row["at_most"], row["confidence"], of_groups)
+        return none_certified(row["risk"], row["max_risk"], row["confidence"], of_groups)
     confidence, cost, setting = short_percent(row["confidence"]), short_percent(row["cost"]), row["configuration"]
-    bound = bound_of(row["risk"], row["at_most"], of_groups)
+    bound = bound_of(row["risk"], row["max_risk"], of_groups)
     of_single = f" Over single prompts, the loss is {short_percent(of_prompts[setting])}." if of_groups else ""
     return f"With {confidence} confidence, {bound} under {setting}, at {cost} of full depth's cost.{of_single}"
 

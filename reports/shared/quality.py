@@ -80,7 +80,7 @@ def quality_of(
     trade = saves.rows if saves else trade
     if not sweep.has_answers:
         trade = trade.assign(**{f"{CORRECT}{end}": np.nan for end in ENDS})
-    question = ["risk", "at_most", "confidence", "cost_by"]
+    question = ["risk", "max_risk", "confidence", "cost_by"]
     choices = sweep.rows_of(CHOICES).drop_duplicates(question, keep="last").reset_index(drop=True)
     runs = hash_of_runs(sweep.config, sweep.about["model"]) if len(choices) else ""
     choices = choices.assign(grown=choices["runs"].notna() & (choices["runs"] != runs))
@@ -183,7 +183,7 @@ def chosen_words(choices: pd.DataFrame, chosen: bool) -> dict[str, str]:
         certified = [setting["configuration"] for setting in row["tested"] if setting["certified"]]
         for key in [row["configuration"]] if chosen else certified:
             if isinstance(key, str):
-                found.setdefault(key, {})[f"{row['risk']} ≤ {short_percent(row['at_most'])}"] = None
+                found.setdefault(key, {})[f"{row['risk']} ≤ {short_percent(row['max_risk'])}"] = None
     return {key: ", ".join(words) for key, words in found.items()}
 
 

@@ -86,7 +86,7 @@ def test_actors_run_what_the_driver_was_given_as_a_file_and_as_a_function(tiny: 
 def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(out: Path, tmp_path: Path) -> None:
     held = manifest_of(open_store(out), "out")
     assert [(each["kind"], each["name"], each["source"]) for each in held.own] == [
-        ("rule", "sure", "my_exits.py"), ("rule", "by_chance", "my_exits.py"), ("state", "as_it_was", "my_exits.py"),
+        ("rule", "sure", "my_exits.py"), ("rule", "by_chance", "my_exits.py"), ("mode", "as_it_was", "my_exits.py"),
     ]  # fmt: skip
     assert all(each["text"] == MINE.read_text() for each in held.own)
     assert held.own[0]["definition"] == "exits where `confidence` does"

@@ -30,7 +30,7 @@ from eexit.studies.selection.select_setting import choice_columns, choose_settin
 from eexit.studies.selection.selection_args import AlphaShare, SelectionArgs
 from eexit.studies.selection.selection_data import SelectionData, sequences_of
 
-BOUND: Final = Bound(risk="answers", at_most=0.02)
+BOUND: Final = Bound(risk="answers", max_risk=0.02)
 ACCURACY: Final = 0.74  # of full depth
 N_CALLS, OF_CALLS = 24, 0.07  # further calls, and by how much the logarithm of a ratio differs between them
 N_PILOT: Final = 200
@@ -72,7 +72,7 @@ def setting(cell: str, at: int) -> EarlyExit:
 @cache
 def prompts_of(n: int) -> Sequence[str]:
     """As many prompts for each part as an assessment has of so many."""
-    whole = sizes_at(BOUND.at_most)
+    whole = sizes_at(BOUND.max_risk)
     of_whole = {CHOOSING: whole.choosing, ORDERING: whole.ordering, REPORTING: whole.reporting}
     wanted = {role: round(n * size / sum(of_whole.values())) for role, size in of_whole.items()}
     found: list[str] = []
@@ -115,7 +115,7 @@ class Drawn:
         for at, (loss, saved) in enumerate(self.world.rates(cell)):
             seen = self.random.binomial(N_PILOT, loss / 100) / N_PILOT if cell == "B" else wrong_by * loss / 100
             settings.append(PredictedSetting(setting(cell, at), seen, saved / 100))
-        return neighbours(settings, BOUND.at_most)
+        return neighbours(settings, BOUND.max_risk)
 
     def _sweep(
         self, name: str, rates: Mapping[str, tuple[float, float]], easy_P: np.ndarray, rank_P: np.ndarray,
@@ -169,7 +169,7 @@ class Drawn:
 
     def _choose(self) -> Mapping[str, Any]:
         """The row of the table of choices that the real choice makes."""
-        asked = SelectionArgs("answers", self.bound.at_most, self.bound.confidence, modes=[MODES["D"]])
+        asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
         measured = SelectionData(self.run, asked)
         ask = AlphaShare(1, 1, alpha_share(self.bound.confidence))
         return choice_columns(choose_setting(measured, sequences_of(measured), ask))
@@ -210,7 +210,7 @@ class Drawn:
         for cell in MODES:
             pair = [(0.0, 0.0) if key is None else self.rate(cell, key) for key in getattr(self.settings, cell)]
             (safe_loss, safe), (bold_loss, bold) = [(loss / 100, saved / 100) for loss, saved in pair]
-            shares = Shares.at_bound(np.array(safe_loss), np.array(bold_loss), BOUND.at_most)
+            shares = Shares.at_bound(np.array(safe_loss), np.array(bold_loss), BOUND.max_risk)
             levels[cell] = float(shares.safe * safe + shares.bold * bold)
             looks = [0.0 if key is None else self.world.looks / 100 for key in getattr(self.settings, cell)]
             if cell == "D":

@@ -180,7 +180,7 @@ def choose(
     }  # fmt: skip
     row = {
         "choice_id": f"{call:032x}", "status": "ok", "risk": "disagreement", "loss": "a loss",
-        "at_most": 0.05, "confidence": 0.95, "question": 1, "planned": 1, "error": 0.05,
+        "max_risk": 0.05, "confidence": 0.95, "question": 1, "planned": 1, "error": 0.05,
         "cost_by": "run", "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
         **(its if chosen else {}), **naive,
     }  # fmt: skip

@@ -113,7 +113,7 @@ def write_sweep(
             "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
             "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
             "temperature": temperature, "top_p": 1.0, "system": "", "prefiller": "",
-            "screen": "head", "record_full_depth": "all",
+            "screen": None, "record_full_depth": "all",
         },
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama",
                   "n_layers": FINAL + 1, "dtype": "float32"},

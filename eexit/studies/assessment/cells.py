@@ -49,15 +49,18 @@ class Shares(NamedTuple):
     bold: np.ndarray
 
     @classmethod
-    def at_bound(cls, safe_loss: np.ndarray, bold_loss: np.ndarray, at_most: float) -> "Shares":
+    def at_bound(cls, safe_loss: np.ndarray, bold_loss: np.ndarray, max_risk: float) -> "Shares":
         """As many prompts as the bound allows have the bolder setting, the others the safer one or, where it loses more
         than the bound or than the bolder one, full depth.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            between, alone = (at_most - safe_loss) / (bold_loss - safe_loss), at_most / np.stack([safe_loss, bold_loss])
-        is_safer, fits = safe_loss < bold_loss, bold_loss <= at_most
-        bold = np.where(fits, 1.0, np.where(is_safer, np.where(safe_loss <= at_most, between, 0.0), alone[1]))
-        safe = np.where(fits | ~is_safer, 0.0, np.where(safe_loss <= at_most, 1 - between, alone[0]))
+            between, alone = (
+                (max_risk - safe_loss) / (bold_loss - safe_loss),
+                max_risk / np.stack([safe_loss, bold_loss]),
+            )
+        is_safer, fits = safe_loss < bold_loss, bold_loss <= max_risk
+        bold = np.where(fits, 1.0, np.where(is_safer, np.where(safe_loss <= max_risk, between, 0.0), alone[1]))
+        safe = np.where(fits | ~is_safer, 0.0, np.where(safe_loss <= max_risk, 1 - between, alone[0]))
         return cls(safe, bold)
 
 
@@ -122,7 +125,7 @@ class Attribution:
 
     table: PromptTable
     settings: CellSettings
-    at_most: float
+    max_risk: float
     certified: str | None
 
     def _mean(self, values_P: np.ndarray, further: float | None = None) -> np.ndarray:
@@ -156,7 +159,7 @@ class Attribution:
                 np.stack([each, each + lost_K * (key is not None)])
                 for each, key in zip(kept_K, (safe, bold), strict=True)
             )
-            found[name] = Shares.at_bound(safe_2K, bold_2K, self.at_most)
+            found[name] = Shares.at_bound(safe_2K, bold_2K, self.max_risk)
         return found
 
     def pair(self, cell: str) -> Neighbours:

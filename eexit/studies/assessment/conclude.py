@@ -104,7 +104,7 @@ def conclude(steps: AssessmentSteps, bound: Bound, batch: int = 1, is_look: bool
     """
     columns = columns_of(bound.risk)
     run, oracles = (read_finished(each, columns) if each else None for each in (steps.run, steps.oracles))
-    pilot = Pilot.read(steps.pilot, bound.risk, bound.at_most) if steps.pilot else None
+    pilot = Pilot.read(steps.pilot, bound.risk, bound.max_risk) if steps.pilot else None
     sweeps = [each for each in (run, oracles, pilot.sweep if pilot else None) if each]
     for other in sweeps[1:]:
         refuse_changed_model(other, sweeps[0].manifest.model)
@@ -141,7 +141,7 @@ def verdict_of(
     table = PromptTable([each for each in (run, oracles) if each], bound.risk) if run else None
     setting = setting_of(run, choice, table) if run and choice and table else None
     certified = setting.key if setting and setting.certified else None
-    attribution = Attribution(table, settings, bound.at_most, certified) if table and oracles and settings else None
+    attribution = Attribution(table, settings, bound.max_risk, certified) if table and oracles and settings else None
     rows = [row for row in timings if row["batch"] == batch]
     times = Times(rows, setting.key if setting and keeps(setting, bound) else None)
     gaps: Mapping[str, Estimate] = {}
@@ -195,7 +195,7 @@ def judge(
     costs_more = as_run is not None and as_run.is_below(0)
     if not setting.certified:
         if all(
-            clopper_pearson(each["mean_loss"] * each["n"], each["n"])[0] > bound.at_most for each in choice["tested"]
+            clopper_pearson(each["mean_loss"] * each["n"], each["n"])[0] > bound.max_risk for each in choice["tested"]
         ):
             return Answer(False, "loses too much")
         return Answer(False, "costs more") if costs_more else Answer(None, "not certified", _for_certificate(choice))
@@ -219,7 +219,7 @@ def judge(
 
 def keeps(setting: JudgedSetting, bound: Bound) -> bool:
     """Return True if the setting is certified, and its test loss is not certainly beyond the bound."""
-    return setting.certified and not (setting.test_loss and setting.test_loss.is_above(bound.at_most))
+    return setting.certified and not (setting.test_loss and setting.test_loss.is_above(bound.max_risk))
 
 
 def cause_of(attribution: Attribution | None, gaps: Mapping[str, Estimate], answer: Answer) -> Cause:
@@ -257,9 +257,9 @@ def _cause_of_time(batches: Estimate, overhead: Estimate) -> str:
 
 def latest_choice(run: FinishedSweep, bound: Bound) -> Row | None:
     """Return the latest choice at this bound that came to an end."""
-    asked = (bound.risk, bound.at_most, bound.confidence)
+    asked = (bound.risk, bound.max_risk, bound.confidence)
     made = choices_made(run.store)
-    return next((row for row in reversed(made) if (row["risk"], row["at_most"], row["confidence"]) == asked), None)
+    return next((row for row in reversed(made) if (row["risk"], row["max_risk"], row["confidence"]) == asked), None)
 
 
 def setting_of(run: FinishedSweep, choice: Row, table: PromptTable) -> JudgedSetting:

@@ -88,7 +88,7 @@ def sentences(verdict: Verdict) -> Iterator[str]:
 def tables(verdict: Verdict) -> Iterator[TextTable]:
     """Yield the cells, the gains beside the costs of restrictions, and the times."""
     if verdict.cells:
-        n, bound = verdict.cells[0].saved.n, short_percent(verdict.bound.at_most)
+        n, bound = verdict.cells[0].saved.n, short_percent(verdict.bound.max_risk)
         lost = LOST.get(verdict.bound.risk, verdict.bound.risk)
         caption = f"Saved of multiply-adds if deciding were free, and {lost}, at most {bound} of {n:,}:"
         rows = [(label, _cell(oracle), _cell(rule)) for label, oracle, rule in cells(verdict)]

@@ -85,7 +85,7 @@ class Bound(VerdictPart):
     """What may be lost: a risk of `eexit.quality.risks`, at most this, with this confidence."""
 
     risk: str
-    at_most: float
+    max_risk: float
     confidence: float = 0.95
 
 

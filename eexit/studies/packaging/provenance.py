@@ -52,7 +52,7 @@ def certificate_of(store: Store, key: str) -> Certificate | None:
 
 
 def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certificate:
-    asked = {name: row[name] for name in ("risk", "loss", "at_most", "confidence", "test", "order", "question")}
+    asked = {name: row[name] for name in ("risk", "loss", "max_risk", "confidence", "test", "order", "question")}
     beside = ("loss_of_right", "n_of_right", "p_of_right", "loss_of_prompts", "n_of_prompts")
     found = {name: tested[name] for name in ("n", "mean_loss", "p_value", *beside)}
     held_out = None

@@ -67,16 +67,16 @@ def columns_of(risk: str) -> Sequence[str]:
     return ("prompt_id", "prompt", "configuration", "seed", "status", *COSTS, RISKS[risk].column)
 
 
-def neighbours(settings: Sequence[PredictedSetting], at_most: float) -> Neighbours:
+def neighbours(settings: Sequence[PredictedSetting], max_risk: float) -> Neighbours:
     """Return the setting that saves most within the bound, and the bolder one that gains most for what it loses more.
 
     Without a bolder one, these are the setting that saves most and the safer one that saves most; without a safe one,
     full depth takes its place.
     """
-    within = [each for each in settings if each.loss <= at_most and each.saved > 0]
+    within = [each for each in settings if each.loss <= max_risk and each.saved > 0]
     safe = max(within, key=lambda each: each.saved, default=None)
     loss, saved = (safe.loss, safe.saved) if safe else (0.0, 0.0)
-    bolder = [each for each in settings if each.loss > at_most and each.saved > saved]
+    bolder = [each for each in settings if each.loss > max_risk and each.saved > saved]
     if bolder:
         bold = max(bolder, key=lambda each: (each.saved - saved) / (each.loss - loss))
         return Neighbours(safe.key if safe else None, bold.key)
@@ -92,12 +92,12 @@ class Pilot:
 
     sweep: FinishedSweep
     risk: str
-    at_most: float
+    max_risk: float
 
     @classmethod
-    def read(cls, results: str, risk: str, at_most: float, flag: str = "") -> "Pilot":
+    def read(cls, results: str, risk: str, max_risk: float, flag: str = "") -> "Pilot":
         """Raises `UsageError` if `results` is no finished sweep."""
-        return cls(read_finished(results, columns_of(risk), flag), risk, at_most)
+        return cls(read_finished(results, columns_of(risk), flag), risk, max_risk)
 
     @property
     def mode(self) -> str:
@@ -112,7 +112,7 @@ class Pilot:
     def cells(self) -> CellSettings:
         """The settings of the four cells."""
         pairs = (self.oracles, self.candidates(EXACT), self.candidates(self.mode))
-        return CellSettings(EarlyExit(EXACT, ORACLE).key, *(neighbours(settings, self.at_most) for settings in pairs))
+        return CellSettings(EarlyExit(EXACT, ORACLE).key, *(neighbours(settings, self.max_risk) for settings in pairs))
 
     @cached_property
     def oracles(self) -> Sequence[PredictedSetting]:
@@ -152,7 +152,7 @@ class Pilot:
         found: dict[str, list[PredictedSetting]] = {}
         for row in exiting:
             found.setdefault(row["exit_set"] or EVERY, []).append(_predicted(row, mode, factor))
-        aims = [aim * self.at_most for aim in AIMS]
+        aims = [aim * self.max_risk for aim in AIMS]
         best = min(found.values(), key=lambda settings: sum(_cost_within(settings, aim) for aim in aims))
         return cheapest_within(best, aims)
 
@@ -181,13 +181,13 @@ class Pilot:
 
 
 def settings_worth_running(
-    results: str, risk: str, at_most: float, modes: Sequence[str], of_oracle: bool = False
+    results: str, risk: str, max_risk: float, modes: Sequence[str], of_oracle: bool = False
 ) -> Sequence[EarlyExit]:
     """Return the settings that are worth a run in these modes, of an online rule or of the oracle.
 
     Raises `UsageError` if `results` is not a finished sweep, and if it lacks what settings are found by.
     """
-    pilot = Pilot.read(results, risk, at_most, "--settings-from-replay")
+    pilot = Pilot.read(results, risk, max_risk, "--settings-from-replay")
     return [each for mode in modes if mode in MODES for each in pilot.settings_of(mode, of_oracle)]
 
 

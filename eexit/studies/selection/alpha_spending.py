@@ -20,7 +20,7 @@ from eexit.results.study_tables import CHOICES
 from eexit.studies.selection.selection_args import AlphaShare
 
 # What makes it another one.
-QUESTION: Final = ("risk", "at_most", "confidence", "cost_by", "test", "order", "asked", "runs", "units")
+QUESTION: Final = ("risk", "max_risk", "confidence", "cost_by", "test", "order", "asked", "runs", "units")
 Row = Mapping[str, Any]
 
 

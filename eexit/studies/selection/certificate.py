@@ -152,7 +152,7 @@ def certificate(choice: Selection) -> Iterator[str]:
     if chosen:
         mean, p_value = short_percent(chosen.mean_loss), format_number(chosen.p_value, ".2g")
         of_groups = chosen.loss_of_prompts is not None
-        holds = bound_of(question.risk, question.at_most, of_groups)
+        holds = bound_of(question.risk, question.max_risk, of_groups)
         yield f"Certified: {chosen.configuration}, the cheapest that is, at {short_percent(chosen.cost)} of full depth."
         yield f"With {confidence} confidence, over prompts like these, {holds}."
         yield f"n = {chosen.n:,}{' groups' * of_groups}, mean {mean}, p = {p_value}."
@@ -175,12 +175,12 @@ def certificate(choice: Selection) -> Iterator[str]:
         if chosen.configuration.split("/")[1] in ORACLES:
             yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
     else:
-        least = prompts_without_loss(question.at_most, ask.error / len(choice.sequences))
-        yield none_certified(question.risk, question.at_most, question.confidence, choice.is_of_groups)
+        least = prompts_without_loss(question.max_risk, ask.error / len(choice.sequences))
+        yield none_certified(question.risk, question.max_risk, question.confidence, choice.is_of_groups)
         yield f"Use normal. A setting without any loss would be certified with {least:,} prompts for choosing."
 
 
-def none_certified(risk: str, at_most: float, confidence: float, of_groups: bool = False) -> str:
+def none_certified(risk: str, max_risk: float, confidence: float, of_groups: bool = False) -> str:
     """Return the answer to a question for which no setting is certified."""
-    bound = bound_of(risk, at_most, of_groups)
+    bound = bound_of(risk, max_risk, of_groups)
     return f"No setting is certified with {short_percent(confidence)} confidence that {bound}."

@@ -103,7 +103,7 @@ def choose_setting(measured: SelectionData, sequences: Sequence[SettingSequence]
     settings = [setting for sequence in tested for setting in sequence.tested]
     chosen = _cheapest([setting for setting in settings if setting.certified])
     everything = [_tested(measured, key, ask) for key in measured.keys]
-    naive = _cheapest([setting for setting in everything if setting.mean_loss <= measured.question.at_most])
+    naive = _cheapest([setting for setting in everything if setting.mean_loss <= measured.question.max_risk])
     return Selection(
         measured,
         tested,
@@ -142,7 +142,7 @@ def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting
     texts = (measured.accuracy(key), measured.accuracy(NORMAL), measured.changed(key))
     if not len(loss_P):
         return TestedSetting(key, math.nan, 0, 1.0, False, measured.costs[key], None, *texts)
-    p_value = RISK_TESTS[measured.test](loss_P, question.at_most, ask.error)
+    p_value = RISK_TESTS[measured.test](loss_P, question.max_risk, ask.error)
     found = TestedSetting(
         key, float(loss_P.mean()), len(loss_P), float(p_value), False, measured.costs[key], None, *texts
     )
@@ -151,7 +151,7 @@ def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting
     of_right_P = measured.losses_of_right(key)
     if not len(of_right_P):
         return found
-    p_value = RISK_TESTS[measured.test](of_right_P, question.at_most, ask.error)
+    p_value = RISK_TESTS[measured.test](of_right_P, question.max_risk, ask.error)
     return replace(found, loss_of_right=float(of_right_P.mean()), n_of_right=len(of_right_P), p_of_right=float(p_value))
 
 
@@ -160,7 +160,7 @@ def _needed(measured: SelectionData, setting: TestedSetting, error: float) -> in
     if setting.p_value <= error or not setting.n:
         return None
     losses = measured.choosing.of(setting.configuration)
-    return prompts_needed(RISK_TESTS[measured.test], losses, measured.question.at_most, error)
+    return prompts_needed(RISK_TESTS[measured.test], losses, measured.question.max_risk, error)
 
 
 def _cheapest(settings: Sequence[TestedSetting]) -> TestedSetting | None:
@@ -175,7 +175,7 @@ def _held_out(measured: SelectionData, tested: TestedSetting | None) -> HeldOutR
     if not len(loss_P):
         return None
     question, test = measured.question, RISK_TESTS[measured.test]
-    p_value = float(test(loss_P, question.at_most, 1 - question.confidence))
+    p_value = float(test(loss_P, question.max_risk, 1 - question.confidence))
     return HeldOutResult(float(loss_P.mean()), len(loss_P), upper_bound(test, loss_P, question.confidence), p_value)
 
 
@@ -184,7 +184,7 @@ def question_columns(measured: SelectionData, sequences: Sequence[SettingSequenc
     question = measured.question
     return {
         "risk": question.risk,
-        "at_most": question.at_most,
+        "max_risk": question.max_risk,
         "confidence": question.confidence,
         "cost_by": question.cost,
         "loss": RISKS[question.risk].definition,

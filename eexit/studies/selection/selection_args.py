@@ -114,7 +114,7 @@ class SelectionArgs:
     """The flags of `jobs/choose.py`. Without modes, rules and keys, all settings are candidates."""
 
     risk: str
-    at_most: float = 0.05
+    max_risk: float = 0.05
     confidence: float = 0.95
     cost: str = "run"
     modes: Sequence[str] = ()
@@ -122,11 +122,11 @@ class SelectionArgs:
     keys: Sequence[str] = ()
     order: str = PARETO  # of `ORDERS`
     pilot: str | None = None  # a finished sweep that the order comes from; None: a part of the prompts for choosing
-    asks: int | None = None  # of the same prompts, how many are planned; None: as was said at the first, or one
+    planned_uses: int | None = None  # of the same prompts, how many are planned; None: as was said at the first, or one
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for values that no question has."""
-        for name, share in (("--max-risk", self.at_most), ("--confidence", self.confidence)):
+        for name, share in (("--max-risk", self.max_risk), ("--confidence", self.confidence)):
             if not 0 < share < 1:
                 raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
         if self.order not in ORDERS:
@@ -204,7 +204,7 @@ def _asked_for_by_name(question: SelectionArgs, unordered: Sequence[str], costle
 
 def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask: AlphaShare) -> None:
     """Raises `UsageError` if no setting could be certified with `n` prompts even if nothing were ever lost."""
-    least = prompts_without_loss(question.at_most, ask.error / n_sequences)
+    least = prompts_without_loss(question.max_risk, ask.error / n_sequences)
     if n < least:
         which = f", as the {ordinal(ask.number)} ask of these prompts (error {short_percent(ask.error)}),"
         further = which if ask.number > 1 else ""
@@ -212,7 +212,7 @@ def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask
         sharing = f" among {n_sequences} families of settings, which share the error," if n_sequences > 1 else ""
         fewer = " or fewer --rules or --modes" if n_sequences > 1 else ""
         raise UsageError(
-            f"{name} has {n} prompts to choose with, and certifying a risk of {question.at_most:g} with confidence "
+            f"{name} has {n} prompts to choose with, and certifying a risk of {question.max_risk:g} with confidence "
             f"{question.confidence:g}{further}{sharing} takes at least {least}, even without a single loss: give more "
             f"prompts ({_parts(question)}){others}, a higher --max-risk, a lower --confidence{fewer}"
         )

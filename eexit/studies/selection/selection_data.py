@@ -278,12 +278,12 @@ class VacuousBoundError(UsageError):
 def refuse_empty(measured: SelectionData) -> None:
     """Raises `VacuousBoundError` if `normal` gets too few answers right for lost ones to tell anything."""
     question, right = measured.question, measured.accuracy(NORMAL)
-    if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.at_most):
+    if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.max_risk):
         return
     lower = f", or an --max-risk below {short_percent(right / 2)}" if right else ""
     raise VacuousBoundError(
         f"normal gets {short_percent(right)} of the answers of {measured.sweep.name} right, so that a setting that "
-        f"loses half of these, or all, could be certified to lose at most {short_percent(question.at_most)}: bound "
+        f"loses half of these, or all, could be certified to lose at most {short_percent(question.max_risk)}: bound "
         f"another --risk, such as disagreement{lower}"
     )
 

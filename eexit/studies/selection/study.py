@@ -35,7 +35,7 @@ class SelectionStudy(Study):
         refuse_empty(self._measured)
         self._sequences = sequences_of(self._measured)
         asked = question_columns(self._measured, self._sequences)
-        self._ask = ask_of(asked, question.asks, sweep.store)
+        self._ask = ask_of(asked, question.planned_uses, sweep.store)
         refuse_few(len(self._measured.units_of("choosing")), len(self._sequences), question, sweep.name, self._ask)
         self._columns = {**asked, **ask_columns(self._ask, len(self._sequences))}
         self._results = sweep.digest

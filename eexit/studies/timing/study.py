@@ -194,7 +194,7 @@ class TimingArgs:
     """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed, or `only_chosen` the one that
     was chosen last, if any was; beside them, `drafts` as a sweep has them. `only_fastest`: of all these, only full
     depth, `generate`, the keys, and what calls before found to be the fastest. `with_steps`, also how long a step takes
-    by the layers run. With `per_round`, a round takes only so many of the prompts, the next one the next. `only_fresh`
+    by the layers run. With `per_round`, a round takes only so many of the prompts, the next one the next. `only_unused`
     prompts are those that no call before has timed with more contenders; those timed least often come first.
     """
 
@@ -204,11 +204,11 @@ class TimingArgs:
     n_tokens: int | None  # of prompts whose text has as many; None: as many as the text of each has
     n_rounds: int
     with_steps: bool = False
-    beside: Sequence[str] = (GENERATE,)  # keys of transformers' own
+    baselines: Sequence[str] = (GENERATE,)  # keys of transformers' own
     per_round: int | None = None
     only_chosen: bool = False
     drafts: Sequence[str] = ()
-    only_fresh: bool = False
+    only_unused: bool = False
     only_fastest: bool = False
 
     @property
@@ -233,12 +233,12 @@ def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
         at_one = [EarlyExit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
         chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     drafts = _drafts_of(asked.drafts, sweep)
-    contenders = list(dict.fromkeys([NoExit(), *variants_beside(asked.beside), *chosen, *drafting, *drafts]))
+    contenders = list(dict.fromkeys([NoExit(), *variants_beside(asked.baselines), *chosen, *drafting, *drafts]))
     if asked.only_fastest:
         keys = _fastest(sweep, asked, [each.key for each in chosen])
         contenders = [each for each in contenders if each.key in keys]
     lengths = _timed_lengths(sweep.name, lengths, asked.n_tokens)
-    ids = _fresh(sweep, [*lengths], contenders, asked.n_prompts) if asked.only_fresh else [*lengths]
+    ids = _fresh(sweep, [*lengths], contenders, asked.n_prompts) if asked.only_unused else [*lengths]
     prompts = _sample([prompt for prompt in config.prompts if prompt.id in {*ids}], asked.n_prompts)
     config = config.model_copy(update={"prompts": prompts})
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None

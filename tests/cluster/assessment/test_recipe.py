@@ -39,7 +39,7 @@ from jobs.sweep import DEMO
 
 WHOLE: Final = SplitSizes(pilot=200, choosing=975, reporting=400, learning_tokens=12_000)
 NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
-BOUND: Final = Bound(risk=ANSWERS, at_most=0.02)
+BOUND: Final = Bound(risk=ANSWERS, max_risk=0.02)
 
 
 def test_sizes_follow_from_the_test_that_will_be_made() -> None:

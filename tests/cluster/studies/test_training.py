@@ -175,7 +175,11 @@ def look_at(texts: Path) -> dict[str, Any]:
         ("gate", {}, "a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1"),
         ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         ("probe", {"readout": "nowhere"}, "--readout nowhere is not a folder"),
-        ("state", {"adapter": "nowhere"}, "--adapter nowhere is not a folder that is there: give one that peft saved"),
+        (
+            "kv-maps",
+            {"adapter": "nowhere"},
+            "--adapter nowhere is not a folder that is there: give one that peft saved",
+        ),
     ],
 )
 def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(

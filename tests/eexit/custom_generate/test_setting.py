@@ -109,7 +109,7 @@ def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
     maps = save_state_maps(tmp_path / "maps", tensors, description)
     gate = save_gate(tmp_path / "gate", random_gate([rule], range(6)), description)
     modes = ["mapped_residual"] if form == KEYS else ["frozen_residual", "mapped_residual", "unfrozen", "skip"]
-    artefacts = {"state": str(maps), "gate": str(gate), "gate_thresholds": [0.5], "screen": "8:32"}
+    artefacts = {"kv_maps": str(maps), "gate": str(gate), "gate_thresholds": [0.5], "screen": "8:32"}
     out = swept(
         tmp_path / "sweep", place, TEXTS[:4], rules={"confidence": [confidence_of("llama")]}, modes=modes, **artefacts
     )
@@ -126,7 +126,7 @@ def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
         assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
         assert run(model, setting, prompts) == expected
         assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
-        assert (setting.taken.config["state"] is None) == (mode != "mapped_residual")
+        assert (setting.taken.config["kv_maps"] is None) == (mode != "mapped_residual")
         assert "gate artefacts/gate" in setting.describe()
     assert all(each not in texts[:index] for index, each in enumerate(texts)), "states are told apart"
 

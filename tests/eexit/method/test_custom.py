@@ -51,7 +51,7 @@ def test_an_own_rule_is_as_the_naive_reference(llama: PreTrainedModel, rule: str
 @pytest.mark.parametrize("architecture", ["gemma3", "mixtral", "gpt2"])
 def test_own_states_are_as_the_naive_reference_on_others(architecture: str) -> None:
     model = tiny_model(architecture)
-    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].fill.value != "keys"]
+    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].fill.value != "kv"]
     requests = grid([EarlyExit(state, "still", 0.9) for state in states])
     as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
 
@@ -119,12 +119,12 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
     ("text", "says"),
     [
         ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
-        ("@eexit.mode\ndef normal(exit, layer): ...", "state normal: there is one of that name already"),
-        ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of stream, probe, distribution, history"),
+        ("@eexit.mode\ndef normal(exit, layer): ...", "mode normal: there is one of that name already"),
+        ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of hidden, probe, distribution, history"),
         ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
-        ("@eexit.mode\ndef a(exit): ...", "state a is a function of what an exit left, and of a deeper layer"),
-        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "state a: leaves is stream, keys, copy or nothing"),
-        ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "state a: needs are before and embedding"),
+        ("@eexit.mode\ndef a(exit): ...", "mode a is a function of what an exit left, and of a deeper layer"),
+        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: fill is hidden, kv, copy or none"),
+        ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "mode a: needs are hidden_in and embedding"),
         ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
         (
             "import sys\nsys.exit(0)",

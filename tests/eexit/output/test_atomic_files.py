@@ -96,10 +96,10 @@ def test_until_it_is_whole_a_file_has_a_hidden_name_and_an_interruption_removes_
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from eexit.output.atomic_files import becoming, scratch_folder
+from eexit.output.atomic_files import atomic_path, scratch_folder
 
 folder = Path(sys.argv[1])
-with becoming(folder / "file") as temporary, scratch_folder(folder / "setting") as scratch:
+with atomic_path(folder / "file") as temporary, scratch_folder(folder / "setting") as scratch:
     temporary.write_text("half")
     (scratch / "half").touch()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,7 @@ from eexit.errors import UsageError
 from eexit.method.kv_maps import FORMS, STREAMS
 from eexit.model.sources import sha256
 from eexit.plan.artefact_check import refuse_misfit
-from eexit.plan.artefacts import CARD, GATE, READOUT, WEIGHTS, ArtefactCard, read_card, write_card
+from eexit.plan.artefacts import CARD, FLAGS, GATE, READOUT, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.model_inspection import InspectedModel, _memory
@@ -133,7 +133,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "linear": {"table": [{"layer": 1, "series": "lens", "n": 9, "agreement": 0.25}]},
     "probe": {"readout": "ab" * 32, "seconds": 12.5},
     "gate": {"settings": {"what": "gate", "layers": [1, 3], "rules": ["confidence/0.9"]}},
-    "state": {"data": {"sweep": "results/texts", "n_prompts": 7}, "versions": {"torch": "2.9.0", "eexit": None}},
+    "kv-maps": {"data": {"sweep": "results/texts", "n_prompts": 7}, "versions": {"torch": "2.9.0", "eexit": None}},
 }
 
 
@@ -149,7 +149,9 @@ def test_no_flipped_bit_of_a_card_is_read_as_data(tmp_path: Path, what: str) -> 
         file.write_bytes(damaged)
         with pytest.raises(UsageError) as refused:
             read_card(str(place), role)
-        assert str(refused.value).startswith(f"--{role} {place} has a {CARD} that is damaged, or of another version")
+        assert str(refused.value).startswith(
+            f"{FLAGS[role]} {place} has a {CARD} that is damaged, or of another version"
+        )
         assert "\n" not in str(refused.value)
 
 
@@ -191,7 +193,7 @@ def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form:
 
 def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path) -> None:
     learned = {
-        "state": str(save_state_maps(tmp_path / "maps", stream_maps(), MODEL)),
+        "kv_maps": str(save_state_maps(tmp_path / "maps", stream_maps(), MODEL)),
         "gate": str(artefact(tmp_path / "gate", "gate", (GATE,))),
         "gate_thresholds": (0.3,),
     }
@@ -225,14 +227,14 @@ def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tm
 def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
     place = str(save_state_maps(tmp_path / "maps", stream_maps(), MODEL))
     linear = str(artefact(tmp_path / "linear", "linear", (READOUT,)))
-    with pytest.raises(ValidationError, match="mode mapped_residual makes keys and values by trained maps: give --st"):
+    with pytest.raises(ValidationError, match="mode mapped_residual makes .* by trained maps: give --kv-maps"):
         config(**MAPPING)
-    with pytest.raises(ValidationError, match="mode mapped_residual makes keys and values by trained maps: give --st"):
+    with pytest.raises(ValidationError, match="mode mapped_residual makes .* by trained maps: give --kv-maps"):
         config(controls=[{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}])
     with pytest.raises(ValidationError, match=r"maps has no effect: give mode mapped_residual"):
         config(kv_maps=place)
     with pytest.raises(
-        ValidationError, match="holds no state, since it was trained with --what linear: give --readout"
+        ValidationError, match="holds no kv_maps, since it was trained with --what linear: give --readout"
     ):
         config(kv_maps=linear, **MAPPING)
     adapter = save_adapter(shared_model("llama"), tmp_path / "student")

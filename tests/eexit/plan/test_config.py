@@ -31,7 +31,7 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"record_full_depth": "some"}, "Input should be 'all', 'final' or 'none'"),
         (
             {"record_full_depth": "none"},
-            "rule kl decides by what the full-depth model says at every exitable layer, which",
+            "rule kl decides by what the full-depth model predicts at every exitable layer, which",
         ),
         (
             {"record_full_depth": "final", "rules": {"fixed": [5], "agree": []}},
@@ -92,8 +92,8 @@ GATED = {"rules": {"confidence": (0.9,)}, "gate": HERE}
         ({"gate_thresholds": (0.3,)}, "gate_thresholds have no effect: give --gate"),
         (GATED | {"rules": {"similarity": (0.9,)}}, "has no effect: give a rule that reads layers"),
         (GATED | {"rules": {"patience": (2.0,)}}, "rule patience compares all layers of its set"),
-        ({"screen": "8:1"}, "lets 2 tokens or more through"),
-        ({"screen": "whole"}, "screen is head or a screen, as in 96:1024 .rank, tokens., got 'whole'"),
+        ({"screen": "8:1"}, "selects 2 tokens or more"),
+        ({"screen": "whole"}, "screen is RANK:TOKENS, as in 32:256, got 'whole'"),
     ],
 )
 def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(

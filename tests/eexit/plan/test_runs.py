@@ -55,4 +55,4 @@ def test_an_answer_is_part_of_a_runs_identity_where_there_is_one() -> None:
     )
     run_ids = [next(iter(plan_runs(SweepConfig(prompts=(prompt,))))).run_id for prompt in marked]
     assert len(set(run_ids)) == 4
-    assert run_ids[0] == "e2af36d724dcac258b163a7ac0f84c65"  # a resumed sweep finds its runs by it
+    assert run_ids[0] == "c626c16cdc993d948ff3e29235a619d6"  # a resumed sweep finds its runs by it

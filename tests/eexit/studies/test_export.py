@@ -208,7 +208,7 @@ REFUSED: list[tuple[Spoil, list[str], str]] = [
     (
         lambda store: changed(store, format=2),
         [],
-        "{out} is no sweep's folder (it has format 2, not 8)",
+        "{out} is no sweep's folder (it has format 2, not 9)",
     ),
     (
         lambda store: None,
@@ -252,7 +252,7 @@ def test_an_export_that_is_interrupted_leaves_nothing_of_its_own(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(exporting, "TOKENS_PER_FILE", 15)
-    monkeypatch.setattr("eexit.output.progress.Silence.show", interrupted)
+    monkeypatch.setattr("eexit.output.progress.NullDisplay.show", interrupted)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / ".gitattributes").write_text("*.parquet filter=lfs")
     assert main([str(made / "out"), "--out", str(tmp_path / "data"), "--quiet"]) == 1

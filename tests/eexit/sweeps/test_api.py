@@ -184,7 +184,7 @@ def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepR
     assert 0 < found.confirmed[0] < found.sure[0]
     for options in ({"record_top_k": 0}, {"record_full_depth": "final"}, {"modes": ["skip"]}):
         bare = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, "max_new_tokens": 2, "seeds": [0], **options})
-        with pytest.raises(ValueError, match="does not have what layers say of the tokens of normal: sweep with norm"):
+        with pytest.raises(ValueError, match="has no layer's top tokens of normal: sweep with norm"):
             bare.confidence_by_depth()
 
 
@@ -325,11 +325,11 @@ def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(swept: eexit.
         "folder must be a path, as text or a Path, got 5": lambda: eexit.load(any_value),
         "sure must be a probability above 0, such as 0.9, got 'a'": lambda: swept.confidence_by_depth("a"),  # type: ignore[arg-type]
         "a rule is made of a function that has a name, as def gives it one, got 5": lambda: eexit.rule(any_value),
-        "a state is made of a function that has a name, as def gives it one, got 5": lambda: eexit.mode(any_value),
+        "a mode is made of a function that has a name, as def gives it one, got 5": lambda: eexit.mode(any_value),
         f"a rule is made of a function that has a name, as def gives it one, got {(wrapped := partial(named))}": (
             lambda: eexit.rule()(wrapped)
         ),
-        "rule named: needs is one of stream, probe, distribution, history, logits, final, got ['logits']": (
+        "rule named: needs is one of hidden, probe, distribution, history, logits, final, got ['logits']": (
             lambda: eexit.rule(needs=["logits"])(named)  # type: ignore[call-overload]
         ),
         "unknown dtype 'float31': did you mean float32 or float16? (dtype in load_default_model_and_tokenizer)": (

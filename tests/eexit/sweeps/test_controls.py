@@ -88,5 +88,5 @@ def test_only_a_finished_sweep_of_this_format_can_be_followed(finished: Path, tm
         with pytest.raises(UsageError, match=message):
             load("--controls-of", results)
     manifest.write_bytes(b'{"format": 2, "config": {}, "model": {}, "exitable_layers": []}')
-    with pytest.raises(UsageError, match=r"is no sweep's folder \(it has format 2, not 8\)"):
+    with pytest.raises(UsageError, match=r"is no sweep's folder \(it has format 2, not 9\)"):
         load("--controls-of", finished)

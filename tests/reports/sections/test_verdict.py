@@ -32,7 +32,7 @@ GIVEN = Verdict(
     pays=False,
     why="costs more",
     cause="knowledge",
-    bound=Bound(risk="answers", at_most=0.02),
+    bound=Bound(risk="answers", max_risk=0.02),
     batch=1,
     where="tiny · float32 · a CPU (2 cores) · 2 threads · 1 row at a time",
     setting=JudgedSetting(key=CHOSEN, certified=True, use=2, loss=0.011, n=140, saved=interval(-0.3)),
@@ -190,8 +190,8 @@ def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tm
     folder = tmp_path / "s"
     shutil.copytree(answered, folder)
     choose(folder)
-    choose(folder, 2, None, at_most=0.01)
-    choose(folder, 3, at_most=0.2, runs="of fewer prompts")
+    choose(folder, 2, None, max_risk=0.01)
+    choose(folder, 3, max_risk=0.2, runs="of fewer prompts")
     section = settings_section(quality_in(folder))
     assert section
     none, one, before = section["table"]["rows"]

@@ -403,16 +403,16 @@ def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[Non
     def said(index: int, **projections: Any) -> Any:
         layer = torch.tensor([exit_layer])
         kept = {name: seen[name] for name in state.needs}
-        return state.function(ExitContext(layer, seen["stream"], kept), SkippedLayer(index, **projections))
+        return state.function(ExitContext(layer, seen["hidden"], kept), SkippedLayer(index, **projections))
 
     def enter(index: int) -> Callable[..., Any]:
         return lambda _, args: (said(index)[None], *args[1:])
 
     def make(index: int, part: int) -> Callable[..., Any]:
         key, value = decoder.for_keys[index].own_projections
-        return lambda _, args, __: said(index, key=key.forward, value=value.forward, given=args[0][0])[part][None]
+        return lambda _, args, __: said(index, key=key.forward, value=value.forward, kv_input=args[0][0])[part][None]
 
-    at = {"embedding": 0, "before": exit_layer, "stream": exit_layer + 1}
+    at = {"embedding": 0, "hidden_in": exit_layer, "hidden": exit_layer + 1}
     handles = [
         decoder.layers[index].register_forward_pre_hook(note(name))
         for name, index in at.items()

@@ -120,8 +120,9 @@ def stop_by_function(rule: str, seen: RuleInputs, parameter: float | None) -> St
     for rank, (layer, logits) in enumerate(zip(seen.exitable_layers, seen.own_logits, strict=True)):
         p = logits.float().softmax(-1)
         look = LayerView(
-            layer, parameter=asked, before=seen.own_streams[layer][None], hidden_out=seen.own_streams[layer + 1][None],
-            top2_prob=p.topk(2).values[None], entropy=torch.special.entr(p).sum()[None], likeliest=p.argmax()[None],
+            layer, parameter=asked, hidden_in=seen.own_streams[layer][None],
+            hidden_out=seen.own_streams[layer + 1][None],
+            top2_prob=p.topk(2).values[None], entropy=torch.special.entr(p).sum()[None], top_token=p.argmax()[None],
             top_token_history=torch.stack([each.argmax() for each in seen.own_logits[: rank + 1]])[None],
             logits=logits[None], kl=torch.tensor(seen.kls[rank : rank + 1]),
             final_top_token=seen.final_logits.argmax()[None],

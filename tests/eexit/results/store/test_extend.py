@@ -102,7 +102,7 @@ def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store
     assert extended_config(store, manifest_of(whole), elsewhere) == moved
     ids = [{run.run_id for run in plan_runs(config)} for config in (patient, gated, whole)]
     assert ids[0] < ids[1] < ids[2]
-    with pytest.raises(UsageError, match=r'holds another sweep \(digests\.state: ".+ -> ".+\):'):
+    with pytest.raises(UsageError, match=r'holds another sweep \(digests\.kv_maps: ".+ -> ".+\):'):
         extended_config(store, manifest_of(whole), asked(modes=["mapped_residual"], kv_maps=others))
 
 

@@ -17,7 +17,7 @@ from eexit.quality.estimates import Estimate
 from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, Attribution, PromptTable, Shares
 from eexit.studies.assessment.conclude import COSTS_OF, GAINS
 
-AT_MOST = BOUND.at_most
+AT_MOST = BOUND.max_risk
 SUMS = {**{name: {name: 1.0} for name in (*CELLS, AS_RUN, CERTIFIED)}, **GAINS, **COSTS_OF}
 
 

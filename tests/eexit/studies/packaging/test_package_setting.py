@@ -55,7 +55,7 @@ def choose(out: Path, key: str | None, **columns: float) -> None:
     tested = [{"configuration": KEY, "certified": key is not None, **TESTED, **columns}]
     row = {
         **blank(CHOICES), "started": datetime.now(UTC), "status": "ok", "risk": "answers",
-        "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "test": "exact", "order": "pareto",
+        "loss": "1 if the answer is wrong", "max_risk": 0.05, "confidence": 0.95, "test": "exact", "order": "pareto",
         "question": 2,
         "configuration": key, "tested": tested, "reporting_n": 30, "reporting_mean_loss": 0.03, "reporting_upper": 0.09,
         "reporting_p_value": 0.2,
@@ -90,7 +90,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     assert "It was the second ask of these prompts." in done.stdout
     certificate = eexit.load(tmp_path / "mine").taken.certificate
     assert certificate == Certificate.model_validate({
-        "risk": "answers", "loss": "1 if the answer is wrong", "at_most": 0.05, "confidence": 0.95, "n": 90,
+        "risk": "answers", "loss": "1 if the answer is wrong", "max_risk": 0.05, "confidence": 0.95, "n": 90,
         "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "test": "exact", "order": "pareto", "question": 2,
         "held_out": {"mean_loss": 0.03, "n": 30, "upper": 0.09, "p_value": 0.2},
     })  # fmt: skip

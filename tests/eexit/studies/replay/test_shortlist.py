@@ -75,12 +75,12 @@ def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[flo
     write_runs(folder, runs)
     sweep = read_finished(str(folder), ["run_id"])
     results = sweep.digest_as_read(sweep.manifest.config)
-    rows = [
+    rows: list[dict[str, Any]] = [
         EarlyExit("unfrozen", "confidence", parameter).columns | {
             "text_of": NORMAL, "prompts": N, "texts": N, "tokens": N, "drawn": False, "mean_depth": 1.0,
             "expected_kl": 0.0, "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)],
             "macs_full": 100.0, "macs_to_exit": 100 * (1 - saved), "macs_required": 100.0, "macs_executed": 101.0,
-            "readout": "lens", "screen": "head", "model": "tiny", "units": [], "results": results,
+            "readout": "lens", "screen": None, "model": "tiny", "units": [], "results": results,
         }
         for parameter, (disagreement, saved) in replays.items()
     ]  # fmt: skip

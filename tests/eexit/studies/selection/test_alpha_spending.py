@@ -20,8 +20,8 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 UNITS = [f"prompt {n}" for n in range(8)]
 
 
-def question(at_most: float = 0.02, units: Sequence[str] = UNITS, runs: str = "a", model: str = "m") -> dict[str, Any]:
-    asked = {"risk": "answers", "at_most": at_most, "confidence": 0.95, "cost_by": "run", "test": "exact"}
+def question(max_risk: float = 0.02, units: Sequence[str] = UNITS, runs: str = "a", model: str = "m") -> dict[str, Any]:
+    asked = {"risk": "answers", "max_risk": max_risk, "confidence": 0.95, "cost_by": "run", "test": "exact"}
     return {
         **asked, "order": "pareto", "asked": ["a/b/1", "a/b/2"], "model": model, "runs": runs,
         "units": sorted(map(digest, units)),
@@ -43,7 +43,7 @@ def test_another_question_of_the_same_prompts_is_a_further_ask_and_the_same_one_
     bounds = (0.02, 0.03, 0.02, 0.04, 0.03)
     assert [ask(tmp_path / "a" / "out", question(bound), at) for at, bound in enumerate(bounds)] == [1, 2, 1, 3, 2]
     changes: list[dict[str, Any]] = [{name: "other"} for name in ("risk", "cost_by", "test", "order")]
-    for at, change in enumerate([*changes, {"at_most": 0.01}, {"confidence": 0.9}, {"asked": ["a/b/1"]}], start=5):
+    for at, change in enumerate([*changes, {"max_risk": 0.01}, {"confidence": 0.9}, {"asked": ["a/b/1"]}], start=5):
         assert ask(tmp_path / "b" / "out", question() | change, at) == at - 4, "each of these is another question"
 
 

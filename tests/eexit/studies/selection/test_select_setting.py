@@ -456,7 +456,7 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
     rows = pd.read_parquet(out / "choices").sort_values(["started", "status"])
     assert rows["status"].tolist() == ["asked", "ok"] * 4
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
-    assert rows.groupby("choice_id")["at_most"].nunique().eq(1).all()
+    assert rows.groupby("choice_id")["max_risk"].nunique().eq(1).all()
     assert len(CHOICES.read(open_store(out))) == 4, "of a question and its answer, one row counts"
     code, said = chosen(out, "--risk", "disagreement", "--max-risk", "0.06")
     assert code == 2

@@ -120,7 +120,7 @@ def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path) -> None:
     with pytest.raises(
         UsageError, match="--baselines generate/4bit is not known: choose from generate, generate/lookup"
     ):
-        timed(finished, beside=["generate/4bit"])
+        timed(finished, baselines=["generate/4bit"])
 
 
 def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:

@@ -112,7 +112,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
     assert runs.loc["normal"].screen_misses.sum() == 0
     said = f"of the {n_left} tokens that exited by what it let through, {n_missed / n_left:.1%} were without"
     assert said in str(closing_table(store, configurations(config)).caption)
-    about = dict(facts(read_sweep(store.root)))["Deciding reads"]
+    about = dict(facts(read_sweep(store.root)))["Screen"]
     assert about == f"8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
 
 

@@ -90,7 +90,7 @@ def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.Monk
     monkeypatch.setattr(disagreement, "ROOM_COLUMNS", 2 * BLOCK_COLUMNS)  # of which each text takes half
     texts = held_out(frozen_llama())
     texts.append(replace(texts[0], prompt_token_ids=texts[0].prompt_token_ids[1:], token_ids=texts[0].token_ids[:7]))
-    trainer = KVMapTrainer(replace(setup_of(frozen_llama(), "state"), readout=READ[form]))
+    trainer = KVMapTrainer(replace(setup_of(frozen_llama(), "kv-maps"), readout=READ[form]))
     maps = trainer.solve(summed(trainer, learned(frozen_llama())))
     assert any(".key." in name for name in maps) == (form == KEYS)
     rows = {(row.layer, row.series): row for row in trainer.table(texts)}
@@ -128,7 +128,7 @@ def test_texts_go_through_the_layers_together_within_a_bound_on_their_cache_prom
 
 def test_maps_are_to_keys_and_values_where_layers_have_projections_of_their_own_else_to_streams() -> None:
     texts = learned(frozen_llama())
-    assert KVMapTrainer(setup_of(frozen_llama(), "state")).name == KEYS
-    assert KVMapTrainer(setup_of(shared_model("gpt2"), "state", texts)).name == STREAMS
+    assert KVMapTrainer(setup_of(frozen_llama(), "kv-maps")).name == KEYS
+    assert KVMapTrainer(setup_of(shared_model("gpt2"), "kv-maps", texts)).name == STREAMS
     with pytest.raises(UsageError, match="at layer 4 or before"):
-        KVMapTrainer(setup_of(frozen_llama(), "state", layers=(5,)))
+        KVMapTrainer(setup_of(frozen_llama(), "kv-maps", layers=(5,)))
