@@ -227,9 +227,9 @@ def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tm
 def test_a_state_that_maps_and_its_maps_come_together(tmp_path: Path) -> None:
     place = str(save_state_maps(tmp_path / "maps", stream_maps(), MODEL))
     linear = str(artefact(tmp_path / "linear", "linear", (READOUT,)))
-    with pytest.raises(ValidationError, match="mode mapped_residual makes .* by trained maps: give --kv-maps"):
+    with pytest.raises(ValidationError, match=r"mode mapped_residual makes .* by trained maps: give --kv-maps"):
         config(**MAPPING)
-    with pytest.raises(ValidationError, match="mode mapped_residual makes .* by trained maps: give --kv-maps"):
+    with pytest.raises(ValidationError, match=r"mode mapped_residual makes .* by trained maps: give --kv-maps"):
         config(controls=[{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}])
     with pytest.raises(ValidationError, match=r"maps has no effect: give mode mapped_residual"):
         config(kv_maps=place)
