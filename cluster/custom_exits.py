@@ -10,7 +10,7 @@ from ray import cloudpickle
 
 from eexit.errors import UsageError, first_line
 from eexit.method.custom import CustomSource, use_text
-from eexit.method.custom_manifest import captured_by, custom_entries, descriptions_of, refuse_changed, register_entry
+from eexit.method.custom_manifest import captured_by, custom_entries, descriptions_of, refuse_changed
 from eexit.method.modes import Mode
 from eexit.method.rules import Rule
 
@@ -38,7 +38,7 @@ class CustomExits:
         for source in self.files:
             use_text(source)
         for each in cloudpickle.loads(self.functions):
-            register_entry(each)
+            each.register()
         refuse_changed(self.own, "the driver")  # two files may have a rule of the same name
 
 

@@ -1,1 +1,1 @@
-"""What makes the engine fast on CPUs and changes no result: each part can be left out."""
+"""Speed on CPUs: parts that change no result, and can be left out."""

@@ -1,24 +1,24 @@
-"""Linear layers whose weights are packed once into the layout that oneDNN computes with, instead of at every call.
+"""Linear layers whose weights are packed once into oneDNN's layout, in place of once a call.
 
-It uses the operators with which torch.compile packs frozen weights. With SmolLM2-135M and 27 rows on two cores, the
-products of all layers take 23 ms instead of 36 in bfloat16, and 39 instead of 84 in float32.
+The operators are those by which torch.compile packs frozen weights. With SmolLM2-135M and 27 rows on two cores, the
+products of all layers take 23 ms in place of 36 in bfloat16, and 39 in place of 84 in float32.
 
-A CPU without instructions for bfloat16 takes several times as long for such products as for those in float32. There,
-bfloat16 weights are packed in float32, which holds them exactly: a product is summed in float32, as it is everywhere,
-and rounded once. The weights then take as much memory as those of a float32 model.
+A CPU without instructions for bfloat16 takes several times as long for such products as for float32. There, bfloat16
+weights are packed in float32, which holds them exactly and takes as much memory as a float32 model: a product is summed
+in float32, as it is everywhere, and rounded once.
 
-A CPU may multiply one row, or a few, faster with the plain weights: on one without instructions for bfloat16, the
-products of one row take 18 ms instead of 32 in bfloat16, and 47 instead of 33 in float32; on one with AMX, 24 instead
-of 19, and 22 instead of 35. Up to how many rows is measured when a model is packed; if it is one at least, and memory
-has room for both, the plain weights are kept for them. Times are the least of some rounds, since whatever else runs on
-a machine can double those of packed weights.
+A CPU may multiply few rows faster with the plain weights: of one row, without instructions for bfloat16, the products
+take 18 ms in place of 32 in bfloat16, and 47 in place of 33 in float32; with AMX, 24 in place of 19, and 22 in place of
+35. Packing a model measures up to how many rows that holds. For at least one, and with room in memory, plain weights
+are kept. Times are the least of some rounds, since whatever else runs on a machine can double those of packed weights.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from timeit import timeit
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.few_rows = few_rows
-        self.plain: tuple[nn.Linear, ...] = (linear,) if few_rows else ()  # in a tuple, so that it is no part of this
-        self.dtype, self.multiplied_in = linear.weight.dtype, _multiplied_in(linear.weight.dtype)
+        self.plain: tuple[nn.Linear, ...] = (linear,) if few_rows else ()  # in a tuple, so that it is no submodule
+        self.dtype = linear.weight.dtype
+        self.multiplied_in = self.dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
         with torch.no_grad():
             self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.to(self.multiplied_in))
             self.bias = None if linear.bias is None else linear.bias.to(self.multiplied_in)
@@ -58,10 +59,7 @@ class PackedLinear(nn.Module):
 
 
 def plain_weight(linear: nn.Module) -> Tensor:
-    """The weight (m, n) of a linear layer, packed or not, in the dtype that it computes in.
-
-    Raises `UsageError` for a quantised one.
-    """
+    """Return the weight (m, n) of a linear layer, packed or not, in its dtype. Raise `UsageError` if quantised."""
     weight = linear.weight
     if not isinstance(weight, Tensor) or not is_unquantized(weight):
         raise UsageError("a screen is made of the head's weights, which are quantised: decide on head")
@@ -69,75 +67,67 @@ def plain_weight(linear: nn.Module) -> Tensor:
 
 
 def plain_bias(linear: nn.Module) -> Tensor | None:
-    """Its bias (m,), likewise; None without one."""
+    """Return the bias (m,) of a linear layer, packed or not, in its dtype; None without one."""
     bias: Tensor | None = getattr(linear, "bias", None)
     return bias.to(linear.dtype) if isinstance(linear, PackedLinear) and bias is not None else bias
 
 
 def is_unquantized(weight: object) -> bool:
-    """Whether these are the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
+    """Return True for the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
     if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
         return False  # torchao's weights are tensors of classes of their own
     return weight.is_floating_point() and weight.itemsize > 1
 
 
 def pack_linear_layers(*models: nn.Module) -> None:
-    """Replace the models' linear layers by packed ones, in place.
+    """Replace the models' linear layers by packed ones, in place; layers with the same memory by one packed layer.
 
-    Layers that can't be packed stay as they are, and so do quantised layers, whose packed form would compute with the
-    numbers that they stand for, and layers with hooks or a forward of their own, which packing would drop.
-
-    Layers that have the same memory, in one model or in several, become one packed layer.
+    Layers that can't be packed stay. So do quantised layers, whose packed form would compute with the numbers that they
+    stand for, and layers with hooks or a patched forward, which packing would drop.
     """
     uses: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
     for model in models:
         for name, module in model.named_modules():
-            if (
-                type(module) is nn.Linear
-                and is_unquantized(module.weight)
-                and _can_pack(module.weight)
-                and _is_untouched(module)
-            ):
+            if _can_pack(module):
                 memory = module.weight.data_ptr(), None if module.bias is None else module.bias.data_ptr()
                 uses.setdefault(memory, []).append((model, name))
-    first = [model.get_submodule(name) for (model, name), *_ in uses.values()]
-    few_rows = _few_rows([linear for linear in first if isinstance(linear, nn.Linear)])
-    del first  # each plain weight is freed as soon as it is packed
+    few_rows = _few_rows([model.get_submodule(name) for (model, name), *_ in uses.values()])
     for alike in uses.values():
         model, name = alike[0]
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
+        linear: Any = model.get_submodule(name)
         packed = PackedLinear(linear, few_rows)
-        for model, name in alike:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, packed)
+        for model, name in alike:  # the plain weight is freed now
+            model.set_submodule(name, packed)
     give_back_freed_memory()  # as much as the plain weights took
 
 
-def _few_rows(linears: Sequence[nn.Linear]) -> int:
-    """How many rows are multiplied faster with the plain weights of these layers, as timed here; 0 without any, or
-    without room for both.
-    """
-    n_bytes = sum(linear.weight.nbytes for linear in linears)
-    if n_bytes < TIMED_BYTES or n_bytes * ROOM > _available_bytes():
+def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear]:
+    if type(module) is not nn.Linear or not is_unquantized(module.weight) or module.weight.device.type != "cpu":
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    has_operators = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return has_operators and module.weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def _few_rows(linears: Sequence[Any]) -> int:
+    """Return up to how many rows these layers' plain weights are worth keeping for; 0 without room for both forms."""
+    total_bytes = [*accumulate(linear.weight.nbytes for linear in linears)] or [0]
+    if total_bytes[-1] < TIMED_BYTES or total_bytes[-1] * ROOM > _available_bytes():
         return 0
-    timed: list[nn.Linear] = []
-    for linear in linears:
-        timed.append(linear)
-        if sum(each.weight.nbytes for each in timed) >= TIMED_BYTES:
-            break
-    packed = [PackedLinear(linear) for linear in timed]
+    plain = linears[: 1 + next(at for at, n_bytes in enumerate(total_bytes) if n_bytes >= TIMED_BYTES)]
+    packed = [PackedLinear(linear) for linear in plain]
     seconds: dict[int, tuple[float, float]] = {}
     with torch.inference_mode():
         for rows in FEW:
-            inputs = [torch.ones(rows, linear.in_features, dtype=linear.weight.dtype) for linear in timed]
-            rounds = [(_seconds(timed, inputs), _seconds(packed, inputs)) for _ in range(ROUNDS)]
-            seconds[rows] = min(plain for plain, _ in rounds), min(packed for _, packed in rounds)
+            inputs = [torch.ones(rows, linear.in_features, dtype=linear.weight.dtype) for linear in plain]
+            rounds = [(_seconds(plain, inputs), _seconds(packed, inputs)) for _ in range(ROUNDS)]
+            seconds[rows] = min(of_plain for of_plain, _ in rounds), min(of_packed for _, of_packed in rounds)
     return faster_plain(seconds)
 
 
 def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
-    """Up to how many rows plain weights multiply so much faster that they are worth keeping, or 0.
+    """Return up to how many rows plain weights are so much faster that they are worth keeping, or 0.
 
     `seconds` are both times by the number of rows, plain first.
     """
@@ -150,35 +140,13 @@ def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
 
 
 def _seconds(layers: Sequence[Callable[[Tensor], Tensor]], inputs: Sequence[Tensor]) -> float:
-    """How long it takes to put each input through its layer."""
-    began = time.perf_counter()
-    for layer, input in zip(layers, inputs, strict=True):
-        layer(input)
-    return time.perf_counter() - began
+    return timeit(lambda: [layer(input) for layer, input in zip(layers, inputs, strict=True)], number=1)
 
 
 def _available_bytes() -> float:
-    """Of memory, as Linux estimates it; elsewhere none, so that only packed weights are kept."""
+    """Return the available memory, as Linux estimates it; elsewhere 0, so that only packed weights are kept."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text("utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     return 0
-
-
-def _is_untouched(module: nn.Module) -> bool:
-    """Return True for a module without forward hooks, and with the forward of its class."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-
-
-def _can_pack(weight: Tensor) -> bool:
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return False
-    return weight.dtype in (torch.float32, torch.bfloat16)
-
-
-def _multiplied_in(dtype: torch.dtype) -> torch.dtype:
-    """What this CPU multiplies weights of a dtype in."""
-    return dtype if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

@@ -1,7 +1,4 @@
-"""The likeliest tokens of a vocabulary, found block by block: several times faster on a CPU than `topk` and `argmax`.
-
-Shapes: B rows, X layers, V vocabulary.
-"""
+"""Top tokens of a vocabulary, found block by block: several times faster on a CPU than `topk` and `argmax`."""
 
 from typing import Final
 
@@ -12,11 +9,10 @@ BLOCK: Final = 256  # tokens
 
 
 def top_tokens(log_p_BXV: Tensor, top_k: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """The `top_k` likeliest tokens and their log-probabilities, likeliest first; log-odds or logits do as well.
+    """Return the `top_k` likeliest tokens and their log-probabilities, likeliest first; logits do as well.
 
-    They lie in the `top_k` blocks of the vocabulary with the highest maxima, so that nothing else has to be sorted. A
-    block's tokens lie apart by the number of blocks, for which maxima are found fastest. It pays if there are many more
-    blocks than tokens are sought.
+    They lie in the `top_k` blocks with the highest maxima, so that nothing else is sorted. A block's tokens lie apart
+    by the number of blocks, for which maxima are found fastest. It pays with many more blocks than `top_k`.
     """
     vocabulary = log_p_BXV.shape[-1]
     n_blocks = vocabulary // block
@@ -33,14 +29,14 @@ def top_tokens(log_p_BXV: Tensor, top_k: int, block: int = BLOCK) -> tuple[Tenso
 
 
 def argmax_logprob(log_p_BXV: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest token, the first of equal ones, as `argmax` gives it, and its log-probability: (B, X) each."""
+    """Return the likeliest token, the first of equal ones as in `argmax`, and its log-probability, (B, X) each."""
     n_blocks = log_p_BXV.shape[-1] // BLOCK
     if n_blocks == 0 or log_p_BXV.device.type != "cpu":
         highest = log_p_BXV.max(-1)
         return highest.indices, highest.values
     blocks, rest = log_p_BXV.tensor_split([n_blocks * BLOCK], -1)
-    of_blocks = blocks.unflatten(-1, (n_blocks, BLOCK)).amax(-1)
-    token = of_blocks.argmax(-1, keepdim=True) * BLOCK + torch.arange(BLOCK)
+    maxima = blocks.unflatten(-1, (n_blocks, BLOCK)).amax(-1)
+    token = maxima.argmax(-1, keepdim=True) * BLOCK + torch.arange(BLOCK)
     token = torch.cat([token, torch.arange(n_blocks * BLOCK, log_p_BXV.shape[-1]).expand(*rest.shape)], -1)
     token = token.gather(-1, log_p_BXV.gather(-1, token).argmax(-1, keepdim=True))
     return token[..., 0], log_p_BXV.gather(-1, token)[..., 0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.cpu.selection import Selection
+from eexit.cpu.token_subset import TokenSubset
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.full_depth import SharedPrefixes, observe, prefill
@@ -74,7 +74,7 @@ class Batch:
             next_tokens = self._read_exits(exit_B, plan, reference)
             if n_early := self.slots.n_early:
                 first = ExitVisitor(self.head, plan.first(n_early), decided.first(n_early), (n_early, 1))
-                next_tokens.put(Selection(slice(n_early)), self._run(first, inputs).next_tokens)
+                next_tokens.put(TokenSubset(slice(n_early)), self._run(first, inputs).next_tokens)
             columns |= {"exit_prob_TX": decided.probabilities(), "exit_score_TE": decided.score_NE}
             columns |= reference.columns(next_tokens.token_N, self.decoding.record_full_depth)
         # 4. Everything is recorded.
@@ -95,7 +95,7 @@ class Batch:
         layers = [*self.decoding.exitable_layers, head.decoder.n_layers - 1]
         head_input_BF = head.head_input(hidden_BXD[:, -1], layers[-1])
         for rank, layer in enumerate(layers[:-1]):
-            there = Selection.from_flag(exit_B == rank)
+            there = TokenSubset.from_flag(exit_B == rank)
             if there.has_tokens():
                 there.put(head_input_BF, head.head_input(hidden_BXD[there.index, rank], layer))
         return head.next_tokens(head_input_BF, plan.u_token_N)
@@ -135,7 +135,7 @@ class Batch:
     def _new_slot(self, request: Request) -> int:
         """Return a free slot; one with an early-exit pass is the first one behind those."""
         slot, mode = self.slots.n_rows, MODES.get(request.configuration.mode)
-        if self.full_depth and self.decoders.is_shared and not (mode and mode.alters):
+        if self.full_depth and self.decoders.is_shared and not (mode and mode.modifies_kv):
             return slot
         self.slots.move(self.slots.n_early, slot)
         self.slots.n_early += 1

@@ -66,8 +66,8 @@ def required_ops(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | Non
     """
     depth_T = exit_layer_T + 1
     reached_T = np.maximum.accumulate(depth_T[::-1])[::-1]  # by the token or a later one
-    layers_T = depth_T if mode and mode.alters else reached_T
-    kv_layers_T = (reached_T - depth_T) * (mode is not None and mode.writes_keys)
+    layers_T = depth_T if mode and mode.modifies_kv else reached_T
+    kv_layers_T = (reached_T - depth_T) * (mode is not None and mode.writes_kv)
     looks_TXK = np.zeros((len(exit_layer_T), len(layer_X), len(LOOKS)), np.int64)
     looks_TXK[..., LOOKS.index("head_reads")] = layer_X == exit_layer_T[:, None]
     return OpCounts(np.arange(len(exit_layer_T)), layers_T, kv_layers_T, looks_TXK)
@@ -93,7 +93,7 @@ def run_counts(
             if configuration.rule in ONLINE:
                 assert score_TE is not None
                 _add_looks(counts.reads_TXK, configuration, layer_X, exit_layer_T, score_TE, missed_T, has_screen)
-            return replace(counts, kv_layers_T=(layer_X[-1] - exit_layer_T) * mode.writes_keys)
+            return replace(counts, kv_layers_T=(layer_X[-1] - exit_layer_T) * mode.writes_kv)
     return None
 
 
@@ -132,11 +132,11 @@ def multiply_adds(prices: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode
     window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
     first_LT = np.maximum(position_T + 1 - window_L1, 0)
     attended_LT = position_T + 1 - first_LT
-    if mode and mode.hides:
+    if mode and mode.hides_positions:
         n_hidden_LT = np.pad(np.cumsum(~run_LT, 1), ((0, 0), (1, 0)))  # before each token
         n_hidden_before_window_LT = np.take_along_axis(n_hidden_LT, np.maximum(first_LT - n_prompt, 0), 1)
         attended_LT -= n_hidden_LT[:, :-1] - n_hidden_before_window_LT
-    key_price_LT = mode.cost(prices, counts.layers_T - 1) if mode else prices.keys_L[:, None]
+    key_price_LT = mode.cost(prices.keys_L, prices.mapped_LL, counts.layers_T - 1) if mode else prices.keys_L[:, None]
     per_layer_L = (
         prices.layer_L * run_LT.sum(1)
         + (key_price_LT * keys_LT).sum(1)

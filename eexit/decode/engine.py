@@ -48,7 +48,7 @@ class Engine:
 
     def __init__(self, decoder: Decoder, decoding: DecodingConfig, student: Decoder | None = None):
         self.decoder, self.decoding, self.student = decoder, decoding, student
-        self.decoders = DecoderPair.of(decoder, student)
+        self.decoders = DecoderPair.from_decoders(decoder, student)
         self.n_slots = 0  # of the latest batch
 
     def generate(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.cpu.selection import Index, Selection
+from eexit.cpu.token_subset import Index, TokenSubset
 from eexit.decode.groups import Decisions, ExitPlan, SlotGroup
 from eexit.decode.predictors import LMHead, NextTokens, Prediction, predictors
 from eexit.method.layer_call import ExitedTokens, LayerCall
@@ -48,7 +48,7 @@ class ExitVisitor:
         rules = [group.rule for group in plan.online]
         self.predictors = predictors(head, keeps_logits=any(rule.needs == LOGITS for rule in rules))
         self.likeliest_NE: Tensor | None = None  # if layers' likeliest tokens are compared later
-        if self.decoding.screen or any(rule.compares for rule in rules):
+        if self.decoding.screen or any(rule.needs_history for rule in rules):
             self.likeliest_NE = torch.full_like(plan.parameter_NE, NONE, dtype=torch.long)
         self.exit_BT = self.exit_N.view(self.shape)  # of deferred tokens too, which come first
         self.kept: dict[str, Tensor] = {}  # hidden states that modes need, (B, T, D)
@@ -134,11 +134,11 @@ class ExitVisitor:
     def _score(self, rank: int, going_N: Tensor, before_ND: Tensor, after_ND: Tensor) -> list[tuple[Index, Prediction]]:
         """Note the chances of groups whose rules read this layer; return what was predicted, and for which tokens."""
         layer, plan, reads = self.decoding.exitable_layers[rank], self.plan, list[tuple[Index, Prediction]]()
-        asked: dict[str | None, list[tuple[SlotGroup, Selection]]] = {}
+        asked: dict[str | None, list[tuple[SlotGroup, TokenSubset]]] = {}
         for group in plan.online:
             if rank not in group.ranks:
                 continue
-            tokens, _ = Selection(group.tokens).narrow(going_N[group.tokens])
+            tokens, _ = TokenSubset(group.tokens).narrow(going_N[group.tokens])
             if group.gate and tokens.has_tokens():
                 assert self.decoding.gate
                 chance_M = self.decoding.gate.chance(after_ND[tokens.index], layer, group.gate[0])
@@ -160,12 +160,12 @@ class ExitVisitor:
                 self._note_chances(rank, group, tokens, look, slice(start, end))
         return reads
 
-    def _note_chances(self, rank: int, group: SlotGroup, tokens: Selection, look: LayerView, own: slice) -> None:
+    def _note_chances(self, rank: int, group: SlotGroup, tokens: TokenSubset, look: LayerView, own: slice) -> None:
         """Note the chances of a group's tokens, of which a layer shows the `own` part of a look."""
         rule, more = group.rule, dict[str, Tensor]()
         if self.likeliest_NE is not None and "top_token" in vars(look):
             tokens.put(self.likeliest_NE[:, rank], look.top_token[own])
-        if self.likeliest_NE is not None and rule.compares:
+        if self.likeliest_NE is not None and rule.needs_history:
             columns = [self.likeliest_NE[tokens.index, at] for at in group.ranks if at <= rank]
             more["top_token_history"] = torch.stack(columns, 1)
         checked = self.plan.checks(rule) and (tokens.mask_M is None or tokens.mask_M)
@@ -180,7 +180,7 @@ class ExitVisitor:
         flag_BT = self.exit_BT < self.n_exits
         self.exited, self.frozen_BT1 = [], None
         for mode, flag_B1 in self.plan.modes:
-            if mode.alters:
+            if mode.modifies_kv:
                 own_BT = flag_BT if flag_B1 is None else flag_BT & flag_B1
                 exited = ExitedTokens.from_flag(
                     own_BT, self.plan.layer_X[self.exit_BT], self.kept, self.decoding.kv_maps, self.plan.checks(mode)
@@ -207,7 +207,7 @@ class ExitVisitor:
         if prediction.next_tokens is None or prediction.head_input_NF is None:
             return
         exits_M = exits_N[index]
-        exiting, at = Selection(index).narrow(exits_M)
+        exiting, at = TokenSubset(index).narrow(exits_M)
         if exiting.has_tokens():
             self.next_tokens.put(exiting, prediction.next_tokens(at, self.plan.u_token_N[exiting.index]))
             self._put_head_input(exiting, prediction.head_input_NF[at])
@@ -219,10 +219,10 @@ class ExitVisitor:
         exiting = [group.rule for group in groups if rank in group.ranks]
         if groups and all(rule.name in ONLINE and rule.read_by(has_screen) == "head_reads" for rule in exiting):
             return
-        if (later := Selection.from_flag(later_N)).has_tokens():
+        if (later := TokenSubset.from_flag(later_N)).has_tokens():
             self._put_head_input(later, self.head.head_input(after_ND[later.index], layer))
 
-    def _put_head_input(self, tokens: Selection, head_input_MF: Tensor) -> None:
+    def _put_head_input(self, tokens: TokenSubset, head_input_MF: Tensor) -> None:
         if self.head_input_NF is None:
             self.head_input_NF = head_input_MF.new_zeros(len(self.exit_N), head_input_MF.shape[1])
         tokens.put(self.head_input_NF, head_input_MF)
@@ -237,7 +237,7 @@ class ExitVisitor:
     def finish(self, final_BTF: Tensor) -> NextTokens:
         """Read the next tokens that are not read yet, given what goes into the head after the final layer."""
         self.head_input_NF = self.head_inputs(final_BTF)
-        unread = Selection.from_flag(self.unread_N)
+        unread = TokenSubset.from_flag(self.unread_N)
         if unread.has_tokens():
             given_N, at = self.plan.next_token_N, unread.index
             given_M, u_M = None if given_N is None else given_N[at], self.plan.u_token_N[at]

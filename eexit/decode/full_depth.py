@@ -57,7 +57,7 @@ def prefill(
     """
     layers = [*decoding.exitable_layers, decoders.full_depth.n_layers - 1][-max(1, decoding.n_observed) :]
     caches: dict[Decoder, KVCache] = {}
-    inputs = ForwardInputs.of(prompts, decoders.full_depth.device, end)
+    inputs = ForwardInputs.from_texts(prompts, decoders.full_depth.device, end)
     for decoder in {decoders.early_exit: None, decoders.full_depth: None}:  # the hidden states are the teacher's
         caches[decoder] = decoder.cache(len(prompts), end)
         hidden_UXD = full_depth_pass(decoder, layers, inputs, caches[decoder])[:, 0]
@@ -146,7 +146,7 @@ def _observe(slots: SlotTable, head: LMHead, prompts: KVCache | None, ended: np.
         [*slots.prompt(slot), *slots.token[slot, : n - 1].tolist()]
         for slot, n in zip(ended.tolist(), n_tokens_B.tolist(), strict=True)
     ]
-    whole = ForwardInputs.of(texts, decoder.device, slots.end)
+    whole = ForwardInputs.from_texts(texts, decoder.device, slots.end)
     inputs = replace(whole, token_BT=whole.token_BT[:, -n_run:], position_BT=whole.position_BT[:, -n_run:])
     row_N = np.repeat(np.arange(len(ended)), n_tokens_B - 1)
     index_N = np.concatenate([np.arange(1, n) for n in n_tokens_B])  # of what is predicted, among generated tokens

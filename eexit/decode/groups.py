@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eexit.cpu.selection import Index
+from eexit.cpu.token_subset import Index
 from eexit.method.custom import RegistryEntry
 from eexit.method.divergence import Divergence
 from eexit.method.modes import Mode

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eexit.cpu import kernels
-from eexit.cpu.selection import Index, Selection
+from eexit.cpu.token_subset import Index, TokenSubset
 from eexit.decode.requests import DecodingConfig
 from eexit.decode.sampling import pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
@@ -49,7 +49,7 @@ class NextTokens:
         token_N, top_NK = (torch.zeros(*shape, device=device) for shape in ((n_tokens,), (n_tokens, top_k)))
         return cls(token_N.long(), token_N, token_N.long(), top_NK.long(), top_NK)
 
-    def put(self, tokens: Selection, others: "NextTokens") -> None:
+    def put(self, tokens: TokenSubset, others: "NextTokens") -> None:
         """Replace the selected ones."""
         for field in fields(NextTokens):
             if (own := getattr(self, field.name)).numel():

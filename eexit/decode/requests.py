@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eexit.decode.costs import DraftRounds, OpCounts
-from eexit.method.gate import Gate
 from eexit.method.kv_maps import KVMaps
-from eexit.method.probes import Probe
+from eexit.method.linear_predictors import Gate, Probe
 from eexit.method.readouts import READOUTS, Readout
 from eexit.method.screen import Screen
 from eexit.plan.config import Observe

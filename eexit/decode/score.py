@@ -81,7 +81,7 @@ def score_texts(
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[ScoredText]:  # fmt: skip
     """Score several texts, each by itself, behind the same prompt and with the same draws; otherwise as `score`."""
-    decoders = DecoderPair.of(decoder, student if isinstance(request.configuration, EarlyExit) else None)
+    decoders = DecoderPair.from_decoders(decoder, student if isinstance(request.configuration, EarlyExit) else None)
     longest = max(map(len, texts))
     if u_exit_T is None:
         u_exit_T = exit_draws(request.seed, list(request.prompt_token_ids), longest)
@@ -151,7 +151,7 @@ class _TextScorer:
         plan = ExitPlan(
             self.groups, self.modes, [rank for group in self.groups for rank in group.ranks], self.layer_X,
             self.parameter_E.expand(len(u_N), -1), u_N, u_N,
-            can_all_exit=bool(self.modes) and all(mode.alters for mode, _ in self.modes),
+            can_all_exit=bool(self.modes) and all(mode.modifies_kv for mode, _ in self.modes),
             next_token_N=self.token_BT[:, start:end].flatten(),
         )  # fmt: skip
         position_T = torch.arange(first, first + n_tokens, device=self.device)

@@ -207,7 +207,7 @@ class SlotTable:
         return ExitPlan(
             its.groups, its.modes, ranks, its.layer_X, its.parameter_BE, u_exit_B, u_token_B,
             can_all_exit=None not in self.exits[: self.n_rows],
-            defers=sum(mode.alters for _, mode in filter(None, self.exits[: self.n_early])) < self.n_early,
+            defers=sum(mode.modifies_kv for _, mode in filter(None, self.exits[: self.n_early])) < self.n_early,
             checked=self.checked,
         )  # fmt: skip
 

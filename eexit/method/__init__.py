@@ -1,3 +1,3 @@
-"""Where tokens exit and what that leaves behind: rules, states, readouts, probes and the screen, the stick-breaking
-draw and its uniform numbers, and how far a layer is from the final one. How layers are run is in `eexit.decode`.
+"""Where tokens exit and what an exit leaves in the KV cache: rules, modes, readouts, probes, gates, the screen, and
+stick-breaking with its draws. How layers run is in `eexit.decode`.
 """

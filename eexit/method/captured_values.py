@@ -2,8 +2,8 @@
 
     captured_values(function)  # {"threshold": "3", "torch": "module torch", "helper": "function 5d1c…"}
 
-A function of a library, and a module of one, is described by its name; a user's by its text and what it captures.
-Everything else is digested as pickle would take it apart.
+A library's function or module is described by its name; a user's function by its text and the values that it captures.
+Any other value is digested by the parts that pickle would store.
 """
 
 import copyreg
@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -22,51 +22,42 @@ _LIBRARIES: Final = ("site-packages", "dist-packages")  # folders of installed p
 _LOADS: Final = frozenset({
     "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS", "LOAD_FROM_DICT_OR_DEREF",
 })  # fmt: skip
-_ATTRIBUTES: Final = ("LOAD_ATTR", "LOAD_METHOD")
 _PLAIN: Final = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes)
-_COMPILED: Final = "_torchdynamo_orig_callable"
 _PICKLE_PROTOCOL: Final = 4
 
 
 class NotDescribedError(TypeError):
-    """A captured value has no digest; the message says which, and why."""
+    """Error for a captured value without a digest, with its name and the reason."""
 
 
 def captured_values(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what a function captures by name: a number as it is, all else as its type and SHA-256.
+    """Return a description of each captured value by name: a number itself, or the type and SHA-256.
 
-    What a helper captures is there too, behind the helper's name and a dot.
-
-    Raises `NotDescribedError` for a value without a digest, such as a lock or an open file.
+    Values that a helper captures have the helper's name and a dot before theirs. Raise `NotDescribedError` for a value
+    without a digest, such as a lock or an open file.
     """
-    digests, found = _Digests(), {}
+    digests, described = _Digests(), {}
     values = _captured(function)
     if isinstance(function, FunctionType) and hasattr(function, "__wrapped__") and not _is_library(_home(function)):
         values["wrapper"] = function.__code__  # the text that is stored is that of the wrapped function
     waiting, helpers = [*sorted(values.items())], [function]
     for name, value in waiting:
         try:
-            found[name] = _described(value, digests)
+            described[name] = _describe(value, digests)
         except Exception as error:  # pickle's methods of any type may raise anything
             raise NotDescribedError(f"{name} ({type(value).__name__}): {error}") from error
         if isinstance(value, FunctionType) and not _is_library(_home(value)) and value not in helpers:
             helpers.append(value)
             waiting += [(f"{name}.{inner}", each) for inner, each in sorted(_captured(value).items())]
-    return found
-
-
-def code_text(code: CodeType) -> str | None:
-    """Return a function's own text, not that of what it wraps; None where there is none, as in an interpreter."""
-    lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]
-    return "".join(inspect.getblock(lines)) if lines else None
+    return described
 
 
 def code_digest(code: CodeType) -> str:
-    """Return a SHA-256 of what a function was compiled to, without the names of files and numbers of lines."""
+    """Return a SHA-256 of compiled code, without the names of files and numbers of lines."""
     return _Digests().of(_compiled(code)).hex()
 
 
-def _described(value: object, digests: "_Digests") -> str:
+def _describe(value: object, digests: "_Digests") -> str:
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
         return repr(value)
     if isinstance(value, ModuleType):
@@ -75,7 +66,7 @@ def _described(value: object, digests: "_Digests") -> str:
 
 
 class _Digests:
-    """SHA-256 of values, each taken apart once. A value inside itself counts by how far out it began."""
+    """SHA-256 digests of values, each computed once. A value inside itself counts by how far out it began."""
 
     def __init__(self) -> None:
         self._done: dict[int, bytes] = {}
@@ -83,6 +74,7 @@ class _Digests:
         self._alive: list[object] = []  # so that no other value gets the same id
 
     def of(self, value: object) -> bytes:
+        """Return the digest of a value. Raise `TypeError` if it has none."""
         if type(value) in _PLAIN:
             text = hex(value) if type(value) is int else repr(value)
             return _sha256(type(value).__name__.encode(), text.encode())
@@ -93,16 +85,16 @@ class _Digests:
         self._open.append(id(value))
         self._alive.append(value)
         kind, parts = _parts(value)
-        digests = [part if isinstance(part, _Bytes) else self.of(part) for part in parts]
+        digests = [part if isinstance(part, _Content) else self.of(part) for part in parts]
         if kind == "set":
             digests.sort()
         self._open.pop()
-        found = self._done[id(value)] = _sha256(kind.encode(), *digests)
-        return found
+        digest = self._done[id(value)] = _sha256(kind.encode(), *digests)
+        return digest
 
 
-class _Bytes(bytes):
-    """A part that is no value: what a tensor or array holds."""
+class _Content(bytes):
+    """Memory of a tensor or array, which is digested as it is."""
 
 
 def _sha256(*parts: bytes) -> bytes:
@@ -113,62 +105,65 @@ def _sha256(*parts: bytes) -> bytes:
 
 
 def _parts(value: Any) -> tuple[str, Sequence[Any]]:
-    """Return what kind of thing a value is, and the values that make it up. Raises `TypeError` if they can't be had."""
-    kind = type(value)
+    """Return the kind of a value, and the values that make it up. Raise `TypeError` if they can't be had."""
+    torch, numpy, kind = sys.modules.get("torch"), sys.modules.get("numpy"), type(value)
     if kind in (list, tuple):
         return kind.__name__, value
     if kind is dict:
         return "dict", [part for item in value.items() for part in item]
     if kind in (set, frozenset):
         return "set", [*value]
-    if isinstance(value, ModuleType):
-        return "module", [_library(value)]
-    if isinstance(value, CodeType):
-        return "code", [code_text(value) or _compiled(value)]
-    if isinstance(value, FunctionType):
-        return "function", _of_function(value)
-    if isinstance(value, MethodType):
-        return "method", [value.__func__, value.__self__]
-    if isinstance(value, BuiltinFunctionType):
-        bound_to = value.__self__
-        return "built-in", [value.__qualname__, bound_to.__name__ if isinstance(bound_to, ModuleType) else bound_to]
-    if isinstance(value, type):
-        return "class", _of_class(value)
-    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch and isinstance(value, torch.Tensor):
         flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        return "tensor", [str(value.dtype), tuple(value.shape), _Bytes(flat.view(torch.uint8).numpy().tobytes())]
+        return "tensor", [str(value.dtype), tuple(value.shape), _Content(flat.view(torch.uint8).numpy().tobytes())]
     if numpy and isinstance(value, numpy.ndarray):
-        content = value.tolist() if value.dtype.hasobject else _Bytes(value.tobytes())
+        content = value.tolist() if value.dtype.hasobject else _Content(value.tobytes())
         return "array", [repr(value.dtype), value.shape, content]
+    match value:
+        case ModuleType():
+            return "module", [_library(value)]
+        case CodeType():  # its own text, not that of the function that it wraps; there is none in an interpreter
+            lines = linecache.getlines(value.co_filename)[value.co_firstlineno - 1 :]
+            return "code", ["".join(inspect.getblock(lines)) if lines else _compiled(value)]
+        case FunctionType():
+            return "function", _of_function(value)
+        case MethodType():
+            return "method", [value.__func__, value.__self__]
+        case BuiltinFunctionType():
+            bound_to: Any = value.__self__
+            return "built-in", [value.__qualname__, bound_to.__name__ if isinstance(bound_to, ModuleType) else bound_to]
+        case type():
+            return "class", _of_class(value)
     return kind.__name__, _of_pickle(value)
 
 
 def _of_pickle(value: Any) -> Sequence[Any]:
-    """Return what pickle would make a value of again."""
     reduce = copyreg.dispatch_table.get(type(value))
-    found = reduce(value) if reduce else value.__reduce_ex__(_PICKLE_PROTOCOL)
-    if isinstance(found, str):  # the name of a global
-        return [getattr(value, "__wrapped__", f"{getattr(value, '__module__', '')}.{found}")]
-    return [[*part] if isinstance(part, Iterator) else part for part in found]
+    reduced = reduce(value) if reduce else value.__reduce_ex__(_PICKLE_PROTOCOL)
+    if isinstance(reduced, str):  # the name of a global
+        return [getattr(value, "__wrapped__", f"{getattr(value, '__module__', '')}.{reduced}")]
+    return [[*part] if isinstance(part, Iterator) else part for part in reduced]
 
 
 def _of_function(function: FunctionType) -> Sequence[Any]:
-    name = f"{function.__module__}.{function.__qualname__}"
     if not _is_library(_home(function)):
         return [function.__code__, _captured(function)]
-    if _imported(function) is function:
-        return [name]
-    return [function.__code__.co_qualname, _captured(function)]  # what a library's function made
+    imported: Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        imported = getattr(imported, name, None)
+    if imported is function:
+        return [f"{function.__module__}.{function.__qualname__}"]
+    return [function.__code__.co_qualname, _captured(function)]  # a function that a library's function made
 
 
 def _of_class(of: type) -> Sequence[Any]:
-    name = of.__qualname__
     if _is_library(of.__module__):
-        return [f"{of.__module__}.{name}"]
-    parts = {key: _of_descriptor(part) for key, part in vars(of).items() if key != "_abc_impl"}
-    is_dunder = {key: key.startswith("__") and not isinstance(part, FunctionType) for key, part in parts.items()}
-    return [name, of.__bases__, {key: part for key, part in parts.items() if not is_dunder[key]}]
+        return [f"{of.__module__}.{of.__qualname__}"]
+    parts = {name: _of_descriptor(part) for name, part in vars(of).items() if name != "_abc_impl"}
+    defined = {
+        name: part for name, part in parts.items() if isinstance(part, FunctionType) or not name.startswith("__")
+    }
+    return [of.__qualname__, of.__bases__, defined]
 
 
 def _of_descriptor(part: Any) -> Any:
@@ -192,19 +187,18 @@ def _captured(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the values by their names in the function; of a user's modules, the attributes that it uses."""
     if not isinstance(function, FunctionType):
         return {"itself": function}
-    if compiled := getattr(function, _COMPILED, None):  # torch.compile's, which has a state of its own
+    if compiled := getattr(function, "_torchdynamo_orig_callable", None):  # torch.compile's, which has a state
         return {"compiled": compiled}
-    closure = dict(_filled(function))
-    is_library = _is_library(_home(function))
-    scope: Mapping[str, Any] = closure if is_library else {**function.__globals__, **closure}
-    found = dict(closure) if is_library else dict(_used(function.__code__, scope))
+    values = dict(_closure(function))
+    if not _is_library(_home(function)):
+        values = dict(_used(function.__code__, {**function.__globals__, **values}))
     arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
     defaults = dict(zip(reversed(arguments), reversed(function.__defaults__ or ()), strict=False))
-    found |= {f"{name}=": default for name, default in {**defaults, **(function.__kwdefaults__ or {})}.items()}
-    return found | {f".{name}": value for name, value in vars(function).items()}
+    values |= {f"{name}=": default for name, default in {**defaults, **(function.__kwdefaults__ or {})}.items()}
+    return values | {f".{name}": value for name, value in vars(function).items()}
 
 
-def _filled(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
@@ -212,39 +206,35 @@ def _filled(function: FunctionType) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def _used(code: CodeType, scope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what a function's code, and that of functions inside it, loads from a scope, with the attributes."""
-    for first, *attributes in _chains(code):
+def _used(code: CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values that a function's code, and code inside it, loads from a scope, with attributes of modules."""
+    for first, *attributes in _loads(code):
         if first not in scope:  # a built-in, or missing
             continue
         name, value = first, scope[first]
-        while attributes and _is_users(value) and hasattr(value, attributes[0]):
+        while attributes and isinstance(value, ModuleType) and not _is_library(value.__name__):
+            if not hasattr(value, attributes[0]):
+                break
             name, value = f"{name}.{attributes[0]}", getattr(value, attributes.pop(0))
         yield name, value
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME" and not _is_library(instruction.argval):
-            raise NotDescribedError(f"{instruction.argval} is imported inside: import it at the top")
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _used(inner, scope)
 
 
-def _chains(code: CodeType) -> Iterator[list[str]]:
+def _loads(code: CodeType) -> Iterator[list[str]]:
     """Yield each name that is loaded, with the attributes that are taken of it at once."""
     chain: list[str] = []
     for instruction in dis.get_instructions(code):
-        if chain and instruction.opname in _ATTRIBUTES:
-            chain.append(instruction.argval)
-            continue
-        if instruction.opname in ("EXTENDED_ARG", "CACHE", "PUSH_NULL"):
-            continue
-        if chain:
-            yield chain
-        chain = [instruction.argval] if instruction.opname in _LOADS else []
-
-
-def _is_users(value: object) -> bool:
-    return isinstance(value, ModuleType) and not _is_library(value.__name__)
+        name = instruction.argval
+        if instruction.opname == "IMPORT_NAME" and not _is_library(name):
+            raise NotDescribedError(f"{name} is imported inside: import it at the top")
+        if chain and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            chain.append(name)
+        elif instruction.opname not in ("EXTENDED_ARG", "CACHE", "PUSH_NULL"):
+            if chain:
+                yield chain
+            chain = [name] if instruction.opname in _LOADS else []
 
 
 def _home(function: FunctionType) -> str:
@@ -253,7 +243,7 @@ def _home(function: FunctionType) -> str:
 
 
 def _library(module: ModuleType) -> str:
-    if _is_users(module):
+    if not _is_library(module.__name__):
         raise NotDescribedError(f"it is used as a whole: name what is used of it, as in {module.__name__}.threshold")
     return module.__name__
 
@@ -269,11 +259,3 @@ def _is_library(name: str) -> bool:
         return False
     places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
     return any(folder in place for place in places for folder in _LIBRARIES)
-
-
-def _imported(value: Any) -> object:
-    """Return what an import by a value's own name gives."""
-    found: Any = sys.modules.get(value.__module__)
-    for name in value.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found

@@ -1,6 +1,6 @@
-"""What results say of custom rules and modes: their texts, to be read and never run, and what readers need to know.
+"""Descriptions of custom rules and modes in a manifest of results: their texts, which never run, and their fields.
 
-Reading a manifest makes them known by that. Whoever runs them again gives the file, or the function, again.
+Reading a manifest registers them by their descriptions. To run them again, a user gives the file or function again.
 """
 
 import math
@@ -12,43 +12,46 @@ from eexit.errors import UsageError
 from eexit.method.captured_values import NotDescribedError, captured_values
 from eexit.method.custom import SHOWN, CustomSource, digest_of, text_of
 from eexit.method.modes import KINDS as MODE_KINDS
-from eexit.method.modes import MODES, KVFill, Mode
-from eexit.method.rules import RULES, Rule, register
+from eexit.method.modes import MODES, Mode
+from eexit.method.rules import RULES, Rule
 
 RULE, MODE = "rule", "mode"
-N_DIGITS: Final = 64  # of a SHA-256
-_KINDS: Final[Mapping[str, Mapping[str, Rule | Mode]]] = {RULE: RULES, MODE: MODES}
-_ASIDE: Final = ("function", "source", "given", "captured")
+SHA256_DIGITS: Final = 64
+_REGISTRIES: Final[Mapping[str, Mapping[str, Rule | Mode]]] = {RULE: RULES, MODE: MODES}
+_UNSTORED: Final = ("function", "source", "given", "captured")
 Described = Mapping[str, Any]
 
 
 def custom_entries(names: Container[str]) -> list[Rule | Mode]:
-    """The custom rules and modes among those with these names."""
-    return [each for known in _KINDS.values() for name, each in known.items() if name in names and each.source]
+    """Return the custom rules and modes among those with these names."""
+    return [each for known in _REGISTRIES.values() for name, each in known.items() if name in names and each.source]
 
 
 def descriptions_of(names: Container[str]) -> list[dict[str, Any]]:
-    """What a manifest has of the custom rules and modes among these, as JSON.
+    """Return the descriptions of the custom rules and modes with these names, as JSON.
 
-    That is its `kind`, where it comes from (`source`) with its `text` and the SHA-256 of that, the values that its
-    function has from elsewhere (`captured`), and all that is declared of it. Raises `UsageError` for a value that can't
-    be described.
+    Each has the entry's `kind`, its `source` with the `text` and the `digest` of the text, the values that the function
+    captures (`captured`), and all declared fields. Raises `UsageError` for a captured value without a digest.
     """
-    found = []
+    described = []
     for each in custom_entries(names):
         assert each.source
-        of_source = {"source": each.source.name, "digest": each.source.digest, "text": each.source.text}
-        declared = {field.name: getattr(each, field.name) for field in fields(each) if field.name not in _ASIDE}
-        known = {name: _plain(value) for name, value in declared.items() if value not in (math.inf, -math.inf)}
-        captured = {"captured": captured_by(each)}
-        found.append({"kind": RULE if isinstance(each, Rule) else MODE, **of_source, **captured, **known})
-    return found
+        source = {"source": each.source.name, "digest": each.source.digest, "text": each.source.text}
+        declared = {field.name: getattr(each, field.name) for field in fields(each) if field.name not in _UNSTORED}
+        known = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in declared.items()
+            if value not in (math.inf, -math.inf)
+        }
+        kind = RULE if isinstance(each, Rule) else MODE
+        described.append({"kind": kind, **source, "captured": captured_by(each), **known})
+    return described
 
 
 def captured_by(each: Rule | Mode) -> Mapping[str, str]:
-    """Return the values that the function of a custom rule or mode has from elsewhere, described by name.
+    """Return descriptions of the values that the function of a custom rule or mode captures, by name.
 
-    Raises `UsageError` for a value that can't be described.
+    Raises `UsageError` for a value without a digest.
     """
     if each.captured is not None:
         return each.captured
@@ -61,66 +64,46 @@ def captured_by(each: Rule | Mode) -> Mapping[str, str]:
         ) from error
 
 
-def register_from_manifest(own: Sequence[Described]) -> None:
-    """Make custom rules and modes known by what results say of them, where they are not given in this process."""
-    for each in own:
-        name = each["name"]
-        kind = Rule if each["kind"] == RULE else MODE_KINDS[KVFill(each["fill"])]
-        there = _KINDS[each["kind"]].get(name)
-        if there and (there.given or not there.source):
+def register_from_manifest(descriptions: Sequence[Described]) -> None:
+    """Register custom rules and modes by their descriptions, where they are not given in this process."""
+    for each in descriptions:
+        known = _REGISTRIES[each["kind"]].get(each["name"])
+        if known and (known.given or not known.source):
             continue
+        kind = Rule if each["kind"] == RULE else MODE_KINDS[each["fill"]]
+        declared = {field.name: each[field.name] for field in fields(kind) if field.name in each}
         source = CustomSource(each["source"], each["text"])
-        said = {field.name: each[field.name] for field in fields(kind) if field.name in each}
-        if each["kind"] == MODE:
-            said["fill"] = KVFill(each["fill"])
-        register_entry(kind(**{**said, "source": source, "function": _not_given, "given": False}))
+        kind(**{**declared, "source": source, "function": _not_given, "given": False}).register()
 
 
-def register_entry(entry: Rule | Mode) -> None:
-    """Make a rule or mode known by its name, in place of one of that name that was before."""
-    if isinstance(entry, Rule):
-        register(entry)
-    else:
-        MODES[entry.name] = entry
+def refuse_changed(descriptions: Sequence[Described], of: str) -> None:
+    """Raise `UsageError` unless custom rules and modes are given in this process as the results `of` describe them.
 
-
-def refuse_changed(own: Sequence[Described], of: str) -> None:
-    """Raises `UsageError` unless these rules and modes, as `of` had them, are given in this process.
-
-    A function that `of` had from a notebook may be given in a file. The values that a function has from elsewhere, such
-    as a threshold of the notebook, are compared too.
+    A function from a notebook may be given in a file. Captured values, such as its threshold, are compared too.
     """
-    for each in own:
+    for each in descriptions:
         what, source = f"{each['kind']} {each['name']}", CustomSource(each["source"], each["text"])
-        there = _KINDS[each["kind"]].get(each["name"])
-        if there is None or not there.given:
+        known = _REGISTRIES[each["kind"]].get(each["name"])
+        if known is None or not known.given:
             raise UsageError(f"{of} has {what} of a user's own, whose text is stored and not run: {source.way_out}")
-        if there.source and source.digest in (there.source.digest, digest_of(text_of(there.function))):
-            _refuse_other_values(what, each.get("captured", {}), captured_by(there), of)
-            continue
-        raise UsageError(
-            f"{of} has another {what} than {there.source.name if there.source else 'the package'} now has: "
-            f"{source.way_out} as it was, or call this one by another name and run it in another --out"
-        )
-
-
-def _refuse_other_values(what: str, before: Mapping[str, str], now: Mapping[str, str], of: str) -> None:
-    for name in sorted({*before, *now}, reverse=True):  # what a helper captures comes before the helper
-        if (was := before.get(name, "not there")) != (found := now.get(name, "not there")):
+        if not known.source or source.digest not in (known.source.digest, digest_of(text_of(known.function))):
             raise UsageError(
-                f"{of} has {what} where {name} was {_short(was)}, and it is {_short(found)} now: set it as it was, or "
-                "call this one by another name and run it in another --out"
+                f"{of} has another {what} than {known.source.name if known.source else 'the package'} now has: "
+                f"{source.way_out} as it was, or call this one by another name and run it in another --out"
             )
+        before, now = each.get("captured", {}), captured_by(known)
+        for name in sorted({*before, *now}, reverse=True):  # what a helper captures comes before the helper
+            if (was := before.get(name, "not there")) != (found := now.get(name, "not there")):
+                raise UsageError(
+                    f"{of} has {what} where {name} was {_short(was)}, and it is {_short(found)} now: set it as it was, "
+                    "or call this one by another name and run it in another --out"
+                )
 
 
 def _short(description: str) -> str:
     kind, _, digest = description.partition(" ")
-    return f"{kind} {digest[:SHOWN]}…" if len(digest) == N_DIGITS else description
+    return f"{kind} {digest[:SHOWN]}…" if len(digest) == SHA256_DIGITS else description
 
 
-def _not_given(*asked: Any) -> NoReturn:
+def _not_given(*_: Any) -> NoReturn:
     raise UsageError("a rule or mode is known from results alone: give its file with --use")
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, KVFill) else list(value) if isinstance(value, tuple) else value

@@ -1,7 +1,4 @@
-"""How far each exitable layer's distribution over the next token is from the final layer's.
-
-Shapes: B rows, E exitable layers, X = E + 1 with the final layer last, K top tokens, V vocabulary.
-"""
+"""Divergence of each exitable layer's distribution over the next token from the final layer's."""
 
 from dataclasses import dataclass
 
@@ -13,22 +10,22 @@ from eexit.cpu.topk import argmax_logprob, top_tokens
 
 @dataclass(frozen=True)
 class Divergence:
-    """How the exitable layers' distributions of each row differ from its final one; nats, fp32."""
+    """Comparison of the exitable layers' distributions with the final one, for each of B tokens; nats, fp32."""
 
     kl_BE: Tensor
     entropy_B: Tensor  # of the final distribution
     final_lse_B: Tensor  # log-sum-exp of the final logits
-    likeliest_BX: Tensor  # the likeliest token of each layer
+    likeliest_BX: Tensor
     likeliest_log_p_BX: Tensor
-    top_token_BXK: Tensor  # the K likeliest tokens of each layer, likeliest first
+    top_token_BXK: Tensor  # likeliest first
     top_prob_BXK: Tensor
 
 
 def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
-    """Compare each row's exitable layers with its final layer: X = E + 1 of them, the final one last.
+    """Compare the distributions of exitable layers with that of the final layer, which is last.
 
     KL(final || exit) = Σ_v p_final·(log p_final − log p_exit) ≥ 0, as the difference of two expectations, from
-    log-softmax. The `top_k` likeliest tokens of each layer are returned with their probabilities.
+    log-softmax.
     """
     log_p_BXV = torch.log_softmax(logits_BXV, -1, dtype=torch.float32)
     p_final_BV = log_p_BXV[:, -1].exp()
@@ -36,7 +33,7 @@ def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
     top_token_BXK, top_log_p_BXK = top_tokens(log_p_BXV, top_k)
     likeliest_BX, likeliest_log_p_BX = argmax_logprob(log_p_BXV)
     kl_BE = expected_BX[:, :-1]
-    if kl_BE.shape[1]:  # an operator costs as much for nothing
+    if kl_BE.shape[1]:  # an operator on an empty tensor costs as much
         kl_BE = (expected_BX[:, -1:] - kl_BE).clamp_min(0)
     return Divergence(
         kl_BE=kl_BE,

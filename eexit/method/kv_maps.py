@@ -1,14 +1,12 @@
-"""State maps: a token's keys and values past its exit, by linear maps of its residual stream there.
+"""KV maps: linear maps from the hidden state at an exit to the keys and values of a skipped layer.
 
-A token that exited after layer e lacks the stream that would have entered a deeper layer l ≥ e + 2, of which that layer
-makes keys and values. What was fitted for e and l takes its place, in one of two forms:
+For a token that exited after layer e, the input of a skipped layer l ≥ e + 2 is unknown. The map fitted for e and l
+replaces it, in one of two forms:
 
-    streams    the stream that enters layer l is h + map(h); the layer makes keys and values of it, as of any
-    keys       in place of the layer's projections to keys and to values are maps; its norms and rotary angles stay
+    streams    layer l makes keys and values of h + map(h)
+    keys       maps replace the layer's projections to keys and to values; its norms and rotary angles stay
 
-The stream that enters layer e + 1 is that at the exit, and needs no map.
-
-Shapes: B tokens, W width of the residual stream, n and m widths of what a map takes and gives.
+The input of layer e + 1 is the hidden state at the exit, and needs no map.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,96 +14,73 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-import torch
 from torch import Tensor
 
-from eexit.cpu.selection import Selection
-from eexit.method.affine import affine
+from eexit.cpu.token_subset import TokenSubset
+from eexit.method.linear_map import LinearMap, map_tensors
 from eexit.model.layers import Decoder
 
 STREAMS: Final = "streams"
 KEYS: Final = "keys"
-FORMS: Final = {STREAMS: ("",), KEYS: (".key", ".value")}  # and how the names of its maps end
-
-
-@dataclass(frozen=True, eq=False)
-class LinearMap:
-    """x · weight + bias in float32, in the dtype of x."""
-
-    weight: Tensor  # (n, m)
-    bias: Tensor  # (m,)
-
-    def __call__(self, given: Tensor) -> Tensor:
-        return affine(given, self.weight, self.bias).to(given.dtype)
-
-    def to(self, device: torch.device) -> "LinearMap":
-        return LinearMap(self.weight.to(device), self.bias.to(device))
+FORMS: Final = {STREAMS: ("",), KEYS: (".key", ".value")}  # with the endings of the names of a pair's maps
 
 
 @dataclass(frozen=True, eq=False)
 class KVMaps:
-    """The maps of one form, by exit layer and deeper layer: one of the stream, or those to keys and to values."""
+    """The maps of one form, by exit layer and skipped layer: one to hidden states, or two to keys and values."""
 
     form: str  # one of FORMS
     of_layers: Mapping[tuple[int, int], tuple[LinearMap, ...]]
 
     def to_decoder_devices(self, decoder: Decoder) -> "KVMaps":
-        """The maps on the devices where the decoder uses them: where their layer is."""
+        """Return the maps, each on the device of its skipped layer."""
         moved = {
-            (exit_layer, layer): tuple(each.to(decoder.devices[layer]) for each in maps)
-            for (exit_layer, layer), maps in self.of_layers.items()
+            pair: tuple(each.to(decoder.devices[pair[1]]) for each in maps) for pair, maps in self.of_layers.items()
         }
         return KVMaps(self.form, moved)
 
     @property
-    def are_of_keys(self) -> bool:
-        """True if they make keys and values, not hidden states."""
+    def makes_keys(self) -> bool:
+        """True if the maps make keys and values, not hidden states."""
         return self.form == KEYS
 
     @cached_property
     def first_layer(self) -> int:
-        """The first layer that an exit has a map to."""
+        """The first skipped layer with a map."""
         return min(layer for _, layer in self.of_layers)
 
-    def apply(self, exit_layer_N: Tensor, stream_NW: Tensor, layer: int, given_NW: Tensor | None) -> Sequence[Tensor]:
-        """Return what enters a skipped layer for tokens with these exit layers, (N,), and hidden states there: (N, W).
+    def apply(self, exit_layer_N: Tensor, input_NF: Tensor, layer: int) -> Sequence[Tensor]:
+        """Return the hidden states (N, D) that enter a skipped layer, or its keys and values (N, n) each.
 
-        Or its keys and values, (N, n) each, made of the input of the layer's projections. Each of these exits has a map
-        to the layer.
+        Args:
+            exit_layer_N: each has a map to the layer.
+            input_NF: the hidden states at the exits; for keys and values, what the layer's own projections get of them.
         """
         by_exit = {at: self.of_layers[at, layer] for at in range(layer - 1) if (at, layer) in self.of_layers}
-        given_NW = stream_NW if given_NW is None else given_NW
-        made = [given_NW.new_empty(len(given_NW), each.weight.shape[1]) for each in next(iter(by_exit.values()))]
+        outputs = [input_NF.new_empty(len(input_NF), each.weight.shape[1]) for each in next(iter(by_exit.values()))]
         for exit_layer, maps in by_exit.items():
-            if (tokens := Selection.from_flag(exit_layer_N == exit_layer)).has_tokens():
-                for made_NM, each in zip(made, maps, strict=True):
-                    mapped_NM = each(given_NW[tokens.index])
-                    tokens.put(made_NM, mapped_NM if self.are_of_keys else given_NW[tokens.index] + mapped_NM)
-        return made
+            if (tokens := TokenSubset.from_flag(exit_layer_N == exit_layer)).has_tokens():
+                for output, each in zip(outputs, maps, strict=True):
+                    input_MF = input_NF[tokens.index]
+                    mapped = each(input_MF)
+                    tokens.put(output, mapped if self.makes_keys else input_MF + mapped)
+        return outputs
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], exits: Sequence[int], n_layers: int) -> "KVMaps":
-        """Those of these exit layers, from the tensors of `artefacts.WEIGHTS`: `state.5.7.weight` and so on."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor], exits: Sequence[int], n_layers: int) -> "KVMaps":
+        """Return the maps of these exit layers from the tensors of an artefact."""
         form = KEYS if any(".key." in name for name in tensors) else STREAMS
-        of_layers = {
-            (exit_layer, layer): tuple(
-                LinearMap(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names(form, exit_layer, layer)
-            )
-            for exit_layer in exits
-            for layer in range(exit_layer + 2, n_layers)
-        }
-        return cls(form, of_layers)
+        pairs = [(exit_layer, layer) for exit_layer in exits for layer in range(exit_layer + 2, n_layers)]
+        return cls(
+            form, {pair: tuple(LinearMap.from_tensors(tensors, name) for name in names(form, *pair)) for pair in pairs}
+        )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `of` takes."""
-        named = {
-            name: each
-            for layers, maps in self.of_layers.items()
-            for name, each in zip(names(self.form, *layers), maps, strict=True)
-        }
-        return {f"{name}.{part}": tensor for name, each in named.items() for part, tensor in vars(each).items()}
+        """Return the tensors that `from_tensors` takes."""
+        named = [zip(names(self.form, *pair), maps, strict=True) for pair, maps in self.of_layers.items()]
+        return map_tensors({name: each for pairs in named for name, each in pairs})
 
 
 def names(form: str, exit_layer: int, layer: int) -> list[str]:
-    """The names of the maps from an exit layer to a deeper one, such as `state.5.7`."""
+    """Return the names of the maps from an exit layer to a skipped layer, such as `state.5.7`."""
     return [f"state.{exit_layer}.{layer}{ending}" for ending in FORMS[form]]

@@ -1,202 +1,154 @@
 """Modes: what an early exit leaves in the KV cache of the layers that the token skips.
 
-A mode is an object that a decorated function makes: those at the end of this module, and those in users' files and
-notebooks, alike. `enter` says what a skipped layer does for exited tokens, and `cost` what that costs. `normal` is full
-depth. Engine, records and reports know no mode by name. This module does not import torch.
-
-Shapes: N exited tokens, D width of a hidden state, L layers, T tokens of a run, n width of a layer's keys or values.
+A mode is an object that a decorated function makes: those at the end of this module as well as those in users' files
+and notebooks. `enter` has a skipped layer treat exited tokens as the mode defines, and `cost` returns the price.
+`normal`, full depth, is no mode here. Engine, records and reports name no mode. This module does not import torch.
 """
 
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.custom import (
-    RAISED,
-    RegistryEntry,
-    check_shape_and_dtype,
-    refuse_name,
-    refuse_no_function,
-    source_of,
-)
+from eexit.method.custom import RAISED, RegistryEntry, check_shape_and_dtype, entry_fields
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from eexit.method.layer_call import ExitContext, ExitedTokens, LayerCall
-
-
-class KVFill(Enum):
-    """What a skipped layer's KV cache holds of a token that exited."""
-
-    FULL_DEPTH = "full depth"  # the entries that the layer makes at full depth
-    HIDDEN = "hidden"  # those that it makes of a hidden state, which the mode's function returns
-    KV = "kv"  # those that the mode's function returns
-    MAPS = "maps"  # those that KV maps make of the hidden state at the exit; the next layer makes them itself
-    COPY = "copy"  # the exit layer's
-    NONE = "none"  # none: later tokens do not attend to the position there
+    from eexit.model.layers import Decoder
 
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A skipped layer, from 0.
+    """A skipped layer, as a mode's function gets it.
 
     For modes with fill="kv", `key` and `value` are its projections, (N, D) → (N, n), before its norms of keys and
     rotary angles, and `kv_input` is their input for the hidden state at the exit, (N, D).
     """
 
-    index: int
+    index: int  # from 0
     key: Callable[[Tensor], Tensor] | None = None
     value: Callable[[Tensor], Tensor] | None = None
     kv_input: Tensor | None = None
 
 
-class Model(Protocol):
-    """What a mode may require of a model."""
-
-    @property
-    def takes_masks(self) -> bool:
-        """True if its layers are given attention masks, so that positions can be hidden in a single layer."""
-
-    @property
-    def cache_shapes(self) -> Sequence[object]:
-        """The shapes of a position's keys and values, layer by layer."""
-
-    @property
-    def for_keys(self) -> Sequence[Any]:
-        """What makes keys and values alone, layer by layer: `projections` are None where no two modules make them."""
-
-
-class EntryCosts(Protocol):
-    """The multiply-adds of a position's keys and values alone."""
-
-    @property
-    def keys_L(self) -> np.ndarray:
-        """By the layer itself."""
-
-    @property
-    def mapped_LL(self) -> np.ndarray | None:
-        """By KV maps, by exit layer and then layer."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mode(RegistryEntry):
-    """What skipped layers do for exited tokens; `definition` says what later tokens attend to.
+    """What skipped layers do for exited tokens; `definition` says what later tokens attend to."""
 
-    `alters` is True if the KV cache differs from the full-depth pass's in the end, `writes_keys` if skipped layers
-    compute keys and values, and `hides` if later tokens do not attend to the position there.
-    """
+    fill: str  # of the KV cache of skipped layers: one of KINDS
+    needs: Sequence[str] = ()  # hidden states of `ExitContext`: "hidden_in", "embedding"
+    modifies_kv: ClassVar[bool] = True  # True: the KV cache differs from the full-depth pass's in the end
+    writes_kv: ClassVar[bool] = False  # True: skipped layers compute keys and values
+    hides_positions: ClassVar[bool] = False  # True: later tokens do not attend to the position in skipped layers
+    needs_kv_maps: ClassVar[bool] = False  # True: it needs trained KV maps
 
-    fill: KVFill
-    needs: Sequence[str] = ()  # of `ExitContext`: "hidden_in", "embedding"
-    alters: ClassVar[bool] = True
-    writes_keys: ClassVar[bool] = False
-    hides: ClassVar[bool] = False
-    maps: ClassVar[bool] = False  # True if it needs trained KV maps
-
+    @abstractmethod
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
-        """Have a layer do for exited tokens what the mode says."""
-        raise NotImplementedError
+        """Have a skipped layer treat exited tokens as the mode defines."""
 
-    def cost(self, costs: EntryCosts, exit_layer_T: np.ndarray) -> np.ndarray:
-        """Return the multiply-adds of each layer's keys and values alone, (L, T) or (L, 1), by the tokens' exits."""
-        return costs.keys_L[:, None]
+    def cost(self, keys_L: np.ndarray, mapped_LL: np.ndarray | None, exit_layer_T: np.ndarray) -> np.ndarray:
+        """Return the multiply-adds of each layer's keys and values alone, (L, T) or (L, 1), by the tokens' exits.
 
-    def check(self, model: Model) -> None:
-        """Raises `ValueError`, saying why, for a model that this mode can't be used with."""
+        `keys_L` has the layers' own, and `mapped_LL` those of KV maps by exit layer and skipped layer.
+        """
+        return keys_L[:, None]
 
-    def result(
-        self, given: ExitContext, layer: SkippedLayer, *widths: int, checks_numbers: bool = True
+    def register(self) -> None:
+        MODES[self.name] = self
+
+    def check(self, decoder: Decoder) -> None:
+        """Raise `ValueError` with the reason for a model that this mode can't be used with."""
+
+    def call_function(
+        self, exited: ExitedTokens, context: ExitContext, layer: SkippedLayer, widths: dict[str, int]
     ) -> Sequence[Tensor]:
-        """Return what the function gives for a skipped layer: hidden states, or keys and values, (N, width) each.
+        """Return what the function returns for a skipped layer: a tensor (N, width) for each of these names.
 
-        Raises `UsageError`, in a line with mode and layer, for a custom mode whose function fails, or gives other
-        shapes or dtypes. With `checks_numbers`, for which the host waits, also if numbers are not finite of a token
-        whose hidden state is.
+        Raise `UsageError` if the function of a custom mode fails, or returns other shapes or dtypes. If `exited` has
+        numbers checked, for which the host waits, so do numbers that are not finite for a finite hidden state.
         """
         try:
-            made = self.function(given, layer)
-            if len(widths) == 2 and not (isinstance(made, tuple | list) and len(made) == 2):
+            result, hidden_ND = self.function(context, layer), context.hidden
+            if len(widths) == 2 and not (isinstance(result, tuple | list) and len(result) == 2):
                 raise TypeError("gives no pair of keys and values")
-            parts = made if len(widths) == 2 else (made,)
-            for what, part, width in zip(
-                ("keys ", "values ") if len(widths) == 2 else ("",), parts, widths, strict=True
-            ):
-                check_shape_and_dtype(part, (len(given.hidden), width), given.hidden.dtype, what)
-                if checks_numbers:
+            tensors = result if len(widths) == 2 else (result,)
+            for (name, width), tensor in zip(widths.items(), tensors, strict=True):
+                what = "" if name == "numbers" else f"{name} "
+                check_shape_and_dtype(tensor, (len(hidden_ND), width), hidden_ND.dtype, what)
+                if exited.checks_numbers:
                     # Elsewhere than on a CPU, other tokens than those that have exited before the layer are there, too.
-                    counts_N = given.hidden.isfinite().all(-1) & (given.layer < layer.index)
-                    if n_off := int((counts_N & ~part.isfinite().all(-1)).sum()):
-                        raise ValueError(
-                            f"gives {what or 'numbers '}that are not finite, of {n_off} of {len(counts_N)} tokens"
-                        )
+                    counts_N = hidden_ND.isfinite().all(-1) & (context.layer < layer.index)
+                    if n_off := int((counts_N & ~tensor.isfinite().all(-1)).sum()):
+                        raise ValueError(f"gives {name} that are not finite, of {n_off} of {len(counts_N)} tokens")
         except RAISED as error:
             raise UsageError(f"mode {self.name}, layer {layer.index}: {self.cause(error)}") from error
-        return parts
+        return tensors
+
+
+MODES: Final[dict[str, Mode]] = {}
 
 
 class FullDepthMode(Mode):
-    """Exits change nothing but the token: skipped layers run for it as for any, at once or deferred."""
+    """Mode of which exits change only the token: skipped layers run for it as for any, at once or deferred."""
 
-    alters = False
+    modifies_kv = False
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         """Leave the layer as it is."""
 
 
 class ResidualMode(Mode):
-    """Skipped layers make keys and values of the hidden state at the exit."""
+    """Mode of which skipped layers make keys and values of the hidden state at the exit."""
 
-    writes_keys = True
+    writes_kv = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.write()
 
 
 class HiddenStateMode(Mode):
-    """Skipped layers make keys and values of what a function returns."""
+    """Mode of which skipped layers make keys and values of a hidden state that the function returns."""
 
-    writes_keys = True
+    writes_kv = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         if exited.has_tokens():
-            given, width = exited.given(call.hidden_before), call.hidden_before.shape[-1]
-            checks = exited.checks_numbers
-            made = self.result(given, SkippedLayer(call.index), width, checks_numbers=checks)
-            call.replace_hidden(exited.tokens, made[0])
+            context, widths = exited.context(call.hidden_before), {"numbers": call.hidden_before.shape[-1]}
+            [hidden_ND] = self.call_function(exited, context, SkippedLayer(call.index), widths)
+            call.replace_hidden(exited.tokens, hidden_ND)
 
 
 class KeysMode(Mode):
-    """A function returns the keys and values of skipped layers."""
+    """Mode whose function returns the keys and values of skipped layers."""
 
-    writes_keys = True
+    writes_kv = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         if exited.has_tokens():
-            given = exited.given(call.hidden_before)
+            context = exited.context(call.hidden_before)
 
-            def make(key: Any, value: Any, input_ND: Tensor) -> Sequence[Tensor]:
-                layer, widths = SkippedLayer(call.index, key, value, input_ND), (key.out_features, value.out_features)
-                return self.result(given, layer, *widths, checks_numbers=exited.checks_numbers)
+            def make(key: Any, value: Any, input_NF: Tensor) -> Sequence[Tensor]:
+                widths = {"keys": key.out_features, "values": value.out_features}
+                return self.call_function(exited, context, SkippedLayer(call.index, key, value, input_NF), widths)
 
             call.replace_keys(exited.tokens, make)
 
-    def check(self, model: Model) -> None:
-        if any(not each.projections for each in model.for_keys):
+    def check(self, decoder: Decoder) -> None:
+        if any(not each.projections for each in decoder.for_keys):
             raise ValueError("not all its layers make keys and values by modules of their own: leave a stream")
 
 
 class KVMapMode(Mode):
-    """Trained KV maps of the hidden state at the exit make the keys and values of skipped layers beyond the next."""
+    """Mode of which trained KV maps make the keys and values of skipped layers, but for the one behind the exit."""
 
-    writes_keys = maps = True
+    writes_kv = needs_kv_maps = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.write()
@@ -204,52 +156,49 @@ class KVMapMode(Mode):
         assert maps, "a mode that maps needs KV maps"
         if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).has_tokens():
             return
-        given = mapped.given(call.hidden_before)
-        apply = partial(maps.apply, given.layer, given.hidden, call.index)
-        if maps.are_of_keys:
-            call.replace_keys(mapped.tokens, lambda key, value, input_ND: apply(input_ND))
+        context = mapped.context(call.hidden_before)
+        if maps.makes_keys:
+            call.replace_keys(
+                mapped.tokens, lambda key, value, input_NF: maps.apply(context.layer, input_NF, call.index)
+            )
         else:
-            call.replace_hidden(mapped.tokens, apply(None)[0])
+            call.replace_hidden(mapped.tokens, maps.apply(context.layer, context.hidden, call.index)[0])
 
-    def cost(self, costs: EntryCosts, exit_layer_T: np.ndarray) -> np.ndarray:
-        assert costs.mapped_LL is not None
-        by_map_LT: np.ndarray = costs.mapped_LL[exit_layer_T].T
+    def cost(self, keys_L: np.ndarray, mapped_LL: np.ndarray | None, exit_layer_T: np.ndarray) -> np.ndarray:
+        assert mapped_LL is not None
+        by_map_LT: np.ndarray = mapped_LL[exit_layer_T].T
         return by_map_LT
 
 
 class CacheCopyMode(Mode):
-    """Skipped layers hold a copy of the exit layer's keys and values."""
+    """Mode of which skipped layers hold a copy of the exit layer's keys and values."""
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.copy(exited.flag_BT)
 
-    def check(self, model: Model) -> None:
-        if len(set(model.cache_shapes)) > 1:
+    def check(self, decoder: Decoder) -> None:
+        if len(set(decoder.cache_shapes)) > 1:
             raise ValueError("its layers' keys and values differ in shape, and can't be copied from layer to layer")
 
 
 class SkipMode(Mode):
-    """Skipped layers hold nothing: later tokens do not attend to the position there."""
+    """Mode of which skipped layers hold nothing: later tokens do not attend to the position there."""
 
-    hides = True
+    hides_positions = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.hide(exited.flag_BT)
 
-    def check(self, model: Model) -> None:
-        if not model.takes_masks:
-            raise ValueError(
-                "its layers are given no masks of what is seen, so that no position can be hidden in one alone"
-            )
+    def check(self, decoder: Decoder) -> None:
+        if not decoder.has_masks:
+            raise ValueError("its layers are given no attention masks, so that no position can be hidden in one alone")
 
 
-KINDS: Final[dict[KVFill, type[Mode]]] = {
-    KVFill.FULL_DEPTH: FullDepthMode, KVFill.HIDDEN: HiddenStateMode, KVFill.KV: KeysMode, KVFill.MAPS: KVMapMode,
-    KVFill.COPY: CacheCopyMode, KVFill.NONE: SkipMode,
+KINDS: Final[dict[str, type[Mode]]] = {
+    "full depth": FullDepthMode, "hidden at the exit": ResidualMode, "hidden": HiddenStateMode, "kv": KeysMode,
+    "maps": KVMapMode, "copy": CacheCopyMode, "none": SkipMode,
 }  # fmt: skip
-
-
-MODES: Final[dict[str, Mode]] = {}
+_OF_FUNCTIONS: Final = ("hidden", "kv", "copy", "none")  # kinds of custom modes
 
 
 @overload
@@ -257,62 +206,53 @@ def mode(function: Callable[..., Any], /) -> Mode: ...
 
 
 @overload
-def mode(
-    *, fill: str = "hidden", needs: Sequence[str] = (), short: str = "", kind: type[Mode] | None = None
-) -> Callable[[Callable[..., Any]], Mode]: ...
+def mode(*, fill: str = "hidden", **declared: Any) -> Callable[[Callable[..., Any]], Mode]: ...
 
 
 def mode(
-    function: Callable[..., Any] | None = None, /, *, fill: str = "hidden", needs: Sequence[str] = (),
-    short: str = "", kind: type[Mode] | None = None,
-) -> Mode | Callable[[Callable[..., Any]], Mode]:  # fmt: skip
-    """Make a function a mode, whose name is the function's, and whose definition is its docstring.
+    function: Callable[..., Any] | None = None, /, *, fill: str = "hidden", **declared: Any
+) -> Mode | Callable[[Callable[..., Any]], Mode]:
+    """Make a function a mode, whose name is the function's and whose definition is its docstring.
 
-    `function(exit, layer)` returns what a skipped layer gets of exited tokens: a hidden state (N, D), of which it makes
-    keys and values; or with fill="kv" a pair of keys and values, (N, n) each, before norms and rotary angles. Both
-    are of the dtype of `exit.hidden`, and finite.
-    `exit` is an `ExitContext`, and `layer` a `SkippedLayer`. With fill="copy" (of the exit layer's keys and values) or
-    "none", it is not called. With `needs`, "hidden_in" or "embedding", `exit` has these hidden states too.
-
-    Raises `UsageError` for a function that can't be a mode, and for a name that is taken by one of ours.
+    `function(exit, layer)` gets an `ExitContext` and a `SkippedLayer`. It returns a hidden state (N, D), of which the
+    layer makes keys and values. With fill="kv", it returns a pair of keys and values, (N, n) each, before norms and
+    rotary angles. Results have the dtype of `exit.hidden`, and are finite. With fill="copy" (of the exit layer's keys
+    and values) or "none", the function is not called. With `needs`, `exit` has further hidden states: "hidden_in",
+    "embedding". Raise `UsageError` for a function that can't be a mode, or has the name of one of eexit's.
     """
 
-    def made(function: Callable[..., Any]) -> Mode:
-        refuse_no_function("mode", function)
-        name = function.__name__
-        refuse_name(f"mode {name}", name, MODES)
-        given = {each.value: each for each in KVFill}
-        if fill not in given or (fill in ("maps", "full depth") and source_of(function)):
-            raise UsageError(f"mode {name}: fill is hidden, kv, copy or none, got {fill!r}")
-        if foreign := [each for each in needs if each not in ("hidden_in", "embedding")]:
-            raise UsageError(f"mode {name}: needs are hidden_in and embedding, got {foreign[0]!r}")
+    def define(function: Callable[..., Any]) -> Mode:
+        fields = entry_fields("mode", function, MODES)
+        what = f"mode {fields['name']}"
+        if fill not in (_OF_FUNCTIONS if fields["source"] else tuple(KINDS)):
+            raise UsageError(f"{what}: fill is hidden, kv, copy or none, got {fill!r}")
+        needs = tuple(declared.get("needs", ()))
+        if unknown := [need for need in needs if need not in ("hidden_in", "embedding")]:
+            raise UsageError(f"{what}: needs are hidden_in and embedding, got {unknown[0]!r}")
         if len(inspect.signature(function).parameters) != 2:
-            raise UsageError(f"mode {name} is a function of what an exit left, and of a deeper layer")
-        MODES[name] = (kind or KINDS[given[fill]])(
-            name=name, definition=" ".join((inspect.getdoc(function) or f"custom mode {name}").split()),
-            source=source_of(function), short=short, function=function, fill=given[fill], needs=tuple(needs),
-        )  # fmt: skip
-        return MODES[name]
+            raise UsageError(f"{what} is a function of an exit and of a skipped layer")
+        entry = KINDS[fill](**{**fields, **declared, "fill": fill, "needs": needs})
+        entry.register()
+        return entry
 
-    return made if function is None else made(function)
+    return define if function is None else define(function)
 
 
 @mode(fill="full depth", short="U")
 def unfrozen(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit changes nothing but the token: later tokens attend to the full-depth state"""
+    """an early exit changes nothing but the token: later tokens attend to the full-depth KV cache"""
 
 
-@mode(short="F", kind=ResidualMode)
-def frozen_residual(exit: ExitContext, layer: SkippedLayer) -> Tensor:
-    """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values made
-    from the stream as it was there (the state propagation of CALM, Schuster et al. 2022)"""
-    return exit.hidden
+@mode(fill="hidden at the exit", short="F")
+def frozen_residual(exit: ExitContext, layer: SkippedLayer) -> None:
+    """an early exit also freezes the hidden state: past the exit layer, later tokens attend to keys and values computed
+    from it (the state propagation of CALM, Schuster et al. 2022)"""
 
 
 @mode(fill="maps", short="M")
 def mapped_residual(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit also freezes the residual stream: past the exit layer, later tokens attend to keys and values that
-    trained maps make of the stream as it was there (--kv-maps)"""
+    """an early exit also freezes the hidden state: past the exit layer, later tokens attend to keys and values that
+    trained KV maps compute from it (--kv-maps)"""
 
 
 @mode(fill="copy", short="C")

@@ -1,72 +1,62 @@
-"""Readouts: how the residual stream after a layer becomes logits.
+"""Readouts: how the hidden state after a layer becomes the input of the LM head.
 
-A readout is one entry of `READOUTS` or, if it is trained, a `LinearReadout`. It prepares the input of the model's own
-head, which applies scaling and soft-cap. The final layer is always read as the model itself reads it. This module does
-not import torch.
-
-Shapes: B rows, W width of the residual stream, H width of what the head takes.
+A readout is an entry of `READOUTS` or, if it is trained, a `LinearReadout`. The head itself applies the model's scaling
+and soft-cap. The final layer is always read as the model reads it. This module does not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from eexit.method.affine import affine
+from eexit.method.linear_map import LayerMaps
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from eexit.model.layers import Decoder
 
 
 class Readout(Protocol):
+    """Interface of a readout."""
+
     @property
     def definition(self) -> str:
-        """What the readout does, in words, with its source."""
+        """The readout in words, with its source."""
 
-    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        """The input of the head, (B, H), for residual streams after `layer`."""
+    def before_head(self, decoder: Decoder, hidden_ND: Tensor, layer: int) -> Tensor:
+        """Return the head input, (N, F), for hidden states after a layer."""
 
 
 class LogitLens:
+    """Readout by the model's own norm and head."""
+
     definition = "the model's own final norm and head (the logit lens, nostalgebraist 2020)"
 
-    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        return decoder.head_input(hidden_BW)
+    def before_head(self, decoder: Decoder, hidden_ND: Tensor, layer: int) -> Tensor:
+        return decoder.head_input(hidden_ND)
 
 
 class RawReadout:
+    """Readout by the model's own head alone."""
+
     definition = "the model's own head without the norm before it"
 
-    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        return decoder.head_input_without_norm(hidden_BW)
-
-
-Affine = tuple["Tensor", "Tensor"]  # the weight (n, m) and the bias (m,) of h·weight + bias, fp32
+    def before_head(self, decoder: Decoder, hidden_ND: Tensor, layer: int) -> Tensor:
+        return decoder.head_input_without_norm(hidden_ND)
 
 
 @dataclass(frozen=True, eq=False)
-class LinearReadout:
-    """Fitted in closed form: from what the head would get of a layer to what it gets of the final one."""
+class LinearReadout(LayerMaps):
+    """Readout by maps (F, F), fitted in closed form, from a layer's head input to the final layer's."""
 
-    of_layer: Mapping[int, Affine]  # (H, H), (H,)
+    role = "readout"
     definition = (
         "the model's own final norm, a linear map that was fitted for the layer (Yom Din et al. 2023), and head"
     )
 
-    @classmethod
-    def placed(cls, of_layer: Mapping[int, Affine], device: torch.device) -> LinearReadout:
-        """These maps in fp32 on a device."""
-        return cls(
-            {layer: (weight.float().to(device), bias.float().to(device)) for layer, (weight, bias) in of_layer.items()}
-        )
-
-    def before_head(self, decoder: Decoder, hidden_BW: Tensor, layer: int) -> Tensor:
-        ready_BH = decoder.head_input(hidden_BW)
-        return affine(ready_BH, *self.of_layer[layer]).to(ready_BH.dtype)
+    def before_head(self, decoder: Decoder, hidden_ND: Tensor, layer: int) -> Tensor:
+        return self.maps[layer](decoder.head_input(hidden_ND))
 
 
 READOUTS: Final[dict[str, Readout]] = {"lens": LogitLens(), "raw": RawReadout()}

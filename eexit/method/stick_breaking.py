@@ -1,13 +1,9 @@
-"""Stick-breaking: which exitable layer a token is read from, given the chance to exit at each, and what that yields.
+"""Stick-breaking: from the chance to exit at each exitable layer to an exit, a distribution, and expectations over it.
 
-The uniform draws that choose are of counter-based streams (Philox, Salmon et al. 2011), keyed by the seed, the prompt's
-tokens and the position alone. So no run depends on its neighbours, and all configurations of a prompt are compared
-under common random numbers.
+Uniform draws come from counter-based streams (Philox, Salmon et al. 2011), keyed by seed, prompt tokens and position
+alone. So a run is independent of its neighbours, and all configurations of a prompt have common random numbers.
 
-An online rule looks at one layer after the other: there the same formula is followed layer by layer, in
-`eexit.decode.exit_visitor`.
-
-Shapes: B rows, N tokens, E exitable layers, X = E + 1 with the final layer last.
+For online rules, `eexit.decode.exit_visitor` follows the same formula layer by layer.
 """
 
 import hashlib
@@ -17,22 +13,20 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor
+from torch.nn.functional import pad
 
 from eexit.method.rules import ExitChances
 
 
 def exit_probabilities(chances: ExitChances) -> Tensor:
-    """Stick-breaking: P(e_i) = s_i·Π_{j<i}(1−s_j), and P(final) = Π_j(1−s_j).
-
-    Shape (B, E + 1), the final layer last; each row sums to 1.
-    """
+    """Return P(e_i) = s_i·Π_{j<i}(1−s_j) and, last, P(final) = Π_j(1−s_j), (B, X); each row sums to 1."""
     passed_BE = chances.pass_BE.cumprod(-1)
     reached_BE = torch.cat([torch.ones_like(passed_BE[:, :1]), passed_BE[:, :-1]], dim=-1)
     return torch.cat([chances.exit_BE * reached_BE, passed_BE[:, -1:]], dim=-1)
 
 
 def choose_exits(chances: ExitChances, u_B: Tensor) -> Tensor:
-    """The first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into them; E for the final layer.
+    """Return the first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into X; E for the final layer.
 
     For the same u, smaller chances s never give an earlier exit.
     """
@@ -41,30 +35,29 @@ def choose_exits(chances: ExitChances, u_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExpectedExits:
-    """What is read at exits, on average over draws and tokens; KL in nats."""
+    """Means over draws and tokens of what is read at exits; KL in nats."""
 
     share_X: Tensor  # of the exits
     kl: float
     agreement: float  # with the final layer's likeliest token
-    same: float  # the chance that all tokens agree with it, if exits are drawn token by token
+    same: float  # the probability that all tokens agree with it, if exits are drawn token by token
 
 
 def expected_exits(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> ExpectedExits:
-    """Given the distribution over exits; at the final layer a token agrees with it, and is 0 nats away."""
+    """Return the means for a distribution over exits; the final layer agrees with itself at 0 nats."""
     prob_NX = prob_NX.double()
-    kl_NX = torch.nn.functional.pad(kl_NE, (0, 1)).double()
-    agrees_NX = torch.nn.functional.pad(agrees_NE.double(), (0, 1), value=1.0)
+    kl_NX, agrees_NX = pad(kl_NE, (0, 1)).double(), pad(agrees_NE.double(), (0, 1), value=1.0)
     kl_N, agreement_N = ((prob_NX * value_NX).sum(1) for value_NX in (kl_NX, agrees_NX))
     return ExpectedExits(prob_NX.mean(0), kl_N.mean().item(), agreement_N.mean().item(), agreement_N.prod().item())
 
 
 def exit_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """The fp32 uniforms in [0, 1) that choose exits, (n_tokens,); a longer stream starts with the shorter ones."""
+    """Return the fp32 uniforms in [0, 1) that choose exits, (n_tokens,); a longer stream starts with a shorter one."""
     return _stream("exit", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
 
 
 def sampling_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """The fp32 uniforms in [0, 1) that sample tokens, (n_tokens,), independent of `exit_draws`."""
+    """Return the fp32 uniforms in [0, 1) that sample tokens, (n_tokens,), independent of `exit_draws`."""
     return _stream("sample", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
 
 

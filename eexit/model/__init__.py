@@ -1,3 +1,3 @@
-"""A transformers decoder on its own forward: finding and loading it, its chat template, visits of its layers, a cache
-of keys and values, and adapters merged into it. What depends on transformers' internals is here, and nowhere else.
+"""A transformers decoder on its own forward: loading, chat template, visits of its layers, KV cache and adapters.
+All that depends on transformers' internals is here.
 """

@@ -1,7 +1,7 @@
-"""Adapters, which make a student of a model: changes of its weights, such as low-rank ones (LoRA, Hu et al. 2021).
+"""Adapters: changes of a model's weights, such as low-rank ones (LoRA, Hu et al. 2021).
 
-By peft, they are merged into the weights that they change, so that a merged student costs what the model costs. All
-other weights are the model's own, in the same memory. A fine-tuned model of the same shape is a student too.
+Adapters of peft are merged into the weights that they change, so that the student costs what the model costs. All other
+weights share the model's memory. A fine-tuned model of the same shape is a student too.
 """
 
 import copy
@@ -22,11 +22,10 @@ from eexit.model.sources import is_peft
 
 
 def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """A copy of the model with the adapter in this folder merged into it; the model stays as it is.
+    """Return a copy of the model with the adapter in this folder, sharing the memory of all unchanged parameters.
 
-    It shares the memory of all parameters that the adapter does not change. A fine-tuned model in the folder is loaded
-    beside the model. Raises `UsageError` if the folder has neither or what does not fit the model, into whose weights
-    adapters are merged, so that they must be on one device and not quantised.
+    A fine-tuned model in the folder is loaded as it is. Raise `UsageError` if the folder has neither or does not fit,
+    or if the model's weights are quantised or on several devices.
     """
     path = Path(folder).expanduser()
     if not is_peft(path):
@@ -43,13 +42,13 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever peft warns of is refused or does no harm
             student: Any = PeftModel(sharing(model), PeftConfig.from_pretrained(str(path)))
-            found = student.load_adapter(path, "default", torch_device=str(model.device))
+            loaded = student.load_adapter(path, "default", torch_device=str(model.device))
             for module in student.modules():
                 if isinstance(module, BaseTunerLayer):  # a changed embedding is no longer tied to the head
                     base = module.get_base_layer()
                     for name, parameter in list(base.named_parameters(recurse=False)):
                         setattr(base, name, _parameter(parameter))
-            if not (misfits := [*found.missing_keys, *found.unexpected_keys]):
+            if not (misfits := [*loaded.missing_keys, *loaded.unexpected_keys]):
                 result: PreTrainedModel = student.merge_and_unload(safe_merge=True).eval()  # refuses NaN
                 return result
     except Exception as error:  # a configuration may make peft raise anything
@@ -58,7 +57,7 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
 
 
 def refuse_merging(folder: str, how: str) -> None:
-    """Raises `UsageError` for an adapter of weights that are quantised, or on several devices."""
+    """Raise `UsageError` for an adapter of weights that are quantised, or on several devices."""
     raise UsageError(
         f"--adapter {folder} is merged into weights, and those of this model are {how}: load the model with weights as "
         "they were, on one device"
@@ -71,37 +70,36 @@ def refuse_without_peft(folder: str) -> None:
 
 
 def _fine_tuned(model: PreTrainedModel, path: Path) -> PreTrainedModel:
-    """The model that transformers saved there, of the same class and shape, where this one is."""
     try:
         with quietly():
             student: Any = type(model).from_pretrained(path, dtype=model.dtype)
     except Exception as error:  # a checkpoint may make transformers raise anything
         raise UsageError(f"--adapter {path} can't be used with this model: {first_line(error)}") from error
-    shapes, own = ({name: part.shape for name, part in each.named_parameters()} for each in (model, student))
-    if differs := [name for name in {**shapes, **own} if shapes.get(name) != own.get(name)]:
+    shapes, other = ({name: part.shape for name, part in each.named_parameters()} for each in (model, student))
+    if differs := [name for name in {**shapes, **other} if shapes.get(name) != other.get(name)]:
         raise UsageError(f"--adapter {path} is of another model: {differs[0]} does not have the shape of this one's")
-    placed: PreTrainedModel = student.to(model.device).eval()
-    return placed
+    on_device: PreTrainedModel = student.to(model.device).eval()
+    return on_device
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of the model's modules, with parameters of its own that have the same memory.
+    """Return a copy of the model's modules, with parameters of its own in the same memory.
 
-    Quantised parameters and packed layers, which nothing changes, are the model's. So are forward hooks, and objects of
-    which a module's own forward is a method: what they do is done to the object that their author has.
+    What nothing changes is the model's: quantised parameters and packed layers. So are forward hooks and the objects of
+    patched forwards, since their effects have to reach the object that their author has.
     """
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     shared |= {id(module): module for module in model.modules() if isinstance(module, PackedLinear)}
     shared |= {id(each): _parameter(each) if is_unquantized(each) else each for each in model.parameters()}
-    shared |= {id(each): each for module in model.modules() for each in _functions_of(module)}
+    shared |= {id(each): each for module in model.modules() for each in _hooks(module)}
     return copy.deepcopy(model, shared)
 
 
-def _functions_of(module: nn.Module) -> list[object]:
-    """Return a module's forward hooks, and its own forward where that is a method of something else than a module."""
-    own = vars(module).get("forward")
-    is_foreign = isinstance(own, MethodType) and not isinstance(own.__self__, nn.Module)
-    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *([own] if is_foreign else ())]
+def _hooks(module: nn.Module) -> list[object]:
+    """Return a module's forward hooks, and a patched forward that is a method of something else than a module."""
+    forward = vars(module).get("forward")
+    is_patched = isinstance(forward, MethodType) and not isinstance(forward.__self__, nn.Module)
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *([forward] if is_patched else ())]
 
 
 def _parameter(parameter: Tensor) -> nn.Parameter:

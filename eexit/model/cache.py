@@ -1,9 +1,9 @@
-"""Keys and values of many rows, in transformers' own interface of a cache, with room for them beforehand.
+"""KV cache of many sequences in transformers' cache interface, with room allocated beforehand.
 
-Rows are aligned on the right: the latest token of each is in the same column, as in a batch that is padded on the left,
-so that masks, windows and positions are transformers' own.
+Sequences are aligned on the right: the latest token of each is in the same column, as in a batch that is padded on the
+left. So masks, windows and positions are transformers' own.
 
-Shapes: S slots, B rows of a pass, H key heads, T tokens of a row, C columns, D head width.
+Shapes: S slots, F width of a head's keys or values.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 BLOCK_COLUMNS: Final = 256  # a cache on a CPU grows by this much: growing more often would fragment the heap
-SLACK_COLUMNS: Final = 128  # empty ones before all rows, after which the cache is moved to the left
+SLACK_COLUMNS: Final = 128  # empty ones before all sequences, after which the cache is moved to the left
 
 Rewrite = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]  # of a layer's keys and values before they are written
 
 
 class StopAfterKV(Exception):
-    """Raised to leave a layer as soon as it has written its keys and values."""
+    """Exception that leaves a layer as soon as it has written its keys and values: its forward has no other way out."""
 
 
 class LayerKVCache(CacheLayerMixin):
-    """One layer's keys and values, (S, H, C, D) each, allocated when the layer first writes some."""
+    """One layer's keys and values, (S, H, C, F) each, allocated when the layer first writes some."""
 
     is_compileable = False
     is_sliding = False
@@ -45,7 +45,7 @@ class LayerKVCache(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write a pass's keys and values, (B, H, T, D), and return those of its columns, up to its last one."""
+        """Write a pass's keys and values, (B, H, T, F), and return all up to its last column."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cache = self.cache
@@ -64,8 +64,8 @@ class LayerKVCache(CacheLayerMixin):
         if self.is_initialized:
             before = self.keys, self.values
             self.lazy_initialization(*before)
-            for part, held in zip((self.keys, self.values), before, strict=True):
-                part[:, :, : held.shape[2]] = held
+            for part, old in zip((self.keys, self.values), before, strict=True):
+                part[:, :, : old.shape[2]] = old
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -78,11 +78,11 @@ class LayerKVCache(CacheLayerMixin):
 
 
 class KVCache(Cache):
-    """Keys and values of `n_slots` rows of up to `length` tokens.
+    """Keys and values of `n_slots` sequences of up to `length` tokens.
 
-    A pass is over the first `n_rows` slots, and its first token is in column `start`; layers are given the columns from
-    `first` on. On a CPU, room grows by
-    whole blocks; elsewhere it is allocated at once, since growing needs the old and the new tensors together.
+    A pass is over the first `n_rows` slots, its first token is in column `start`, and layers get the columns from
+    `first` on. On a CPU, room grows by whole blocks; elsewhere it is allocated at once, since growing needs the old and
+    the new tensors together.
     """
 
     def __init__(self, n_layers: int, n_slots: int, length: int, grows: bool = True):
@@ -96,15 +96,12 @@ class KVCache(Cache):
         self.hidden: dict[int, Tensor] = {}  # by layer, the columns (S, C) that later tokens don't attend to there
 
     @property
-    def _parts(self) -> list[Tensor]:
+    def _tensors(self) -> list[Tensor]:
         """The keys and the values of each layer that has written some."""
         return [part for each in self.columns if each.is_initialized for part in (each.keys, each.values)]
 
     def begin(self, n_rows: int, start: int, n_tokens: int, first: int = 0) -> None:
-        """Begin a pass of the first rows over so many tokens each, of which the first is in column `start`.
-
-        Layers are given the columns from `first` on.
-        """
+        """Begin a pass of `n_tokens` tokens in each of the first slots."""
         self.n_rows, self.start, self.first = n_rows, start, first
         if start + n_tokens > self.capacity:
             self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS
@@ -113,57 +110,57 @@ class KVCache(Cache):
 
     @torch.inference_mode()
     def copy_rows(self, source: "KVCache", sources: Tensor, targets: Tensor) -> None:
-        """Copy the rows of these slots of `source`, which may be this cache, to these slots; none is both.
+        """Copy slots of `source`, which may be this cache, to other slots.
 
-        Nothing is left of what was in the slots before, which may be NaN.
+        The targets' old content, which may be NaN, is overwritten.
         """
         n_columns = min(source.capacity, self.length)
         self.begin(self.n_rows, 0, n_columns)
-        for own, other in zip(self.columns, source.columns, strict=True):
+        for layer, other in zip(self.columns, source.columns, strict=True):
             if not other.is_initialized:
                 continue
-            if not own.is_initialized:
-                own.lazy_initialization(other.keys, other.values)
-            at = targets.to(other.keys.device), sources.to(other.keys.device)
-            for mine, part in ((own.keys, other.keys), (own.values, other.values)):
-                mine[at[0], :, :n_columns] = part[at[1], :, :n_columns]
+            if not layer.is_initialized:
+                layer.lazy_initialization(other.keys, other.values)
+            to, at = targets.to(other.keys.device), sources.to(other.keys.device)
+            for new, old in ((layer.keys, other.keys), (layer.values, other.values)):
+                new[to, :, :n_columns] = old[at, :, :n_columns]
                 if n_columns < self.capacity:
-                    mine[at[0], :, n_columns:] = 0
+                    new[to, :, n_columns:] = 0
         for hidden in self.hidden.values():
             hidden[targets] = hidden[sources] if source is self else False
 
     @torch.inference_mode()
     def move_left(self, n_columns: int) -> None:
-        """Move all columns to the left by so many, which no row in flight uses any more."""
-        for part in self._parts:
+        """Move all columns to the left, over columns that no sequence in flight uses any more."""
+        for part in self._tensors:
             part[:, :, :-n_columns] = part[:, :, n_columns:].clone()
         for hidden in self.hidden.values():
             hidden[:, :-n_columns], hidden[:, -n_columns:] = hidden[:, n_columns:].clone(), False
 
     @torch.inference_mode()
     def move_right(self, n_columns_B: Tensor, end: int) -> None:
-        """Move each of the first B rows to the right by so many columns, up to column `end`."""
+        """Move each of the first sequences to the right by so many columns, up to column `end`."""
         source_BC = (torch.arange(end, device=n_columns_B.device) - n_columns_B[:, None]).clamp(min=0)
-        for part in self._parts:
-            own = part[: len(source_BC), :, :end]
+        for part in self._tensors:
+            columns = part[: len(source_BC), :, :end]
             at = source_BC.to(part.device)[:, None, :, None]
-            own[:] = own.gather(2, at.expand(-1, own.shape[1], -1, own.shape[3]))
+            columns[:] = columns.gather(2, at.expand(-1, columns.shape[1], -1, columns.shape[3]))
 
-    def hide(self, layer: int, left_BT: Tensor) -> None:
-        """Hide the tokens of this pass that have left, (B, T), in a layer from later tokens."""
+    def hide(self, layer: int, flag_BT: Tensor) -> None:
+        """Hide the tokens of this pass with this flag in a layer from later tokens."""
         if layer not in self.hidden:
-            self.hidden[layer] = left_BT.new_zeros(self.n_slots, self.length)
-        self.hidden[layer][: self.n_rows, self.start : self.start + left_BT.shape[1]] = left_BT
+            self.hidden[layer] = flag_BT.new_zeros(self.n_slots, self.length)
+        self.hidden[layer][: self.n_rows, self.start : self.start + flag_BT.shape[1]] = flag_BT
 
     def latest(self, layer: int, n_tokens: int) -> tuple[Tensor, Tensor]:
-        """The keys and values of this pass's tokens in a layer, (B, H, T, D) each."""
+        """Return the keys and values of this pass's tokens in a layer, (B, H, T, F) each."""
         columns, end = self.columns[layer], self.start + n_tokens
         return columns.keys[: self.n_rows, :, self.start : end], columns.values[: self.n_rows, :, self.start : end]
 
     def copy_layer(self, source: int, target: int, n_tokens: int) -> None:
         """Copy the keys and values of this pass's tokens from one layer to another."""
-        keys, values = self.latest(source, n_tokens)
+        entries = self.latest(source, n_tokens)
         if not self.columns[target].is_initialized:
-            self.columns[target].lazy_initialization(keys, values)
-        own_keys, own_values = self.latest(target, n_tokens)
-        own_keys.copy_(keys), own_values.copy_(values)
+            self.columns[target].lazy_initialization(*entries)
+        for new, old in zip(self.latest(target, n_tokens), entries, strict=True):
+            new.copy_(old)

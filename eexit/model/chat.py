@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 Tokenizer = PreTrainedTokenizerBase
-_PROMPT: Final = "0"  # of a chat of which only what follows the prompt is looked at
+_PROMPT: Final = "0"  # of a chat of which only the text behind the prompt is used
 
 
 def format_and_tokenize_input(
@@ -22,13 +22,11 @@ def format_and_tokenize_input(
     device: torch.device | str = "cpu",
     control_tokens: bool = False,
 ) -> dict[str, Tensor]:
-    """The model's input: `input_ids` and `attention_mask`, (1, T) each.
+    """Return the model's input: `input_ids` and `attention_mask`, (1, T) each.
 
-    Uses the tokenizer's chat template if it has one; otherwise system prompt, prompt and prefiller are joined as plain
-    text. Names of control tokens in any of the three, such as `<|im_start|>`, are tokenised as plain text, unless
-    `control_tokens` is true.
-
-    Raises `ValueError` for such a name if the tokenizer can encode it as the control token only.
+    The tokenizer's chat template formats the texts; without one, they are joined as plain text. Names of control tokens
+    in them, such as `<|im_start|>`, are plain text, unless `control_tokens` is true. Raise `ValueError` if the
+    tokenizer can encode such a name as the control token only.
     """
     texts = [system_prompt, prompt, prefiller]
     if not control_tokens:
@@ -43,7 +41,7 @@ def format_and_tokenize_input(
 
 
 def before_answer(tokenizer: Tokenizer, system_prompt: str) -> str:
-    """What the chat template writes between a prompt and its answer: it may have opened the chain of thought."""
+    """Return the chat template's text between a prompt and its answer, which may open the chain of thought."""
     if tokenizer.chat_template is None:
         return ""
     return _render(tokenizer, system_prompt, _PROMPT).rpartition(_PROMPT)[2]
@@ -51,20 +49,20 @@ def before_answer(tokenizer: Tokenizer, system_prompt: str) -> str:
 
 @lru_cache(maxsize=4)
 def _names_of_control_tokens(tokenizer: Tokenizer, chat_template: str | None) -> re.Pattern[str]:
-    """Matches the names of the tokenizer's special tokens, and of other added tokens that the chat template uses."""
+    """Return a pattern of the tokenizer's special tokens, and of other added tokens that the chat template uses."""
     names = {*tokenizer.all_special_tokens, *tokenizer._get_control_tokens(chat_template or "")}
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
 
 def _encode_alone(marked: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a text among the special tokens that the tokenizer adds."""
+    """Return the ids of a text among the special tokens that the tokenizer adds."""
     bare, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
     return [*whole[:start], *encode_marked_chat(tokenizer, marked), *whole[start + len(bare) :]]
 
 
 def _render(tokenizer: Tokenizer, system: str, prompt: str) -> str:
-    """The chat up to where the answer starts. If a template refuses system prompts, it goes into the user's turn."""
+    """Return the chat up to the answer. If the template refuses system prompts, the user's turn has it."""
 
     def render(**turns: str) -> str:
         messages = [{"role": role, "content": content} for role, content in turns.items()]

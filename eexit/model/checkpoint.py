@@ -1,7 +1,7 @@
-"""Checks of a checkpoint, and the digests of its parts.
+"""Refusals of checkpoints that are damaged or of another model.
 
-Where a checkpoint lacks weights, transformers initialises them at random; weights that it has no use for, it ignores.
-Either means that the checkpoint belongs to another model, so both are refused.
+transformers initialises weights that a checkpoint lacks at random, and ignores weights that it has no use for. Either
+means that the checkpoint belongs to another model.
 """
 
 import re
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from eexit.errors import UsageError
-from eexit.model.quantization import parts_of
+from eexit.model.quantization import dtype_name, parts_of
 
 # Attention masks that old versions of transformers saved as if they were weights; it ignores other such keys itself.
 _COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
@@ -24,7 +24,7 @@ _COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """A context without transformers' progress bars and load reports: `refuse_misfit` says the same in one line."""
+    """Suppress transformers' progress bars and load reports: `refuse_misfit` says the same in one line."""
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -34,13 +34,13 @@ def quietly() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
-    """Raises `UsageError` if a checkpoint's keys and shapes are not exactly those of the architecture.
+def refuse_misfit(model: str, info: Mapping[str, Collection[Any]]) -> None:
+    """Raise `UsageError` if a checkpoint's keys and shapes are not exactly those of the architecture.
 
-    `found` is the loading info that transformers returns; tied weights are not missing there.
+    `info` is the loading info that transformers returns; tied weights are not missing there.
     """
-    missing, mismatched = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
-    unexpected = sorted(key for key in found["unexpected_keys"] if not _COMPUTED.search(key))
+    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    unexpected = sorted(key for key in info["unexpected_keys"] if not _COMPUTED.search(key))
     problems = []
     if missing:
         problems.append(f"it lacks {_counted(missing)}")
@@ -57,22 +57,21 @@ def refuse_misfit(model: str, found: Mapping[str, Collection[Any]]) -> None:
         )
 
 
-def refuse_not_finite(model: str, loaded: PreTrainedModel) -> None:
-    """Raises `UsageError`, naming the first weight that holds NaN or infinity."""
-    for name, weight in ((name, part) for name, whole in loaded.named_parameters() for part in parts_of(whole)):
+def refuse_not_finite(name: str, model: PreTrainedModel) -> None:
+    """Raise `UsageError` for the first weight that holds NaN or infinity."""
+    for path, weight in ((path, part) for path, whole in model.named_parameters() for part in parts_of(whole)):
         if not weight.is_floating_point() or weight.itemsize < 2 or not weight.numel():
             continue  # torch has no isfinite for one-byte dtypes
         # aminmax gives NaN if any number is NaN, and needs no mask as large as the weight.
         if not all(torch.isfinite(bound) for bound in torch.aminmax(weight)):
-            bad = int((~torch.isfinite(weight)).sum())
             raise UsageError(
-                f"model {model}: {bad:,} of the {weight.numel():,} numbers of {name} are NaN or infinite in "
-                f"{str(weight.dtype).removeprefix('torch.')}: get the checkpoint again, or try another --dtype"
+                f"model {name}: {int((~torch.isfinite(weight)).sum()):,} of the {weight.numel():,} numbers of {path} "
+                f"are NaN or infinite in {dtype_name(weight.dtype)}: get the checkpoint again, or try another --dtype"
             )
 
 
 def refuse_cut_off(model: str, folder: str) -> None:
-    """Raises `UsageError` if a safetensors file is shorter than its header says."""
+    """Raise `UsageError` if a safetensors file is shorter than its header says."""
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, "pt"):

@@ -1,4 +1,4 @@
-"""The values of a model's generation_config that change texts, which sweeps and packaged settings may not apply."""
+"""Values of a model's generation_config that change texts, so that sweeps and packages can warn of them."""
 
 import json
 from contextlib import suppress
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from transformers import GenerationConfig
 
-# Names of tokens, lengths that are asked for, caches, and what is returned or how fast: none changes which tokens come.
+# Names of tokens, lengths, caches, and what is returned or how fast: none changes which tokens come.
 _ASIDE: Final = (
     "transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "max_length",
     "max_new_tokens", "use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile",
@@ -32,7 +32,7 @@ def values_of(config: GenerationConfig | None) -> dict[str, Any]:
 
 
 def values_in(location: str, config: Any, **fetching: Any) -> dict[str, Any]:
-    """Return the same of a model that is not loaded; without a file, `config`, its configuration, may have some."""
+    """Return these values of a model that is not loaded; without a file, its configuration `config` may have some."""
     if not Path(location).is_file():  # of GGUF, which has no such file
         with suppress(OSError):  # there is none, and transformers makes one of the configuration, too
             return values_of(GenerationConfig.from_pretrained(location, **fetching))

@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer."""
+"""Loading of a model and its tokenizer; their errors are a `UsageError` in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from eexit.output.text import did_you_mean
 
 
 class ModelOptions(Protocol):
-    """What says which model it is and how it is run: a sweep's configuration has it."""
+    """The part of a sweep's configuration that names a model and how it runs."""
 
     @property
     def model(self) -> str: ...
@@ -34,7 +34,7 @@ class ModelOptions(Protocol):
 
 
 def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
-    """The sweep's model, in evaluation mode on its device, and its tokenizer. Raises `UsageError` if it can't load.
+    """Return a sweep's model, in evaluation mode on its device, and its tokenizer.
 
     The device is auto, cpu, cuda or mps or, for all GPUs that this process sees, balanced.
     """
@@ -44,18 +44,18 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
     tokenizer = load_tokenizer(config)
     refuse_cut_off(config.model, location)
     with loading(config):
-        how = _fetching(config, location)
+        options = _fetching(config, location)
         if config.quantize is not None:
-            how["quantization_config"] = quantizing(config.quantize, chosen_device, dtype)
+            options["quantization_config"] = quantizing(config.quantize, chosen_device, dtype)
         if device == "balanced":
-            how["device_map"] = device
+            options["device_map"] = device
         elif (config.quantize or is_quantized) and chosen_device.type != "cpu":
-            how["device_map"] = {"": chosen_device}  # quantised weights don't all move later
+            options["device_map"] = {"": chosen_device}  # quantised weights don't all move later
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **how
+            location, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    model, found = loaded
-    refuse_misfit(config.model, found)
+    model, info = loaded
+    refuse_misfit(config.model, info)
     if config.quantize is not None:
         refuse_left_whole(config.quantize, model)
     with naming(f"model {config.model}"):
@@ -68,7 +68,7 @@ def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tupl
 
 @contextmanager
 def loading(config: ModelOptions) -> Iterator[None]:
-    """A context that keeps transformers quiet, and tells its errors in a line that names the model: `UsageError`."""
+    """Keep transformers quiet, and turn its errors into a `UsageError` that names the model."""
     try:
         with quietly():
             yield
@@ -78,7 +78,7 @@ def loading(config: ModelOptions) -> Iterator[None]:
         revision, reason, way_out = f" at revision {config.revision}" if config.revision else "", first_line(error), ""
         if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type
             reason = f"{type(error).__name__}: {reason}"
-        if "above report" in reason:  # it refers to a report that `quietly` suppresses
+        if "above report" in reason:  # a report that `quietly` suppresses
             reason = "its weights don't have the form that its config.json asks for"
         if isinstance(error, OSError):
             names = f"give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file"
@@ -87,7 +87,7 @@ def loading(config: ModelOptions) -> Iterator[None]:
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is CUDA if there is such a device, else MPS, else the CPU. Raises `UsageError` for a missing device."""
+    """Return a device by its name; `auto` is CUDA if there is such a device, else MPS, else the CPU."""
     device = "cuda" if device == "balanced" else device
     is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
@@ -98,21 +98,19 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, quantize: str | None = None) -> torch.dtype:
-    """`auto` is bfloat16 if the hardware multiplies it natively, else float32.
+    """Return a dtype by its name; `auto` is bfloat16 if the hardware multiplies it natively, else float32.
 
-    With weights quantised to int4, it is bfloat16 everywhere, which torch's kernels for these are written for: with
-    float32, a CPU takes 13 times as long for one token, and 40 times for 35.
+    With weights quantised to int4, it is always bfloat16, for which torch's kernels are written: with float32, a CPU
+    takes 13 times as long for one token, and 40 times for 35.
     """
     if dtype != "auto":
         named: torch.dtype = getattr(torch, dtype)
         return named
-    if quantize == INT4:
-        return torch.bfloat16
-    return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
+    return torch.bfloat16 if quantize == INT4 or multiplies_bfloat16(device) else torch.float32
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 natively."""
+    """Return True if the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -120,14 +118,13 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end a generation: the model's EOS tokens or, if it names none, the tokenizer's."""
+    """Return the model's EOS tokens or, if it names none, the tokenizer's."""
     named = getattr(model.generation_config, "eos_token_id", None)
     ids = tokenizer.eos_token_id if named is None else named
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
 def load_tokenizer(config: ModelOptions) -> Tokenizer:
-    """The sweep's tokenizer alone. Raises `UsageError` if it can't load."""
     location = locate(config.model, config.revision)
     try:
         with quietly():
@@ -142,7 +139,7 @@ def load_tokenizer(config: ModelOptions) -> Tokenizer:
 
 
 def read_config(config: ModelOptions, location: str) -> Any:
-    """The model's own configuration. Raises `UsageError` if there is none, or if it is of no supported model."""
+    """Return the model's own configuration, of a model that is supported."""
     with loading(config):
         found = AutoConfig.from_pretrained(location, **_fetching(config, location))
     if not isinstance(found.architectures or [], list):
@@ -155,14 +152,14 @@ def read_config(config: ModelOptions, location: str) -> Any:
     return found
 
 
-def read_generation_config(config: ModelOptions, location: str, found: Any) -> dict[str, Any]:
-    """Return the values of the model's generation_config that change texts; `found` is its configuration."""
+def read_generation_config(config: ModelOptions, location: str, model_config: Any) -> dict[str, Any]:
+    """Return the values of the model's generation_config that change texts."""
     with loading(config):
-        return values_in(location, found, **_fetching(config, location))
+        return values_in(location, model_config, **_fetching(config, location))
 
 
 def _fetching(config: ModelOptions, location: str) -> dict[str, Any]:
-    """Arguments of `from_pretrained`: trust in the model's code and, for a name on the hub, its revision."""
+    """Return arguments of `from_pretrained`: trust in the model's code and, for a name on the hub, its revision."""
     trust = {"trust_remote_code": config.trust_remote_code}
     if Path(location).is_dir():
         return trust

@@ -1,4 +1,4 @@
-"""The multiply-adds of matrix products, counted operator by operator in the thread that runs them.
+"""Multiply-adds of matrix products, counted operator by operator in the thread that runs them.
 
 Nothing is set on the process or on the model, so other threads may run the same model meanwhile.
 """
@@ -19,7 +19,7 @@ from eexit.model.layers import Decoder
 
 
 class ProductCounter(TorchDispatchMode):
-    """The multiply-adds of the operators that this thread runs within the context."""
+    """Counter of the multiply-adds of the operators that this thread runs within the context."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own, without annotations
@@ -39,7 +39,7 @@ class ProductCounter(TorchDispatchMode):
         return result
 
     def count(self, run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
-        """Return what a function returns, and how many multiply-adds it took."""
+        """Return a function's result, and how many multiply-adds it took."""
         before = self._flops
         result = run(*args)
         return result, (self._flops - before) // 2
@@ -76,31 +76,21 @@ def _is_counted(module: nn.Module) -> bool:
 
 @cache
 def _is_composite(operator: Any) -> bool:
-    """Return True if torch makes the operator of others."""
     return bool(operator._can_decompose())
 
 
-def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Return the flops of torch's attention, by shapes: (…, queries, n), (…, positions, n), (…, positions, m)."""
-    return 2 * prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-
-
-def _packed_flops(input: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """Return the flops of a packed linear layer."""
-    return 2 * out_val.numel() * input.shape[-1]
-
-
-def _grouped_flops(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
-    """Return the flops of experts: each row of (n_rows, n) times one of the matrices (n_experts, n, m)."""
-    return 2 * input.numel() * weight.shape[-1]
-
-
-# Operators without a formula of torch's: namespace and name. Not every machine has them all.
+# Operators without a formula of torch's, by namespace and name. Not every machine has them all.
 OTHER_PRODUCTS: Final[dict[tuple[str, str], Callable[..., int]]] = {
-    ("aten", "scaled_dot_product_attention"): _attention_flops,  # whichever kernel the device has for it
-    ("mkldnn", "_linear_pointwise"): _packed_flops,
-    ("aten", "_grouped_mm"): _grouped_flops,
-    ("transformers", "grouped_mm_fallback"): _grouped_flops,
+    # (…, queries, n), (…, positions, n) and (…, positions, m), whichever kernel the device has for it
+    ("aten", "scaled_dot_product_attention"): lambda query, key, value, *_, **__: (
+        2 * prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    ),
+    ("mkldnn", "_linear_pointwise"): lambda input, *_, out_val, **__: 2 * out_val.numel() * input.shape[-1],
+    # each row of (n_rows, n) times one of the experts' matrices (n_experts, n, m)
+    **dict.fromkeys(
+        (("aten", "_grouped_mm"), ("transformers", "grouped_mm_fallback")),
+        lambda input, weight, *_, **__: 2 * input.numel() * weight.shape[-1],
+    ),
 }
 
 

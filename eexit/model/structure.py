@@ -1,6 +1,6 @@
-"""What a model consists of and where it is, by its modules and its configuration; and copies with modules replaced.
+"""A model's parts and devices, by its modules and configuration; and copies of it with modules replaced.
 
-Copies share all weights, and the modules of the model itself are never changed. No model family is known by name.
+Copies share all weights, and the modules of the model itself never change. No model family is known by name.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from eexit.errors import UsageError
 
 
 class ModuleProxy:
-    """Takes the place of a module: calls of it are calls of this function, and all else is the module's own."""
+    """Stand-in for a module: a call of it calls a function, and its attributes are the module's own."""
 
     def __init__(self, module: nn.Module, call: Callable[..., Any]):
         self.module, self.call = module, call
@@ -39,17 +39,17 @@ def replace_module(root: nn.Module, path: str, replacement: object) -> Any:
 
 
 def copied(module: nn.Module) -> Any:
-    """A copy of a module with its class's own forward, in whose place accelerate puts another."""
+    """Return a copy of a module with its class's own forward, in whose place accelerate puts another."""
     shell: Any = object.__new__(type(module))
-    own = {name: each for name, each in vars(module).items() if name not in ("forward", "_old_forward", "_hf_hook")}
-    object.__setattr__(shell, "__dict__", own)
+    fields = {name: each for name, each in vars(module).items() if name not in ("forward", "_old_forward", "_hf_hook")}
+    object.__setattr__(shell, "__dict__", fields)
     return shell
 
 
 def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[tuple[str, object, Any]]]:
-    """Return a copy of `root`, and a list to which modules of it at these paths, inner ones first, add their calls.
+    """Return a copy of `root`, and a list of the calls of its modules at these paths, inner ones first.
 
-    Of each call, it is the module's path, the first argument and the output.
+    Each call adds the module's path, the first argument and the output to the list.
     """
     calls: list[tuple[str, object, Any]] = []
 
@@ -65,22 +65,25 @@ def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[tuple[str
 
 
 def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
-    """The path of the module whose forward runs the layers, and the name of its list of layers. Raises `UsageError`."""
+    """Return the path of the module whose forward runs the layers, and the name of its list of layers.
+
+    Raise `UsageError` if there is no such module, or its forward takes no token ids or no KV cache.
+    """
     for path, module in model.named_modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == n_layers and list(child[0].children()):
-                taken = inspect.signature(module.forward).parameters
-                if "input_ids" not in taken:
+                parameters = inspect.signature(module.forward).parameters
+                if "input_ids" not in parameters:
                     what = f"{type(module).__name__}, which runs its layers,"
                     raise UsageError(f"{what} takes embeddings made elsewhere, not token ids")
-                if "mems" in taken:
+                if "mems" in parameters:
                     raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys")
                 return path, name
     raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
 
 
 def devices_of(layers: Sequence[nn.Module]) -> list[torch.device]:
-    """The device of each layer. Raises `UsageError` for one that is on several."""
+    """Return the device of each layer. Raise `UsageError` for a layer on several devices."""
     for index, layer in enumerate(layers):
         if len(devices := sorted({str(parameter.device) for parameter in layer.parameters()})) > 1:
             raise UsageError(
@@ -90,31 +93,30 @@ def devices_of(layers: Sequence[nn.Module]) -> list[torch.device]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module is: if it has no parameters, all of its weights are packed, for the CPU."""
+    """Return a module's device; without parameters, all of its weights are packed, for the CPU."""
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
 class _StackOutput(BaseModelOutputWithPast):
-    """The output of a stack of layers. Whatever else a model looks for in it, such as router logits, is None."""
+    """Output of a stack of layers; other fields that a model reads of it, such as router logits, are None."""
 
     def __getattr__(self, name: str) -> None:
         return None
 
 
-def _echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
-    """In place of the stack of layers: its input embeddings as the last hidden state."""
-    return _StackOutput(last_hidden_state=inputs_embeds)
-
-
 def without(model: nn.Module, path: str) -> Any:
-    """Return a copy of a model with the module at `path` left out: what is embedded goes right to what follows it."""
-    return replace_module(model, path, ModuleProxy(model.get_submodule(path), _echo))
+    """Return a copy of a model in which the module at `path` returns its input embeddings as the last hidden state."""
+
+    def echo(*_: object, inputs_embeds: Tensor, **__: object) -> _StackOutput:
+        return _StackOutput(last_hidden_state=inputs_embeds)
+
+    return replace_module(model, path, ModuleProxy(model.get_submodule(path), echo))
 
 
 def context_of(config: Any) -> int | None:
     """Return the number of positions that a model has; None without a limit."""
-    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len", "max_target_positions"))
-    return next((length for length in named if length), None)
+    names = ("max_position_embeddings", "max_seq_len", "max_target_positions")
+    return next((length for name in names if (length := getattr(config, name, None))), None)
 
 
 def switch_length(config: Any) -> int | None:

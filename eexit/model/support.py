@@ -1,7 +1,4 @@
-"""Refusals of models that can't be run with exits: by configuration and modules, and by what padded rows say.
-
-The functions raise `UsageError`, saying what is missing.
-"""
+"""Refusals of models that can't be run with exits, by configuration, modules and logits; each raises `UsageError`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,17 +13,17 @@ from eexit.errors import UsageError, first_line
 from eexit.model.structure import find_stack
 
 CHECKED_TOKENS: Final = (29, 6)  # lengths of the prompts that a model is observed with
-# How far a row may be, relative to its size, from what it is alone.
+# Distance of a sequence's logits from those that it has alone, relative to their size.
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
-BEYOND_ROUNDING: Final = 4.0  # it may be so many times as far as rounding moves it
-N_NUDGED: Final = 8  # rows, by which that is found
+BEYOND_ROUNDING: Final = 4.0  # allowed distance, in multiples of the distance that rounding makes
+N_NUDGED: Final = 8  # sequences, by which the latter is found
 
 Texts = Sequence[Sequence[int]]
 
 
 @contextmanager
 def naming(model: str) -> Iterator[None]:
-    """A context in which refusals, and whatever a model's own code raises, are a `UsageError` that names the model."""
+    """Turn refusals, and whatever a model's own code raises, into a `UsageError` that names the model."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -37,15 +34,15 @@ def naming(model: str) -> Iterator[None]:
         raise UsageError(f"{model} is not supported: {reason}") from error
 
 
-def refuse_unsupported(outer: Any) -> None:
-    """Raises `UsageError` for a model with this configuration that can't be run with exits."""
-    if outer.is_encoder_decoder:
+def refuse_unsupported(config: Any) -> None:
+    """Refuse a configuration without a stack of decoder layers that keep keys and values per position."""
+    if config.is_encoder_decoder:
         raise UsageError("it is an encoder-decoder; early exit needs a decoder-only language model")
-    config = outer.get_text_config(decoder=True)
-    if not getattr(config, "num_hidden_layers", None):
+    decoder = config.get_text_config(decoder=True)
+    if not getattr(decoder, "num_hidden_layers", None):
         raise UsageError("its configuration has no num_hidden_layers; early exit needs a stack of decoder layers")
     try:
-        layers, kinds = config.per_layer_config, set(get_layer_types_and_kwargs(config)[0])
+        layers, kinds = decoder.per_layer_config, set(get_layer_types_and_kwargs(decoder)[0])
     except ValueError as error:
         raise UsageError(f"its configuration contradicts itself: {first_line(error)}") from error
     if not all(getattr(layer, "num_attention_heads", None) for layer in layers):
@@ -61,7 +58,7 @@ def refuse_unsupported(outer: Any) -> None:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Raises `UsageError` for a model of which torch.compile has compiled a module, or the forward of one."""
+    """Refuse a model of which torch.compile has compiled a module, or the forward of one."""
     for module in model.modules():
         by_forward = hasattr(module.forward, "_torchdynamo_orig_callable")
         if by_forward or module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
@@ -71,7 +68,7 @@ def refuse_compiled(model: nn.Module) -> None:
 
 
 def refuse_unmerged(model: nn.Module) -> None:
-    """Raise `UsageError` for a model that peft wraps, or in whose modules peft has an adapter that is not merged."""
+    """Refuse a model with an adapter of peft that is not merged."""
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise UsageError(
             "it has an adapter of peft that is not merged: give what merge_and_unload() of the PeftModel returns or, "
@@ -80,24 +77,22 @@ def refuse_unmerged(model: nn.Module) -> None:
 
 
 def refuse_training(model: nn.Module) -> None:
-    """Raise `UsageError` for a model in training mode, in which it may drop activations, or its cache for gradients."""
+    """Refuse a model in training mode, in which it may drop activations, or its cache for gradients."""
     if model.training:
         raise UsageError("the model is in training mode: call model.eval() before")
 
 
 def refuse_hooked(model: PreTrainedModel) -> None:
-    """Raise `UsageError` for a model with forward hooks outside of its layers, or a patched module that holds others.
+    """Refuse a model with forward hooks outside its layers, or with a patched module that holds others.
 
-    Hooks on layers, and on modules in them, are no reason: a layer that runs is called as in a plain forward, and exits
-    are read from what a hook makes of its output. What is outside runs at other times than in plain `generate`: the
-    norm and the head wherever a layer is read. Of a module that holds others, parts may run alone, without the
-    `forward` that was put on it.
+    Hooks in layers are allowed: a layer that runs is called as in a plain forward. Modules outside run at other times
+    than in plain `generate`: norm and head wherever a layer is read. Of a patched module, parts may run without it.
     """
     path, layers = find_stack(model, model.config.get_text_config(decoder=True).num_hidden_layers)
     in_layers = f"{path}.{layers}." if path else f"{layers}."
     for name, module in model.named_modules():
         what = f"the model's {name}" if name else "the model"
-        # Hooks of transformers' own look on when hidden states are asked for.
+        # Hooks of transformers' own record hidden states where they are wanted.
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if not name.startswith(in_layers) and not all(_is_of(hook, "transformers") for hook in hooks):
             raise UsageError(
@@ -117,7 +112,7 @@ def _is_of(hook: object, library: str) -> bool:
 
 
 def refuse_autocast(device: torch.device) -> None:
-    """Raises `UsageError` under torch.autocast, which has operators compute in another dtype than the weights' own."""
+    """Refuse to run under torch.autocast, which has operators compute in another dtype than the weights'."""
     if torch.is_autocast_enabled(device.type):
         raise UsageError(
             "torch.autocast is on, so that products are computed in another dtype than the weights': run it outside of "
@@ -126,7 +121,7 @@ def refuse_autocast(device: torch.device) -> None:
 
 
 def refuse_offloaded(model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model of which a part is in the CPU's memory or on disk, and the rest on devices."""
+    """Refuse a model with some weights in the CPU's memory or on disk, and others on devices."""
     at = {name: parameter.device for name, parameter in model.named_parameters()}
     if len({device.type for device in at.values()}) <= 1:
         return
@@ -140,44 +135,41 @@ def refuse_offloaded(model: PreTrainedModel) -> None:
 
 
 def checked_texts(vocabulary: int, context: int | None) -> Texts:
-    """Texts of CHECKED_TOKENS, from the middle of the vocabulary: tokens that mean something are at its ends."""
+    """Return texts of CHECKED_TOKENS, from the middle of the vocabulary: tokens with a function are at its ends."""
     lengths = [min(length, (context or length + 1) - 1) for length in CHECKED_TOKENS]
     return [[vocabulary // 4 + 7919 * (at + length) % (vocabulary // 2) for at in range(length)] for length in lengths]
 
 
 def refuse_mixed(
-    say: Callable[[Texts, float], Tensor], texts: Texts, own_4V: Tensor, dtype: torch.dtype, why: str
+    logits_of: Callable[[Texts, float], Tensor], texts: Texts, own_4V: Tensor, dtype: torch.dtype, why: str
 ) -> None:
-    """Refuse a model whose logits depend on other rows of the batch, or on when deferred tokens run.
+    """Refuse a model whose logits depend on other sequences of the batch, or on when deferred tokens run.
 
-    Padded beside others, a row comes from products of other sizes. Where rounding alone moves logits far, as in a
-    mixture of experts that may choose other ones, so may this.
+    Padded beside others, a sequence's logits come from products of other sizes. Where rounding alone moves logits far,
+    as in a mixture of experts that may choose other ones, so may this.
 
     Args:
-        say: returns the logits behind the last four tokens of texts, (B, 4, V), if the hidden state is nudged before
-            every layer by up to so much of its size. The last two tokens are deferred.
+        logits_of: returns the logits behind the last four tokens of texts, (B, 4, V), if the hidden state is nudged
+            before every layer by up to so much of its size. The last two tokens are deferred.
         own_4V: the model's own logits behind the same tokens of the last text, run alone.
-        why: what the first refusal ends with.
-
-    Raises:
-        UsageError: the last text has other logits beside longer ones, or if its last tokens are deferred.
+        why: the end of the first refusal.
     """
-    refused = (
-        (slice(0, 2), f"a row beside a longer one is {{:.1%}} off what it says alone{why}"),
-        (slice(2, 4), "tokens whose deeper layers run later are {:.1%} off what they say at once"),
+    cases = (
+        (slice(0, 2), f"left padding beside a longer sequence changes its logits by {{:.1%}}{why}"),
+        (slice(2, 4), "running the skipped layers of deferred tokens later changes its logits by {:.1%}"),
     )
-    ran_4V, nudged_B4V = say(texts, 0.0)[-1], None
-    for at, message in refused:
-        off = _distance(ran_4V[at], own_4V[at])
-        if off <= TOLERANCE[dtype]:
+    batch_4V, nudged_B4V = logits_of(texts, 0.0)[-1], None
+    for at, message in cases:
+        distance = _distance(batch_4V[at], own_4V[at])
+        if distance <= TOLERANCE[dtype]:
             continue
         if nudged_B4V is None:
-            nudged_B4V = say([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
+            nudged_B4V = logits_of([texts[-1]] * N_NUDGED, torch.finfo(dtype).eps)
         first_2V, *others = nudged_B4V[:, at]
-        if not off <= BEYOND_ROUNDING * max(_distance(other_2V, first_2V) for other_2V in others):
-            raise UsageError(message.format(off))
+        if not distance <= BEYOND_ROUNDING * max(_distance(other_2V, first_2V) for other_2V in others):
+            raise UsageError(message.format(distance))
 
 
 def _distance(logits: Tensor, other: Tensor) -> float:
-    """How far logits are from others, (…, V), relative to their size: the farthest."""
+    """Return the largest distance of logits from others, (…, V), relative to their size."""
     return float(((logits - other).norm(dim=-1) / other.norm(dim=-1)).max())

@@ -68,7 +68,7 @@ class ArtefactCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     what: str  # linear, probe, gate or kv-maps
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # a dumped `eexit.plan.model_description.ModelDescription`

@@ -261,7 +261,7 @@ class SweepConfig(BaseModel):
                 f"which --record-full-depth "
                 f"{self.record_full_depth} leaves out: give --record-full-depth all, or give other rules"
             )
-        probing = [name for name in self.rules if name in ONLINE and ONLINE[name].probes]
+        probing = [name for name in self.rules if name in ONLINE and ONLINE[name].needs_probe]
         if probing and self.probe is None:
             raise ValueError(
                 f"rule {probing[0]} looks at a trained probe: give --probe, a folder that jobs/train.py made"
@@ -307,8 +307,8 @@ class SweepConfig(BaseModel):
             if self.gate_thresholds != type(self).model_fields["gate_thresholds"].default:
                 raise ValueError("gate_thresholds have no effect: give --gate, a folder that jobs/train.py made")
             return
-        reading = [name for name in self.rules if name in ONLINE and ONLINE[name].reads]
+        reading = [name for name in self.rules if name in ONLINE and ONLINE[name].needs_distribution]
         if not reading:
             raise ValueError(f"gate {self.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
-        if not self.only and (comparing := [name for name in reading if ONLINE[name].compares]):
+        if not self.only and (comparing := [name for name in reading if ONLINE[name].needs_history]):
             raise ValueError(f"rule {comparing[0]} compares all layers of its set, so that no gate can pass one over")

@@ -15,7 +15,7 @@ from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, exiting_modes, mode_of, parse_drafts, parse_exit_set
 from eexit.plan.field_types import MOST_COUNT, Count, Float, Text
 
-MAPPING: Final = tuple(name for name, state in MODES.items() if state.maps)  # modes that need KV maps
+MAPPING: Final = tuple(name for name, state in MODES.items() if state.needs_kv_maps)  # modes that need KV maps
 
 
 def _increasing(layers: tuple[int, ...]) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
         for rule, parameters in config.rules.items():
             for parameter in parameters or (None,):
                 looks = not gives_its_exits(EarlyExit(mode, rule, parameter))
-                reads = rule in ONLINE and ONLINE[rule].reads
+                reads = rule in ONLINE and ONLINE[rule].needs_distribution
                 gated = [f"{threshold:g}" for threshold in config.gate_thresholds] if config.gate and reads else []
                 gates = [None, *gated] if config.only or not gated else gated
                 for exit_set, gate in product(config.exit_sets if looks else (EVERY,), gates):
@@ -116,7 +116,7 @@ def used_by(configuration: Configuration) -> frozenset[str]:
     if not isinstance(configuration, EarlyExit):
         return frozenset()
     rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.mode)
-    uses = {PROBE: rule and rule.probes, GATE: configuration.gate, KV_MAPS: state and state.maps}
+    uses = {PROBE: rule and rule.needs_probe, GATE: configuration.gate, KV_MAPS: state and state.needs_kv_maps}
     return frozenset(role for role in OF_SOME if uses[role])
 
 

@@ -13,7 +13,6 @@ from pydantic_core import PydanticUndefined
 
 from eexit.errors import UsageError
 from eexit.method.custom import use_files
-from eexit.method.custom_manifest import register_entry
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import Rule
 from eexit.output.text import flag
@@ -124,7 +123,7 @@ def arguments_named(kind: type[SweepSpec]) -> Iterator[None]:
 def _plain(value: Any) -> Any:
     """Return arrays, ranges and paths as lists and texts, and custom rules and modes as names, registering them."""
     if isinstance(value, Rule | Mode):
-        register_entry(value)
+        value.register()
         return value.name
     if isinstance(value, str | Path):
         return str(value)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from eexit.errors import UsageError
-from eexit.method.gate import Gate
 from eexit.method.kv_maps import KEYS, KVMaps
-from eexit.method.probes import Probe
+from eexit.method.linear_predictors import Gate, Probe
 from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.layers import Decoder
 from eexit.plan.artefact_check import cards_of
@@ -20,9 +20,7 @@ def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
     """Return the readout of a sweep. Raise `UsageError` for an artefact that can't be used."""
     if READOUT not in cards_of(config):
         return READOUTS[config.readout]
-    held = load_file(Path(config.readout).expanduser() / WEIGHTS)
-    parts = {layer: (held[f"readout.{layer}.weight"], held[f"readout.{layer}.bias"]) for layer in layers}
-    return LinearReadout.placed(parts, decoder.device)
+    return LinearReadout.from_tensors(_weights(config.readout), layers).to(decoder.device)
 
 
 def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Gate | None:
@@ -30,15 +28,14 @@ def load_gate(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> G
     if config.gate is None:
         return None
     rules = cards_of(config)[GATE].settings["rules"]
-    return Gate.of(rules, load_file(Path(config.gate).expanduser() / WEIGHTS), layers).to(decoder.device)
+    return Gate.from_tensors(_weights(config.gate), layers, rules=tuple(rules)).to(decoder.device)
 
 
 def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Probe | None:
     """Return the probe of a sweep, in fp32; None without one. Raise `UsageError` for an artefact that can't be used."""
     if config.probe is None:
         return None
-    held = load_file(Path(config.probe).expanduser() / WEIGHTS)
-    return Probe.of({name: part.to(decoder.device) for name, part in held.items()}, layers)
+    return Probe.from_tensors(_weights(config.probe), layers).to(decoder.device)
 
 
 def load_kv_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> KVMaps | None:
@@ -49,8 +46,7 @@ def load_kv_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
     """
     if config.kv_maps is None:
         return None
-    held = load_file(Path(config.kv_maps).expanduser() / WEIGHTS)
-    maps = KVMaps.of(held, layers, decoder.n_layers)
+    maps = KVMaps.from_tensors(_weights(config.kv_maps), layers, decoder.n_layers)
     without = [layer for layer, alone in enumerate(decoder.for_keys) if not alone.projections]
     if maps.form == KEYS and without:
         raise UsageError(
@@ -58,3 +54,7 @@ def load_kv_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
             "modules of their own: train maps of form streams"
         )
     return maps.to_decoder_devices(decoder)
+
+
+def _weights(location: str) -> dict[str, Tensor]:
+    return load_file(Path(location).expanduser() / WEIGHTS)

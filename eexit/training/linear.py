@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eexit.method.readouts import READOUTS, Affine, LinearReadout
+from eexit.method.linear_map import LinearMap
+from eexit.method.readouts import READOUTS, LinearReadout
 from eexit.plan.artefacts import CardRow
-from eexit.training.ridge import SplitMoments, best_fit
+from eexit.training.ridge import SplitMoments, best_fit, linear_map
 from eexit.training.streams import decided_streams, likeliest, streams
 from eexit.training.texts import TrainingText
 from eexit.training.trainer_inputs import TrainerInputs
@@ -24,7 +25,7 @@ class LinearTrainer:
 
     def __init__(self, setup: TrainerInputs):
         self.decoder, self.layers = setup.decoder, setup.options.layers
-        self.of_layer: dict[int, Affine] = {}
+        self.maps: dict[int, LinearMap] = {}
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         states_NXW = streams(self.decoder, texts, self.layers)
@@ -37,17 +38,12 @@ class LinearTrainer:
             learn, choose = sums.of(str(layer))
             towards_mean = torch.zeros_like(learn.both_JH[1:])
             towards_lens = torch.eye(*towards_mean.shape, dtype=torch.float64)
-            map_JH = best_fit(learn, choose, [towards_lens, towards_mean]).float()
-            self.of_layer[layer] = (map_JH[1:], map_JH[0])
-        return {
-            f"readout.{layer}.{name}": part
-            for layer, parts in self.of_layer.items()
-            for name, part in zip(("weight", "bias"), parts, strict=True)
-        }
+            self.maps[layer] = linear_map(best_fit(learn, choose, [towards_lens, towards_mean]))
+        return LinearReadout(self.maps).tensors()
 
     def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return how often each layer's likeliest token is the final layer's, by the logit lens and by the maps."""
-        readouts = {"lens": READOUTS["lens"], "linear": LinearReadout.placed(self.of_layer, self.decoder.device)}
+        readouts = {"lens": READOUTS["lens"], "linear": LinearReadout(self.maps).to(self.decoder.device)}
         n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
         for states_NXW in decided_streams(self.decoder, texts, self.layers):
             said_N = likeliest(self.decoder, states_NXW[:, -1])

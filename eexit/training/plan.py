@@ -105,8 +105,12 @@ def _refuse_rules(rules: Sequence[str]) -> None:
     if not rules:
         raise UsageError("a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1")
     for name, _ in map(rule_and_parameter, rules):
-        if name not in ONLINE or not ONLINE[name].reads or ONLINE[name].compares:
-            can = ", ".join(name for name, rule in ONLINE.items() if rule.given and rule.reads and not rule.compares)
+        if name not in ONLINE or not ONLINE[name].needs_distribution or ONLINE[name].needs_history:
+            can = ", ".join(
+                name
+                for name, rule in ONLINE.items()
+                if rule.given and rule.needs_distribution and not rule.needs_history
+            )
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
         ONLINE[name].refuse_if_not_given()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eexit.decode.engine import cache_budget
-from eexit.method.affine import has_float64, in_float64
+from eexit.method.linear_map import LinearMap, has_float64, in_float64
 
 CPU: Final = torch.device("cpu")
 MOST_TIMES: Final = 2.0  # the time in float32; products that take less are made in float64
@@ -226,3 +226,8 @@ def best_fit(
     ]
     _, index, penalty = min(tried)
     return (Ridge(learn + choose, priors[index], axes[1]) if refit else ridges[index]).fit(penalty)
+
+
+def linear_map(map_JH: Tensor) -> LinearMap:
+    """Convert a solution to fp32, contiguous as the engine multiplies it."""
+    return LinearMap(map_JH[1:].float().contiguous(), map_JH[0].float().contiguous())

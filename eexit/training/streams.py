@@ -45,7 +45,7 @@ def streams(
 def text_pass(decoder: Decoder, text: TrainingText, kept: Sequence[int]) -> Tensor:
     """Return a text's hidden states at full depth after `kept`, (T, X, W), where its answer tokens are predicted."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
-    inputs = ForwardInputs.of([ids], decoder.device)
+    inputs = ForwardInputs.from_texts([ids], decoder.device)
     return full_depth_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
 
 

@@ -157,7 +157,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 def _compares(rule: Rule) -> str | None:
     """Return how the exit score is compared with the threshold at an exit; None if it isn't, or if exits are random."""
-    if rule.draws or rule.gives_chance or not rule.sees or rule.higher_exits_later is None:
+    if rule.draws or rule.returns_chance or not rule.sees or rule.higher_exits_later is None:
         return None
     return "≥" if rule.higher_exits_later else "≤"
 

@@ -37,7 +37,7 @@ from untrained import LINEAR
 
 from eexit import KLExitGenerator
 from eexit.decode.requests import Request, RequestOutput
-from eexit.method.modes import MODES, KVFill
+from eexit.method.modes import MODES
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import RULES
 from eexit.plan.configuration import EarlyExit, NoExit
@@ -54,7 +54,7 @@ PAIRS = {  # of a state and a rule: on a Llama each, and on the others each rule
 
 def test_every_rule_is_tested() -> None:
     assert SOME.keys() == ALWAYS.keys() == NEVER.keys() == RULES.keys() == STOPS.keys()
-    assert {mode.fill for mode in MODES.values() if mode.alters} == LEAVE.keys() - {KVFill.KV}
+    assert {mode.fill for mode in MODES.values() if mode.modifies_kv} == LEAVE.keys() - {"hidden", "kv"}
 
 
 def test_invariant_1_normal_is_greedy_generate(any_model: PreTrainedModel) -> None:

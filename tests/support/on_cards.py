@@ -12,7 +12,7 @@ from card import DEVICE, OTHER, Card
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.cpu import packed_linear
-from eexit.method import affine
+from eexit.method import linear_map
 from eexit.model import loading, quantization
 from eexit.model.layers import Decoder
 from eexit.plan import model_description
@@ -52,7 +52,7 @@ def models_there() -> Iterator[None]:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", loaded_there)
         for module in (packed_linear, quantization):
             patch.setattr(module, "is_unquantized", lambda weight: is_whole(getattr(weight, "here", weight)))
-        for module in (ridge, affine):
+        for module in (ridge, linear_map):
             patch.setattr(module, "has_float64", lambda device: device.type == "cpu")
         for module in (loading, model_description):
             patch.setattr(module, "choose_device", lambda device: DEVICE)

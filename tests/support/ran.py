@@ -27,7 +27,7 @@ from eexit.model.layers import Decoder, ForwardInputs, Layer
 @cache
 def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
     """Return two modules per layer: the first that runs for keys and values alone, too, and the last that doesn't."""
-    inputs, found = ForwardInputs.of([[1, 2]], decoder.device), []
+    inputs, found = ForwardInputs.from_texts([[1, 2]], decoder.device), []
 
     def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
         called: list[nn.Module] = []

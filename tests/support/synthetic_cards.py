@@ -16,7 +16,7 @@ THRESHOLDS = (0.1, 0.5)
 def card(what: str, *holds: str, **change: Any) -> dict[str, Any]:
     """Return a card without a table."""
     about = {
-        "format": 2, "what": what, "holds": list(holds), "layers": LAYERS, "readout": "lens", "adapter": None,
+        "format": 3, "what": what, "holds": list(holds), "layers": LAYERS, "readout": "lens", "adapter": None,
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "n_layers": FINAL + 1, "dtype": "float32"},
         "data": {"sweep": "results/texts", "n_prompts": 72, "n_tokens": 9294, "n_held_out_prompts": 18,
                  "n_held_out_tokens": 2411},

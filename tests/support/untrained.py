@@ -11,10 +11,10 @@ import torch
 from axes import EXITABLE
 from safetensors.torch import save_file
 
-from eexit.method.gate import Gate, LayerGate
 from eexit.method.kv_maps import KEYS, STREAMS, KVMaps, names
-from eexit.method.probes import LayerProbe, Probe
-from eexit.method.readouts import Affine, LinearReadout
+from eexit.method.linear_map import LinearMap
+from eexit.method.linear_predictors import Gate, Probe
+from eexit.method.readouts import LinearReadout
 from eexit.model.layers import Decoder
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import GATE, WEIGHTS, ArtefactCard, write_card
@@ -33,19 +33,20 @@ def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part
 
     `put` may move its parts.
     """
-    generator, of_layer = torch.Generator().manual_seed(0), {}
+    generator, maps = torch.Generator().manual_seed(0), {}
     for layer in range(6):
         mean, std = _normal(generator, WIDTH, std=0.1), 8 + _normal(generator, WIDTH, std=0.1)
-        parts = [mean, std, _normal(generator, WIDTH, std=0.3), torch.tensor(-0.5)]
-        parts += [] if layer == EXITABLE[0] else [torch.tensor(-0.4)]
-        of_layer[layer] = LayerProbe(*map(put, parts))
-    return Probe(of_layer)
+        weight, power = _normal(generator, WIDTH, std=0.3) / std, 0.0 if layer == EXITABLE[0] else -0.4
+        parts = torch.cat([weight, torch.tensor([power])])[:, None], -0.5 - (mean @ weight)[None]
+        maps[layer] = LinearMap(*map(put, parts))
+    return Probe(maps)
 
 
-def _affine(seed: int) -> dict[int, Affine]:
+def _readout_maps(seed: int) -> dict[int, LinearMap]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        layer: (_normal(generator, WIDTH, WIDTH, std=0.2), _normal(generator, WIDTH, std=0.2)) for layer in range(6)
+        layer: LinearMap(_normal(generator, WIDTH, WIDTH, std=0.2), _normal(generator, WIDTH, std=0.2))
+        for layer in range(6)
     }
 
 
@@ -53,10 +54,10 @@ def random_gate(rules: Sequence[str], layers: Sequence[int] = EXITABLE) -> Gate:
     """Return a gate for these rules, at these layers, with probabilities of about a half."""
     generator, n_rules = torch.Generator().manual_seed(0), len(rules)
     parts = {
-        layer: LayerGate(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
+        layer: LinearMap(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
         for layer in layers
     }
-    return Gate(tuple(rules), parts)
+    return Gate(parts, tuple(rules))
 
 
 def _linear_map(generator: torch.Generator, name: str, n: int, m: int, std: float) -> dict[str, torch.Tensor]:
@@ -108,5 +109,5 @@ def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: M
 
 
 PROBE: Final = random_probe()
-KV_MAPS: Final = KVMaps.of(stream_maps(), range(N_LAYERS), N_LAYERS)
-LINEAR: Final = LinearReadout(_affine(1))
+KV_MAPS: Final = KVMaps.from_tensors(stream_maps(), range(N_LAYERS), N_LAYERS)
+LINEAR: Final = LinearReadout(_readout_maps(1))

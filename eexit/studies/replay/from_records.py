@@ -125,7 +125,7 @@ class ReplayResult:
 
 def follows_from_full_depth(setting: EarlyExit, is_adapted: bool) -> bool:
     """Return True if the full-depth pass has all that exits read: no altered KV cache, and no adapter."""
-    return not is_adapted and not MODES[setting.mode].alters
+    return not is_adapted and not MODES[setting.mode].modifies_kv
 
 
 def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[EarlyExit]]:

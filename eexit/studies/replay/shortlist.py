@@ -23,7 +23,7 @@ from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.study_tables import REPLAYS
 
 ORACLE: Final = "agree"
-EXACT: Final = next(name for name, state in MODES.items() if not state.alters)
+EXACT: Final = next(name for name, state in MODES.items() if not state.modifies_kv)
 AIMS: Final = (0.25, 0.5, 1.0, 2.0)  # of the bound: predicted losses that the cheapest settings are looked for at
 COSTS: Final = ("macs_full", "macs_to_exit")
 Row = Mapping[str, Any]
@@ -103,7 +103,7 @@ class Pilot:
     def mode(self) -> str:
         """The mode that alters the KV cache. Raises `UsageError` if the pilot has none."""
         modes: list[str] = [each["mode"] for each in self.sweep.manifest.configurations if each["rule"]]
-        found = next((mode for mode in modes if MODES[mode].alters), None)
+        found = next((mode for mode in modes if MODES[mode].modifies_kv), None)
         if found is None:
             raise UsageError(f"{self.sweep.name} has no settings in a mode that alters the KV cache: sweep with one")
         return found
@@ -127,7 +127,7 @@ class Pilot:
         """The settings in a mode that are worth a run: those of its cell and, of an online rule in a mode that alters
         the KV cache, all those around the bound, one of which may be certified.
         """
-        is_exact, cells = not MODES[mode].alters, self.cells
+        is_exact, cells = not MODES[mode].modifies_kv, self.cells
         if of_oracle and is_exact:
             return [EarlyExit(EXACT, ORACLE)]
         among = self.oracles if of_oracle else self.candidates(mode)
@@ -193,7 +193,9 @@ def settings_worth_running(
 
 def is_candidate(row: Row) -> bool:
     """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
-    return row["rule"] in ONLINE and not MODES[row["mode"]].alters and not row["gate"] and bool(row["macs_executed"])
+    return (
+        row["rule"] in ONLINE and not MODES[row["mode"]].modifies_kv and not row["gate"] and bool(row["macs_executed"])
+    )
 
 
 def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:

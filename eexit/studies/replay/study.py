@@ -40,7 +40,7 @@ from eexit.training.texts import blocks
 
 TOKENS_PER_PART: Final = 1024
 GATE_THRESHOLDS: Final = "gate_thresholds"
-UNALTERED: Final = tuple(name for name, state in MODES.items() if not state.alters)
+UNALTERED: Final = tuple(name for name, state in MODES.items() if not state.modifies_kv)
 # Broken so that the table fits 80 columns.
 HEADINGS = (
     "layers\nskipped",
@@ -181,7 +181,9 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
     exits = [each for each in configurations(config) if isinstance(each, EarlyExit)]
     if PERFECT in asked.gate_thresholds:
-        ungated = [replace(each, gate=None) for each in exits if each.rule in ONLINE and ONLINE[each.rule].reads]
+        ungated = [
+            replace(each, gate=None) for each in exits if each.rule in ONLINE and ONLINE[each.rule].needs_distribution
+        ]
         exits += [replace(each, gate=PERFECT) for each in dict.fromkeys(ungated)]
     settings = [each for each in exits if modes or each.mode in default[each.rule]]
     there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
@@ -201,9 +203,9 @@ def _config(
     """Return the sweep's configuration with another grid, validated as any sweep's."""
     rules = [ONLINE[name] for name in grid["rules"] if name in ONLINE]
     uses = {
-        PROBE: any(rule.probes for rule in rules),
+        PROBE: any(rule.needs_probe for rule in rules),
         GATE: GATE_THRESHOLDS in grid,
-        KV_MAPS: any(MODES[mode].maps for mode in grid["modes"] if mode in MODES),
+        KV_MAPS: any(MODES[mode].needs_kv_maps for mode in grid["modes"] if mode in MODES),
     }
     unused = {role: None for role, used in uses.items() if not used}
     # The model computes what was not recorded.

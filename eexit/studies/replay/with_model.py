@@ -50,7 +50,7 @@ class Replayer:
         """Load the model of a sweep. Raise `UsageError` as `ModelGenerator` does."""
         generator = ModelGenerator(config, device)
         engine = generator.engine
-        decoders = DecoderPair.of(engine.decoder, engine.student)
+        decoders = DecoderPair.from_decoders(engine.decoder, engine.student)
         return cls(decoders, replace(engine.decoding, record_top_k=0), generator.prices)
 
     @torch.inference_mode()
@@ -83,8 +83,13 @@ class Replayer:
     def _seen_by(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
         """Return an online rule's ungated exit scores: at all exitable layers, unless they depend on the exit set."""
         rule = ONLINE[setting.rule]
-        layers = setting.layers if rule.compares else ()
-        key = (setting.rule, setting.parameter if rule.sees_parameter else None, layers, transcript)
+        layers = setting.layers if rule.needs_history else ()
+        key = (
+            setting.rule,
+            setting.parameter if rule.takes_parameter or rule.needs_probe else None,
+            layers,
+            transcript,
+        )
         if key not in self._seen:
             exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
             scored = self._score(replace(setting, layers=layers, gate=None), transcript, exits_nowhere)

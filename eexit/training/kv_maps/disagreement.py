@@ -66,7 +66,9 @@ class FullDepthTexts:
 
     @classmethod
     def of(cls, decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText]) -> "FullDepthTexts":
-        whole = ForwardInputs.of([[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts], decoder.device)
+        whole = ForwardInputs.from_texts(
+            [[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts], decoder.device
+        )
         n_prompt_B1 = torch.tensor([[len(text.prompt_token_ids)] for text in texts], device=decoder.device)
         last = slice(-max(len(text.token_ids) - 1 for text in texts), None)
         inputs = ForwardInputs(whole.token_BT[:, last], whole.position_BT[:, last], whole.attention_mask_BC)
@@ -103,7 +105,7 @@ def says_otherwise(full: FullDepthTexts, exit_D: np.ndarray, state: str, maps: K
     )
     plan = ExitPlan(
         (), [(MODES[state], None)], range(len(full.exits.layers)), layer_X.to(exit_BT.device), decided.stop_NE,
-        u_N, u_N, can_all_exit=MODES[state].alters,
+        u_N, u_N, can_all_exit=MODES[state].modifies_kv,
     )  # fmt: skip
     visitor = ExitVisitor(head, plan, decided, exit_BT.shape)
     final_BTF = full.decoder.run(visitor, full.inputs, full.cache)

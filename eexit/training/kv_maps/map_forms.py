@@ -16,8 +16,10 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from eexit.method.kv_maps import KEYS, STREAMS, LinearMap
+from eexit.method.kv_maps import KEYS, STREAMS
+from eexit.method.linear_map import LinearMap
 from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.training.ridge import linear_map
 
 PROBES: Final = 64  # hidden states on which norms are compared
 LEAST_GAIN: Final = 1e-4  # of the largest gain: a norm that nearly drops an input can't represent another norm
@@ -147,11 +149,6 @@ class KVForm:
         weight_DH = change_JH[1:] / norm.gain_D[:, None]
         of_norm_JH = torch.cat(own, 1) + torch.cat([change_JH[:1] - norm.bias_D @ weight_DH, weight_DH])
         return tuple(map(linear_map, of_norm_JH.split([part_JH.shape[1] for part_JH in own], 1)))
-
-
-def linear_map(map_JH: Tensor) -> LinearMap:
-    """Convert a map to fp32, contiguous as the engine multiplies it."""
-    return LinearMap(map_JH[1:].float().contiguous(), map_JH[0].float().contiguous())
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eexit.method.probes import LOG_KL_RANGE, LayerProbe
+from eexit.method.linear_map import LinearMap
+from eexit.method.linear_predictors import LOG_KL_RANGE
 from eexit.training.trainer_inputs import KL_FACTORS
 
 MOST_STEPS: Final = 100
@@ -36,9 +37,10 @@ class Calibration:
     slope: float
     shift: float  # nats
 
-    def of(self, probe: LayerProbe) -> LayerProbe:
-        """Return an uncalibrated probe with this calibration."""
-        return probe.calibrated(self.scale, self.shift, self.slope - 1)
+    def apply(self, probe: LinearMap) -> LinearMap:
+        """Return an uncalibrated probe of a layer with this calibration."""
+        power_11 = torch.full_like(probe.weight[-1:], self.slope - 1)
+        return LinearMap(torch.cat([probe.weight[:-1] * self.scale, power_11]), probe.bias * self.scale + self.shift)
 
 
 def calibrate(log_kl_N: Tensor, true_kl_N: Tensor) -> Calibration:

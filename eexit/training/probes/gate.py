@@ -14,7 +14,8 @@ from torch import Tensor
 
 from eexit.decode.predictors import LMHead, predictors
 from eexit.decode.requests import DecodingConfig
-from eexit.method.gate import Gate, LayerGate
+from eexit.method.linear_map import LinearMap
+from eexit.method.linear_predictors import Gate
 from eexit.method.rules import ONLINE, LayerView
 from eexit.plan.artefacts import CardRow
 from eexit.training.probes.calibration import calibrate_odds
@@ -33,7 +34,7 @@ class GateTrainer:
         self.decoder, self.layers, self.rules = setup.decoder, setup.options.layers, setup.options.rules
         self.choosing = [text for text in setup.texts if text.chooses]
         self.decoding = DecodingConfig(tuple(self.layers), 1, frozenset(), readout=setup.readout)
-        self.gate = Gate(self.rules, {})
+        self.gate = Gate({}, self.rules)
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         states_NXW = streams(self.decoder, texts, self.layers)
@@ -75,8 +76,8 @@ class GateTrainer:
         for rank, layer in enumerate(self.layers):
             scale_R, shift_R = calibrate_odds(seen_NER[:, rank], stop_NER[:, rank])
             map_JR = fitted[rank]
-            gates[layer] = LayerGate((map_JR[1:] * scale_R).float(), (map_JR[0] * scale_R + shift_R).float())
-        self.gate = Gate(self.rules, gates)
+            gates[layer] = LinearMap((map_JR[1:] * scale_R).float(), (map_JR[0] * scale_R + shift_R).float())
+        self.gate = Gate(gates, self.rules)
         return self.gate.tensors()
 
     def _fit(self, learn: Moments, choose: Moments) -> Tensor:

@@ -12,11 +12,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eexit.method.probes import LayerProbe, Probe
+from eexit.method.linear_map import LinearMap
+from eexit.method.linear_predictors import Probe
+from eexit.method.linear_predictors import log_kl as predicted_log_kl
 from eexit.method.rules import RULES
 from eexit.plan.artefacts import CardRow
 from eexit.training.probes.calibration import calibrate
-from eexit.training.ridge import Moments, SplitMoments, best_fit
+from eexit.training.ridge import Moments, SplitMoments, best_fit, linear_map
 from eexit.training.streams import BLOCK_TOKENS, compare, decided_streams, streams
 from eexit.training.texts import TrainingText, blocks
 from eexit.training.trainer_inputs import KL_FACTORS, TrainerInputs
@@ -55,10 +57,10 @@ class ProbeTrainer:
         for block in blocks(self.choosing, BLOCK_TOKENS):
             states_NXW = streams(self.decoder, block, self.layers)
             streams_E = states_NXW.cpu().unbind(1)[:-1]
-            seen.append(torch.stack([probe.log_kl(s) for probe, s in zip(fitted, streams_E, strict=True)], 1))
+            seen.append(torch.stack([predicted_log_kl(*each) for each in zip(fitted, streams_E, strict=True)], 1))
             kls.append(self._kl(states_NXW).clamp_min(LEAST_KL))
         pairs = zip(fitted, torch.cat(seen).unbind(1), torch.cat(kls).unbind(1), strict=True)
-        calibrated = [calibrate(seen_N, kl_N).of(probe) for probe, seen_N, kl_N in pairs]
+        calibrated = [calibrate(seen_N, kl_N).apply(probe) for probe, seen_N, kl_N in pairs]
         self.probe = Probe(dict(zip(self.layers, calibrated, strict=True)))
         return self.probe.tensors()
 
@@ -78,11 +80,10 @@ class ProbeTrainer:
         return [row(layer, factor, *torch.cat(stops, 1)) for (layer, factor), stops in parts.items()]
 
 
-def linear_probe(learn: Moments, choose: Moments) -> LayerProbe:
-    """Return the ridge regression of log KL on a layer's standardised hidden state; fp32."""
+def linear_probe(learn: Moments, choose: Moments) -> LinearMap:
+    """Return the ridge regression of log KL on a layer's hidden state, which is independent of the KL factor; fp32."""
     map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit=False)
-    bias, weight_W = map_J1[0, 0] + learn.mean_D @ map_J1[1:, 0], map_J1[1:, 0] * learn.std_D
-    return LayerProbe(*[part.float() for part in (learn.mean_D, learn.std_D, weight_W, bias)])
+    return linear_map(torch.cat([map_J1, torch.zeros_like(map_J1[:1])]))
 
 
 def stop_chance(kl_N: Tensor, factor: float) -> Tensor:

@@ -14,7 +14,7 @@ from eexit.model.layers import Decoder
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("no-such-compiler", "no C compiler named no-such-compiler"), ("false", "are slower")],
+    [("no-such-compiler", "No such file or directory: 'no-such-compiler'"), ("false", "are slower")],
 )
 def test_without_a_compiler_that_can_rows_decode_all_the_same(
     llama: PreTrainedModel, use_compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, compiler: str,

@@ -24,7 +24,7 @@ from transformers.integrations import moe
 from eexit.decode.costs import LOOKS, OpCounts, UnitCosts, cost_columns, multiply_adds, required_ops
 from eexit.decode.requests import DecodingConfig
 from eexit.decode.unit_costs import find_prices
-from eexit.method.modes import MODES, KVFill
+from eexit.method.modes import MODES
 from eexit.model.layers import Decoder, ForwardInputs, Layer, Visit
 
 N_LAYERS = 7
@@ -98,7 +98,11 @@ TOGETHER = {"c_attn", "query_key_value", "Wqkv", "qkv_proj"}  # queries, keys an
 
 @torch.inference_mode()
 def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_model: PreTrainedModel) -> None:
-    decoder, called, inputs = decoder_of(any_model), Counter[str](), ForwardInputs.of([[7, 8]], torch.device("cpu"))
+    decoder, called, inputs = (
+        decoder_of(any_model),
+        Counter[str](),
+        ForwardInputs.from_texts([[7, 8]], torch.device("cpu")),
+    )
     alone, whole = decoder.cache(1, 2), decoder.cache(1, 2)
     handles = [
         module.register_forward_pre_hook(lambda _, __, path=path: called.update([path]))
@@ -228,13 +232,13 @@ def test_any_exits_need_what_the_state_does_token_by_token(mode: str) -> None:
     counts = required_ops(exits, LAYER_X, state)
     for token, exit_layer in enumerate(exits):
         deeper = range(exit_layer + 1, max([exit_layer, *exits[token + 1 :]]) + 1)
-        run = len(deeper) if state.fill is KVFill.FULL_DEPTH else 0
-        written = len(deeper) if state.writes_keys else 0
+        run = len(deeper) if state.fill == "full depth" else 0
+        written = len(deeper) if state.writes_kv else 0
         assert counts.layers_T[token] == exit_layer + 1 + run
         assert counts.kv_layers_T[token] == written
 
 
-@pytest.mark.parametrize("mode", [mode for mode, state in MODES.items() if not state.maps])
+@pytest.mark.parametrize("mode", [mode for mode, state in MODES.items() if not state.needs_kv_maps])
 def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
     """Whatever the state."""
     n_layers, exitable_layers, head = 6, (1, 3), 100

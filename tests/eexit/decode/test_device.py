@@ -31,8 +31,8 @@ from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestOutpu
 from eexit.decode.score import score_texts
 from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
-from eexit.method.gate import Gate
 from eexit.method.kv_maps import KEYS, STREAMS, KVMaps
+from eexit.method.linear_predictors import Gate
 from eexit.method.modes import MODES
 from eexit.method.readouts import READOUTS
 from eexit.method.rules import BLIND, ONLINE, ORACLES
@@ -63,7 +63,7 @@ def decoding_there(decoder: Decoder, decoding: DecodingConfig) -> DecodingConfig
     """This decoding, with a probe and KV maps on the card."""
     maps = decoding.kv_maps or KV_MAPS
     there = {name: There(part) for name, part in maps.tensors().items()}
-    kv_maps = KVMaps.of(there, decoding.exitable_layers, N_LAYERS).to_decoder_devices(decoder)
+    kv_maps = KVMaps.from_tensors(there, decoding.exitable_layers, N_LAYERS).to_decoder_devices(decoder)
     return replace(decoding, probe=random_probe(There), kv_maps=kv_maps)
 
 
@@ -141,11 +141,11 @@ SPREAD = [False, True] * len(STATES_AND_FORMS)
 def test_a_step_takes_a_copy_in_every_mode_and_by_every_oracle(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
-    of_keys = KVMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    of_keys = KVMaps.from_tensors(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     decoding = replace(DECODING, kv_maps=of_keys) if form == KEYS else DECODING
     exits = [EarlyExit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     _, steps = as_on_cpu(llama, [Request(PROMPT, configuration, seed=3) for configuration in exits], decoding, spread)
-    waits = A_STEP.waits if MODES[mode].alters else []
+    waits = A_STEP.waits if MODES[mode].modifies_kv else []
     assert steps[1:] == [replace(A_STEP, waits=waits)] * (N_TOKENS - 2)
 
 
@@ -162,7 +162,7 @@ def test_drafts_that_a_layer_reads_are_those_of_the_cpu(llama: PreTrainedModel, 
 def test_online_rules_wait_for_their_decisions_alone(
     llama: PreTrainedModel, mode: str, form: str, spread: bool
 ) -> None:
-    of_keys = KVMaps.of(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
+    of_keys = KVMaps.from_tensors(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     exits = [EarlyExit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
     requests = [Request(PROMPT, configuration, seed=3) for configuration in exits]
     _, steps = as_on_cpu(llama, requests, replace(DECODING, kv_maps=of_keys) if form == KEYS else DECODING, spread)
@@ -185,7 +185,9 @@ def test_gates_and_screens_decide_as_on_a_cpu(
     expected = dict(Engine(decoder_of(llama), here).generate(requests))
     with Card():
         parts = {name: There(part) for name, part in gate.tensors().items()}
-        there = replace(decoding_there(decoder, DECODING), gate=Gate.of(gate.rules, parts, list(gate.of_layer)))
+        there = replace(
+            decoding_there(decoder, DECODING), gate=Gate.from_tensors(parts, list(gate.maps), rules=gate.rules)
+        )
         there = replace(there, screen=Screen(decoder, size, There(moment)))
         rows = traces_of(Engine(decoder, there).generate(requests))
     assert_same_rows(rows, expected)

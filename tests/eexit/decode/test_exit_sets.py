@@ -139,7 +139,7 @@ def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedMode
     def error(sketch_VH: torch.Tensor) -> float:
         return float(((weight_VH - sketch_VH) @ root_HH).norm())
 
-    assert error(screen.up_VR @ screen.down_RH) < error(plain_VH)
+    assert error(screen.up_VR @ screen.down_RF) < error(plain_VH)
 
 
 def test_what_does_not_fit_the_head_is_refused(llama: PreTrainedModel) -> None:

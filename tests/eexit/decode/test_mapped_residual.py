@@ -29,7 +29,7 @@ MODE = "mapped_residual"
 
 def decoding_of(decoder: Decoder, form: str) -> DecodingConfig:
     tensors = stream_maps() if form == STREAMS else key_maps(decoder)
-    return replace(SAMPLED, kv_maps=KVMaps.of(tensors, EXITABLE, N_LAYERS))
+    return replace(SAMPLED, kv_maps=KVMaps.from_tensors(tensors, EXITABLE, N_LAYERS))
 
 
 def requests_of(model: PreTrainedModel, mode: str = MODE) -> list[Request]:
@@ -67,9 +67,9 @@ def test_maps_match_the_reference_and_scoring(llama: PreTrainedModel, form: str)
 def test_maps_that_change_nothing_are_frozen_residual(architecture: str) -> None:
     model = shared_model(architecture)
     decoder = packed_decoder_of(model)
-    maps = [KVMaps.of(stream_maps(std=0.0), EXITABLE, N_LAYERS)]
+    maps = [KVMaps.from_tensors(stream_maps(std=0.0), EXITABLE, N_LAYERS)]
     if architecture == "llama":
-        maps.append(KVMaps.of(own_projections(model), EXITABLE, N_LAYERS))
+        maps.append(KVMaps.from_tensors(own_projections(model), EXITABLE, N_LAYERS))
     frozen = generate(model, requests_of(model, "frozen_residual"), SAMPLED)
     for each in maps:
         outcomes = Engine(decoder, replace(SAMPLED, kv_maps=each)).generate(requests_of(model))

@@ -1,4 +1,4 @@
-"""What a function captures: equal values have one description, others another, and what has none is refused by name."""
+"""Captured values: equal ones have one description, others another, and a value without a digest is refused by name."""
 
 import functools
 import re
@@ -29,7 +29,7 @@ def described(value: Any) -> str:
 
 
 def defined(text: str, **names: Any) -> dict[str, Any]:
-    """The globals that a text leaves behind, as of a notebook: there is no file."""
+    """Return the globals after running a text without a file, as in a notebook."""
     names["__name__"] = "__main__"
     exec(compile(text, "<nowhere>", "exec"), names)
     return names
@@ -223,7 +223,7 @@ def test_a_users_module_is_imported_at_the_top(tmp_path: Path, monkeypatch: pyte
 
 
 def test_another_process_describes_them_alike() -> None:
-    """Text is hashed otherwise in each process, and so sets have another order."""
+    """Sets have another order in each process, since each hashes text by a seed of its own."""
     code = (
         "import torch\nfrom eexit.method.captured_values import captured_values\n"
         "s, t = {'a', 'b', 'c', 'd', 'e'}, torch.arange(3.0)\n"

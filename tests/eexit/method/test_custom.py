@@ -1,4 +1,4 @@
-"""Rules and modes of one's own, from a file: what they decide and leave is what the naive reference says of them."""
+"""Custom rules and modes, from a file: exits and KV cache equal those of the naive reference; errors name the line."""
 
 import re
 import sys
@@ -51,7 +51,7 @@ def test_an_own_rule_is_as_the_naive_reference(llama: PreTrainedModel, rule: str
 @pytest.mark.parametrize("architecture", ["gemma3", "mixtral", "gpt2"])
 def test_own_states_are_as_the_naive_reference_on_others(architecture: str) -> None:
     model = tiny_model(architecture)
-    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].fill.value != "kv"]
+    states = [state for state in OWN_STATES if architecture != "gpt2" or MODES[state].fill != "kv"]
     requests = grid([EarlyExit(state, "still", 0.9) for state in states])
     as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
 
@@ -71,7 +71,7 @@ def test_what_computes_the_same_gives_the_same(llama: PreTrainedModel) -> None:
 
 
 def test_the_ends_of_an_own_rule(llama: PreTrainedModel) -> None:
-    """Invariant 2: where all tokens are sure enough, they leave at the first exitable layer; where none is, at none."""
+    """Check invariant 2: tokens that all meet the condition exit at the first exitable layer; if none does, nowhere."""
     for state in (*OWN_STATES, "unfrozen"):
         normal, always, never = generate(
             llama, grid([NoExit(), EarlyExit(state, "sure", 0.0), EarlyExit(state, "sure", 1.1)], [(3, 4)])
@@ -81,7 +81,7 @@ def test_the_ends_of_an_own_rule(llama: PreTrainedModel) -> None:
 
 
 def test_an_own_rule_that_draws_exits_as_often_as_its_chances_say(llama: PreTrainedModel) -> None:
-    """Invariant 5, at each layer that was reached: it looks no further than the exit."""
+    """Check invariant 5 at each layer that was reached."""
     requests = [Request((5, 80, 7), EarlyExit("between", "by_chance", 0.3), seed) for seed in range(132)]
     traces = generate(llama, requests, replace(DECODING, max_new_tokens=40, temperature=1.0))
     exit_N = np.searchsorted([*EXITABLE, 6], np.concatenate([trace.exit_layer_T[1:] for trace in traces]))
@@ -122,8 +122,8 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
         ("@eexit.mode\ndef normal(exit, layer): ...", "mode normal: there is one of that name already"),
         ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of hidden, probe, distribution, history"),
         ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
-        ("@eexit.mode\ndef a(exit): ...", "mode a is a function of what an exit left, and of a deeper layer"),
-        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: fill is hidden, kv, copy or none"),
+        ("@eexit.mode\ndef a(exit): ...", "mode a is a function of an exit and of a skipped layer"),
+        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: leaves is stream, keys, copy or nothing"),
         ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "mode a: needs are hidden_in and embedding"),
         ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
         (
@@ -192,7 +192,7 @@ def test_a_rule_that_gives_what_it_may_not_says_where(
 def test_a_mode_that_gives_what_it_may_not_says_where(
     llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str
 ) -> None:
-    """Also of one token, of which (1, 1) or (32,) would be spread over all numbers."""
+    """Check one token too, for which (1, 1) or (32,) would be broadcast."""
     use_text(CustomSource("mine.py", f"import eexit\n@eexit.mode({options})\ndef a(exit, layer):\n    {text}\n"))
     requests = grid([EarlyExit("a", "fixed", 1.0)], [(3, 4), (5, 6), (7, 8), (9, 10)][:n_rows])
     with pytest.raises(UsageError, match="^mode a, layer 2: " + says.replace("{n}", str(n_rows)) + AT_DEF):

@@ -1,4 +1,4 @@
-"""State maps: what they write of an exited token, against the layer's own code, and as tensors."""
+"""KV maps: keys and values of exited tokens, against the layer's own code, and tensors of an artefact."""
 
 from collections.abc import Mapping
 
@@ -21,11 +21,11 @@ AFTER = (4, 1, 3, 1)  # the layers that four tokens exited after: the first need
 
 def maps_of(form: str, decoder: Decoder) -> tuple[Mapping[str, Tensor], KVMaps]:
     tensors = stream_maps() if form == STREAMS else key_maps(decoder)
-    return tensors, KVMaps.of(tensors, EXITS, N_LAYERS)
+    return tensors, KVMaps.from_tensors(tensors, EXITS, N_LAYERS)
 
 
 def written(decoder: Decoder, maps: KVMaps, hidden_BW: Tensor) -> tuple[Tensor, Tensor]:
-    """The keys and values of the layer of these tokens, which have left, each at position 3 of its row."""
+    """Return a layer's keys and values of exited tokens, each at position 3 of its sequence."""
     cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1).bool()
     exited = ExitedTokens.from_flag(flag_B1, torch.tensor(AFTER)[:, None], {}, maps)
 
@@ -47,7 +47,7 @@ def written(decoder: Decoder, maps: KVMaps, hidden_BW: Tensor) -> tuple[Tensor, 
 def test_what_is_written_is_what_the_layer_makes_of_each_tokens_mapped_stream(
     llama: PreTrainedModel, form: str, is_packed: bool
 ) -> None:
-    """Beside plain products, for tokens of several exits: projections, and rotary angles of the tokens' position."""
+    """Check tokens of several exits, with projections and the rotary angles of their positions."""
     decoder = (packed_decoder_of if is_packed else decoder_of)(llama)
     hidden_BW = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))
     layer, cos_sin = llama.model.layers[LAYER], llama.model.rotary_emb(hidden_BW, torch.tensor([[3]]))
@@ -77,7 +77,7 @@ def rotated(key_HD: Tensor, cos_D: Tensor, sin_D: Tensor) -> Tensor:
 def test_maps_are_the_tensors_that_they_are_made_of(llama: PreTrainedModel, form: str) -> None:
     decoder = decoder_of(llama)
     given, some = maps_of(form, decoder)
-    tensors = KVMaps.of(given, range(N_LAYERS), N_LAYERS).to_decoder_devices(decoder).tensors()
+    tensors = KVMaps.from_tensors(given, range(N_LAYERS), N_LAYERS).to_decoder_devices(decoder).tensors()
     assert tensors.keys() == given.keys()
     assert all(torch.equal(tensors[name], given[name]) for name in given)
     assert {*some.of_layers} == {(e, layer) for e in EXITS for layer in range(e + 2, N_LAYERS)}

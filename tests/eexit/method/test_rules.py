@@ -1,4 +1,4 @@
-"""The input that each rule and mode refuses, in one line that says the way out."""
+"""Input that rules and modes refuse, in one line with the way out."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_rules_that_look_at_something_say_at_what() -> None:
 @pytest.mark.parametrize(
     ("rule", "parameter", "message"),
     [
-        ("kl", float("inf"), "must be finite and ≥ 0, got inf"),
+        ("kl", float("inf"), "takes a KL factor ≥ 0, as in kl=0.5, got inf"),
         ("kl", None, "got none"),
         ("agree", 1.0, "has no parameter, got 1"),
         ("confidence", 0.0, "a threshold above 0 and up to 1, as in confidence=0.9, got 0"),
@@ -50,9 +50,9 @@ def test_rules_that_look_at_something_say_at_what() -> None:
         ("entropy", float("inf"), "a threshold ≥ 0, as in entropy=0.5, got inf"),
         ("similarity", float("nan"), "a threshold from -1 to 1, as in similarity=0.95, got nan"),
         ("similarity", None, "a threshold from -1 to 1, as in similarity=0.95, got none"),
-        ("patience", 2.5, "takes a whole number ≥ 2, as in patience=2, got 2.5"),
-        ("fixed", 2.5, "takes a layer as its parameter, as in fixed=10, got 2.5"),
-        ("fixed", -1.0, "takes a layer as its parameter, as in fixed=10, got -1"),
+        ("patience", 2.5, r"takes a whole number ≥ 2 \(exitable layers in a row\), as in patience=2, got 2.5"),
+        ("fixed", 2.5, r"takes a whole number ≥ 0 \(exit layer\), as in fixed=10, got 2.5"),
+        ("fixed", -1.0, r"takes a whole number ≥ 0 \(exit layer\), as in fixed=10, got -1"),
         ("random", 1.0, "give --controls-of RESULTS"),
         ("random", control(0, 0, 0, 0), "unfrozen/kl/1 decided no token"),
     ],
@@ -124,7 +124,9 @@ def test_the_worked_example_of_contributing_is_a_rule(llama: PreTrainedModel, ow
 
 
 def test_a_mode_that_a_model_is_not_made_for_is_refused() -> None:
-    with pytest.raises(UsageError, match="mode skip can't be used with this model: its layers are given no masks of"):
+    with pytest.raises(
+        UsageError, match="mode skip can't be used with this model: its layers are given no attention masks"
+    ):
         refuse_mode("skip", Decoder(tiny_model("mpt")))
     wide: dict[str, Any] = {
         "head_dim": 8,

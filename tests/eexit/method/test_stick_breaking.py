@@ -21,7 +21,7 @@ Compare = Callable[[Tensor, int], Divergence]
 
 @pytest.fixture(params=["operators", "compiled"])
 def compare(request: pytest.FixtureRequest) -> Compare:
-    """Both ways to compare layers with the final one."""
+    """Return both implementations of the comparison with the final layer."""
     if request.param == "operators":
         return divergence_from_final
     request.getfixturevalue("can_compile")

@@ -33,7 +33,7 @@ TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
 
 
 def n_own(model: PreTrainedModel, base: PreTrainedModel) -> int:
-    """How many numbers of the model's parameters are in memory that the base does not use."""
+    """Return how many numbers of the model's parameters are in memory that the base does not use."""
     used = {parameter.data_ptr() for parameter in base.parameters()}
     return sum(parameter.numel() for parameter in model.parameters() if parameter.data_ptr() not in used)
 
@@ -75,7 +75,7 @@ def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    """Of a student whose adapter is in a folder such as peft leaves."""
+    """Check a student whose adapter is in a folder as peft saves it."""
     place = tmp_path_factory.mktemp("sweep")
     save_byte_model(place / "model")
     save_adapter(LlamaForCausalLM.from_pretrained(place / "model"), place / "student")

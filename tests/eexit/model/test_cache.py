@@ -1,4 +1,4 @@
-"""Keys and values of rows that come and go: columns of a cache, and what is left in its slots."""
+"""KV cache of sequences that come and go: its columns, and the content of its slots."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ def numbers(n_rows: int, n_tokens: int, seed: int = 0) -> Tensor:
 
 
 def filled(n_tokens: int, n_slots: int = N_SLOTS, grows: bool = True) -> KVCache:
-    """A cache of two layers, of which the second has written nothing."""
+    """Return a cache of two layers, of which the second has written nothing."""
     cache = KVCache(2, n_slots, 300, grows)
     cache.begin(n_slots, 0, n_tokens)
     cache.update(numbers(n_slots, n_tokens), -numbers(n_slots, n_tokens), 0)
@@ -24,7 +24,7 @@ def filled(n_tokens: int, n_slots: int = N_SLOTS, grows: bool = True) -> KVCache
 
 
 def held(cache: KVCache, end: int) -> Tensor:
-    """The keys of all columns up to this one, whose values are the same with another sign."""
+    """Return the keys of all columns up to this one, whose values are the same with another sign."""
     [layer, _] = cache.columns
     assert torch.equal(layer.keys, -layer.values)
     return layer.keys[:, :, :end]
@@ -74,7 +74,7 @@ def moved_left(cache: KVCache) -> Tensor:
 
 
 def moved_right(cache: KVCache) -> Tensor:
-    """The first two rows alone."""
+    """Check the first two slots alone."""
     cache.move_right(torch.tensor([2, 0]), 5)
     before = numbers(N_SLOTS, 5)
     return torch.stack([torch.cat([before[0, :, :1]] * 2 + [before[0, :, :3]], 1), before[1], before[2]])

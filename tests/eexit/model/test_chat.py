@@ -1,4 +1,4 @@
-"""What the model sees of a prompt: control tokens come from the chat template only; in a text they are plain text."""
+"""Input of the model: control tokens come from the chat template only; in a text they are plain text."""
 
 from collections import Counter
 from pathlib import Path
@@ -47,7 +47,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> st
 
 
 def as_before(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, prefiller: str) -> list[int]:
-    """The rendered text, tokenised whole, so that every control token's name in it becomes that token."""
+    """Tokenise a rendered text whole, so that every control token's name in it becomes that token."""
     found: list[int] = tokenizer(rendered(tokenizer, prompt, system) + prefiller, add_special_tokens=False)["input_ids"]
     return found
 
@@ -78,7 +78,7 @@ def test_who_means_control_tokens_gets_them(default: PreTrainedTokenizerBase) ->
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
-    """Reads bytes; begins a text with <s> and ends it with </s>; <think> is an added token, but no special one."""
+    """Return a tokeniser of bytes with <s> before a text and </s> behind it; <think> is added, but not special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -170,7 +170,7 @@ def cut(folder: Path) -> None:
 
 
 def configuring(**fields: object) -> Callable[[Path], None]:
-    """Changes fields of config.json."""
+    """Change fields of config.json."""
 
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -185,7 +185,7 @@ def lose_the_tokenizer(folder: Path) -> None:
 
 
 def lose_the_vocabulary(folder: Path) -> None:
-    """Of Qwen2, transformers then makes a tokenizer that knows one control token."""
+    """Check Qwen2, for which transformers then makes a tokenizer with one control token."""
     save_family(folder, "qwen2")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')

@@ -9,9 +9,9 @@ from eexit.model.layers import ForwardInputs, Layer
 
 
 def test_keys_and_values_alone_are_the_layers_own(any_model: PreTrainedModel) -> None:
-    """Of rows of several lengths; queries are left out where they come from a matrix of their own."""
+    """Check sequences of several lengths, without queries where these have a matrix of their own."""
     decoder, ran = decoder_of(any_model), set[str]()
-    inputs = ForwardInputs.of([(5, 80, 7), (9, 8, 60, 61, 3)], torch.device("cpu"))
+    inputs = ForwardInputs.from_texts([(5, 80, 7), (9, 8, 60, 61, 3)], torch.device("cpu"))
     cache = decoder.cache(2, 5)
 
     def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model:
 
     for text in TEXTS:
         visited.clear()
-        ready_1TH = decoder.run(visit, ForwardInputs.of([text], CPU), decoder.cache(1, len(text)))
+        ready_1TH = decoder.run(visit, ForwardInputs.from_texts([text], CPU), decoder.cache(1, len(text)))
         assert visited == list(range(decoder.n_layers))
         assert torch.equal(decoder.lm_head(ready_1TH[0]), own_logits(any_model, text))
 
@@ -57,7 +57,7 @@ def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model:
 @torch.inference_mode()
 def test_rows_of_several_lengths_say_what_they_say_alone(any_model: PreTrainedModel) -> None:
     decoder, cache = decoder_of(any_model), decoder_of(any_model).cache(len(TEXTS), LONGEST)
-    whole = ForwardInputs.of(TEXTS, CPU)
+    whole = ForwardInputs.from_texts(TEXTS, CPU)
     for start, stop in ((0, 12), (12, 13), (13, LONGEST)):
         part = ForwardInputs(
             whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.attention_mask_BC[:, :stop]
@@ -77,7 +77,7 @@ def test_windows_are_those_of_the_masks(architecture: str) -> None:
 
 @pytest.mark.parametrize(("at", "architecture"), [*enumerate(ARCHITECTURES)])
 def test_a_model_is_sound_in_half_precision(at: int, architecture: str) -> None:
-    """Kinds of families in both dtypes, others in one; in float32, the tests above load them all."""
+    """Load kinds of families in both dtypes, others in one; in float32, the tests above load them all."""
     dtypes = (torch.bfloat16, torch.float16)
     for dtype in dtypes if architecture in KINDS else dtypes[at % 2 :][:1]:
         assert Decoder(shallow_model(architecture, dtype)).n_layers >= 3
@@ -85,7 +85,7 @@ def test_a_model_is_sound_in_half_precision(at: int, architecture: str) -> None:
 
 @torch.inference_mode()
 def test_a_row_may_be_as_far_off_beside_others_as_rounding_moves_it() -> None:
-    """A router whose rounding depends on the rows beside: it matters where two experts are as likely as each other."""
+    """Route by rounding that depends on neighbours: it matters where two experts are equally likely."""
     model: Any = shallow_model("mixtral")
     router, seen, generator = model.model.layers[1].mlp.gate, list[Tensor](), torch.Generator().manual_seed(0)
     handle = router.register_forward_hook(lambda _, args, __: seen.append(args[0].reshape(-1, 32).double()))
@@ -121,7 +121,7 @@ def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
     decoder, prompt = decoder_of(model), torch.tensor([TEXTS[0]])
     generate: Any = model.generate
     before = generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
-    inputs = ForwardInputs.of(TEXTS, CPU)
+    inputs = ForwardInputs.from_texts(TEXTS, CPU)
     decoder.run(Layer.run, inputs, decoder.cache(3, LONGEST))
     with pytest.raises(ZeroDivisionError):
         decoder.run(failing, inputs, decoder.cache(3, LONGEST))
@@ -142,7 +142,7 @@ def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
         return layer.run(hidden_BTW)
 
     with ThreadPoolExecutor(1) as other:
-        ready_1TH = decoder.run(visit, ForwardInputs.of(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
+        ready_1TH = decoder.run(visit, ForwardInputs.from_texts(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
     assert torch.equal(decoder.lm_head(ready_1TH[0]), expected)
     assert visited == list(range(7))
 
@@ -154,7 +154,7 @@ def test_a_raw_readout_leaves_the_norm_out(any_model: PreTrainedModel) -> None:
 
 
 def test_a_language_model_within_another_decodes_as_it_does() -> None:
-    """Gemma 4 looks for images among embeddings."""
+    """Check Gemma 4, whose forward searches embeddings for images."""
     text = GROUPED | {
         "vocab_size": 100,
         "pad_token_id": 0,

@@ -30,7 +30,7 @@ GEMMA4: dict[str, Any] = {
 
 
 def test_keys_and_values_of_different_widths_are_estimated_as_the_model_keeps_them(tmp_path: Path) -> None:
-    """Those of all families are compared where their checkpoints are loaded."""
+    """Compare one family; the others are compared where their checkpoints are loaded."""
     config = tf.Gemma4TextConfig(**GROUPED, **GEMMA4, layer_types=["sliding_attention"] * 5 + ["full_attention"] * 2)
     _, token, _, _ = estimate(tmp_path, config)
     decoder = Decoder(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())

@@ -1,4 +1,4 @@
-"""Models with quantised weights run like any other, and what can't be done with them is told."""
+"""Models with quantised weights run like any other, and impossible uses are refused."""
 
 import subprocess
 import sys
@@ -84,8 +84,8 @@ def test_invariants_1_3_and_4_hold_with_quantised_weights(
 
 @needs_bitsandbytes
 def test_a_model_whose_products_depend_on_other_rows_is_refused_in_float32(folder: Path) -> None:
-    """LLM.int8() quantises what comes in too, and looks for outliers in all rows together."""
-    with pytest.raises(UsageError, match=r"a row beside a longer one is .*% off what it says alone"):
+    """Refuse LLM.int8(), which also quantises inputs, by outliers of all sequences together."""
+    with pytest.raises(UsageError, match=r"left padding beside a longer sequence changes its logits by .*%"):
         Decoder(by_bitsandbytes(folder, "8"))
 
 
@@ -163,7 +163,7 @@ def test_four_bits_are_multiplied_in_the_dtype_that_their_kernels_are_written_fo
 
 @needs_torchao
 def test_nothing_is_printed_while_weights_are_quantised(folder: Path) -> None:
-    """In a process of its own, since libraries speak once, when they are imported."""
+    """Run a process of its own, since libraries warn once, when they are imported."""
     code = f"""if True:
         import eexit
         model, _ = eexit.load_default_model_and_tokenizer({str(folder)!r}, "cpu", "float32", "int4")

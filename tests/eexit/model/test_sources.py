@@ -72,7 +72,7 @@ def test_a_model_that_is_not_there_is_named(
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Says of a model how large its files are, as the hub does, and knows no other."""
+    """Answer with the sizes of a model's files, as the hub does; it has no other model."""
 
     def do_GET(self) -> None:
         sizes = {"config.json": 5, "model-1.safetensors": 100, "model-2.safetensors": 20, "pytorch_model.bin": 7000}

@@ -1,4 +1,4 @@
-"""Models that can't be run with exits are refused when they are taken apart, in a line that says why."""
+"""Models that can't be run with exits are refused by `Decoder`, in a line with the reason."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -40,11 +40,11 @@ KINDS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
     ),
     "learned positions": (
         lambda: tf.BartConfig(vocab_size=97, d_model=32, **BART),
-        "a row beside a longer one is .*% off what it says alone; it takes no position_ids",
+        "left padding beside a longer sequence changes its logits by .*%; it takes no position_ids",
     ),
     "positions by the longest row": (
         lambda: tf.TrOCRConfig(**SIZES, decoder_layers=7, decoder_attention_heads=4),
-        "a row beside a longer one is .*% off what it says alone; it takes no position_ids",
+        "left padding beside a longer sequence changes its logits by .*%; it takes no position_ids",
     ),
     "shared keys": (
         lambda: tf.Gemma3nTextConfig(**SMALL, **HEADS, **SHARING),
@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
     ),
     "temperature by position": (
         lambda: tf.Llama4TextConfig(**LLAMA4, max_position_embeddings=9000, layer_types=["full_attention"] * 4),
-        "its logits are others when its layers are visited: it takes positions from the length of the cache",
+        "its logits change when its layers are visited: it takes positions from the length of the cache",
     ),
     "chunks": (
         lambda: tf.Llama4TextConfig(**LLAMA4, attention_chunk_size=8), "it has layers of kind chunked_attention"
@@ -83,7 +83,7 @@ def test_an_encoder_decoder() -> None:
 
 
 def hooked(path: str, change: Callable[[Tensor], Tensor]) -> Callable[[Any], object]:
-    """Change what comes out of a module, (B, T, W)."""
+    """Change the output of a module, (B, T, D)."""
     return lambda model: model.get_submodule(path).register_forward_hook(lambda _, __, output: change(output))
 
 
@@ -117,30 +117,30 @@ UNMERGED = r"it has an adapter of peft that is not merged: .*merge_and_unload\(\
 DONE: dict[str, tuple[Callable[[Any], object], str]] = {
     "rows are mixed": (
         hooked("model.layers.1.mlp", lambda out: out.mean(0, keepdim=True).expand_as(out)),
-        "a row beside a longer one is .*% off what it says alone$",
+        "left padding beside a longer sequence changes its logits by .*%$",
     ),
     "rows get those of the first": (
         hooked("model.layers.1.self_attn.q_proj", lambda out: out[:1].expand_as(out)),
-        "a row beside a longer one is .*% off what it says alone$",
+        "left padding beside a longer sequence changes its logits by .*%$",
     ),
     "rows are scaled if there are several": (
         hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)),
-        "a row beside a longer one is .*% off what it says alone$",
+        "left padding beside a longer sequence changes its logits by .*%$",
     ),
     "tokens that run together are scaled": (
         hooked("model.layers.2", lambda out: out + 0.1 * (out.shape[1] == 2)),
-        "tokens whose deeper layers run later are .*% off what they say at once$",
+        "running the skipped layers of deferred tokens later changes its logits by .*%$",
     ),
     "keys are drawn": (
         hooked("model.layers.1.self_attn.k_proj", lambda out: out + torch.rand_like(out)),
-        "keys and values are others without queries",
+        "layer .: its keys and values change when its queries are not computed",
     ),
     "an output is drawn": (
         hooked("model.layers.1.mlp", lambda out: out + torch.rand_like(out)),
-        "its logits are others when its layers are visited$",
+        "its logits change when its layers are visited$",
     ),
     "the stack adds to what it gives": (
-        add_at_the_end, "its logits don't follow from the residual stream after its last layer"
+        add_at_the_end, "its logits don't follow from the hidden state after its last layer"
     ),
     "a compiled model": (compile_forward(""), COMPILED),
     "a compiled layer": (compile_forward("model.layers.2"), COMPILED),

@@ -29,9 +29,7 @@ RULES = ["predicted_kl=1"]
 
 def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Path:
     folder.mkdir()
-    readout = {f"readout.{layer}.{name}": part for layer, its in LINEAR.of_layer.items()
-               for name, part in zip(("weight", "bias"), its, strict=True)}  # fmt: skip
-    save_file(readout if READOUT in holds else PROBE.tensors(), folder / WEIGHTS)
+    save_file(LINEAR.tensors() if READOUT in holds else PROBE.tensors(), folder / WEIGHTS)
     files = {WEIGHTS: sha256([folder / WEIGHTS])}
     fields = {
         "what": what,
@@ -57,8 +55,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
         artefact(tmp_path / "probe", "probe", (PROBE_ROLE,)),
     )
     readout = load_readout(config(readout=str(linear)), [1, 3], decoder_of(shared_model("llama")))
-    for ours, its in zip(vars(readout)["of_layer"][3], LINEAR.of_layer[3], strict=True):
-        assert ours.equal(its)
+    assert all(part.equal(getattr(LINEAR.maps[3], name)) for name, part in vars(vars(readout)["maps"][3]).items())
     loaded, hidden_BW = (
         load_probe(config(probe=str(probe)), [1, 3], decoder_of(shared_model("llama"))),
         torch.randn(4, 32),

@@ -23,7 +23,7 @@ def test_defaults_are_the_documented_grid() -> None:
     ("fields", "message"),
     [
         ({"modes": []}, "at least 1 item"),
-        ({"kl_factors": [float("nan")]}, "the KL factor of rule kl must be finite and ≥ 0, got nan"),
+        ({"kl_factors": [float("nan")]}, "rule kl takes a KL factor ≥ 0, as in kl=0.5, got nan"),
         ({"kl_factors": []}, "only mode normal can do without one"),
         ({"exit_layers": [3, 3]}, "must be strictly increasing, got 3,3"),
         ({"exit_layers": []}, "at least 1 item"),

@@ -36,7 +36,7 @@ def test_where_later_layers_are_the_identity_the_readout_is_exact(
     trainer = LinearTrainer(TrainerInputs(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.solve(summed(trainer, texts))
     [states_NXW] = decided_streams(decoder, held_out(llama), (0, 1, 3))
-    kl_NE = compare(decoder, LinearReadout.placed(trainer.of_layer, decoder.device), (0, 1, 3), states_NXW).kl_BE
+    kl_NE = compare(decoder, LinearReadout(trainer.maps).to(decoder.device), (0, 1, 3), states_NXW).kl_BE
     assert kl_NE[:, 1:].max() < 1e-5
     assert kl_NE[:, 0].median() > 0.01, "before, there is something to do"
 
@@ -117,7 +117,7 @@ def test_it_brings_layers_closer_to_the_final_one_and_says_so(llama: PreTrainedM
     assert weights.keys() == {f"readout.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
     rows = {(row.layer, row.series): row for row in trainer.table(texts)}
     [states_NXW] = decided_streams(decoder_of(llama), texts, LAYERS)
-    readouts = {"lens": READOUTS["lens"], "linear": LinearReadout.placed(trainer.of_layer, decoder_of(llama).device)}
+    readouts = {"lens": READOUTS["lens"], "linear": LinearReadout(trainer.maps).to(decoder_of(llama).device)}
     kls = {}
     for name, readout in readouts.items():
         compared = compare(decoder_of(llama), readout, LAYERS, states_NXW)

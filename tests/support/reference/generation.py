@@ -21,9 +21,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.sampling import pick_tokens
-from eexit.method.kv_maps import STREAMS, KVMaps, LinearMap
+from eexit.method.kv_maps import STREAMS, KVMaps
 from eexit.method.layer_call import ExitContext
-from eexit.method.modes import MODES, KVFill, Mode, SkippedLayer
+from eexit.method.linear_map import LinearMap
+from eexit.method.modes import MODES, Mode, SkippedLayer
 from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
@@ -53,9 +54,9 @@ class ReferenceRow:
         return isinstance(self.configuration, EarlyExit) and self.configuration.rule in ONLINE
 
     @property
-    def fill(self) -> KVFill:
+    def fill(self) -> str:
         mode = self.configuration.mode
-        return MODES[mode].fill if mode in MODES else KVFill.FULL_DEPTH
+        return MODES[mode].fill if mode in MODES else "full depth"
 
     @property
     def has_own_cache(self) -> bool:
@@ -204,7 +205,7 @@ def lets_through(decoding: DecodingConfig, configuration: EarlyExit, stream_W: T
     if configuration.gate is None:
         return True
     assert decoding.gate
-    held, index = decoding.gate.of_layer[layer], decoding.gate.rules.index(configuration.gated_rule)
+    held, index = decoding.gate.maps[layer], decoding.gate.rules.index(configuration.gated_rule)
     log_odds = float(stream_W.float() @ held.weight[:, index]) + float(held.bias[index])
     return 1 / (1 + math.exp(-log_odds)) >= float(configuration.gate)
 
@@ -222,7 +223,7 @@ def through_screen(screen: Screen, decoder: Decoder, decoding: DecodingConfig, o
     else:
         ready_H = decoding.readout.before_head(decoder, hidden_1W, layer)[0]
         logits_V = read_after(decoder, decoding, output, layer)
-    down_R = screen.down_RH @ ready_H
+    down_R = screen.down_RF @ ready_H
     rough_V = torch.stack([row_R @ down_R for row_R in screen.up_VR])
     if screen.bias_V is not None:
         rough_V = rough_V + screen.bias_V
@@ -296,8 +297,8 @@ def leave_nothing(student: ExitKVCache, exit_layer: int) -> None:
 
 def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
     """Norm, the layer's linear map, head."""
-    weight, bias = readout.of_layer[layer]
-    return decoder.lm_head(decoder.head_input(hidden_BW) @ weight + bias)
+    by = readout.maps[layer]
+    return decoder.lm_head(decoder.head_input(hidden_BW) @ by.weight + by.bias)
 
 
 READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
@@ -305,12 +306,13 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     RawReadout: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input_without_norm(hidden_BW)),
     LinearReadout: read_linear,
 }
-LEAVE: dict[KVFill, Callable[[ExitKVCache, int], None]] = {
-    KVFill.HIDDEN: leave_residual_frozen,
-    KVFill.KV: leave_residual_frozen,  # and `saying_after` had them made as the state says
-    KVFill.MAPS: leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
-    KVFill.COPY: leave_cache_frozen,
-    KVFill.NONE: leave_nothing,
+LEAVE: dict[str, Callable[[ExitKVCache, int], None]] = {
+    "hidden at the exit": leave_residual_frozen,
+    "hidden": leave_residual_frozen,  # and `saying_after` had them made as the mode says
+    "kv": leave_residual_frozen,  # and `saying_after` had them made as the state says
+    "maps": leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
+    "copy": leave_cache_frozen,
+    "none": leave_nothing,
 }
 
 
@@ -340,10 +342,10 @@ def leaving(decoder: Decoder, decoding: DecodingConfig, mode: str, exit_layer: i
     with ExitStack() as past_the_exit:
         after = exit_layer if state and state.fill in LEAVE else decoder.n_layers - 1
         past_the_exit.enter_context(handing_on_after(decoder.layers, after))
-        if state and state.maps:
+        if state and state.needs_kv_maps:
             assert decoding.kv_maps
             past_the_exit.enter_context(mapping_after(decoder, decoding.kv_maps, exit_layer))
-        elif state and state.fill in (KVFill.HIDDEN, KVFill.KV):
+        elif state and state.fill in ("hidden", "kv"):
             past_the_exit.enter_context(saying_after(decoder, state, exit_layer))
         yield
 
@@ -419,7 +421,7 @@ def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[Non
         if index < decoder.n_layers
     ]
     for index in range(exit_layer + 1, decoder.n_layers):
-        if state.fill is KVFill.HIDDEN:
+        if state.fill == "hidden":
             handles.append(decoder.layers[index].register_forward_pre_hook(enter(index)))
             continue
         for part, module in enumerate(decoder.for_keys[index].own_projections):

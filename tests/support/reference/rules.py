@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eexit.method.probes import LEAST_KL_FACTOR, LOG_KL_RANGE, Probe
+from eexit.method.linear_predictors import LEAST_KL_FACTOR, LOG_KL_RANGE, Probe
 from eexit.method.rules import RULES, ExitHistogram, LayerView
 
 
@@ -80,15 +80,14 @@ def stop_by_patience(seen: RuleInputs, layers_in_a_row: float) -> Stops:
 
 
 def stop_by_predicted_kl(seen: RuleInputs, kl_factor: float) -> Stops:
-    """2·sigmoid(−k·KL) of the KL that a probe predicts: linear in the standardised stream."""
+    """2·sigmoid(−k·KL) of the KL that a probe predicts: its log is linear in the hidden state and in log k."""
     assert seen.probe is not None
     kls = []
     for layer in seen.exitable_layers:
-        layer_probe = seen.probe.of_layer[layer]
-        x = (seen.own_streams[layer + 1].float() - layer_probe.mean) / layer_probe.std
-        log_kl = float(torch.dot(layer_probe.weight, x) + layer_probe.bias)
-        if layer_probe.power is not None:
-            log_kl += float(layer_probe.power) * math.log(max(kl_factor, LEAST_KL_FACTOR))
+        layer_probe = seen.probe.maps[layer]
+        *weights, power = layer_probe.weight[:, 0]
+        log_kl = float(torch.dot(torch.stack(weights), seen.own_streams[layer + 1].float()) + layer_probe.bias)
+        log_kl += float(power) * math.log(max(kl_factor, LEAST_KL_FACTOR))
         kls.append(math.exp(min(max(log_kl, LOG_KL_RANGE[0]), LOG_KL_RANGE[1])))
     return [2 / (1 + math.exp(min(kl_factor * kl, 700.0))) for kl in kls], kls
 
@@ -129,7 +128,7 @@ def stop_by_function(rule: str, seen: RuleInputs, parameter: float | None) -> St
         )  # fmt: skip
         saw = float(own.function(look, asked) if own.takes_parameter else own.function(look))
         evidence.append(saw)
-        met = saw if own.gives_chance else saw <= float(asked) if own.at_most else saw >= float(asked)
+        met = saw if own.returns_chance else saw <= float(asked) if own.at_most else saw >= float(asked)
         stops.append(float(met))
     return stops, evidence
 

@@ -230,7 +230,7 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
     ("arguments", "message"),
     [
         ({}, "nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
-        ({"kl_factors": (-1.0,)}, "the KL factor of rule kl must be finite and ≥ 0, got -1"),
+        ({"kl_factors": (-1.0,)}, "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1"),
         ({"kl_factors": (1.0, 1.0)}, "1.0 of rule kl is listed more than once"),
         ({"rules": {"confidense": (0.5,)}}, "unknown rule 'confidense': did you mean confidence?"),
         ({"rules": {"confidence": (1.5,)}}, "rule confidence takes a threshold above 0 and up to 1"),

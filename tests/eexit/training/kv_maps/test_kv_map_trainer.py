@@ -12,6 +12,7 @@ from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
 from eexit.errors import UsageError
 from eexit.method.kv_maps import KEYS, STREAMS
+from eexit.method.linear_map import LinearMap
 from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.cache import BLOCK_COLUMNS
 from eexit.model.layers import ForwardInputs, Layer
@@ -24,7 +25,7 @@ from eexit.training.texts import TrainingText
 READ = {  # what layers are read through, in what is trained of each form
     STREAMS: READOUTS["lens"],
     KEYS: LinearReadout(
-        {layer: (torch.eye(32) + 0.5 * torch.eye(32).roll(layer, 0), torch.zeros(32)) for layer in LAYERS}
+        {layer: LinearMap(torch.eye(32) + 0.5 * torch.eye(32).roll(layer, 0), torch.zeros(32)) for layer in LAYERS}
     ),
 }
 

@@ -7,7 +7,7 @@ import torch
 from references import decoder_of, shared_model
 from torch import Tensor, nn
 
-from eexit.method.kv_maps import LinearMap
+from eexit.method.linear_map import LinearMap
 from eexit.model.layers import Decoder
 from eexit.training.kv_maps.map_forms import HiddenForm, KVForm, MapForm, Pair, compare_norms, deeper, entering
 from eexit.training.ridge import Moments, SplitMoments, best_fit

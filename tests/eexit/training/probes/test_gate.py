@@ -4,7 +4,7 @@ import pytest
 import torch
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
-from eexit.method.gate import Gate
+from eexit.method.linear_predictors import Gate
 from eexit.training.probes.calibration import calibrate_odds
 from eexit.training.probes.gate import GateTrainer, row
 
@@ -40,7 +40,7 @@ def test_a_gate_predicts_exits_of_texts_that_it_learned_from() -> None:
     assert choosy, "some threshold lets some through"
     assert (choosy[-1].kept or 0) > (choosy[-1].taken or 0) > 0, "what it lets through exits more often than others"
     assert (of_layer[0].kept or 0) >= (of_layer[-1].kept or 0)
-    assert Gate.of((RULE, "entropy/1.5"), weights, LAYERS).rules == (RULE, "entropy/1.5")
+    assert Gate.from_tensors(weights, LAYERS, rules=(RULE, "entropy/1.5")).rules == (RULE, "entropy/1.5")
     assert len(trainer.table(held_out(frozen_llama()))) == 2 * len(LAYERS) * 6
 
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from trained import LAYERS, frozen_llama, learned, setup_of, summed
 
-from eexit.method.probes import LayerProbe, Probe
+from eexit.method.linear_map import LinearMap
+from eexit.method.linear_predictors import Probe
+from eexit.method.linear_predictors import log_kl as predicted_log_kl
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import choose_exits
 from eexit.training.probes.calibration import calibrate
@@ -37,15 +39,15 @@ def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> 
     assert (exits[0] == exits[1]).float().mean() > 0.99  # but where a draw is within rounding of a chance
 
 
-def unsure_probe() -> tuple[LayerProbe, Tensor, Tensor]:
+def unsure_probe() -> tuple[LinearMap, Tensor, Tensor]:
     """One that knows a half of log KL and predicts it twice as boldly; streams, and the true KLs."""
     generator = torch.Generator().manual_seed(0)
     known_N, unknown_N = torch.randn(2, 4000, generator=generator)
-    probe = LayerProbe(torch.zeros(1), torch.ones(1), torch.tensor([2.0]), torch.tensor(-1.0))
+    probe = LinearMap(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0]))
     return probe, known_N[:, None], (known_N + unknown_N).exp()
 
 
-def gap(probe: LayerProbe, stream_NW: Tensor, kl_N: Tensor) -> float:
+def gap(probe: LinearMap, stream_NW: Tensor, kl_N: Tensor) -> float:
     """The largest difference between predicted and true chances to stop, of bins with 100 tokens, at any KL factor."""
     gaps = []
     for factor in KL_FACTORS:
@@ -58,9 +60,9 @@ def gap(probe: LayerProbe, stream_NW: Tensor, kl_N: Tensor) -> float:
 
 def test_calibration_makes_the_chances_of_a_bold_probe_true() -> None:
     probe, stream_NW, kl_N = unsure_probe()
-    calibration = calibrate(probe.log_kl(stream_NW), kl_N)
+    calibration = calibrate(predicted_log_kl(probe, stream_NW), kl_N)
     assert gap(probe, stream_NW, kl_N) > 0.2
-    assert gap(calibration.of(probe), stream_NW, kl_N) < 0.05
+    assert gap(calibration.apply(probe), stream_NW, kl_N) < 0.05
 
 
 def test_calibration_leaves_a_probe_that_knows_the_kl_as_it_is() -> None:
@@ -70,7 +72,7 @@ def test_calibration_leaves_a_probe_that_knows_the_kl_as_it_is() -> None:
 
 def test_a_calibrated_probe_stops_at_once_at_factor_0_and_less_often_the_larger_the_factor() -> None:
     probe, stream_NW, kl_N = unsure_probe()
-    calibrated = Probe({0: calibrate(probe.log_kl(stream_NW), kl_N).of(probe)})
+    calibrated = Probe({0: calibrate(predicted_log_kl(probe, stream_NW), kl_N).apply(probe)})
     chances = []
     for factor in (0.0, 1e-9, 0.5, 1.0, 1e3):
         factor_N = torch.full_like(kl_N, factor)
@@ -85,7 +87,7 @@ def test_a_probe_learns_and_its_table_says_which_exits_it_keeps() -> None:
     model, texts = frozen_llama(), learned(frozen_llama())
     trainer = ProbeTrainer(setup_of(model, "probe"))
     weights = trainer.solve(summed(trainer, texts))
-    parts = ("mean", "std", "weight", "bias", "power")
+    parts = ("weight", "bias")
     assert weights.keys() == {f"probe.{layer}.{part}" for layer in LAYERS for part in parts}
     rows = trainer.table(texts)  # of what it has seen: a few tokens teach nothing about others
     assert [(row.layer, row.at) for row in rows] == [(layer, factor) for layer in LAYERS for factor in KL_FACTORS]

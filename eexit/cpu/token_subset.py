@@ -1,9 +1,9 @@
-"""Some of a pass's tokens: which are computed for, and which of the results count.
+"""Selections of a pass's tokens: those that are computed for, and those whose results count.
 
-On a CPU, a computation takes as long as it has tokens, and nothing is lost by asking which they are. On other devices
-the host would have to wait for that, and a few tokens take as long as many: there, all are computed, under a mask.
+On a CPU, a computation takes as long as it has tokens, and it is free to find out which they are. On other devices the
+host would have to wait for the answer, and a few tokens take as long as many: there, all are computed, under a mask.
 
-Shapes: N tokens, M of them computed for.
+Shapes: M tokens of the N that are computed for.
 """
 
 from collections.abc import Callable
@@ -16,26 +16,26 @@ Index = Tensor | slice
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The tokens at `index` are computed for; of the results, those count that `mask_M` has (None: all)."""
+class TokenSubset:
+    """The tokens at `index`, which are computed for; results count where `mask_M` is True (None: everywhere)."""
 
     index: Index
     mask_M: Tensor | None = None
 
     @classmethod
-    def from_flag(cls, flag_N: Tensor) -> "Selection":
+    def from_flag(cls, flag_N: Tensor) -> "TokenSubset":
         """Select the tokens with this flag."""
         return cls(slice(None)).narrow(flag_N)[0]
 
-    def narrow(self, flag_M: Tensor) -> tuple["Selection", Index]:
-        """Select those with this flag; return them, and where they are among the results computed so far."""
+    def narrow(self, flag_M: Tensor) -> tuple["TokenSubset", Index]:
+        """Return the selected tokens with this flag, and their index into the results computed so far."""
         if flag_M.device.type != "cpu":
-            return Selection(self.index, flag_M if self.mask_M is None else self.mask_M & flag_M), slice(None)
-        kept = flag_M.nonzero()[:, 0]
-        return Selection(kept if isinstance(self.index, slice) else self.index[kept]), kept
+            return TokenSubset(self.index, flag_M if self.mask_M is None else self.mask_M & flag_M), slice(None)
+        at = flag_M.nonzero()[:, 0]
+        return TokenSubset(at if isinstance(self.index, slice) else self.index[at]), at
 
     def has_tokens(self) -> bool:
-        """Return False if no token is selected, as far as the host knows."""
+        """Return False if no token is known to the host to be selected."""
         return isinstance(self.index, slice) or len(self.index) > 0
 
     def put(self, target_N: Tensor, values_M: Tensor) -> None:
@@ -51,7 +51,7 @@ class Selection:
             target_N[self.index] = torch.where(mask_M, values_M, target_N[self.index])
 
     def fill(self, n_tokens: int, values_M: Tensor, others: Callable[[], Tensor]) -> Tensor:
-        """Return the values of the selected among `n_tokens` tokens and those of `others`, called if there are any."""
+        """Return values for `n_tokens` tokens: `values_M` of the selected ones, and `others()` if there are others."""
         if self.mask_M is None and isinstance(self.index, Tensor) and len(self.index) == n_tokens:
             return values_M
         target_N = others().clone()
