@@ -123,7 +123,7 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
         ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of hidden, probe, distribution, history"),
         ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
         ("@eexit.mode\ndef a(exit): ...", "mode a is a function of an exit and of a skipped layer"),
-        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: leaves is stream, keys, copy or nothing"),
+        ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: fill is hidden, kv, copy or none"),
         ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "mode a: needs are hidden_in and embedding"),
         ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
         (
