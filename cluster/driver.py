@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster import signals
 from cluster.actor import MakeGenerator
-from cluster.actor_client import ActorClient, start_actor
+from cluster.actor_client import SECONDS_BETWEEN_LOOKS, ActorClient, start_actor
 from cluster.custom_exits import CustomExits
 from cluster.failures import failure_of_actor, failure_of_call
 from cluster.pool import PoolSpec
@@ -40,7 +40,6 @@ from eexit.sweeps.shards import Shard
 
 SHARDS_PER_ACTOR = 2  # the current one and the next one
 RUNS_LEFT_PER_RUN_GIVEN = 4  # while at least as many remain, actors get their next shard early
-SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from cluster.sweep_job import SweepJob
 from eexit.errors import UsageError
-from eexit.plan.model_inspection import MemoryEstimate, size
+from eexit.output.text import format_bytes
+from eexit.plan.model_inspection import MemoryEstimate
 from eexit.plan.runs import count_runs
 
 # An actor with one CPU waits for no threads, but is slow with few slots. On two CPUs, one actor against two:
@@ -31,7 +32,7 @@ class PoolSpec:
     @property
     def each(self) -> str:
         gpus = f" and {self.gpus:g} {self.accelerator or 'GPUs'}" if self.gpus else ""
-        memory = f" with {size(self.memory)} of memory" if self.memory else ""
+        memory = f" with {format_bytes(self.memory)} of memory" if self.memory else ""
         return f"{self.cpus:g} CPUs{gpus}{memory}"
 
     def __str__(self) -> str:
@@ -54,8 +55,8 @@ def plan_pools(
     most = max((node.get("memory", math.inf) for node in nodes), default=math.inf)
     if memory and memory.row > most:
         raise UsageError(
-            f"a run of up to {job.config.most_new_tokens:,} new tokens may need {size(memory.row)} for keys and "
-            f"values, more than any node has ({size(int(most))}): lower --max-new-tokens"
+            f"a run of up to {job.config.most_new_tokens:,} new tokens may need {format_bytes(memory.row)} for keys "
+            f"and values, more than any node has ({format_bytes(int(most))}): lower --max-new-tokens"
         )
     pools = [_plan_pool(job, nodes, accelerator, memory) for accelerator in job.accelerator_type or [None]]
     for pool in pools:
@@ -76,7 +77,7 @@ def shortages(pools: Sequence[PoolSpec], nodes: Sequence[Node], memory: MemoryEs
             yield f"no node can hold an actor of {pool.each} as yet: waiting for one to join"
         elif memory and pool.memory < memory.of_node(pool.gpus):
             yield (
-                f"an actor may need {size(memory.of_node(pool.gpus))} of memory, more than any node has free: "
+                f"an actor may need {format_bytes(memory.of_node(pool.gpus))} of memory, more than any node has free: "
                 "lower --rows-per-shard if it runs out"
             )
 

@@ -36,7 +36,7 @@ from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import inside, redact
-from eexit.output.text import pluralize, precision
+from eexit.output.text import describe_precision, pluralize
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.prompts import read_prompts
 from eexit.plan.validation_errors import explain
@@ -153,7 +153,7 @@ def first_line(assessment: "Assessment") -> str:
     digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
     name = assessment.recipe.common[assessment.recipe.common.index("--model") + 1]
     where = f"{platform.machine()}, {pluralize(n or 1, 'core')} and as many threads"
-    return " · ".join(filter(None, (name, precision(model, asked), digest and f"weights {digest}", where)))
+    return " · ".join(filter(None, (name, describe_precision(model, asked), digest and f"weights {digest}", where)))
 
 
 def plan_text(assessment: "Assessment") -> Iterator[str]:

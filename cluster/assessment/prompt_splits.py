@@ -18,7 +18,7 @@ from eexit.errors import UsageError
 from eexit.output.atomic_files import write_atomic
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.generators import MOST, draw_prompts
-from eexit.plan.splits import in_pilot_split, in_test_split, is_drawn, shuffled, units
+from eexit.plan.splits import in_pilot_split, in_test_split, is_drawn, sampling_units, shuffled
 from eexit.quality.risks import RISKS
 
 TRAINING, PILOT, RUN = PARTS = ("training", "pilot", "run")
@@ -79,7 +79,7 @@ def split(
     answered = [each for each in prompts if each.answer or each.answer_pattern]
     risk = ANSWERS if 2 * len(answered) >= len(prompts) else DISAGREEMENT
     prompts = answered if risk == ANSWERS else prompts
-    unit_of = units([{"id": each.id, "prompt": each.prompt, "group": each.group} for each in prompts])
+    unit_of = sampling_units([{"id": each.id, "prompt": each.prompt, "group": each.group} for each in prompts])
     by_unit: dict[str, list[Prompt]] = {}
     for at in shuffled([unit_of[each.id] for each in prompts]):
         by_unit.setdefault(unit_of[prompts[at].id], []).append(prompts[at])

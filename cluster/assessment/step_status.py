@@ -20,7 +20,7 @@ from eexit.plan.hashes import content_hash
 from eexit.plan.runs import count_runs
 from eexit.quality.risks import RISKS
 from eexit.results.finished_sweep import read_finished
-from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.layout import MANIFEST, Manifest, encode_manifest
 from eexit.results.parquet_files import DamagedError, GenerationsFile, list_files, read_shards
 from eexit.results.store.commit import survey
 from eexit.results.store.extend import extended_config, stored_config, with_places
@@ -132,7 +132,7 @@ def hand_on_places(folder: str, planned: SweepConfig) -> None:
     if held:
         stored = stored_config(store, held)
         if (placed := with_places(stored, planned)) != stored:
-            store.publish(MANIFEST, encode(with_grid(held, placed)))
+            store.publish(MANIFEST, encode_manifest(with_grid(held, placed)))
 
 
 def failed_runs(folder: str) -> int:

@@ -14,11 +14,11 @@ from cluster.console.sweep_flags import CommandOptions
 from cluster.sweep_job import SweepJob
 from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
 from eexit.output.locations import redact
-from eexit.output.text import pluralize, precision, with_weights
+from eexit.output.text import describe_precision, format_bytes, pluralize, with_weights
 from eexit.plan.artefacts import ADAPTER, KV_MAPS, PROBE
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
-from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, look_at_model, size
+from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, look_at_model
 from eexit.plan.runs import configurations, count_different_runs, count_runs
 from eexit.plan.splits import kinds
 from eexit.results.parquet_files import DamagedError
@@ -51,7 +51,7 @@ def describe_plan(job: SweepJob, options: CommandOptions) -> str:
     )
     lines = {
         "model": f"{config.model} ({model['architecture']}, {pluralize(model['n_layers'], 'layer')}, "
-        f"{precision(model, config.dtype)})",
+        f"{describe_precision(model, config.dtype)})",
         "prompts": f"{len(config.prompts):,} from {options.prompts_from}{_kinds_and_answers(config)}",
         "system prompt": _of_prompts(config, "system"),
         "prefiller": _of_prompts(config, "prefiller"),
@@ -74,7 +74,11 @@ def describe_plan(job: SweepJob, options: CommandOptions) -> str:
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {pluralize(rows, 'run')}",
         "tokens": f"up to {n_new:,} new ones, {config.most_new_tokens:,} a run; prompts have about {prompt_tokens:,}",
         "actor's memory": f"about {memory}" if memory else "unknown",
-        **({"weights": "a layer {}, the head {}".format(*map(size, memory.parts))} if memory and memory.parts else {}),
+        **(
+            {"weights": "a layer {}, the head {}".format(*map(format_bytes, memory.parts))}
+            if memory and memory.parts
+            else {}
+        ),
         "to fetch": _to_fetch(config),
         **({"step": step} if (step := step_at_full_depth(job.out, model)) else {}),
         "out": redact(job.out) + (f", which grows by {by}" if by else ""),
@@ -104,7 +108,7 @@ def _to_fetch(config: SweepConfig) -> str:
     n_bytes = bytes_to_fetch(config.model, config.revision)
     if n_bytes is None:
         return "unknown: the hub does not say how large the weights are"
-    return f"{size(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
+    return f"{format_bytes(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
 
 
 def bytes_to_fetch(model: str, revision: str | None) -> int | None:

@@ -80,7 +80,7 @@ class ExclusiveActor:
 
     handle: Any
     liveness: RayHealth
-    if_memory_is_short: str
+    oom_hint: str
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of its work, and return the result. Raise as `wait` does."""
@@ -96,7 +96,7 @@ class ExclusiveActor:
             failure = failure_of_call(error)
         except RayError as error:
             failure = failure_of_actor(error)
-        way_out = f": {self.if_memory_is_short}" if failure.kind is FailureKind.MEMORY else ""
+        way_out = f": {self.oom_hint}" if failure.kind is FailureKind.MEMORY else ""
         raise SweepStopped(f"{failure.reason}{way_out}")
 
 

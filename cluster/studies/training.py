@@ -99,7 +99,7 @@ def _folder(out: str) -> Path:
 class TrainingJob(ModelJob):
     """One training, which can resume; once loaded, its `training` is an `eexit.training.loop.Training`."""
 
-    doing, if_memory_is_short = "training", "give --device cpu"
+    doing, oom_hint = "training", "give --device cpu"
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan, data = plan, plan.data

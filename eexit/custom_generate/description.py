@@ -6,6 +6,7 @@ from eexit.custom_generate.package import Certificate, PromptDistribution, Setti
 from eexit.method.custom import PYTHON, CustomSource
 from eexit.output.text import format_number, ordinal, percent, short_percent, with_weights
 from eexit.plan.configuration import Draft, EarlyExit, all_modes
+from eexit.quality.certificate import certificate_sentences
 
 
 def describe_package(taken: SettingPackage) -> str:
@@ -83,26 +84,9 @@ def _guarantee(taken: SettingPackage) -> Iterator[str]:
 
 
 def _certified(certificate: Certificate, quantization: str | None) -> Iterator[str]:
-    of_groups = certificate.loss_of_prompts is not None
-    unit = "groups of prompts, which count once each," if of_groups else "prompts"
-    yield (
-        f"Certified{with_weights(quantization)}: its {certificate.risk} risk is at most "
-        f"{short_percent(certificate.max_risk)}, with a confidence of {short_percent(certificate.confidence)}, by "
-        f"{certificate.n} {unit} with a mean loss of {short_percent(certificate.mean_loss)} "
-        f"(p {format_number(certificate.p_value, '.2g')}). The loss of a prompt: {certificate.loss}."
-    )
-    if certificate.loss_of_prompts is not None:
-        yield (
-            f"Over their {certificate.n_of_prompts} single prompts, the mean loss is "
-            f"{short_percent(certificate.loss_of_prompts)}, for which nothing is certified."
-        )
-    if certificate.loss_of_right is not None:
-        right = "groups: of the {} where full depth has one" if of_groups else "prompts: of the {} that full depth gets"
-        yield (
-            f"That is of all {right.format(certificate.n_of_right)} right, it loses "
-            f"{short_percent(certificate.loss_of_right)} (p {format_number(certificate.p_of_right, '.2g')}), for which "
-            "nothing is certified."
-        )
+    bounded = certificate.risk, certificate.max_risk, certificate.confidence
+    said = " ".join(certificate_sentences(*bounded, certificate.model_dump()))
+    yield f"Certified{with_weights(quantization)}, by risk {certificate.risk}. {said} The loss: {certificate.loss}."
     if certificate.question > 1:
         yield f"It was the {ordinal(certificate.question)} ask of these prompts."
     held_out = certificate.held_out

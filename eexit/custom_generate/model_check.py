@@ -29,7 +29,7 @@ def check_model(model: PreTrainedModel, taken: SettingPackage, name: str) -> Non
     """Raise `UsageError` unless this is the model that the setting called `name` is for, unchanged since loading."""
     refuse_unusual(model)
     _refuse_precision(model, taken, name)  # before weights are read
-    if weights_digest(model) != taken.model.measured[precision(model)].weights:
+    if weights_digest(model) != taken.model.measured[dtype_name(model.dtype)].weights:
         raise UsageError(f"{name} is for {_called(taken)}, and this model has other weights: {_WAY_OUT}")
     facts = config_facts(model)
     for fact, value in taken.model.config.items():
@@ -37,11 +37,6 @@ def check_model(model: PreTrainedModel, taken: SettingPackage, name: str) -> Non
             raise UsageError(
                 f"{name} is for {_called(taken)} with {fact}={value}, and this model has {facts.get(fact)}: {_WAY_OUT}"
             )
-
-
-def precision(model: PreTrainedModel) -> str:
-    """Return the dtype of a model's weights, such as `float32`."""
-    return dtype_name(model.dtype)
 
 
 def _refuse_precision(model: PreTrainedModel, taken: SettingPackage, name: str) -> None:
@@ -53,7 +48,7 @@ def _refuse_precision(model: PreTrainedModel, taken: SettingPackage, name: str) 
             f"{name} was measured{measured_with}, and the model is {is_this}: load it as {name}/README.md says, or "
             "take a setting of this one home"
         )
-    dtype, device, measured = precision(model), model.device.type, taken.model.measured
+    dtype, device, measured = dtype_name(model.dtype), model.device.type, taken.model.measured
     if dtype not in measured:
         known = " or ".join(f"dtype=torch.{each}" for each in measured)
         raise UsageError(

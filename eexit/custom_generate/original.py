@@ -93,7 +93,7 @@ class EarlyExitGenerator(ABC):
         self, tokens: Sequence[str], exit_layers: Sequence[int], inputs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
         """Return the original format's `evaluation`. The first token has no exit decision and does not count."""
-        exits = exit_statistics(np.array(exit_layers), self.exitable_layers, self.decoder.n_layers)
+        exits = exit_statistics(np.array(exit_layers[1:]), self.exitable_layers, self.decoder.n_layers)
         return evaluation_of(
             tokens=tokens,
             exit_layers=exit_layers,

@@ -179,7 +179,7 @@ def single_setting_config(
     return {**whole, "digests": digests, "exit_layers": exitable_layers}
 
 
-def encode(taken: SettingPackage) -> str:
+def encode_package(taken: SettingPackage) -> str:
     content = taken.model_dump(mode="json")
     return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
@@ -216,7 +216,7 @@ def read_package(folder: Path) -> SettingPackage:
     return taken
 
 
-def config_of(taken: SettingPackage, folder: Path) -> SweepConfig:
+def packaged_config(taken: SettingPackage, folder: Path) -> SweepConfig:
     """Return the sweep's configuration with the artefacts' current paths, without loading a model or trusting its code.
 
     Raise `UsageError` if this version can't read it, or unless its custom rule and mode are given again.

@@ -32,8 +32,8 @@ from eexit.custom_generate.generate_call import (
     parse_call,
     with_stop_strings,
 )
-from eexit.custom_generate.model_check import check_model, precision
-from eexit.custom_generate.package import MOMENT, SettingPackage, config_of, read_package
+from eexit.custom_generate.model_check import check_model
+from eexit.custom_generate.package import MOMENT, SettingPackage, packaged_config, read_package
 from eexit.decode.costs import COSTS, UnitCosts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, Request, RequestFailure, RequestOutput
@@ -43,12 +43,13 @@ from eexit.method.custom import use_files
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer
 from eexit.model.decoders import DecoderPair, build_decoders
+from eexit.model.quantization import dtype_name
 from eexit.model.structure import copied
 from eexit.model.support import refuse_autocast, refuse_training
 from eexit.output.locations import path_from
 from eexit.output.text import unapplied_sentence
 from eexit.plan.runs import LENGTH
-from eexit.results.configuration_means import saved
+from eexit.results.configuration_means import saved_share
 from eexit.sweeps.generator import decoding_of
 
 PADDING: Final = -1  # in place of an exit layer
@@ -114,7 +115,7 @@ class SettingStats:
         return {
             **{f"eexit_{name}_total": float(totals[name]) for name in names},
             **{f'eexit_exits_total{{layer="{layer}"}}': float(n) for layer, n in sorted(exits.items())},
-            "eexit_saved_ratio": saved(totals["macs_executed"], full) if full else 0.0,
+            "eexit_saved_ratio": saved_share(totals["macs_executed"], full) if full else 0.0,
         }
 
 
@@ -140,7 +141,7 @@ class Setting:
     def __init__(self, taken: SettingPackage, folder: Path, packed: bool = False):
         """Raise `UsageError` for a setting that this version does not support."""
         self.taken, self.folder, self._packed = taken, folder, packed
-        self._config, self._follows = config_of(taken, folder), taken.setting
+        self._config, self._follows = packaged_config(taken, folder), taken.setting
         self._stats = SettingStats(taken.model.n_layers)
 
     def __repr__(self) -> str:
@@ -199,7 +200,7 @@ class Setting:
             decoders = build_decoders(
                 sharing(model) if self._packed else copied(model), self._config.adapter, self._packed
             )
-            moment = self.folder / MOMENT.format(dtype=precision(model))
+            moment = self.folder / MOMENT.format(dtype=dtype_name(model.dtype))
             decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
             decoding = replace(decoding, record_full_depth="none", record_top_k=0)
             models[model] = _BoundModel(decoders, decoding, find_prices(decoders.full_depth, decoding))

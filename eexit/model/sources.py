@@ -51,7 +51,7 @@ def _locate(model: str) -> str:
     if model.lower().endswith(".gguf"):
         if not path.is_file():
             raise UsageError(f"model file {model} is not there")
-        return str(_cached(digest_of(path), lambda folder: _unpack_gguf(path, folder)))
+        return str(_cached(file_digest(path), lambda folder: _unpack_gguf(path, folder)))
     if path.is_dir():
         if not (path / MODEL_CONFIG).is_file():
             raise UsageError(f"model folder {model} has no config.json: is it a transformers model folder?")
@@ -184,7 +184,7 @@ def sha256(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, at a second per gigabyte, once per process unless the file changes."""
     stat = path.stat()
     return _digest_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)

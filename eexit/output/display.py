@@ -6,7 +6,7 @@ A terminal gets a live bar, a notebook one output that is updated in place. Othe
 import sys
 import time
 from collections import deque
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -51,20 +51,27 @@ class Throughput:
         return time.monotonic() - self._started
 
 
-class PlainDisplay:
-    """Display that prints plain lines for logs, at growing intervals."""
+class PacedDisplay:
+    """Base of displays: its context restarts the measurement of rates."""
 
-    def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
-        self._stream = stream
-        self._every = every
+    def __init__(self) -> None:
         self._pace = Throughput()
-        self._next = 0.0
+        self._next = 0.0  # when to show progress again
 
-    def __enter__(self) -> "PlainDisplay":
+    def __enter__(self) -> Self:
         self._pace = Throughput()
         return self
 
     def __exit__(self, *error: object) -> None: ...
+
+
+class PlainDisplay(PacedDisplay):
+    """Display that prints plain lines for logs, at growing intervals."""
+
+    def __init__(self, stream: TextIO, every: float = SECONDS_BETWEEN_LINES) -> None:
+        super().__init__()
+        self._stream = stream
+        self._every = every
 
     def show(self, progress: Progress, last: bool = False) -> None:
         told = self._pace.describe(progress)
@@ -77,19 +84,17 @@ class PlainDisplay:
         print(printable(line), file=self._stream, flush=True)
 
 
-class BarDisplay:
+class BarDisplay(PacedDisplay):
     """Display with a live bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        console = Console(file=stream)
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._console = console
-        self._pace = Throughput()
+        super().__init__()
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> "BarDisplay":
-        self._pace = Throughput()
+    def __enter__(self) -> Self:
         self._live.__enter__()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(None, None, None)
@@ -105,24 +110,17 @@ class BarDisplay:
         self._console.print(printable(line), highlight=False, markup=False)
 
 
-class CellOutput:
+class CellOutput(PacedDisplay):
     """Display in one output of a notebook cell: the messages so far, and the progress below, updated in place.
 
     The output is plain text and needs no widgets.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._lines: list[str] = []
         self._progress = ""
         self._handle: Any = None
-        self._pace = Throughput()
-        self._next = 0.0
-
-    def __enter__(self) -> "CellOutput":
-        self._pace = Throughput()
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
 
     def show(self, progress: Progress, last: bool = False) -> None:
         n_full, told = round(progress.share * BAR_COLUMNS), self._pace.describe(progress)

@@ -1,6 +1,6 @@
 """Folders and URIs as text, with the secrets of a URI redacted where they are shown.
 
->>> shown("s3://KEY:SECRET@bucket/mine?region=eu-north-1")
+>>> redact("s3://KEY:SECRET@bucket/mine?region=eu-north-1")
 's3://…@bucket/mine?…'
 """
 
@@ -51,7 +51,7 @@ def redact(location: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return the text with each URI redacted by `shown`."""
+    """Return the text with each URI redacted by `redact`."""
 
     def show(found: re.Match[str]) -> str:
         uri = found[0].rstrip(_PUNCTUATION)

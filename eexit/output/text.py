@@ -26,7 +26,7 @@ def is_known(number: Any) -> bool:
 def format_number(number: float | None, form: str) -> str:
     """Return `format(number, form)` without the sign of a number that rounds to zero; "–" if it is unknown.
 
-    >>> written(-0.0004, ".1%"), written(-0.0005, ".4f"), written(None, ".1%")
+    >>> format_number(-0.0004, ".1%"), format_number(-0.0005, ".4f"), format_number(None, ".1%")
     ('0.0%', '-0.0005', '–')
     """
     return "–" if number is None or math.isnan(number) else format(float(number), re.sub("^[+]?", r"\g<0>z", form))
@@ -44,6 +44,10 @@ def short_percent(share: float | None) -> str:
     ('5%', '12.3%')
     """
     return f"{format_number(100 * share, '.3g')}%" if share is not None and math.isfinite(share) else "–"
+
+
+def format_bytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def interval(low: float | None, high: float | None, form: str) -> str:
@@ -123,10 +127,10 @@ def with_weights(quantization: str | None) -> str:
     return "" if quantization is None else f" with {quantization} weights"
 
 
-def precision(model: Mapping[str, Any], dtype_asked: str) -> str:
+def describe_precision(model: Mapping[str, Any], dtype_asked: str) -> str:
     """Return a sweep model's dtype and quantisation, from a dumped `eexit.plan.model_description.ModelDescription`.
 
-    >>> precision({"dtype": "bfloat16", "gguf_bits": 4}, "auto")
+    >>> describe_precision({"dtype": "bfloat16", "gguf_bits": 4}, "auto")
     'bfloat16 (--dtype auto), weights dequantised from 4 bits'
     """
     auto = " (--dtype auto)" if dtype_asked == "auto" else ""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eexit.errors import UsageError
 from eexit.method.readouts import READOUTS
-from eexit.model.sources import MODEL_CONFIG, PEFT_FILES, digest_of, is_peft, sha256
+from eexit.model.sources import MODEL_CONFIG, PEFT_FILES, file_digest, is_peft, sha256
 from eexit.output.atomic_files import write_atomic
 from eexit.output.text import flag
 
@@ -188,8 +188,14 @@ def locations_of(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
-    """Return the digests of artefacts by role. Raises `UsageError` if one is unusable or does not fit the others."""
+def with_digests(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a sweep's fields with the digests of its artefacts by role, unless they have some.
+
+    Raises: `UsageError` if an artefact is unusable or does not fit the others.
+    """
+    if "digests" in fields or not (locations := locations_of(fields)):
+        return fields
+    readout = str(fields.get("readout", "lens"))
     cards = {role: read_card(location, role) for role, location in locations.items()}
     digests = {role: card.digest for role, card in cards.items()}
     for role in (PROBE, GATE):
@@ -199,7 +205,7 @@ def digests_of(locations: Mapping[str, str], readout: str) -> dict[str, str]:
         if role != ADAPTER and card.adapter != digests.get(ADAPTER) and (card.adapter or role != READOUT):
             whose = "a student's streams" if card.adapter else "the model's own streams"
             raise UsageError(f"{FLAGS[role]} {locations[role]} was trained on {whose}: give --adapter as it was there")
-    return digests
+    return {**fields, "digests": digests}
 
 
 def _refuse_other_readout(card: ArtefactCard, name: str, readout: str, digests: Mapping[str, str]) -> None:
@@ -219,4 +225,4 @@ def adapter_digests(folder: Path) -> dict[str, str]:
     files = PEFT_FILES if is_peft(folder) else (MODEL_CONFIG, *weights)
     if len(files) < 2:
         raise UsageError(f"--adapter {folder} has no safetensors: save the fine-tuned model with save_pretrained")
-    return {name: digest_of(folder / name) for name in files}
+    return {name: file_digest(folder / name) for name in files}

@@ -14,7 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    field_validator,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
@@ -23,6 +22,7 @@ from pydantic.fields import FieldInfo
 from eexit.method.modes import MODES
 from eexit.method.rules import LOGITS, ONLINE, ORACLES, RULES
 from eexit.method.screen_size import ScreenSize, screen_size, validated_screen
+from eexit.plan.artefacts import FLAGS, KV_MAPS, PROBE, with_digests
 from eexit.plan.configuration import EVERY, NORMAL, parse_drafts
 from eexit.plan.field_types import (
     NO_MARKS,
@@ -40,6 +40,7 @@ from eexit.plan.field_types import (
     Whole,
 )  # fmt: skip
 from eexit.plan.grid_types import (
+    KL_FACTORS,
     MAPPING,
     ControlSpec,
     Drafts,
@@ -49,13 +50,12 @@ from eexit.plan.grid_types import (
     Modes,
     Rules,
     distinct,
-    rules_table,
+    with_kl_factors,
 )  # fmt: skip
 
 AUTO_DTYPE: Final = "auto"  # until a sweep begins; its manifest has the resolved dtype
 Observe = Literal["all", "final", "none"]  # layers at which the full-depth pass reads finished texts
 GATE_THRESHOLDS: Final = (0.1,)
-KL_FACTORS: Final = "kl_factors"  # an argument and a flag, but no field: short for `rules={"kl": …}`
 SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
     KL_FACTORS: FieldInfo.from_annotated_attribute(
         tuple[float, ...], Field((), description="KL factors of rule kl, short for --rules kl=…; higher exits later")
@@ -214,101 +214,77 @@ class SweepConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_kl_factors(cls, given: Any) -> Any:
-        """Return the input with `KL_FACTORS`, which are short for the parameters of rule kl, among the rules.
-
-        A sweep that names only drafts has no rules.
-        """
-        if not isinstance(given, dict):
-            return given
-        if KL_FACTORS not in given:
-            return {"rules": {}, **given} if given.get("draft") else given
-        fields = {name: value for name, value in given.items() if name != KL_FACTORS}
-        factors, rules = given[KL_FACTORS], rules_table(fields.get("rules") or {})
-        if not factors or not isinstance(rules, Mapping):
-            return {**fields, "rules": rules}
-        if "kl" in rules:
-            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
-        return {**fields, "rules": {"kl": factors, **rules}}
-
-    @field_validator("rules")
-    @classmethod
-    def _kl_first(cls, rules: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-        """Put rule kl first, so that the order of configurations is the same however a sweep has grown."""
-        return {"kl": rules["kl"], **rules} if "kl" in rules else rules
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_digests(cls, given: Any) -> Any:
-        """Add missing digests of artefacts, since results depend on artefacts and not on their folders."""
-        from eexit.plan.artefacts import digests_of, locations_of
-
-        if isinstance(given, dict) and "digests" not in given and (locations := locations_of(given)):
-            return {**given, "digests": digests_of(locations, str(given.get("readout", "lens")))}
-        return given
+    def _complete(cls, given: Any) -> Any:
+        """Move KL factors among the rules, and add missing digests of artefacts, on which results depend."""
+        return with_digests(with_kl_factors(given)) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         repeated = [name for name, count in Counter(prompt.id for prompt in self.prompts).items() if count > 1]
         if repeated:
             raise ValueError(f"prompt ids must be unique, {repeated[0]!r} is there more than once")
-        if not self.rules and not self.draft and set(self.modes) != {NORMAL}:
-            raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
-        rules = self.rules if set(self.modes) != {NORMAL} else {}
-        if self.record_full_depth != "all" and (oracles := [name for name in ORACLES if name in rules]):
-            raise ValueError(
-                f"rule {oracles[0]} decides by what the full-depth model predicts at every exitable layer, "
-                f"which --record-full-depth "
-                f"{self.record_full_depth} leaves out: give --record-full-depth all, or give other rules"
-            )
-        probing = [name for name in self.rules if name in ONLINE and ONLINE[name].needs_probe]
-        if probing and self.probe is None:
-            raise ValueError(
-                f"rule {probing[0]} looks at a trained probe: give --probe, a folder that jobs/train.py made"
-            )
-        if self.screen and (wanting := [name for name in self.rules if RULES[name].needs == LOGITS]):
-            raise ValueError(
-                f"rule {wanting[0]} reads the logits of all tokens, and screen {self.screen} gives those of "
-                f"some: leave "
-                "--screen out"
-            )
-        if self.probe is not None and not probing:
-            raise ValueError(f"probe {self.probe} has no effect: give a rule that looks at it, as in predicted_kl=1")
-        self._refuse_gate()
-        self._refuse_state()
-        if self.thinking is not None and self.thinking_until is not None:
-            raise ValueError(
-                f"thinking {' '.join(self.thinking)} and thinking_until {self.thinking_until} both say where a text "
-                "thinks: give one of them"
-            )
-        if self.top_p < 1 and self.temperature == 0:
-            raise ValueError(f"top_p {self.top_p} has no effect at temperature 0: set a temperature above 0")
-        if self.draft and self.temperature > 0:
-            raise ValueError(f"draft {self.draft[0]} is greedy, and temperature is {self.temperature:g}: set it to 0")
-        for draft in (draft for text in self.draft for draft in parse_drafts(text)):
-            if draft.n_tokens > (most := min(map(self.limit_of, self.prompts))):
-                raise ValueError(
-                    f"draft {draft} is of more tokens than a run has at most (max_new_tokens {most}): draft fewer"
-                )
+        _refuse_rules(self)
+        _refuse_artefacts(self)
+        _refuse_decoding(self)
         return self
 
-    def _refuse_state(self) -> None:
-        mapping = [mode for mode in (*self.modes, *(control.mode for control in self.controls)) if mode in MAPPING]
-        if mapping and self.kv_maps is None:
-            raise ValueError(
-                f"mode {mapping[0]} makes keys and values by trained maps: give --kv-maps, a folder that jobs/train.py "
-                "made"
-            )
-        if self.kv_maps is not None and not mapping:
-            raise ValueError(f"state {self.kv_maps} has no effect: give mode {' or '.join(MAPPING)}")
 
-    def _refuse_gate(self) -> None:
-        if self.gate is None:
-            if self.gate_thresholds != type(self).model_fields["gate_thresholds"].default:
-                raise ValueError("gate_thresholds have no effect: give --gate, a folder that jobs/train.py made")
-            return
-        reading = [name for name in self.rules if name in ONLINE and ONLINE[name].needs_distribution]
-        if not reading:
-            raise ValueError(f"gate {self.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
-        if not self.only and (comparing := [name for name in reading if ONLINE[name].needs_history]):
-            raise ValueError(f"rule {comparing[0]} compares all layers of its set, so that no gate can pass one over")
+def _refuse_rules(config: SweepConfig) -> None:
+    """Raise `ValueError` for rules that lack what they decide by, and for modes without a rule."""
+    exits = set(config.modes) != {NORMAL}
+    if exits and not config.rules and not config.draft:
+        raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
+    oracles = [name for name in ORACLES if exits and name in config.rules]
+    if oracles and config.record_full_depth != "all":
+        raise ValueError(
+            f"rule {oracles[0]} decides by what the full-depth model predicts at every exitable layer, which "
+            f"--record-full-depth {config.record_full_depth} leaves out: give --record-full-depth all, or other rules"
+        )
+    if config.screen and (wanting := [name for name in config.rules if RULES[name].needs == LOGITS]):
+        raise ValueError(
+            f"rule {wanting[0]} reads the logits of all tokens, and screen {config.screen} gives those of some: leave "
+            "--screen out"
+        )
+
+
+def _refuse_artefacts(config: SweepConfig) -> None:
+    """Raise `ValueError` for a rule or mode without its artefact, and for an artefact that nothing uses."""
+    online = [ONLINE[name] for name in config.rules if name in ONLINE]
+    probing = [f"rule {rule.name} looks at a trained probe" for rule in online if rule.needs_probe]
+    modes = (*config.modes, *(control.mode for control in config.controls))
+    mapping = [f"mode {mode} makes keys and values by trained maps" for mode in modes if mode in MAPPING]
+    for role, users, way_out in (
+        (PROBE, probing, "a rule that looks at it, as in predicted_kl=1"),
+        (KV_MAPS, mapping, f"mode {' or '.join(MAPPING)}"),
+    ):
+        location = getattr(config, role)
+        if users and location is None:
+            raise ValueError(f"{users[0]}: give {FLAGS[role]}, a folder that jobs/train.py made")
+        if location is not None and not users:
+            raise ValueError(f"{role} {location} has no effect: give {way_out}")
+    reading = [rule for rule in online if rule.needs_distribution]
+    if config.gate is None and config.gate_thresholds != GATE_THRESHOLDS:
+        raise ValueError("gate_thresholds have no effect: give --gate, a folder that jobs/train.py made")
+    if config.gate is not None and not reading:
+        raise ValueError(f"gate {config.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
+    if config.gate is not None and not config.only and (comparing := [rule for rule in reading if rule.needs_history]):
+        raise ValueError(f"rule {comparing[0].name} compares all layers of its set, so that no gate can pass one over")
+
+
+def _refuse_decoding(config: SweepConfig) -> None:
+    """Raise `ValueError` for ways of thinking, sampling and drafting that contradict each other."""
+    if config.thinking is not None and config.thinking_until is not None:
+        raise ValueError(
+            f"thinking {' '.join(config.thinking)} and thinking_until {config.thinking_until} both say where a text "
+            "thinks: give one of them"
+        )
+    if config.top_p < 1 and config.temperature == 0:
+        raise ValueError(f"top_p {config.top_p} has no effect at temperature 0: set a temperature above 0")
+    if config.draft and config.temperature > 0:
+        raise ValueError(f"draft {config.draft[0]} is greedy, and temperature is {config.temperature:g}: set it to 0")
+    most = min(map(config.limit_of, config.prompts))
+    for draft in (draft for text in config.draft for draft in parse_drafts(text)):
+        if draft.n_tokens > most:
+            raise ValueError(
+                f"draft {draft} is of more tokens than a run has at most (max_new_tokens {most}): draft fewer"
+            )

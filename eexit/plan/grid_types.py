@@ -15,6 +15,7 @@ from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, exiting_modes, mode_of, parse_drafts, parse_exit_set
 from eexit.plan.field_types import MOST_COUNT, Count, Float, Text
 
+KL_FACTORS: Final = "kl_factors"  # an argument and a flag, but no field: short for `rules={"kl": …}`
 MAPPING: Final = tuple(name for name, state in MODES.items() if state.needs_kv_maps)  # modes that need KV maps
 
 
@@ -78,6 +79,18 @@ def rules_table(given: Any) -> Any:
     return table
 
 
+def with_kl_factors(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a sweep's fields with `KL_FACTORS` among the rules. A sweep that names only drafts has no rules."""
+    if KL_FACTORS not in fields:
+        return {"rules": {}, **fields} if fields.get("draft") else fields
+    factors, rules = fields[KL_FACTORS], rules_table(fields.get("rules") or {})
+    if factors and isinstance(rules, Mapping):
+        if "kl" in rules:
+            raise ValueError("rule kl has KL factors in rules and in kl_factors: give all of them in one place")
+        rules = {"kl": factors, **rules}
+    return {**{name: value for name, value in fields.items() if name != KL_FACTORS}, "rules": rules}
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text.partition(",")[0])
@@ -87,6 +100,7 @@ def _is_number(text: str) -> bool:
 
 
 def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
+    """Return the rules, kl first, so that the order of configurations is the same however a sweep has grown."""
     for name, parameters in rules.items():
         if name not in RULES:
             meant = did_you_mean(name, RULES, f"choose from {', '.join(RULES)}", most=1)
@@ -95,7 +109,7 @@ def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[floa
         for parameter in parameters or (None,):
             RULES[name].check(parameter)
         _distinguishable(distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
-    return rules
+    return {"kl": rules["kl"], **rules} if "kl" in rules else rules
 
 
 def _exit_sets(given: Any) -> Any:

@@ -30,6 +30,7 @@ from platformdirs import user_cache_path
 from eexit.errors import UsageError, first_line
 from eexit.model.sources import files_of, no_tokenizer, within
 from eexit.output.atomic_files import write_cache_file
+from eexit.output.text import format_bytes
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
 from eexit.plan.config import SweepConfig
@@ -70,8 +71,9 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         held = min(self.cache, CPU_CACHE_BYTES)
-        more = f" at a time, and on a GPU up to {size(self.cache)}" if self.cache > held else ""
-        return f"{size(self.of_node(0))}: {size(self.weights)} weights, {size(held)} keys and values{more}"
+        whole, weights, here, most = map(format_bytes, (self.of_node(0), self.weights, held, self.cache))
+        more = f" at a time, and on a GPU up to {most}" if self.cache > held else ""
+        return f"{whole}: {weights} weights, {here} keys and values{more}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def call_in_subprocess(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     The result must have plain types, since unpickling a class would import its module here. Waiting raises `UsageError`
     for any exception of the function.
     """
-    command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
+    command = [sys.executable, "-P", "-c", f"from {__name__} import subprocess_main; subprocess_main()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
@@ -285,7 +287,3 @@ def _find(config: SweepConfig) -> tuple[Any, ...]:
         return model, *estimate_memory(config)
     except RuntimeError:  # raised by operators that need a tensor's values
         return (model,)
-
-
-def size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"

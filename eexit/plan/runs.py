@@ -30,7 +30,7 @@ OK: Final = "ok"  # status of a run
 ERROR: Final = "error"
 EOS: Final = "eos"  # `finish_reason` of a run
 LENGTH: Final = "length"  # at max_new_tokens
-STOP: Final = "stop"  # only requests with `DecodingConfig.stops`, no run of a sweep
+STOP: Final = "stop"  # only requests with `DecodingConfig.stop_fn`, no run of a sweep
 
 
 @dataclass(frozen=True)

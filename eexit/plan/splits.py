@@ -33,7 +33,7 @@ def groups(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {prompt["id"]: f"group {prompt['group']}" for prompt in prompts if prompt.get("group")}
 
 
-def units(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def sampling_units(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return prompt id → sampling unit: the prompt's group or, if it names none, its text."""
     prompts = list(prompts)
     return {prompt["id"]: prompt["prompt"] for prompt in prompts} | groups(prompts)
@@ -50,7 +50,7 @@ def shuffled(units: Sequence[str]) -> list[int]:
     return sorted(range(len(units)), key=lambda index: _hash(units[index], "order"))
 
 
-def digest(unit: str) -> int:
+def unit_digest(unit: str) -> int:
     """Return a 64-bit number that stands for a sampling unit where its text would be too long."""
     return _hash(unit, "unit")
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from eexit.output.text import did_you_mean, flag, renamed
-from eexit.plan.config import KL_FACTORS
+from eexit.plan.grid_types import KL_FACTORS
 
 
 def explain(

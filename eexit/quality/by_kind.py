@@ -1,20 +1,20 @@
 """Metrics of each configuration by kind of prompt, paired with full depth on the same prompts.
 
-Prompts of the same text or group count once (`eexit.plan.splits.units`), and seeds are averaged first. Failed runs are
-left out.
+Prompts of the same text or group count once (`eexit.plan.splits.sampling_units`), and seeds are averaged first. Failed
+runs are left out.
 
 Shapes: P prompts, C configurations.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from eexit.plan.runs import OK
-from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios
-from eexit.quality.risks import RISKS, Risk, losses, numbers
+from eexit.quality.estimates import Estimate, Estimates, ValueKind, estimate_columns, estimate_ratios
+from eexit.quality.risks import RISKS, Risk, losses, numbers, with_units
 from eexit.quality.text_metrics import cut
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ BETTER: Final = Risk("correct", "", "", "", lambda number, normal: number - norm
 
 
 @dataclass(frozen=True)
-class PairedMetrics:
+class PairedMetrics(Estimates):
     """Metrics of a configuration on some prompts: shares with intervals, over the prompts that have a value."""
 
     accuracy: Estimate  # correct answers, over prompts with an expected one
@@ -40,10 +40,6 @@ class PairedMetrics:
     disagreement: Estimate  # decided tokens that the full-depth pass on the same text does not predict
     mean_depth: Estimate  # of decided tokens, as a share of the layers
     saved: Estimate  # 1 − Σ macs_executed / Σ macs_full
-
-    def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """Return the mean, low, high and n of each metric for JSON; unknown values are None."""
-        return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 def by_kind(
@@ -55,9 +51,8 @@ def by_kind(
     are left out.
     """
     ok_R = np.array(runs["status"].to_pylist()) == OK
-    ids = runs["prompt_id"].to_pylist()
-    kind_R = np.array([kind_of.get(each, "") for each in ids])
-    runs = runs.append_column("unit", [[unit_of[each] for each in ids]]).append_column("draw", runs["seed"])
+    kind_R = np.array([kind_of.get(each, "") for each in runs["prompt_id"].to_pylist()])
+    runs = with_units(runs, unit_of)
     is_cut_R = cut(runs["finish_reason"].to_pylist(), runs["correct"].is_valid().to_numpy())
     runs = runs.append_column("cut", [np.ma.masked_invalid(is_cut_R)])
     found: dict[str, dict[str, PairedMetrics]] = {}

@@ -1,20 +1,20 @@
 """Cost per correct answer, in multiply-adds and in tokens: Σ taken / Σ right, and as a multiple of `normal`'s.
 
 A configuration that exits earlier may write longer texts or wrong answers: a token costs less, a correct answer more.
-Prompts of the same text or group count once (`eexit.plan.splits.units`), and seeds are averaged first. Failed runs are
-left out. The cost is reported if texts have thinking (`eexit.quality.thinking`).
+Prompts of the same text or group count once (`eexit.plan.splits.sampling_units`), and seeds are averaged first. Failed
+runs are left out. The cost is reported if texts have thinking (`eexit.quality.thinking`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import OK
-from eexit.quality.estimates import NOTHING, Estimate, estimate_per_right
-from eexit.quality.risks import numbers
+from eexit.quality.estimates import NOTHING, Estimate, Estimates, estimate_per_right
+from eexit.quality.risks import numbers, with_units
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,15 +27,11 @@ COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "th
 
 
 @dataclass(frozen=True)
-class CostPerCorrect:
+class CostPerCorrect(Estimates):
     """Cost of a configuration per correct answer."""
 
     taken: Estimate
     beside_normal: Estimate  # as a multiple of normal's cost on the same prompts; NaN without normal
-
-    def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """Return the mean, low, high and n of each estimate for JSON; unknown values are None."""
-        return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 def has_chains(runs: "pa.Table") -> bool:
@@ -51,8 +47,7 @@ def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[st
     runs = runs.filter(np.array(runs["status"].to_pylist()) == OK)
     if not has_chains(runs) or runs["correct"].null_count == len(runs):
         return {}
-    unit = [unit_of[each] for each in runs["prompt_id"].to_pylist()]
-    runs = runs.append_column("unit", [unit]).append_column("draw", runs["seed"])
+    runs = with_units(runs, unit_of)
     right = numbers("correct", runs)
     keys, right_CP = right.configurations, right.loss_PC.T
     found: dict[str, dict[str, CostPerCorrect]] = {key: {} for key in keys}

@@ -7,7 +7,7 @@ Shapes: R rows, G groups, P prompts or groups, X columns.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Any, Final
 
@@ -52,6 +52,15 @@ class Estimate:
         """Return the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
         numbers = (self.mean, self.low, self.high, self.n)
         return {f"{name}{end}": number for end, number in zip(ENDS, numbers, strict=True)}
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Base of a set of estimates, one a field."""
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """Return the mean, low, high and n of each estimate for JSON; unknown values are None."""
+        return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
 
 NOTHING: Final = Estimate(math.nan, math.nan, math.nan, 0)

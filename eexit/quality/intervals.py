@@ -24,30 +24,22 @@ Ends = tuple[float, float]
 
 def share_interval(values_P: np.ndarray) -> Ends:
     """Return the interval of a mean of values in [0, 1]."""
-    low_1, high_1 = of_shares(values_P[None])
-    return float(low_1[0]), float(high_1[0])
-
-
-def of_shares(values_XP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and the upper ends of the intervals of the means of X such rows, (X,) each."""
-    mean_X = values_XP.mean(axis=1)
-    effective_X = np.full(len(mean_X), values_XP.shape[1], dtype=float)
-    for at in np.flatnonzero((values_XP != np.round(values_XP)).any(axis=1)):
-        effective_X[at] = _as_many(mean_X[at] * (1 - mean_X[at]), values_XP[at])
-    return _exact(mean_X * effective_X, (1 - mean_X) * effective_X)
+    mean, effective = float(values_P.mean()), float(len(values_P))
+    if _are_parts(values_P):
+        effective = _as_many(mean * (1 - mean), values_P)
+    return _exact(mean * effective, (1 - mean) * effective)
 
 
 def clopper_pearson(successes: float, n: float) -> Ends:
     """Return the exact interval of a share, `successes` of `n`; neither need be whole."""
-    low, high = _exact(np.array(successes), np.array(n - successes))
-    return float(low), float(high)
+    return _exact(successes, n - successes)
 
 
-def _exact(successes: np.ndarray, failures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _exact(successes: float, failures: float) -> Ends:
     """Return Clopper and Pearson's ends, quantiles of beta distributions, without the checks of `scipy.stats`."""
-    low = np.where(successes > 0, scipy.special.betaincinv(successes, failures + 1, TAILS[0]), 0.0)
-    high = np.where(failures > 1e-9, scipy.special.betaincinv(successes + 1, failures, TAILS[1]), 1.0)
-    return low, high
+    low = scipy.special.betaincinv(successes, failures + 1, TAILS[0]) if successes > 0 else 0.0
+    high = scipy.special.betaincinv(successes + 1, failures, TAILS[1]) if failures > 1e-9 else 1.0
+    return float(low), float(high)
 
 
 def of_difference(values_P: np.ndarray) -> Ends:

@@ -2,8 +2,8 @@
 
 A risk compares a number of a run with that of the `normal` run of the same prompt and seed. Losses are averaged over a
 prompt's seeds first, so that each prompt counts once. Prompts of the same text or group count once too
-(`eexit.plan.splits.units`). If groups differ in size, their mean loss differs from the mean over prompts, and a bound
-on one does not hold for the other.
+(`eexit.plan.splits.sampling_units`). If groups differ in size, their mean loss differs from the mean over prompts, and
+a bound on one does not hold for the other.
 
 A guarantee over all prompts can't leave out failures, since prompts may fail for the same reason that they are lost. So
 a failed run is a loss of 1, whatever `normal` did. If the `normal` run failed, the setting is compared with the best
@@ -13,7 +13,7 @@ judgement has the worst score, and that of `normal` the best.
 Shapes: I prompts by id, P groups, C configurations, D draws (seeds; for a judge's scores, seeds × judges).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -96,8 +96,8 @@ RISKS: Final[dict[str, Risk]] = {
     ),
     "answers": Risk(
         "correct",
-        "1 where normal answers correctly and the setting does not, else 0, over all prompts that have an answer",
-        "the share of prompts whose answer normal gets right and the setting gets wrong",
+        "1 where full depth answers correctly and the setting does not, else 0, over all prompts that have an answer",
+        "the share of prompts whose answer full depth gets right and the setting gets wrong",
         "no answers to check: sweep prompts that bring an answer, as a column of --prompts",
         _lost_answers,
         best=1.0,
@@ -105,9 +105,9 @@ RISKS: Final[dict[str, Risk]] = {
     ),
     "perplexity": Risk(
         "perplexity",
-        "1 − the perplexity of normal's text / that of the setting's text, both under the full-depth model, or 0 where "
-        "that is below 0; 0.05 is a perplexity that is 5.3 % higher",
-        "the mean relative loss in perplexity (1 − normal's / the setting's)",
+        "1 − the perplexity of full depth's text / that of the setting's text, both under the full-depth model, or 0 "
+        "where that is below 0; 0.05 is a perplexity that is 5.3 % higher",
+        "the mean relative loss in perplexity (1 − full depth's / the setting's)",
         "no perplexity of any run beside that of normal: sweep it again",
         lambda number, normal: np.maximum(0.0, 1 - normal / number),
         best=1.0,
@@ -116,7 +116,7 @@ RISKS: Final[dict[str, Risk]] = {
     "judge": Risk(
         SCORE,
         "by how much the judge's score, the mean of coherence, completeness, clarity and no repetition (1 to 5 each), "
-        "is lower than that of normal's text, over 4, or 0 where it is not lower",
+        "is lower than that of full depth's text, over 4, or 0 where it is not lower",
         "the mean drop in the judge's score, as a share of its range of 4,",
         "no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them",
         lambda number, normal: np.maximum(0.0, normal - number) / 4,
@@ -177,6 +177,12 @@ def bound_of(risk: str, at_most: float, of_groups: bool = False) -> str:
 def numbers(column: str, runs: "pa.Table") -> LossMatrix:
     """Return a column by group and configuration, in the order of `losses`, with 1 for failed runs as in a loss."""
     return losses(Risk(column, "", "", "", lambda number, normal: number, best=None), runs)
+
+
+def with_units(runs: "pa.Table", unit_of: Mapping[str, str]) -> "pa.Table":
+    """Return the runs with columns `unit`, the sampling unit, and `draw`, the seed over which losses are averaged."""
+    units = [unit_of[prompt_id] for prompt_id in runs["prompt_id"].to_pylist()]
+    return runs.append_column("unit", [units]).append_column("draw", runs["seed"])
 
 
 def _codes(column: "pa.ChunkedArray") -> tuple[np.ndarray, list[str]]:

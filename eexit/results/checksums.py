@@ -62,11 +62,11 @@ def encode_sealed(table: pa.Table, metadata: Mapping[bytes, bytes] = MappingProx
     seal = _SEAL_IS + _NO_DIGEST.encode()
     content = bytearray(_parquet(table, {**metadata, _SEAL: seal}))
     start = content.rindex(seal) + len(_SEAL_IS)
-    content[start : start + len(_NO_DIGEST)] = digest_of(content).hex.encode()
+    content[start : start + len(_NO_DIGEST)] = checksum_of(content).hex.encode()
     return bytes(content)
 
 
-def digest_of(content: bytes | bytearray) -> FileDigest:
+def checksum_of(content: bytes | bytearray) -> FileDigest:
     return FileDigest(len(content), hashlib.blake2b(content, digest_size=32).hexdigest())
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eexit.plan.runs import OK
 from eexit.results.layout import tokens_name
 from eexit.results.parquet_files import (
     READER_THREADS,
     DamagedError,
-    GenerationsFile,
     StoreLocation,
     conform,
     list_files,
@@ -28,6 +28,7 @@ from eexit.results.parquet_files import (
 from eexit.results.tables import GENERATIONS
 
 TOKENS_AT_ONCE: Final = 8192
+OF_TOP_PREDICTIONS: Final = ("decided", "top_token_ids", "top_prob")  # columns of tokens
 
 
 def read_columns(location: StoreLocation, columns: Sequence[str]) -> pa.Table:
@@ -42,18 +43,6 @@ def read_columns(location: StoreLocation, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables or [schema.empty_table()])
 
 
-def tokens_of(
-    location: StoreLocation, shard: GenerationsFile, runs: pa.Table, columns: Sequence[str]
-) -> Iterator[pa.Table]:
-    """Yield the tokens of some runs of a shard, in tables of a few thousand rows that contain whole runs.
-
-    `columns` must include `run_id`. Memory use does not grow with the shard. Raise `DamagedError`.
-    """
-    run_ids = runs["run_id"].combine_chunks()
-    batches = stream_tokens(location, shard, columns, TOKENS_AT_ONCE)
-    return whole_runs(batch.filter(pc.is_in(batch["run_id"], run_ids)) for batch in batches)
-
-
 def runs_with_tokens(
     location: StoreLocation, columns: Sequence[str], wanted: pc.Expression, of_tokens: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], pa.Table]]:
@@ -65,9 +54,12 @@ def runs_with_tokens(
     for shard in read_shards(location, list_files(location), columns):
         if isinstance(shard, DamagedError):
             raise shard
-        runs = shard.rows.filter(wanted)
-        by_id = {row["run_id"]: row for row in runs.to_pylist()}
-        for table in tokens_of(location, shard, runs, ["run_id", *of_tokens]) if by_id else ():
+        by_id = {row["run_id"]: row for row in shard.rows.filter(wanted).to_pylist()}
+        if not by_id:
+            continue
+        run_ids = pa.array([*by_id], pa.string())
+        batches = stream_tokens(location, shard, ["run_id", *of_tokens], TOKENS_AT_ONCE)  # memory stays bounded
+        for table in whole_runs(batch.filter(pc.is_in(batch["run_id"], run_ids)) for batch in batches):
             run_id = table["run_id"]
             starts = np.flatnonzero(np.append(True, pc.not_equal(run_id[1:], run_id[:-1]).to_numpy()))
             for start, end in pairwise([*starts.tolist(), len(table)]):
@@ -76,6 +68,16 @@ def runs_with_tokens(
                     path, n = location.path(tokens_name(shard.stem)), run["n_tokens"]
                     raise DamagedError(f"{path} is damaged (it has {end - start:,} tokens of a run of {n:,} together)")
                 yield run, table.slice(start, end - start).combine_chunks()
+
+
+def predictions_of(location: StoreLocation, configuration: str) -> tuple[dict[str, str], Iterator[pa.RecordBatch]]:
+    """Return run id → prompt id of a configuration's successful runs, and their tokens for `top_predictions`."""
+    wanted = (pc.field("configuration") == configuration) & (pc.field("status") == OK)
+    columns = ["run_id", "prompt_id", "configuration", "status", "n_tokens"]
+    runs = read_columns(location, columns).filter(wanted)
+    of_runs = runs_with_tokens(location, columns, wanted, OF_TOP_PREDICTIONS)
+    prompt_of_run = dict(zip(runs["run_id"].to_pylist(), runs["prompt_id"].to_pylist(), strict=True))
+    return prompt_of_run, (batch for _, tokens in of_runs for batch in tokens.to_batches())
 
 
 def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -91,6 +93,22 @@ def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rest = table.slice(last)
     if rest is not None:
         yield rest
+
+
+def top_predictions(
+    tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield what each layer predicts for decided tokens of these runs, where it was recorded.
+
+    `tokens` have `run_id` and `OF_TOP_PREDICTIONS`. Each item has the tokens' indices in `run_ids`, (D,), the top
+    probabilities, (D, X, K), and each layer's likeliest token, (D, X).
+    """
+    ids = pa.array(run_ids, pa.string())
+    for batch in tokens:
+        batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
+        if len(batch):
+            p_DXK, token_id_DXK = (nested_array(batch[name]) for name in ("top_prob", "top_token_ids"))
+            yield pc.index_in(batch["run_id"], ids).to_numpy(), p_DXK, token_id_DXK[..., 0]
 
 
 def nested_array(column: pa.Array) -> np.ndarray:

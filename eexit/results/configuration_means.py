@@ -1,7 +1,7 @@
 """Means of measures over sampling units: one definition for tables, `--json`, the report, notebooks and studies.
 
-A prompt's seeds are averaged first, then the prompts of a unit (`eexit.plan.splits.units`), so that a unit counts once.
-Failed runs have no measures.
+A prompt's seeds are averaged first, then the prompts of a unit (`eexit.plan.splits.sampling_units`), so that a unit
+counts once. Failed runs have no measures.
 
 Shapes: R runs without an error, G units.
 """
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from eexit.output.text import percent, truncate_lines
 from eexit.plan.configuration import Configuration, NoExit, gives_its_exits
 from eexit.plan.runs import ERROR, OK
-from eexit.plan.splits import kinds, units
+from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import by_kind
 from eexit.quality.cost_per_correct import has_chains, per_right
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_units
@@ -175,7 +175,7 @@ def figures(
     entry `by_kind` and, where texts have chains of thought, `per_right_answer` has the cost of a right answer.
     """
     generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", "finish_reason", *MEASURES])
-    unit_of = units(prompts)
+    unit_of = sampling_units(prompts)
     found = by_kind(generations, kinds(prompts), unit_of) if prompts else {}
     per_answer = {
         key: {"per_right_answer": {name: taken.as_dict() for name, taken in of.items()}}
@@ -214,7 +214,7 @@ def outcomes(configuration: Configuration, generations: pa.Table, same_for_every
     return RunSummary(n_runs, runs.num_rows, n_errors, runs.filter(pc.field("status") == OK))
 
 
-def saved(cost: Numbers, full: Numbers) -> Numbers:
+def saved_share(cost: Numbers, full: Numbers) -> Numbers:
     """Return the saved share of the cost of full depth, from sums or run by run; below 0 where the cost is higher."""
     share: Numbers = 1 - cost / full
     return share
@@ -260,11 +260,14 @@ def cut_warning(shares: Mapping[str, float | None]) -> str:
 
     `shares` has the share of cut texts by key. The highest shares come first, `MOST_NAMED` at most.
     """
-    many = {key: share for key, share in shares.items() if share is not None and share > MANY_CUT}  # False for NaN
-    worst_first = sorted(many.items(), key=lambda pair: -pair[1])
-    named = ", ".join(truncate_lines([f"{key} ({percent(share)})" for key, share in worst_first], MOST_NAMED))
+    named = name_above(shares, MANY_CUT, {key: percent(share) for key, share in shares.items()})
     return (
-        f"Careful: max_new_tokens cut texts of {named}; an answer that had not come by then counts as wrong."
-        if named
-        else ""
+        named and f"Careful: max_new_tokens cut texts of {named}; an answer that had not come by then counts as wrong."
     )
+
+
+def name_above(shares: Mapping[str, float | None], bound: float, labels: Mapping[str, str]) -> str:
+    """Return the keys with a share above `bound` and their labels, highest first, `MOST_NAMED` at most."""
+    many = {key: share for key, share in shares.items() if share is not None and share > bound}  # False for NaN
+    worst_first = sorted(many, key=lambda key: -many[key])
+    return ", ".join(truncate_lines([f"{key} ({labels[key]})" for key in worst_first], MOST_NAMED))

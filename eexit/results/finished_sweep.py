@@ -19,13 +19,13 @@ from eexit.plan.artefacts import READOUT
 from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
-from eexit.plan.splits import units
+from eexit.plan.splits import sampling_units
 from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
 from eexit.quality.cost_per_correct import CostPerCorrect, per_right
 from eexit.quality.estimates import Estimate
 from eexit.results.committed import read_columns
 from eexit.results.configuration_means import estimate_ratio, exit_counts, numbers_of
-from eexit.results.layout import MANIFEST, Manifest, decode
+from eexit.results.layout import MANIFEST, Manifest, decode_manifest
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import first_difference
 from eexit.results.study_tables import TIMINGS
@@ -90,8 +90,8 @@ class FinishedSweep:
 
     @cached_property
     def unit_of(self) -> Mapping[str, str]:
-        """Prompt id → sampling unit of the prompt (`eexit.plan.splits.units`)."""
-        return units(self.manifest.config["prompts"])
+        """Prompt id → sampling unit of the prompt (`eexit.plan.splits.sampling_units`)."""
+        return sampling_units(self.manifest.config["prompts"])
 
     @cached_property
     def runs_of_units(self) -> pa.Table:
@@ -160,7 +160,7 @@ def manifest_of(store: Store, name: str) -> Manifest:
     if content is None:
         raise UsageError(f"{name} holds no {MANIFEST}: give the folder of a finished sweep")
     try:
-        return decode(content)
+        return decode_manifest(content)
     except ValueError as error:
         raise UsageError(f"{name} is no sweep's folder ({error})") from error
 

@@ -62,7 +62,7 @@ class Manifest:
     model: Mapping[str, Any]  # an `eexit.plan.model_description.ModelDescription`
     dtype_asked: str = ""  # `--dtype` as given, such as auto; the model and the configuration have the resolved dtype
     exitable_layers: Sequence[int]
-    learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.Card` for each role
+    learned: Mapping[str, Any] = field(default_factory=dict)  # an `eexit.plan.artefacts.ArtefactCard` for each role
     own: Sequence[Mapping[str, Any]] = field(default_factory=list)  # `eexit.method.custom_manifest.descriptions_of`
     n_runs: int | None = None  # planned runs
     versions: Mapping[str, str | None] = field(default_factory=dict)  # of Python and packages
@@ -167,13 +167,13 @@ class UnsupportedFormatError(ValueError):
     """A `sweep.json` in a format that this version can't read."""
 
 
-def encode(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: Manifest) -> bytes:
     """Return the bytes of a `sweep.json`."""
     content = asdict(manifest)
     return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False).encode()
 
 
-def decode(content: bytes) -> Manifest:
+def decode_manifest(content: bytes) -> Manifest:
     """Return the manifest in a `sweep.json`, and register its custom rules and modes from their descriptions.
 
     Raise `ValueError` if it is damaged, no manifest, or has impossible values; `UnsupportedFormatError` for another

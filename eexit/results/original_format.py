@@ -100,7 +100,7 @@ class OriginalResult:
 
 def prompts_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the text of each prompt."""
-    return [text_of(entry.get("prompt")) for entry in entries]
+    return [valid_text(entry.get("prompt")) for entry in entries]
 
 
 def results_of(entries: Sequence[Mapping[str, Any]]) -> list[OriginalResult]:
@@ -123,11 +123,11 @@ def _result(prompt: int, given: Mapping[str, Any]) -> OriginalResult:
         distribution[_layer(layer)] += int(number_of(n) or 0)
     return OriginalResult(
         prompt=prompt,
-        mode=text_of(given.get("mode")) or "unnamed",
+        mode=valid_text(given.get("mode")) or "unnamed",
         kl_factor=number_of(given.get("kl_factor")),
-        error=text_of(error) if error else None,
-        response=next((text_of(response) for response in responses if isinstance(response, str)), None),
-        tokens=[text_of(token) for token in _list(evaluation, "tokens")],
+        error=valid_text(error) if error else None,
+        response=next((valid_text(response) for response in responses if isinstance(response, str)), None),
+        tokens=[valid_text(token) for token in _list(evaluation, "tokens")],
         chosen_exit_layers=[_layer(layer) for layer in _list(evaluation, "chosen_exit_layers")],
         exitable_layers=[_layer(layer) for layer in _list(evaluation, "exitable_layers")],
         layer_distribution=dict(distribution),
@@ -136,7 +136,7 @@ def _result(prompt: int, given: Mapping[str, Any]) -> OriginalResult:
         early_exit_rate=number_of(stats.get("early_exit_rate")),
         accuracy_score=number_of(evaluation.get("accuracy_score")),
         scores=_mapping(evaluation, "scores"),
-        evaluation_text=text_of(said) if said else "",
+        evaluation_text=valid_text(said) if said else "",
     )
 
 
@@ -156,7 +156,7 @@ def _list(value: Mapping[str, Any], key: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def text_of(value: Any) -> str:
+def valid_text(value: Any) -> str:
     """Return a value as valid UTF-8 text; lone surrogates, which JSON strings may contain, are replaced."""
     return "" if value is None else str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

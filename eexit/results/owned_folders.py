@@ -19,7 +19,7 @@ from pyarrow import fs
 from eexit.errors import UsageError
 from eexit.output.locations import redact
 from eexit.plan.artefacts import CARD, STATE, TEXTS_FOLDER, WEIGHTS, is_of_training
-from eexit.results.layout import FOLDERS, MANIFEST, REPORT, UnsupportedFormatError, decode
+from eexit.results.layout import FOLDERS, MANIFEST, REPORT, UnsupportedFormatError, decode_manifest
 from eexit.results.parquet_files import list_folder
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import LEASE
@@ -117,7 +117,7 @@ def _holds_results(folder: Store) -> bool:
 
 def _is_manifest(content: bytes) -> bool:
     try:
-        decode(content)
+        decode_manifest(content)
     except ValueError as error:
         return isinstance(error, UnsupportedFormatError)
     return True

@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from eexit.errors import UsageError, first_line
 from eexit.plan.runs import OK
-from eexit.results.checksums import ChecksumError, FileDigest, check_seal, digest_of, read_seal
+from eexit.results.checksums import ChecksumError, FileDigest, check_seal, checksum_of, read_seal
 from eexit.results.layout import (
     FOLDERS,
     GENERATIONS_FOLDER,
@@ -142,7 +142,7 @@ def read_tokens(location: StoreLocation, shard: GenerationsFile) -> pa.Table:
     """Return a shard's tokens table. Raise `DamagedError`, or `OSError` if the file can't be read at all."""
     path = location.path(tokens_name(shard.stem))
     content = _read(location, path)
-    if digest_of(content) != shard.tokens:
+    if checksum_of(content) != shard.tokens:
         raise _changed(path)
     return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
 

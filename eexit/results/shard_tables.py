@@ -58,12 +58,8 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
     }
 
 
-def exit_statistics(exit_layer_T: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
-    """Return the columns about a run's exit layers. Its first token has no exit decision and does not count."""
-    return _of_decided(np.asarray(exit_layer_T)[1:], exitable_layers, n_layers)
-
-
-def _of_decided(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
+def exit_statistics(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
+    """Return the columns about the exit layers of decided tokens, which a run's first token is not."""
     counts = {layer: int((exit_layer_D == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
     return {
         "exit_rate": float((exit_layer_D < n_layers - 1).mean()) if len(exit_layer_D) else None,
@@ -80,7 +76,7 @@ def part_columns(
     for part in PARTS:
         is_of_T = np.array(part_T) == part
         at_D = np.flatnonzero(is_of_T[1:]) + 1
-        of = _of_decided(trace.exit_layer_T[at_D], exitable_layers, n_layers)
+        of = exit_statistics(trace.exit_layer_T[at_D], exitable_layers, n_layers)
         if len(at_D) and len(trace.final_token_id_T):
             of["disagreement"] = float((trace.token_id_T[at_D] != trace.final_token_id_T[at_D]).mean())
         if len(at_D) and len(trace.kl_TE):
@@ -132,7 +128,7 @@ def generation_columns(
         "finish_reason": trace.finish_reason,
         "text": "".join(pieces),
         "n_tokens": len(tokens),
-        **exit_statistics(trace.exit_layer_T, exitable_layers, n_layers),
+        **exit_statistics(trace.exit_layer_T[1:], exitable_layers, n_layers),
         "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
         "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
         **compared,

@@ -11,7 +11,7 @@ import tempfile
 import weakref
 from contextlib import suppress
 from functools import cached_property
-from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,18 +23,18 @@ from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
 from eexit.output.locations import path_from, redact
 from eexit.output.result_table import ResultTable
-from eexit.output.text import pluralize, precision
+from eexit.output.text import describe_precision, pluralize
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import kinds, units
-from eexit.results.committed import read_columns, runs_with_tokens
+from eexit.plan.splits import kinds, sampling_units
+from eexit.results.committed import predictions_of, read_columns, runs_with_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.parquet_files import DamagedError, conform, list_files, read_shards, read_tokens
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import SweepSpec, arguments_named, from_python, signature_of
-from eexit.sweeps.summary.certainty import OF_TOKENS, SURE, confidence_by_depth
+from eexit.sweeps.summary.certainty import SURE, confidence_by_depth
 from eexit.sweeps.summary.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
 from eexit.sweeps.summary.summary_table import closing_table
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 # Arguments about loading a model, which have no effect on a loaded one.
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
+# Entry points of functions of a sweep's location and a path, which write the report there and return the path.
+REPORT_BUILDERS: Final = "eexit.report_builders"
 SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
 
 
@@ -88,7 +90,7 @@ class SweepResults:
         """The command's closing table, with a line per configuration. Its caption states if runs are missing."""
         config, planned = self.manifest.config, self.configurations
         same = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
-        computed = precision(self.manifest.model, self.manifest.dtype_asked)
+        computed = describe_precision(self.manifest.model, self.manifest.dtype_asked)
         table = closing_table(self._store, planned, same, config["prompts"], computed)
         table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
         return table
@@ -100,13 +102,11 @@ class SweepResults:
         that token is also the final layer's likeliest. `eexit.sweeps.summary.certainty` defines all columns. Raise
         `ValueError` for a `threshold` outside (0, 1], or if top probabilities were not recorded.
         """
-        wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
-        runs = read_columns(self._store, SHOWN).filter(wanted)
-        of_runs = runs_with_tokens(self._store, SHOWN, wanted, OF_TOKENS)
-        tokens = (batch for _, of_run in of_runs for batch in of_run.to_batches())
-        prompt_of = dict(zip(*(runs[name].to_pylist() for name in ("run_id", "prompt_id")), strict=True))
+        prompt_of, tokens = predictions_of(self._store, NORMAL)
         prompts = self.manifest.config["prompts"]
-        found = confidence_by_depth(tokens, prompt_of, self._layers, kinds(prompts), units(prompts), [threshold])
+        found = confidence_by_depth(
+            tokens, prompt_of, self._layers, kinds(prompts), sampling_units(prompts), [threshold]
+        )
         if found.empty:
             raise UsageError(
                 f"{redact(self.out)} has no layer's top tokens of {NORMAL}: sweep with {NORMAL} among the modes, "
@@ -118,9 +118,13 @@ class SweepResults:
         """Write the report, one page of HTML, beside the results or to `path`; return its path."""
         if path is None and not self._store.is_local:
             raise UsageError(f"path is missing: the report of {redact(self.out)} is a local file: give its name")
-        # Imported by name, since reports depend on the engine, which must run without them.
-        build_report = import_module("reports").build_report
-        written: Path = build_report(self.out, path or Path(self._store.path(REPORT)))
+        builders = entry_points(group=REPORT_BUILDERS)
+        if not builders:
+            raise UsageError(
+                "no report builder is installed: install this package with pip, or python jobs/report.py "
+                f"{redact(self.out)}"
+            )
+        written: Path = next(iter(builders)).load()(self.out, path or Path(self._store.path(REPORT)))
         return written
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import redact
 from eexit.output.progress import Display
-from eexit.output.text import pluralize, precision, truncate_lines, unapplied_sentence
+from eexit.output.text import describe_precision, pluralize, truncate_lines, unapplied_sentence
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
 from eexit.results.committed import read_columns
@@ -64,7 +64,7 @@ class SweepSummary:
     @property
     def precision(self) -> str:
         """Precision in which the model computes, as messages name it."""
-        return precision(self.model, self.dtype_asked)
+        return describe_precision(self.model, self.dtype_asked)
 
     @property
     def of_errors(self) -> str:

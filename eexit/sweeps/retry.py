@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from eexit.errors import SweepStopped, reason_of
 from eexit.plan.runs import Run
-from eexit.sweeps.shards import Shard, halve, split
+from eexit.sweeps.shards import Shard, halve, single_run_shards
 
 SHARD_TRIES = 2
 RUN_TRIES = 3  # since an actor can die of another cause than its current run
@@ -54,7 +54,7 @@ def next_tries(shard: Shard, kind: FailureKind, any_good: bool) -> list[Shard]:
         return [replace(shard, failures=failures)] if failures < RUN_TRIES else []
     if failures < SHARD_TRIES and kind not in (FailureKind.HUNG, FailureKind.MEMORY):
         return [replace(shard, failures=failures)]
-    return halve(shard) if any_good or kind is FailureKind.MEMORY else split(shard)
+    return halve(shard) if any_good or kind is FailureKind.MEMORY else single_run_shards(shard)
 
 
 class CircuitBreaker:

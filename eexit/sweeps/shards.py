@@ -51,7 +51,7 @@ def halve(shard: Shard) -> list[Shard]:
     return [Shard(runs, failures=1) for runs in (shard.runs[:middle], shard.runs[middle:])]
 
 
-def split(shard: Shard) -> list[Shard]:
+def single_run_shards(shard: Shard) -> list[Shard]:
     """Return a shard for each run, prompts alternating, so that a bad prompt does not cause failures in a row."""
     runs_by_prompt: dict[str, list[Run]] = {}
     for run in shard.runs:

@@ -52,13 +52,13 @@ def read_texts(location: StoreLocation) -> list[TrainingText]:
     """
     columns = ["prompt_id", "prompt", "mode", "status", "prompt_token_ids"]
     texts = [
-        replace(text_of(run, tokens), held_out=is_held_out(run["prompt"]), chooses=chooses(run["prompt"]))
+        replace(text_from_run(run, tokens), held_out=is_held_out(run["prompt"]), chooses=chooses(run["prompt"]))
         for run, tokens in runs_with_tokens(location, columns, _GOOD, ["token_id"])
     ]
     return distinct(sorted(texts, key=lambda text: (text.prompt_id, text.token_ids)))
 
 
-def text_of(run: Mapping[str, Any], tokens: pa.Table) -> TrainingText:
+def text_from_run(run: Mapping[str, Any], tokens: pa.Table) -> TrainingText:
     """Return a run's text, from its row and its tokens."""
     return TrainingText(run["prompt_id"], tuple(run["prompt_token_ids"]), tuple(tokens["token_id"].to_pylist()))
 

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy.stats import binom
 
 from cluster.console.parser import Parser
-from eexit.plan.splits import in_test_split, sort_of, units
+from eexit.plan.splits import in_test_split, sampling_units, sort_of
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
 
 SAMPLE: Final = Path(__file__).parents[2] / "reports" / "sample"
@@ -45,7 +45,7 @@ def runs_of(name: str) -> pd.DataFrame:
     if name in CUTS:
         full = runs_of(EXITS)
         runs = pd.concat([full[(full.configuration == "normal") & full.prompt_id.isin(runs.prompt_id)], runs])
-    unit = runs.prompt_id.map(units(manifest(EXITS if name in CUTS else name)["config"]["prompts"]))
+    unit = runs.prompt_id.map(sampling_units(manifest(EXITS if name in CUTS else name)["config"]["prompts"]))
     return runs.assign(unit=unit, n_decided=(runs.n_tokens - 1).clip(lower=0)).reset_index(drop=True)
 
 

@@ -123,7 +123,7 @@ def write_report(
     _refuse_place(out)
     data, packed = payload(sweep, title, options.prompts, progress)
     progress("writing the page")
-    kept, outside = split(packed, options.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
+    kept, outside = split_blobs(packed, options.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
     page = _page(data, packed, kept, outside, side_folder(out).name, options.follow_seconds)
     _write_files(out, page, _side_files(side_folder(out), outside))
     return out
@@ -140,7 +140,7 @@ def side_folder(out: Path) -> Path:
     return out.with_name(side_folder_name(out.name))
 
 
-def split(packed: PackedTokens, room: int) -> tuple[Blobs, Blobs]:
+def split_blobs(packed: PackedTokens, room: int) -> tuple[Blobs, Blobs]:
     """Return the blobs that stay in the page, and the others: whole kinds, the largest first, until the rest fits."""
     kept: Blobs = dict(packed.blobs)
     outside: Blobs = {}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eexit.results.original_format import entry_of_text, read, text_of, write
+from eexit.results.original_format import entry_of_text, read, valid_text, write
 from reports.page.build import render, write_report
 from reports.read.original_sweep import sweep_of
 from reports.read.sweep import NotASweepError
@@ -39,7 +39,7 @@ def generate_multi_prompt_html_visualization(
     title: str = TITLE,
 ) -> Path:
     """Write the report on results in the original format, and return its path."""
-    return write_report(sweep_of(results), output_file, text_of(title))
+    return write_report(sweep_of(results), output_file, valid_text(title))
 
 
 def create_html_visualization(
@@ -53,7 +53,7 @@ def create_html_visualization(
 
     Without `exitable_layers`, the deepest layer that occurs counts as the final one.
     """
-    title = text_of(title)
+    title = valid_text(title)
     sweep = sweep_of([entry_of_text(title, tokens, exit_layers, exitable_layers or [])])
     if output_file is not None:
         write_report(sweep, output_file, title)

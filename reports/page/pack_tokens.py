@@ -98,7 +98,7 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedT
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     blobs = {
-        kind: [",".join(squeeze(encode(values[at])) for values in columns.values()) for at in stretches]
+        kind: [",".join(squeeze(encode_planes(values[at])) for values in columns.values()) for at in stretches]
         for kind, columns in kinds.items()
     }
     described = {
@@ -113,7 +113,7 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedT
     return PackedTokens(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, of_runs, saw)
 
 
-def encode(values: np.ndarray) -> bytes:
+def encode_planes(values: np.ndarray) -> bytes:
     """Return the bytes of the numbers column by column: first bytes before second ones, which compress better apart."""
     by_number = np.ascontiguousarray(values.T).view(np.uint8).reshape(-1, values.itemsize)
     return by_number.T.tobytes()

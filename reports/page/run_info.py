@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from eexit.output.text import percent, pluralize, precision, with_versions
+from eexit.output.text import describe_precision, percent, pluralize, with_versions
 from eexit.plan.artefacts import ADAPTER, GATE, KV_MAPS, PROBE, READOUT
 from eexit.results.configuration_means import screen_misses
 from reports.read.sweep import Sweep
@@ -26,7 +26,7 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     size = f"{pluralize(len(sweep.prompts), 'prompt')} × {pluralize(len(sweep.configurations), 'configuration')}"
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
-    computed = precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
+    computed = describe_precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
     n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
     found = [
         ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),

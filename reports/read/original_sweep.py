@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import ERROR, OK
 from eexit.quality.text_metrics import agreement, distinct, longest_loop
-from eexit.results.original_format import OriginalResult, number_of, prompts_of, results_of, text_of
+from eexit.results.original_format import OriginalResult, number_of, prompts_of, results_of, valid_text
 from eexit.results.tables import GENERATIONS, TOKENS
 from reports.read.committed_runs import loose
 from reports.read.sweep import Sweep, assemble
@@ -155,7 +155,7 @@ def _own_scores(result: OriginalResult) -> Iterator[tuple[str, float]]:
     for name, score in result.scores.items():
         number = number_of(score)
         if number is not None:
-            yield text_of(name), number
+            yield valid_text(name), number
 
 
 def _naming(row: int, result: OriginalResult, prompts: dict[str, str]) -> dict[str, Any]:
@@ -194,5 +194,7 @@ def _rate(result: OriginalResult) -> float | None:
 def _notes(result: OriginalResult) -> list[tuple[str, str]]:
     scores = ", ".join(f"{name} {score}" for name, score in result.scores.items())
     return [
-        (label, text_of(note)) for label, note in (("Scores", scores), ("Evaluation", result.evaluation_text)) if note
+        (label, valid_text(note))
+        for label, note in (("Scores", scores), ("Evaluation", result.evaluation_text))
+        if note
     ]

@@ -1,6 +1,6 @@
 """Loader of a finished or unfinished sweep: Parquet files → pandas frames and Arrow datasets."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,17 +10,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs
 
 from eexit.errors import UsageError
-from eexit.output.locations import HIDDEN, redact
-from eexit.plan.configuration import Configuration, Draft, EarlyExit, depends_on_seed
+from eexit.plan.configuration import NORMAL, Configuration, Draft, EarlyExit, depends_on_seed
 from eexit.plan.runs import OK
-from eexit.plan.splits import units
+from eexit.plan.splits import sampling_units
 from eexit.quality.estimates import MARGIN
 from eexit.quality.text_metrics import cut, log_perplexity, loop_share
-from eexit.results.layout import MANIFEST, decode
-from eexit.results.parquet_files import StoreLocation, list_files, read_generations, read_tokens
+from eexit.results.committed import OF_TOP_PREDICTIONS
+from eexit.results.layout import MANIFEST, decode_manifest
+from eexit.results.parquet_files import list_files, read_generations, read_tokens
+from eexit.results.store.folder import Store, open_store
 from eexit.results.study_table import StudyTable
 from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
@@ -47,7 +47,7 @@ class Sweep:
     and `every_seed` is True for them. `generations` has the columns of `eexit.results.tables.GENERATIONS` that hold one
     short value, the configuration's (`configurations.COLUMNS`), and each judge's (`reports.read.judgements`). Further
     columns are `log_perplexity` (nats per token), `loop_share` (longest_loop / n_tokens), `cut`
-    (`eexit.quality.text_metrics.cut`) and the sampling unit `unit` (`eexit.plan.splits.units`). `correct`
+    (`eexit.quality.text_metrics.cut`) and the sampling unit `unit` (`eexit.plan.splits.sampling_units`). `correct`
     and `cut` are 1 or 0. `tokens` and `texts` are Arrow datasets with columns of `eexit.results.tables.TOKENS` and
     `GENERATIONS`, with rows in no particular order.
     """
@@ -113,6 +113,20 @@ class Sweep:
     def rows_of(self, table: StudyTable) -> pd.DataFrame:
         """Return the rows of a study table, in the order in which their calls began."""
         return self.studies[table.name] if table.name in self.studies else table.schema.empty_table().to_pandas()
+
+    @property
+    def predictions_of_normal(self) -> tuple[dict[str, str], Iterator[pa.RecordBatch]] | None:
+        """Run id → prompt id of `normal`, and its tokens for `top_predictions`; None if these were not recorded."""
+        if self.final_layer is None or not {*OF_TOP_PREDICTIONS} <= {*self.tokens.schema.names}:
+            return None
+        runs, columns = self.done[self.done["configuration"] == NORMAL], ["run_id", *OF_TOP_PREDICTIONS]
+        tokens = self.tokens.to_batches(columns=columns, filter=pc.field("configuration") == NORMAL)
+        return dict(zip(runs["run_id"], runs["prompt_id"], strict=True)), tokens
+
+    @property
+    def layers(self) -> list[int]:
+        """Exitable layers, then the final one, if its number is known."""
+        return [*self.exitable_layers, *([] if self.final_layer is None else [self.final_layer])]
 
     @property
     def extra(self) -> list[str]:
@@ -196,7 +210,7 @@ def assemble(read: Sweep) -> Sweep:
         loop_share=loop_share(generations["longest_loop"].to_numpy(dtype=float, na_value=np.nan), n_tokens),
         correct=generations["correct"].astype(float),
         cut=cut(generations["finish_reason"].tolist(), generations["correct"].notna().to_numpy()),
-        unit=generations["prompt_id"].map({**read.prompts, **units(read.config.get("prompts", []))}),
+        unit=generations["prompt_id"].map({**read.prompts, **sampling_units(read.config.get("prompts", []))}),
     )
     sweep = replace(read, configurations=configurations(read.about, generations))
     by = pd.DataFrame(
@@ -251,35 +265,23 @@ def index_of_runs(tokens: pa.RecordBatch, index: pd.Index) -> np.ndarray:
     return run_index
 
 
-def _open(results: str) -> StoreLocation:
-    if "://" in results:
-        try:
-            filesystem, root = pyarrow.fs.FileSystem.from_uri(results)
-        except (pa.ArrowException, OSError) as error:
-            raise NotASweepError(
-                f"{redact(results)} can't be used ({str(error).replace(results, HIDDEN)}): give a folder, s3:// or gs://"
-            ) from error
-    else:
-        filesystem, root = pyarrow.fs.LocalFileSystem(), results
-    root = root.rstrip("/") or "/"
-    if filesystem.get_file_info(root).type != pyarrow.fs.FileType.Directory:
+def _open(results: str) -> Store:
+    store = open_store(results)
+    if not store.is_there:
         raise NotASweepError(
             f"no such folder: {results} (give the folder a sweep wrote, the one with sweep.json in it)"
         )
-    return StoreLocation(filesystem, root)
+    return store
 
 
-def _read_about(results: str, location: StoreLocation) -> dict[str, Any]:
-    path = location.path(MANIFEST)
-    if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
+def _read_about(results: str, store: Store) -> dict[str, Any]:
+    content = store.read(MANIFEST)
+    if content is None:
         raise NotASweepError(f"not a sweep: {results} has no {MANIFEST}")
-    with location.filesystem.open_input_stream(path) as stream:
-        content = stream.read()
     try:
-        about = vars(decode(content))
+        return vars(decode_manifest(content))
     except ValueError as error:
         raise NotASweepError(f"not a sweep, or damaged: {results}/{MANIFEST} ({error})") from error
-    return about
 
 
 def _count_matrix(column: pa.ChunkedArray, layers: list[int]) -> np.ndarray:

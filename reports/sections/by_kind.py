@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.plan.configuration import NORMAL
-from eexit.plan.splits import kinds, units
+from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import COLUMNS, PairedMetrics, by_kind
 from eexit.quality.intervals import LEVEL
 from reports.read.sweep import Sweep
@@ -61,7 +61,7 @@ def found_by_kind(sweep: Sweep) -> Found:
     seeds = runs["seed"].unique().tolist()  # a run for every seed is paired with each seed's
     own = [seeds if is_every else [seed] for seed, is_every in zip(runs["seed"], runs["every_seed"], strict=True)]
     runs = runs.assign(seed=pd.Series(own, runs.index)).explode("seed").astype({"seed": int})
-    found = by_kind(pa.Table.from_pandas(runs[list(COLUMNS)], preserve_index=False), kind_of, units(prompts))
+    found = by_kind(pa.Table.from_pandas(runs[list(COLUMNS)], preserve_index=False), kind_of, sampling_units(prompts))
     return {key: found[key] for key in sweep.numbers if key in found}
 
 

@@ -5,14 +5,12 @@ from typing import Any, Final
 
 import altair as alt
 import pandas as pd
-import pyarrow.compute as pc
 
 from eexit.output.text import is_known, percent, pluralize
-from eexit.plan.configuration import NORMAL
-from eexit.plan.splits import kinds, units
+from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.estimates import ENDS
 from eexit.quality.intervals import LEVEL
-from eexit.sweeps.summary.certainty import MEASURES, OF_TOKENS, SURE, confidence_by_depth
+from eexit.sweeps.summary.certainty import MEASURES, SURE, confidence_by_depth
 from reports.read.sweep import Sweep
 from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
 from reports.shared.figures import Figure, RowFilter, one
@@ -44,16 +42,11 @@ CAPTION: Final = (
 
 def certainty_figure(sweep: Sweep) -> Figure | None:
     """Return rows of cells per kind of prompt and measure; None if `normal` recorded no likeliest tokens."""
-    if sweep.final_layer is None or not {*OF_TOKENS} <= {*sweep.tokens.schema.names}:
+    if (predictions := sweep.predictions_of_normal) is None:
         return None
-    prompts, of_normal = sweep.config.get("prompts", []), sweep.done[sweep.done["configuration"] == NORMAL]
+    (prompt_of_run, tokens), prompts = predictions, sweep.config.get("prompts", [])
     found = confidence_by_depth(
-        sweep.tokens.to_batches(columns=["run_id", *OF_TOKENS], filter=pc.field("configuration") == NORMAL),
-        dict(zip(of_normal["run_id"], of_normal["prompt_id"], strict=True)),
-        [*sweep.exitable_layers, sweep.final_layer],
-        kinds(prompts),
-        units(prompts),
-        THRESHOLDS,
+        tokens, prompt_of_run, sweep.layers, kinds(prompts), sampling_units(prompts), THRESHOLDS
     )
     if found.empty:
         return None

@@ -1,7 +1,7 @@
 """The overview's section "Learned exits": training data of each artefact, and its quality on held-out prompts.
 
-`learned` in sweep.json holds the card (`eexit.plan.artefacts.Card`) of the artefact in each role. What a card lacks is
-missing here.
+`learned` in sweep.json holds the card (`eexit.plan.artefacts.ArtefactCard`) of the artefact in each role. What a card
+lacks is missing here.
 """
 
 import json

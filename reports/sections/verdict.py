@@ -10,10 +10,9 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.output.text import is_known, percent, pluralize, short_percent
-from eexit.quality.risks import bound_of
+from eexit.quality.certificate import certificate_sentences, none_certified
 from eexit.studies.assessment import screen
 from eexit.studies.assessment.verdict import Line, Verdict
-from eexit.studies.selection.certificate import none_certified
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
@@ -180,14 +179,12 @@ def _certain(choices: pd.DataFrame) -> str:
         return "Nothing is certified: python jobs/choose.py RESULTS does that."
     chosen = [row for row in rows if isinstance(row["configuration"], str)]
     row = min(chosen or rows[-1:], key=lambda each: each["max_risk"])
-    of_prompts = {each["configuration"]: each.get("loss_of_prompts") for each in row["tested"]}
-    of_groups = any(is_known(loss) for loss in of_prompts.values())
+    bounded = row["risk"], row["max_risk"], row["confidence"]
     if not chosen:
-        return none_certified(row["risk"], row["max_risk"], row["confidence"], of_groups)
-    confidence, cost, setting = short_percent(row["confidence"]), short_percent(row["cost"]), row["configuration"]
-    bound = bound_of(row["risk"], row["max_risk"], of_groups)
-    of_single = f" Over single prompts, the loss is {short_percent(of_prompts[setting])}." if of_groups else ""
-    return f"With {confidence} confidence, {bound} under {setting}, at {cost} of full depth's cost.{of_single}"
+        return none_certified(*bounded, any(is_known(each.get("loss_of_prompts")) for each in row["tested"]))
+    tested = next(each for each in row["tested"] if each["configuration"] == row["configuration"])
+    said = " ".join(certificate_sentences(*bounded, tested))
+    return f"Certified: {row['configuration']}, at {short_percent(row['cost'])} of full depth. {said}"
 
 
 def _weights(row: Row) -> list[dict[str, Any]]:

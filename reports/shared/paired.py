@@ -12,7 +12,7 @@ import pandas as pd
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_units
 from eexit.quality.intervals import mcnemar
-from eexit.results.configuration_means import exponential, is_share, saved
+from eexit.results.configuration_means import exponential, is_share, saved_share
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, PERPLEXITY, RUN, SKIPPED
 from reports.shared.per_configuration import naming
@@ -45,7 +45,7 @@ class PairedRuns:
         keys = [configuration.key for configuration in sweep.configurations]
         names = ("macs_executed", "macs_full", "mean_depth")
         run, full, depth = (sweep.done[name].to_numpy(dtype=float, na_value=np.nan) for name in names)
-        derived: dict[str, np.ndarray] = {SKIPPED: 1 - depth, RUN: saved(run, np.where(full > 0, full, np.nan))}
+        derived: dict[str, np.ndarray] = {SKIPPED: 1 - depth, RUN: saved_share(run, np.where(full > 0, full, np.nan))}
         done = sweep.done.assign(**derived)
         done = done.astype(dict.fromkeys(columns, float))
         means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, mode_of, short_name
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind
 from eexit.results.configuration_means import estimate_measures, estimate_ratio
-from eexit.sweeps.summary.contradicted import OF_CONTRADICTED, OF_TOKENS, Contradicted, on_normal
+from eexit.sweeps.summary.contradicted import OF_CONTRADICTED, Contradicted, on_normal
 from reports.read.rule_parameters import ORACLE_MARK
 from reports.read.sweep import Sweep
 from reports.shared.measures import CONTRADICTED, CORRECT, CUT, PERPLEXITY, SKIPPED
@@ -73,17 +72,12 @@ def per_configuration(sweep: Sweep) -> pd.DataFrame:
 
 def _contradicted_on_normal(sweep: Sweep) -> dict[str, Contradicted]:
     """Return key → contradicted early exits, where the recorded tokens of `normal` determine them."""
-    known = {*sweep.tokens.schema.names} >= {*OF_TOKENS}
-    if sweep.final_layer is None or not known or sweep.config.get("screen"):
+    predictions = sweep.predictions_of_normal
+    if predictions is None or sweep.config.get("screen"):
         return {}
-    normal = sweep.done[sweep.done["configuration"] == NORMAL]
-    return on_normal(
-        sweep.tokens.to_batches(columns=["run_id", *OF_TOKENS], filter=pc.field("configuration") == NORMAL),
-        dict(zip(normal["run_id"], normal["prompt_id"], strict=True)),
-        dict(zip(normal["prompt_id"], normal["unit"], strict=True)),
-        [*sweep.exitable_layers, sweep.final_layer],
-        sweep.configurations,
-    )
+    prompt_of_run, tokens = predictions
+    unit_of = dict(zip(sweep.done["prompt_id"], sweep.done["unit"], strict=True))
+    return on_normal(tokens, prompt_of_run, unit_of, sweep.layers, sweep.configurations)
 
 
 def n_seeds_of(runs: pd.DataFrame) -> dict[str, int]:

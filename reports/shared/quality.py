@@ -13,7 +13,7 @@ import pandas as pd
 from eexit.output.text import is_known, pluralize, short_percent
 from eexit.plan.configuration import DRAFT, GATE_MARK, NORMAL, SET_MARK
 from eexit.quality.estimates import ENDS, MIN_SAMPLES
-from eexit.results.configuration_means import cut_warning, saved
+from eexit.results.configuration_means import cut_warning, saved_share
 from eexit.results.study_tables import CHOICES, REPLAYS
 from eexit.studies.selection.alpha_spending import hash_of_runs
 from reports.read.judgements import SCORE, Judge
@@ -147,7 +147,9 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
             "replayed": True,
             "n": latest["prompts"],
             "kl": latest["expected_kl"],
-            "theoretical": saved(*(latest[name].to_numpy(dtype=float) for name in ("macs_required", "macs_full"))),
+            "theoretical": saved_share(
+                *(latest[name].to_numpy(dtype=float) for name in ("macs_required", "macs_full"))
+            ),
         }
     )
     for end, of in (("", ""), ("_low", "_high"), ("_high", "_low")):

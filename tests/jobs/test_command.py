@@ -243,4 +243,6 @@ def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path,
     (tmp_path / "early_exit_analysis.json").write_text('[{"prompt": "?", "results": []}]')
     report = called("report", "early_exit_analysis.json", packages=installed, cwd=tmp_path)
     assert (report.stdout, report.stderr) == ("early_exit_analysis.html\n", "")
-    assert "[console_scripts]\neexit = jobs:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    entry_points = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "[console_scripts]\neexit = jobs:main" in entry_points
+    assert "[eexit.report_builders]\nhtml = reports:build_report" in entry_points

@@ -36,6 +36,13 @@ def named(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
+def in_strings(path: Path) -> Iterator[str]:
+    """Yield the modules of ours that strings in a file name, as `importlib.import_module` takes them."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in modules():
+            yield node.value
+
+
 @cache
 def imports() -> dict[str, set[str]]:
     """Return module → modules of ours that it imports."""

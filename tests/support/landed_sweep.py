@@ -9,7 +9,7 @@ from scripted import rows_of
 
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
-from eexit.results.layout import MANIFEST, encode
+from eexit.results.layout import MANIFEST, encode_manifest
 from eexit.results.shard_tables import error_results
 from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
@@ -21,7 +21,7 @@ def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
     """Commit the texts of the configuration's model; the runs of a prompt with id `failed` are errors."""
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     model, layers, _ = look_here(config, 1)
-    store.publish(MANIFEST, encode(make_manifest(config, model, layers)))
+    store.publish(MANIFEST, encode_manifest(make_manifest(config, model, layers)))
     failed, done = ([run for run in runs if (run.prompt.id == "failed") == fails] for fails in (True, False))
     if failed:
         commit(store, failed, error_results(failed, config, "no"))
@@ -37,6 +37,7 @@ def land_rows(
     store, runs = open_store(out), list(plan_runs(config))[leave_out:]
     commit(store, runs, rows_of(runs, config, columns))
     store.publish(
-        MANIFEST, encode(make_manifest(config, {"name": config.model, "n_layers": 30, "dtype": "float32"}, [5]))
+        MANIFEST,
+        encode_manifest(make_manifest(config, {"name": config.model, "n_layers": 30, "dtype": "float32"}, [5])),
     )
     return out

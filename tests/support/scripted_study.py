@@ -23,7 +23,7 @@ from eexit.output.result_table import ResultTable
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.hashes import content_hash
 from eexit.results.finished_sweep import FinishedSweep
-from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.layout import MANIFEST, Manifest, encode_manifest
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import StudyTable
 from eexit.results.tables import int32, moment, string
@@ -45,14 +45,16 @@ TABLE = StudyTable(
 def land_nothing(out: Path) -> Path:
     """Write a finished sweep without a run."""
     config = {"model": "m", "prompts": [], "seeds": [0], "temperature": 0.0}
-    open_store(out).publish(MANIFEST, encode(Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0)))
+    open_store(out).publish(
+        MANIFEST, encode_manifest(Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0))
+    )
     return out
 
 
 class ScriptedStudy(Study):
     """A study with two parts per unit, and a row per part."""
 
-    table, doing, if_memory_is_short = TABLE, "marking", "mark less"
+    table, doing, oom_hint = TABLE, "marking", "mark less"
 
     def __init__(self, results: str, how: str, n_units: int, seconds: float) -> None:
         self._results, self._n_units, self._seconds = Path(results), n_units, seconds

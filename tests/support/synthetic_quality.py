@@ -166,6 +166,7 @@ def choose(
             "cost": cost,
             "prompts_needed": needed,
             "loss_of_prompts": of_prompts,
+            "n_of_prompts": of_prompts and 813,
         }
         for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), ("unfrozen/confidence/0.7", 0.049, 0.4, 0.62))
     ]

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from eexit.plan.configuration import COLUMNS, Configuration, EarlyExit, NoExit
 from eexit.plan.hashes import checksum
-from eexit.results.checksums import digest_of, encode_generations, encode_tokens
+from eexit.results.checksums import checksum_of, encode_generations, encode_tokens
 from eexit.results.layout import FORMAT
 from eexit.results.tables import GENERATIONS, TOKENS
 
@@ -138,7 +138,7 @@ def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Tab
     """Write a shard with checksums, like a sweep."""
     content = encode_tokens(tokens)
     (folder / "tokens" / shard(number)).write_bytes(content)
-    sealed = encode_generations(generations, digest_of(content), attempt)
+    sealed = encode_generations(generations, checksum_of(content), attempt)
     (folder / "generations" / shard(number)).write_bytes(sealed)
 
 

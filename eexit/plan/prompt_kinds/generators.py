@@ -31,7 +31,7 @@ A prompt whose fact was drawn before is discarded, so that no two sides of a spl
 discarding, the prompts would be an independent sample, as the guarantees of `eexit.quality.learn_then_test` require. Up
 to `MOST` prompts, less than one draw in a hundred is discarded.
 
-Draws use only `RandomRule.random`, the only method whose results Python's documentation promises for all versions.
+Draws use only `Random.random`, the only method whose results Python's documentation promises for all versions.
 """
 
 import tomllib

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from eexit.method.custom_manifest import descriptions_of
 from eexit.output.text import truncate_lines
 from eexit.plan.runs import ERROR, OK, Run
-from eexit.results.checksums import digest_of, encode_generations, encode_tokens, with_custom
+from eexit.results.checksums import checksum_of, encode_generations, encode_tokens, with_custom
 from eexit.results.layout import TOKENS_FOLDER, generations_name, tokens_name
 from eexit.results.parquet_files import (
     DamagedError,
@@ -120,7 +120,7 @@ def publish_shard(
 ) -> None:
     """Publish the two files of a shard, its commit mark last."""
     content = encode_tokens(tokens)
-    sealed = encode_generations(generations, digest_of(content), attempt)
+    sealed = encode_generations(generations, checksum_of(content), attempt)
     publish(tokens_name(name), content)
     publish(generations_name(name), sealed)
 

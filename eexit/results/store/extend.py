@@ -20,7 +20,7 @@ from eexit.plan.artefacts import OF_SOME
 from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import configurations, count_runs
-from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode
+from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode_manifest
 from eexit.results.parquet_files import list_files
 from eexit.results.store.folder import Store
 from eexit.results.store.manifest import (
@@ -108,7 +108,7 @@ def manifest_written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
         manifest = held if config == stored_config(store, held) else with_grid(held, config)
     there = {*list_files(store).stems}
     if manifest != held:
-        store.publish(MANIFEST, encode(manifest))
+        store.publish(MANIFEST, encode_manifest(manifest))
     try:
         yield config
     finally:
@@ -120,7 +120,7 @@ def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[st
     """Restore the previous manifest if no shard was added, or remove the files of a sweep without any shard."""
     found = list_files(store)
     if held and manifest != held and {*found.stems} <= there:
-        store.publish(MANIFEST, encode(held))
+        store.publish(MANIFEST, encode_manifest(held))
     if not held and not found.shards:
         store.remove(MANIFEST)
         for folder in FOLDERS:

@@ -158,5 +158,5 @@ def open_store(out: str | Path, retry_seconds: int = GCS_RETRY_SECONDS) -> Store
         filesystem, root = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         reason = without_secrets(str(error).splitlines()[0].replace(uri, HIDDEN))
-        raise UsageError(f"--out {redact(str(out))} can't be used ({reason}): give a folder, s3:// or gs://") from error
+        raise UsageError(f"{redact(str(out))} can't be used ({reason}): give a folder, s3:// or gs://") from error
     return Store(filesystem, root, str(out))

@@ -130,7 +130,7 @@ class Lease:
     def _succeed(self, held: LeaseHolder | None, say: Callable[[str], object]) -> None:
         if held:
             _wait_for_the_end_of(held, self._store, self._use, say)
-        self._write(self._holder)
+        self._store.publish(self._use.file, _content(self._holder))
         time.sleep(SETTLE_SECONDS)
         holder = self._read()
         if holder is None or holder.token != self.token:
@@ -148,13 +148,10 @@ class Lease:
             if holder and holder.token != self.token:
                 self._lost = f"another driver has taken over {self._store.root}: {holder}"
             else:
-                self._write(replace(self._holder, renewed=time.time()))
+                self._store.publish(self._use.file, _content(replace(self._holder, renewed=time.time())))
 
     def _read(self) -> LeaseHolder | None:
         return _read(self._store, self._use)
-
-    def _write(self, holder: LeaseHolder) -> None:
-        self._store.publish(self._use.file, _content(holder))
 
 
 def say_aside(line: str) -> None:

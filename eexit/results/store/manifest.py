@@ -15,7 +15,7 @@ from eexit.plan.artefact_check import cards_of
 from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.checksums import custom_of
-from eexit.results.layout import MANIFEST, Manifest, UnsupportedFormatError, decode
+from eexit.results.layout import MANIFEST, Manifest, UnsupportedFormatError, decode_manifest
 from eexit.results.parquet_files import DamagedError, list_files, read_shards
 from eexit.results.store.folder import Store
 
@@ -68,7 +68,7 @@ def read_manifest(store: Store) -> Manifest | None:
             raise MissingManifestError(f"--out {store.root} holds results but no {MANIFEST}")
         return None
     try:
-        held = decode(content)
+        held = decode_manifest(content)
     except ValueError as error:
         if has_results and not isinstance(error, UnsupportedFormatError):
             raise MissingManifestError(f"{store.root}/{MANIFEST} is damaged, or no sweep's ({error})") from error

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow.compute as pc
 
 from eexit.errors import UsageError
-from eexit.output.text import pluralize, precision
+from eexit.output.text import describe_precision, pluralize
 from eexit.plan.configuration import GENERATE, mode_of
 from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
 from eexit.quality.cost_per_correct import COST_RUN
@@ -318,7 +318,7 @@ def _where(sweeps: Sequence[FinishedSweep], timings: Sequence[Row], batch: int) 
     manifests = [each.manifest for each in sweeps[:1]]
     found = [
         *(each.config["model"] for each in manifests),
-        *(precision(each.model, each.dtype_asked) for each in manifests),
+        *(describe_precision(each.model, each.dtype_asked) for each in manifests),
         *((each.model.get("digest") or "").removeprefix("sha256:")[:12] for each in manifests),
         *(f"{row['machine']} · {pluralize(row['threads'], 'thread')}" for row in timings[-1:]),
         f"{pluralize(batch, 'row')} at a time",

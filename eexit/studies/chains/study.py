@@ -18,7 +18,7 @@ from eexit.errors import UsageError
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, interval, percent
 from eexit.plan.configuration import mode_of
-from eexit.plan.splits import units
+from eexit.plan.splits import sampling_units
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns
 from eexit.quality.risks import WRONG, losses
 from eexit.results.configuration_means import cut_shares, cut_warning
@@ -61,7 +61,7 @@ class NecessityStudy(Study):
             raise UsageError(f"{sweep.name} has no answers to check: sweep prompts that bring an answer")
         self._sweep, self._follow_ups = sweep, tuple(follow_ups)
         prompts = sweep.manifest.config["prompts"]
-        self._unit_of = units(prompts)
+        self._unit_of = sampling_units(prompts)
         self._units = list(dict.fromkeys(self._unit_of.values()))
         steps_of = {self._unit_of[prompt["id"]]: prompt.get("steps") or 0 for prompt in prompts}
         self._steps_P = np.array([steps_of[unit] for unit in self._units])

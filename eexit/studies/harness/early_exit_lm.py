@@ -67,7 +67,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         device: str = "auto",
         **options: Any,
     ):
-        asked = config_of(pretrained if isinstance(pretrained, str) else "-", mode, rule, parameter, options)
+        asked = lm_config(pretrained if isinstance(pretrained, str) else "-", mode, rule, parameter, options)
         [self._configuration] = configurations(asked)
         if device.startswith("cuda") and not torch.cuda.is_available():
             device = "auto"  # the harness passes cuda:0 on every machine
@@ -231,7 +231,7 @@ class StopStrings:
         )
 
 
-def config_of(model: str, mode: str, rule: str | None, parameter: float | None, options: dict[str, Any]) -> SweepConfig:
+def lm_config(model: str, mode: str, rule: str | None, parameter: float | None, options: dict[str, Any]) -> SweepConfig:
     """Return the sweep configuration of the evaluated configuration, and load custom rules. Raise `UsageError`."""
     if (mode == NORMAL) != (rule is None):
         raise UsageError(

@@ -17,7 +17,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 from transformers import PreTrainedModel
 
 from eexit.custom_generate.description import call_to_load, describe_package
-from eexit.custom_generate.model_check import config_facts, precision
+from eexit.custom_generate.model_check import config_facts
 from eexit.custom_generate.package import (
     ARTEFACTS,
     MOMENT,
@@ -26,7 +26,7 @@ from eexit.custom_generate.package import (
     PackagedModel,
     SettingPackage,
     TextMatch,
-    encode,
+    encode_package,
     single_setting_config,
 )
 from eexit.custom_generate.setting import Setting
@@ -37,7 +37,7 @@ from eexit.method.rules import ExitHistogram
 from eexit.model.adapters import sharing
 from eexit.model.decoders import build_decoders
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
-from eexit.model.quantization import quantization_of
+from eexit.model.quantization import dtype_name, quantization_of
 from eexit.model.sources import DEFAULT_MODEL, sha256
 from eexit.output.atomic_files import publish, scratch_folder
 from eexit.output.locations import redact
@@ -50,7 +50,7 @@ from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_ch
 from eexit.results.owned_folders import refuse_inside
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import versions
-from eexit.studies.packaging.provenance import certificate_of, chosen_key, drawn, saved, swept_texts, timed
+from eexit.studies.packaging.provenance import certificate_of, chosen_key, drawn, mean_savings, swept_texts, timed
 from eexit.sweeps.head_moment import keep_moment, moment_of
 from eexit.training.texts import TrainingText
 
@@ -89,7 +89,7 @@ def take_home(wanted: PackageArgs, say: Say = lambda line: None) -> SettingPacka
         folder = scratch / out.name
         folder.mkdir()
         taken = _Packager(sweep, config, configuration, folder).take(texts, wanted, say)
-        (folder / SETTING).write_text(encode(taken), "utf-8")
+        (folder / SETTING).write_text(encode_package(taken), "utf-8")
         for name, text in {**readme(taken, wanted.out), **hub_files(wanted.hub)}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, "utf-8")
@@ -133,7 +133,7 @@ class _Packager:
             prompts=drawn(self._of_sweep),
             certificate=certificate_of(store, key),
             timed=timed(store, key),
-            saved=saved(self._sweep, key),
+            saved=mean_savings(self._sweep, key),
             own=descriptions_of({self._configuration.mode, str(self._configuration.columns["rule"])}),
             files={},
             versions=versions(),
@@ -145,7 +145,7 @@ class _Packager:
     ) -> SettingPackage:
         """Return the content with one more precision, in which some texts of the sweep are generated again."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
-        weights, name, device = weights_digest(model), precision(model), model.device.type
+        weights, name, device = weights_digest(model), dtype_name(model.dtype), model.device.type
         unknown = TextMatch(device=device, weights=weights, runs=len(texts), identical=0)
         held = {**taken.model.measured, name: unknown}
         of_model = taken.model.model_copy(
@@ -171,7 +171,7 @@ class _Packager:
             return
         adapter = locations_of(taken.config).get("adapter")
         student = build_decoders(sharing(model), adapter and str(self._folder / adapter), packed=False).early_exit
-        keep_moment(self._folder / MOMENT.format(dtype=precision(model)), moment_of(student))
+        keep_moment(self._folder / MOMENT.format(dtype=dtype_name(model.dtype)), moment_of(student))
 
 
 def _free_place(out: str) -> Path:

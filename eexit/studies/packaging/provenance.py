@@ -21,7 +21,7 @@ from eexit.results.store.folder import Store
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.selection.study import choices_made
 from eexit.studies.timing.speedups import speedups_of
-from eexit.training.texts import TrainingText, text_of
+from eexit.training.texts import TrainingText, text_from_run
 
 N_EXAMPLES: Final = 3  # prompts in the package
 EXAMPLE_LENGTH: Final = 200  # characters of each
@@ -94,7 +94,7 @@ def timed(store: Store, key: str) -> list[TimingRecord]:
     ]
 
 
-def saved(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
+def mean_savings(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
     """Return the shares of full-depth multiply-adds that the setting's runs saved, in theory and as run."""
     costs = {"theoretical": "macs_required", "run": "macs_executed"}
     return {name: sweep.saved(key, cost).as_dict["mean"] for name, cost in costs.items()}
@@ -105,7 +105,7 @@ def swept_texts(sweep: FinishedSweep, key: str, seed: int) -> Sequence[TrainingT
     columns = ["prompt_id", "status", "configuration", "seed", "prompt_token_ids"]
     is_asked = (pc.field("configuration") == key) & (pc.field("seed") == seed) & (pc.field("status") == OK)
     runs = runs_with_tokens(sweep.store, columns, is_asked, ["token_id"])
-    found = [text_of(run, tokens) for run, tokens in islice(runs, N_TEXTS)]
+    found = [text_from_run(run, tokens) for run, tokens in islice(runs, N_TEXTS)]
     if not found:
         raise UsageError(f"no run of {key} with seed {seed} is without an error: there is nothing to compare with")
     return found

@@ -26,12 +26,12 @@ from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabili
 from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import OK
-from eexit.plan.splits import digest
+from eexit.plan.splits import unit_digest
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.committed import nested_array, runs_with_tokens
 from eexit.results.parquet_files import StoreLocation
 from eexit.results.study_tables import OF_UNITS
-from eexit.training.texts import TrainingText, text_of
+from eexit.training.texts import TrainingText, text_from_run
 
 ESTIMATED: Final = (
     "mean_depth",
@@ -81,7 +81,7 @@ def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> l
     """
     is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
     found = {
-        run["run_id"]: Transcript(text_of(run, tokens), run["seed"], _teacher(tokens.slice(1)))
+        run["run_id"]: Transcript(text_from_run(run, tokens), run["seed"], _teacher(tokens.slice(1)))
         for run, tokens in runs_with_tokens(location, OF_RUNS, is_wanted, OF_TOKENS)
     }
     in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
@@ -238,6 +238,6 @@ def summary(
         "drawn": any(replayed.drawn for replayed in replayed_T),
         "exit_distribution": list(zip(layers, share_X, strict=True)),
         **known,
-        "units": [digest(unit) for unit in sorted(set(unit_T))],
+        "units": [unit_digest(unit) for unit in sorted(set(unit_T))],
         **{name: values_P.tolist() for name, values_P in zip(OF_UNITS, of_units, strict=True)},
     }

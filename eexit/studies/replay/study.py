@@ -18,11 +18,11 @@ from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, EarlyExit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
-from eexit.plan.splits import units
+from eexit.plan.splits import sampling_units
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
-from eexit.results.configuration_means import saved
+from eexit.results.configuration_means import saved_share
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.layout import MANIFEST
 from eexit.results.study_tables import REPLAYS
@@ -69,7 +69,7 @@ class ReplayStudy(Study):
     """
 
     table = REPLAYS
-    doing, if_memory_is_short = "replaying", "choose a device with more memory"
+    doing, oom_hint = "replaying", "choose a device with more memory"
 
     def __init__(
         self, config: SweepConfig, settings: Sequence[EarlyExit], text_of: str, transcripts: Sequence[Transcript],
@@ -192,7 +192,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")
-    unit_of = units(sweep.manifest.config["prompts"])
+    unit_of = sampling_units(sweep.manifest.config["prompts"])
     made_from = sweep.digest_as_read(dict(config))
     return ReplayStudy(config, settings, text_of, transcripts, n_layers, unit_of, made_from)
 
@@ -241,7 +241,7 @@ def replays_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 def _line(row: Mapping[str, Any]) -> list[str]:
     costs = (row["macs_required"], row["macs_executed"])
-    shares = [None if cost is None else saved(cost, row["macs_full"]) for cost in costs]
+    shares = [None if cost is None else saved_share(cost, row["macs_full"]) for cost in costs]
     return [
         f"{row['configuration']}{'*' if row['drawn'] else ''}",
         percent(1 - row["mean_depth"]),

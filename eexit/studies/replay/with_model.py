@@ -55,7 +55,7 @@ class Replayer:
 
     @torch.inference_mode()
     def replay(self, settings: Sequence[EarlyExit], transcript: Transcript) -> list[ReplayResult]:
-        """Replay a text with configurations that `recorded.together` has grouped."""
+        """Replay a text with configurations that `from_records.together` has grouped."""
         if not follows_from_full_depth(settings[0], not self.decoders.is_shared):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)

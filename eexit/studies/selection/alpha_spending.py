@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from eexit.errors import UsageError
 from eexit.plan.hashes import content_hash
-from eexit.plan.splits import digest
+from eexit.plan.splits import unit_digest
 from eexit.quality.learn_then_test import alpha_share
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import ASSESSMENT
@@ -30,7 +30,7 @@ def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
     return {
         "model": config["model"],
         "runs": hash_of_runs(config, sweep.manifest.model),
-        "units": sorted(digest(unit) for unit in units),
+        "units": sorted(unit_digest(unit) for unit in units),
     }
 
 

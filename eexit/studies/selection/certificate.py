@@ -7,9 +7,10 @@ from eexit.method.rules import ORACLES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import bracketed, format_number, is_known, short_percent
 from eexit.plan.configuration import NORMAL, short_name
+from eexit.quality.certificate import certificate_sentences, none_certified
 from eexit.quality.cost_per_correct import COST_RUN, TOKENS
 from eexit.quality.risk_tests import BETTING, EXACT, prompts_without_loss
-from eexit.quality.risks import RISKS, bound_of
+from eexit.quality.risks import RISKS
 from eexit.studies.selection.select_setting import HeldOutResult, Selection, TestedSequence, TestedSetting
 from eexit.studies.selection.selection_args import COSTS
 
@@ -148,39 +149,14 @@ def certificate(choice: Selection) -> Iterator[str]:
     question, ask, chosen = choice.measured.question, choice.ask, choice.chosen
     err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
     yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."
-    confidence = short_percent(question.confidence)
     if chosen:
-        mean, p_value = short_percent(chosen.mean_loss), format_number(chosen.p_value, ".2g")
-        of_groups = chosen.loss_of_prompts is not None
-        holds = bound_of(question.risk, question.max_risk, of_groups)
         yield f"Certified: {chosen.configuration}, the cheapest that is, at {short_percent(chosen.cost)} of full depth."
-        yield f"With {confidence} confidence, over prompts like these, {holds}."
-        yield f"n = {chosen.n:,}{' groups' * of_groups}, mean {mean}, p = {p_value}."
-        if chosen.loss_of_prompts is not None:
-            yield (
-                f"That is of groups: over their {chosen.n_of_prompts:,} prompts the mean is "
-                f"{short_percent(chosen.loss_of_prompts)}, for which nothing is certified."
-            )
+        yield from certificate_sentences(question.risk, question.max_risk, question.confidence, vars(chosen))
         if not choice.saves:
             yield "It does not cost less than full depth. Use normal."
-        if chosen.loss_of_right is not None:
-            loss, p_value = short_percent(chosen.loss_of_right), format_number(chosen.p_of_right, ".2g")
-            unit, right = (
-                ("groups", "where normal has one right") if of_groups else ("prompts", "that normal gets right")
-            )
-            yield (
-                f"That is of all {unit}: of the {chosen.n_of_right:,} {right}, it loses {loss}, for which nothing is "
-                f"certified (p = {p_value})."
-            )
         if chosen.configuration.split("/")[1] in ORACLES:
             yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
     else:
         least = prompts_without_loss(question.max_risk, ask.error / len(choice.sequences))
         yield none_certified(question.risk, question.max_risk, question.confidence, choice.is_of_groups)
         yield f"Use normal. A setting without any loss would be certified with {least:,} prompts for choosing."
-
-
-def none_certified(risk: str, max_risk: float, confidence: float, of_groups: bool = False) -> str:
-    """Return the answer to a question for which no setting is certified."""
-    bound = bound_of(risk, max_risk, of_groups)
-    return f"No setting is certified with {short_percent(confidence)} confidence that {bound}."

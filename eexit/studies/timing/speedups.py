@@ -18,7 +18,7 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, truncate_lines
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.estimates import Estimate, estimate_over_calls
-from eexit.results.configuration_means import saved
+from eexit.results.configuration_means import saved_share
 
 SETUP: Final = ("machine", "device", "threads", "dtype")  # times of other ones are never taken together
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # what was measured, and what it is compared with
@@ -151,7 +151,7 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
 
 def _saving(rows: Sequence[Mapping[str, Any]], cost: str) -> float | None:
     sums = _sums(rows, cost, "macs_full")
-    return sums and saved(*sums)
+    return sums and saved_share(*sums)
 
 
 def _ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> float | None:

@@ -66,7 +66,7 @@ class TimingStudy(Study):
     """
 
     table, needs_model, times = TIMINGS, True, True
-    doing, if_memory_is_short = "timing", "lower --batch"
+    doing, oom_hint = "timing", "lower --batch"
 
     def __init__(
         self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], lengths: Mapping[str, int],

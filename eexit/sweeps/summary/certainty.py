@@ -19,18 +19,16 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eexit.errors import UsageError
 from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_groups
 from eexit.quality.intervals import of_median
-from eexit.results.committed import nested_array
+from eexit.results.committed import top_predictions
 
 SURE: Final = 0.9  # default threshold
 ALL: Final = "all prompts"  # the first kind of the table
 MEASURES: Final = {"sure": "first_sure", "confirmed": "first_confirmed"}  # the columns of each
 SHARES: Final = ("sure", "confirmed", "exits", "contradicted", "early", "taken_back")  # of decided tokens
-OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
 
 
 def confidence_by_depth(
@@ -43,9 +41,9 @@ def confidence_by_depth(
 ) -> pd.DataFrame:
     """Return a row for each threshold, kind of prompt, all prompts first, and layer; no row if nothing was recorded.
 
-    `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `prompt_of` (run id → prompt id) count. `layers` are the
-    exitable layers and the final one. `kind_of` and `unit_of` map prompt ids to kinds, if any, and to sampling units
-    (`eexit.plan.splits`). Raise `ValueError` for a threshold outside (0, 1].
+    `tokens` have `run_id` and `OF_TOP_PREDICTIONS`; tokens of runs in `prompt_of` (run id → prompt id) count. `layers`
+    are the exitable layers and the final one. `kind_of` and `unit_of` map prompt ids to kinds, if any, and to sampling
+    units (`eexit.plan.splits`). Raise `ValueError` for a threshold outside (0, 1].
 
     Columns, each share and first layer with its 95 % interval over prompts and their number (`_low`, `_high`, `_n`):
         threshold, kind, layer: `layer` is 0-based.
@@ -127,16 +125,11 @@ class _CertaintyCounts:
 def _counts(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str], n_layers: int, thresholds: Sequence[float]
 ) -> _CertaintyCounts:
-    ids, counts = pa.array(run_ids, pa.string()), _CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
-    for batch in tokens:
-        batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
-        if not len(batch):
-            continue
-        run_D = pc.index_in(batch["run_id"], ids).to_numpy()
+    counts = _CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
+    for run_D, p_DXK, likeliest_DX in top_predictions(tokens, run_ids):
         np.add.at(counts.n_R, run_D, 1)
-        p_DX, likeliest_DX = (nested_array(batch[name])[..., 0] for name in ("top_prob", "top_token_ids"))
         for at, threshold in enumerate(thresholds):
-            counts.add(at, run_D, p_DX >= threshold, likeliest_DX == likeliest_DX[:, -1:])
+            counts.add(at, run_D, p_DXK[..., 0] >= threshold, likeliest_DX == likeliest_DX[:, -1:])
     return counts
 
 

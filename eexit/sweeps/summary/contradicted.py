@@ -12,18 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eexit.method.rules import DISTRIBUTION, ONLINE, LayerView
-from eexit.output.text import bracketed, percent, truncate_lines
+from eexit.output.text import bracketed, percent
 from eexit.plan.configuration import Configuration, EarlyExit
 from eexit.quality.estimates import Estimate, ValueKind
-from eexit.results.committed import nested_array
-from eexit.results.configuration_means import Column, estimate_ratio
+from eexit.results.committed import top_predictions
+from eexit.results.configuration_means import Column, estimate_ratio, name_above
 
 OF_CONTRADICTED: Final = ("contradicted_on_normal", "exits_on_normal")  # columns of runs, whose ratio is the share
-OF_TOKENS: Final = ("decided", "top_token_ids", "top_prob")
-MOST_NAMED: Final = 3
 MOSTLY: Final = 0.5  # share of early exits; above it, a rule mostly exits where the final layer predicts another token
 
 
@@ -52,18 +49,12 @@ def on_normal(
 ) -> dict[str, Contradicted]:
     """Return contradicted exits over all decided tokens of `normal`, by key, for rules whose input was recorded.
 
-    `tokens` have `run_id` and `OF_TOKENS`; tokens of runs in `prompt_of_run` count. A prompt that
+    `tokens` have `run_id` and `OF_TOP_PREDICTIONS`; tokens of runs in `prompt_of_run` count. A prompt that
     `unit_of` lacks is a sampling unit. `layers` end with the final one.
     """
     known = [each for each in configurations if isinstance(each, EarlyExit) and _reads_distribution(each)]
-    ids = pa.array([*prompt_of_run], pa.string())
-    counts = {each.key: np.zeros((len(ids), 2)) for each in known}
-    for batch in tokens:
-        batch = batch.filter(pc.field("decided") & pc.field("top_prob").is_valid() & pc.field("run_id").isin(ids))
-        if not len(batch) or not known:
-            continue
-        run_D = pc.index_in(batch["run_id"], ids).to_numpy()
-        p_DXK, likeliest_DX = nested_array(batch["top_prob"]), nested_array(batch["top_token_ids"])[..., 0]
+    counts = {each.key: np.zeros((len(prompt_of_run), 2)) for each in known}
+    for run_D, p_DXK, likeliest_DX in top_predictions(tokens, [*prompt_of_run]) if known else ():
         for each in known:
             exits_DX = _first_met(each, p_DXK, layers)
             if exits_DX is not None:
@@ -109,20 +100,12 @@ def contradicted_rules(found: Mapping[Configuration, Contradicted]) -> str:
 
     The highest shares come first, at most `MOST_NAMED`, each with its interval and its number of exits.
     """
-    worst = {
-        of.key: each
-        for of, each in found.items()
-        if isinstance(of, EarlyExit) and of.is_online and each.share.mean > MOSTLY  # False for NaN
-    }
-    worst_first = sorted(worst.items(), key=lambda pair: -pair[1].share.mean)
-    named = ", ".join(truncate_lines([f"{key} ({_words(each)})" for key, each in worst_first], MOST_NAMED))
-    return (
-        f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
-        if named
-        else ""
-    )
+    online = {of.key: each for of, each in found.items() if isinstance(of, EarlyExit) and of.is_online}
+    labels = {key: _label(each) for key, each in online.items()}
+    named = name_above({key: each.share.mean for key, each in online.items()}, MOSTLY, labels)
+    return named and f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
 
 
-def _words(found: Contradicted) -> str:
+def _label(found: Contradicted) -> str:
     ends = bracketed(100 * found.share.low, 100 * found.share.high, ".1f")
     return f"{percent(found.share.mean)}{ends} of {found.n_exits:,} exits"

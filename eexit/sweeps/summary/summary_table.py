@@ -11,13 +11,13 @@ from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import format_number, interval, percent
 from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
-from eexit.plan.splits import kinds, units
+from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import COLUMNS as OF_KINDS
 from eexit.quality.by_kind import by_kind
 from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
 from eexit.quality.cost_per_correct import COST_NEEDED, COST_RUN, TAKEN, TOKENS, CostPerCorrect, per_right
 from eexit.quality.estimates import NOTHING, Estimate
-from eexit.results.committed import read_columns, runs_with_tokens
+from eexit.results.committed import predictions_of, read_columns
 from eexit.results.configuration_means import (
     CUT,
     LOOP_SHARE,
@@ -31,7 +31,7 @@ from eexit.results.configuration_means import (
 from eexit.results.layout import MANIFEST
 from eexit.results.store.folder import Store
 from eexit.results.store.manifest import read_manifest
-from eexit.sweeps.summary.contradicted import OF_CONTRADICTED, OF_TOKENS, Contradicted, contradicted_rules, on_normal
+from eexit.sweeps.summary.contradicted import OF_CONTRADICTED, Contradicted, contradicted_rules, on_normal
 
 COLUMNS = [
     *("prompt_id", "configuration", "status", "finish_reason", "n_tokens", "mean_depth", "disagreement"),
@@ -109,7 +109,7 @@ def closing_table(
     is_unobserved = len(done) > 0 and done["perplexity"].null_count == len(done)
     found = [outcomes(configuration, generations, same_for_every_seed) for configuration in configurations]
     has_repeats = any(counts.n_different < counts.n_runs for counts in found)
-    unit_of = units(prompts)
+    unit_of = sampling_units(prompts)
     estimates = [estimates_of_runs(each, of.done, unit_of) for each, of in zip(configurations, found, strict=True)]
     of_right = per_right(generations, unit_of) if prompts else {}
     # The cost with free decisions is shown where the cost of what was run is unknown, as for oracles.
@@ -160,14 +160,8 @@ def _contradicted(
     manifest = read_manifest(store) if store.has(MANIFEST) else None
     if manifest is None or manifest.config["screen"]:
         return found
-    wanted = (pc.field("configuration") == NORMAL) & (pc.field("status") == OK)
-    columns = ["run_id", "prompt_id", "configuration", "status", "n_tokens"]
-    normal = read_columns(store, columns).filter(wanted)
-    tokens = (
-        batch for _, of_run in runs_with_tokens(store, columns, wanted, OF_TOKENS) for batch in of_run.to_batches()
-    )
+    prompt_of_run, tokens = predictions_of(store, NORMAL)
     layers = [*manifest.exitable_layers, manifest.model["n_layers"] - 1]
-    prompt_of_run = dict(zip(normal["run_id"].to_pylist(), normal["prompt_id"].to_pylist(), strict=True))
     of_all = on_normal(tokens, prompt_of_run, unit_of, layers, configurations)
     return {each: of_all.get(each.key, of) for each, of in found.items()}
 
@@ -179,7 +173,7 @@ def kinds_table(
     kind_of = kinds(prompts)
     if not 1 < len({*kind_of.values()}) <= MOST_KINDS:
         return None
-    found = by_kind(read_columns(store, OF_KINDS), kind_of, units(prompts))
+    found = by_kind(read_columns(store, OF_KINDS), kind_of, sampling_units(prompts))
     named = sorted({kind for of in found.values() for kind in of})
     has_answers = any(beside.accuracy.n for of in found.values() for beside in of.values())
     measure, what = ("accuracy", "right answers") if has_answers else ("disagreement", "disagreement with full depth")

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from eexit.plan.splits import kinds, units
+from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import COLUMNS, by_kind
 from eexit.quality.estimates import MIN_SAMPLES
 
@@ -45,7 +45,7 @@ def runs() -> list[dict[str, Any]]:
 
 
 def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
-    rows, kind_of, unit_of = runs(), kinds(PROMPTS), units(PROMPTS)
+    rows, kind_of, unit_of = runs(), kinds(PROMPTS), sampling_units(PROMPTS)
     found = by_kind(pa.Table.from_pylist(rows), kind_of, unit_of)
     assert {key: list(of) for key, of in found.items()} == {key: ["fact", "odd", "sum"] for key in ("normal", KEY)}
     ok = pd.DataFrame(rows).query("status == 'ok'").set_index(["prompt_id", "seed"]).astype({"correct": float})
@@ -78,13 +78,13 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
 
 def test_without_normal_nothing_is_lost_to_it_and_nothing_differs_from_it() -> None:
     alone = pa.Table.from_pylist([row for row in runs() if row["configuration"] == KEY])
-    [(key, of)] = by_kind(alone, kinds(PROMPTS), units(PROMPTS)).items()
+    [(key, of)] = by_kind(alone, kinds(PROMPTS), sampling_units(PROMPTS)).items()
     assert key == KEY
     assert of["sum"].lost.n == of["sum"].difference.n == 0 < of["sum"].accuracy.n
 
 
 def test_where_all_failed_or_no_prompt_has_a_kind_there_is_nothing() -> None:
     failed = pa.Table.from_pylist([row | {"status": "error"} for row in runs()])
-    assert by_kind(failed, kinds(PROMPTS), units(PROMPTS)) == {}
-    assert by_kind(pa.Table.from_pylist(runs()), {}, units(PROMPTS)) == {}
+    assert by_kind(failed, kinds(PROMPTS), sampling_units(PROMPTS)) == {}
+    assert by_kind(pa.Table.from_pylist(runs()), {}, sampling_units(PROMPTS)) == {}
     assert {*COLUMNS} == {*failed.column_names}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy.special import ndtri
 
-from eexit.plan.splits import units
+from eexit.plan.splits import sampling_units
 from eexit.quality.cost_per_correct import COLUMNS, TAKEN, per_right
 from eexit.quality.estimates import estimate_per_right, estimate_ratios
 from eexit.quality.intervals import clopper_pearson
@@ -45,10 +45,10 @@ def runs() -> list[dict[str, Any]]:
 
 def test_a_right_answer_takes_what_plain_pandas_says() -> None:
     rows = runs()
-    found = per_right(pa.Table.from_pylist(rows), units(PROMPTS))
+    found = per_right(pa.Table.from_pylist(rows), sampling_units(PROMPTS))
     ok = pd.DataFrame(rows).query("status == 'ok'").astype({"correct": float, "macs_executed": float})
     of_prompts = ok.groupby(["configuration", "prompt_id"]).mean(numeric_only=True)
-    unit = of_prompts.index.get_level_values("prompt_id").map(units(PROMPTS))
+    unit = of_prompts.index.get_level_values("prompt_id").map(sampling_units(PROMPTS))
     of_units = of_prompts.groupby([of_prompts.index.get_level_values("configuration"), unit]).mean()
     for key in ("normal", KEY, ORACLE):
         for name in TAKEN:
@@ -73,7 +73,7 @@ def test_a_right_answer_takes_what_plain_pandas_says() -> None:
 @pytest.mark.parametrize("change", [{"thinking_closed": None}, {"correct": None}, {"status": "error"}])
 def test_without_chains_answers_or_runs_there_is_nothing_to_tell(change: dict[str, Any]) -> None:
     rows = pa.Table.from_pylist([row | change for row in runs()], schema=pa.Table.from_pylist(runs()).schema)
-    assert per_right(rows, units(PROMPTS)) == {}
+    assert per_right(rows, sampling_units(PROMPTS)) == {}
 
 
 def test_no_right_answer_has_no_price_and_all_of_them_are_not_certain() -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from eexit.results.checksums import digest_of, encode_generations, encode_tokens
+from eexit.results.checksums import checksum_of, encode_generations, encode_tokens
 from eexit.results.committed import read_columns, runs_with_tokens
 from eexit.results.layout import generations_name, tokens_name
 from eexit.results.parquet_files import DamagedError
@@ -27,7 +27,7 @@ def write(store: Store, lengths: dict[str, int], tokens: list[dict[str, Any]]) -
     rows = [{"run_id": name, "status": "ok", "n_tokens": n, "prompt_id": name.upper()} for name, n in lengths.items()]
     name, content = name_of(lengths), encode_tokens(pa.Table.from_pylist(tokens))
     store.publish(tokens_name(name), content)
-    store.publish(generations_name(name), encode_generations(pa.Table.from_pylist(rows), digest_of(content), 1))
+    store.publish(generations_name(name), encode_generations(pa.Table.from_pylist(rows), checksum_of(content), 1))
     return name
 
 

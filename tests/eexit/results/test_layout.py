@@ -10,8 +10,8 @@ from eexit.results.layout import (
     FORMAT,
     Manifest,
     UnsupportedFormatError,
-    decode,
-    encode,
+    decode_manifest,
+    encode_manifest,
     generations_name,
     is_shard_file,
     is_temporary_file,
@@ -32,16 +32,16 @@ MANIFEST = Manifest(
 
 def test_a_manifest_reads_as_it_was_written() -> None:
     assert MANIFEST.format == FORMAT
-    assert decode(encode(MANIFEST)) == MANIFEST
+    assert decode_manifest(encode_manifest(MANIFEST)) == MANIFEST
 
 
 def test_a_manifest_without_a_checksum_a_changed_one_and_one_of_another_format_are_told() -> None:
     with pytest.raises(ValueError, match="its checksum does not match"):
-        decode(json.dumps({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}).encode())
+        decode_manifest(json.dumps({"format": FORMAT, "config": {}, "model": {}, "exitable_layers": []}).encode())
     with pytest.raises(ValueError, match="its checksum does not match"):
-        decode(encode(MANIFEST).replace(b'"n_runs": 9', b'"n_runs": 8'))
+        decode_manifest(encode_manifest(MANIFEST).replace(b'"n_runs": 9', b'"n_runs": 8'))
     with pytest.raises(UnsupportedFormatError, match=f"it has format 99, not {FORMAT}"):
-        decode(encode(replace(MANIFEST, format=99)))
+        decode_manifest(encode_manifest(replace(MANIFEST, format=99)))
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_a_manifest_without_a_checksum_a_changed_one_and_one_of_another_format_a
 )  # fmt: skip
 def test_a_manifest_of_wrong_types_is_told_by_where_they_are(changed: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(line)}") as told:
-        decode(encode(replace(MANIFEST, **changed)))
+        decode_manifest(encode_manifest(replace(MANIFEST, **changed)))
     assert "\x1b" not in str(told.value)
 
 
 def test_deeply_nested_json_is_no_manifest() -> None:
     with pytest.raises(ValueError, match=r"^it is not JSON: "):
-        decode(b"[" * 100_000)
+        decode_manifest(b"[" * 100_000)
 
 
 def test_a_shards_files_are_known_by_their_names_whole_or_not() -> None:

@@ -12,7 +12,7 @@ from full_disk import left
 import eexit
 from eexit.errors import UsageError
 from eexit.plan.artefacts import WEIGHTS, ArtefactCard, write_card
-from eexit.results.layout import MANIFEST, Manifest, encode, tokens_name
+from eexit.results.layout import MANIFEST, Manifest, encode_manifest, tokens_name
 from eexit.results.owned_folders import OwnedFolderKind, whereabouts
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import JUDGEMENTS
@@ -34,7 +34,7 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a sweep, an evaluation without one, an artefact with its texts' sweep, a training, and paths into them."""
     for name in ("mine", "learned/texts"):
         store = open_store(tmp_path / name)
-        store.publish(MANIFEST, encode(SWEEP))
+        store.publish(MANIFEST, encode_manifest(SWEEP))
         store.publish(tokens_name("ab" * 16), b"")
     open_store(tmp_path / "judged").publish(JUDGEMENTS.file("ab" * 16), b"")
     write_card(

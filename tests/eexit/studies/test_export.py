@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
-from eexit.results.layout import MANIFEST, decode, encode
+from eexit.results.layout import MANIFEST, decode_manifest, encode_manifest
 from eexit.results.shard_tables import ShardTables
 from eexit.results.store.commit import commit, publish_shard
 from eexit.results.store.folder import Store, open_store
@@ -59,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = ModelGenerator(config, "cpu")
     store, runs = open_store(folder / "out"), list(plan_runs(config))
     manifest = make_manifest(config, asdict(describe_model(config)), generator.engine.decoding.exitable_layers)
-    store.publish(MANIFEST, encode(manifest))
+    store.publish(MANIFEST, encode_manifest(manifest))
     for some in (runs[:4], runs[4:]):
         commit(store, some, generator.generate(some))
     return folder
@@ -169,7 +169,7 @@ def test_files_are_bounded(made: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path) -> None:
-    config = SweepConfig.model_validate(decode(store.read(MANIFEST) or b"").config)
+    config = SweepConfig.model_validate(decode_manifest(store.read(MANIFEST) or b"").config)
     [first, *_] = plan_runs(config)
     runs, tokens = (
         table.filter(pc.equal(table["run_id"], first.run_id))
@@ -182,7 +182,7 @@ def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path
 
 def changed(store: Store, **fields: Any) -> None:
     """Give the manifest other values."""
-    store.publish(MANIFEST, encode(replace(decode(store.read(MANIFEST) or b""), **fields)))
+    store.publish(MANIFEST, encode_manifest(replace(decode_manifest(store.read(MANIFEST) or b""), **fields)))
 
 
 def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None:

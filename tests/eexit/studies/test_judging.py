@@ -28,7 +28,7 @@ import eexit.studies
 from eexit.errors import UsageError
 from eexit.plan.runs import Run, plan_runs
 from eexit.quality.rubric import TextScores, question
-from eexit.results.layout import MANIFEST, encode
+from eexit.results.layout import MANIFEST, encode_manifest
 from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
 from eexit.results.store.commit import commit
@@ -69,7 +69,9 @@ def write(
     named = tuple(replace(prompt, id=ids(number)) for number, prompt in enumerate(config.prompts))
     config = config.model_copy(update={"prompts": named})
     store, runs = open_store(out), list(plan_runs(config))[:land_first]
-    store.publish(MANIFEST, encode(make_manifest(config, {"name": "m", "n_layers": 30, "dtype": "float32"}, (5,))))
+    store.publish(
+        MANIFEST, encode_manifest(make_manifest(config, {"name": "m", "n_layers": 30, "dtype": "float32"}, (5,)))
+    )
     failed = [it for it in runs if it.prompt.prompt == "failed"]
     commit(store, failed, error_results(failed, config, "no"))
     done = [it for it in runs if it.prompt.prompt != "failed"]

@@ -170,6 +170,14 @@ def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.Sweep
     assert opened.runs.equals(swept.runs)
 
 
+def test_without_an_installed_report_builder_a_line_says_how_to_get_the_report(
+    swept: eexit.SweepResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eexit.sweeps.api.REPORT_BUILDERS", "eexit.no_builders")
+    with pytest.raises(ValueError, match=rf"no report builder is installed: .*python jobs/report.py {swept.out}"):
+        swept.report()
+
+
 def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepResults, model: str) -> None:
     """The two prompts have as many tokens each, so that means over tokens are those over prompts."""
     found, tokens = swept.confidence_by_depth(threshold=0.01), swept.tokens

@@ -6,7 +6,7 @@ from scripted import sweep_of
 from eexit.errors import SweepStopped
 from eexit.plan.runs import plan_runs
 from eexit.sweeps.retry import CircuitBreaker
-from eexit.sweeps.shards import Shard, cut, rows_for, split
+from eexit.sweeps.shards import Shard, cut, rows_for, single_run_shards
 
 
 def test_shards_keep_the_configurations_of_a_prompt_together() -> None:
@@ -32,7 +32,7 @@ def test_every_actor_gets_a_shard() -> None:
 
 def test_single_runs_alternate_between_prompts() -> None:
     runs = tuple(plan_runs(sweep_of("m", *"abc", modes=["normal", "unfrozen"], kl_factors=[1])))
-    singles = split(Shard(runs, failures=2))
+    singles = single_run_shards(Shard(runs, failures=2))
     assert [shard.runs[0].prompt.prompt for shard in singles] == ["a", "b", "c"] * 2
     assert {shard.runs[0] for shard in singles} == set(runs)
     assert {shard.failures for shard in singles} == {1}

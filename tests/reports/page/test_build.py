@@ -28,7 +28,7 @@ from synthetic_sweeps import (
 from eexit.output.palette import STOPS, contrast, exit_colours, ink_on
 from eexit.plan.configuration import EarlyExit
 from reports import build_report
-from reports.page.build import split
+from reports.page.build import split_blobs
 from reports.page.pack_tokens import PackedTokens, encode_log, pack
 from reports.read.sweep import read_sweep
 from reports.shared.number_format import with_interval
@@ -175,9 +175,9 @@ def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
     packed = packed_of(full)
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
     room = len(packed.pieces) + sizes["core"] + sizes["kl"] + sizes["prob"]
-    assert list(split(packed, room)[1]) == ["more"]
-    assert list(split(packed, room - 1)[1]) == ["more", "prob"]
-    assert list(split(packed, room + sizes["more"])[1]) == []
+    assert list(split_blobs(packed, room)[1]) == ["more"]
+    assert list(split_blobs(packed, room - 1)[1]) == ["more", "prob"]
+    assert list(split_blobs(packed, room + sizes["more"])[1]) == []
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from scripted import sweep_of
 
 from eexit.errors import UsageError
-from eexit.results.layout import FORMAT, MANIFEST, encode
+from eexit.results.layout import FORMAT, MANIFEST, encode_manifest
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import (
     MissingManifestError,
@@ -100,7 +100,7 @@ def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
     config = sweep_of("tiny", "one", "two")
     assert read_manifest(store) is None
     manifest = make_manifest(config, MODEL, (5,))
-    store.publish(MANIFEST, encode(manifest))
+    store.publish(MANIFEST, encode_manifest(manifest))
     assert read_manifest(store) is None  # as long as there are no results
     store.publish(SHARD, b"")
     held = json.loads(store.read("sweep.json") or b"")

@@ -16,7 +16,7 @@ from scripted import look, rows_of, sweep_of
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.committed import read_columns
-from eexit.results.layout import MANIFEST, Manifest, encode
+from eexit.results.layout import MANIFEST, Manifest, encode_manifest
 from eexit.results.owned_folders import OwnedFolderKind, whereabouts
 from eexit.results.store.commit import CommitError, clear_debris, commit, repair_store, shard_name, survey
 from eexit.results.store.extend import manifest_written
@@ -102,7 +102,7 @@ def test_a_lease_in_a_bucket(store: Store) -> None:
         lease.check()
         with pytest.raises(UsageError, match="is in use by process"), hold(store):
             pass
-        store.publish(MANIFEST, encode(BARE))
+        store.publish(MANIFEST, encode_manifest(BARE))
         for half in (runs[:9], runs[9:]):
             commit(store, half, rows_of(half, config))
     assert survey(store).done == {run.run_id for run in runs}
@@ -166,7 +166,7 @@ def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator
 
 
 def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Store) -> None:
-    store.publish(MANIFEST, encode(BARE))
+    store.publish(MANIFEST, encode_manifest(BARE))
     store.publish("generations/x", b"")
     folder = store.root.partition("/")[2]
     for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):

@@ -98,8 +98,11 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     assert timed.saved == pytest.approx(0.25)
     assert (timed.rows, timed.rounds, timed.machine) == (8, 6, "a machine")
     for text in (done.stdout, (tmp_path / "mine" / "README.md").read_text()):
-        assert "its answers risk is at most 5%, with a confidence of 95%, by 90 prompts" in text
-        assert "of the 60 that full depth gets right, it loses 3% (p 0.2), for which nothing is certified." in text
+        assert (
+            "With 95% confidence, over prompts like these, the share of prompts whose answer full depth gets right"
+            in text
+        )
+        assert "of the 60 that full depth gets right, it loses 3%, for which nothing is certified (p = 0.2)." in text
         assert "On 30 prompts that chose nothing, its mean loss is 3%" in text
         assert "at 8 rows (realised): 25.0%" in text
         assert "6 rounds on a machine; 0.80 times as fast as generate." in text
@@ -113,8 +116,8 @@ def test_a_guarantee_of_groups_of_unequal_size_says_so_with_the_loss_of_single_p
     done = take(out, "--chosen", "--out", tmp_path / "mine")
     assert done.returncode == 0, done.stderr
     for sentence in (
-        "by 90 groups of prompts, which count once each, with a mean loss of 2%",
-        "Over their 813 single prompts, the mean loss is 5.4%, for which nothing is certified.",
+        "n = 90 groups, mean 2%, p = 0.01.",
+        "That is of groups: over their 813 prompts the mean is 5.4%, for which nothing is certified.",
         "That is of all groups: of the 60 where full depth has one right, it loses 3%",
     ):
         assert sentence in done.stdout

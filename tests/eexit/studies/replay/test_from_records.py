@@ -31,7 +31,7 @@ from eexit.method.stick_breaking import exit_draws
 from eexit.model.adapters import merged
 from eexit.model.decoders import DecoderPair
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
-from eexit.plan.splits import digest
+from eexit.plan.splits import unit_digest
 from eexit.quality.text_metrics import disagreement
 from eexit.results.study_tables import OF_UNITS
 from eexit.studies.replay.from_records import ReplayResult, TextCosts, Transcript, replay_recorded, summary, together
@@ -345,7 +345,7 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
     assert row["expected_kl"] == pytest.approx((0.5 + 2) / 2)
     assert (row["macs_full"], row["macs_to_exit"], row["macs_required"], row["macs_executed"]) == (120, 30, 60, 240)
-    assert row["units"] == [digest("a"), digest("b")]
+    assert row["units"] == [unit_digest("a"), unit_digest("b")]
     assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
     six = summary(

@@ -10,7 +10,7 @@ import pytest
 from blank_rows import blank
 
 from eexit.errors import UsageError
-from eexit.plan.splits import digest
+from eexit.plan.splits import unit_digest
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import CHOICES
@@ -24,7 +24,7 @@ def question(max_risk: float = 0.02, units: Sequence[str] = UNITS, runs: str = "
     asked = {"risk": "answers", "max_risk": max_risk, "confidence": 0.95, "cost_by": "run", "test": "exact"}
     return {
         **asked, "order": "pareto", "asked": ["a/b/1", "a/b/2"], "model": model, "runs": runs,
-        "units": sorted(map(digest, units)),
+        "units": sorted(map(unit_digest, units)),
     }  # fmt: skip
 
 

@@ -194,7 +194,7 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     assert tested["p_of_right"] == pytest.approx(p_value)
     loss = short_percent(n_lost / n_right)
     assert (
-        f"That is of all prompts: of the {n_right} that normal gets right, it loses {loss}, for which nothing is "
+        f"That is of all prompts: of the {n_right} that full depth gets right, it loses {loss}, for which nothing is "
         f"certified (p = {p_value:.2g})."
     ) in said
     assert f"right answers of normal {normals} its texts that max_new_tokens cut 100% right answers of the " in said
@@ -205,7 +205,7 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     assert last_choice(out)["test"] == "exact"
     assert last_choice(out)["p_value"] == pytest.approx(float(exact_binomial(losses, 0.04, FIRST)))
     assert last_choice(out)["mean_loss"] == (0 if in_test_split(PROMPTS[1]) else 1 / len(CHOOSING))
-    assert "the share of prompts whose answer normal gets right and the setting gets wrong is at most 4%" in said
+    assert "the share of prompts whose answer full depth gets right and the setting gets wrong is at most 4%" in said
 
 
 def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(tmp_path: Path) -> None:
@@ -535,7 +535,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
         "gets right and the setting gets wrong, averaged over groups of prompts that count once each, is at most 20%.",
         f"n = {n} groups, mean {of_groups}, p = ",
         f"That is of groups: over their {n_prompts} prompts the mean is {of_prompts}, for which nothing is certified.",
-        f"That is of all groups: of the {n} where normal has one right, it loses {of_groups},",
+        f"That is of all groups: of the {n} where full depth has one right, it loses {of_groups},",
     ):
         assert sentence in said
 

@@ -8,15 +8,16 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from eexit.results.committed import OF_TOP_PREDICTIONS
 from eexit.results.tables import TOKENS
-from eexit.sweeps.summary.certainty import ALL, OF_TOKENS, confidence_by_depth
+from eexit.sweeps.summary.certainty import ALL, confidence_by_depth
 
 LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
 SURE_FROM_THE_FIRST = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
 SURE_AT_THE_END = [(0.2, 7), (0.89, 7), (0.9, 7)]
 NEVER_SURE = [(0.5, 7)] * len(LAYERS)
 KINDS = {"fact-1": "fact", "fact-2": "fact", "fact-3": "fact", "sum-1": "sum"}
-SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOKENS)])
+SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTIONS)])
 UNITS = {"fact-1": "1", "fact-2": "a group", "fact-3": "a group", "sum-1": "4", "x": "5"}
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.quality.estimates import Estimate
+from eexit.results.committed import OF_TOP_PREDICTIONS
 from eexit.results.tables import TOKENS
-from eexit.sweeps.summary.contradicted import OF_TOKENS, Contradicted, contradicted_rules, on_normal
+from eexit.sweeps.summary.contradicted import Contradicted, contradicted_rules, on_normal
 
 CONFIDENCE = EarlyExit("skip", "confidence", 0.9)
 # Of six runs, each exits at layer 3, wrong and right; at 6, wrong; and not before the final layer, twice.
@@ -18,7 +19,7 @@ LAYERS = (3, 6, 9)
 WRONG_AT_6 = [(0.1, 7), (0.97, 1), (0.95, 7)]
 AT_3 = [(0.95, 1), (0.95, 7), (0.95, 7)], [(0.95, 7)] * 3
 SAID = [*AT_3, WRONG_AT_6, [(0.2, 7), (0.89, 7), (0.9, 7)], [(0.5, 7)] * 3]
-SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOKENS)])
+SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTIONS)])
 RUNS = {f"{number}": f"prompt {number}" for number in range(6)}
 
 
