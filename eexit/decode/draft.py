@@ -1,10 +1,8 @@
 """Greedy self-speculative decoding: an early layer drafts tokens, and one pass of the other layers verifies them.
 
-Lossless (LayerSkip, Elhoushi et al. 2024). A draft is a token that exits at the early layer, and whose skipped
-layers are deferred; verification runs them. After a rejected
-draft, a sequence moves to the right in the KV cache, so that all latest tokens are in one column.
-
-Shapes: B slots in flight, A drafts of a round, N = A + 1 tokens of a sequence that are verified.
+Drafts are lossless (LayerSkip, Elhoushi et al. 2024). A draft is a token that exits at the early layer; verification
+runs its deferred layers. After a rejected draft, a sequence moves to the right in the KV cache, so that all latest
+tokens stay in one column.
 """
 
 import math
@@ -20,16 +18,16 @@ from torch.profiler import record_function
 from eexit.decode.batch import Batch
 from eexit.decode.costs import DraftRounds
 from eexit.decode.exit_visitor import ExitVisitor
-from eexit.decode.groups import Decisions
 from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure
-from eexit.decode.slots import to_device
+from eexit.decode.slots import Slot
 from eexit.model.decoders import DecoderPair
+from eexit.model.devices import to_device
 from eexit.model.layers import ForwardInputs
 from eexit.plan.configuration import Draft
 
 
 class DraftBatch(Batch):
-    """Requests of one `Draft`; `rounds` are their rounds by request, as `DraftRounds` has them."""
+    """Requests of one `Draft`, with the counts of their rounds by request, as in `DraftRounds`."""
 
     def __init__(
         self, n_slots: int, length: int, decoders: DecoderPair, decoding: DecodingConfig, requests: Sequence[Request]
@@ -37,95 +35,89 @@ class DraftBatch(Batch):
         [draft] = {request.configuration for request in requests}
         assert isinstance(draft, Draft)
         super().__init__(n_slots, length + draft.n_tokens, decoders, decoding, requests)
-        self.draft = draft  # of all slots
+        self.draft, self.rank = draft, decoding.exitable_layers.index(draft.layer)
         self.deferred.most_tokens = math.inf  # all tokens of a round are verified in one pass
         self.rounds: defaultdict[int, list[list[int]]] = defaultdict(list)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Run one round: each slot gets one token or more."""
-        slots, inputs, decoder = self.slots, self.inputs(), self.head.decoder
-        room_B = (slots.limit - slots.n_tokens)[: slots.n_rows] - 1  # a round may yield one token more than it drafts
-        n_drafts = min(self.draft.n_tokens, int(room_B.max()))
-        slots.make_room_for(int(slots.n_tokens[: slots.n_rows].max()) + n_drafts + 1)
-        tokens = [inputs.token_BT]
-        # 1. Tokens are read after the early layer, one after the other; the layers behind it are deferred.
+        """Run one round, in which each slot gets at least one token."""
+        token_B1 = self.inputs().token_BT
+        n_drafts = min(self.draft.n_tokens, max(_room(slot) for slot in self.slots.in_flight))
+        tokens = [token_B1]
+        # 1. The early layer drafts one token after the other; the layers behind it are deferred.
         with record_function("drafting"):
             for index in range(n_drafts):
-                visitor = self._visitor(self.decoding.exitable_layers.index(self.draft.layer))
+                visitor = self._visitor(self.rank)
                 final_B1F = self.deferred.run(visitor, self._inputs(tokens[-1], index))
-                tokens.append(decoder.lm_head(visitor.head_inputs(final_B1F)).argmax(-1)[:, None])
-        token_BN = torch.cat(tokens, 1)
-        # 2. The last one goes through all layers, and the deferred ones come along: one pass at full depth.
+                tokens.append(self.head.decoder.lm_head(visitor.head_inputs(final_B1F)).argmax(-1)[:, None])
+        token_BT = torch.cat(tokens, 1)
+        # 2. The last draft goes through all layers, and the deferred tokens join: one pass at full depth.
         with record_function("verifying"):
             visitor = self._visitor(len(self.decoding.exitable_layers))
-            head_input_BNF = self.deferred.run(visitor, self._inputs(tokens[-1], n_drafts))
-            next_tokens = self.head.next_tokens(head_input_BNF.flatten(0, 1), token_BN.flatten())
-            columns = {name: each.unflatten(0, token_BN.shape) for name, each in next_tokens.columns().items()}
-        # 3. The drafts that it agrees with are accepted, and its own next token after them.
+            head_input_BTF = self.deferred.run(visitor, self._inputs(tokens[-1], n_drafts))
+            next_tokens = self.head.read_next_tokens(head_input_BTF.flatten(0, 1), token_BT.flatten())
+            columns = {name: part.unflatten(0, token_BT.shape) for name, part in next_tokens.columns().items()}
+        # 3. Drafts that equal full depth's next tokens are accepted, and its own next token follows.
         with record_function("records"):
-            self._accept(token_BN.cpu().numpy(), np.minimum(n_drafts, room_B), columns)
+            self._accept(token_BT[:, 1:].tolist(), columns)
 
     def _visitor(self, rank: int) -> ExitVisitor:
         """Return the visitor of a pass in which all tokens exit at this index into X."""
-        n_exits, plan = len(self.decoding.exitable_layers), self.slots.plan()
-        decided = Decisions.exits_at(torch.full_like(plan.u_exit_N, rank, dtype=torch.long), n_exits)
-        plan = replace(plan, can_all_exit=True, ranks=range(n_exits)[rank : rank + 1])
-        visitor = ExitVisitor(self.head, plan, decided, (len(plan.u_exit_N), 1))
+        plan, ranks = self.slots.plan(), range(len(self.decoding.exitable_layers))[rank : rank + 1]
+        plan = plan.with_exits(torch.full_like(self.slots.record_B, rank), can_all_exit=True, ranks=ranks)
+        visitor = ExitVisitor(self.head, plan, (len(self.slots), 1))
         visitor.deepest = rank
         return visitor
 
     def _inputs(self, token_B1: Tensor, index: int) -> ForwardInputs:
-        """Return the tokens at an index of the round as inputs; those that a slot has no room for are not kept."""
-        slots = self.slots
-        [last_B1] = to_device([(slots.n_prompt + slots.limit - 1)[: slots.n_rows, None]], self.device)
-        position_B1 = torch.minimum(slots.on_device.position_B1 + index, last_B1)
-        return ForwardInputs(token_B1, position_B1, slots.seen(slots.end + 1 + index), slots.first_column)
+        """Return the tokens at an index of the round as inputs; slots without room for them reject them."""
+        inputs = self.slots.inputs(self.slots.end + 1 + index)
+        last_B1 = np.array([[len(slot.prompt) + slot.limit - 1] for slot in self.slots.in_flight])
+        position_B1 = torch.minimum(inputs.position_BT + index, *to_device([last_B1], self.slots.device))
+        return replace(inputs, token_BT=token_B1, position_BT=position_B1)
 
-    def _accept(self, token_BN: np.ndarray, ahead_B: np.ndarray, columns: dict[str, Tensor]) -> None:
-        """Give each slot the drafts that full depth agrees with and its own next token, up to one that ends it."""
-        table, predicted_BN = self.slots, columns["token_id_T"].cpu().numpy()
-        index_A = np.arange(token_BN.shape[1] - 1)
-        agrees_BA = (predicted_BN[:, :-1] == token_BN[:, 1:]) & (index_A < ahead_B[:, None])
-        agreed_B = np.logical_and.accumulate(agrees_BA, 1).sum(1)
-        is_end_BN = np.isin(predicted_BN, list(self.decoding.eos_token_ids))
-        ends_BN = is_end_BN & (np.arange(predicted_BN.shape[1]) <= agreed_B[:, None])
-        given_B = np.where(ends_BN.any(1), ends_BN.argmax(1), agreed_B) + 1
-        if self.decoding.stop_fn:
-            given_B = np.array([self._until_stop(row, predicted_BN[row, :n]) for row, n in enumerate(given_B)])
-        rejects_B = (agreed_B < ahead_B) & (given_B > agreed_B)
-        accepted_B = np.minimum(agreed_B, given_B)
-        counts = table.n_tokens[: table.n_rows] - 1, ahead_B, accepted_B, rejects_B.astype(np.int64)
-        for index, of_row in zip(table.request[: table.n_rows].tolist(), np.stack(counts, 1).tolist(), strict=True):
-            self.rounds[index].append(of_row)
-        most = int(given_B.max())
+    def _accept(self, draft_BA: list[list[int]], columns: dict[str, Tensor]) -> None:
+        """Give each slot the drafts that equal full depth's next tokens, and its own next one, until it ends."""
+        table, n_given_B, n_agreed_B = self.slots, list[int](), list[int]()
+        for slot, drafts, predicted in zip(table.in_flight, draft_BA, columns["token_id_T"].tolist(), strict=True):
+            n_drafted = min(len(drafts), _room(slot))
+            n_agreed = next((at for at in range(n_drafted) if drafts[at] != predicted[at]), n_drafted)
+            n_given = next((n for n in range(1, n_agreed + 1) if self._ends(slot, predicted[:n])), n_agreed + 1)
+            is_rejected = n_agreed < min(n_drafted, n_given)
+            self.rounds[slot.index].append([slot.n_tokens - 1, n_drafted, min(n_agreed, n_given), int(is_rejected)])
+            n_given_B.append(n_given)
+            n_agreed_B.append(n_agreed)
+        n_given_N, most = np.array(n_given_B), max(n_given_B)
         for index in range(most):
-            slots = np.flatnonzero(given_B > index)
-            [slot, drafted] = to_device([slots, index < agreed_B[slots]], self.device)
-            final_N = torch.full_like(slot, self.decoders.full_depth.n_layers - 1)
-            of_all = {"exit_layer_T": final_N, "drafted_T": drafted}
-            table.record(of_all | {name: column[slot, index] for name, column in columns.items()}, slots)
-        # The tokens of the round that slots did not get are forgotten: all others end in one column again.
+            slots = np.flatnonzero(n_given_N > index)
+            slot_N, drafted_N = to_device([slots, index < np.array(n_agreed_B)[slots]], self.slots.device)
+            exit_layer_N = torch.full_like(slot_N, table.layers[-1])
+            given = {name: column[slot_N, index] for name, column in columns.items()}
+            table.record(given | {"exit_layer_T": exit_layer_N, "drafted_T": drafted_N}, slots.tolist())
+        # Columns of rejected drafts are overwritten: all sequences end in one column again.
         table.end += most
-        if (given_B < most).any():
-            [n_columns] = to_device([most - given_B], self.device)
-            self.deferred.cache.move_right(n_columns, table.end)
+        if (n_given_N < most).any():
+            [n_columns_B] = to_device([most - n_given_N], self.slots.device)
+            self.deferred.cache.move_right(n_columns_B, table.end)
 
-    def _until_stop(self, slot: int, token_id_N: np.ndarray) -> int:
-        """Return how many of these tokens, said by full depth, a row gets if `DecodingConfig.stops` may end it."""
-        assert self.decoding.stop_fn
-        before, final = self.slots.so_far(slot), self.decoders.full_depth.n_layers - 1
-        for n_given in range(1, len(token_id_N)):
-            token_ids = [*before.token_ids, *token_id_N[:n_given].tolist()]
-            if self.decoding.stop_fn(
-                PartialOutput(before.request, token_ids, [*before.exit_layers, *[final] * n_given])
-            ):
-                return n_given
-        return len(token_id_N)
+    def _ends(self, slot: Slot, token_ids: list[int]) -> bool:
+        """Return True if these tokens of full depth, as the next ones, end a request."""
+        if token_ids[-1] in self.decoding.eos_token_ids:
+            return True
+        output, final = slot.output, int(self.slots.layers[-1])
+        exit_layers = [*output.exit_layers, *[final] * len(token_ids)]
+        after = PartialOutput(output.request, [*output.token_ids, *token_ids], exit_layers)
+        return self.decoding.stop_fn is not None and self.decoding.stop_fn(after)
 
-    def output(self, slot: int) -> Outcome:
-        outcome, index = super().output(slot), int(self.slots.request[slot])
+    def output(self, at: int) -> Outcome:
+        outcome, slot = super().output(at), self.slots.in_flight[at]
+        rounds = DraftRounds.of(self.rounds.pop(slot.index, []))
         if isinstance(outcome, RequestFailure):
             return outcome
-        rounds = DraftRounds.of(self.rounds.pop(index, []))
-        return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.slots.layer_X))
+        return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.slots.layers))
+
+
+def _room(slot: Slot) -> int:
+    """Return how many drafts a slot has room for: a round may yield one token more."""
+    return slot.limit - slot.n_tokens - 1

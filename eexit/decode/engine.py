@@ -1,8 +1,7 @@
-"""Batched decoding: many rows (prompt × configuration × seed) advance together, and each exits at its own layer.
+"""Batched decoding: many requests advance together, and each token exits at its own layer.
 
-Rows of one prompt share its prefill. Rows that end leave the batch, and waiting requests take their slots (continuous
-batching, as in Orca, Yu et al. 2022). Rows of oracles decode beside their teacher, the full-depth pass, and those of
-`normal` with them; all others, and `normal` where there is no oracle, without one, and rows that draft by themselves.
+Requests with the same prompt share its prefill. Requests that end free their slots for waiting ones (continuous
+batching, as in Orca, Yu et al. 2022).
 """
 
 from collections import Counter, defaultdict
@@ -12,9 +11,10 @@ from typing import Final
 
 import torch
 
-from eexit.decode.batch import Batch, Tell
+from eexit.decode.batch import Batch, OnTokens
 from eexit.decode.draft import DraftBatch
 from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure
+from eexit.decode.slots import max_length
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.model.cache import SLACK_COLUMNS
@@ -23,15 +23,13 @@ from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Draft, EarlyExit, NoExit
 from eexit.plan.model_inspection import CPU_CACHE_BYTES
 
-ORACLES: Final = "beside a full-depth pass"
-ONLINE: Final = "without one"
-PREFILLED_COLUMNS: Final = 4096  # of a cache, in which prompts go through the layers together before rows have them
+PREFILLED_COLUMNS: Final = 4096  # of a KV cache, in which prompts are prefilled together before slots have them
+FREE_SHARE: Final = 0.8  # of free memory; the rest is for activations and logits
 DEFERRED_BYTES: Final = 3 * 8  # of a deferred token besides hidden states: id, position, exit
-FREE_SHARE: Final = 0.8  # the rest is for activations and logits
 
 
 def refuse_mode(mode: str, decoder: Decoder) -> None:
-    """Raises `UsageError` if the model can't be run in this mode."""
+    """Raise `UsageError` if the model can't be run in this mode."""
     try:
         if mode in MODES:
             MODES[mode].check(decoder)
@@ -40,10 +38,10 @@ def refuse_mode(mode: str, decoder: Decoder) -> None:
 
 
 class Engine:
-    """Decodes requests with one decoder, or with a student's beside it. Construct once, `generate` often.
+    """Decoder of requests, whose early-exit pass may have the weights of a student.
 
-    A `student` is a decoder of the same architecture with weights of its own: it decodes the rows of all modes with
-    exits, each after a first token that is the decoder's. What the full-depth model says is always the decoder's.
+    A student is of the same architecture. It decodes requests of all modes with exits, after a first token of the
+    decoder's. The full-depth pass is always the decoder's.
     """
 
     def __init__(self, decoder: Decoder, decoding: DecodingConfig, student: Decoder | None = None):
@@ -54,70 +52,59 @@ class Engine:
     def generate(
         self,
         requests: Sequence[Request],
-        progress: Tell = lambda n_tokens: None,
-        observed: Tell = lambda n_tokens: None,
+        progress: OnTokens = lambda n_tokens: None,
+        observed: OnTokens = lambda n_tokens: None,
     ) -> Iterator[tuple[int, Outcome]]:
-        """Yields (index into requests, outcome) as rows end; calls `progress` with the number of tokens of each step,
-        and with 0 after each block of deferred tokens within one.
+        """Yield (index into requests, outcome) as requests end.
 
-        `observed` is called with the number of tokens of finished texts that full depth was asked about, often.
+        Available memory limits the number of slots. Requests with the same prompt that are admitted together share its
+        prefill.
 
-        How many rows are in flight follows from the memory that their caches may take. Rows of one prompt that begin
-        at the same time share its prefill.
+        Args:
+            progress: Called with the number of tokens of each step, and with 0 after each block of deferred tokens.
+            observed: Called with the number of tokens of finished texts that went through the full-depth pass, often.
         """
         waiting = []
         for index, request in enumerate(requests):
-            if refused := self._refusal(request):
-                yield index, refused
+            if failure := self._refusal(request):
+                yield index, failure
             else:
                 waiting.append(index)
-        decoders_of = [
-            self.decoders if isinstance(request.configuration, EarlyExit) else self.decoders.without_student
-            for request in requests
-        ]
-        for decoders in dict.fromkeys(decoders_of):
-            indices = [index for index in waiting if decoders_of[index] == decoders]
-            yield from self._generate(decoders, requests, indices, progress, observed)
-
-    def _generate(
-        self, decoders: DecoderPair, requests: Sequence[Request], waiting: Sequence[int], progress: Tell, observed: Tell
-    ) -> Iterator[tuple[int, Outcome]]:
         has_oracles = any(requests[index].is_oracle for index in waiting)
-        together: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
+        batches = defaultdict[tuple[DecoderPair, bool, object], list[int]](list)
         for index in waiting:
-            together[self._batch_of(requests[index], has_oracles)].append(index)
-        for key in sorted(together):
-            yield from self._decode(key[0] == ORACLES, decoders, requests, together[key], progress, observed)
+            batches[self._batch_key(requests[index], has_oracles)].append(index)
+        for (decoders, is_of_oracles, _), indices in batches.items():
+            batch = self._new_batch(is_of_oracles, decoders, [requests[index] for index in indices])
+            batch.deferred.on_block = partial(progress, 0)
+            yield from self._decode(batch, requests, indices[::-1], progress, observed)
+            del batch  # frees its KV caches before the next one's are made
 
-    def _batch_of(self, request: Request, has_oracles: bool) -> tuple[str, bool]:
-        """Return what the requests of a batch have in common."""
-        beyond_switch = self.decoder.context_of(len(request.prompt_token_ids)) == self.decoder.context
-        match request.configuration:
-            case Draft() as draft:
-                return f"drafts {draft}, {self._reaches_context(request)}", beyond_switch
-            case NoExit() if not has_oracles:
-                return ONLINE, beyond_switch
-            case EarlyExit() if not request.is_oracle:
-                return ONLINE, beyond_switch
-        return ORACLES, beyond_switch
+    def _batch_key(self, request: Request, has_oracles: bool) -> tuple[DecoderPair, bool, object]:
+        """Return what the requests of a batch share: decoders, True beside a full-depth pass, and further conditions.
+
+        `normal` goes with the oracles of the same decoder, if there are some.
+        """
+        configuration, n_prompt = request.configuration, len(request.prompt_token_ids)
+        decoders = self.decoders if isinstance(configuration, EarlyExit) else self.decoders.without_student
+        is_normal = isinstance(configuration, NoExit) and decoders == self.decoders
+        draft = (configuration, self._reaches_context(request)) if isinstance(configuration, Draft) else None
+        is_beyond_switch = self.decoder.context_of(n_prompt) == self.decoder.context
+        return decoders, request.is_oracle or (is_normal and has_oracles), (draft, is_beyond_switch)
 
     def _decode(
-        self, has_oracles: bool, decoders: DecoderPair, requests: Sequence[Request], waiting: list[int], progress: Tell,
-        observed: Tell,
-    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
-        batch = self._new_batch(has_oracles, decoders, [requests[index] for index in waiting])
-        batch.deferred.tell_block = partial(progress, 0)
-        waiting.reverse()
-        while waiting or batch.slots.n_rows:
-            while waiting and batch.slots.n_rows < batch.n_slots:
-                indices = _next(waiting, requests, batch)
-                limits = {index: self._limit(requests[index]) for index in indices}
-                batch.admit({index: requests[index] for index in indices}, limits)
+        self, batch: Batch, requests: Sequence[Request], waiting: list[int], progress: OnTokens, observed: OnTokens
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Yield the outcomes of a batch's requests, which are taken from the end of `waiting`."""
+        slots = batch.slots
+        while waiting or len(slots):
+            while waiting and len(slots) < batch.n_slots:
+                batch.admit({index: requests[index] for index in _next(waiting, requests, batch)})
                 yield from self._retire(batch, observed)
-            if batch.slots.n_rows:
-                before = int(batch.slots.n_tokens[: batch.slots.n_rows].sum())
+            if len(slots):
+                n_before = slots.n_tokens
                 batch.step()
-                progress(int(batch.slots.n_tokens[: batch.slots.n_rows].sum()) - before)
+                progress(slots.n_tokens - n_before)
                 yield from self._retire(batch, observed)
 
     def _refusal(self, request: Request) -> RequestFailure | None:
@@ -134,62 +121,54 @@ class Engine:
             )
         return None
 
-    def _limit(self, request: Request) -> int:
-        """Return how many tokens a row may generate: as asked, within the model's context."""
-        room = self.decoding.max_new_tokens
-        n_prompt = len(request.prompt_token_ids)
-        context = self.decoder.context_of(n_prompt)
-        return room if context is None else min(room, context - n_prompt)
-
     def _reaches_context(self, request: Request) -> bool:
-        """Return True if drafts of other slots may be in columns beyond the model's context beside this one."""
+        """Return True if drafts of other slots could be in columns beyond the model's context."""
         if self.decoder.context is None or not isinstance(request.configuration, Draft):
             return False
-        length = len(request.prompt_token_ids) + self._limit(request)
-        return length + request.configuration.n_tokens > self.decoder.context
+        return max_length(request, self.decoding, self.decoder) + request.configuration.n_tokens > self.decoder.context
 
     def _new_batch(self, has_oracles: bool, decoders: DecoderPair, requests: Sequence[Request]) -> Batch:
-        length = max(len(request.prompt_token_ids) + self._limit(request) for request in requests)
+        length = max(max_length(request, self.decoding, self.decoder) for request in requests)
         budget = budget_of(self.decoder, self.decoding.memory_share)
-        fit = budget // row_bytes(has_oracles, decoders, self.decoding, length, requests)
+        n_affordable = budget // row_bytes(has_oracles, decoders, self.decoding, length, requests)
         most = 1 if any(map(self._reaches_context, requests)) else self.decoding.max_rows
-        self.n_slots = max(1, min(len(requests), most, fit))
+        self.n_slots = max(1, min(len(requests), most, n_affordable))
         if isinstance(requests[0].configuration, Draft):
             return DraftBatch(self.n_slots, length, decoders, self.decoding, requests)
         return Batch(self.n_slots, length, decoders, self.decoding, requests, has_oracles)
 
-    def _retire(self, batch: Batch, observed: Tell) -> Iterator[tuple[int, Outcome]]:
-        """Yield the outcomes of the rows that ended or failed, and free their slots."""
+    def _retire(self, batch: Batch, observed: OnTokens) -> Iterator[tuple[int, Outcome]]:
+        """Yield the outcomes of requests that have ended, and free their slots."""
         ended = batch.slots.ended()
         batch.observe(ended, observed)
-        outcomes = [(int(batch.slots.request[slot]), batch.output(slot)) for slot in ended.tolist()]
+        outcomes = [(batch.slots.in_flight[at].index, batch.output(at)) for at in ended]
         batch.remove(ended)
         yield from outcomes
 
 
 def _next(waiting: list[int], requests: Sequence[Request], batch: Batch) -> list[int]:
-    """Take requests from the end of `waiting` that a batch has free slots for, and whose prompts are few enough."""
-    taken: list[int] = []
+    """Take requests from the end of `waiting` that a batch has free slots for, with few enough prompts to prefill."""
+    indices: list[int] = []
     prompts: set[tuple[int, ...]] = set()
-    while waiting and batch.slots.n_rows + len(taken) < batch.n_slots:
+    while waiting and len(batch.slots) + len(indices) < batch.n_slots:
         prompts.add(requests[waiting[-1]].prompt_token_ids)
-        if taken and len(prompts) * batch.slots.end > PREFILLED_COLUMNS:
+        if indices and len(prompts) * batch.slots.end > PREFILLED_COLUMNS:
             break
-        taken.append(waiting.pop())
-    return taken
+        indices.append(waiting.pop())
+    return indices
 
 
 def budget_of(decoder: Decoder, memory_share: float) -> int:
-    """Return the bytes that a decoder's rows may take; over several devices, by the one that is full first."""
+    """Return the bytes that a decoder's KV cache may take; over several devices, as the first full one allows."""
     n_layers = Counter(decoder.devices)
     return min(cache_budget(each, memory_share) * decoder.n_layers // n for each, n in n_layers.items())
 
 
 def cache_budget(device: torch.device, memory_share: float) -> int:
-    """Return the bytes that rows may take: on a GPU, most of this process's free share; elsewhere CPU_CACHE_BYTES.
+    """Return the bytes for KV caches: on a GPU, most of this process's free share; elsewhere CPU_CACHE_BYTES.
 
-    Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's memory, and
-    get the CPU's budget.
+    Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's memory and
+    budget.
     """
     module = torch.get_device_module(device)
     if not hasattr(module, "mem_get_info"):
@@ -203,19 +182,19 @@ def cache_budget(device: torch.device, memory_share: float) -> int:
 def row_bytes(
     has_oracles: bool, decoders: DecoderPair, decoding: DecodingConfig, length: int, requests: Sequence[Request]
 ) -> int:
-    """Return the bytes of a slot: keys and values, logits, and its tokens, all of which may be deferred.
+    """Return the bytes of a slot: its KV cache, logits, and tokens, all of which may be deferred.
 
-    Of a deferred token, its hidden state is kept, those that custom modes need, and its id, position and exit. Beside
-    full depth by the same decoder, none is deferred. Two passes take twice as much.
+    A deferred token has its hidden state, hidden states that custom modes need, its id, position and exit. Oracles of
+    the same decoder defer none. Two passes take twice as much.
     """
     decoder, modes = decoders.full_depth, {request.configuration.mode for request in requests}
     length += SLACK_COLUMNS
-    keys, logits = decoder.cache_bytes_per_token * length, decoder.vocabulary * decoder.dtype.itemsize
+    cache, logits = decoder.cache_bytes_per_token * length, decoder.vocabulary * decoder.dtype.itemsize
     if decoders.is_shared and has_oracles:
-        return 2 * keys + logits
+        return 2 * cache + logits
     deferred = 0
     if modes - {NORMAL}:
         n_states = 1 + len({need for mode in modes if mode in MODES for need in MODES[mode].needs})
         token = n_states * decoder.width * decoder.dtype.itemsize + DEFERRED_BYTES
         deferred = token * min(decoding.max_new_tokens, length)
-    return (keys + deferred + logits) * (1 if decoders.is_shared else 2)
+    return (cache + deferred + logits) * (1 if decoders.is_shared else 2)

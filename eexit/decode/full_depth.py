@@ -1,10 +1,6 @@
 """The full-depth pass: over prompts, over the latest tokens of oracles, and over finished texts.
 
-The pass of a latest token depends on nothing but the tokens so far. Slots of oracles with the same ones share a slot of
-the full-depth KV cache, until they generate different tokens.
-
-Shapes: B slots in flight, T tokens of each, N tokens of all, U unique prefixes (padded: see `padded`), P prefixes to be
-copied, X exitable layers and the final one last, D width of a hidden state.
+Letters besides the table's: U unique prefixes, P prefixes to be copied.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,149 +12,152 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.decode.predictors import FullDepthReference, LMHead
+from eexit.decode.predictors import HeadReading, LMHead
 from eexit.decode.requests import DecodingConfig
-from eexit.decode.slots import SlotTable, to_device
+from eexit.decode.slots import Slot, SlotTable
 from eexit.model.cache import KVCache
 from eexit.model.decoders import DecoderPair
+from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs, Layer
 
-OBSERVED_TOKENS: Final = 2048  # of finished texts, likewise, but those of one row at least
+OBSERVED_TOKENS: Final = 2048  # of finished texts, run at a time, but at least a whole text
 READ_TOKENS: Final = 256  # of finished texts whose logits are kept at a time
 # Every new number of rows makes oneDNN compile its matrix products once more, which takes 0.9 ms and 0.65 MB on a CPU.
 MAX_BATCH_SIZES: Final = 16
 
-Prompt = tuple[int, ...]  # its token ids
-
 
 def full_depth_pass(
-    decoder: Decoder, kept: Sequence[int], inputs: ForwardInputs, cache: KVCache, at: slice = slice(-1, None)
+    decoder: Decoder, layers: Sequence[int], inputs: ForwardInputs, cache: KVCache, at: slice = slice(-1, None)
 ) -> Tensor:
-    """Run all layers; return the hidden states after the `kept` ones at some tokens of each sequence, (B, T, X, D)."""
+    """Run all layers; return the hidden states after some layers, at some tokens of each sequence, (B, T, X, D)."""
     hidden: dict[int, Tensor] = {}
 
     def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
         after_BTD = layer.run(hidden_BTD)
-        if layer.index in kept:
+        if layer.index in layers:
             hidden[layer.index] = after_BTD[:, at].to(decoder.device)
         return after_BTD
 
     decoder.run(visit, inputs, cache)
-    return torch.stack([hidden[layer] for layer in kept], -2)
+    return torch.stack([hidden[layer] for layer in layers], -2)
 
 
 @torch.inference_mode()
 def prefill(
-    decoders: DecoderPair, decoding: DecodingConfig, prompts: Sequence[Prompt], end: int
-) -> tuple[FullDepthReference, dict[Decoder, KVCache]]:
+    decoders: DecoderPair, decoding: DecodingConfig, prompts: Sequence[Sequence[int]], end: int
+) -> tuple[HeadReading, dict[Decoder, KVCache]]:
     """Run different prompts together at full depth, once with each decoder, so that they end before column `end`.
 
-    Returns the teacher's reference of their last tokens, at the observed layers and the final one, and KV caches.
+    Returns the full-depth decoder's reading after the last tokens, at the observed layers and the final one, and the KV
+    caches.
     """
-    layers = [*decoding.exitable_layers, decoders.full_depth.n_layers - 1][-max(1, decoding.n_observed) :]
-    caches: dict[Decoder, KVCache] = {}
+    head, caches = LMHead(decoders.full_depth, decoding), dict[Decoder, KVCache]()
+    layers = head.layers[-max(1, decoding.n_observed) :]
     inputs = ForwardInputs.from_texts(prompts, decoders.full_depth.device, end)
-    for decoder in {decoders.early_exit: None, decoders.full_depth: None}:  # the hidden states are the teacher's
+    for decoder in {decoders.early_exit: None, decoders.full_depth: None}:  # full depth, whose states are read, is last
         caches[decoder] = decoder.cache(len(prompts), end)
-        hidden_UXD = full_depth_pass(decoder, layers, inputs, caches[decoder])[:, 0]
-    return LMHead(decoders.full_depth, decoding).read_layers(hidden_UXD), caches
+        hidden_BXD = full_depth_pass(decoder, layers, inputs, caches[decoder])[:, 0]
+    return head.read_layers(hidden_BXD), caches
 
 
-def padded(rows: np.ndarray, most: int) -> np.ndarray:
-    """Repeat the last of these rows, so that their number is one of at most MAX_BATCH_SIZES up to `most`."""
+def padded(index_N: np.ndarray, most: int) -> np.ndarray:
+    """Repeat the last index, so that there are at most MAX_BATCH_SIZES different numbers of indices up to `most`."""
     step = -(-most // MAX_BATCH_SIZES)
-    n_rows = min(-(-len(rows) // step) * step, most)
-    return np.pad(rows, (0, n_rows - len(rows)), mode="edge")
+    n_indices = min(-(-len(index_N) // step) * step, most)
+    return np.pad(index_N, (0, n_indices - len(index_N)), mode="edge")
 
 
 class SharedPrefixes:
-    """The full-depth KV cache of oracles, with a slot per unique prefix; `SlotTable.prefix` names each slot's."""
+    """The full-depth KV cache of oracles: slots whose tokens so far are equal share a prefix, a slot of this cache."""
 
     def __init__(self, head: LMHead, n_slots: int, length: int):
         self.head, self.cache = head, head.decoder.cache(n_slots, length)
 
-    def begin(self, slots: SlotTable, prefilled: KVCache, new: np.ndarray, prompt_N: np.ndarray) -> None:
-        """Load the keys and values of new requests' prompts into slots that no other request shares."""
-        used = slots.prefix[np.setdiff1d(slots.slots, new)]
+    def admit(self, prefilled: KVCache, prompt_N: np.ndarray, slots: Sequence[Slot], new_N: np.ndarray) -> None:
+        """Load the prefilled prompts of new slots into prefixes that no other slot has."""
         prompt_P, index_N = np.unique(prompt_N, return_inverse=True)
+        used = [slot.prefix for at, slot in enumerate(slots) if at not in new_N]
         free_P = np.setdiff1d(np.arange(self.cache.n_slots), used)[: len(prompt_P)]
-        slots.prefix[new] = free_P[index_N]
-        source, target = to_device([prompt_P, free_P], self.head.decoder.device)
-        self.cache.copy_rows(prefilled, source, target)
+        for at, prefix in zip(new_N, free_P[index_N].tolist(), strict=True):
+            slots[at].prefix = prefix
+        self.cache.copy_rows(prefilled, *to_device([prompt_P, free_P], self.head.decoder.device))
 
-    def read(self, slots: SlotTable) -> FullDepthReference:
-        """Run and read the latest token of every prefix at full depth; return the reference of each slot."""
-        decoder, decoding = self.head.decoder, self.head.decoding
-        row_U, source_P, target_P = self._split(slots)
-        sent = to_device([slots.prefix[: slots.n_rows].copy(), row_U, source_P, target_P], decoder.device)
-        prefix_B, row, source, target = sent
+    def read(self, slots: SlotTable) -> HeadReading:
+        """Run and read the latest token of every prefix at full depth; return the reading of each slot."""
+        indices = self._split(slots.in_flight)
+        prefixes = np.array([slot.prefix for slot in slots.in_flight])
+        prefix_B, slot_U, source_P, target_P = to_device([prefixes, *indices], slots.device)
         if len(source_P):
-            self.cache.copy_rows(self.cache, source, target)
-        whole, layers = slots.inputs(slots.end + 1), [*decoding.exitable_layers, decoder.n_layers - 1]
-        token_UT, position_UT, seen_UC = (
-            part[row] for part in (whole.token_BT, whole.position_BT, whole.attention_mask_BC)
-        )
-        inputs = ForwardInputs(token_UT, position_UT, seen_UC, whole.first_column)
+            self.cache.copy_rows(self.cache, source_P, target_P)
+        given = slots.inputs(slots.end + 1)
+        token_UT, position_UT = given.token_BT[slot_U], given.position_BT[slot_U]
+        inputs = ForwardInputs(token_UT, position_UT, given.attention_mask_BC[slot_U], given.first_column)
         with record_function("full depth"):
-            hidden_UXD = full_depth_pass(decoder, layers, inputs, self.cache)[:, 0]
+            hidden_UXD = full_depth_pass(self.head.decoder, self.head.layers, inputs, self.cache)[:, 0]
         with record_function("readout"):
-            return self.head.read_layers(hidden_UXD).of(prefix_B)
+            return self.head.read_layers(hidden_UXD).expand(prefix_B)
 
-    def _split(self, slots: SlotTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _split(self, slots: Sequence[Slot]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give slots that shared a prefix, and then generated different tokens, different prefixes.
 
-        The U unique ones come first. Returns one slot of each (U,), padded, and the prefixes to be copied: from (P,)
+        The unique prefixes come first. Returns a slot of each, (U,), padded, and the prefixes to be copied: from (P,)
         and to (P,).
         """
-        slot_B = slots.prefix[: slots.n_rows]
-        _, row_U, group_B = np.unique((slot_B << 32) + slots.last_token, return_index=True, return_inverse=True)
-        source_U = slot_B[row_U]
+        prefix_B, token_B = np.array([(slot.prefix, slot.output.token_ids[-1]) for slot in slots]).T
+        _, slot_U, index_B = np.unique((prefix_B << 32) + token_B, return_index=True, return_inverse=True)
+        source_U = prefix_B[slot_U]
         stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
         target_U = source_U.copy()
         target_U[~stays_U] = np.setdiff1d(np.arange(len(source_U)), source_U[stays_U])
-        slot_B[:] = target_U[group_B]
-        return padded(row_U[np.argsort(target_U)], self.cache.n_slots), source_U[~stays_U], target_U[~stays_U]
+        for slot, prefix in zip(slots, target_U[index_B].tolist(), strict=True):
+            slot.prefix = prefix
+        return padded(slot_U[np.argsort(target_U)], self.cache.n_slots), source_U[~stays_U], target_U[~stays_U]
 
 
 @record_function("observation")
 @torch.inference_mode()
 def observe(
-    slots: SlotTable, head: LMHead, prompts: KVCache | None, ended: np.ndarray, observed: Callable[[int], None]
+    slots: SlotTable, ended: Sequence[int], head: LMHead, prompts: KVCache | None, on_tokens: Callable[[int], None]
 ) -> None:
     """Record what full depth predicts of requests that have ended: the columns that oracles have at once.
 
-    `prompts` has their prompts' keys and values by slot, if the same decoder made them. `observed` is called with
-    numbers of tokens.
+    `prompts` has the KV cache of their prompts by slot, if the same decoder made it. `on_tokens` is called with numbers
+    of tokens.
     """
-    ended = ended[slots.n_tokens[ended] > 1]  # prefill has observed first tokens
-    if not len(ended):
-        return
-    n_run = int((slots.n_tokens + (0 if prompts is not None else slots.n_prompt))[ended].max()) - 1
+    of_slot = {
+        at: slots.in_flight[at] for at in ended if slots.in_flight[at].n_tokens > 1
+    }  # prefill observes the first
+    lengths = [slot.length if prompts is None else slot.n_tokens for slot in of_slot.values()]
+    n_run = max(lengths, default=2) - 1
     size = max(1, OBSERVED_TOKENS // n_run)
-    for start in range(0, len(ended), size):
-        observed(_observe(slots, head, prompts, ended[start : start + size], n_run))
+    for start in range(0, len(of_slot), size):
+        some = dict([*of_slot.items()][start : start + size])
+        cache = head.decoder.cache(len(some), slots.end)
+        if prompts is not None:
+            sent = to_device([np.array([*some]), np.arange(len(some))], head.decoder.device)
+            cache.copy_rows(prompts, *sent)
+        on_tokens(_observe(slots, [*some.values()], head, cache, n_run))
 
 
-def _observe(slots: SlotTable, head: LMHead, prompts: KVCache | None, ended: np.ndarray, n_run: int) -> int:
-    """Run the last `n_run` tokens of these requests but the very last, and record what is predicted after them."""
-    decoder, decoding, n_tokens_B = head.decoder, head.decoding, slots.n_tokens[ended]
-    texts = [
-        [*slots.prompt(slot), *slots.token[slot, : n - 1].tolist()]
-        for slot, n in zip(ended.tolist(), n_tokens_B.tolist(), strict=True)
+def _observe(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cache: KVCache, n_run: int) -> int:
+    """Run the last `n_run` tokens of finished requests but the very last; record what is predicted after each."""
+    decoder, decoding = head.decoder, head.decoding
+    inputs = ForwardInputs.from_texts(
+        [[*slot.prompt, *slot.output.token_ids[:-1]] for slot in finished], decoder.device, slots.end
+    )
+    inputs = replace(inputs, token_BT=inputs.token_BT[:, -n_run:], position_BT=inputs.position_BT[:, -n_run:])
+    # By predicted token: its sequence, its predecessor's column from the end, its place in the records, and its id.
+    predicted = [
+        (at, index - slot.n_tokens, slot.record, index, slot.output.token_ids[index])
+        for at, slot in enumerate(finished)
+        for index in range(1, slot.n_tokens)
     ]
-    whole = ForwardInputs.from_texts(texts, decoder.device, slots.end)
-    inputs = replace(whole, token_BT=whole.token_BT[:, -n_run:], position_BT=whole.position_BT[:, -n_run:])
-    row_N = np.repeat(np.arange(len(ended)), n_tokens_B - 1)
-    index_N = np.concatenate([np.arange(1, n) for n in n_tokens_B])  # of what is predicted, among generated tokens
-    column_N, slot_N = index_N - n_tokens_B[row_N], ended[row_N]  # columns count from the end
-    parts = [ended.copy(), row_N, column_N, slot_N, index_N, slots.token[slot_N, index_N]]
-    slot, row, column, at_slot, at_index, token = to_device(parts, decoder.device)
-    cache = decoder.cache(len(ended), slots.end)
-    if prompts is not None:
-        cache.copy_rows(prompts, slot, torch.arange(len(slot), device=slot.device))
-    layers = [*decoding.exitable_layers, decoder.n_layers - 1][-decoding.n_observed :]
-    hidden_NXD = full_depth_pass(decoder, layers, inputs, cache, slice(None))[row, column]
-    for some in torch.arange(len(row), device=row.device).split(READ_TOKENS):
-        for name, values in head.read_layers(hidden_NXD[some]).columns(token[some], decoding.record_full_depth).items():
-            slots.records[name][at_slot[some], at_index[some]] = values.to(slots.records[name].dtype)
-    return len(row_N)
+    sequence_N, column_N, record_N, index_N, token_N = to_device([*np.array(predicted).T.copy()], decoder.device)
+    hidden_BTXD = full_depth_pass(decoder, head.layers[-decoding.n_observed :], inputs, cache, slice(None))
+    hidden_NXD = hidden_BTXD[sequence_N, column_N]
+    for some in torch.arange(len(token_N), device=decoder.device).split(READ_TOKENS):
+        for name, values in (
+            head.read_layers(hidden_NXD[some]).columns(token_N[some], decoding.record_full_depth).items()
+        ):
+            slots.records[name][record_N[some], index_N[some]] = values.to(slots.records[name].dtype)
+    return len(predicted)

@@ -1,32 +1,33 @@
-"""By which rules and modes the tokens of a pass exit, and what is decided of them.
+"""Groups of slots that exit alike, and the exit decisions of a pass."""
 
-Shapes: B sequences, N tokens of all of them in a pass, M some of these, E exitable layers, X = E + 1 with the final
-layer last.
-"""
-
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eexit.cpu.token_subset import Index
+from eexit.decode.requests import DecodingConfig
 from eexit.method.custom import RegistryEntry
 from eexit.method.divergence import Divergence
-from eexit.method.modes import Mode
+from eexit.method.modes import MODES, Mode
 from eexit.method.rules import FINAL, ONLINE, RULES, ExitChances, LayerView, Rule
 from eexit.method.stick_breaking import choose_exits, exit_probabilities
-from eexit.plan.configuration import PERFECT, EarlyExit
+from eexit.model.devices import to_device
+from eexit.model.layers import Decoder
+from eexit.plan.configuration import PERFECT, Configuration, EarlyExit
 
-Criterion = tuple[Rule, tuple[int, ...], tuple[str, float] | None]  # what the slots of a group share
+Criterion = tuple[Rule, tuple[int, ...], tuple[str, float] | None]  # rule, ranks and gate of a group
 
 
 class SlotGroup(NamedTuple):
-    """The tokens of a pass that share a rule, the exitable layers where it may exit (by index), and a gate.
+    """The tokens of a pass that share a rule, an exit set (as indices of exitable layers) and a gate.
 
-    The gate is the key of the gated rule and the least chance with which it has a layer read.
+    The gate is the gated rule's key, and the lowest predicted exit probability at which the rule reads a layer.
     """
 
     rule: Rule
@@ -35,94 +36,120 @@ class SlotGroup(NamedTuple):
     tokens: Index
 
 
-def criterion_of(configuration: EarlyExit, exitable_layers: Sequence[int]) -> Criterion:
-    """Return what the slots of a group share; a perfect gate's exits are those without one."""
+def _criterion(configuration: EarlyExit, exitable_layers: Sequence[int]) -> Criterion:
     gate = None
-    if configuration.gate not in (None, PERFECT):
+    if configuration.gate not in (None, PERFECT):  # a perfect gate changes no exit
         gate = configuration.gated_rule, float(configuration.gate)
     return RULES[configuration.rule], configuration.ranks(exitable_layers), gate
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """What is decided of each token so far: the chances to exit at each layer and to pass it, and exit scores."""
-
-    stop_NE: Tensor
-    go_on_NE: Tensor
-    score_NE: Tensor  # NaN where a rule computes none
-
-    @classmethod
-    def none(cls, n_tokens: int, n_exits: int, device: torch.device) -> "Decisions":
-        """Return those of tokens that exit nowhere."""
-        stop_NE = torch.zeros(n_tokens, n_exits, device=device)
-        return cls(stop_NE, stop_NE + 1, torch.full_like(stop_NE, torch.nan))
-
-    @classmethod
-    def exits_at(cls, exit_N: Tensor, n_exits: int) -> "Decisions":
-        """Return those of tokens that exit at these indices into X, whatever is drawn."""
-        stop_NE = (torch.arange(n_exits, device=exit_N.device) == exit_N[:, None]).float()
-        return cls(stop_NE, 1 - stop_NE, torch.full_like(stop_NE, torch.nan))
-
-    def first(self, n_tokens: int) -> "Decisions":
-        """Return those of the first tokens."""
-        return Decisions(*(part[:n_tokens] for part in (self.stop_NE, self.go_on_NE, self.score_NE)))
-
-    def draw(self, u_N: Tensor) -> Tensor:
-        """Draw exits by stick-breaking, with one uniform draw of each token: indices into X."""
-        return choose_exits(ExitChances(self.stop_NE, self.go_on_NE), u_N)
-
-    def probabilities(self) -> Tensor:
-        """Return the distribution that exits are drawn from, (N, X)."""
-        return exit_probabilities(ExitChances(self.stop_NE, self.go_on_NE))
-
-
-@dataclass(frozen=True)
 class ExitPlan:
-    """By which rules and modes the tokens of a pass exit, and with which parameters and draws."""
+    """How the tokens of a pass exit: groups and modes, parameters and uniform draws, and decisions so far."""
 
     groups: Sequence[SlotGroup]
-    modes: Sequence[tuple[Mode, Tensor | None]]  # and which sequences have it, (B, 1) bool; None: all
-    ranks: Sequence[int]  # of the exitable layers where a token may exit
+    modes: Sequence[tuple[Mode, Tensor | None]]  # with a flag of its sequences, (B, 1) bool; None: all
+    ranks: Sequence[int]  # of exitable layers at which a token may exit
     layer_X: Tensor
     parameter_NE: Tensor  # of the rule; NaN outside the exit set
     u_exit_N: Tensor
     u_token_N: Tensor
-    can_all_exit: bool = True  # False: some tokens run to full depth, or all do together
-    defers: bool = False  # True: skipped layers have to run later for some sequence
-    next_token_N: Tensor | None = None  # if they are given
+    can_all_exit: bool = True  # False if some tokens always run to full depth
+    defers: bool = False  # True if a sequence needs the skipped layers at full depth
+    forced_N: Tensor | None = None  # next tokens, if they are given
     checked: set[str] = field(default_factory=set)  # custom rules and modes whose numbers have been checked
+
+    @classmethod
+    def from_configurations(
+        cls, configurations: Sequence[Configuration], decoding: DecodingConfig, decoder: Decoder, n_early: int
+    ) -> "ExitPlan":
+        """Return the plan of sequences with these configurations, without draws.
+
+        The first `n_early` have an early-exit pass.
+        """
+        layers, n_sequences = decoding.exitable_layers, len(configurations)
+        parameters = np.zeros((n_sequences, len(layers)), np.float32)
+        by_criterion, by_mode = defaultdict[Criterion, list[int]](list), defaultdict[Mode, list[int]](list)
+        for at, configuration in enumerate(configurations):
+            if isinstance(configuration, EarlyExit):
+                parameters[at] = configuration.per_layer(layers)
+                by_criterion[_criterion(configuration, layers)].append(at)
+                if at < n_early:
+                    by_mode[MODES[configuration.mode]].append(at)
+        indices = [np.array(members) for members in by_criterion.values()]
+        flags = [np.isin(np.arange(n_early), members)[:, None] for members in by_mode.values()]
+        arrays = [np.array([*layers, decoder.n_layers - 1]), parameters, *indices, *flags]
+        layer_X, parameter_BE, *sent = to_device(arrays, decoder.device)
+        groups = [
+            SlotGroup(*criterion, slice(None) if len(index_M) == n_sequences else index_M)
+            for criterion, index_M in zip(by_criterion, sent, strict=False)
+        ]
+        modes = [
+            (mode, None if len(members) == n_early else flag_B1)
+            for (mode, members), flag_B1 in zip(by_mode.items(), sent[len(groups) :], strict=True)
+        ]
+        n_altering = sum(len(members) for mode, members in by_mode.items() if mode.modifies_kv)
+        u_B = torch.zeros(n_sequences, device=decoder.device)
+        return cls(
+            groups, modes, sorted({rank for group in groups for rank in group.ranks}),
+            layer_X, parameter_BE, u_B, u_B,
+            can_all_exit=sum(map(len, by_mode.values())) == n_early, defers=n_altering < n_early,
+        )  # fmt: skip
+
+    @cached_property
+    def stop_NE(self) -> Tensor:
+        """Decided probabilities to exit at layers that are reached."""
+        return torch.zeros_like(self.parameter_NE)
+
+    @cached_property
+    def go_on_NE(self) -> Tensor:
+        """Complements of `stop_NE`, precise near 0."""
+        return torch.ones_like(self.parameter_NE)
+
+    @cached_property
+    def score_NE(self) -> Tensor:
+        """Exit scores, NaN where a rule has computed none."""
+        return torch.full_like(self.parameter_NE, torch.nan)
 
     @cached_property
     def online(self) -> Sequence[SlotGroup]:
-        """The groups whose rules read layers in the pass."""
+        """The groups of online rules."""
         return [group for group in self.groups if group.rule.name in ONLINE]
 
-    def checks(self, custom: RegistryEntry) -> bool:
-        """Return True if numbers of a custom rule or mode are to be checked now, and note that they are.
+    def needs_check(self, custom: RegistryEntry) -> bool:
+        """Return True if numbers of a custom rule or mode are to be checked now, and note the check.
 
-        They always are on a CPU; elsewhere, where the host waits for the device, once a batch.
+        On a CPU they always are. Elsewhere they are once a batch, since the host waits for the device.
         """
         is_first = custom.name not in self.checked
         self.checked.add(custom.name)
         return is_first or self.layer_X.device.type == "cpu"
 
-    def decide(self, reference: Divergence | None = None) -> Decisions:
-        """Return what is known before the pass: by rules that read nothing, or the full-depth reference."""
-        n_tokens, n_exits = self.parameter_NE.shape
-        decided = Decisions.none(n_tokens, n_exits, self.parameter_NE.device)
+    def decide(self, reference: Divergence | None = None) -> None:
+        """Decide exits that no layer of the pass is read for: of oracles, and of rules that read nothing."""
         for rule, _, _, at in self.groups:
             if rule.name in ONLINE:
                 continue
             parameter_ME, score_ME = self.parameter_NE[at], None
             if rule.needs == FINAL:
                 assert reference, f"{rule.name} reads the full-depth reference"
-                score_ME = rule.exit_score(LayerView.at_final(reference, parameter_ME, at), self.checks(rule))
-                decided.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)
+                score_ME = rule.exit_score(LayerView.at_final(reference, parameter_ME, at), self.needs_check(rule))
+                self.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)
             chances = rule.chances_in_set(score_ME, parameter_ME)
-            decided.stop_NE[at], decided.go_on_NE[at] = chances.exit_BE, chances.pass_BE
-        return decided
+            self.stop_NE[at], self.go_on_NE[at] = chances.exit_BE, chances.pass_BE
 
-    def first(self, n_tokens: int) -> "ExitPlan":
-        """Return the plan of the first tokens, whose exits are known."""
-        parts = {name: getattr(self, name)[:n_tokens] for name in ("parameter_NE", "u_exit_N", "u_token_N")}
-        return replace(self, groups=(), can_all_exit=True, **parts)
+    def with_exits(self, exit_N: Tensor, **changes: Any) -> "ExitPlan":
+        """Return the plan of the first tokens, with known exits as indices into X and with changed fields."""
+        parts = {name: getattr(self, name)[: len(exit_N)] for name in ("parameter_NE", "u_exit_N", "u_token_N")}
+        plan = replace(self, groups=(), **parts, **changes)
+        plan.stop_NE[:] = torch.arange(plan.stop_NE.shape[1], device=exit_N.device) == exit_N[:, None]
+        plan.go_on_NE[:] = 1 - plan.stop_NE
+        return plan
+
+    def draw(self) -> Tensor:
+        """Draw exits by stick-breaking: indices into X."""
+        return choose_exits(ExitChances(self.stop_NE, self.go_on_NE), self.u_exit_N)
+
+    def probabilities(self) -> Tensor:
+        """Return the distribution over exits, (N, X)."""
+        return exit_probabilities(ExitChances(self.stop_NE, self.go_on_NE))

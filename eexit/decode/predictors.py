@@ -1,16 +1,14 @@
-"""Whatever predicts from hidden states: the LM head, a screen, a probe, a gate, and the full-depth reference.
+"""Predictors from hidden states: the LM head, at one layer or at all; a screen; a probe.
 
-A predictor is a function of the hidden states in a `LayerView` that returns further values of it. Vocabulary-sized
-temporaries are made for a few tokens at a time, so that their memory does not grow with the batch or the number of
+Logits are made for a few tokens at a time, so that their memory grows neither with the batch nor with the number of
 exitable layers.
 
-Shapes: N tokens, E exitable layers, X = E + 1 with the final layer last, K top tokens, D width of a hidden state, F
-width of a head input, V vocabulary.
+Letters besides the table's: U tokens that a reading was made for, which several tokens may share.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -25,8 +23,8 @@ from eexit.model.layers import Decoder
 from eexit.plan.config import Observe
 from eexit.results.token_columns import recorded
 
-# Bytes of logits that one product with the head makes, but those of LOGITS_ROWS hidden states at least. With fewer, the
-# head's weights are fetched from memory too often; with more, a CPU's cache can't hold them until they are compared.
+# Bytes of logits that one product with the head makes, but at least those of LOGITS_ROWS hidden states. With fewer, the
+# head's weights are fetched from memory too often. With more, a CPU's cache can't hold them until they are compared.
 LOGITS_BYTES: Final = 8 << 20
 LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
@@ -39,24 +37,24 @@ class NextTokens:
 
     token_N: Tensor
     log_p_N: Tensor  # of the token, nats
-    likeliest_N: Tensor  # another one than the token if that is sampled or given
+    likeliest_N: Tensor  # another token than the next one if that is sampled or forced
     top_token_NK: Tensor
     top_prob_NK: Tensor
 
     @classmethod
     def empty(cls, n_tokens: int, top_k: int, device: torch.device) -> "NextTokens":
-        """Make room for tokens that are still to be `put`."""
-        token_N, top_NK = (torch.zeros(*shape, device=device) for shape in ((n_tokens,), (n_tokens, top_k)))
-        return cls(token_N.long(), token_N, token_N.long(), top_NK.long(), top_NK)
+        """Make room for tokens that are still to be read."""
+        number_N, number_NK = torch.zeros(n_tokens, device=device), torch.zeros(n_tokens, top_k, device=device)
+        return cls(number_N.long(), number_N, number_N.long(), number_NK.long(), number_NK)
 
-    def put(self, tokens: TokenSubset, others: "NextTokens") -> None:
-        """Replace the selected ones."""
-        for field in fields(NextTokens):
-            if (own := getattr(self, field.name)).numel():
-                tokens.put(own, getattr(others, field.name))
+    def fill(self, tokens: TokenSubset, others: "NextTokens") -> None:
+        """Fill in the selected tokens."""
+        for each in fields(NextTokens):
+            if (part := getattr(self, each.name)).numel():
+                tokens.put(part, getattr(others, each.name))
 
     def columns(self) -> dict[str, Tensor]:
-        """Return what is recorded of them, by column."""
+        """Return the recorded columns."""
         return {
             "token_id_T": self.token_N,
             "exit_logprob_T": self.log_p_N,
@@ -66,25 +64,39 @@ class NextTokens:
 
 
 @dataclass(frozen=True)
-class FullDepthReference(Divergence):
-    """The full-depth distribution at a position of each of B sequences, and the exitable layers' divergence from it."""
+class HeadReading(Divergence):
+    """Next-token distributions of B tokens after X layers, and how far each is from the last layer's.
 
-    final_logits_UV: Tensor  # of unique prefixes
-    hidden_UXD: Tensor  # after the layers that were read
-    prefix_B: Tensor  # the prefix of each sequence
+    Tokens may share a reading: `prefix_B` is each token's index into U.
+    """
 
-    def of(self, row_B: Tensor) -> "FullDepthReference":
-        """Return the reference of these sequences, in this order; repeats are allowed."""
-        parts = {field.name: getattr(self, field.name)[row_B] for field in fields(Divergence)}
-        return replace(self, prefix_B=self.prefix_B[row_B], **parts)
+    prefix_B: Tensor
+    head_input_UXF: Tensor
+    logits_UV: Tensor | None = None  # of the last layer, if they are kept
+    forced_log_p_U: Tensor | None = None  # of forced next tokens, nats
 
-    def logprob(self, token_B: Tensor) -> Tensor:
-        """Return the log-probability of tokens under the final distribution, nats, (B,)."""
-        return self.final_logits_UV[self.prefix_B, token_B].float() - self.final_lse_B
+    def expand(self, prefix_B: Tensor) -> "HeadReading":
+        """Return the readings of these tokens, in this order; repeats are allowed."""
+        parts = {each.name: getattr(self, each.name)[prefix_B] for each in fields(Divergence)}
+        return replace(self, prefix_B=self.prefix_B[prefix_B], **parts)
+
+    def logprob(self, token_M: Tensor, at: Index = slice(None)) -> Tensor:
+        """Return the log-probability of next tokens under the last layer's distributions at some indices, nats."""
+        assert self.logits_UV is not None, "logits are kept"
+        return self.logits_UV[self.prefix_B[at], token_M].float() - self.final_lse_B[at]
+
+    def values(self) -> dict[str, Any]:
+        """Return values of `LayerView`, of the last layer."""
+        values = {
+            "top_p": self.top_prob_BXK[:, -1, :2],
+            "entropy": self.entropy_B,
+            "top_token": self.likeliest_BX[:, -1],
+        }
+        return values | {"reading": self} | ({} if self.logits_UV is None else {"logits": self.logits_UV})
 
     def columns(self, token_B: Tensor, record_full_depth: Observe) -> dict[str, Tensor]:
-        """Return what is recorded of the full-depth pass, by column, for sequences whose next tokens are `token_B`."""
-        found = {
+        """Return the recorded columns of the full-depth pass, given the next tokens."""
+        columns = {
             "kl_TE": self.kl_BE,
             "logprob_T": self.logprob(token_B),
             "final_token_id_T": self.likeliest_BX[:, -1],
@@ -92,119 +104,118 @@ class FullDepthReference(Divergence):
             "top_token_ids_TXK": self.top_token_BXK,
             "top_prob_TXK": self.top_prob_BXK,
         }
-        return {name: found[name] for name, *_ in recorded(record_full_depth) if name in found}
-
-    def next_tokens(self, exit_B: Tensor) -> NextTokens:
-        """Return the likeliest token at each exit; `exit_B` are indices into X, from its end if negative."""
-        at = torch.arange(len(exit_B), device=exit_B.device), exit_B
-        token_B, log_p_B = self.likeliest_BX[at], self.likeliest_log_p_BX[at]
-        return NextTokens(token_B, log_p_B, token_B, self.top_token_BXK[at], self.top_prob_BXK[at])
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a predictor makes of hidden states: values of `LayerView` and, of the LM head, how next tokens are read."""
-
-    values: Mapping[str, Tensor]
-    next_tokens: Callable[[Index, Tensor], NextTokens] | None = None  # of tokens at these indices, by their draws
-    head_input_NF: Tensor | None = None
+        return {name: columns[name] for name, *_ in recorded(record_full_depth) if name in columns}
 
 
 @dataclass(frozen=True)
 class LMHead:
-    """A decoder's LM head behind a readout; the final layer is read as the model reads it."""
+    """A decoder's LM head behind a readout; the final layer is read without the readout."""
 
     decoder: Decoder
     decoding: DecodingConfig
 
+    @property
+    def layers(self) -> list[int]:
+        """The exitable layers and the final one."""
+        return [*self.decoding.exitable_layers, self.decoder.n_layers - 1]
+
     def head_input(self, hidden_ND: Tensor, layer: int) -> Tensor:
-        """Return what goes into the head, (N, F), for hidden states after a layer."""
+        """Return the head inputs, (N, F), of hidden states after a layer."""
         if layer == self.decoder.n_layers - 1:
             return self.decoder.head_input(hidden_ND)
         return self.decoding.readout.before_head(self.decoder, hidden_ND, layer)
 
-    def read(self, head_input_NF: Tensor, given_N: Tensor | None = None, keeps_logits: bool = False) -> Prediction:
-        """Read distributions over next tokens; given tokens are the next ones."""
-        size, is_sampled = _rows_at_a_time(self.decoder), self.decoding.temperature > 0 and given_N is None
-        compared, log_p, kept = list[Divergence](), list[Tensor](), list[Tensor]()
-        for start in range(0, len(head_input_NF), size):
-            logits_NV = self.decoder.lm_head(head_input_NF[start : start + size])
-            compared.append(_compare(logits_NV[:, None], max(2, self.decoding.record_top_k)))
-            if keeps_logits or is_sampled:
-                kept.append(logits_NV)
-            if given_N is not None:
-                of_given_N = logits_NV.gather(1, given_N[start : start + size, None])[:, 0]
-                log_p.append(of_given_N.float() - compared[-1].final_lse_B)
-        found = _joined(compared)
-        likeliest_N, all_NV = found.likeliest_BX[:, 0], joined(kept) if kept else None
-        values = {"top2_prob": found.top_prob_BXK[:, 0, :2], "entropy": found.entropy_B, "top_token": likeliest_N}
-        log_p_N = joined(log_p) if log_p else found.likeliest_log_p_BX[:, 0]
+    def read_layers(self, hidden_NXD: Tensor) -> HeadReading:
+        """Read hidden states after the exitable layers and, last, after the final layer.
 
-        def next_tokens(at: Index, u_N: Tensor) -> NextTokens:
-            token_N, log_p_of_N = (likeliest_N if given_N is None else given_N)[at], log_p_N[at]
-            if is_sampled:
-                assert all_NV is not None
-                token_N, log_p_of_N = self._sample(all_NV, found.final_lse_B, at, u_N)
-            top_NK = (part[at, 0, : self.decoding.record_top_k] for part in (found.top_token_BXK, found.top_prob_BXK))
-            return NextTokens(token_N, log_p_of_N, likeliest_N[at], *top_NK)
-
-        values |= {} if all_NV is None else {"logits": all_NV}
-        return Prediction(values, next_tokens, head_input_NF)
-
-    def next_tokens(self, head_input_NF: Tensor, u_N: Tensor, given_N: Tensor | None = None) -> NextTokens:
-        """Read next tokens: given, sampled with these draws, or the likeliest."""
-        read = self.read(head_input_NF, given_N)
-        assert read.next_tokens
-        return read.next_tokens(slice(None), u_N)
-
-    def _sample(self, logits_NV: Tensor, lse_N: Tensor, at: Index, u_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample tokens, some at a time; return them and their log-probabilities."""
-        row_N, parts = torch.arange(len(lse_N), device=lse_N.device)[at], list[Tensor]()
-        for start in range(0, len(row_N), LOGITS_ROWS):
-            some = slice(start, start + LOGITS_ROWS)
-            of_some_NV = logits_NV[row_N[some]]
-            parts.append(pick_tokens(of_some_NV, self.decoding.temperature, self.decoding.top_p, u_N[some]))
-        token_N = joined(parts)
-        return token_N, logits_NV[row_N, token_N].float() - lse_N[row_N]
-
-    def read_layers(self, hidden_NXD: Tensor) -> FullDepthReference:
-        """Read hidden states after the exitable layers and, last, after the final layer, and compare them.
-
-        With fewer hidden states, they are those after the last of these layers.
+        Fewer than X hidden states are those after the last of these layers.
         """
-        layers = [*self.decoding.exitable_layers, self.decoder.n_layers - 1][-hidden_NXD.shape[1] :]
-        head_input_NXF = torch.stack([self.head_input(hidden_NXD[:, at], layer) for at, layer in enumerate(layers)], 1)
-        compared, final = list[Divergence](), list[Tensor]()
-        for some_NXF in head_input_NXF.split(max(1, _rows_at_a_time(self.decoder) // len(layers))):
-            logits_NXV = self.decoder.lm_head(some_NXF.flatten(0, 1)).unflatten(0, (-1, len(layers)))
-            compared.append(_compare(logits_NXV, self.decoding.record_top_k))
-            final.append(logits_NXV[:, -1].clone())
+        read = enumerate(self.layers[-hidden_NXD.shape[1] :])
+        head_input_NXF = torch.stack([self.head_input(hidden_NXD[:, at], layer) for at, layer in read], 1)
+        return self.read(head_input_NXF, keeps_logits=True)
+
+    def read(self, head_input_NXF: Tensor, forced_N: Tensor | None = None, keeps_logits: bool = False) -> HeadReading:
+        """Read next-token distributions at some layers, and the log-probabilities of forced tokens at the last."""
+        n_tokens, n_layers = head_input_NXF.shape[:2]
+        keeps_logits = keeps_logits or (self.decoding.temperature > 0 and forced_N is None)
+        top_k = max(self.decoding.record_top_k, 2 if n_layers == 1 else 0)  # rules read two top probabilities
+        budget = LOGITS_BYTES if self.decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
+        n_rows = max(LOGITS_ROWS, budget // (self.decoder.vocabulary * self.decoder.dtype.itemsize))
+        size = max(1, n_rows // n_layers)
+        compared, final, forced = list[Divergence](), list[Tensor](), list[Tensor]()
+        for start in range(0, n_tokens, size):
+            some_NXF = head_input_NXF[start : start + size]
+            logits_NXV = self.decoder.lm_head(some_NXF.flatten(0, 1)).unflatten(0, (-1, n_layers))
+            compared.append(compare(logits_NXV, top_k))
+            if keeps_logits:
+                final.append(logits_NXV[:, -1].contiguous())
+            if forced_N is not None:
+                logit_N = logits_NXV[:, -1].gather(1, forced_N[start : start + size, None])[:, 0]
+                forced.append(logit_N.float() - compared[-1].final_lse_B)
             del logits_NXV  # frees its memory for the next ones
-        prefix_N = torch.arange(len(hidden_NXD), device=hidden_NXD.device)
-        return FullDepthReference(
-            **vars(_joined(compared)), final_logits_UV=joined(final), prefix_B=prefix_N, hidden_UXD=hidden_NXD
-        )
+        return HeadReading(
+            **vars(joined_divergences(compared)), prefix_B=torch.arange(n_tokens, device=head_input_NXF.device),
+            head_input_UXF=head_input_NXF, logits_UV=joined(final) if final else None,
+            forced_log_p_U=joined(forced) if forced else None,
+        )  # fmt: skip
+
+    def read_next_tokens(self, head_input_NF: Tensor, u_N: Tensor, forced_N: Tensor | None = None) -> NextTokens:
+        """Read next tokens: forced, sampled with these draws, or the likeliest."""
+        return self.next_tokens(self.read(head_input_NF[:, None], forced_N), slice(None), u_N, forced_N)
+
+    def read_exits(self, reference: HeadReading, exit_B: Tensor, u_B: Tensor) -> NextTokens:
+        """Return next tokens at exits, indices into X of the full-depth reference; to sample, they are read again."""
+        if self.decoding.temperature > 0:
+            return self.read_next_tokens(reference.head_input_UXF[reference.prefix_B, exit_B], u_B)
+        return self.next_tokens(reference, torch.arange(len(exit_B), device=exit_B.device), u_B, rank=exit_B)
+
+    def next_tokens(
+        self, reading: HeadReading, at: Index, u_M: Tensor, forced_M: Tensor | None = None, rank: Tensor | int = -1
+    ) -> NextTokens:
+        """Return next tokens of the tokens at some indices of a reading, by the distributions after layer `rank`."""
+        likeliest_M, log_p_M = reading.likeliest_BX[at, rank], reading.likeliest_log_p_BX[at, rank]
+        token_M = likeliest_M
+        if forced_M is not None:
+            assert reading.forced_log_p_U is not None, "forced tokens are read"
+            token_M, log_p_M = forced_M, reading.forced_log_p_U[at]
+        elif self.decoding.temperature > 0:
+            token_M = self._sample(reading, at, u_M)
+            log_p_M = reading.logprob(token_M, at)
+        top_k = self.decoding.record_top_k
+        top_token_MK, top_prob_MK = reading.top_token_BXK[at, rank], reading.top_prob_BXK[at, rank]
+        return NextTokens(token_M, log_p_M, likeliest_M, top_token_MK[:, :top_k], top_prob_MK[:, :top_k])
+
+    def _sample(self, reading: HeadReading, at: Index, u_M: Tensor) -> Tensor:
+        """Sample tokens, a few at a time."""
+        assert reading.logits_UV is not None, "logits are kept"
+        index_M, parts = reading.prefix_B[at], list[Tensor]()
+        for start in range(0, len(index_M), LOGITS_ROWS):
+            some = slice(start, start + LOGITS_ROWS)
+            logits_NV = reading.logits_UV[index_M[some]]
+            parts.append(pick_tokens(logits_NV, self.decoding.temperature, self.decoding.top_p, u_M[some]))
+        return joined(parts)
 
 
-Predictor = Callable[[LayerView, Tensor | None], Prediction]  # of hidden states, and of given next tokens if there are
+# Of hidden states, and of next tokens if they are forced: values of `LayerView` and, of the LM head, its `reading`.
+Predictor = Callable[[LayerView, Tensor | None], Mapping[str, Any]]
 
 
 def predictors(head: LMHead, keeps_logits: bool = False) -> dict[str, Predictor]:
     """Return the predictors that rules read, by the column that counts their reads."""
 
-    def head_input(look: LayerView) -> Tensor:
-        return head.head_input(look.hidden_out, look.index)
+    def head_input(view: LayerView) -> Tensor:
+        return head.head_input(view.hidden_out, view.index)
 
-    found: dict[str, Predictor] = {
-        "head_reads": lambda look, given_N: head.read(head_input(look), given_N, keeps_logits)
+    predict: dict[str, Predictor] = {
+        "head_reads": lambda view, forced_N: head.read(head_input(view)[:, None], forced_N, keeps_logits).values()
     }
     if screen := head.decoding.screen:
-        found["screen_reads"] = lambda look, _: Prediction(screen.read(head_input(look)))
+        predict["screen_reads"] = lambda view, _: screen.read(head_input(view))
     if probe := head.decoding.probe:
-        found["probe_reads"] = lambda look, _: Prediction(
-            {"predicted_kl": probe.predicted_kl(look.hidden_out, look.index, look.parameter)}
-        )
-    return found
+        predict["probe_reads"] = lambda view, _: {
+            "predicted_kl": probe.predicted_kl(view.hidden_out, view.index, view.parameter)
+        }
+    return predict
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -212,33 +223,16 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def _joined(divergences: Sequence[Divergence]) -> Divergence:
-    names = [field.name for field in fields(Divergence)]
-    return Divergence(**{name: joined([getattr(each, name) for each in divergences]) for name in names})
+def joined_divergences(parts: Sequence[Divergence]) -> Divergence:
+    """Join divergences along their tokens."""
+    names = [each.name for each in fields(Divergence)]
+    return Divergence(**{name: joined([getattr(part, name) for part in parts]) for name in names})
 
 
-def _rows_at_a_time(decoder: Decoder) -> int:
-    """Return how many hidden states one product with the head reads."""
-    budget = LOGITS_BYTES if decoder.device.type == "cpu" else LOGITS_BYTES_ON_GPU
-    return max(LOGITS_ROWS, budget // (decoder.vocabulary * decoder.dtype.itemsize))
-
-
-def _compare(logits_BXV: Tensor, top_k: int) -> Divergence:
+def compare(logits_BXV: Tensor, top_k: int) -> Divergence:
+    """Compare layers' logits with the last layer's, by the compiled kernel if there is one."""
     if compared := kernels.divergence(logits_BXV, top_k):
         return Divergence(*compared)
-    on_gpu = logits_BXV.device.type != "cpu"
-    size = len(logits_BXV) if on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
-    return _joined([divergence_from_final(rows_BXV, top_k) for rows_BXV in logits_BXV.split(size)])
-
-
-def read_exits(student: Decoder, teacher: Decoder, exit_NF: Tensor, final_ND: Tensor) -> Divergence:
-    """Compare what the student predicts at exits with what the teacher does after its final layer.
-
-    `exit_NF` is what goes into the student's head there, and `final_ND` the teacher's hidden states. X is 2 in what is
-    returned: the exit, and then the final layer.
-    """
-    final_NF, compared = teacher.head_input(final_ND), list[Divergence]()
-    for row in torch.arange(len(exit_NF), device=exit_NF.device).split(_rows_at_a_time(teacher) // 2):
-        logits = student.lm_head(exit_NF[row]), teacher.lm_head(final_NF[row])
-        compared.append(_compare(torch.stack(logits, 1), 0))
-    return _joined(compared)
+    is_on_gpu = logits_BXV.device.type != "cpu"
+    size = len(logits_BXV) if is_on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
+    return joined_divergences([divergence_from_final(some_BXV, top_k) for some_BXV in logits_BXV.split(size)])

@@ -1,6 +1,6 @@
-"""The engine's input and output: requests, how these are decoded, and their outcomes."""
+"""Requests, how they are decoded, and their outcomes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from eexit.decode.costs import DraftRounds, OpCounts
@@ -15,7 +15,7 @@ from eexit.results.token_columns import TokenColumns
 
 @dataclass(frozen=True)
 class Request:
-    """One row to generate."""
+    """A prompt to continue under a configuration."""
 
     prompt_token_ids: tuple[int, ...]
     configuration: Configuration
@@ -23,31 +23,31 @@ class Request:
 
     @property
     def is_oracle(self) -> bool:
-        """Whether its rule looks at the full-depth pass, which then runs beside it."""
+        """True if the rule reads the full-depth pass."""
         return isinstance(self.configuration, EarlyExit) and self.configuration.is_oracle
 
 
 @dataclass(frozen=True)
 class PartialOutput:
-    """What a row has generated, for what looks at it while it decodes."""
+    """The tokens that a request in flight has generated so far, and their exit layers."""
 
     request: Request
-    token_ids: Sequence[int]
-    exit_layers: Sequence[int]  # of the same tokens
+    token_ids: list[int]
+    exit_layers: list[int]
 
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How all rows decode. Temperature 0 is greedy. Rules that look at a `probe` need one, gated rows a `gate`, and
-    states that map `kv_maps`.
+    """How all requests decode. Some rules need a `probe`, some configurations a `gate`, some modes `kv_maps`.
 
-    With a `screen`, rules that read a layer look at the tokens that it lets through. What is generated is read from the
-    whole head.
-
-    At most `rows` rows are in flight, as far as their caches fit in what the device has free, of which this process may
-    use `memory_share`. `record_top_k` is how many of each layer's likeliest tokens are recorded. After each step, a row
-    also ends if `stops`, given the row so far, says so, as for stop strings. `observe` says at which layers the
-    full-depth model is read on the texts: at all exitable ones and the final one, at the final one, or at none.
+    Attributes:
+        stop_fn: Called after each step; the request ends if it returns True, as for stop strings.
+        screen: If given, rules read its approximation of the lm_head; next tokens are read from the whole head.
+        temperature: 0 is greedy.
+        record_top_k: How many top tokens of each layer are recorded.
+        observe: Layers at which the full-depth pass is recorded: all exitable ones and the final one, or fewer.
+        max_rows: The largest number of requests in flight; their KV caches may allow fewer.
+        memory_share: The share of a device's memory that this process may use.
     """
 
     exitable_layers: tuple[int, ...]
@@ -68,22 +68,21 @@ class DecodingConfig:
 
     @property
     def n_observed(self) -> int:
-        """At how many layers the full-depth model is read, of the exitable ones and then the final one: the last of
-        them."""
+        """The number of layers that are observed: the last of the exitable ones and the final one."""
         return {"all": len(self.exitable_layers) + 1, "final": 1, "none": 0}[self.record_full_depth]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestOutput(TokenColumns):
-    """What a row generated, and what was run for it."""
+    """Recorded columns of a finished request, and its operation counts."""
 
-    counts: OpCounts | None  # None beside a teacher, whose passes rows share
+    counts: OpCounts | None  # None for oracles, which share a full-depth pass
     rounds: DraftRounds | None  # of mode draft
 
 
 @dataclass(frozen=True)
 class RequestFailure:
-    """Why a row could not be generated."""
+    """The reason why a request could not be decoded."""
 
     error: str
 

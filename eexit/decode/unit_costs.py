@@ -1,17 +1,13 @@
 """Unit costs of a model's parts: the matrix products of one token's pass, counted operator by operator.
 
-The product of a vector of length n with an n × m matrix costs n·m multiply-adds. Norms, activations and softmax are
-not products, and cost nothing. Experts are counted where they are run, even if their outputs are multiplied by zero:
-Llama 4 runs all of them for every token. Quantised weights cost the multiply-adds of the weights that they stand for;
-`weight_bytes_L` has the fewer bytes.
-
-What layers compute for each position that a token attends to is found by running them with one and with two positions.
-
-Shapes: W width of a hidden state, L layers, E exitable layers, X = E + 1, K kinds of looks.
+The product of a vector of length n with an n × m matrix costs n·m multiply-adds. Norms, activations and softmax cost
+nothing. Experts are counted where they run, even if their outputs are multiplied by zero: Llama 4 runs all of them for
+every token. Quantised weights cost as much as the weights that they stand for.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +26,7 @@ from eexit.model.quantization import weight_bytes
 
 @torch.inference_mode()
 def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
-    """Return the unit costs of a model's parts, from three passes of a single token.
+    """Return the unit costs of a model's parts, from passes of one token that attends to one position and to two.
 
     Raises:
         UsageError: For a model whose costs with one and with two positions contradict each other.
@@ -38,13 +34,13 @@ def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
     counter = ProductCounter()
     counted = counter.watching(decoder)
     with counter:
-        hidden_1W, at_one_L, before = _price_layers(counted, counter, 1)
+        hidden_1D, at_one_L, embedding = _price_layers(counted, counter, 1)
         _, at_two_L, _ = _price_layers(counted, counter, 2)
         keys_L, mapped_LL = _price_keys(counted, counter, decoding)
-        look_XK = _price_looks(counted, counter, decoding, hidden_1W)
+        look_XK = _price_reads(counted, counter, decoding, hidden_1D)
     head = decoder.head_alone.get_output_embeddings()
     prices = UnitCosts(
-        embedding=before,
+        embedding=embedding,
         layer_L=2 * at_one_L - at_two_L,
         keys_L=keys_L,
         position_L=at_two_L - at_one_L,
@@ -59,7 +55,7 @@ def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
 
 
 def _refuse_impossible(prices: UnitCosts) -> None:
-    """Raise `UsageError` for costs that no pass can have: below zero, or of keys alone above the whole layer's."""
+    """Raise `UsageError` for costs below zero, or costs of keys and values alone above the whole layer's."""
     counts = {
         "what runs before layer 0": np.array([prices.embedding]), "layer": prices.layer_L, "keys and values of layer":
         prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.look_XK.min(1),
@@ -77,77 +73,73 @@ def _refuse_impossible(prices: UnitCosts) -> None:
 
 
 def _token(decoder: Decoder, n_positions: int) -> ForwardInputs:
-    """Return a token that has `n_positions` positions to attend to, its own included."""
+    """Return a token that attends to `n_positions` positions, its own included."""
     one_11 = torch.ones(1, 1, dtype=torch.long, device=decoder.device)
     return ForwardInputs(one_11, one_11 * (n_positions - 1), one_11.bool().expand(1, n_positions))
 
 
 def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
-    """Run a token through the layers and count multiply-adds.
+    """Run a token through the layers.
 
-    Returns its hidden state after the last layer, (1, W), and the multiply-adds of each layer, (L,), and of what
-    runs before layer 0.
+    Returns the hidden state after the last layer, (1, D), and the multiply-adds of each layer, (L,), and of what runs
+    before layer 0.
     """
-    of_layer: list[int] = []
-    streams: list[Tensor] = []
+    costs, hidden_1D = list[int](), torch.empty(0)
 
-    def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
-        after_11W: Tensor
-        after_11W, multiply_adds = counter.count(layer.run, hidden_11W)
-        of_layer.append(multiply_adds)
-        streams[:] = [after_11W[0].to(decoder.device)]
-        return after_11W
+    def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
+        nonlocal hidden_1D
+        after_11D: Tensor
+        after_11D, cost = counter.count(layer.run, hidden_11D)
+        costs.append(cost)
+        hidden_1D = after_11D[0].to(decoder.device)
+        return after_11D
 
-    cache = decoder.cache(1, n_positions)
-    _, whole = counter.count(decoder.run, visit, _token(decoder, n_positions), cache)
-    _, after_layers = counter.count(decoder.head_input, streams[0])  # which runs in the model's own pass, too
-    return streams[0], np.array(of_layer), whole - sum(of_layer) - after_layers
+    _, whole = counter.count(decoder.run, visit, _token(decoder, n_positions), decoder.cache(1, n_positions))
+    _, after_layers = counter.count(decoder.head_input, hidden_1D)  # a part of the model's own pass
+    return hidden_1D, np.array(costs), whole - sum(costs) - after_layers
 
 
 def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Count the multiply-adds of keys and values alone: of a layer's own, (L,), and of KV maps', (L, L).
-
-    The latter are by exit layer and then layer.
-    """
-    own = np.zeros(decoder.n_layers, np.int64)
+    """Return the multiply-adds of keys and values alone: a layer's, (L,), and KV maps', by exit layer too, (L, L)."""
+    keys_L, maps = np.zeros(decoder.n_layers, np.int64), decoding.kv_maps
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
-    maps = decoding.kv_maps
 
-    def visit(layer: Layer, hidden_11W: Tensor) -> Tensor:
-        own[layer.index] = mapped_LL[:, layer.index] = counter.count(layer.write_keys, hidden_11W)[1]
+    def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
+        keys_L[layer.index] = mapped_LL[:, layer.index] = counter.count(layer.write_keys, hidden_11D)[1]
         for (exit_layer, index), of_layer in maps.of_layers.items() if maps else ():
             if index == layer.index:
-                mapped_LL[exit_layer, index] = counter.count(write, layer, hidden_11W, of_layer)[1]
-        return hidden_11W
+                mapped_LL[exit_layer, index] = counter.count(write, layer, hidden_11D, of_layer)[1]
+        return hidden_11D
 
-    def write(layer: Layer, hidden_11W: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    def write(layer: Layer, hidden_11D: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
         if maps and maps.form == KEYS:
-            layer.write_keys(hidden_11W, [partial(_instead, each) for each in of_layer])
+            layer.write_keys(hidden_11D, [partial(_instead, each) for each in of_layer])
         else:
-            hidden_11W = hidden_11W.to(decoder.devices[layer.index])
-            layer.write_keys(hidden_11W + of_layer[0](hidden_11W))
+            hidden_11D = hidden_11D.to(decoder.devices[layer.index])
+            layer.write_keys(hidden_11D + of_layer[0](hidden_11D))
 
     decoder.run(visit, _token(decoder, 1), decoder.cache(1, 1))
-    return own, mapped_LL
+    return keys_L, mapped_LL
 
 
-def _instead(project: Callable[[Tensor], Tensor], own: object, given: Tensor) -> Tensor:
-    """A map in place of a layer's own projection."""
-    return project(given)
+def _instead(project: Callable[[Tensor], Tensor], projection: object, input_11F: Tensor) -> Tensor:
+    """Apply a map in place of a layer's projection."""
+    return project(input_11F)
 
 
-def _price_looks(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig, hidden_1W: Tensor) -> np.ndarray:
-    """Count the multiply-adds of each of LOOKS, (X, K); probe and gate predict at no final layer."""
-    final, head, prices = decoder.n_layers - 1, LMHead(decoder, decoding), list[dict[str, int]]()
-    predict: dict[str, Callable[[LayerView, None], object]] = {**predictors(head)}
-    predict["head_reads"] = lambda look, _: decoder.lm_head(
-        head.head_input(look.hidden_out, look.index)
-    )  # without comparing
+def _price_reads(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig, hidden_1D: Tensor) -> np.ndarray:
+    """Return the multiply-adds of reads, (X, K); probe and gate read no final layer."""
+    head, final, gate = LMHead(decoder, decoding), decoder.n_layers - 1, decoding.gate
+    costs_X: list[dict[str, int]] = []
+    predict: dict[str, Callable[[LayerView, None], Any]] = {**predictors(head)}
+    predict["head_reads"] = lambda view, _: decoder.lm_head(
+        head.head_input(view.hidden_out, view.index)
+    )  # no comparison
     for layer in (*decoding.exitable_layers, final):
-        look = LayerView(layer, hidden_out=hidden_1W, parameter=torch.ones_like(hidden_1W[:, 0]))
+        view = LayerView(layer, hidden_out=hidden_1D, parameter=torch.ones_like(hidden_1D[:, 0]))
         names = [name for name in predict if layer != final or name != "probe_reads"]
-        price = {name: counter.count(predict[name], look, None)[1] for name in names}
-        if decoding.gate and layer != final:
-            price["gate_reads"] = counter.count(decoding.gate.chance, hidden_1W, layer, decoding.gate.rules[0])[1]
-        prices.append(price)
-    return np.array([[price.get(name, 0) for name in LOOKS] for price in prices])
+        costs = {name: counter.count(predict[name], view, None)[1] for name in names}
+        if gate and layer != final:
+            costs["gate_reads"] = counter.count(gate.chance, hidden_1D, layer, gate.rules[0])[1]
+        costs_X.append(costs)
+    return np.array([[costs.get(name, 0) for name in LOOKS] for costs in costs_X])

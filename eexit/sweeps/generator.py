@@ -43,6 +43,7 @@ from eexit.results.shard_tables import (
     tokens_table,
 )
 from eexit.results.tables import GENERATIONS, TOKENS
+from eexit.sweeps.draft_columns import draft_columns
 from eexit.sweeps.head_moment import moment_of, read_moment
 from eexit.sweeps.load_artefacts import load_gate, load_kv_maps, load_probe, load_readout
 
@@ -318,7 +319,7 @@ class ModelGenerator:
         if not isinstance(configuration, Draft) or not outcome.rounds:
             return {}
         n_decided, layers = len(outcome.token_id_T) - 1, self.engine.decoding.exitable_layers
-        return outcome.rounds.columns(configuration, n_decided, self.prices, layers)
+        return draft_columns(outcome.rounds, configuration, n_decided, self.prices, layers)
 
 
 @dataclass(frozen=True)

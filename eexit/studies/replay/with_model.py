@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eexit.decode.costs import UnitCosts
-from eexit.decode.predictors import read_exits
+from eexit.decode.predictors import compare
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import ScoredText, score
 from eexit.method.divergence import Divergence
@@ -31,7 +31,7 @@ from eexit.studies.replay.from_records import (
     seen_at_final,
 )
 from eexit.sweeps.generator import ModelGenerator
-from eexit.training.streams import read_all, streams
+from eexit.training.streams import READ_TOKENS, joined, read_all, streams
 
 
 class Replayer:
@@ -116,13 +116,19 @@ class Replayer:
         n_exits = len(self.layers) + 1
         exit_N = np.searchsorted([*self.layers, self.decoders.full_depth.n_layers - 1], scored.exit_layer_T[1:])
         final_NW = self.final_of(transcript).to(self.decoders.full_depth.device)
-        read = read_exits(self.decoders.early_exit, self.decoders.full_depth, scored.exit_ready_TF[1:], final_NW)
-        unlike_N = (read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]).cpu()
+        student, teacher = self.decoders.early_exit, self.decoders.full_depth
+        parts = zip(scored.exit_ready_TF[1:].split(READ_TOKENS), final_NW.split(READ_TOKENS), strict=True)
+        logits_N2V = (
+            torch.stack([student.lm_head(exit_NF), teacher.lm_head(teacher.head_input(final_NW))], 1)
+            for exit_NF, final_NW in parts
+        )
+        read = joined([compare(some_N2V, 0) for some_N2V in logits_N2V])
+        unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         evidence_NE = torch.from_numpy(scored.exit_score_TE[1:])
         n_prompt = len(transcript.text.prompt_token_ids)
         costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
-        kl, unlike = read.kl_BE[:, 0].cpu().double().mean().item(), unlike_N.double().mean().item()
+        kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers with a chance
         changed = float(unlike_N.any())
         return ReplayResult(prob_NX.mean(0, dtype=np.float64), kl, unlike, changed, costs, is_drawn)

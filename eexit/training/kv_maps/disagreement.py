@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.full_depth import full_depth_pass
-from eexit.decode.groups import Decisions, ExitPlan
+from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import LMHead
 from eexit.decode.requests import DecodingConfig
 from eexit.method.kv_maps import KVMaps
@@ -98,16 +98,14 @@ def says_otherwise(full: FullDepthTexts, exit_D: np.ndarray, state: str, maps: K
     exit_BT = torch.full(full.decided_BT.shape, len(full.exits.layers), device=full.decoder.device)
     exit_BT[full.decided_BT] = torch.from_numpy(exit_D).to(full.decoder.device)
     decoding = DecodingConfig(tuple(full.exits.layers), 1, frozenset(), readout=full.exits.readout, kv_maps=maps)
-    head, decided = LMHead(full.decoder, decoding), Decisions.exits_at(exit_BT.flatten(), len(full.exits.layers))
-    u_N, layer_X = (
-        torch.zeros_like(decided.stop_NE[:, 0]),
-        torch.tensor([*full.exits.layers, full.decoder.n_layers - 1]),
-    )
+    head, parameter_NE = LMHead(full.decoder, decoding), torch.zeros(exit_BT.numel(), len(full.exits.layers))
+    parameter_NE = parameter_NE.to(exit_BT.device)
+    layer_X, u_N = torch.tensor(head.layers).to(exit_BT.device), parameter_NE[:, 0]
     plan = ExitPlan(
-        (), [(MODES[state], None)], range(len(full.exits.layers)), layer_X.to(exit_BT.device), decided.stop_NE,
-        u_N, u_N, can_all_exit=MODES[state].modifies_kv,
-    )  # fmt: skip
-    visitor = ExitVisitor(head, plan, decided, exit_BT.shape)
+        (), [(MODES[state], None)], range(len(full.exits.layers)), layer_X, parameter_NE, u_N, u_N,
+        can_all_exit=MODES[state].modifies_kv,
+    ).with_exits(exit_BT.flatten())  # fmt: skip
+    visitor = ExitVisitor(head, plan, exit_BT.shape)
     final_BTF = full.decoder.run(visitor, full.inputs, full.cache)
     decided_NF = visitor.head_inputs(final_BTF)[full.decided_BT.flatten()]
     said_D = torch.cat([full.decoder.lm_head(some_NF).argmax(-1) for some_NF in decided_NF.split(ARGMAX_TOKENS)])

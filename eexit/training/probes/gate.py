@@ -49,7 +49,7 @@ class GateTrainer:
         stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
             stream_NW = states_NXW[:, rank]
-            values = predict(LayerView(layer, hidden_out=stream_NW), None).values
+            values = predict(LayerView(layer, hidden_out=stream_NW), None)
             stop_ERN.append([])
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])

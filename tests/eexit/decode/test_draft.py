@@ -18,6 +18,7 @@ from eexit.decode.costs import LOOKS, UnitCosts
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request, RequestFailure, RequestOutput
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
+from eexit.sweeps.draft_columns import draft_columns
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]
 REPEATING = (3, 4, 5, 6, 3, 4, 5, 7, 3, 4, 5)
@@ -78,7 +79,7 @@ def test_a_row_runs_what_it_says(architecture: str) -> None:
     assert alone.ran.reads == n_read + rounds.length_R.sum()
     none_L, read_XK = np.zeros(decoder.n_layers), np.ones((len(EXITABLE) + 1, len(LOOKS)))
     prices = UnitCosts(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
-    columns = rounds.columns(draft, n_decided, prices, EXITABLE)
+    columns = draft_columns(rounds, draft, n_decided, prices, EXITABLE)
     assert columns["layer_calls"] == alone.ran.calls_L.sum()
     assert alone.ran.calls_L[n_layers_to_draft:].tolist() == [columns["passes"]] * (
         decoder.n_layers - n_layers_to_draft

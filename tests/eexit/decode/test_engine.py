@@ -158,6 +158,14 @@ def test_rows_end_where_they_are_told_to_stop(llama: PreTrainedModel) -> None:
         assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)
 
 
+def test_a_row_takes_no_record_over_from_the_one_before_it(llama: PreTrainedModel) -> None:
+    requests = [Request(PROMPT, EarlyExit("skip", "confidence", 0.02)), Request(PROMPT, NoExit())]
+    engine = Engine(decoder_of(llama), replace(DECODING, max_rows=1))
+    outcomes = traces_of(engine.generate(requests))
+    assert outcomes[1].exit_prob_TX[:, -1].tolist() == [1] * 12
+    assert np.isnan(outcomes[1].exit_score_TE).all()
+
+
 def test_a_row_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
     requests = [kl_request(PROMPT, "normal", None), kl_request((3, 40, 5), "normal", None)]
     decoder = decoder_of(llama)

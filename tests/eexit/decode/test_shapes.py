@@ -62,8 +62,8 @@ PARTS = {
     full_depth: ["full_depth_pass"],
     predictors: ["pick_tokens"],
     groups.ExitPlan: ["decide"],
-    exit_visitor.ExitVisitor: ["_decide", "_keep_head_inputs", "finish"],
-    predictors.LMHead: ["head_input", "read", "read_layers"],
+    exit_visitor.ExitVisitor: ["_decide", "_read_next_tokens", "finish"],
+    predictors.LMHead: ["head_input", "read_layers", "read_next_tokens"],
 }
 
 

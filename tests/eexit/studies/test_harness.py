@@ -203,7 +203,7 @@ def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: H
 
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
     def row(text: str) -> PartialOutput:
-        return PartialOutput(Request((), CONFIDENT), generator.tokenizer.encode(text), ())
+        return PartialOutput(Request((), CONFIDENT), generator.tokenizer.encode(text), [])
 
     stops = StopStrings(generator.tokenizer, ["\n\n", "Q:", "<|end|>"])
     assert [stops(row(text)) for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>")] == [

@@ -1,0 +1,36 @@
+"""A run's columns on drafts. This module does not import torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eexit.decode.costs import LOOKS, DraftRounds, UnitCosts
+from eexit.plan.configuration import Draft
+
+
+def draft_columns(
+    rounds: DraftRounds, draft: Draft, n_decided: int, prices: UnitCosts, exitable_layers: Sequence[int]
+) -> dict[str, float | int | None]:
+    """Return a run's columns on drafts.
+
+    `expected_speedup` assumes that a pass takes as long for a few tokens as for one, which holds where fetching weights
+    takes the time, and leaves attention out.
+    """
+    drafted, accepted, n_rounds = int(rounds.drafted_R.sum()), int(rounds.accepted_R.sum()), len(rounds.input_index_R)
+    compared, n_layers = accepted + int(rounds.rejected_R.sum()), len(prices.layer_L)
+    layers_L = prices.embedding + np.cumsum(prices.layer_L)  # all layers up to each
+    read_X = prices.look_XK[:, LOOKS.index("head_reads")]
+    full_pass = int(layers_L[-1] + read_X[-1])
+    draft_pass = int(layers_L[draft.layer] + read_X[exitable_layers.index(draft.layer)])
+    # The last token of a round goes through the early layers too, as a part of full depth.
+    serial = drafted * draft_pass + n_rounds * full_pass
+    return {
+        "drafted": drafted,
+        "accepted": accepted,
+        "acceptance": accepted / drafted if drafted else None,
+        "acceptance_per_token": accepted / compared if compared else None,
+        "passes": n_rounds,
+        "layer_calls": drafted * (draft.layer + 1) + n_rounds * n_layers,
+        "tokens_per_pass": n_decided / n_rounds if n_rounds else None,
+        "expected_speedup": full_pass * n_decided / serial if n_rounds else None,
+    }
