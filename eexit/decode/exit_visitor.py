@@ -113,7 +113,7 @@ class ExitVisitor:
             return
         self._read_next_tokens(rank, exits_N, after_ND, readings)
         self.exit_N = self.exit_N.masked_fill(exits_N, rank)
-        if (kept_BTD := self.kept.get("before")) is not None:
+        if (kept_BTD := self.kept.get("hidden_in")) is not None:
             n_joined, exits_BT1 = self.joined_BT.shape[1], exits_N.view(*self.shape, 1)
             before_BTD = torch.where(exits_BT1, before_ND.view(*self.shape, -1), kept_BTD[:, n_joined:])
             self.kept["hidden_in"] = torch.cat([kept_BTD[:, :n_joined], before_BTD], 1)
@@ -144,7 +144,11 @@ class ExitVisitor:
                 by_predictor[group.rule.read_by(self.decoding.screen is not None)].append((group, tokens))
         for predictor, groups in by_predictor.items():  # one prediction serves all groups
             at, parts = _join([tokens.index for _, tokens in groups], len(is_reached_N))
-            states = {"before": before_ND[at], "after": after_ND[at], "parameter": self.plan.parameter_NE[at, rank]}
+            states = {
+                "hidden_in": before_ND[at],
+                "hidden_out": after_ND[at],
+                "parameter": self.plan.parameter_NE[at, rank],
+            }
             view = LayerView(layer, **states)
             values = self.predictors[predictor](view, self._forced(at)) if predictor else dict[str, Any]()
             if "reading" in values:

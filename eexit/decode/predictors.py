@@ -88,7 +88,7 @@ class HeadReading(Divergence):
     def values(self) -> dict[str, Any]:
         """Return values of `LayerView`, of the last layer."""
         values = {
-            "top_p": self.top_prob_BXK[:, -1, :2],
+            "top2_prob": self.top_prob_BXK[:, -1, :2],
             "entropy": self.entropy_B,
             "top_token": self.likeliest_BX[:, -1],
         }
