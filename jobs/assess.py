@@ -1,20 +1,18 @@
-"""Does early exit pay, for this model on this machine? Ten ordinary commands, and one verdict.
+"""Assess whether early exit pays for a model on this machine, by ten ordinary commands and one verdict.
 
     python jobs/assess.py                                   the default model, on generated prompts
     python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
     python jobs/assess.py --quick                           a smoke run, with a tenth of it all: it certifies nothing
     python jobs/assess.py --dry-run                         the ten commands, with which it can be done by hand
 
-Exits learn from texts of the model's own; a pilot and its replays predict which settings lose about the bound; these
-and an oracle are run on prompts that have no other part; one of them is certified with a confidence that holds, if
-there is one; and it is timed beside full depth, drafts, and transformers' own `generate` with its lookup. The verdict
-is yes, no or not known, each by an interval, and says what fixing one thing alone would gain: the mode, the knowledge
-of where to exit, deciding or proof.
+Exits are trained on the model's own texts. A pilot and its replays predict which settings lose about the bound. These
+settings and an oracle run on other prompts; one setting is certified, if any can be, and timed beside full depth,
+drafts, and transformers' `generate` with its lookup. The verdict is yes, no or not known, each by an interval. It names
+the gain of fixing one thing alone: the mode, the knowledge of where to exit, deciding or proof.
 
-Sizes follow from the test that will be made, and not from time: after the first step it says how long the rest takes
-here. Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open.
-Whatever ends it, the same command goes on from there, and does again what was lost since. Run it on a machine that does
-nothing else.
+Sizes follow from the tests, not from time; after the first step, the duration of the rest on this machine is printed.
+Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. After an
+interruption, the same command goes on, and repeats what was lost. Run it on a machine that does nothing else.
 """
 
 import os
@@ -44,7 +42,7 @@ from eexit.results.layout import REPORT
 from jobs import choose, replay, sweep, timings, train
 
 if TYPE_CHECKING:
-    from cluster.assessment.assess import Assessment
+    from cluster.assessment.assessment import Assessment
     from eexit.plan.config import Prompt
     from eexit.studies.assessment.verdict import Verdict
 
@@ -57,7 +55,7 @@ READING = ("system", "thinking", "thinking_until")
 
 @command("what is finished stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """0: there is a verdict. 1: it stopped before. 2: the input can't be used."""
+    """Return 0 with a verdict, 1 if it stopped before, and 2 if the input can't be used."""
     flags = read_flags(arguments)
     from cluster.assessment.assess import assess, begin
 
@@ -85,14 +83,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def assessment_of(flags: Namespace) -> "Assessment":
-    """What is asked. Raises `UsageError` for what can't be used; the model is looked at, and not loaded."""
-    from cluster.assessment.assess import Assessment
-    from cluster.assessment.prompt_splits import drawn, split
-    from cluster.assessment.recipe import Recipe, model_flags, with_layer_between
-    from cluster.assessment.record import folder_of
-    from cluster.assessment.split_sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
-    from eexit.plan.exit_layers import every_nth_layer
+    """Return the assessment. Raises `UsageError` for bad flags; the model is inspected, not loaded."""
+    from cluster.assessment.assessment import Assessment, folder_of
+    from cluster.assessment.prompt_splits import (
+        CONFIDENCE,
+        CONFIDENCE_OF_A_LOOK,
+        drawn,
+        sizes_at,
+        split,
+    )
+    from cluster.assessment.recipe import Recipe
+    from eexit.plan.exit_layers import every_nth_layer, with_layer_between
     from eexit.plan.model_inspection import look_at_model
+    from eexit.quality.learn_then_test import alpha_share
+    from eexit.quality.risk_tests import prompts_without_loss
     from eexit.studies.assessment.verdict import Bound
     from eexit.studies.timing.study import LEAST_TOKENS
 
@@ -105,7 +109,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
         )
     folder_of(flags.out)
     whole_sizes, confidence = sizes_at(flags.max_risk), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
-    least = least_choosing(flags.max_risk, confidence)
+    least = prompts_without_loss(flags.max_risk, alpha_share(confidence))
     if flags.prompts:
         parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
     else:
@@ -128,13 +132,23 @@ def assessment_of(flags: Namespace) -> "Assessment":
     return Assessment(recipe, bound, model, sweep_of, flags.quick)
 
 
+def model_flags(given: Mapping[str, Any]) -> list[str]:
+    """Return the given fields of a sweep's configuration as flags."""
+    found: list[str] = []
+    for name, value in given.items():
+        if value not in (None, False, (), []):
+            values = [] if value is True else value if isinstance(value, list | tuple) else [value]
+            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return found
+
+
 def sweep_of(arguments: Sequence[str]) -> SweepConfig:
-    """The configuration of a step's sweep."""
+    """Return the configuration of a step's sweep."""
     return load_job(arguments, sweep.DEMO)[0].config
 
 
 def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str, Any]) -> SweepConfig:
-    """That of a sweep without exits. Raises `UsageError` for fields that no sweep has."""
+    """Return the configuration of a sweep without exits. Raises `UsageError` for invalid fields."""
     given = {name: value for name, value in fields.items() if value not in (None, False)}
     layers = {"exit_layers": tuple(flags.exit_layers)} if flags.exit_layers else {}
     try:
@@ -147,7 +161,7 @@ def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str
 
 
 def first_line(assessment: "Assessment") -> str:
-    """The model, its dtype and weights, and this machine's cores and threads."""
+    """Return the model with its dtype and weights, and this machine's cores and threads."""
     model, n = assessment.model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     asked = "auto" if "--dtype" not in assessment.recipe.common else ""
     digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
@@ -157,9 +171,10 @@ def first_line(assessment: "Assessment") -> str:
 
 
 def plan_text(assessment: "Assessment") -> Iterator[str]:
-    """The sizes, and how likely they are to certify a setting."""
+    """Yield the sizes, and the power that they give."""
     from cluster.assessment.recipe import N_CALLS
-    from cluster.assessment.split_sizes import certification_power, gain_told, time_told
+    from eexit.quality.learn_then_test import alpha_share
+    from eexit.quality.power import certification_power, gain_told, time_told
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
@@ -167,7 +182,7 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
     if assessment.is_look:
         yield "a smoke run: it certifies nothing, and does not say whether exits pay"
     elif bound.risk == "answers":
-        yield certification_power(parts.choosing, bound.max_risk)
+        yield certification_power(parts.choosing, bound.max_risk, alpha_share(bound.confidence))
     else:
         yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
@@ -176,14 +191,14 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
 
 
 def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
-    """Print the verdict, and where it is; write the report of another one."""
+    """Print the verdict with its place, and write the report of a changed one."""
     from eexit.results.store.folder import open_store
-    from eexit.studies.assessment.screen import ANSWERS, reason, sentences, setting_line, tables
+    from eexit.studies.assessment.screen import ANSWERS, explain, sentences, setting_line, tables
     from eexit.studies.assessment.verdict import FILE
 
     console, run = console_of(columns=110), inside(out, "run")
     console.print(Text(verdict.where))
-    console.print(Text(f"Does early exit pay? {ANSWERS[verdict.pays]} {reason(verdict)}", style="bold"))
+    console.print(Text(f"Does early exit pay? {ANSWERS[verdict.pays]} {explain(verdict)}", style="bold"))
     tabled = (table.printed() for table in tables(verdict))
     for line in filter(None, (*sentences(verdict), *tabled, setting_line(verdict))):
         console.print(Text(line))

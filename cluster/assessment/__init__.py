@@ -1,5 +1,4 @@
-"""Does early exit pay, for one model on one machine: a recipe of ordinary commands, its sizes, and the verdict.
+"""Whether early exit pays, for a model on a machine: a recipe of ordinary commands of `jobs/`, and its verdict.
 
-What is concluded from their tables, and how sure it is, is `eexit.studies.assessment`; the commands are those of
-`jobs/`.
+The conclusion from their tables is `eexit.studies.assessment`.
 """

@@ -1,115 +1,70 @@
-"""Does it pay? The commands of a recipe that are left, one after the other, and what their tables say: `assess`."""
+"""Run of an assessment: the commands that are left, one after the other, and the verdict."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Final
 
-import numpy as np
-
-from cluster.assessment.known import known_after
-from cluster.assessment.prompt_splits import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
-from cluster.assessment.recipe import ORACLES, TEXTS, Recipe, RecipeStep
-from cluster.assessment.record import folder_of, mark, refuse_foreign_verdict
-from cluster.assessment.step_status import (
-    ConfigOf,
-    StepsDone,
-    failed_runs,
-    first_attempt,
-    hand_on_places,
-    is_whole,
-    refuse_other_prompts,
-    set_damaged_aside,
-)
+from cluster.assessment.assessment import SWEEPS, Assessment, folder_of
+from cluster.assessment.prompt_splits import PILOT, RUN
+from cluster.assessment.recipe import CHOICE, DEPLOYED, LINEAR, ORACLES, REPLAY, TIMES, RecipeStep
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.atomic_files import write_atomic
-from eexit.output.text import pluralize
-from eexit.plan.configuration import NORMAL
-from eexit.quality.intervals import clopper_pearson
-from eexit.quality.risks import answers_tell
-from eexit.results.finished_sweep import read_finished, refuse_changed_model
+from eexit.output.text import percent, pluralize
+from eexit.plan.artefacts import CARD, parse_card
+from eexit.plan.configuration import EarlyExit
+from eexit.results.layout import ASSESSMENT
+from eexit.results.parquet_files import GenerationsFile, StoreLocation, list_files, read_shards
+from eexit.results.store.commit import survey
+from eexit.results.store.extend import record_places
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
-from eexit.studies.assessment.conclude import AssessmentSteps, conclude
-from eexit.studies.assessment.verdict import FILE, Bound, Verdict
+from eexit.results.study_tables import STUDY_TABLES
+from eexit.studies.assessment.conclude import conclude
+from eexit.studies.assessment.verdict import FILE, Verdict, read_verdict
+from eexit.studies.replay.shortlist import EXACT, ORACLE, Pilot, PredictedSetting, neighbours
+from eexit.studies.selection.study import latest_choice
+from eexit.studies.timing.calls import Times
 
-SWEEPS: Final = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # and whose prompts they have
-BAD_INPUT: Final = 2  # the exit code of a command whose input can't be used
-Do = Callable[[str, Sequence[str]], int]  # a script of `jobs/` with these arguments, in this process; its exit code
+BAD_INPUT: Final = 2  # the exit code of a command that can't use its input
+Do = Callable[[str, Sequence[str]], int]  # runs a script of `jobs/` in this process, and returns its exit code
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Assessment:
-    """A recipe at a bound, for the model as it is now. A look certifies nothing, and so it has no answer."""
-
-    recipe: Recipe
-    bound: Bound
-    model: Mapping[str, Any]
-    config_of: ConfigOf
-    is_look: bool = False
-
-    def bound_now(self) -> tuple[Bound, str]:
-        """The bound, and why it is not on lost answers although prompts have them: full depth gets too few right."""
-        if self.bound.risk != ANSWERS or not is_whole(self.recipe.at(PILOT)):
-            return self.bound, ""
-        runs = read_finished(self.recipe.at(PILOT), ["configuration", "correct"]).runs.to_pylist()
-        marks = [bool(run["correct"]) for run in runs if run["configuration"] == NORMAL]
-        low, _ = clopper_pearson(sum(marks), len(marks))
-        if answers_tell(low, self.bound.max_risk):
-            return self.bound, ""
-        why = (
-            f"full depth gets {sum(marks)} of {pluralize(len(marks), 'answer')} right, so that losing half "
-            f"of them could "
-            "keep the bound: the risk is disagreement with full depth, token by token"
-        )
-        return self.bound.model_copy(update={"risk": DISAGREEMENT}), why
-
-    def commands(self) -> Sequence[RecipeStep]:
-        """All ten, by what is known now."""
-        return self.recipe.commands(self.bound_now()[0], self._length())
-
-    def _length(self) -> float | None:
-        """Tokens of a text, by those of the first step."""
-        if not is_whole(self.recipe.at(TEXTS)):
-            return None
-        lengths = [n for n in read_finished(self.recipe.at(TEXTS), ["n_tokens"]).runs["n_tokens"].to_pylist() if n]
-        return float(np.minimum(lengths, self.recipe.max_new_tokens).mean()) if lengths else None
-
-
 def begin(assessment: Assessment) -> None:
-    """Write the prompts of an assessment into its folder, once that is found to be its own.
+    """Write the prompts and the mark of an assessment into its folder.
 
-    Raises `UsageError` for a folder of anything else, and for a model that has changed since.
+    Raises `UsageError` for a folder with anything else, and for a model that has changed.
     """
-    recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
-    refuse_foreign_verdict(folder, folder / RUN)
-    for name, part in SWEEPS.items():
-        refuse_other_prompts(recipe, name, part)
-        if is_whole(recipe.at(name)):
-            refuse_changed_model(read_finished(recipe.at(name), ["run_id"]), assessment.model)
-    mark(folder)
-    recipe.parts.write(str(folder))
+    folder = folder_of(assessment.recipe.out)
+    for place in (folder, folder / RUN):
+        store = open_store(place)
+        if (place / FILE).exists() and read_verdict(StoreLocation(store.filesystem, store.root))[0] is None:
+            way_out = "move it, or choose another --out"
+            raise UsageError(f"{place / FILE} is not of an assessment of this version: {way_out}")
+    assessment.refuse_foreign_sweeps()
+    if not (folder / ASSESSMENT).is_file():  # by which all assessments share an error budget
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / ASSESSMENT, "{}\n")
+    assessment.recipe.parts.write(str(folder))
 
 
 def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
-    """Do the commands that are left, judge, and write `verdict.json`; returns the verdict, and whether it is another.
+    """Run the commands that are left, and write `verdict.json`; return the verdict, and whether it has changed.
 
-    Nothing is written where nothing is left to do. Raises `UsageError` as `begin` does, for what no command can go on
-    from, and if another process assesses here, and `SweepStopped` where a command stops.
+    Raises `UsageError` as `begin` does, for a step that can't be done, and if another process holds the folder, and
+    `SweepStopped` where a command stops.
     """
     recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
     begin(assessment)
-    if _first_left(assessment, set()) is not None:
+    if assessment.first_left() is not None:
         with hold(open_store(folder), say, ASSESSING):
-            _do_what_is_left(assessment, do, say)
-    missing = [
-        f"{pluralize(n, 'run')} of {name}, which failed"
-        for name in (PILOT, RUN, ORACLES)
-        if (n := failed_runs(recipe.at(name)))
-    ]
-    steps = AssessmentSteps(recipe.at(PILOT), recipe.at(RUN), recipe.at(ORACLES), missing)
-    verdict = conclude(steps, assessment.bound_now()[0], recipe.batch, assessment.is_look)
+            _run_steps(assessment, do, say)
+    folders = {step: recipe.at(step) for step in (PILOT, RUN, ORACLES)}
+    failed = {step: survey(open_store(at)).n_errors for step, at in folders.items()}
+    missing = [f"{pluralize(n, 'run')} of {step}, which failed" for step, n in failed.items() if n]
+    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, assessment.is_look)
     content, places = verdict.to_json(), (folder / FILE, folder / RUN / FILE)
     changed = [place for place in places if not place.is_file() or place.read_text() != content]
     for place in changed:
@@ -117,63 +72,92 @@ def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
     return verdict, bool(changed)
 
 
-def _first_left(assessment: Assessment, tried: set[str]) -> int | None:
-    """Return the place of the first step that is not done; None if all are."""
-    done = StepsDone(assessment.recipe, assessment.model, assessment.config_of, tried)
-    bound = assessment.bound_now()[0]
-    return next((at for at, each in enumerate(assessment.commands()) if not done.has(each, bound)), None)
-
-
-def _do_what_is_left(assessment: Assessment, do: Do, say: Say) -> None:
-    for name in SWEEPS:
-        for line in set_damaged_aside(assessment.recipe.at(name)):
-            say(line)
-    tried, took, said = set[str](), dict[str, Took](), ""
-    while (at := _first_left(assessment, tried)) is not None:
-        command, why = assessment.commands()[at], assessment.bound_now()[1]
-        if why != said:
-            say(said := why)
-        if command.name in took:
-            raise UsageError(f"step {at + 1}, {command.name}, ended without all that it leaves: choose another --out")
-        for each in assessment.commands()[:at]:
+def _run_steps(assessment: Assessment, do: Do, say: Say) -> None:
+    for store in map(open_store, map(assessment.recipe.at, SWEEPS)):
+        for file, aside in (moved for table in STUDY_TABLES for moved in table.set_damaged_aside(store)):
+            say(f"{store.root}/{file} is damaged: it is now in {store.root}/{aside}")
+    tried, pace, why = list[str](), Pace(), ""
+    while (at := assessment.first_left(tried)) is not None:
+        commands, before = assessment.commands(), why
+        command, why = commands[at], assessment.bound_now()[1]
+        if why != before:
+            say(why)
+        if command.name in tried:
+            raise UsageError(f"step {at + 1}, {command.name}, ended without all its results: choose another --out")
+        for each in commands[:at]:
             if each.script == "sweep":
-                hand_on_places(each.folder, assessment.config_of(each.arguments))
-        step = f"{at + 1} of {len(assessment.commands())}, {command.name}"
-        say(f"{step}{forecast(assessment, took, at)}: {command.line}")
+                record_places(open_store(each.folder), assessment.config_of(each.arguments))
+        step = f"{at + 1} of {len(commands)}, {command.name}"
+        say(f"{step}{pace.forecast(commands[at:])}: {command.line}")
         began = time.time()
         code = do(command.script, command.arguments)
-        took[command.name] = Took.since(began, command, took)
-        tried.add(command.name)
+        pace.add(command, began)
+        tried.append(command.name)
         if code == BAD_INPUT:
             raise UsageError(f"step {step} can't be done")
-        if code and command.script != "choose":  # which ends so if nothing that saves is certified
+        if code and command.script != "choose":  # whose exit code is 1 if nothing that saves is certified
             raise SweepStopped(f"step {step} has not come to its end")
-        if known := known_after(command.name, assessment.recipe, assessment.bound_now()[0]):
+        if known := known_after(command.name, assessment):
             say(f"known so far: {known}")
 
 
-class Took(NamedTuple):
-    """The seconds that the actors of a step were at work, and those before, in which one of them loads the model."""
+@dataclass
+class Pace:
+    """Tokens and seconds of actors at work in this call's steps, and the shortest load of a model, in seconds."""
 
-    working: float
-    loading: float
+    tokens: float = 0.0
+    working: float = 0.0
+    loading: float = 0.0
 
-    @classmethod
-    def since(cls, began: float, command: RecipeStep, before: Mapping[str, "Took"]) -> "Took":
-        """Of a sweep, runs record when the first began; other steps load the model as the sweep before them did."""
-        seconds = time.time() - began
-        if command.script == "sweep" and (first := first_attempt(command.folder, began)):
-            return cls(began + seconds - first, first - began)
-        loading = max((each.loading for each in before.values()), default=0.0)
-        return cls(max(seconds - command.n_loads * loading, seconds / 10), loading)
+    def add(self, step: RecipeStep, began: float) -> None:
+        """Add a step that began at a Unix time; shards record when the first of its runs started, and how many."""
+        seconds, share, store = time.time() - began, 1.0, open_store(step.folder)
+        if step.script == "sweep":
+            found = read_shards(store, list_files(store), ["run_id"])
+            shards = [(each.attempt / 1e9, len(each.rows)) for each in found if isinstance(each, GenerationsFile)]
+            share = sum(n for start, n in shards if start >= began) / max(1, sum(n for _, n in shards))
+            load = min((start - began for start, _ in shards if start >= began), default=self.loading)
+            self.loading = min(load, self.loading or load)  # that of the first sweep includes the start of Ray
+        self.working += max(seconds - step.n_loads * self.loading, seconds / 10)
+        self.tokens += step.tokens * share
+
+    def forecast(self, steps: Sequence[RecipeStep]) -> str:
+        """Return the duration of these steps at the speed so far, in brackets; empty before the first one."""
+        if not self.tokens:
+            return ""
+        seconds = sum(each.tokens * self.working / self.tokens + each.n_loads * self.loading for each in steps)
+        speed = self.tokens / self.working
+        return f" ({pluralize(max(1, round(seconds / 60)), 'minute')} left at {speed:,.0f} tokens per second)"
 
 
-def forecast(assessment: Assessment, took: Mapping[str, Took], at: int) -> str:
-    """How long this step and those after it take, by the tokens per second of actors at work in this call."""
-    commands, left = assessment.commands(), assessment.commands()[at:]
-    tokens = sum(each.tokens for each in commands if each.name in took)
-    working, loading = (sum(each.working for each in took.values()), max([0.0, *(of.loading for of in took.values())]))
-    if not tokens or not working:
+def known_after(step: str, assessment: Assessment) -> str:
+    """Return a line on the answer after a step; empty after steps that don't bear on it."""
+    recipe, bound = assessment.recipe, assessment.bound_now()[0]
+
+    def saved(settings: Sequence[PredictedSetting]) -> str:
+        safe = neighbours(settings, bound.max_risk).safe  # which loses less than the bound
+        return percent(next((each.saved for each in settings if each.key == safe), 0.0), 0)
+
+    if step == LINEAR:
+        card = parse_card(Path(recipe.at(LINEAR), CARD).expanduser().read_bytes())
+        agree = [f"{percent(row.agreement, 0)} at {row.layer}" for row in card.table if row.series == LINEAR]
+        return f"layers agree with the final one on {', '.join(agree)}"
+    if step in (PILOT, REPLAY):
+        pilot, lost = Pilot.read(recipe.at(PILOT), bound.risk, bound.max_risk), percent(bound.max_risk)
+        if step == REPLAY:
+            c, d = (saved(pilot.candidates(mode)) for mode in (EXACT, DEPLOYED))
+            return f"predicted: C about {c}, D about {d}, if {lost} may be lost"
+        a = percent(pilot.sweep.saved(EarlyExit(EXACT, ORACLE).key, "macs_to_exit").mean, 0)
+        return f"A about {a}, B about {saved(pilot.oracles)}, if {lost} may be lost"
+    if step == ORACLES:
+        verdict = conclude([*map(recipe.at, (PILOT, RUN, ORACLES))], bound, recipe.batch)
+        return ", ".join(f"{name} {percent(cell.saved.mean)}" for name, cell in verdict.cells.items())
+    run = assessment.finished(RUN) if step in (CHOICE, TIMES) else None
+    if run is None:
         return ""
-    seconds = sum(each.tokens * working / tokens + each.n_loads * loading for each in left)
-    return f" ({pluralize(max(1, round(seconds / 60)), 'minute')} left at {tokens / working:,.0f} tokens per second)"
+    choice = latest_choice(run.store, bound.risk, bound.max_risk, bound.confidence)
+    setting = choice["configuration"] if choice else None
+    if step == CHOICE:
+        return f"{setting} is certified" if setting else "no setting is certified"
+    fastest = Times(run.timings, recipe.batch, setting).fastest
+    return f"the fastest alternative is {fastest or 'full depth'}, by one call"

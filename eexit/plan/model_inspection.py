@@ -146,7 +146,8 @@ def call_in_subprocess(function: Callable[P, T], *args: P.args, **kwargs: P.kwar
     The result must have plain types, since unpickling a class would import its module here. Waiting raises `UsageError`
     for any exception of the function.
     """
-    command = [sys.executable, "-P", "-c", f"from {__name__} import subprocess_main; subprocess_main()"]
+    main = subprocess_main.__name__
+    command = [sys.executable, "-P", "-c", f"from {__name__} import {main}; {main}()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin

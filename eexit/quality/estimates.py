@@ -48,6 +48,14 @@ class Estimate:
         """Mean, low, high and n for JSON, None where unknown."""
         return {end: number if math.isfinite(number) else None for end, number in asdict(self).items()}
 
+    def is_above(self, value: float) -> bool:
+        """Return True if the whole interval is above a value."""
+        return self.low > value
+
+    def is_below(self, value: float) -> bool:
+        """Return True if the whole interval is below a value."""
+        return self.high < value
+
     def columns(self, name: str) -> dict[str, float]:
         """Return the columns `<name>`, `<name>_low`, `<name>_high` and `<name>_n`."""
         numbers = (self.mean, self.low, self.high, self.n)

@@ -1,6 +1,7 @@
-"""Whether early exit pays: an answer with its number, which setting it is of, and how sure that is.
+"""Answer to whether early exit pays, with its number, its setting and its certainty.
 
-An assessment says so itself (`eexit.studies.assessment`). Without one, a sweep's own answers and choices are told.
+It is the verdict of an assessment (`eexit.studies.assessment`) or, without one, follows from the sweep's answers and
+selections.
 """
 
 import math
@@ -10,9 +11,11 @@ from typing import Any, Final
 import pandas as pd
 
 from eexit.output.text import is_known, percent, pluralize, short_percent
+from eexit.output.text_table import TextTable
 from eexit.quality.certificate import certificate_sentences, none_certified
+from eexit.quality.estimates import Estimate
 from eexit.studies.assessment import screen
-from eexit.studies.assessment.verdict import Line, Verdict
+from eexit.studies.assessment.verdict import Verdict
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.shared.figures import table
 from reports.shared.measures import CORRECT, DIFFERENCE, DISAGREEMENT, RUN, SKIPPED, THEORETICAL
@@ -34,10 +37,10 @@ OF_GAINS: Final = "Multiply-adds that fixing one thing alone would save, with it
 
 @dataclass(frozen=True)
 class VerdictCard:
-    """The first card of the report. `pays` is None where nothing was found that says so; `cause` says in words why not.
+    """First card of the report; `pays` is None if unknown.
 
-    After the `answer` comes the `headline`, with a number of the `setting`, whose name follows it. `cells` are those of
-    an assessment as a table of text. `weights` are shares of full depth, by what they are, from where to where they go.
+    The `headline` has a number of the `setting`, whose key follows it. `cells` are an assessment's cells as a table of
+    text. `weights` are bars of shares of full depth.
     """
 
     answer: str
@@ -54,33 +57,33 @@ class VerdictCard:
 
 
 def verdict(given: Verdict | None, quality: QualityTable | None) -> VerdictCard | None:
-    """None for a sweep in which nothing exits early."""
+    """Return the card; None for a sweep without exits."""
     if given is None:
         return _of_sweep(quality) if quality is not None and len(quality.settings) else None
     cause, cells = screen.cause(given), next(screen.tables(given), None)
     return VerdictCard(
         screen.ANSWERS[given.pays],
-        screen.reason(given).removesuffix("."),
+        screen.explain(given).removesuffix("."),
         [sentence for sentence in screen.sentences(given) if sentence != cause],
         given.pays,
         where=given.where,
         cause=cause,
         setting=given.setting.key if given.setting and not given.missing else None,
         cells=[[*row] for row in (cells.heads, *cells.rows)] if cells and given.cells else [],
-        weights=[_gain(line, given.cause) for line in given.gains],
+        weights=[_gain(name, gain, given.cause) for name, gain in given.gains.items()],
         about=OF_GAINS if given.gains else None,
         tables=[_table(each) for each in screen.tables(given)],
     )
 
 
-def _gain(line: Line, cause: str | None) -> dict[str, Any]:
-    """A gain as a bar; what was not measured has none."""
-    if line.share is None:
-        return {"label": line.name, "from": None, "to": None, "text": screen.NOT_MEASURED}
-    return _bar(line.name, 0.0, line.share.mean, screen.share(line.share)) | {"largest": line.name == cause}
+def _gain(name: str, gain: Estimate, cause: str | None) -> dict[str, Any]:
+    """Return a gain as a bar, or without one if it was not measured."""
+    if math.isnan(gain.mean):
+        return {"label": name, "from": None, "to": None, "text": screen.NOT_MEASURED}
+    return _bar(name, 0.0, gain.mean, screen.share(gain)) | {"largest": name == cause}
 
 
-def _table(given: screen.TextTable) -> dict[str, Any]:
+def _table(given: TextTable) -> dict[str, Any]:
     rows = pd.DataFrame(given.rows, columns=[*given.heads])
     return {
         "title": given.title,
@@ -99,7 +102,6 @@ def _of_sweep(quality: QualityTable) -> VerdictCard:
 
 
 def _of_oracles(quality: QualityTable) -> VerdictCard:
-    """What they show instead of a saving: what a rule could skip that knew as much, at which disagreement."""
     rows = [row for row in quality.settings.to_dict("records") if is_known(row[SKIPPED])]
     sound = [row for row in rows if not row["looping"]] or rows
     best = best_within(sound, SKIPPED)
@@ -122,7 +124,7 @@ Found = tuple[Row | None, bool | None, str, list[str]]  # the setting, whether i
 
 
 def _beside_full_depth(quality: QualityTable) -> Found | None:
-    """By right answers, or else by the first judge's scores; None where settings can't be held against full depth."""
+    """Compare settings with `normal` by right answers, else by the first judge's scores; None if neither is known."""
     scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
     for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
         changed = f"{column}{DIFFERENCE}"
@@ -143,14 +145,14 @@ def _beside_full_depth(quality: QualityTable) -> Found | None:
 
 
 def _all_lost(quality: QualityTable, known: list[Row]) -> int:
-    """How many answers full depth gets right, if each of these settings loses all of them; else 0."""
+    """Return the number of full depth's right answers if each of these settings loses all of them, else 0."""
     normal = row_of_normal(quality)
     n_right = normal[CORRECT] * normal["n"] if normal else 0.0
     return round(n_right) if all(row[f"{CORRECT}{LOST}"] >= n_right - 1e-9 for row in known) else 0
 
 
 def _by_disagreement(quality: QualityTable) -> Found:
-    """Where no answer says what is good enough: what saves most where little differs from full depth."""
+    """Return the setting that saves most at little disagreement, where no answers or scores are known."""
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     sound = [row for row in rows if not row["looping"]] or rows
     cost = cost_of(quality, sound)
@@ -173,7 +175,7 @@ def _by_disagreement(quality: QualityTable) -> Found:
 
 
 def _certain(choices: pd.DataFrame) -> str:
-    """The strictest promise that is kept, or that none is."""
+    """Return the strictest certificate as a sentence, or that there is none."""
     rows = choices.to_dict("records")
     if not rows:
         return "Nothing is certified: python jobs/choose.py RESULTS does that."
@@ -188,7 +190,7 @@ def _certain(choices: pd.DataFrame) -> str:
 
 
 def _weights(row: Row) -> list[dict[str, Any]]:
-    """What the exits skip, what that would save, what deciding adds, and what is left: shares of full depth."""
+    """Return the bars of skipped layers, of the saving with free decisions, and of the cost of deciding."""
     found = [("layers skipped", row[SKIPPED])]
     theoretical, run = (row.get(name, math.nan) for name in (THEORETICAL, RUN))
     if is_known(theoretical):

@@ -8,10 +8,11 @@ import pytest
 from commands import here, refusal
 from exiting_models import save_exiting_model
 
-from cluster.assessment.prompt_splits import split
-from cluster.assessment.split_sizes import CONFIDENCE, CONFIDENCE_OF_A_LOOK, least_choosing, sizes_at
+from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_LOOK, sizes_at, split
 from eexit.errors import UsageError
 from eexit.plan.prompt_kinds.generators import draw_prompts
+from eexit.quality.learn_then_test import alpha_share
+from eexit.quality.risk_tests import prompts_without_loss
 from jobs.assess import main
 
 
@@ -82,7 +83,10 @@ def test_trust_reaches_every_command_that_loads_the_model_once(tmp_path: Path) -
 
 @pytest.mark.parametrize("is_look", [False, True])
 def test_as_many_prompts_as_are_advised_are_enough(is_look: bool) -> None:
-    whole, least = sizes_at(0.1), least_choosing(0.1, CONFIDENCE_OF_A_LOOK if is_look else CONFIDENCE)
+    whole, least = (
+        sizes_at(0.1),
+        prompts_without_loss(0.1, alpha_share(CONFIDENCE_OF_A_LOOK if is_look else CONFIDENCE)),
+    )
     with pytest.raises(UsageError, match="are enough") as refused:
         split(draw_prompts(20, 0), whole, least, is_look)
     [n] = re.findall(r"([\d,]+) are enough", str(refused.value))

@@ -43,7 +43,7 @@ def assess_here(*flags: str) -> subprocess.CompletedProcess[str]:
 def settled(out: Path) -> dict[str, Any]:
     """Return the verdict without times."""
     held = json.loads((out / FILE).read_text())
-    of_time = ("pays", "why", "cause", "undecided", "needed", "missing", "timed", "gaps")
+    of_time = ("pays", "why", "causes", "needed", "missing", "timed", "gaps")
     setting = {name: value for name, value in held["setting"].items() if name != "time"}
     return {name: value for name, value in held.items() if name not in of_time} | {"setting": setting}
 

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 from synthetic_sweeps import FINAL, LAYERS
 
-from cluster.assessment.prompt_splits import CHOOSING, ORDERING, REPORTING, role_of
-from cluster.assessment.split_sizes import CONFIDENCE_OF_A_LOOK, sizes_at
+from cluster.assessment.prompt_splits import CHOOSING, CONFIDENCE_OF_A_LOOK, ORDERING, REPORTING, role_of, sizes_at
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.splits import shuffled
 from eexit.quality.learn_then_test import alpha_share
@@ -25,7 +24,7 @@ from eexit.results.store.folder import open_store
 from eexit.studies.assessment.cells import AS_RUN, CERTIFIED, Shares
 from eexit.studies.assessment.conclude import verdict_of
 from eexit.studies.assessment.verdict import Bound, Verdict
-from eexit.studies.replay.shortlist import CellSettings, PredictedSetting, neighbours
+from eexit.studies.replay.shortlist import CellSettings, Neighbours, PredictedSetting, neighbours
 from eexit.studies.selection.select_setting import choice_columns, choose_setting
 from eexit.studies.selection.selection_args import AlphaShare, SelectionArgs
 from eexit.studies.selection.selection_data import SelectionData, sequences_of
@@ -93,14 +92,16 @@ class Drawn:
         confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_LOOK
         self.bound = BOUND.model_copy(update={"confidence": confidence})
         self.keys = {cell: keys_of(world, cell) for cell in MODES}
-        self.settings = CellSettings(EarlyExit("unfrozen", "agree").key, *(self._pick(cell) for cell in MODES))
+        self.settings = CellSettings(
+            Neighbours(None, EarlyExit("unfrozen", "agree").key), *(self._pick(cell) for cell in MODES)
+        )
         easy_P, rank_P = random.normal(size=len(self.prompts)), random.random(len(self.prompts))
         self._right_P = random.random(len(self.prompts)) < ACCURACY
         run: dict[str, tuple[float, float]] = {}
         for cell in "CD":
             wanted = [key for key in self.settings.C if key] if cell == "C" else self.keys["D"]
             run |= {key: self.rate(cell, key) for key in wanted}
-        oracles = {self.settings.A: (0.0, world.A)} | {key: self.rate("B", key) for key in self.settings.B if key}
+        oracles = {self.settings.A.bold: (0.0, world.A)} | {key: self.rate("B", key) for key in self.settings.B if key}
         self.run = self._sweep("run", run, easy_P, rank_P, with_normal=True)
         self.oracles = self._sweep("oracles", oracles, easy_P, rank_P, with_normal=False)
         self.choice = self._choose()
@@ -175,7 +176,7 @@ class Drawn:
         return choice_columns(choose_setting(measured, sequences_of(measured), ask))
 
     def timings(self) -> list[dict[str, Any]]:
-        """A first call with steps, and further calls of few configurations on other prompts."""
+        """A first call, and further calls of few configurations on other prompts, each with steps."""
         tested = self.choice["tested"]
         key = self.choice["configuration"] or min(tested, key=lambda each: each["mean_loss"])["configuration"]
         rows: list[dict[str, Any]] = []
@@ -192,7 +193,7 @@ class Drawn:
                                 "seconds": seconds * noise[at]}
                     for at, (each, seconds) in enumerate(times.items())
                 ]  # fmt: skip
-                for at, (batch, step) in enumerate(self.world.steps.items()) if call == 0 else ():
+                for at, (batch, step) in enumerate(self.world.steps.items()):
                     fixed = {"configuration": "unfrozen/fixed/20", "rule": "fixed", "parameter": 20.0, "batch": batch}
                     seconds = times["normal"] * step * noise[4 + at]
                     rows.append(of_round | fixed | {"seconds": seconds})
@@ -202,7 +203,7 @@ class Drawn:
         return rows
 
     def verdict(self) -> Verdict:
-        return verdict_of(self.run, self.oracles, self.settings, self.choice, self.timings(), self.bound, BATCH)
+        return verdict_of([self.run, self.oracles], self.settings, self.choice, self.timings(), self.bound, BATCH)
 
     def true_levels(self) -> dict[str, float]:
         """What each level truly saves, given the pilot's picks and what was certified."""

@@ -66,6 +66,14 @@ def with_places(stored: SweepConfig, asked: SweepConfig) -> SweepConfig:
     return stored.model_copy(update={role: getattr(asked, role) for role in stored.digests if role in asked.digests})
 
 
+def record_places(store: Store, asked: SweepConfig) -> None:
+    """Record the present places of artefacts in the manifest, such as after all folders were moved."""
+    held = read_manifest(store)
+    stored = stored_config(store, held) if held else None
+    if held and stored and (placed := with_places(stored, asked)) != stored:
+        store.publish(MANIFEST, encode_manifest(with_grid(held, placed)))
+
+
 def stored_config(store: Store, held: Manifest) -> SweepConfig:
     """Return the configuration in a manifest.
 

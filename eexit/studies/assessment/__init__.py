@@ -1,5 +1,4 @@
-"""Does early exit pay: what is concluded from the tables of an assessment's steps, and how sure that is.
+"""Conclusions from the tables of an assessment's steps: whether early exit pays, the cause, and how certain both are.
 
-Nothing here runs a model, uses Ray, or decides what is measured. `conclude.conclude` reads the folders of the steps and
-returns a `Verdict` (`verdict`), which is `verdict.json`; `screen` prints it.
+No model runs here. `conclude.conclude` reads the steps' folders and returns a `Verdict`, which `screen` prints.
 """

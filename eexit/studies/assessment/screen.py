@@ -1,159 +1,116 @@
-"""A verdict in sentences and tables of text, which the last screen of an assessment and the report share."""
+"""Sentences and tables of a verdict, which an assessment's last screen and the report share."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from eexit.output.text import format_number, pluralize, short_percent
+from eexit.output.text_table import TextTable
 from eexit.plan.configuration import GENERATE
+from eexit.quality.estimates import Estimate
 from eexit.studies.assessment.cells import A, B, C, D
-from eexit.studies.assessment.verdict import MEANINGS, REASONS, Cell, Interval, TimedContender, Verdict
+from eexit.studies.assessment.verdict import REASONS, JudgedSetting, Verdict
 
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 NOT_MEASURED: Final = "not measured"
 EXACT_CACHE: Final = "exact KV cache"
-LOST: Final = {"answers": "right answers lost, of all prompts"}  # what is lost where it is not the risk's name
+LOST: Final = {"answers": "right answers lost, of all prompts"}  # the loss where it is not the risk's name
 DECIDED_BY: Final = ("the oracle decides where", "the rule decides where")
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table whose cells are text; the first column is of names."""
-
-    title: str
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def printed(self) -> str:
-        """Return the table as a command prints it: its caption, and a line for each row."""
-        lines = [self.heads, *self.rows]
-        names, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = [[row[0].ljust(names), *map(str.rjust, row[1:], others)] for row in lines]
-        return "\n".join([*filter(None, [self.caption]), *("  ".join(row).rstrip() for row in rows)])
-
-
-def reason(verdict: Verdict) -> str:
-    """Return what the answer turns on, with its number, and what is missing."""
-    said, setting = REASONS[verdict.why], verdict.setting
+def explain(verdict: Verdict) -> str:
+    """Return the answer's reason with its number, and the missing steps."""
+    reason, setting = REASONS[verdict.why], verdict.setting
     if verdict.missing:
-        return f"{said} Missing: {', '.join(verdict.missing)}."
-    if setting is None:
-        return said
-    numbers = {
-        "costs": f"saved as run: {share(setting.saved)}",
-        "time": f"time: {times(setting.time)} of full depth's",
-        "answers": f"multiply-adds per right answer: {times(setting.per_right)} of full depth's",
-        "loss": f"lost: {_lost(setting.loss, setting.n)}",
-    }
-    asked = {
-        "costs more": "costs", "costs open": "costs", "slower": "time", "time open": "time", "pays": "time",
-        "dear answers": "answers", "answers open": "answers", "loses too much": "loss", "not certified": "loss",
-    }  # fmt: skip
-    return f"{said[:-1]} ({numbers[asked[verdict.why]]})." if verdict.why in asked else said
+        return f"{reason.sentence} Missing: {', '.join(verdict.missing)}."
+    if setting is None or not reason.field:
+        return reason.sentence
+    number = {
+        "losses": f"lost: {_losses(setting)[0]}",
+        "test_loss": f"lost: {share(setting.test_loss)}",
+        "saved": f"saved as run: {share(setting.saved)}",
+        "per_right": f"multiply-adds per right answer: {multiple(setting.per_right)} of full depth's",
+        "time": f"time: {multiple(setting.time)} of full depth's",
+    }[reason.field]
+    return f"{reason.sentence[:-1]} ({number})."
 
 
 def cause(verdict: Verdict) -> str | None:
-    """Return what fixing alone gains most, as far as that is certain; None where nothing is said of it."""
+    """Return the cause, or those it may be; None without any."""
     if verdict.cause:
-        return f"The cause: {verdict.cause} ({MEANINGS[verdict.cause]})."
-    *others, last = verdict.undecided or [""]
+        return f"The cause: {verdict.cause} ({verdict.cause.meaning})."
+    *others, last = [*map(str, verdict.causes)] or [""]
     return f"The cause is not decided between {', '.join(others)} and {last}." if others else None
 
 
-def needed(verdict: Verdict) -> str | None:
-    """Return what would decide an open answer."""
-    if verdict.needed is None:
-        return None
-    how_many = "No number in reach" if verdict.needed.n is None else f"About {verdict.needed.n:,}"
-    return f"{how_many} of {verdict.needed.what} would decide it."
-
-
-def alternative(verdict: Verdict) -> TimedContender | None:
-    """Return what is faster than full depth, or than a setting that pays, and is not that setting."""
-    own = verdict.setting if verdict.pays else None
-    limit = own.time.mean if own and own.time else 1.0
-    others = [each for each in verdict.timed if not own or each.setting != own.key]
-    faster = [each for each in others if each.time and each.time.mean < limit and (own or each.is_faster)]
-    return min(faster, key=lambda each: each.time.mean if each.time else limit, default=None)
+def alternative(verdict: Verdict) -> str | None:
+    """Return the fastest configuration that takes less time than full depth, or than a setting that pays."""
+    own = verdict.setting.key if verdict.setting else ""
+    limit = verdict.timed[own].time.mean if verdict.pays and own in verdict.timed else 1.0
+    times = {key: each.time for key, each in verdict.timed.items() if key != own}
+    faster = [key for key, time in times.items() if (time.mean < limit if verdict.pays else time.is_below(1))]
+    return min(faster, key=lambda key: times[key].mean, default=None)
 
 
 def sentences(verdict: Verdict) -> Iterator[str]:
-    """Yield what follows the answer, a line each."""
-    yield from filter(None, (cause(verdict), needed(verdict)))
+    """Yield the sentences after the answer."""
+    if found := cause(verdict):
+        yield found
+    if needs := REASONS[verdict.why].needs:
+        how_many = f"No number of {needs} in reach" if verdict.needed is None else f"About {verdict.needed:,} {needs}"
+        yield f"{how_many} would decide it."
     if faster := alternative(verdict):
-        yield f"Faster: {faster.setting}, {times(faster.time)} of full depth's time."
+        yield f"Faster: {faster}, {multiple(verdict.timed[faster].time)} of full depth's time."
 
 
 def tables(verdict: Verdict) -> Iterator[TextTable]:
     """Yield the cells, the gains beside the costs of restrictions, and the times."""
-    if verdict.cells:
-        n, bound = verdict.cells[0].saved.n, short_percent(verdict.bound.max_risk)
+    if {A, B, C, D} <= verdict.cells.keys():
+        n, bound = verdict.cells[A].saved.n, short_percent(verdict.bound.max_risk)
         lost = LOST.get(verdict.bound.risk, verdict.bound.risk)
         caption = f"Saved of multiply-adds if deciding were free, and {lost}, at most {bound} of {n:,}:"
-        rows = [(label, _cell(oracle), _cell(rule)) for label, oracle, rule in cells(verdict)]
+        cells = {name: f"{name} {share(of.saved)}, lost {short_percent(of.lost)}" for name, of in verdict.cells.items()}
+        rows = [(EXACT_CACHE, cells[A], cells[C]), (verdict.cells[D].mode, cells[B], cells[D])]
         yield TextTable("Cells", caption, ("", *DECIDED_BY), rows)
-        costs = {each.name: share(each.share) for each in verdict.costs}
-        alone, average = (
-            [costs.get(f"{each.name} {how}", "") for each in verdict.gains] for how in ("alone", "on average")
-        )
-        gains = [(each.name, share(each.share)) for each in verdict.gains]
+        costs = {name: share(cost) for name, cost in verdict.costs.items()}
+        pairs = {name: [costs.get(f"{name} {how}", "") for how in ("alone", "on average")] for name in verdict.gains}
+        gains = [(name, share(gain), *pairs[name]) for name, gain in verdict.gains.items()]
         heads = ("of multiply-adds", "fixing it alone gains", "it costs alone", "on average over both orders")
-        found = [(*gain, *of) for gain, *of in zip(gains, alone, average, strict=True)]
-        yield TextTable("Gains", "", heads, found)
+        yield TextTable("Gains", "", heads, gains)
     if verdict.timed:
-        timed = [(each.setting, times(each.time), times(each.of_generate, "")) for each in verdict.timed]
-        gaps = [(f"lost to {gap.name}", share(gap.share), "") for gap in verdict.gaps if gap.share and gap.share.high]
-        calls = pluralize(max(each.time.n for each in verdict.timed if each.time), "call")
-        of_time = (f"over {calls}", "of full depth's time", f"of {GENERATE}'s")
-        yield TextTable("Time", "", of_time, [*timed, *gaps])
-
-
-def cells(verdict: Verdict) -> Iterator[tuple[str, Cell, Cell]]:
-    """Yield the rows of the four cells, each with its label: the oracle's and the rule's."""
-    by_name = {each.name: each for each in verdict.cells}
-    for oracle, rule in ((A, C), (B, D)):
-        if oracle in by_name and rule in by_name:
-            yield EXACT_CACHE if oracle == A else by_name[rule].mode, by_name[oracle], by_name[rule]
+        beside = {key: "" if key == GENERATE else multiple(of.of_generate, "") for key, of in verdict.timed.items()}
+        timed = [(key, multiple(of.time), beside[key]) for key, of in verdict.timed.items()]
+        gaps = [(f"lost to {name}", share(gap), "") for name, gap in verdict.gaps.items() if not math.isnan(gap.low)]
+        calls = pluralize(max(each.time.n for each in verdict.timed.values()), "call")
+        yield TextTable("Time", "", (f"over {calls}", "of full depth's time", f"of {GENERATE}'s"), [*timed, *gaps])
 
 
 def setting_line(verdict: Verdict) -> str | None:
-    """Return what was lost by the setting, of which prompts, and what it saves as run."""
-    of = verdict.setting
-    if of is None:
+    """Return the setting's losses, each with its prompts, and its saving as run."""
+    setting = verdict.setting
+    if setting is None:
         return None
-    found = f"certified (use {of.use})" if of.certified else "not certified"
     parts = [
-        f"{of.key}: {found}",
-        f"lost {_lost(of.loss, of.n)}" + " groups" * (of.n_of_prompts is not None),
-        f"of their prompts {_lost(of.loss_of_prompts, of.n_of_prompts)}" if of.n_of_prompts else "",
-        f"of right answers {_lost(of.loss_of_right, of.n_of_right)}" if of.n_of_right else "",
-        f"of test prompts {share(of.test_loss)} of {of.test_loss.n:,}" if of.test_loss else "",
-        f"saved as run {share(of.saved)}",
-        f"per right answer {times(of.per_right)}" if of.per_right else "",
+        f"{setting.key}: " + (f"certified (use {setting.use})" if setting.certified else "not certified"),
+        f"lost {', '.join(_losses(setting))}",
+        f"of test prompts {share(setting.test_loss)} of {setting.test_loss.n:,}" if setting.test_loss.n else "",
+        f"saved as run {share(setting.saved)}",
+        f"per right answer {multiple(setting.per_right)}" if setting.per_right.n else "",
     ]
     return "; ".join(filter(None, parts))
 
 
-def share(found: Interval | None, unknown: str = NOT_MEASURED) -> str:
+def share(found: Estimate | None, unknown: str = NOT_MEASURED, form: str = ".1%") -> str:
     """Return a share in percent with its interval."""
-    if found is None:
+    if found is None or math.isnan(found.mean):
         return unknown
-    ends = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
-    return f"{format_number(found.mean, '.1%')}{ends}"
+    low, high = (format_number(end, form).removesuffix("%") for end in (found.low, found.high))
+    return f"{format_number(found.mean, form)}" + ("" if math.isnan(found.low) else f" ({low} to {high})")
 
 
-def times(found: Interval | None, unknown: str = NOT_MEASURED) -> str:
-    """Return a multiple with its interval."""
-    if found is None:
-        return unknown
-    ends = "" if found.low is None or found.high is None else f" ({found.low:.2f} to {found.high:.2f})"
-    return f"{found.mean:.2f}{ends}"
+multiple = partial(share, form=".2f")
 
 
-def _cell(cell: Cell) -> str:
-    return f"{cell.name} {share(cell.saved)}, lost {short_percent(cell.lost)}"
-
-
-def _lost(loss: float | None, n: int | None) -> str:
-    return NOT_MEASURED if loss is None or n is None else f"{short_percent(loss)} of {n:,}"
+def _losses(setting: JudgedSetting) -> list[str]:
+    return [f"{short_percent(loss)} of {n:,} {population}" for population, (loss, n) in setting.losses.items()]

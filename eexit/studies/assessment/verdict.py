@@ -1,102 +1,94 @@
-"""The content of `verdict.json`, which is written once and read by the report.
+"""Content of `verdict.json`, which the assessment writes and the report reads.
 
-Shares of multiply-adds and shares of time are in two tables, and nothing is a sum or a difference of both. What was not
-measured is null.
+Shares of multiply-adds and shares of time are in separate tables, and no sum or difference has both. An estimate's
+numbers are null where nothing was measured.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import pyarrow.fs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, computed_field
 
-from eexit.quality.estimates import Estimate
+from eexit.quality.estimates import NOTHING, Estimate
 from eexit.results.parquet_files import StoreLocation
 
 FILE: Final = "verdict.json"
 FORMAT: Final = 5
-CEILING, MODE, KNOWLEDGE, DECIDING, PROOF = OF_MULTIPLY_ADDS = ("ceiling", "mode", "knowledge", "deciding", "proof")
-TIME, BATCHES, OVERHEAD = OF_TIME = ("time", "batches", "overhead")
-BOTH: Final = "both"  # the mode and the knowledge
-MEANINGS: Final = {
-    CEILING: "even an oracle in the exact KV cache saves little",
-    MODE: "what exits leave in the KV cache misleads later tokens",
-    KNOWLEDGE: "the rule does not find the tokens that an oracle would let exit",
-    DECIDING: "reading layers to decide, and skipped layers' keys and values",
-    PROOF: "more is within the bound than so few prompts certify",
-    TIME: "multiply-adds are saved, and time is not",
-    BATCHES: "a step of several rows saves less by fewer layers than a step of one",
-    OVERHEAD: "the clock gives less than such steps would",
-}
-Why = Literal[
-    "pays", "look", "missing", "loses too much", "not kept", "costs more", "dear answers", "slower", "not certified",
-    "costs open", "answers open", "not timed", "time open",
-]  # fmt: skip
-REASONS: Final[dict[Why, str]] = {
-    "pays": "A setting is certified, keeps the bound on test prompts, runs less than full depth and takes less time.",
-    "look": "A smoke run certifies nothing.",
-    "missing": "Not all steps are done.",
-    "loses too much": "Every setting that was tried loses more than the bound.",
-    "not kept": "The certified setting loses more than the bound on the test prompts.",
-    "costs more": "Deciding costs more than exits save.",
-    "dear answers": "A right answer takes more multiply-adds than at full depth.",
-    "slower": "The certified setting takes at least as much time as full depth.",
-    "not certified": "No setting that saves is certified to keep the bound.",
-    "costs open": "The certified setting's multiply-adds may be fewer or more than full depth's.",
-    "answers open": "A right answer may take fewer or more multiply-adds than at full depth.",
-    "not timed": "The certified setting was timed in too few calls for an interval.",
-    "time open": "The certified setting may take less or more time than full depth.",
-}
 
 
-class VerdictPart(BaseModel):
-    """A part of a verdict."""
+class Cause(StrEnum):
+    """Cause of an answer other than yes; the last three are of time, where multiply-adds are saved."""
 
-    model_config = ConfigDict(frozen=True)
+    CEILING = "ceiling", "even the oracle with the exact KV cache saves little"
+    MODE = "mode", "the KV cache of skipped layers misleads later tokens"
+    KNOWLEDGE = "knowledge", "the exit rule misses tokens that the oracle lets exit"
+    DECIDING = "deciding", "exit scores, and KV entries of skipped layers"
+    PROOF = "proof", "more is within the bound than so few prompts certify"
+    TIME = "time", "multiply-adds are saved, and time is not"
+    BATCHES = "batches", "fewer layers save less of a step of several slots than of one"
+    OVERHEAD = "overhead", "the clock gives less than such steps allow"
 
+    meaning: str
 
-class Interval(VerdictPart):
-    """An estimate; no ends where there is no interval. `n` counts prompts or, of a time, calls."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    @classmethod
-    def from_estimate(cls, estimate: Estimate) -> "Interval | None":
-        """Return None where nothing is known."""
-        if math.isnan(estimate.mean):
-            return None
-        ends = (estimate.low, estimate.high) if not math.isnan(estimate.low) else (None, None)
-        return cls(mean=estimate.mean, low=ends[0], high=ends[1], n=estimate.n)
-
-    def is_above(self, value: float) -> bool:
-        """True if the whole interval is."""
-        return self.low is not None and self.low > value
-
-    def is_below(self, value: float) -> bool:
-        """True if the whole interval is."""
-        return self.high is not None and self.high < value
+    def __new__(cls, name: str, meaning: str) -> "Cause":
+        """Return a member whose value is its name."""
+        cause = str.__new__(cls, name)
+        cause._value_, cause.meaning = name, meaning
+        return cause
 
 
-class Bound(VerdictPart):
-    """What may be lost: a risk of `eexit.quality.risks`, at most this, with this confidence."""
+class Reason(NamedTuple):
+    """Answer, its sentence, the field of `JudgedSetting` by which it is decided, and what more would decide it."""
+
+    pays: bool | None
+    sentence: str
+    field: str = ""
+    needs: str = ""
+
+
+REASONS: Final[Mapping[str, Reason]] = {
+    "pays": Reason(True, "A setting is certified, runs fewer multiply-adds and takes less time.", "time"),
+    "look": Reason(None, "A smoke run certifies nothing."),
+    "missing": Reason(None, "Not all steps are done."),
+    "loses too much": Reason(False, "Every setting that was tried loses more than the bound.", "losses"),
+    "not kept": Reason(False, "The certified setting loses more than the bound on the test prompts.", "test_loss"),
+    "costs more": Reason(False, "Deciding costs more than exits save.", "saved"),
+    "dear answers": Reason(False, "A right answer takes more multiply-adds than at full depth.", "per_right"),
+    "slower": Reason(False, "The certified setting takes at least as much time as full depth.", "time"),
+    "not certified": Reason(None, "No setting that saves is certified.", "losses", "calibration prompts"),
+    "costs open": Reason(None, "The certified setting may run fewer multiply-adds or more.", "saved", "prompts"),
+    "answers open": Reason(None, "A right answer may take fewer multiply-adds or more.", "per_right", "prompts"),
+    "not timed": Reason(None, "The certified setting was timed in too few calls for an interval."),
+    "time open": Reason(None, "The certified setting may take less or more time than full depth.", "time", "calls"),
+}  # fmt: skip
+
+
+def _parse_estimate(value: Any) -> Any:
+    is_read = isinstance(value, dict)
+    return {name: math.nan if number is None else number for name, number in value.items()} if is_read else value
+
+
+Measured = Annotated[
+    Estimate, BeforeValidator(_parse_estimate), PlainSerializer(lambda found: found.as_dict, when_used="json")
+]
+
+
+class Bound(BaseModel, frozen=True):
+    """Bound on a risk of `eexit.quality.risks`, and the certificate's confidence."""
 
     risk: str
     max_risk: float
     confidence: float = 0.95
 
 
-class Cell(VerdictPart):
-    """What one cell saves and loses: shares of full depth's multiply-adds, and of all prompts. `safe_share` of the
-    prompts have its safer setting, `bold_share` the bolder one, and the others full depth.
-    """
+class Cell(BaseModel, frozen=True):
+    """Shares saved of full depth's multiply-adds and lost of all prompts, and the cell's settings with their shares."""
 
-    name: str
     mode: str
-    saved: Interval
+    saved: Measured
     lost: float
     safe: str | None
     safe_share: float
@@ -104,72 +96,54 @@ class Cell(VerdictPart):
     bold_share: float
 
 
-class Line(VerdictPart):
-    """A share of full depth's multiply-adds or time, by what it is of; null: not measured."""
-
-    name: str
-    share: Interval | None
-
-
-class JudgedSetting(VerdictPart):
-    """The certified setting or, without one, that with the least loss of those that were tested."""
+class JudgedSetting(BaseModel, frozen=True):
+    """Certified setting or, without one, the tested setting with the least loss."""
 
     key: str
     certified: bool
-    use: int  # of the error budget of its calibration prompts
-    loss: float | None
-    n: int
-    loss_of_right: float | None = None  # of the prompts that full depth gets right
-    n_of_right: int | None = None
-    loss_of_prompts: float | None = None  # where groups of prompts, which `n` counts, differ in size
-    n_of_prompts: int | None = None
-    test_loss: Interval | None = None
-    saved: Interval | None = None  # of multiply-adds, as run
-    per_right: Interval | None = None  # multiply-adds per right answer as a multiple of full depth's, with chains
-    time: Interval | None = None  # as a multiple of full depth's
+    use: int  # of the calibration prompts' error budget
+    losses: dict[str, tuple[float, int]]  # share lost and n by population: prompts or groups, and right answers
+    test_loss: Measured = NOTHING
+    saved: Measured = NOTHING  # of multiply-adds, as run
+    per_right: Measured = NOTHING  # multiply-adds per right answer as a multiple of full depth's, with thinking
+    time: Measured = NOTHING  # as a multiple of full depth's; `n` counts calls
 
 
-class TimedContender(VerdictPart):
-    """A time over calls, as a multiple of full depth's, and of that of transformers' `generate`."""
+class ContenderTime(BaseModel, frozen=True):
+    """Time over calls as a multiple of full depth's, and of transformers' `generate`."""
 
-    setting: str
-    time: Interval | None
-    of_generate: Interval | None = None
-
-    @property
-    def is_faster(self) -> bool:
-        """True if it certainly takes less time than full depth."""
-        return self.time is not None and self.time.is_below(1)
+    time: Measured
+    of_generate: Measured = NOTHING
 
 
-class Needed(VerdictPart):
-    """What would decide an open answer with a chance of 80 %, if all stays as it is; null: more than can be had."""
-
-    what: Literal["calibration prompts", "prompts", "calls"]
-    n: int | None
-
-
-class Verdict(VerdictPart):
-    """`pays` is null where that is not known, and `why` names what it turns on. `cause` is what fixing alone certainly
-    gains most; where nothing is, it may be any of `undecided`.
-    """
+class Verdict(BaseModel, frozen=True):
+    """Answer, its reason and causes (one that is certain, or several to choose from), and the tables behind them."""
 
     format: Literal[5] = FORMAT
-    pays: bool | None
-    why: Why
-    cause: str | None = None
-    undecided: list[str] = Field(default_factory=list)
-    needed: Needed | None = None
+    why: str = Field(pattern=f"^({'|'.join(REASONS)})$")
+    causes: list[Cause] = Field(default_factory=list)
+    needed: int | None = None  # of what `Reason.needs` would decide an open answer with 80 % power; null: out of reach
     missing: list[str] = Field(default_factory=list)  # steps
     bound: Bound
-    batch: int  # rows at a time, of all times
-    where: str = ""  # what was measured, and where: model, dtype, weights, cores, threads
+    batch: int  # slots of all times
+    where: str = ""  # model, dtype, weights, cores, threads
     setting: JudgedSetting | None = None
-    cells: list[Cell] = Field(default_factory=list)
-    gains: list[Line] = Field(default_factory=list)  # of fixing one thing alone
-    costs: list[Line] = Field(default_factory=list)  # of each restriction alone, and on average over both orders
-    gaps: list[Line] = Field(default_factory=list)  # of time
-    timed: list[TimedContender] = Field(default_factory=list)
+    cells: dict[str, Cell] = Field(default_factory=dict)
+    gains: dict[str, Measured] = Field(default_factory=dict)  # of fixing one thing alone
+    costs: dict[str, Measured] = Field(default_factory=dict)  # of a restriction alone, and on average over both orders
+    gaps: dict[str, Measured] = Field(default_factory=dict)  # shares of full depth's time
+    timed: dict[str, ContenderTime] = Field(default_factory=dict)  # by configuration
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def pays(self) -> bool | None:
+        """Answer; None: not known."""
+        return REASONS[self.why].pays
+
+    @property
+    def cause(self) -> Cause | None:
+        """Certain cause, if any."""
+        return self.causes[0] if len(self.causes) == 1 else None
 
     def to_json(self) -> str:
         """Return the content of `verdict.json`."""
@@ -177,7 +151,7 @@ class Verdict(VerdictPart):
 
 
 def read_verdict(location: StoreLocation) -> tuple[Verdict | None, Sequence[str]]:
-    """Return the verdict, if there is one, and a line if it is left out because it can't be read."""
+    """Return the verdict, if any, and a line for a file that can't be read."""
     path = location.path(FILE)
     if location.filesystem.get_file_info(path).type != pyarrow.fs.FileType.File:
         return None, ()

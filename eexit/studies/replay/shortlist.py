@@ -37,16 +37,16 @@ class Neighbours(NamedTuple):
 
 
 class CellSettings(NamedTuple):
-    """The settings of the four cells: the oracle in the exact KV cache, and two neighbours each."""
+    """Two neighbours for each of the four cells; A has full depth, and the oracle with the exact KV cache."""
 
-    A: str
+    A: Neighbours
     B: Neighbours
     C: Neighbours
     D: Neighbours
 
     @property
     def keys(self) -> frozenset[str]:
-        return frozenset({self.A, *(key for pair in (self.B, self.C, self.D) for key in pair if key)})
+        return frozenset(key for pair in self for key in pair if key)
 
 
 class PredictedSetting(NamedTuple):
@@ -112,7 +112,8 @@ class Pilot:
     def cells(self) -> CellSettings:
         """The settings of the four cells."""
         pairs = (self.oracles, self.candidates(EXACT), self.candidates(self.mode))
-        return CellSettings(EarlyExit(EXACT, ORACLE).key, *(neighbours(settings, self.max_risk) for settings in pairs))
+        oracle = Neighbours(None, EarlyExit(EXACT, ORACLE).key)
+        return CellSettings(oracle, *(neighbours(settings, self.max_risk) for settings in pairs))
 
     @cached_property
     def oracles(self) -> Sequence[PredictedSetting]:

@@ -1,8 +1,9 @@
-"""Which ask of its prompts a choice is, and what it may therefore err with (`eexit.quality.learn_then_test`).
+"""Number of a selection among the uses of its calibration prompts, and its error budget
+(`eexit.quality.learn_then_test`).
 
-An ask is counted by the prompts for choosing that it looks at, and by the model: those before it that looked at any of
-them count, whatever the folder, the dtype or the settings. What is looked through are this folder, those beside it, and
-the steps of assessments beside it, on a local disk. The same question about the same runs is the same ask.
+Uses count by calibration prompts and model: all earlier selections with any of these prompts count, whatever the
+folder, the dtype or the settings. They are searched in this folder, in folders beside it, and in the steps of
+assessments beside it, on a local disk. The same selection from the same runs is the same use.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
-    """The columns of `CHOICES` by which asks of the same prompts are found."""
+    """Return the columns of `CHOICES` that identify uses of the same prompts."""
     config = sweep.manifest.config
     return {
         "model": config["model"],
@@ -35,17 +36,18 @@ def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
 
 
 def hash_of_runs(config: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """Of the runs that a sweep has, by its manifest; once it has grown, it is another one. Artefacts count by
-    their digests.
+    """Return a hash of a sweep's runs by its manifest, with the digests of artefacts.
+
+    An extended sweep has another one.
     """
     placeless = {name: value for name, value in config.items() if name not in config.get("digests", ())}
     return content_hash(placeless, {name: value for name, value in model.items() if name != "parts"})
 
 
 def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
-    """Which ask this question is, given its columns, among those in `store` and beside it.
+    """Return the number of this use, given its columns, among those in `store` and beside it.
 
-    Without `planned`, as many are planned as the asks before it say, or one. Raises `UsageError` if they say otherwise.
+    Without `planned`, the earlier uses determine how many are planned, or one is. Raises `UsageError` if they differ.
     """
     before = _each_once(_asked_in([store, *_beside(store)], question))
     declared = before[0]["planned"] if before else planned or 1
@@ -61,19 +63,19 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
 
 
 def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
-    """The asks that looked at any of these prompts."""
+    """Return the uses of any of these prompts."""
     of_model = (row for each in stores for row in CHOICES.rows(each) if row["model"] == question["model"])
     return [row for row in of_model if not set(row["units"]).isdisjoint(question["units"])]
 
 
 def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
-    """The first of the rows of each question, the earliest one first."""
+    """Return the first row of each selection, earliest first."""
     latest_first = sorted(rows, key=lambda row: row["started"], reverse=True)
     return list({_what(row): row for row in latest_first}.values())[::-1]
 
 
 def _beside(store: Store) -> Iterator[Store]:
-    """Those beside a folder of results on a local disk; of a step, those beside its assessment."""
+    """Return the folders beside results on a local disk; beside the assessment, for one of its steps."""
     if store.is_local:
         folder = Path(store.root)
         is_step = (folder.parent / ASSESSMENT).is_file()
@@ -81,7 +83,7 @@ def _beside(store: Store) -> Iterator[Store]:
 
 
 def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
-    """Folders of results with choices, in this one or one level deeper, but for `folder`."""
+    """Return the folders with selections in a folder, or one level deeper, except one."""
     for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
         for found in sorted(home.glob(pattern)):
             if found.parent != folder:
@@ -89,5 +91,5 @@ def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
 
 
 def _what(row: Row) -> tuple[Any, ...]:
-    """What the same question has in common with itself."""
+    """Return the columns that the same selection shares."""
     return tuple(tuple(row[name]) if name in ("asked", "units") else row[name] for name in QUESTION)

@@ -1,5 +1,4 @@
-"""What `jobs/choose.py` prints: the settings that were tested, what was counted, how the choice does on prompts that
-had no part in it, and the certificate."""
+"""Output of `jobs/choose.py`: tested settings, counts, results on test prompts, and the certificate."""
 
 from collections.abc import Iterator
 
@@ -35,7 +34,7 @@ REPORTING = (
 
 
 def tested_table(choice: Selection) -> ResultTable:
-    """A section per family, and a line per setting in the order of testing."""
+    """Return the table of tested settings: a section per family, a line per setting in the order of testing."""
     measured = choice.measured
     loss, cost = RISKS[measured.question.risk].definition, COSTS[measured.question.cost].definition
     caption = TESTED.format(loss=loss, test=TESTS[measured.test], cost=cost)
@@ -62,7 +61,7 @@ def _outcome(setting: TestedSetting, sequence: TestedSequence) -> str:
 
 
 def counted_table(choice: Selection) -> ResultTable:
-    """What was counted and how, with a line for each thing that there was."""
+    """Return the table of prompts, groups, seeds and failures, as far as there are any."""
     measured = choice.measured
     (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.of(NORMAL)
     is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()
@@ -94,7 +93,7 @@ def counted_table(choice: Selection) -> ResultTable:
 
 
 def _of_certified(choice: Selection, chosen: TestedSetting) -> dict[str, str | None]:
-    """Its texts, what right answers take, and how fast it is where it was timed."""
+    """Return the certified setting's texts, its cost of a right answer, and its speed where it was timed."""
     cut = _share(choice.measured.cut(chosen.configuration))
     found = {
         "right answers of the certified setting": _share(chosen.accuracy),
@@ -117,7 +116,7 @@ def _share(known: float | None) -> str | None:
 
 
 def held_out_table(choice: Selection) -> ResultTable:
-    """The certified setting and the naive one on the prompts for reporting."""
+    """Return the table of the certified and the naive setting on the test prompts."""
     table = ResultTable(REPORTING)
     table.add("name", "choice")
     table.add("key", "setting", shorten=short_name)
@@ -145,7 +144,7 @@ def _numbers(held_out: HeldOutResult | None) -> list[str]:
 
 
 def certificate(choice: Selection) -> Iterator[str]:
-    """What holds with which confidence, or plainly that nothing can be certified, and which ask it is."""
+    """Yield the certificate with its confidence, or that nothing can be certified, and the number of this use."""
     question, ask, chosen = choice.measured.question, choice.ask, choice.chosen
     err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
     yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."

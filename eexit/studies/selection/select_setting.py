@@ -1,8 +1,7 @@
-"""Choosing a setting of a finished sweep: `choose_setting`.
+"""Selection of a finished sweep's setting with a bounded risk: `choose_setting`.
 
-Settings are tested on the prompts that are for choosing, in an order that comes from elsewhere. The result is looked at
-on those that are for reporting (`eexit.plan.splits`), which have no part in it. The method is explained in
-`eexit.quality.learn_then_test`.
+Settings are tested on the calibration prompts, in an order from other prompts. The selected one is checked on the test
+prompts (`eexit.plan.splits`), which select nothing. `eexit.quality.learn_then_test` explains the method.
 """
 
 import math
@@ -24,7 +23,7 @@ from eexit.studies.timing.speedups import Speedup, speedups_of
 
 @dataclass(frozen=True)
 class HeldOutResult:
-    """What a setting does on the prompts that are for reporting."""
+    """Result of a setting on the test prompts."""
 
     mean_loss: float
     n: int
@@ -34,7 +33,7 @@ class HeldOutResult:
 
 @dataclass(frozen=True)
 class TestedSetting:
-    """A setting in its sequence."""
+    """Setting in its sequence, with its test."""
 
     configuration: str
     mean_loss: float  # over the prompts for choosing
@@ -57,22 +56,22 @@ class TestedSetting:
 
 @dataclass(frozen=True)
 class TestedSequence(SettingSequence):
-    """A sequence of settings, and what came of each."""
+    """Sequence of settings, with their tests."""
 
     tested: Sequence[TestedSetting] = ()
 
     @property
     def stopped_at(self) -> TestedSetting | None:
-        """The first setting that was not certified."""
+        """First setting that was not certified."""
         return next((setting for setting in self.tested if not setting.certified), None)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was tested, and what came of it.
+    """Tested settings and the selected one.
 
-    `chosen` is the cheapest certified setting, even where it costs more than full depth. `naive` is the cheapest of all
-    settings whose mean loss on the prompts for choosing is at most the bound, which has no guarantee.
+    `chosen` is the cheapest certified setting, even where it costs more than full depth. `naive` is the cheapest
+    setting with a mean loss within the bound on the calibration prompts, which has no guarantee.
     """
 
     measured: SelectionData
@@ -92,13 +91,13 @@ class Selection:
 
     @property
     def is_of_groups(self) -> bool:
-        """True if groups of prompts differ in size, so that no mean over them is one over prompts."""
+        """True if groups differ in size, so that a mean over groups is no mean over prompts."""
         tested = [each for sequence in self.sequences for each in sequence.tested]
         return any(each.loss_of_prompts is not None for each in tested)
 
 
 def choose_setting(measured: SelectionData, sequences: Sequence[SettingSequence], ask: AlphaShare) -> Selection:
-    """The cheapest setting whose risk is bounded, and what it was chosen from."""
+    """Return the cheapest setting with a bounded risk, and all tests."""
     tested = _test(measured, sequences, ask)
     settings = [setting for sequence in tested for setting in sequence.tested]
     chosen = _cheapest([setting for setting in settings if setting.certified])
@@ -137,7 +136,6 @@ def _test(measured: SelectionData, sequences: Sequence[SettingSequence], ask: Al
 
 
 def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting:
-    """A setting by itself, not yet in a sequence."""
     question, loss_P = measured.question, measured.choosing.of(key)
     texts = (measured.accuracy(key), measured.accuracy(NORMAL), measured.changed(key))
     if not len(loss_P):
@@ -156,7 +154,7 @@ def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting
 
 
 def _needed(measured: SelectionData, setting: TestedSetting, error: float) -> int | None:
-    """How many prompts would certify a setting that these don't."""
+    """Return the number of prompts that would certify a setting which these don't."""
     if setting.p_value <= error or not setting.n:
         return None
     losses = measured.choosing.of(setting.configuration)
@@ -170,7 +168,7 @@ def _cheapest(settings: Sequence[TestedSetting]) -> TestedSetting | None:
 
 
 def _held_out(measured: SelectionData, tested: TestedSetting | None) -> HeldOutResult | None:
-    """None if there is no setting, or no prompt for reporting that has a loss."""
+    """Return the result on the test prompts; None without a setting, or without a loss."""
     loss_P = measured.reporting.of(tested.configuration) if tested else np.array([])
     if not len(loss_P):
         return None
@@ -180,7 +178,7 @@ def _held_out(measured: SelectionData, tested: TestedSetting | None) -> HeldOutR
 
 
 def question_columns(measured: SelectionData, sequences: Sequence[SettingSequence]) -> dict[str, Any]:
-    """The columns of `CHOICES` that say what is asked, and of which prompts."""
+    """Return the columns of `CHOICES` that record the arguments and the calibration prompts."""
     question = measured.question
     return {
         "risk": question.risk,
@@ -199,7 +197,7 @@ def question_columns(measured: SelectionData, sequences: Sequence[SettingSequenc
 
 
 def ask_columns(ask: AlphaShare, n_sequences: int) -> dict[str, Any]:
-    """The columns of `CHOICES` that say which ask of its prompts it is, and what it may err with."""
+    """Return the columns of `CHOICES` that record the number of this use and its error budget."""
     return {
         "question": ask.number,
         "planned": ask.planned,
@@ -209,7 +207,7 @@ def ask_columns(ask: AlphaShare, n_sequences: int) -> dict[str, Any]:
 
 
 def choice_columns(choice: Selection) -> dict[str, Any]:
-    """The columns of `CHOICES` that the choice fills."""
+    """Return the columns of `CHOICES` that record the selection."""
     return {
         **question_columns(choice.measured, choice.sequences),
         **ask_columns(choice.ask, len(choice.sequences)),

@@ -1,6 +1,6 @@
-"""What is asked when a setting is chosen: which risk, which bound, among which settings, tested how and in which order.
+"""Arguments of a selection: risk, bound, candidate settings, test and order.
 
-All of it is settled, and written down, before the losses of a prompt for choosing are looked at.
+All are recorded before a loss of a calibration prompt is read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _IDENTITY: Final = ["run_id", "prompt_id", "prompt", "configuration", "seed", "s
 
 @dataclass(frozen=True)
 class CostMeasure:
-    """A cost that settings are compared by: a column's sum over sampling units, as a fraction of another column's."""
+    """Cost by which settings are compared: a column's sum over sampling units, as a fraction of another column's."""
 
     definition: str
     column: str
@@ -59,7 +59,7 @@ COSTS: Final[dict[str, CostMeasure]] = {
 
 @dataclass(frozen=True)
 class SettingFamily:
-    """The settings of a mode, rule, exit set and gate by their keys, the most conservative one first."""
+    """Keys of the settings of a mode, rule, exit set and gate, the most conservative first."""
 
     mode: str
     rule: str
@@ -76,16 +76,16 @@ class SettingFamily:
 
 
 def has_order(columns: Mapping[str, Any]) -> bool:
-    """Whether the configuration with these columns, as in `eexit.results.tables.CONFIGURATION`, belongs to a family."""
+    """Return True if a configuration with these columns of `eexit.results.tables.CONFIGURATION` is in a family."""
     rule = RULES.get(columns["rule"] or "")
     return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
 
 
 def families(configurations: Iterable[Mapping[str, Any]]) -> list[SettingFamily]:
-    """The families of these configurations that have an order, in order of appearance.
+    """Return the families of these configurations that have an order, in order of appearance.
 
-    Each rule says itself which end of its parameter is conservative (`Rule.higher_exits_later`). A grid without an
-    order can't be tested as a sequence: rules without a parameter, controls, and drafts.
+    Each rule declares the conservative end of its parameter (`Rule.higher_exits_later`). A sequence needs an order:
+    rules without a parameter, controls and drafts have none.
     """
     parameters: dict[tuple[str, str, str], dict[str, float]] = {}
     for columns in filter(has_order, configurations):
@@ -102,7 +102,7 @@ def families(configurations: Iterable[Mapping[str, Any]]) -> list[SettingFamily]
 
 @dataclass(frozen=True)
 class AlphaShare:
-    """The number of an ask of its prompts, from 1, of how many that were planned, and what it may err with."""
+    """Number of a use of its prompts, from 1, with the planned number and the error budget."""
 
     number: int
     planned: int
@@ -111,7 +111,7 @@ class AlphaShare:
 
 @dataclass(frozen=True)
 class SelectionArgs:
-    """The flags of `jobs/choose.py`. Without modes, rules and keys, all settings are candidates."""
+    """Flags of `jobs/choose.py`; without modes, rules and keys, all settings are candidates."""
 
     risk: str
     max_risk: float = 0.05
@@ -125,7 +125,7 @@ class SelectionArgs:
     planned_uses: int | None = None  # of the same prompts, how many are planned; None: as was said at the first, or one
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for values that no question has."""
+        """Raise `UsageError` for impossible values."""
         for name, share in (("--max-risk", self.max_risk), ("--confidence", self.confidence)):
             if not 0 < share < 1:
                 raise UsageError(f"{name} must be above 0 and below 1, as in 0.05 or 0.95, got {share:g}")
@@ -136,19 +136,19 @@ class SelectionArgs:
 
     @property
     def columns(self) -> Sequence[str]:
-        """Those of runs that say what it needs to know."""
+        """Columns of runs that a selection needs."""
         column = RISKS[self.risk].column
         names = [*_IDENTITY, *([] if column == SCORE else [column]), *COSTS[self.cost].columns, *_TEXTS, *OF_RIGHT]
         return list(dict.fromkeys(names))
 
     def part_of(self, unit: str) -> str:
-        """What the prompts of a unit are for: `reporting`, `pilot` or `choosing`."""
+        """Return the split of a sampling unit: `reporting`, `pilot` or `choosing`."""
         if in_test_split(unit):
             return "reporting"
         return "pilot" if self.order == PARETO and not self.pilot and in_pilot_split(unit) else "choosing"
 
     def names(self, columns: Mapping[str, Any]) -> bool:
-        """Whether the configuration with these columns is a candidate."""
+        """Return True if the configuration with these columns is a candidate."""
         return (
             columns["configuration"] != NORMAL
             and (not self.modes or columns["mode"] in self.modes)
@@ -158,10 +158,10 @@ class SelectionArgs:
 
 
 def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[list[SettingFamily], list[str]]:
-    """The families of settings to test, and a line for each group of configurations that is left out.
+    """Return the families of settings to test, and a line for each group of configurations that is left out.
 
-    Raises `UsageError` for names that the sweep lacks, for what is asked for by name and can't be tested, and if
-    nothing is left.
+    Raises `UsageError` for names that the sweep lacks, for named settings that can't be tested, and without any
+    setting.
     """
     from eexit.results.finished_sweep import refuse_unknown  # here, since flags are made of the names above
 
@@ -196,14 +196,14 @@ def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[
 
 
 def _asked_for_by_name(question: SelectionArgs, unordered: Sequence[str], costless: Sequence[SettingFamily]) -> bool:
-    """Whether something that can't be tested was named itself, and not only its mode."""
+    """Return True if a setting that can't be tested was named itself, not only its mode."""
     rules = {key.split("/")[1] for key in unordered if "/" in key} | {family.rule for family in costless}
     keys = {*unordered, *(key for family in costless for key in family.settings)}
     return bool(rules & set(question.rules) or keys & set(question.keys))
 
 
 def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask: AlphaShare) -> None:
-    """Raises `UsageError` if no setting could be certified with `n` prompts even if nothing were ever lost."""
+    """Raise `UsageError` if `n` prompts without any loss can't certify a setting."""
     least = prompts_without_loss(question.max_risk, ask.error / n_sequences)
     if n < least:
         which = f", as the {ordinal(ask.number)} ask of these prompts (error {short_percent(ask.error)}),"

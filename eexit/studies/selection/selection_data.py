@@ -1,4 +1,4 @@
-"""What a setting is chosen from: the losses and costs of the settings of a finished sweep, and the order of testing."""
+"""Losses and costs of a finished sweep's settings, from which one is selected, and the order of testing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ from eexit.studies.selection.selection_args import COSTS, AlphaShare, CostMeasur
 
 @dataclass(frozen=True)
 class SettingSequence:
-    """Settings by their keys, in the order in which they are tested until one is not certified."""
+    """Keys of settings in the order of testing, which ends at the first one that is not certified."""
 
     name: str
     settings: Sequence[str]
@@ -48,9 +48,9 @@ class SettingSequence:
 
 
 class SelectionData:
-    """The losses and costs of the settings that a question is about, by part: none is looked at before it is asked.
+    """Losses and costs of the candidate settings by split; each is read only when it is needed.
 
-    Raises `UsageError` for what nothing can be chosen from.
+    Raises `UsageError` for data from which nothing can be selected.
     """
 
     def __init__(self, sweep: FinishedSweep, question: SelectionArgs) -> None:
@@ -76,7 +76,7 @@ class SelectionData:
             raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
 
     def units_of(self, part: str) -> Sequence[str]:
-        """The prompts, or groups of them, of this part (`SelectionArgs.part_of`)."""
+        """Return the sampling units of a split (`SelectionArgs.part_of`)."""
         return [unit for unit in self.all_units if self.question.part_of(unit) == part]
 
     @cached_property
@@ -94,22 +94,22 @@ class SelectionData:
 
     @cached_property
     def reporting(self) -> LossMatrix:
-        """The losses of prompts that have no part in the choice; they are what it is checked with."""
+        """Losses of the test prompts, which select nothing."""
         return self.losses("reporting")
 
     @cached_property
     def costs(self) -> Mapping[str, float]:
-        """Of each setting, over the sampling units for choosing."""
+        """Cost of each setting over the calibration prompts."""
         return self.costs_of("choosing")
 
     @property
     def test(self) -> str:
-        """The name of the test: which one follows from what a loss is, before any is looked at."""
+        """Name of the test, which follows from the kind of loss before any is read."""
         return EXACT if self._is_whole else BETTING
 
     @cached_property
     def _is_whole(self) -> bool:
-        """Whether all losses are 0 or 1: nothing is averaged over different seeds, over prompts or over judges."""
+        """True if all losses are 0 or 1: none is a mean over seeds, prompts or judges."""
         ids = pc.unique(self._runs["prompt_id"]).to_pylist()
         alone = len(ids) == len(self.all_units)
         return self.risk.is_whole and alone and (self.n_seeds == 1 or self.n_same_for_every_seed == len(self.keys))
@@ -120,19 +120,19 @@ class SelectionData:
 
     @cached_property
     def _fixed(self) -> Sequence[str]:
-        """The configurations whose runs are the same for every seed."""
+        """Configurations whose runs are the same for every seed."""
         temperature = self.sweep.manifest.config["temperature"]
         each = {entry["configuration"]: configuration_of(entry) for entry in self.sweep.manifest.configurations}
         return [key for key, configuration in each.items() if not depends_on_seed(configuration, temperature)]
 
     @cached_property
     def n_same_for_every_seed(self) -> int:
-        """Of the settings."""
+        """Number of settings whose runs are the same for every seed."""
         return sum(key in self._fixed for key in self.keys)
 
     @cached_property
     def n_groups(self) -> tuple[int, int]:
-        """How many prompts name a group, and how many groups these are."""
+        """Number of prompts that name a group, and number of these groups."""
         ids = pc.unique(self._runs["prompt_id"]).to_pylist()
         grouped = {prompt["id"] for prompt in self.sweep.manifest.config["prompts"] if prompt.get("group")}
         named = [self.sweep.unit_of[prompt_id] for prompt_id in ids if prompt_id in grouped]
@@ -140,24 +140,26 @@ class SelectionData:
 
     @cached_property
     def failed(self) -> Sequence[str]:
-        """The configurations of the failed runs, each a loss of 1. Where `normal` failed, settings are compared with
-        the best that it could have said."""
+        """Configurations of the failed runs, each a loss of 1.
+
+        Settings are compared with the best possible run where `normal` failed.
+        """
         runs: Sequence[str] = self._different.filter(pc.field("status") != OK)["configuration"].to_pylist()
         return runs
 
     @cached_property
     def n_unusable(self) -> int:
-        """Texts that a judge was asked about in vain, for risk judge."""
+        """Number of texts without a usable judgement, for risk judge."""
         run_ids = self._different["run_id"].to_pylist()
         return sum(by_run.get(run_id, 0.0) is None for by_run in self._judged.values() for run_id in run_ids)
 
     @property
     def judges(self) -> Sequence[str]:
-        """Whose scores they are, for risk judge."""
+        """Names of the judges, for risk judge."""
         return tuple(dict.fromkeys(judge for judge, _ in self._judged))
 
     def losses(self, part: str) -> LossMatrix:
-        """The losses of the prompts of this part, or of all."""
+        """Return the losses of a split's prompts, or of all."""
         runs = self._of_part(part)
         found = losses(self.risk, _with_scores(runs, self._judged) if self.risk.column == SCORE else runs)
         outside = found.loss_PC[(found.loss_PC < 0) | (found.loss_PC > 1)]
@@ -169,7 +171,7 @@ class SelectionData:
         return found
 
     def accuracy(self, key: str) -> float | None:
-        """The share of right answers of a configuration, over the prompts for choosing that the risk is about."""
+        """Return a configuration's share of right answers over the calibration prompts with a risk."""
         wrong = self._mean_of(WRONG, key)
         return None if wrong is None else 1 - wrong
 
@@ -179,8 +181,10 @@ class SelectionData:
         return None if math.isnan(share) else share
 
     def losses_of_right(self, key: str) -> np.ndarray:
-        """The losses of a configuration over the prompts for choosing that `normal` gets right, (P,), as shares of what
-        it gets right; none where lost answers are not the risk. A failed run of `normal` counts as right, as in losses.
+        """Return a configuration's losses over the calibration prompts that `normal` gets right, (P,), as shares of
+        right runs.
+
+        Empty for other risks than lost answers. A failed run of `normal` counts as right, as in losses.
         """
         if self.risk is not RISKS["answers"]:
             return np.array([])
@@ -192,11 +196,11 @@ class SelectionData:
         return shares
 
     def changed(self, key: str) -> float | None:
-        """The share of a configuration's texts that are not those of `normal`, over the prompts for choosing."""
+        """Return a configuration's share of texts unlike `normal`'s, over the calibration prompts."""
         return self._mean_of(CHANGED, key)
 
     def per_right(self, key: str) -> Mapping[str, CostPerCorrect]:
-        """What a configuration takes for a right answer, over the prompts for choosing; empty without chains."""
+        """Return a configuration's costs of a right answer, over the calibration prompts; empty without thinking."""
         runs = self._of_part("choosing")
         unit_of = dict(zip(runs["prompt_id"].to_pylist(), runs["unit"].to_pylist(), strict=True))
         return per_right(runs.select(OF_RIGHT), unit_of).get(key, {})
@@ -211,8 +215,7 @@ class SelectionData:
         return self._told[what.column]
 
     def costs_of(self, part: str) -> Mapping[str, float]:
-        """The cost of each setting over the sampling units of this part, or over all; infinite where it is not
-        known."""
+        """Return the cost of each setting over a split's sampling units, or over all; infinite if unknown."""
         cost = COSTS[self.question.cost]
         runs = self._of_part(part, self.sweep.runs_of_units)
         costs = {
@@ -229,13 +232,13 @@ class SelectionData:
 
     @cached_property
     def _different(self) -> pa.Table:
-        """The runs, of which those that are the same for every seed are there once."""
+        """Runs, with those that are the same for every seed once."""
         is_fixed = pc.is_in(self.sweep.runs["configuration"], pa.array(self._fixed, pa.string()))
         fixed, others = self.sweep.runs.filter(is_fixed), self.sweep.runs.filter(pc.invert(is_fixed))
         return pa.concat_tables([once_each(fixed, RUN_OF_ALL_SEEDS), others])
 
     def _of_asked_prompts(self) -> pa.Table:
-        """The runs of the prompts that the risk is about: of those that bring an answer, for risk answers."""
+        """Return the runs of prompts with a risk: with an answer, for risk answers."""
         runs = self.sweep.runs_of_units
         if self.risk is not RISKS["answers"]:
             return runs
@@ -255,7 +258,7 @@ class SelectionData:
         return runs.filter(pc.is_in(runs["unit"], pa.array(wanted, pa.string())))
 
     def _any_known(self) -> bool:
-        """Whether any prompt has a loss at any setting."""
+        """Return True if any prompt has a loss in any setting."""
         if self.risk.column == SCORE:
             return bool(self._judged)
         of_settings = self._runs.filter(pc.is_in(self._runs["configuration"], pa.array(self.keys, pa.string())))
@@ -272,11 +275,11 @@ def _cost(cost: CostMeasure, runs: pa.Table, key: str) -> float:
 
 
 class VacuousBoundError(UsageError):
-    """A bound that a setting would keep which loses half of all right answers."""
+    """Error for a bound that permits the loss of half of all right answers."""
 
 
 def refuse_empty(measured: SelectionData) -> None:
-    """Raises `VacuousBoundError` if `normal` gets too few answers right for lost ones to tell anything."""
+    """Raise `VacuousBoundError` if `normal` gets too few answers right for a bound on lost ones."""
     question, right = measured.question, measured.accuracy(NORMAL)
     if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.max_risk):
         return
@@ -289,9 +292,9 @@ def refuse_empty(measured: SelectionData) -> None:
 
 
 def sequences_of(measured: SelectionData) -> Sequence[SettingSequence]:
-    """What is tested in which order, from the question and, for `pareto`, from the pilot's losses and costs alone.
+    """Return the sequences of settings to test; for `pareto`, the pilot's losses and costs alone give the order.
 
-    Raises `UsageError` for too few prompts, and for a pilot that shares prompts with the choice.
+    Raises `UsageError` for too few prompts, and for a pilot that shares prompts with the selection.
     """
     question = measured.question
     n_sequences = 1 if question.order == PARETO else len(measured.families)
@@ -326,7 +329,7 @@ def sequences_of(measured: SelectionData) -> Sequence[SettingSequence]:
 
 
 def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float | None]]:
-    """The score of each run that a judge was asked about, by judge and rubric; None where it gave no usable one."""
+    """Return the score of each judged run by judge and rubric; None without a usable one."""
     judged: dict[tuple[str, str], dict[str, float | None]] = {}
     for row in JUDGEMENTS.rows(sweep.store):
         score = fmean(row[aspect] for aspect in ASPECTS) if row["status"] == OK else None
@@ -335,7 +338,8 @@ def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float |
 
 
 def _with_scores(runs: pa.Table, judged: Mapping[tuple[str, str], Mapping[str, float | None]]) -> pa.Table:
-    """The runs once for each judge and rubric, with the score. Scores of one seed, judge and rubric are compared.
+    """Return the runs once for each judge and rubric, with the score; scores of the same seed, judge and rubric are
+    compared.
 
     Without a usable judgement, a text has the worst score, and that of `normal` the best.
     """

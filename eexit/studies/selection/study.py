@@ -1,4 +1,4 @@
-"""Choosing a setting of a finished sweep whose risk is bounded, from what the sweep recorded."""
+"""Study that selects a finished sweep's setting with a bounded risk, from the sweep's records."""
 
 from collections.abc import Sequence
 
@@ -24,13 +24,16 @@ ASKED = "asked"
 
 
 class SelectionStudy(Study):
-    """Two units: what is asked, which lands before a loss for choosing is looked at, and what was tested and chosen."""
+    """Study of two units: the arguments, then the tests and the selection.
+
+    The first is committed before a loss of a calibration prompt is read.
+    """
 
     table, doing = CHOICES, "choosing"
     choice: Selection
 
     def __init__(self, sweep: FinishedSweep, question: SelectionArgs) -> None:
-        """Raises `UsageError` for what nothing can be chosen from."""
+        """Raise `UsageError` if nothing can be selected."""
         self._measured = SelectionData(sweep, question)
         refuse_empty(self._measured)
         self._sequences = sequences_of(self._measured)
@@ -56,5 +59,11 @@ class SelectionStudy(Study):
 
 
 def choices_made(store: Store) -> Sequence[Row]:
-    """The rows of the choices that came to an end, the latest last."""
+    """Return the rows of finished selections, the latest last."""
     return [row for row in CHOICES.rows(store) if row["status"] == OK]
+
+
+def latest_choice(store: Store, risk: str, max_risk: float, confidence: float) -> Row | None:
+    """Return the row of the latest finished selection at a bound, if any."""
+    made = [row for row in choices_made(store) if (row["risk"], row["max_risk"]) == (risk, max_risk)]
+    return next((row for row in reversed(made) if row["confidence"] == confidence), None)

@@ -1,8 +1,8 @@
-"""Times over calls of `jobs/timings.py`, as multiples of full depth's in the same round.
+"""Times over calls of `jobs/timings.py`, as multiples of full depth's time in the same round.
 
-The state of a machine, which the rounds of a call share, differs between calls: so the call is the random effect. The
-first call has most contenders, and picks the fastest of them; since the fastest of several equally fast ones looks
-faster than it is, only further calls on other prompts say how fast it is.
+The rounds of a call share the state of the machine, which differs between calls: so the call is the random effect. The
+first call has most contenders, and finds the fastest. Since the fastest of several equally fast ones looks faster than
+it is, only further calls on other prompts measure its time.
 
 Shapes: R rounds.
 """
@@ -11,18 +11,20 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eexit.plan.configuration import DRAFT, GENERATE, NORMAL, mode_of
 from eexit.quality.estimates import MIN_CALLS, NOTHING, Estimate, estimate_over_calls
+from eexit.quality.intervals import t_interval
+from eexit.studies.timing.step_times import step_times
 
 Row = Mapping[str, Any]
 
 
 def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str, np.ndarray]]:
-    """Return by call and configuration its time as a multiple of another's in the same round, (R,)."""
+    """Return the time by call and configuration as a multiple of another's in the same round, (R,)."""
     seconds: dict[str, dict[str, dict[int, float]]] = {}
     for row in timings:
         of_call = seconds.setdefault(row["timing_id"], {})
@@ -39,7 +41,7 @@ def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str
 
 
 def whole_calls(timings: Sequence[Row], keys: Collection[str], batches: Collection[int], n_rounds: int) -> set[str]:
-    """Return the calls in which all of these were timed at all of these batch sizes, in so many rounds or more."""
+    """Return the calls with all of these configurations at all of these batch sizes, in at least so many rounds."""
     found: dict[str, set[tuple[str, int, int]]] = {}
     for row in timings:
         found.setdefault(row["timing_id"], set()).add((row["configuration"], row["batch"], row["round"]))
@@ -48,7 +50,7 @@ def whole_calls(timings: Sequence[Row], keys: Collection[str], batches: Collecti
 
 
 def calls_like(call: Sequence[Row], timings: Sequence[Row]) -> set[str]:
-    """Return the calls in which the same was timed as in one call, and nothing else, in as many rounds."""
+    """Return the calls with exactly the configurations, batch sizes and rounds of another call."""
 
     def timed(rows: Sequence[Row]) -> set[tuple[Any, ...]]:
         return {tuple(row[name] for name in ("configuration", "batch", "round")) for row in rows}
@@ -59,48 +61,100 @@ def calls_like(call: Sequence[Row], timings: Sequence[Row]) -> set[str]:
     return {timing_id for timing_id, rows in by_call.items() if timed(rows) == timed(call)}
 
 
+class TimeGaps(NamedTuple):
+    """Shares of full depth's time lost to batches and to overhead, and the former less the latter, over calls."""
+
+    batches: Estimate
+    overhead: Estimate
+    difference: Estimate
+
+
 @dataclass(frozen=True)
 class Times:
-    """The timings at one batch size, and the setting that may be used, if there is one."""
+    """Timings at a batch size, with the certified setting, if any."""
 
-    rows: Sequence[Row]
+    timings: Sequence[Row]
+    batch: int
     setting: str | None
 
     @cached_property
+    def _rows(self) -> Sequence[Row]:
+        return [row for row in self.timings if row["batch"] == self.batch]
+
+    @cached_property
     def _first(self) -> str | None:
-        """The call in which most contenders were timed; of several, the earliest."""
-        calls = calls_of(self.rows)
+        """The earliest call with most contenders."""
+        calls = calls_of(self._rows)
         return max(calls, key=lambda call: len(self._contenders(calls[call])), default=None)
 
     def _contenders(self, call: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """The times of what loses nothing beyond the bound: full depth's own or verified, and the setting."""
+        """Return the times of `generate`, drafts and the setting, which lose nothing beyond the bound."""
         lossless = {key for key in call if mode_of(key) in (GENERATE, DRAFT)} | {self.setting}
         return {key: float(np.median(time_R)) for key, time_R in call.items() if key in lossless}
 
     @cached_property
     def first_call(self) -> Mapping[str, float]:
-        return self._contenders(calls_of(self.rows)[self._first]) if self._first else {}
+        """Times in the call with most contenders, by configuration."""
+        return self._contenders(calls_of(self._rows)[self._first]) if self._first else {}
 
     @property
     def fastest(self) -> str | None:
-        """The fastest contender of the first call beside the setting; None: full depth is."""
+        """The first call's fastest contender other than the setting; None: full depth."""
         others = {key: time for key, time in self.first_call.items() if key != self.setting and time < 1}
         return min(others, key=lambda key: others[key], default=None)
 
     @property
     def are_whole(self) -> bool:
-        """True if the contenders were timed together, and those that are told of in further calls."""
+        """True if one call has all contenders, and further calls have the setting and the fastest other one."""
         if not self.first_call or (self.setting and self.setting not in self.first_call):
             return False
         return all(self.of(key).n for key in {self.setting, self.fastest} - {None} if key)
 
+    @cached_property
+    def _further(self) -> Mapping[str, Sequence[Row]]:
+        """The rows of further calls, at all batch sizes, by call; no prompt is in the first call too."""
+        known = {prompt for row in self._rows if row["timing_id"] == self._first for prompt in row["prompt_ids"]}
+        shared = {row["timing_id"] for row in self.timings if known & {*row["prompt_ids"]}}
+        found: dict[str, list[Row]] = {}
+        for row in self.timings:
+            if row["timing_id"] not in shared:
+                found.setdefault(row["timing_id"], []).append(row)
+        return found
+
+    def _ratios(self, key: str, beside: str = NORMAL) -> dict[str, np.ndarray]:
+        """Return the time in each further call as a multiple of another's, (R,)."""
+        rows = [row for of_call in self._further.values() for row in of_call if row["batch"] == self.batch]
+        return {call: times[key] for call, times in calls_of(rows, beside).items() if key in times}
+
     def of(self, key: str, beside: str = NORMAL) -> Estimate:
-        """The time in further calls, whose prompts have no part in the first one; no interval below `MIN_CALLS`."""
-        known = {prompt for row in self.rows if row["timing_id"] == self._first for prompt in row["prompt_ids"]}
-        shared = {row["timing_id"] for row in self.rows if known & {*row["prompt_ids"]}}
-        further = calls_of([row for row in self.rows if row["timing_id"] not in shared], beside)
-        ratios = [call[key] for call in further.values() if key in call]
+        """Return the time over further calls; fewer than `MIN_CALLS`: no interval."""
+        ratios = [*self._ratios(key, beside).values()]
         if not ratios:
             return NOTHING
         found = replace(estimate_over_calls(ratios), n=len(ratios))
         return found if len(ratios) >= MIN_CALLS else replace(found, low=math.nan, high=math.nan)
+
+    def gaps(self, exit_share: Mapping[int, float], n_layers: int) -> TimeGaps:
+        """Return the gaps over further calls with steps at the setting's exit layers, of slots and of a single one.
+
+        Steps allow a saving: that of free decisions, if all slots exited at the same steps. Batches take what steps of
+        a single slot allow beyond steps of all slots; overhead takes what these allow beyond the saving of time.
+        """
+        found: list[tuple[float, float, float]] = []
+        for call, time_R in self._ratios(self.setting or "").items():
+            steps = step_times(self._further[call], n_layers)
+            layers = {layer for layer, share in exit_share.items() if share}
+            if steps and {1, self.batch} <= steps.seconds.keys() and layers <= {*steps.layers}:
+                share_G = [exit_share.get(layer, 0.0) for layer in steps.layers]
+                single, slots = (steps.allowed(batch, share_G) for batch in (1, self.batch))
+                batches, overhead = single - slots, slots - 1 + float(np.median(time_R))
+                found.append((batches, overhead, batches - overhead))
+        return TimeGaps(*map(_over_calls, np.reshape(found, (-1, 3)).T))
+
+
+def _over_calls(values: np.ndarray) -> Estimate:
+    if not len(values):
+        return NOTHING
+    n, mean = len(values), float(values.mean())
+    ends = t_interval(mean, float(values.var(ddof=1)), n) if n >= MIN_CALLS else (math.nan, math.nan)
+    return Estimate(mean, *ends, n)

@@ -1,8 +1,8 @@
-"""How long decoding takes: the engine in any configuration, and transformers' own `generate` beside it.
+"""Timers of decoding: the engine in any configuration, and transformers' `generate`.
 
-All get the same prompts and make the same number of tokens of each, greedy; EOS ends nothing. The clock starts once
-every row has UNTIMED_TOKENS tokens: the first comes from the prompt's pass, and the step that gives the second may
-still be making room. It stops with the last token, when the device is done.
+All decode the same prompts greedily and make the same number of tokens; EOS ends nothing. The clock starts once every
+slot has UNTIMED_TOKENS tokens: the first comes from prefill, and the step of the second may still allocate memory. It
+stops with the last token, after the device has finished.
 """
 
 import math
@@ -35,9 +35,9 @@ Contender = Configuration | HFGenerate
 
 @dataclass(frozen=True)
 class Timing:
-    """The timed tokens of all rows, what they took, and what they cost in multiply-adds; None: it is not known.
+    """Timed tokens of all slots, their seconds, and their multiply-adds; None: unknown.
 
-    `study_tables.TIMINGS` says what each is.
+    `study_tables.TIMINGS` defines each.
     """
 
     tokens: int
@@ -50,7 +50,7 @@ class Timing:
 
 
 class Stopwatch:
-    """Times what reports its tokens as `Engine.generate` does, after the step that gives every row its second token."""
+    """Timer of a decoder that reports tokens as `Engine.generate` does, from every slot's second token on."""
 
     def __init__(self, device: torch.device, n_rows: int):
         self._device, self._untimed = device, n_rows * (UNTIMED_TOKENS - 1)
@@ -66,16 +66,15 @@ class Stopwatch:
             self._began = now(self._device)
 
     def stop(self) -> float:
-        """The seconds since it began; NaN if it has not, since rows ended early."""
+        """Return the seconds since the start; NaN if slots ended before it."""
         return now(self._device) - (math.nan if self._began is None else self._began)
 
 
 class DecodeTimer:
-    """A sweep's model, as the engine runs it and as transformers loads it, and prompts to time both with.
+    """A sweep's model, in the engine and as transformers loads it, with the prompts to time.
 
-    Each prompt is decoded for `n_tokens`, or for fewer where `lengths` has its id.
-
-    Raises `UsageError` if the model can't be loaded or none of the prompts can be used.
+    Each prompt is decoded for `n_tokens`, or for fewer if `lengths` has its id. Raises `UsageError` if the model can't
+    be loaded or no prompt can be used.
     """
 
     def __init__(self, config: SweepConfig, device: str, n_tokens: int, lengths: Mapping[str, int] | None = None):
@@ -98,16 +97,16 @@ class DecodeTimer:
         )
 
     def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:
-        """Decode one batch, for so many tokens only. Returns the seconds that it took."""
+        """Decode one batch for a number of tokens, and return the seconds."""
         began = time.perf_counter()
         self._time(contender, batches(self.prompts, batch)[0], n_tokens)
         return time.perf_counter() - began
 
     def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
-        """Decode prompts, `batch` rows at a time: how long it took, and the tokens of each row. Raises `UsageError`.
+        """Decode prompts in batches, and return the timing and the tokens of each. Raises `UsageError`.
 
-        Rows of a batch have about the same length, and are decoded for as many tokens as the shortest has. What a draft
-        gave at once, before the clock started, is not timed.
+        Prompts of a batch have similar lengths, and the shortest text counts for all. A draft's tokens before the clock
+        starts are not timed.
         """
         by_length = sorted(prompts, key=self._length, reverse=True)
         parts = [self._time(contender, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
@@ -115,7 +114,6 @@ class DecodeTimer:
         return _summed(timed), [text for _, texts in parts for text in texts]
 
     def _length(self, prompt: Prompt) -> int:
-        """The tokens that it is decoded for."""
         return self._length_of.get(prompt, self.n_tokens)
 
     def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
@@ -137,9 +135,9 @@ class DecodeTimer:
         return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
 
     def _costs(self, configuration: Configuration, n_prompt: int, outcome: Outcome) -> Timing:
-        """What a row's timed tokens cost: all decided ones, less those of the step before the clock starts.
+        """Return the multiply-adds of a request's timed tokens: of all decided ones but those before the clock starts.
 
-        Raises `UsageError` for a row that failed.
+        Raises `UsageError` for a failed request.
         """
         if isinstance(outcome, RequestFailure):
             raise UsageError(f"{configuration.key} can't be timed: {outcome.error}")
@@ -160,7 +158,7 @@ class DecodeTimer:
 
 
 def _summed(parts: Sequence[Timing]) -> Timing:
-    """All of them together; a cost is None if any of theirs is."""
+    """Return the sum of several timings; a cost is None if one of them is unknown."""
     columns: dict[str, Any] = {}
     for name in (field.name for field in fields(Timing)):
         values = [getattr(part, name) for part in parts]
@@ -169,10 +167,7 @@ def _summed(parts: Sequence[Timing]) -> Timing:
 
 
 def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
-    """The token ids of the sweep's prompts that can be followed by so many tokens, by the prompts' ids.
-
-    Raises `UsageError` if none can.
-    """
+    """Return prompt id → token ids, for prompts with room for so many tokens. Raises `UsageError` if none has."""
     config, context_of = generator.config, generator.engine.decoder.context_of
     runs = [Run("", prompt, NoExit(), config.seeds[0]) for prompt in config.prompts]
     tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}
@@ -186,14 +181,14 @@ def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt
 
 
 def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
-    """All prompts in batches of `size` rows; they repeat until the last batch is full."""
+    """Return all prompts in batches of one size; prompts repeat to fill the last batch."""
     n_batches = -(-len(prompts) // size)
     rows = list(islice(cycle(prompts), n_batches * size))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
+    """Return the seconds of a clock, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -202,7 +197,7 @@ def now(device: torch.device) -> float:
 
 
 def describe_machine(device: torch.device) -> str:
-    """The GPU, or the processor with its cores and instructions."""
+    """Return the name of the GPU, or of the processor with its cores and instructions."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

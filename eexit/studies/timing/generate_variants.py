@@ -1,4 +1,4 @@
-"""Variants of transformers' own `generate` beside a sweep's configurations: which, and whether they write the same."""
+"""Variants of transformers' `generate` to time beside configurations, and whether their texts are the same."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -20,7 +20,7 @@ BESIDE_CAPTION = (
 
 
 def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
-    """Transformers' own by these keys: plain `generate` always, then with its lookup. Raises `UsageError`."""
+    """Return the variants with these keys, always with plain `generate` first. Raises `UsageError`."""
     known = {f"{GENERATE}/{variant}": HFGenerate(variant=variant) for variant in VARIANTS}
     for key in keys:
         if key not in (GENERATE, *known):
@@ -29,7 +29,7 @@ def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
 
 
 def with_identity(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a round with what tells their texts from those of `normal` in place of the texts."""
+    """Return the rows of a round with a comparison of their texts and `normal`'s in place of the texts."""
     normal = {row["batch"]: row[TEXTS] for row in rows if row["configuration"] == NORMAL}
     told = [_told_apart(row, normal.get(row["batch"])) for row in rows]
     return [{name: value for name, value in row.items() if name != TEXTS} for row in told]
@@ -48,7 +48,7 @@ def _told_apart(row: Row, normal: Sequence[Sequence[int]] | None) -> Row:
 
 
 def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
-    """Variants of transformers' own `generate`, and whether they write the same; None if none was timed."""
+    """Return the table of `generate` and its variants: times, and shares of equal texts; None if none was timed."""
     rows = list(measurements)
     keys = {row["configuration"]: None for row in rows if mode_of(row["configuration"]) == GENERATE}
     variants = [f"{GENERATE}/{variant}" for variant in VARIANTS]
@@ -74,7 +74,7 @@ def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
 
 
 def _beside(speedup: Speedup, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """`rows` are its measurements, in which the texts are the same but for chance in the order of sums."""
+    """Return the cells of a variant, whose texts differ between rounds only by the order of sums."""
     firsts = [row["first_difference"] for row in rows if row["first_difference"] is not None]
     first = str(min(firsts)) if firsts else "none"
     return [*times_of(speedup), percent(min(row["identical"] for row in rows)), first, f"{rows[0]['warm_up'] or 0:.1f}"]

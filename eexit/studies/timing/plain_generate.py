@@ -1,4 +1,4 @@
-"""Transformers' own `generate`, as it is timed beside the engine, and variants of it.
+"""Transformers' `generate` and its variants, as they are timed beside the engine.
 
 It decodes greedily, always the same number of tokens; EOS ends nothing.
 """
@@ -20,9 +20,9 @@ Prompt = tuple[int, ...]  # its token ids
 
 
 def plain_model(generator: ModelGenerator, device: str) -> PreTrainedModel:
-    """The generator's model as transformers loads it: loaded once more if its linear layers were packed.
+    """Return the generator's model as transformers loads it; load it again if its linear layers were packed.
 
-    Its own generation config is replaced: it could end rows, or change the likeliest token by penalties.
+    A plain generation config replaces its own, which could end texts early or change the top token by penalties.
     """
     is_packed = any(isinstance(module, PackedLinear) for module in generator.model.modules())
     model = load_model_and_tokenizer(generator.config, device)[0] if is_packed else generator.model
@@ -37,9 +37,9 @@ def generate_greedily(
     progress: Progress = lambda n_tokens: None,
     settings: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """The tokens that `generate` of a `plain_model` makes, (rows, n_tokens), with further `settings`, if any.
+    """Return the tokens that `generate` of a `plain_model` makes, (B, n_tokens), with further `settings`, if any.
 
-    Calls `progress` as `Engine.generate` does: with the tokens of each step, of which the prompt's pass is none.
+    Calls `progress` as `Engine.generate` does: with the tokens of each decode step; prefill counts as none.
     """
     ids = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_value=-1, padding_side="left"
@@ -55,7 +55,7 @@ def generate_greedily(
 
 
 def settings_of(contender: HFGenerate) -> dict[str, Any]:
-    """The arguments of `generate` that make it this one."""
+    """Return the arguments of `generate` for a variant."""
     if contender.draft_layer is not None:
         return {"assistant_early_exit": contender.draft_layer + 1}  # so many layers
     if contender.variant == LOOKUP:
@@ -64,7 +64,7 @@ def settings_of(contender: HFGenerate) -> dict[str, Any]:
 
 
 def drafts_itself(model: PreTrainedModel) -> bool:
-    """Whether `generate` can draft with a model's early layers: only where its configuration's number is obeyed."""
+    """Return True if `generate` can draft with early layers: the model follows its configuration's number."""
     base = getattr(model, model.base_model_prefix, model)
     config, layers = base.config, getattr(base, "layers", None)
     if layers is None or len(layers) != config.num_hidden_layers:
@@ -82,7 +82,7 @@ def drafts_itself(model: PreTrainedModel) -> bool:
 
 
 class _ProgressCriteria(StoppingCriteria):
-    """Never stops a row; it is called after each step with all tokens so far."""
+    """Stopping criterion that stops nothing, and reports the tokens of each step."""
 
     def __init__(self, progress: Progress, n_prompt: int):
         self._progress, self._seen = progress, n_prompt + 1  # the first token is of the prompt's pass

@@ -1,9 +1,8 @@
-"""What timings say: tokens per second, and what was saved in theory, by what was run, and in time; and their tables.
+"""Speed-ups by the rows of `timings`, with their tables: tokens per second, and savings in theory, as run and in time.
 
-Contenders are compared by seconds per token that was timed: a draft's first round may give more tokens before the clock
-starts than a step of full depth does. They are compared within a round of a call only, where everything was timed
-within moments. Medians are over the rounds of a call, and intervals are over calls
-(`eexit.quality.estimates.estimate_over_calls`): one call tells no times apart.
+Times are seconds per timed token, since a draft's first round may give more tokens before the clock starts than a step
+of full depth. They are compared within a round, in which all are timed within moments. Medians are over a call's
+rounds, and intervals are over calls (`eexit.quality.estimates.estimate_over_calls`); a single call has none.
 """
 
 import math
@@ -48,9 +47,9 @@ DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all t
 
 @dataclass(frozen=True)
 class Speedup:
-    """One configuration, or `generate`, at one batch size, beside `normal` or another one that it is compared with.
+    """Speed of a configuration or `generate` at a batch size, beside that of `normal` or of another baseline.
 
-    Savings are fractions of full depth. `theoretical` and `run` are None where no costs are known.
+    Savings are shares of full depth. `theoretical` and `run` are None without known costs.
     """
 
     configuration: str
@@ -69,17 +68,17 @@ class Speedup:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast as what it is compared with."""
+        """Ratio of both speeds."""
         return self.ratio.mean
 
     @property
     def time(self) -> Estimate:
-        """Its time as a multiple of that of what it is compared with."""
+        """Time as a multiple of the baseline's."""
         return Estimate(1 / self.ratio.mean, 1 / self.ratio.high, 1 / self.ratio.low, self.rounds)
 
     @property
     def saved(self) -> Estimate:
-        """1 - seconds / seconds of normal, at the median speed-up and at the ends of its interval."""
+        """1 − seconds / seconds of normal, at the median speed-up and at both ends of its interval."""
         return Estimate(1 - 1 / self.ratio.mean, 1 - 1 / self.ratio.low, 1 - 1 / self.ratio.high, self.rounds)
 
     @property
@@ -88,15 +87,15 @@ class Speedup:
 
     @property
     def shortfall(self) -> float | None:
-        """What of the run saving was not realised; below 0 if more was."""
+        """Saving as run less the saving of time; below 0 if time saves more."""
         return None if self.run is None else self.run - self.realised
 
 
 def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) -> list[Speedup]:
-    """For each batch size and configuration, in order of appearance within the batch size.
+    """Return the speed-ups by batch size and configuration, in order of appearance within a batch size.
 
-    `measurements` are rows of `eexit.results.study_tables.TIMINGS`, of one call or several. They are compared with
-    `beside`, a key; rounds without it are left out.
+    `measurements` are rows of `eexit.results.study_tables.TIMINGS` from one or several calls. Rounds without `beside`,
+    a key, are left out.
     """
     rows = sorted(measurements, key=lambda row: row["batch"])
     found = []
@@ -117,9 +116,7 @@ def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) ->
 
 
 def speedups_of(measurements: Sequence[Mapping[str, Any]], key: str, beside: str = NORMAL) -> list[Speedup]:
-    """By batch size, what all calls measured of a configuration on the machine, and in the dtype, of the latest one,
-    compared with `beside`.
-    """
+    """Return a configuration's speed-ups by batch size, over calls on the latest call's machine and in its dtype."""
     setup = next((_setup(row) for row in reversed(measurements) if row["configuration"] == key), None)
     there = [row for row in measurements if _setup(row) == setup]
     return [each for each in speedups(there, beside) if each.configuration == key]
@@ -130,7 +127,7 @@ def _setup(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: bool) -> Speedup:
-    """`calls` are measurements of each call, with those of what they are compared with in the same round."""
+    """Return a speed-up by call: pairs of a measurement and its baseline's in the same round."""
     ratio = estimate_over_calls([
         np.array([base["seconds"] * row["tokens"] / (row["seconds"] * base["tokens"]) for row, base in pairs])
         for pairs in calls
@@ -160,13 +157,13 @@ def _ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> float |
 
 
 def _sums(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> tuple[float, float] | None:
-    """Over rounds; None where one of them is not known."""
+    """Return the sums over rounds; None if a value is unknown."""
     numerator, denominator = np.array([[row.get(above), row.get(below)] for row in rows], dtype=float).sum(axis=0)
     return (float(numerator), float(denominator)) if denominator > 0 and not math.isnan(numerator) else None
 
 
 def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
-    """A section per batch size, and a line per configuration; `measurements` are those of one timing."""
+    """Return the table of a call's measurements, with a section per batch size and a line per configuration."""
     rows = list(measurements)
     prompts = dict.fromkeys(prompt_id for row in rows for prompt_id in row["prompt_ids"])
     caption = f"{CAPTION} Prompts: {', '.join(truncate_lines([*prompts]))}." if rows else CAPTION
@@ -180,7 +177,7 @@ def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:
 
 
 def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
-    """What drafts gained; None if there are none."""
+    """Return the table of drafts; None without any."""
     found = [speedup for speedup in speedups(measurements) if speedup.acceptance is not None]
     table = ResultTable(DRAFTS_CAPTION)
     table.add("number", "rows")
@@ -192,13 +189,13 @@ def drafts_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
 
 
 def times_of(speedup: Speedup) -> list[str]:
-    """Its time as a multiple of that of `normal`, and the interval of that; nothing of a single call's."""
+    """Return a time as a multiple of `normal`'s, with its interval; nothing for a single call."""
     of = speedup.time
     return ["–", "–"] if math.isnan(of.low) else [f"{of.mean:.2f}", interval(of.low, of.high, ".2f")]
 
 
 def in_time(speedup: Speedup) -> str:
-    """What it saved of the time; nothing of a single call."""
+    """Return the saving of time; nothing for a single call."""
     return "–" if math.isnan(speedup.ratio.low) else percent(speedup.realised)
 
 

@@ -1,11 +1,11 @@
-"""How long a step takes, by rows and by layers run, and what that lets exits save at most.
+"""Duration of a decode step by slots and layers run, and the saving that it permits at most.
 
-A step of eight rows takes hardly longer than one of a single row, and all rows go through a layer together, as long as
-any row needs it. So what exits save of the time follows from T(rows, layers), not from the share of layers: it is
-measured by having all rows exit at one layer (rule `fixed`). No exits save more of it than those of rows that leave at
-the same steps: where they leave at different ones, a step goes as deep as the deepest of them.
+A step of eight slots takes hardly longer than a step of one, and all slots go through a layer together while any of
+them needs it. So the saving of time follows from T(slots, layers) rather than from the share of layers. Steps are timed
+with exits of all slots at one layer (rule `fixed`). Exits of slots at different layers save less, since a step goes as
+deep as its deepest slot.
 
-Shapes: G exitable layers and then the final one.
+Shapes: G exitable layers and the final one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,19 +33,19 @@ ALLOWED_CAPTION = (
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Median seconds of a step, by batch size and by the last layer that is run."""
+    """Median seconds of a step, by batch size and last layer run."""
 
     layers: Sequence[int]  # the exitable ones that were timed, and the final one
     seconds: Mapping[int, Sequence[float]]  # batch size → of each layer
 
     def allowed(self, batch: int, share_G: Sequence[float]) -> float:
-        """What is saved of a step at full depth if all rows exit at the same layer, which has these chances."""
+        """Return the share of a full-depth step that is saved if all slots exit at one layer, with these chances."""
         seconds_G = np.array(self.seconds[batch])
         return 1 - float(np.array(share_G) @ seconds_G) / float(seconds_G[-1])
 
 
 def step_times(measurements: Iterable[Mapping[str, Any]], n_layers: int) -> StepTimes | None:
-    """From the measurements of one timing; None if exits at one layer or `normal` were not timed in it."""
+    """Return the step times of one call; None unless it has exits at one layer and `normal`."""
     found: dict[tuple[int, int], list[float]] = {}
     for row in measurements:
         layer = int(row["parameter"]) if exits_at_one_layer(row["rule"]) else n_layers - 1
@@ -58,7 +58,7 @@ def step_times(measurements: Iterable[Mapping[str, Any]], n_layers: int) -> Step
 
 
 def exits_at_one_layer(rule: str | None) -> bool:
-    """Whether all tokens exit at the layer that is the rule's parameter."""
+    """Return True if all tokens exit at the layer that is the rule's parameter."""
     found = RULES.get(rule or "")
     return found is not None and not found.sees and not found.draws
 
@@ -74,9 +74,7 @@ def step_table(times: StepTimes) -> ResultTable:
 def allowed_table(
     measurements: Sequence[Mapping[str, Any]], times: StepTimes, exit_shares: Mapping[str, Mapping[int, float]]
 ) -> ResultTable:
-    """What T(rows, layers) allows beside what was run less and what was realised, of configurations whose exits are
-    known.
-    """
+    """Return the table of permitted, run and realised savings, for configurations with known exits."""
     table = ResultTable(ALLOWED_CAPTION)
     table.add("number", "rows")
     table.add("key", "configuration", shorten=short_name)

@@ -1,6 +1,6 @@
-"""Timing configurations of a finished sweep: which, at which batch sizes, with which prompts.
+"""Study of times: configurations of a finished sweep, at several batch sizes, on some of its prompts.
 
-In each round everything is timed once, in another order.
+Each round times all of them once, in an order of its own.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 from eexit.studies.timing.calls import Times
 from eexit.studies.timing.generate_variants import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
-from eexit.studies.timing.step_times import allowed_table, step_table, step_times
+from eexit.studies.timing.step_times import allowed_table, exits_at_one_layer, step_table, step_times
 
 WARM_UP_TOKENS: Final = 8
 COLUMNS: Final = ("prompt_id", "status", "configuration", "n_tokens")
@@ -50,9 +50,9 @@ Contender = Configuration | HFGenerate
 
 @dataclass(frozen=True)
 class SweepExitShares:
-    """Where the sweep's tokens of the timed prompts exited: configuration → layer → share of its decided tokens.
+    """Exits of the sweep's tokens of the timed prompts: configuration → layer → share of decided tokens.
 
-    With it, steps are timed: `normal` and exits of all rows at one layer.
+    With it, the study also times steps: `normal`, and exits of all slots at one layer.
     """
 
     shares: Mapping[str, Mapping[int, float]]
@@ -60,9 +60,9 @@ class SweepExitShares:
 
 
 class TimingStudy(Study):
-    """Contenders at batch sizes, with the prompts of `config`.
+    """Study of contenders at several batch sizes, with the prompts of `config`.
 
-    A unit is a round, and a part times one contender at one batch size; the first unit warms up.
+    A unit is a round, and a part times one contender at one batch size. The first unit warms up.
     """
 
     table, needs_model, times = TIMINGS, True, True
@@ -86,12 +86,11 @@ class TimingStudy(Study):
 
     @property
     def _tokens(self) -> str:
-        """How many tokens rows have, in words."""
         least = min(self.lengths.values())
         return pluralize(self.n_tokens, "token") if least == self.n_tokens else f"{least} to {self.n_tokens} tokens"
 
     def load(self, device: str) -> Sequence[str]:
-        """Raises `UsageError` if the model can't be loaded, or none of the prompts leaves room for so many tokens."""
+        """Raise `UsageError` if the model can't be loaded, or if no prompt leaves room for so many tokens."""
         from eexit.studies.timing.decode_timer import DecodeTimer
         from eexit.studies.timing.plain_generate import drafts_itself
 
@@ -125,7 +124,7 @@ class TimingStudy(Study):
         return [StudyUnit(self._parts(number)) for number in range(self.n_rounds + 1)]
 
     def _parts(self, number: int) -> Sequence[StudyPart]:
-        """The parts of a round; round 0 warms up. Contenders of one batch size are next to each other, shuffled."""
+        """Return the parts of a round, shuffled within a batch size; round 0 warms up."""
         parts = []
         for batch in self.batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
@@ -160,7 +159,7 @@ class TimingStudy(Study):
         return PartResult([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
 
     def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
-        """By batch size, then in the order of the contenders."""
+        """Return the rows of a round by batch size, then in the contenders' order."""
         names = [contender.key for contender in self.contenders]
         rows = with_identity(super().rows(unit, results))
         return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
@@ -173,29 +172,30 @@ class TimingStudy(Study):
 
 
 def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Sequence[Any]:
-    """Those of a round, from 1, if each takes so many and all have their turn; None: each round takes all."""
+    """Return the prompts of a round, counted from 1, if rounds take `per_round` prompts in turn; None: all of them."""
     n_turns = max(1, len(prompts) // (per_round or len(prompts)))
     return prompts[(number - 1) % n_turns :: n_turns][:per_round]
 
 
 def _drafts(contender: Contender) -> bool:
-    """Whether it is a `generate` that drafts at a layer."""
     return isinstance(contender, HFGenerate) and contender.draft_layer is not None
 
 
 def _rows(batches: Sequence[int]) -> str:
-    """Batch sizes in words: `1, 2 and 8 rows`."""
+    """Return batch sizes in words: `1, 2 and 8 rows`."""
     *others, last = batches
     return " and ".join([*filter(None, [", ".join(map(str, others))]), pluralize(last, "row")])
 
 
 @dataclass(frozen=True)
 class TimingArgs:
-    """The flags of `jobs/timings.py`. Without keys, all configurations that can be timed, or `only_chosen` the one that
-    was chosen last, if any was; beside them, `drafts` as a sweep has them. `only_fastest`: of all these, only full
-    depth, `generate`, the keys, and what calls before found to be the fastest. `with_steps`, also how long a step takes
-    by the layers run. With `per_round`, a round takes only so many of the prompts, the next one the next. `only_unused`
-    prompts are those that no call before has timed with more contenders; those timed least often come first.
+    """Flags of `jobs/timings.py`.
+
+    Without keys, all configurations that can be timed are; with `only_chosen`, the setting of the last selection, if
+    any. `drafts` are timed beside them. `only_fastest` leaves full depth, `generate`, the keys, and the fastest other
+    configuration of earlier calls. `with_steps` adds exits of all slots at each exitable layer; with `only_fastest`,
+    at the exit layers of the keys. `per_round` prompts take turns in rounds. `only_unused` prompts were in no call with
+    more configurations; the least often timed ones come first.
     """
 
     keys: Sequence[str]
@@ -213,25 +213,21 @@ class TimingArgs:
 
     @property
     def columns(self) -> Sequence[str]:
-        """The columns of runs that a plan needs."""
+        """Columns of runs that a plan needs."""
         return (*COLUMNS, *(EXITS if self.with_steps else ()))
 
 
 def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
-    """What to time.
+    """Return the study.
 
-    Raises `UsageError` for configurations that can't be timed, and for prompts that all failed.
+    Raises `UsageError` for configurations that can't be timed, and if all prompts failed.
     """
     config = sweep.config(", which can't be timed by this one")
-    chosen = _asked_for(sweep, config, asked)
+    chosen, exitable = _asked_for(sweep, config, asked), sweep.manifest.exitable_layers
     lengths = _text_lengths(sweep.runs)
     if not lengths:
         raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
     drafting = [HFGenerate(each.layer) for each in chosen if isinstance(each, Draft)]
-    if asked.with_steps:
-        # Exits of all tokens at each exitable layer, which say how long a step takes by the layers run.
-        at_one = [EarlyExit(FIRST_STATE, "fixed", float(layer)) for layer in sweep.manifest.exitable_layers]
-        chosen = [*chosen, *(each for each in at_one if each not in chosen)]
     drafts = _drafts_of(asked.drafts, sweep)
     contenders = list(dict.fromkeys([NoExit(), *variants_beside(asked.baselines), *chosen, *drafting, *drafts]))
     if asked.only_fastest:
@@ -239,6 +235,11 @@ def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
         contenders = [each for each in contenders if each.key in keys]
     lengths = _timed_lengths(sweep.name, lengths, asked.n_tokens)
     ids = _fresh(sweep, [*lengths], contenders, asked.n_prompts) if asked.only_unused else [*lengths]
+    if asked.with_steps:
+        layers = {layer for each in chosen if isinstance(each, EarlyExit) for layer in each.layers or exitable}
+        steps = [EarlyExit(FIRST_STATE, "fixed", float(layer)) for layer in exitable]
+        needed = [each for each in steps if not asked.only_fastest or each.parameter in layers]
+        contenders = list(dict.fromkeys([*contenders, *needed]))
     prompts = _sample([prompt for prompt in config.prompts if prompt.id in {*ids}], asked.n_prompts)
     config = config.model_copy(update={"prompts": prompts})
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
@@ -248,7 +249,7 @@ def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
 
 
 def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) -> dict[str, int]:
-    """Return prompt id → the tokens that are timed of its text. Raises `UsageError` if there are none."""
+    """Return prompt id → number of timed tokens. Raises `UsageError` if there are none."""
     if n_tokens is not None and n_tokens < LEAST_TOKENS:
         raise UsageError(f"--tokens must be at least {LEAST_TOKENS}, since the first two are not timed, got {n_tokens}")
     longest = max(lengths.values())
@@ -264,17 +265,18 @@ def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) 
 
 
 def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Contender], n: int) -> Sequence[str]:
-    """Return the prompts that no call has timed with more contenders, so many or more, timed least often.
+    """Return the least often timed prompts, n or more, that no call has timed with more contenders; steps don't count.
 
     Raises `UsageError` if there are none.
     """
     by_call: dict[str, list[Mapping[str, Any]]] = {}
     for row in sweep.timings:
         by_call.setdefault(row["timing_id"], []).append(row)
+    n_compared = sum(not exits_at_one_layer(each.rule if isinstance(each, EarlyExit) else None) for each in contenders)
     in_larger, in_others = set[str](), Counter[str]()
     for rows in by_call.values():
         timed = {prompt_id for row in rows for prompt_id in row["prompt_ids"]}
-        if len({row["configuration"] for row in rows}) > len(contenders):
+        if len({row["configuration"] for row in rows if not exits_at_one_layer(row["rule"])}) > n_compared:
             in_larger |= timed
         else:
             in_others.update(timed)
@@ -290,17 +292,15 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
 
 
 def _fastest(sweep: FinishedSweep, asked: TimingArgs, chosen: Sequence[str]) -> set[str]:
-    """Return the keys of full depth, `generate`, what was chosen, and what was the fastest at each batch size."""
+    """Return the keys of full depth, `generate`, the selected setting, and the fastest contender at each batch size."""
     found = {NORMAL, GENERATE, *chosen}
     for batch in asked.batches:
-        rows = [row for row in sweep.timings if row["batch"] == batch]
-        if fastest := Times(rows, chosen[0] if chosen else None).fastest:
+        if fastest := Times(sweep.timings, batch, chosen[0] if chosen else None).fastest:
             found.add(fastest)
     return found
 
 
 def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: TimingArgs) -> list[Configuration]:
-    """The configurations of the sweep to time. Raises `UsageError` for what can't be."""
     if not asked.only_chosen:
         return choose(configurations(config), asked.keys, sweep.name)
     chosen = [row["configuration"] for row in CHOICES.rows(sweep.store) if row["status"] == OK][-1:]
@@ -308,7 +308,7 @@ def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: TimingArgs) -> 
 
 
 def _drafts_of(texts: Sequence[str], sweep: FinishedSweep) -> list[Configuration]:
-    """Raises `UsageError` for what is no draft, and for one at a layer where nothing exits."""
+    """Return the drafts in these texts. Raises `UsageError` for other text, and for a layer that is not exitable."""
     try:
         drafts = [draft for text in texts for draft in parse_drafts(text)]
     except ValueError as error:
@@ -321,7 +321,6 @@ def _drafts_of(texts: Sequence[str], sweep: FinishedSweep) -> list[Configuration
 
 
 def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExitShares:
-    """Where the tokens of each configuration exited on these prompts."""
     counts = exit_counts(sweep.runs.filter(pc.field("prompt_id").isin(sorted(prompt_ids))))
     shares = {
         key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
@@ -330,7 +329,7 @@ def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExitShares:
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:
-    """The configurations with these keys, or all that can be timed; `normal` is not among them.
+    """Return the configurations with these keys, or all that can be timed, without `normal`.
 
     Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
     """
@@ -353,8 +352,9 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> li
 
 
 def _text_lengths(runs: pa.Table) -> dict[str, int]:
-    """prompt id → the tokens of what full depth wrote or, in a sweep without it, of the shortest text, for prompts that
-    have no run with an error. Behind the end of its text, a model repeats itself, which drafts and exits find easy.
+    """Return prompt id → tokens of full depth's text (else of the shortest text), for prompts without a failed run.
+
+    A model repeats itself after the end of its text, which is easy for drafts and exits.
     """
     lengths: dict[str, list[int]] = {}
     failed, of_normal = set(), NORMAL in runs["configuration"].unique().to_pylist()
@@ -367,7 +367,7 @@ def _text_lengths(runs: pa.Table) -> dict[str, int]:
 
 
 def _sample(prompts: Sequence[Prompt], n_prompts: int) -> tuple[Prompt, ...]:
-    """Some of these prompts, of each sort its share."""
+    """Return some of these prompts, with each kind in proportion."""
     by_id = {prompt.id: prompt for prompt in prompts}
     drawn = representative({prompt_id: prompt.prompt for prompt_id, prompt in by_id.items()}, n_prompts)
     return tuple(by_id[prompt_id] for prompt_id in drawn)

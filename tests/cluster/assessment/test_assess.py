@@ -1,20 +1,22 @@
 """A whole assessment of a tiny model: its commands, and that it goes on whatever ended it and whatever was lost."""
 
+import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import recompute_cells
 from assessing import COMMANDS, assess_here, done_by, flags_of, make_small, settled, write_prompts
 from commands import here
 from exiting_models import save_exiting_model
 from ray_here import ray_in_this_process
 
 from cluster.assessment import assess as assessing
-from cluster.assessment.recipe import REPLAY
+from cluster.assessment.recipe import REPLAY, RecipeStep
 from eexit.output.display import PlainDisplay
 from eexit.output.progress import Progress
 from eexit.plan.artefacts import parse_card, write_card
@@ -44,11 +46,11 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     save_exiting_model(folder / "model", n_layers=8, sharp=60)
     flags = flags_of(folder / "model", write_prompts(folder / "p.jsonl"), folder / "out")
     at_work, interrupted = list[str](), set[str]()
-    show, forecast = PlainDisplay.show, assessing.forecast
+    show, forecast = PlainDisplay.show, assessing.Pace.forecast
 
-    def doing(assessment: assessing.Assessment, took: Mapping[str, assessing.Took], at: int) -> str:
-        at_work.append(assessment.commands()[at].name)
-        return forecast(assessment, took, at)
+    def doing(self: assessing.Pace, steps: Sequence[RecipeStep]) -> str:
+        at_work.append(steps[0].name)
+        return forecast(self, steps)
 
     def interrupting(self: PlainDisplay, progress: Progress, last: bool = False) -> None:
         show(self, progress, last)
@@ -58,7 +60,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PlainDisplay, "show", interrupting)
-        patch.setattr(assessing, "forecast", doing)
+        patch.setattr(assessing.Pace, "forecast", doing)
         while (call := assess_here(*flags)).returncode:
             assert call.returncode == 1, call.stderr
             assert "the same command goes on from there" in call.stderr
@@ -86,6 +88,12 @@ def test_interrupted_in_each_step_the_verdict_is_that_of_the_printed_commands(fl
     assert verdict.bound.risk == "disagreement"
     assert (tmp_path / "out" / "run" / FILE).read_text() == (tmp_path / "out" / FILE).read_text()
     assert whole.stdout.count("Does early exit pay?") == 1
+
+
+def test_cells_recomputed_from_the_files_alone_are_those_of_the_verdict(flags: list[str]) -> None:
+    script = Path(recompute_cells.__file__)
+    assert "eexit" not in re.findall(r"^(?:from|import) (\w+)", script.read_text(), re.MULTILINE)
+    assert recompute_cells.main(Path(flags[-1])) == 0
 
 
 TELLING = {"linear", "pilot", "replay", "oracles", "choice", "times"}
@@ -214,7 +222,7 @@ def test_times_without_steps_are_not_done(flags: list[str], tmp_path: Path) -> N
     for call in {row["timing_id"] for row in rows}:
         TIMINGS.publish(store, call, [row for row in rows if row["timing_id"] == call])
     call = assess_here(*flags[:-1], str(out))
-    assert (call.returncode, done_by(call)) == (0, ["times"]), call.stderr
+    assert (call.returncode, done_by(call)) == (0, ["times", "again"]), call.stderr
 
 
 def test_artefacts_that_were_swapped_or_are_of_another_model_are_refused_before_a_step(

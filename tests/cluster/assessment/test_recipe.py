@@ -1,13 +1,12 @@
 """What the recipe says beforehand: sizes, the prompts of each part, the ten commands, and how long they take."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pytest
 
-from cluster.assessment.assess import Assessment, Took, forecast
+from cluster.assessment.assess import Pace
 from cluster.assessment.prompt_splits import (
     ANSWERS,
     CHOOSING,
@@ -15,42 +14,38 @@ from cluster.assessment.prompt_splits import (
     PARTS,
     RUN,
     TRAINING,
+    SplitSizes,
     drawn,
     role_of,
+    sizes_at,
     split,
 )
-from cluster.assessment.recipe import Recipe, with_layer_between
-from cluster.assessment.split_sizes import (
-    OF_CALLS,
-    SplitSizes,
-    certification_power,
-    least_choosing,
-    sizes_at,
-    time_told,
-)
+from cluster.assessment.recipe import REPLAYED, Recipe
 from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.config import Prompt
+from eexit.plan.exit_layers import with_layer_between
 from eexit.plan.prompt_kinds.generators import draw_prompts
 from eexit.quality.estimates import estimate_over_calls
+from eexit.quality.learn_then_test import alpha_share
+from eexit.quality.power import OF_CALLS, certification_power, time_told
 from eexit.studies.assessment.verdict import Bound
+from eexit.studies.replay.shortlist import EXACT
 from jobs import choose, replay, timings, train
 from jobs.sweep import DEMO
 
-WHOLE: Final = SplitSizes(pilot=200, choosing=975, reporting=400, learning_tokens=12_000)
+WHOLE: Final = SplitSizes(training=300, pilot=200, choosing=975, ordering=325, reporting=400)
 NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 BOUND: Final = Bound(risk=ANSWERS, max_risk=0.02)
 
 
 def test_sizes_follow_from_the_test_that_will_be_made() -> None:
     assert sizes_at(0.02) == WHOLE
-    assert (WHOLE.ordering, WHOLE.training) == (325, 300)
-    assert WHOLE.tenth == SplitSizes(pilot=20, choosing=98, reporting=40, learning_tokens=1200)
-    assert least_choosing(0.02, 0.95) == 151
-    assert certification_power(975, 0.02).endswith(
+    assert WHOLE.tenth == SplitSizes(training=30, pilot=20, choosing=98, ordering=33, reporting=40)
+    assert certification_power(975, 0.02, alpha_share(0.95)).endswith(
         "with a chance of 82%, and one that loses 1.02% with a chance of 80%"
     )
-    assert certification_power(100, 0.02).endswith("with a chance of 0%")
+    assert certification_power(100, 0.02, alpha_share(0.95)).endswith("with a chance of 0%")
 
 
 def test_drawn_prompts_have_these_sizes_and_no_two_parts() -> None:
@@ -103,18 +98,17 @@ def test_each_command_is_one_that_its_own_parser_reads(tmp_path: Path) -> None:
         else:
             readers[each.script].read_flags(each.arguments)
     assert with_layer_between((5, 10, 15, 20, 25)) == (5, 10, 15, 20, 23, 25)
-    assert len(made.replayed) == 20 * 4
+    assert len(made.keys(EXACT, REPLAYED)) == 20 * 4
 
 
 def test_the_time_left_is_told_by_the_tokens_per_second_of_the_steps_before(tmp_path: Path) -> None:
-    assessment = Assessment(recipe(str(tmp_path / "out")), BOUND, {}, config_of)
-    commands = assessment.commands()
-    assert forecast(assessment, {}, 0) == ""
+    commands = recipe(str(tmp_path / "out")).commands(BOUND)
+    assert Pace().forecast(commands) == ""
     seconds = sum(each.tokens for each in commands[1:]) / 100
-    took = {"texts": Took(working=commands[0].tokens / 100, loading=20.0)}
+    pace = Pace(tokens=commands[0].tokens, working=commands[0].tokens / 100, loading=20.0)
     n_loads = 8 - 1 + 24  # a choice loads none, and each further call does
     told = f" ({round((seconds + 20 * n_loads) / 60)} minutes left at 100 tokens per second)"
-    assert forecast(assessment, took, 1) == told, "what loads is not taken for what actors do"
+    assert pace.forecast(commands[1:]) == told, "what loads is not taken for what actors do"
 
 
 @pytest.mark.parametrize("n_calls", [6, 24])
@@ -122,7 +116,3 @@ def test_calls_tell_the_time_that_is_announced(n_calls: int) -> None:
     random = np.random.default_rng(n_calls)
     times = np.exp(np.log(time_told(n_calls)) + random.normal(0, OF_CALLS, (2000, n_calls, 1)))
     assert 0.75 < np.mean([estimate_over_calls([*each]).high < 1 for each in times]) < 0.9
-
-
-def config_of(arguments: Sequence[str]) -> SweepConfig:
-    return load_job(arguments, DEMO)[0].config

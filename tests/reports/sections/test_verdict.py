@@ -10,45 +10,42 @@ import pytest
 from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_quality import CHOSEN, choose, quality_in, with_answers
 
-from eexit.studies.assessment.verdict import FILE, Bound, Cell, Interval, JudgedSetting, Line, TimedContender, Verdict
+from eexit.quality.estimates import NOTHING, Estimate
+from eexit.studies.assessment.verdict import FILE, Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
 from reports import build_report
 from reports.read.sweep import read_sweep
 from reports.sections.selected_setting import settings_section
 from reports.sections.verdict import verdict
 
 
-def interval(mean: float) -> Interval:
-    return Interval(mean=mean, low=mean - 0.01, high=mean + 0.01, n=200)
+def interval(mean: float) -> Estimate:
+    return Estimate(mean, mean - 0.01, mean + 0.01, 200)
 
 
-def cell(name: str, saved: float, bold: str, lost: float = 0.02) -> Cell:
+def cell(saved: float, bold: str, lost: float = 0.02) -> Cell:
     return Cell(
-        name=name, mode=bold.partition("/")[0], saved=interval(saved), lost=lost, safe=None, safe_share=0.0, bold=bold,
+        mode=bold.partition("/")[0], saved=interval(saved), lost=lost, safe=None, safe_share=0.0, bold=bold,
         bold_share=0.5,
     )  # fmt: skip
 
 
 GIVEN = Verdict(
-    pays=False,
     why="costs more",
-    cause="knowledge",
+    causes=[Cause.KNOWLEDGE],
     bound=Bound(risk="answers", max_risk=0.02),
     batch=1,
     where="tiny · float32 · a CPU (2 cores) · 2 threads · 1 row at a time",
-    setting=JudgedSetting(key=CHOSEN, certified=True, use=2, loss=0.011, n=140, saved=interval(-0.3)),
-    cells=[
-        cell("A", 0.4, "unfrozen/agree", 0.0), cell("B", 0.3, "frozen_residual/agree"),
-        cell("C", 0.15, "unfrozen/confidence/0.9"), cell("D", 0.1, "frozen_residual/confidence/0.9"),
-    ],
-    gains=[
-        Line(name="mode", share=interval(0.05)),
-        Line(name="knowledge", share=interval(0.2)),
-        Line(name="both", share=interval(0.3)),
-        Line(name="deciding", share=None),
-    ],
-    costs=[Line(name="mode alone", share=interval(0.1))],
-    gaps=[Line(name="overhead", share=interval(0.1))],
-    timed=[TimedContender(setting="generate/lookup", time=interval(0.83))],
+    setting=JudgedSetting(
+        key=CHOSEN, certified=True, use=2, losses={"prompts": (0.011, 140)}, saved=interval(-0.3), time=interval(0.9)
+    ),
+    cells={
+        "A": cell(0.4, "unfrozen/agree", 0.0), "B": cell(0.3, "frozen_residual/agree"),
+        "C": cell(0.15, "unfrozen/confidence/0.9"), "D": cell(0.1, "frozen_residual/confidence/0.9"),
+    },
+    gains={"mode": interval(0.05), "knowledge": interval(0.2), "both": interval(0.3), "deciding": NOTHING},
+    costs={"mode alone": interval(0.1)},
+    gaps={"overhead": interval(0.1)},
+    timed={"generate/lookup": ContenderTime(time=interval(0.83))},
 )  # fmt: skip
 
 
@@ -75,9 +72,7 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     assert first == GIVEN.where
     assert answer.startswith("No. Deciding costs more than exits save (saved as run: -30.0% (-31.0 to -29.0)): ")
     assert 100 < prose_seen(page) <= MOST_PROSE
-    assert (
-        "The cause: knowledge (the rule does not find the tokens that an oracle would let exit)." in card.inner_text()
-    )
+    assert "The cause: knowledge (the exit rule misses tokens that the oracle lets exit)." in card.inner_text()
     assert "Faster: generate/lookup, 0.83 (0.82 to 0.84) of full depth's time." in card.inner_text()
     rows = [row.split("\t") for row in page.locator(".cells tbody").inner_text().splitlines()]
     assert [row[0] for row in rows] == ["exact KV cache", "frozen_residual"]
@@ -108,10 +103,10 @@ UNDECIDED = "The cause is not decided between mode and knowledge."
 @pytest.mark.parametrize(
     ("changed", "answer", "cause"),
     [
-        ({"pays": True, "why": "pays", "cause": None}, "Yes.", None),
-        ({"cause": None, "undecided": ["mode", "knowledge"]}, "No.", UNDECIDED),
-        ({"pays": None, "why": "missing", "cause": None, "missing": ["run"]}, "Not known.", None),
-        ({"pays": None, "why": "look", "cause": None}, "Not known.", None),
+        ({"why": "pays", "causes": []}, "Yes.", None),
+        ({"causes": [Cause.MODE, Cause.KNOWLEDGE]}, "No.", UNDECIDED),
+        ({"why": "missing", "causes": [], "missing": ["run"]}, "Not known.", None),
+        ({"why": "look", "causes": []}, "Not known.", None),
     ],
 )  # fmt: skip
 def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answer: str, cause: str | None) -> None:
@@ -124,14 +119,12 @@ def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answ
 
 
 def test_a_verdict_without_cells_has_no_table_of_them() -> None:
-    said = verdict(GIVEN.model_copy(update={"cells": [], "gains": [], "timed": []}), None)
+    said = verdict(GIVEN.model_copy(update={"cells": {}, "gains": {}, "timed": {}}), None)
     assert said
     assert (said.cells, said.weights, said.tables, said.about) == ([], [], [], None)
 
 
-@pytest.mark.parametrize(
-    ("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "pays")]
-)
+@pytest.mark.parametrize(("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "why")])
 def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
     make_sweep: MakeSweep, tmp_path: Path, content: str, why: str
 ) -> None:

@@ -19,8 +19,7 @@ from commands import here, refusal
 from full_disk import left, on_a_full_disk
 from scipy.stats import chisquare
 
-from cluster.assessment.prompt_splits import drawn
-from cluster.assessment.split_sizes import sizes_at
+from cluster.assessment.prompt_splits import drawn, sizes_at
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds import generators, multi_step

@@ -57,7 +57,7 @@ def test_cells_are_what_the_runs_say(tmp_path: Path) -> None:
         return float((right & ~of["correct"]).mean()), 1 - of["macs_to_exit"].sum() / of["macs_full"].sum()
 
     found = attribution_of(drawn)
-    assert found.estimate({"A": 1}).mean == pytest.approx(rates("oracles", drawn.settings.A)[1])
+    assert found.estimate({"A": 1}).mean == pytest.approx(rates("oracles", drawn.settings.A.bold)[1])
     for cell, sweep in (("B", "oracles"), ("C", "run"), ("D", "run")):
         (safe_loss, safe), (bold_loss, bold) = (rates(sweep, key) for key in getattr(drawn.settings, cell))
         weight = 1.0 if bold_loss <= AT_MOST else (AT_MOST - safe_loss) / (bold_loss - safe_loss)

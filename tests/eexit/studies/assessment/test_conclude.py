@@ -1,8 +1,8 @@
 """Each answer and each cause comes out where it is the truth, and how often; what is said of missing steps."""
 
 import json
+import math
 from collections import Counter
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,15 @@ import pyarrow.fs
 import pytest
 from assessment_worlds import BATCH, BOUND, WORLDS, Drawn
 
-from eexit.quality.estimates import Estimate
+from eexit.quality.estimates import NOTHING, Estimate
 from eexit.results.parquet_files import StoreLocation
-from eexit.studies.assessment.conclude import AssessmentSteps, conclude, judge, verdict_of
-from eexit.studies.assessment.screen import ANSWERS, alternative, cause, needed, reason, sentences, setting_line, tables
+from eexit.studies.assessment.conclude import judge, verdict_of
+from eexit.studies.assessment.screen import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
 from eexit.studies.assessment.verdict import (
     FILE,
-    MEANINGS,
-    OF_MULTIPLY_ADDS,
-    OF_TIME,
     REASONS,
-    Interval,
+    ContenderTime,
     JudgedSetting,
-    TimedContender,
     Verdict,
     read_verdict,
 )
@@ -31,14 +27,13 @@ from eexit.studies.assessment.verdict import (
 SCREEN = 24  # lines of a terminal
 
 
-def ends(low: float | None, high: float | None, n: int = 24) -> Interval:
-    mean = 1.0 if low is None or high is None else (low + high) / 2
-    return Interval(mean=mean, low=low, high=high, n=n)
+def ends(low: float, high: float, n: int = 24) -> Estimate:
+    return Estimate(1.0 if math.isnan(low) else (low + high) / 2, low, high, n)
 
 
 CERTIFIED = JudgedSetting(
-    key="a", certified=True, use=1, loss=0.0, n=975, test_loss=ends(0.0, 0.03, 400), saved=ends(0.19, 0.21),
-    time=ends(0.7, 0.9),
+    key="a", certified=True, use=1, losses={"prompts": (0.0, 975)}, test_loss=ends(0.0, 0.03, 400),
+    saved=ends(0.19, 0.21), time=ends(0.7, 0.9),
 )  # fmt: skip
 TESTED = {"mean_loss": 0.015, "n": 975, "certified": False, "prompts_needed": 4000}
 CHOICE: dict[str, Any] = {"tested": [TESTED]}
@@ -55,12 +50,12 @@ CHOICE: dict[str, Any] = {"tested": [TESTED]}
         ({"saved": ends(-0.2, -0.1)}, (-0.2, -0.1), False, "costs more", None),
         ({"saved": ends(-0.2, -0.1)}, (-0.1, 0.2), None, "not certified", 4000),
         ({"saved": ends(-0.01, 0.03, 100)}, (0.1, 0.2), None, "costs open", 818),
-        ({"saved": None}, (0.1, 0.2), None, "costs open", None),
+        ({"saved": NOTHING}, (0.1, 0.2), None, "costs open", None),
         ({"per_right": ends(1.1, 1.2)}, (0.1, 0.2), False, "dear answers", None),
         ({"per_right": ends(0.9, 1.1)}, (0.1, 0.2), None, "answers open", None),
         ({"per_right": ends(0.8, 0.9)}, (0.1, 0.2), True, "pays", None),
-        ({"time": None}, (0.1, 0.2), None, "not timed", None),
-        ({"time": ends(None, None)}, (0.1, 0.2), None, "not timed", None),
+        ({"time": NOTHING}, (0.1, 0.2), None, "not timed", None),
+        ({"time": ends(math.nan, math.nan)}, (0.1, 0.2), None, "not timed", None),
         ({"time": ends(0.9, 1.06)}, (0.1, 0.2), None, "time open", 785),
         ({"time": ends(1.001, 1.1)}, (0.1, 0.2), False, "slower", None),
     ],
@@ -69,19 +64,19 @@ def test_each_answer_turns_on_an_interval(
     changed: dict[str, object], as_run: tuple[float, float], pays: bool | None, why: str, more: int | None
 ) -> None:
     setting, within = CERTIFIED.model_copy(update=changed), ends(*as_run)
-    found = judge(setting, within, CHOICE, BOUND, [], is_look=False)
-    assert (found.pays, found.why) == (pays, why)
-    assert (found.needed.n if found.needed else None) == more
-    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_look=False)[:2] == (None, "missing")
-    assert judge(setting, within, CHOICE, BOUND, [], is_look=True)[:2] == (None, "look")
-    assert judge(None, None, None, BOUND, [], is_look=False)[:2] == (None, "missing")
+    found, needed = judge(setting, within, CHOICE, BOUND, [], is_look=False)
+    assert (REASONS[found].pays, found) == (pays, why)
+    assert needed == more
+    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_look=False)[0] == "missing"
+    assert judge(setting, within, CHOICE, BOUND, [], is_look=True)[0] == "look"
+    assert judge(None, NOTHING, None, BOUND, [], is_look=False)[0] == "missing"
 
 
 def test_a_loss_is_too_much_only_where_its_interval_is_beyond_the_bound() -> None:
     setting = CERTIFIED.model_copy(update={"certified": False})
-    for mean, answer in ((0.024, (None, "not certified")), (0.06, (False, "loses too much"))):
+    for mean, answer in ((0.024, "not certified"), (0.06, "loses too much")):
         choice = {"tested": [TESTED | {"mean_loss": mean}]}
-        assert judge(setting, ends(0.1, 0.2), choice, BOUND, [], is_look=False)[:2] == answer
+        assert judge(setting, ends(0.1, 0.2), choice, BOUND, [], is_look=False)[0] == answer
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -91,14 +86,14 @@ def test_each_answer_and_each_cause_comes_out_where_it_is_the_truth(name: str, t
     if pays is not None:
         assert Counter(each.pays for each in drawn)[pays] >= 2
     if why is not None:
-        assert Counter(each.cause for each in drawn)[why] >= 2
+        assert Counter[str | None](each.cause for each in drawn)[why] >= 2
         assert all(each.cause in (why, None) for each in drawn)
     for verdict in drawn:
         assert_fits_a_screen(verdict)
 
 
 def assert_fits_a_screen(verdict: Verdict) -> None:
-    said = [verdict.where, f"Does early exit pay? {ANSWERS[verdict.pays]} {reason(verdict)}", *sentences(verdict)]
+    said = [verdict.where, f"Does early exit pay? {ANSWERS[verdict.pays]} {explain(verdict)}", *sentences(verdict)]
     said += [table.printed() for table in tables(verdict)]
     lines = "\n".join(filter(None, [*said, setting_line(verdict)])).splitlines()
     assert sum(-(-len(line) // 110) for line in lines) + 2 <= SCREEN, "the report's and the verdict's paths too"
@@ -125,38 +120,31 @@ def test_in_most_draws_the_truth_is_told_and_hardly_ever_anything_else(name: str
         assert causes.total() - causes[why] - causes[None] <= 0.05 * SIMULATED
 
 
-def test_with_any_step_missing_nothing_is_concluded(tmp_path: Path) -> None:
+def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
     drawn = Drawn(WORLDS["pays"][0], 200, np.random.default_rng(0), tmp_path)
-    whole = (drawn.run, drawn.oracles, drawn.settings, drawn.choice, drawn.timings())
-    for given, missing in (
-        ((None, *whole[1:]), ["run"]),
-        ((*whole[:2], None, *whole[3:]), ["settings of the cells"]),
-        ((*whole[:3], None, whole[4]), ["choice"]),
-        ((*whole[:4], []), []),
+    sweeps, timings = [drawn.run, drawn.oracles], drawn.timings()
+    for choice, timed, missing in (
+        (None, timings, ["choice"]),
+        (drawn.choice, [], ["times"]),
+        (drawn.choice, timings, ["1 run of run, which failed"]),
     ):
-        run, oracles, settings, choice, timings = given
-        verdict = verdict_of(run, oracles, settings, choice, timings, drawn.bound, BATCH, missing)
-        assert (verdict.pays, verdict.why, verdict.cause, verdict.undecided) == (None, "missing", None, [])
-        assert {*(missing or ["times"])} <= {*verdict.missing}
-        assert "Missing: " in reason(verdict)
-    nothing = conclude(AssessmentSteps(), BOUND)
-    assert nothing.missing == ["pilot", "run", "oracles", "choice"]
-    assert (list(tables(nothing)), setting_line(nothing)) == ([], None)
-    look = verdict_of(*whole, drawn.bound, BATCH, is_look=True)
+        given = missing if "failed" in missing[0] else []
+        verdict = verdict_of(sweeps, drawn.settings, choice, timed, drawn.bound, BATCH, given)
+        assert (verdict.pays, verdict.why, verdict.causes) == (None, "missing", [])
+        assert verdict.missing == missing
+        assert explain(verdict).endswith(f"Missing: {missing[0]}.")
+    look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_look=True)
     assert (look.pays, look.why) == (None, "look")
 
 
 def test_what_is_faster_is_said_beneath_a_yes_too() -> None:
-    own, generate = (
-        TimedContender(setting="a", time=ends(0.7, 0.9)),
-        TimedContender(setting="generate", time=ends(0.6, 0.8)),
-    )
-    yes = Verdict(pays=True, why="pays", bound=BOUND, batch=1, setting=CERTIFIED, timed=[own, generate])
-    assert alternative(yes) == generate
+    timed = {"a": ContenderTime(time=ends(0.7, 0.9)), "generate": ContenderTime(time=ends(0.6, 0.8))}
+    yes = Verdict(why="pays", bound=BOUND, batch=1, setting=CERTIFIED, timed=timed)
+    assert alternative(yes) == "generate"
     assert "Faster: generate, 0.70 (0.60 to 0.80) of full depth's time." in [*sentences(yes)]
-    assert alternative(yes.model_copy(update={"timed": [own]})) is None
-    slow = generate.model_copy(update={"time": ends(0.9, 1.1)})
-    assert alternative(yes.model_copy(update={"pays": False, "timed": [slow]})) is None
+    assert alternative(yes.model_copy(update={"timed": {"a": timed["a"]}})) is None
+    slow = {"generate": ContenderTime(time=ends(0.9, 1.1))}
+    assert alternative(yes.model_copy(update={"why": "slower", "timed": slow})) is None
 
 
 def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
@@ -165,15 +153,16 @@ def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
     for name in ("pays", "costs more"):
         verdict = Drawn(WORLDS[name][0], 1700, np.random.default_rng(0), tmp_path).verdict()
         (tmp_path / FILE).write_text(verdict.to_json())
-        assert read_verdict(location) == (verdict, ())
-        assert reason(verdict).startswith(REASONS[verdict.why][:-1])
-        assert (cause(verdict) is None) == (verdict.cause is None and not verdict.undecided)
+        read, left_out = read_verdict(location)
+        assert read
+        assert (read.to_json(), left_out) == (verdict.to_json(), ())
+        assert json.loads(verdict.to_json())["pays"] == verdict.pays
+        assert explain(verdict).startswith(REASONS[verdict.why].sentence[:-1])
+        assert (cause(verdict) is None) == (verdict.cause is None and not verdict.causes)
         assert [each.title for each in tables(verdict)] == ["Cells", "Gains", "Time"]
     (tmp_path / FILE).write_text(json.dumps({"format": 4}))
     found, (line,) = read_verdict(location)
     assert found is None
     assert f"{FILE} is no verdict of format 5" in line
-    assert {*MEANINGS} == {*OF_MULTIPLY_ADDS, *OF_TIME}
-    assert needed(Verdict(pays=None, why="look", bound=BOUND, batch=1)) is None
-    assert Interval.from_estimate(Estimate(nan, nan, nan, 0)) is None
-    assert Interval.from_estimate(Estimate(0.1, nan, nan, 4)) == Interval(mean=0.1, low=None, high=None, n=4)
+    assert [*sentences(Verdict(why="look", bound=BOUND, batch=1))] == []
+    assert json.loads(ContenderTime(time=NOTHING).model_dump_json())["time"]["mean"] is None

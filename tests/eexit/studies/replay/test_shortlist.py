@@ -102,7 +102,7 @@ def test_a_pilot_predicts_what_settings_lose_in_each_mode(tmp_path: Path) -> Non
     assert losses[MODE][0.95] == pytest.approx(0.005 * (0.04 + 0.5 / N) / 0.01), "as 0.9 lost, and half a prompt more"
     assert losses["unfrozen"][0.95] == pytest.approx(0.005 * (0.02 + 0.5 / N) / 0.01)
     cells = found.cells
-    assert cells.A == "unfrozen/agree"
+    assert cells.A == (None, "unfrozen/agree")
     assert Neighbours(f"{MODE}/agree@25", f"{MODE}/agree") == cells.B
     assert Neighbours(f"{MODE}/confidence/0.99", f"{MODE}/confidence/0.95") == cells.D
     online = settings_worth_running(results, "answers", 0.02, [NORMAL, "unfrozen", MODE])

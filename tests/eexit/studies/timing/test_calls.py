@@ -11,7 +11,7 @@ KEYS = ("generate", "generate/lookup", "draft/10:4", "draft/20:4", "frozen_resid
 
 def timed(call: str, times: dict[str, float], prompts: str) -> list[dict[str, object]]:
     return [
-        {"timing_id": call, "configuration": key, "round": number, "seconds": 10 * seconds, "tokens": 10,
+        {"timing_id": call, "configuration": key, "round": number, "seconds": 10 * seconds, "tokens": 10, "batch": 1,
          "prompt_ids": [f"{prompts}{number}"]}
         for number in range(8)
         for key, seconds in {NORMAL: 1.0, **times}.items()
@@ -21,40 +21,67 @@ def timed(call: str, times: dict[str, float], prompts: str) -> list[dict[str, ob
 def test_only_further_calls_with_other_prompts_count() -> None:
     first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, KEYS[-1]: 0.8, "unfrozen/fixed/5": 0.1}, "a")
     assert calls_of(first)["1"]["generate"].mean() == pytest.approx(0.9)
-    times = Times(first, KEYS[-1])
+    times = Times(first, 1, KEYS[-1])
     assert times.fastest == "generate/lookup", "what doesn't keep the bound is no contender"
-    assert Times(first, None).first_call.keys() == {"generate", "generate/lookup"}
+    assert Times(first, 1, None).first_call.keys() == {"generate", "generate/lookup"}
     assert not times.are_whole
-    same = Times([*first, *timed("2", {"generate/lookup": 0.6, KEYS[-1]: 0.8}, "a")], KEYS[-1])
+    same = Times([*first, *timed("2", {"generate/lookup": 0.6, KEYS[-1]: 0.8}, "a")], 1, KEYS[-1])
     assert not same.are_whole, "these prompts had a part in the first call"
     further = timed("2", {"generate/lookup": 0.6, "generate": 1.2, KEYS[-1]: 0.9}, "b")
-    again = Times([*first, *further], KEYS[-1])
+    again = Times([*first, *further], 1, KEYS[-1])
     assert again.are_whole
     assert again.of("generate/lookup").mean == pytest.approx(0.6)
     assert again.of("generate/lookup", "generate").mean == pytest.approx(0.5)
     assert (again.of(KEYS[-1]).mean, again.of(KEYS[-1]).n) == pytest.approx((0.9, 1)), "n counts calls"
-    assert Times(timed("1", {"generate": 0.9, KEYS[-1]: 0.8}, "a"), KEYS[-1]).fastest == "generate", (
+    assert Times(timed("1", {"generate": 0.9, KEYS[-1]: 0.8}, "a"), 1, KEYS[-1]).fastest == "generate", (
         "beside the setting"
     )
-    assert Times(timed("1", {"generate": 1.1}, "a"), None).fastest is None, "full depth is the fastest"
-    assert Times(timed("1", {"generate": 1.1}, "a"), None).are_whole
-    assert not Times(timed("1", {"generate": 0.9}, "a"), KEYS[-1]).are_whole, "the setting was not timed"
-    assert not Times([], None).are_whole
+    assert Times(timed("1", {"generate": 1.1}, "a"), 1, None).fastest is None, "full depth is the fastest"
+    assert Times(timed("1", {"generate": 1.1}, "a"), 1, None).are_whole
+    assert not Times(timed("1", {"generate": 0.9}, "a"), 1, KEYS[-1]).are_whole, "the setting was not timed"
+    assert not Times([], 1, None).are_whole
 
 
 def test_few_calls_have_no_interval() -> None:
     first = timed("0", {"generate": 0.9, "generate/lookup": 0.5}, "a")
     further = [row for call in range(MIN_CALLS) for row in timed(f"{call + 1}", {"generate": 0.9 + call / 100}, "b")]
-    few = Times([*first, *further[:-16]], None).of("generate")
+    few = Times([*first, *further[:-16]], 1, None).of("generate")
     assert (few.n, few.low == few.low) == (MIN_CALLS - 1, False)
-    assert Times([*first, *further], None).of("generate").high < 1
+    assert Times([*first, *further], 1, None).of("generate").high < 1
+
+
+def stepped(call: str, time: float, steps: dict[int, float], prompts: str = "b") -> list[dict[str, object]]:
+    """A call with a setting of two exit layers at two rows, and steps of one row and of two, beside full depth."""
+    return [
+        {"timing_id": call, "configuration": key, "round": 1, "seconds": 10 * seconds, "tokens": 10 * batch,
+         "batch": batch, "rule": "fixed" if "fixed" in key else None, "parameter": 5.0, "prompt_ids": [prompts]}
+        for batch, step in steps.items()
+        for key, seconds in {NORMAL: 1.0, "unfrozen/fixed/5": step, **({KEYS[-1]: time} if batch == 2 else {})}.items()
+    ]  # fmt: skip
+
+
+def test_gaps_are_of_the_same_call_and_have_an_interval_over_further_calls() -> None:
+    """Half of the tokens exit at a layer whose steps take 0.4 of full depth's with one row, and 0.8 with two."""
+    first = stepped("0", 0.5, {1: 0.1, 2: 0.1}, "a")
+    further = [row for call in range(8) for row in stepped(f"{call + 1}", 0.95 + call / 100, {1: 0.4, 2: 0.8})]
+    share = {5: 0.5, 9: 0.5}
+    found = Times([*first, *further], 2, KEYS[-1]).gaps(share, 10)
+    assert (found.batches.mean, found.batches.low, found.batches.n) == pytest.approx((0.2, 0.2, 8))
+    assert found.overhead.mean == pytest.approx(0.1 - (1 - 0.985))
+    assert found.difference.mean == pytest.approx(found.batches.mean - found.overhead.mean)
+    assert found.overhead.low < found.overhead.mean < found.overhead.high
+    few = Times([*first, *further[: -5 * 3]], 2, KEYS[-1]).gaps(share, 10)
+    assert (few.overhead.n, few.overhead.low == few.overhead.low) == (MIN_CALLS - 1, False), "not told apart"
+    other = Times([*first, *further], 2, KEYS[-1]).gaps({5: 0.5, 7: 0.5}, 10)
+    assert other.batches.n == 0, "no steps were timed at layer 7"
+    assert Times([*first, *further], 2, "unfrozen/confidence/0.5").gaps(share, 10).overhead.n == 0
 
 
 def test_a_call_is_whole_with_all_rounds_of_all_at_all_sizes() -> None:
-    rows = [row | {"batch": 1} for call in "12" for row in timed(call, {"generate": 0.9}, "a")]
+    rows = [row for call in "12" for row in timed(call, {"generate": 0.9}, "a")]
     cut = [row for row in rows if (row["timing_id"], row["round"]) != ("2", 7)]
     assert whole_calls(rows, {NORMAL, "generate"}, {1}, 7) == {"1", "2"}
     assert whole_calls(cut, {NORMAL, "generate"}, {1}, 7) == {"1"}
     assert whole_calls(rows, {NORMAL}, {1, 8}, 7) == set()
-    more = [*cut, *(row | {"batch": 1} for row in timed("3", {"generate": 0.9, "generate/lookup": 0.8}, "a"))]
+    more = [*cut, *timed("3", {"generate": 0.9, "generate/lookup": 0.8}, "a")]
     assert calls_like([row for row in cut if row["timing_id"] == "1"], more) == {"1"}

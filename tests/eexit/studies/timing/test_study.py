@@ -246,6 +246,25 @@ def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path
         assert study._exits.shares == {key: {layer: n for layer, n in shares.items() if n}}
 
 
+def test_among_the_fastest_steps_are_at_the_exit_layers_of_what_is_timed(tmp_path: Path) -> None:
+    config = SweepConfig(
+        model="m", prompts=(Prompt(id="a", prompt="a"),), modes=("normal", "unfrozen"), rules={"confidence": (0.9,)},
+        exit_sets=("4", "all"),
+    )  # fmt: skip
+    ran = {"prompt_id": ["a"], "status": ["ok"], "configuration": ["normal"], "n_tokens": [9]}
+    runs = pa.table({**ran, "exit_layer_counts": pa.array([[(5, 9)]], pa.map_(pa.int64(), pa.int64()))})
+    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2, 4]), runs, "results")
+
+    def steps(key: str, only_fastest: bool) -> set[str]:
+        args = TimingArgs((key,), (1,), 1, 4, 1, with_steps=True, only_fastest=only_fastest)
+        return {each.key for each in make_plan(sweep, args).contenders if "/fixed/" in each.key}
+
+    assert steps("unfrozen/confidence/0.9@4", only_fastest=True) == {"unfrozen/fixed/4"}
+    both = {"unfrozen/fixed/2", "unfrozen/fixed/4"}
+    assert steps("unfrozen/confidence/0.9", only_fastest=True) == both
+    assert steps("unfrozen/confidence/0.9@4", only_fastest=False) == both
+
+
 class StopsInRound2(NullDisplay):
     def show(self, progress: Progress, last: bool = False) -> None:
         if "normal, 1 row, round 2 of 2" in progress.doing:
