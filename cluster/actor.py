@@ -91,7 +91,7 @@ class SweepActor:
 
     def load(self, own: CustomExits) -> None:
         """Load the generator. An exception in the constructor would reach the driver as text only."""
-        own.know()
+        own.register()
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(

@@ -60,7 +60,7 @@ class ActorClient:
         """True if the current shard's runs are to be committed, which those of a rehearsal are not."""
         return any(not shard.rehearsal for shard in islice(self.shards.values(), 1))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read the answer of progress(), if it has come, and request it again, without waiting."""
         if self.asked is not None and ray.wait([self.asked], timeout=0)[0]:
             try:

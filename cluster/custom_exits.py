@@ -33,7 +33,7 @@ class CustomExits:
         ]
         return cls(tuple(files.values()), _pickled(functions), descriptions_of(names))
 
-    def know(self) -> None:
+    def register(self) -> None:
         """Register them in this process. Raise `UsageError` if that fails."""
         for source in self.files:
             use_text(source)

@@ -93,8 +93,8 @@ class Driver:
             self._display.say(f"loading the model on {pluralize(len(self._workers), 'actor')}")
             while self._queue.n_left:
                 self._feed()
-                self._settle(liveness)
-                self._look(liveness)
+                self._handle_answers(liveness)
+                self._supervise(liveness)
             self._display.show(self._progress(), last=True)
         finally:
             for worker in self._workers:
@@ -116,7 +116,7 @@ class Driver:
                         return
                     worker.assign(shard)
 
-    def _settle(self, liveness: RayHealth) -> None:
+    def _handle_answers(self, liveness: RayHealth) -> None:
         """Wait for answers of actors, for SECONDS_BETWEEN_LOOKS at most, and handle them."""
         owners = {ref: worker for worker in self._workers for ref in (worker.loading, *worker.shards) if ref}
         answered, _ = ray.wait(list(owners), timeout=SECONDS_BETWEEN_LOOKS)
@@ -136,10 +136,10 @@ class Driver:
         if ref == worker.loading:
             worker.loaded()
         else:
-            self._landed(worker.take(ref), tally)
+            self._record_commit(worker.take(ref), tally)
 
-    def _landed(self, shard: Shard, tally: RunCounts) -> None:
-        self._queue.landed(shard, tally)
+    def _record_commit(self, shard: Shard, tally: RunCounts) -> None:
+        self._queue.record_commit(shard, tally)
         while self._vacant and not shard.rehearsal:
             self._workers.append(start_actor(self._vacant.pop(), self._arguments, self._own))
 
@@ -156,7 +156,7 @@ class Driver:
         if isinstance(error.cause, CommitError):
             self._queue.not_landed(shard, error.cause)
         elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
-            self._landed(shard, tally)  # the exception came after the commit
+            self._record_commit(shard, tally)  # the exception came after the commit
         else:
             self._failed(shard, failure)
 
@@ -176,7 +176,7 @@ class Driver:
         for shard in worker.shards.values():
             tally = None if shard.rehearsal else landed_tally(self._store, shard.runs)
             if tally:
-                self._landed(shard, tally)
+                self._record_commit(shard, tally)
             elif blamed:
                 self._queue.again(shard)
             else:
@@ -200,7 +200,7 @@ class Driver:
         hope = any(not given.failures for worker in self._workers for given in worker.shards.values())
         self._queue.failed(shard, failure, hope)
 
-    def _look(self, liveness: RayHealth) -> None:
+    def _supervise(self, liveness: RayHealth) -> None:
         """Show progress, replace hanging actors, and stop if the sweep can't go on; about once a second."""
         if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
@@ -209,7 +209,7 @@ class Driver:
         self._lease.check()
         put_manifest_back(self._store, self._manifest, self._display.say)
         for worker in list(self._workers):
-            worker.look()
+            worker.poll()
             if self._timeout and worker.hangs(self._timeout):
                 reason = f"timed out: not done after {self._timeout:g} seconds (--timeout)"
                 self._lost(worker, ShardFailure(FailureKind.HUNG, reason))

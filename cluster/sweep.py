@@ -1,4 +1,4 @@
-"""Sweeps on Ray: `run_sweep` for Python, and `run_job`, on which it and `jobs/sweep.py` are built."""
+"""Sweeps on Ray: `run_sweep` for Python, and `run_job`, on which it and `eexit sweep` are built."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -51,7 +51,7 @@ def run_sweep(prompts: Any, *, quiet: bool = False, **arguments: Any) -> SweepRe
         sweep = run_sweep(["Explain recursion."], kl_factors=[0.5, 1], out="results/one")
         print(sweep.runs.groupby("configuration", sort=False).mean_depth.mean())
 
-    Prompts and arguments are those of `eexit.sweep`, except for a loaded model; all flags of `jobs/sweep.py` are
+    Prompts and arguments are those of `eexit.sweep`, except for a loaded model; all flags of `eexit sweep` are
     arguments. `out` is a folder, or a URI that all nodes reach. Another call resumes where the last one stopped, and
     repeats runs that ended in errors. Ray is the one that this process has joined, else RAY_ADDRESS's cluster, else one
     started for this call. `quiet` shows no progress.

@@ -29,24 +29,23 @@ class SweepJob(SweepSpec):
     actors: Count | None = Field(
         None,
         ge=1,
-        description="processes that each hold the loaded model; by default one per GPU, or one per 8 CPUs, or more "
-        "with fewer CPUs each if there are 100 runs and enough memory for each",
+        description="Ray actors, which each load the model (default: one per GPU or per 8 CPUs; more, with fewer CPUs, "
+        "if there are 100 runs and enough memory)",
     )
     cpus_per_actor: Float | None = Field(
-        None, ge=0.01, allow_inf_nan=False, description="CPUs, and so threads, of each actor; by default its share"
+        None, ge=0.01, allow_inf_nan=False, description="CPUs and threads per actor (default: an equal share)"
     )
     gpus_per_actor: GPUs | None = Field(
         None,
-        description="GPUs of each actor, or a fraction of one; by default 1 if there are any. A model is spread over "
-        "several",
+        description="GPUs per actor, or a fraction of one (default: 1 if there are any); several share one model",
     )
     accelerator_type: tuple[str, ...] | None = Field(
-        None, min_length=1, description="GPU types as Ray names them (A100, L4, …), with a pool of actors for each"
+        None, min_length=1, description="GPU types as Ray names them (A100, L4, …); one pool of actors per type"
     )
     timeout: Float | None = Field(
         None,
         gt=0,
-        description="seconds after which to give up on loading, on a single run, and on a shard without a new token",
+        description="limit in seconds for loading, for a single run, and for a shard without a new token",
     )
 
 

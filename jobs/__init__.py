@@ -30,10 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     if name in scripts:
         if COMPLETES in os.environ:
             os.environ[COMPLETES] = "2"
-        sys.argv = [f"eexit {name}", *others]  # for its help
+        sys.argv = [f"eexit {name}", *others]  # for the usage line
         code: int = import_module(module_of(scripts[name])).main(others)
         return code
-    parser = Parser("Sweeps and prompts that come with it: jobs/sweeps")
+    parser = Parser(f"Bundled sweeps and prompts: {FOLDER / 'sweeps'}")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", parser_class=ArgumentParser)
     for each, path in scripts.items():
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""

@@ -1,22 +1,23 @@
-"""Assess whether early exit pays for a model on this machine, by ten ordinary commands and one verdict.
+"""Find out whether early exit pays for a model on this machine: ten commands, one verdict.
 
-    python jobs/assess.py                                   the default model, on generated prompts
-    python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
-    python jobs/assess.py --quick                           a smoke run, with a tenth of it all: it certifies nothing
-    python jobs/assess.py --dry-run                         the ten commands, with which it can be done by hand
+    eexit assess                                   the default model, on generated prompts
+    eexit assess --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
+    eexit assess --quick                           a smoke run at a tenth of the size, without a certificate
+    eexit assess --dry-run                         print the ten commands
 
-Exits are trained on the model's own texts. A pilot and its replays predict which settings lose about the bound. These
-settings and an oracle run on other prompts; one setting is certified, if any can be, and timed beside full depth,
-drafts, and transformers' `generate` with its lookup. The verdict is yes, no or not known, each by an interval. It names
-the gain of fixing one thing alone: the mode, the knowledge of where to exit, deciding or proof.
+The commands train artefacts on the model's own texts; predict, from a pilot and its replays, which settings lose about
+the bound; run these settings and an oracle on other prompts; certify one of them, if possible; and time it with full
+depth, drafts and transformers' `generate` with prompt lookup. The verdict is yes, no or not known, each by an interval.
+It also estimates the gain of removing one restriction alone: the mode, the rule's knowledge, deciding, or the proof.
 
-Sizes follow from the tests, not from time; after the first step, the duration of the rest on this machine is printed.
-Each step is an ordinary sweep or study in a folder of --out, which jobs/report.py and all other commands open. After an
-interruption, the same command goes on, and repeats what was lost. Run it on a machine that does nothing else.
+Sizes follow from the statistical test, not from time. After the first step, the command prints the time left. Each step
+is an ordinary sweep or study in a folder of --out, which `eexit report` and the other commands open. After an
+interruption, the same command resumes and repeats lost steps. Run it on an otherwise idle machine.
 """
 
 import os
 import platform
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ READING = ("system", "thinking", "thinking_until")
 
 @command("what is finished stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 with a verdict, 1 if it stopped before, and 2 if the input can't be used."""
+    """Return 0 if there is a verdict, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.assessment.assess import assess, begin
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             return COMMANDS[script](given)
 
         verdict, is_another = assess(assessment, do, display.say)
-    finish(verdict, flags.out, is_another)
+    finish(verdict, flags.out, is_another, flags.trust_remote_code)
     return 0
 
 
@@ -148,7 +149,7 @@ def sweep_of(arguments: Sequence[str]) -> SweepConfig:
 
 
 def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str, Any]) -> SweepConfig:
-    """Return the configuration of a sweep without exits. Raises `UsageError` for invalid fields."""
+    """Return the configuration of a sweep without exits. Raise `UsageError` for invalid fields."""
     given = {name: value for name, value in fields.items() if value not in (None, False)}
     layers = {"exit_layers": tuple(flags.exit_layers)} if flags.exit_layers else {}
     try:
@@ -161,7 +162,7 @@ def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str
 
 
 def first_line(assessment: "Assessment") -> str:
-    """Return the model with its dtype and weights, and this machine's cores and threads."""
+    """Return a line on the model, its dtype and weights, and the machine."""
     model, n = assessment.model, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     asked = "auto" if "--dtype" not in assessment.recipe.common else ""
     digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
@@ -171,7 +172,7 @@ def first_line(assessment: "Assessment") -> str:
 
 
 def plan_text(assessment: "Assessment") -> Iterator[str]:
-    """Yield the sizes, and the power that they give."""
+    """Yield lines on the split sizes and on the statistical power that they give."""
     from cluster.assessment.recipe import N_CALLS
     from eexit.quality.learn_then_test import alpha_share
     from eexit.quality.power import certification_power, gain_told, time_told
@@ -190,8 +191,8 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
     yield f"{N_CALLS} calls can tell a time below {time_told(N_CALLS):.2f} of full depth's"
 
 
-def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
-    """Print the verdict with its place, and write the report of a changed one."""
+def finish(verdict: "Verdict", out: str, is_another: bool, trusts_code: bool) -> None:
+    """Print the verdict, the files, and the command that packages the certified setting; write a missing report."""
     from eexit.results.store.folder import open_store
     from eexit.studies.assessment.screen import ANSWERS, explain, sentences, setting_line, tables
     from eexit.studies.assessment.verdict import FILE
@@ -205,7 +206,8 @@ def finish(verdict: "Verdict", out: str, is_another: bool) -> None:
     if is_another or not (Path(run).expanduser() / REPORT).is_file():
         sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
-        print(f"python jobs/package.py {run} --chosen --out {inside(out, 'setting')}")
+        trust = ["--trust-remote-code"] if trusts_code else []
+        print(shlex.join(["eexit", "package", run, "--chosen", "--out", inside(out, "setting"), *trust]))
     print(redact(inside(run, REPORT)))
     print(redact(inside(out, FILE)))
 
@@ -218,28 +220,33 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         parser.add_argument(f"--{name}", default=default, help=told)
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
     parser.add_argument("--quantize", help=fields["quantize"].description)
-    parser.add_argument("--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet (default: generated ones)")
-    which = "of generated prompts: another one gives others (default: 0)"
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="a .txt, .jsonl, .csv or .parquet file (default: generated prompts)"
+    )
+    which = "random seed of the generated prompts (default: 0)"
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=which)
     parser.add_argument("--system", help=fields["system"].description)
     parser.add_argument(
         "--max-risk", type=float, default=0.02, metavar="SHARE",
-        help="what may be lost: answers that full depth gets right, of all prompts, or tokens (default: 0.02)",
+        help="bound on the risk: the share of prompts that lose a correct answer or, without answers, of tokens that "
+        "differ (default: 0.02)",
     )  # fmt: skip
-    rows = "rows that are decoded together where it is to pay (default: 1)"
+    rows = "batch size at which exits have to pay (default: 1)"
     parser.add_argument("--batch", type=whole, default=1, metavar="ROWS", help=rows)
     parser.add_argument(
-        "--max-new-tokens", type=whole, default=32, metavar="N", help="tokens per run at most (default: 32)"
+        "--max-new-tokens", type=whole, default=32, metavar="N", help="maximum number of tokens per run (default: 32)"
     )
     layers = f"{fields['exit_layers'].description}, and one between the last two"
     parser.several("--exit-layers", "L", layers, type=int, default=None)
     parser.several("--thinking", "MARK", fields["thinking"].description or "", default=None)
     parser.add_argument("--thinking-until", metavar="PATTERN", help=fields["thinking_until"].description)
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run, with a tenth of it all: it certifies nothing"
+        "--quick", action="store_true", help="a smoke run at a tenth of the size, without a certificate"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="write the prompts of each part into --out, print the commands, and stop"
+        "--dry-run",
+        action="store_true",
+        help="write the prompts of each split into --out, print the commands, and stop",
     )
     parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
     return study_flags(parser, arguments, with_own_exits=False)

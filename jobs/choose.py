@@ -1,20 +1,20 @@
-"""Choose the cheapest setting of a finished sweep whose risk is bounded, with a confidence that holds.
+"""Select the cheapest setting of a finished sweep whose risk is certified to stay below a bound.
 
-    python jobs/choose.py results/mine --risk disagreement --max-risk 0.05
-    python jobs/choose.py results/mine --risk answers --max-risk 0.02 --confidence 0.9 --rules confidence entropy
-    python jobs/choose.py results/mine --risk perplexity --modes frozen_residual --cost depth
+    eexit choose results/mine --risk disagreement --max-risk 0.05
+    eexit choose results/mine --risk answers --max-risk 0.02 --confidence 0.9 --rules confidence entropy
+    eexit choose results/mine --risk perplexity --modes frozen_residual --cost depth
 
-A risk is the expected loss of a prompt, between 0 and 1: what counts as a loss is printed. Settings are tested from
-safe to bold, until one can't be certified (Learn-then-Test, Angelopoulos et al. 2021). Their order comes from a pilot:
-settings that none beats in both loss and cost (Pareto testing, Laufer-Goldshtein et al. 2023). The guarantee holds for
-prompts that are drawn as these were. Calls that ask the same prompts share the error, so that all of their guarantees
-hold together: each is written down before it is answered, and counted, over the results that lie side by side.
+A risk is a prompt's expected loss, between 0 and 1; the output defines the loss. Settings are tested from safe to bold
+until one can't be certified (Learn-then-Test, Angelopoulos et al. 2021). A pilot gives their order: the settings that
+no other beats in both loss and cost (Pareto testing, Laufer-Goldshtein et al. 2023). The guarantee holds for prompts
+drawn as these were. Selections on the same prompts share the error budget, so that all their guarantees hold together.
+Each one is recorded and counted, in this folder and its siblings, before its result is computed.
 
-By a hash of their text, or of their group where they name one, one in four prompts checks the choice, one in four of
-the others is the pilot, and all others choose; with --pilot or another --order, these are three in four. Beside it
-stands the naive choice, the cheapest setting whose mean loss is within the bound, which has no guarantee. The cheapest
-certified setting is reported even where it costs more than full depth. Each call adds a file to the folder choices
-beside the results.
+A hash of the prompt, or of its group, splits the prompts: one in four is for the test, one in four of the others for
+the pilot, and the rest for calibration; with --pilot or another --order, three in four are for calibration. The output
+also names the naive selection, the cheapest setting with a mean loss within the bound, which has no guarantee. The
+cheapest certified setting is reported even if it costs more than full depth. Each call adds a file to the folder
+choices in the results.
 """
 
 import sys
@@ -47,12 +47,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument("--risk", required=True, choices=tuple(RISKS), help="what is to be bounded")
+    parser.add_argument("--risk", required=True, choices=tuple(RISKS), help="risk to bound")
     parser.add_argument(
-        "--max-risk", type=float, default=0.05, metavar="SHARE", help="the bound, between 0 and 1 (default: 0.05)"
+        "--max-risk",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="bound on the risk, between 0 and 1 (default: 0.05)",
     )
     parser.add_argument(
-        "--confidence", type=float, default=0.95, metavar="SHARE", help="with which it has to hold (default: 0.95)"
+        "--confidence", type=float, default=0.95, metavar="SHARE", help="confidence of the guarantee (default: 0.95)"
     )
     parser.add_argument(
         "--cost",
@@ -64,19 +68,18 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--order",
         choices=ORDERS,
         default=PARETO,
-        help="pareto: one sequence over all modes and rules, as a pilot orders them; passed-on: one for each mode and "
-        "rule, from the conservative parameter to the bold one, and one that is through passes its part of the error "
-        "on (default: pareto)",
+        help="pareto: one sequence over all modes and rules, in a pilot's order; passed-on: one sequence per mode and "
+        "rule, from the conservative to the bold parameter; a finished sequence passes its error budget on (default: "
+        "pareto)",
     )
     parser.add_argument(
-        "--pilot", metavar="RESULTS", help="finished sweep of other prompts that gives the order (default: a part)"
+        "--pilot", metavar="RESULTS", help="finished sweep of other prompts for the order (default: a split)"
     )
     parser.add_argument(
-        "--planned-uses", type=whole, metavar="N", help="of these prompts, how many are planned: they share "
-        "the error in equal "
-        "parts (default: 1; any further one gets what little of it is kept for that)",
+        "--planned-uses", type=whole, metavar="N", help="planned number of selections on these prompts, which share the "
+        "error budget equally (default: 1; a further selection gets a small reserve)",
     )  # fmt: skip
-    among = "choose among these only (default: all)"
+    among = "candidates (default: all)"
     parser.several("--modes", "MODE", among)
     parser.several("--rules", "RULE", among)
     parser.several("--configurations", "KEY", among, dest="keys")

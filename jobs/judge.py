@@ -1,16 +1,16 @@
-"""Have a language model score the texts of a sweep, through any OpenAI-compatible endpoint.
+"""Score a sweep's texts with a language model, through any OpenAI-compatible endpoint.
 
     export OPENAI_API_KEY=…
-    python jobs/judge.py results/mine --base-url https://api.openai.com/v1 --model gpt-4.1-mini --dry-run
-    python jobs/judge.py results/mine --base-url https://api.openai.com/v1 --model gpt-4.1-mini
-    python jobs/judge.py results/mine --base-url http://localhost:8000/v1 --model qwen3-32b --no-key
+    eexit judge results/mine --base-url https://api.openai.com/v1 --model gpt-4.1-mini --dry-run
+    eexit judge results/mine --base-url https://api.openai.com/v1 --model gpt-4.1-mini
+    eexit judge results/mine --base-url http://localhost:8000/v1 --model qwen3-32b --no-key
 
-The judge scores coherence, completeness, clarity and freedom from repetition, from 1 to 5 each. It is never told which
-configuration wrote a text. Equal texts of a prompt are asked about once, and get equal scores.
+The judge scores coherence, completeness, clarity and freedom from repetition, from 1 to 5 each, without the name of the
+configuration. Equal texts of a prompt are judged once and get equal scores.
 
-What is judged lands in the folder judgements beside the results, and is not asked for again: Ctrl-C loses nothing, and
-the same command goes on. Texts of which the endpoint made nothing become rows with the error, and are tried again then.
-An unfinished sweep is judged as far as it has landed; one call at a time judges the same results.
+Judgements are stored in the folder judgements of the results and never requested again. After Ctrl-C, the same command
+resumes. Texts that the endpoint could not judge become rows with the error, and are retried by the next call. Of an
+unfinished sweep, all committed runs are judged. Only one call at a time judges the same results.
 """
 
 import os
@@ -87,21 +87,21 @@ def read_key(name: str) -> str:
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__, "folder or URI of a sweep")
     add = parser.add_argument
-    add("--base-url", type=_address, required=True, metavar="URL", help="where the endpoint is, up to its /v1")
-    add("--model", required=True, metavar="NAME", help="the model that judges, as the endpoint calls it")
-    add("--key-from", default=KEY_FROM, metavar="NAME", help=f"environment variable ({KEY_FROM})")
+    add("--base-url", type=_address, required=True, metavar="URL", help="address of the endpoint, up to /v1")
+    add("--model", required=True, metavar="NAME", help="the judge, as the endpoint names it")
+    add("--key-from", default=KEY_FROM, metavar="NAME", help=f"environment variable with the key ({KEY_FROM})")
     add("--key", "--api-key", dest="key", help=SUPPRESS)  # refused without being shown
-    add("--no-key", action="store_true", help="the endpoint needs no key, and is sent none")
+    add("--no-key", action="store_true", help="send no key")
     parser.several("--configurations", "KEY", "keys of configurations, as in the sweep's table (default: all)")
-    add("--limit", type=whole, metavar="N", help="judge N prompts only: a hash draws them, of each sort its share")
-    add("--concurrency", type=whole, default=CONCURRENCY, metavar="N", help=f"questions at a time ({CONCURRENCY})")
-    add("--timeout", type=whole, default=TIMEOUT, metavar="S", help=f"seconds for one whole answer ({TIMEOUT})")
-    temperature = f"of the judge (0); {THE_ENDPOINTS}: its own, for models that take none"
+    add("--limit", type=whole, metavar="N", help="judge only N prompts, drawn by a hash, each kind in proportion")
+    add("--concurrency", type=whole, default=CONCURRENCY, metavar="N", help=f"concurrent requests ({CONCURRENCY})")
+    add("--timeout", type=whole, default=TIMEOUT, metavar="S", help=f"seconds for a complete reply ({TIMEOUT})")
+    temperature = f"sampling temperature of the judge (0); {THE_ENDPOINTS}: send none"
     add("--temperature", type=_temperature, default=0.0, metavar="T", help=temperature)
-    form = "how the answer's form is asked for, beside words: as a schema, as any JSON, or not at all"
+    form = "response_format of the request"
     add("--response-format", choices=RESPONSE_FORMATS, default=RESPONSE_FORMATS[0], help=form)
-    add("--dry-run", action="store_true", help="print how much would be asked, and ask nothing")
-    add("--quiet", action="store_true", help="show no progress, only results and problems")
+    add("--dry-run", action="store_true", help="print the number of requests and send none")
+    add("--quiet", action="store_true", help="hide progress; print results and problems")
     flags = parser.read(arguments)
     if flags.key is not None:
         raise UsageError("a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours: --key-from")

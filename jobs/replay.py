@@ -1,21 +1,22 @@
-"""Replay settings that were never run on the texts of a finished sweep: what their exits would be worth there.
+"""Replay settings on the texts of a finished sweep, to estimate their exits without running them.
 
-    python jobs/replay.py results/mine --kl-factors 0.25:16:13             13 KL factors from 0.25 to 16
-    python jobs/replay.py results/mine --kl-factors 0.5 1 2
-    python jobs/replay.py results/mine --rules confidence=0.5:0.95:10 entropy=0.1:3:7 fixed=10,20
-    python jobs/replay.py results/mine --rules confidence=0.9 --modes frozen_residual --texts-of unfrozen/confidence/0.9
+    eexit replay results/mine --kl-factors 0.25:16:13             13 KL factors from 0.25 to 16
+    eexit replay results/mine --kl-factors 0.5 1 2
+    eexit replay results/mine --rules confidence=0.5:0.95:10 entropy=0.1:3:7 fixed=10,20
+    eexit replay results/mine --rules confidence=0.9 --modes frozen_residual --texts-of unfrozen/confidence/0.9
 
 A range LOW:HIGH:N is N values, spaced geometrically for KL factors and nats (kl, predicted_kl, entropy) and linearly
-for all else (confidence, margin, similarity, fixed, patience).
+for the other rules.
 
-Replays are teacher-forced: each token is decided given a text that was written under another setting, by default by
-normal. So they say how far what is read at exits is from full depth, and not where the setting's own text would go.
-Replayed on its own texts, a setting has the numbers of its runs in float32, and nearly those in other dtypes.
-Rules that look at the final layer follow from what the sweep recorded, in modes that leave the state alone, and no
-model is loaded. For all else, one Ray actor has all CPUs of a node, or a whole GPU, for itself, and scores the texts:
-once for all thresholds of a rule where the mode leaves the state alone, else once for each.
+Replays are teacher-forced: each token is decided given a text of another setting, by default normal. They estimate the
+distance of exits from full depth, but not where the setting's own text would go. Replayed on its own texts, a setting
+has the numbers of its runs in float32, and nearly these numbers in other dtypes.
 
-Each call adds a file to the folder replays beside the results, after every setting or rule: Ctrl-C loses none of them.
+Oracles in modes with an exact KV cache are replayed from the sweep's records, without the model. For other settings,
+one Ray actor uses all CPUs of a node, or a whole GPU, and scores the texts: once for all thresholds of a rule if the
+KV cache is exact, otherwise once per threshold.
+
+Each call adds a file to the folder replays in the results after every setting or rule, so that Ctrl-C loses none.
 """
 
 import sys
@@ -61,19 +62,18 @@ def threshold(text: str) -> str:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.several("--kl-factors", "K", "KL factors of rule kl: numbers, or LOW:HIGH:N")
+    parser.several("--kl-factors", "K", "KL factors of rule kl: numbers or LOW:HIGH:N")
     parser.several(
         "--rules", "RULE",
         "rules with their parameters, as numbers with commas or as ranges: confidence=0.5:0.95:10 entropy=0.1,1",
     )  # fmt: skip
     parser.several(
         "--modes", "MODE",
-        "what exits leave behind (default: the sweep's modes; for rules that look at the final layer, those that leave "
-        "the state alone)",
+        "modes (default: the sweep's; for oracles, those of the sweep with an exact KV cache)",
     )  # fmt: skip
-    parser.several("--exit-sets", "LAYERS", "as in 25 20,25 all (default: all)", default=(EVERY,))
+    parser.several("--exit-sets", "LAYERS", "exit sets, as in 25 20,25 all (default: all)", default=(EVERY,))
     parser.add_argument(
-        "--texts-of", default=NORMAL, metavar="KEY", help=f"the configuration whose texts are replayed ({NORMAL})"
+        "--texts-of", default=NORMAL, metavar="KEY", help=f"configuration whose texts are replayed ({NORMAL})"
     )
     for name, of in REPLACED.items():
         parser.add_argument(
@@ -81,8 +81,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         )
     parser.several(
         "--gate-thresholds", "CHANCE",
-        f"read a layer only where the gate gives the rule this chance to exit; {PERFECT}: a gate that always knows, "
-        "which shows how much any gate could save", type=threshold,
+        f"read a layer only if the gate predicts at least this exit probability; {PERFECT}: a gate without errors, the "
+        "upper bound of any gate's savings", type=threshold,
     )  # fmt: skip
     return study_flags(parser, arguments)
 

@@ -1,14 +1,14 @@
-"""Write the report of a sweep: one HTML file that opens anywhere, without a network.
+"""Write a sweep's report: one HTML file that opens anywhere, offline.
 
-    python jobs/report.py results/demo
-    python jobs/report.py results/demo --out demo.html --open
-    python jobs/report.py results/large --prompts 200           texts and tokens of 200 prompts, means over all prompts
-    python jobs/report.py results/large --ids 17 recursion      texts and tokens of these prompts
-    python jobs/report.py results/demo --prices-of llama-2-7b   what these exits would cost at that model's prices
-    python jobs/report.py results/demo --serve                  at http://127.0.0.1:8000, rebuilt while the sweep runs
-    python jobs/report.py early_exit_analysis.json
+    eexit report results/demo
+    eexit report results/demo --out demo.html --open
+    eexit report results/large --prompts 200           texts and tokens of 200 prompts, means over all prompts
+    eexit report results/large --ids 17 recursion      texts and tokens of these prompts
+    eexit report results/demo --prices-of llama-2-7b   these exits at the unit costs of another model
+    eexit report results/demo --serve                  at http://127.0.0.1:8000, rebuilt while the sweep runs
+    eexit report early_exit_analysis.json
 
-Of a sweep that still runs, it shows what has landed.
+The report of a running sweep shows the committed runs.
 """
 
 import sys
@@ -59,16 +59,16 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         type=_margin,
         default=MARGIN,
         metavar="SHARE",
-        help=f"what a setting may be worse than full depth and count as good as it (default: {MARGIN})",
+        help=f"a setting is as good as full depth if it is worse by less than this margin (default: {MARGIN})",
     )
     parser.add_argument(
         "--prices-of",
         metavar="MODEL",
-        help=f"show what was run at another model's prices too: {', '.join(KNOWN)}, a folder, or shapes",
+        help=f"add the cost at another model's unit costs: {', '.join(KNOWN)}, a folder, or shapes",
     )
     held = parser.add_mutually_exclusive_group()
-    held.add_argument("--prompts", type=whole, metavar="N", help="prompts to hold (default: 100)")
-    held.add_argument("--ids", nargs="+", metavar="ID", help="the prompts to hold")
+    held.add_argument("--prompts", type=whole, metavar="N", help="number of prompts with texts (default: 100)")
+    held.add_argument("--ids", nargs="+", metavar="ID", help="ids of prompts with texts")
     return parser.read(arguments)
 
 

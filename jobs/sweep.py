@@ -1,8 +1,8 @@
-"""Run a sweep, or continue one that was stopped.
+"""Run a sweep, or resume one.
 
-    python jobs/sweep.py                      the demo, into results/demo
-    python jobs/sweep.py --model Qwen/Qwen3-0.6B --prompts mine.txt --out mine
-    python jobs/sweep.py --dry-run            what it would do
+    eexit sweep                      the demo, into results/demo
+    eexit sweep --model Qwen/Qwen3-0.6B --prompts mine.txt --out mine
+    eexit sweep --dry-run            print the plan
 
 On a cluster, where --out is an absolute path that all nodes share, or a URI:
 

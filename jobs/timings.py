@@ -1,23 +1,22 @@
-"""Time how long the configurations of a finished sweep really take, beside full depth and transformers' own generate.
+"""Time configurations of a finished sweep, with full depth and transformers' `generate`.
 
-    python jobs/timings.py results/mine                         all configurations but oracles, at 1, 8 and 32 rows
-    python jobs/timings.py results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
-    python jobs/timings.py results/mine --prompts 3 --calls 1 --batch 1      a first look, which tells nothing apart
-    python jobs/timings.py results/mine --baselines generate/lookup --draft 20:4     what else is there
-    python jobs/timings.py results/mine --chosen --fastest --unused-prompts --calls 24     what was chosen, on other
-    prompts
+    eexit timings results/mine                         all configurations but oracles, at batch sizes 1, 8 and 32
+    eexit timings results/mine --configurations frozen_residual/fixed/10 unfrozen/fixed/10 --batch 1
+    eexit timings results/mine --prompts 3 --calls 1 --batch 1      a trial, too short to compare times
+    eexit timings results/mine --baselines generate/lookup --draft 20:4     with baselines and drafts
+    eexit timings results/mine --chosen --fastest --unused-prompts --calls 24     the selected setting, on other prompts
 
-Time it on a machine that does nothing else. A call is one Ray actor, which loads the model and has all CPUs of a node,
-or a whole GPU, for itself. In every round it times everything once, in another order, and only times of one round are
-compared. The state of a machine differs between calls: intervals are over calls, and one call tells no times apart.
+Time on an otherwise idle machine. A call is one Ray actor, which loads the model and has all CPUs of a node, or a whole
+GPU, for itself. Each round times everything once, in a different order; only times of the same round are compared. A
+machine's state differs between calls, so intervals are over calls, and one call can't tell times apart.
 
-Everything decodes the same prompts, greedily, whatever the sweep's temperature is, and as many tokens of each as full
-depth wrote; EOS ends nothing, and observing what full depth would have said is left out. The clock starts when every
-row has two tokens, so that a prompt's own pass, which is the same for all, is not timed; what is compared is seconds
-per token since then. Rows of a batch have texts of about the same length, of which the shortest counts.
+All configurations decode the same prompts greedily, and generate as many tokens as full depth did; EOS ends nothing,
+and full-depth predictions are not recorded. The clock starts when every slot has two tokens, so that prefill, which is
+the same for all, is not timed; the result is seconds per further token. The texts of a batch have similar lengths, of
+which the shortest counts.
 
-Oracles (such as kl and agree) can't be timed, since they need the full-depth pass beside them. Each call adds a file
-to the folder timings beside the results, after every round. None is replaced: timing_id and started tell calls apart.
+Oracles (such as kl and agree) can't be timed, since they need the full-depth pass. Each call adds a file to the folder
+timings in the results after every round. No file is replaced: timing_id and started tell calls apart.
 """
 
 import sys
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 @command("the rounds that were finished stay in timings")
 def main(arguments: Sequence[str]) -> int:
-    """0: all calls are timed. 1: it stopped before. 2: the input can't be used."""
+    """Return 0 if all calls were timed, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.session import ray_session
     from cluster.studies.run import run_study
@@ -76,50 +75,48 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    keys = "keys of configurations, as in the sweep's table (default: all but oracles); normal and generate always run"
+    keys = "keys of configurations (default: all but oracles); normal and generate are always timed"
     parser.several("--configurations", "KEY", keys)
     parser.add_argument(
-        "--chosen", action="store_true", help="of configurations, time only what jobs/choose.py chose last, if anything"
+        "--chosen", action="store_true", help="time only the setting that eexit choose selected last, if any"
     )
-    parser.several("--draft", "LAYER:N", "drafts to time too, as in 20:4 25:4, which the sweep need not have")
-    rows = "rows that are decoded together; prompts repeat where there are fewer (default: 1 8 32)"
+    parser.several("--draft", "LAYER:N", "drafts to time, as in 20:4 25:4; the sweep need not have them")
+    rows = "batch sizes; prompts repeat if there are fewer (default: 1 8 32)"
     parser.several("--batch", "ROWS", rows, type=whole, default=(1, 8, 32))
     parser.add_argument(
         "--prompts",
         type=whole,
         default=8,
         metavar="N",
-        help="how many of the sweep's prompts: a hash draws them, of each sort (fact of fact-30) its share; those that "
-        "failed or leave no room are left out (default: 8)",
+        help="number of prompts, drawn by a hash, each kind (fact of fact-30) in proportion; without failed and "
+        "overlong runs (default: 8)",
     )
     parser.add_argument(
         "--per-round",
         type=whole,
         metavar="N",
-        help="time only so many of the prompts in each round, other ones in the next, so that intervals say what "
-        "depends on the prompt, such as how often a draft is right (default: all in every round)",
+        help="prompts per round, different ones in each, so that intervals include the variation over prompts, such as "
+        "that of accepted drafts (default: all prompts in every round)",
     )
     parser.add_argument(
         "--tokens", type=whole, metavar="N",
-        help="tokens of each row, of prompts whose text at full depth has as many (default: as many as each text has)",
+        help="tokens per text, from prompts with texts of at least this length (default: the length of each text)",
     )  # fmt: skip
     parser.add_argument(
         "--calls", type=whole, default=MIN_CALLS, metavar="N",
-        help="calls, each with the model loaded anew; with --unused-prompts, those before count "
+        help="number of calls, which each load the model; with --unused-prompts, earlier calls count "
         f"(default: {MIN_CALLS})",
     )  # fmt: skip
-    parser.add_argument(
-        "--rounds", type=whole, default=1, metavar="N", help="how often each call times each (default: 1)"
-    )
+    parser.add_argument("--rounds", type=whole, default=1, metavar="N", help="rounds per call (default: 1)")
     variants = "; ".join(f"{GENERATE}/{variant}: {what}" for variant, what in VARIANTS.items())
-    parser.several("--baselines", "KEY", f"variants of generate to time beside it: {variants}", default=(GENERATE,))
+    parser.several("--baselines", "KEY", f"baselines to time: {variants}", default=(GENERATE,))
     parser.add_argument(
         "--unused-prompts", action="store_true",
-        help="time prompts that no call before has timed with more contenders, such as to time again what was fastest",
+        help="use prompts that no earlier, larger comparison has timed, such as to time its fastest setting again",
     )  # fmt: skip
     parser.add_argument(
         "--fastest", action="store_true",
-        help=f"time only full depth, {GENERATE}, the configurations and, of all else, what was fastest in calls before",
+        help=f"time only full depth, {GENERATE}, the configurations and the fastest alternative of earlier calls",
     )  # fmt: skip
     parser.add_argument(
         "--steps",
@@ -129,7 +126,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     )
     flags = study_flags(parser, arguments)
     if flags.chosen and flags.configurations:
-        raise UsageError("give either --chosen or --configurations, which say what is timed")
+        raise UsageError("give either --chosen or --configurations: both select what is timed")
     return flags
 
 

@@ -1,18 +1,18 @@
-"""Train exits on the texts of a finished sweep, or go on with a training that was stopped.
+"""Train artefacts for exits on a finished sweep's texts, or resume a training.
 
-    python jobs/sweep.py --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --record-full-depth none --out
-    results/texts python jobs/train.py results/texts --what linear --out exits/linear          a readout
-    python jobs/train.py results/texts --what probe --readout exits/linear --out exits/probe       of KLs through it
-    python jobs/train.py results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
-    python jobs/train.py results/texts --what kv-maps --out exits/state            what exits leave
+    eexit sweep --prompts questions.jsonl --modes normal --record-full-depth none --out results/texts
+    eexit train results/texts --what linear --out exits/linear          a readout
+    eexit train results/texts --what probe --readout exits/linear --out exits/probe       of KLs through this readout
+    eexit train results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
+    eexit train results/texts --what kv-maps --out exits/kv_maps        KV maps
 
-All of them are regressions in closed form, from sums over the texts of the sweep's normal runs that went well. One
-prompt in five is held out, by a hash of its text: nothing is learned from it, and what was learned is measured on it.
-One Ray actor has all CPUs of a node, or a whole GPU, for itself. Ctrl-C keeps the sums, and the same command goes on.
+Each training is a regression in closed form, from moments over the texts of successful runs in mode normal. One prompt
+in five, by a hash of its text, is held out for the evaluation. One Ray actor has all CPUs of a node, or a whole GPU,
+for itself. Ctrl-C keeps the moments, and the same command resumes.
 
-The artefact is a folder: card.json says what it was fitted to and how good it is on the held-out prompts. Use it with
---readout, --probe, --gate or --kv-maps of jobs/sweep.py. With --adapter, it is fitted to the model with an adapter,
-such as jobs/files/student.py trains, and used with that.
+The artefact is a folder: card.json records the training data and the held-out results. Sweeps use it by --readout,
+--probe, --gate or --kv-maps; the last printed line is such a sweep. With --adapter, the artefact is fitted to the model
+with this adapter, such as one from `eexit student`, and used with it.
 """
 
 import sys
@@ -31,13 +31,13 @@ from eexit.plan.prompts import read_prompts
 from eexit.training.trainer_inputs import WAYS
 
 
-@command("what was learned and saved stays: the same command goes on from there")
+@command("the saved moments stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Return 0 if the artefact is written, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.training import train_exits
     from eexit.training.plan import TrainArgs
-    from eexit.training.training_table import how_to_use, training_table
+    from eexit.training.training_table import sweep_command, training_table
 
     prompts = read_prompts(flags.prompts) if flags.prompts else ()
     asked = TrainArgs(flags.what, flags.out, prompts, options=options_of(flags))
@@ -45,8 +45,16 @@ def main(arguments: Sequence[str]) -> int:
     card = train_exits(flags.results, asked, flags.device, display, trusts_code=flags.trust_remote_code)
     console = Console()
     console.print(training_table(card))
-    print(how_to_use(card, flags.out))
+    print(sweep_command(card, flags.out, given_to_sweep(flags)))
     return 0
+
+
+def given_to_sweep(flags: Namespace) -> list[str]:
+    """Return the flags of the training that a sweep with its artefact needs too."""
+    names = ("readout", "adapter")
+    words = [word for name in names if getattr(flags, name) for word in (f"--{name}", getattr(flags, name))]
+    trusted = ["--trust-remote-code"] if flags.trust_remote_code else []
+    return [*words, *(["--use", *flags.use] if flags.use else []), *trusted]
 
 
 def options_of(flags: Namespace) -> dict[str, Any]:
@@ -66,19 +74,17 @@ def options_of(flags: Namespace) -> dict[str, Any]:
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__, "folder or URI of a finished sweep that has mode normal")
     parser.add_argument("--what", required=True, help=f"what to train: {', '.join(WAYS)}")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the artefact goes")
-    parser.add_argument("--prompts", metavar="FILE", help="more prompts, whose texts are generated first")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the artefact")
+    parser.add_argument("--prompts", metavar="FILE", help="further training prompts, whose texts are generated first")
     layers = "exitable layers (default: the sweep's)"
     parser.several("--exit-layers", "LAYER", layers, dest="layers", type=layer, default=None)
     parser.add_argument(
         "--readout",
         metavar="READOUT",
-        help="for a probe, a gate or KV maps: what layers are read through: lens, raw or a folder (default: lens)",
+        help="for a probe, a gate or KV maps: the readout: lens, raw or a folder (default: lens)",
     )
-    parser.several("--rules", "RULE", "for a gate: rules that read layers, as in confidence=0.9,0.97", default=None)
-    parser.add_argument(
-        "--adapter", metavar="FOLDER", help="an adapter: what is trained is fitted to the model with it"
-    )
+    parser.several("--rules", "RULE", "for a gate: the rules that it gates, as in confidence=0.9,0.97", default=None)
+    parser.add_argument("--adapter", metavar="FOLDER", help="adapter of the model that the artefact is fitted to")
     return study_flags(parser, arguments)
 
 

@@ -1,11 +1,15 @@
-"""Documents and docstrings name only what exists: every path, dotted name and word of code in backticks."""
+"""Documents and docstrings name only what exists; classes are nouns, and docstrings of functions begin with a verb."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 import pytest
 from defined_names import WORD, code, comments, docstrings, resolves, vocabulary
-from house import ROOMS, ROOT, modules
+from house import ROOMS, ROOT, modules, tree
 
 DOCUMENTS = (
     "README.md",
@@ -85,3 +89,92 @@ def test_docstrings_and_comments_name_what_exists(room: str) -> None:
 )  # fmt: skip
 def test_what_does_not_exist_is_found(span: str) -> None:
     assert missing(span, ROOT / "README.md", set())
+
+
+# Words that never stand alone as a name.
+RESERVED = {
+    "asked", "found", "given", "kept", "left", "look", "of", "own", "part", "row", "said", "seen", "state", "taken",
+    "told", "unit", "use", "work",
+}  # fmt: skip
+PREPOSITIONS = {
+    "after", "at", "before", "beside", "by", "for", "from", "in", "instead", "of", "to", "under", "until", "what",
+    "where", "which", "with",
+}  # fmt: skip
+PARTICIPLES = {
+    "asked", "chosen", "deciding", "decoding", "done", "drafted", "drawn", "exited", "found", "given", "handed",
+    "judging", "kept", "landed", "leaves", "leaving", "left", "made", "measured", "owed", "packed", "passing",
+    "picked", "prefilled", "ran", "reached", "replayed", "said", "saved", "scored", "seen", "studied", "taken",
+    "taught", "tested", "timed", "told", "wanted",
+}  # fmt: skip
+# Names that gave way to the field's words.
+RETIRED = {
+    "are_all", "are_none", "AskedOfRows", "asks", "beside", "ByKL", "chosen", "Contender", "Contenders", "fork_of",
+    "handed_over", "HandedOver", "here", "InARow", "keys_alone", "KeysAlone", "KeysWritten", "know", "land",
+    "landed", "learned", "KVFill", "Ledger", "ledger", "likeliest", "top_token_history", "LossesAndCosts",
+    "make_known", "record_full_depth", "owes", "Pieces", "Prices", "refusals", "screening", "seals", "settle", "shown",
+    "Silence", "StandIn", "StateMaps", "sure_and_wrong", "take_apart", "take_home", "take_stock", "Taught", "teach",
+    "Teacher", "teacher", "teacher_pass", "WhatToTime", "WhatToTrain", "Whereabouts", "whereabouts", "whole_files",
+    "worth_running", "writing_shards",
+}  # fmt: skip
+NO_VERBS = {
+    "a", "above", "after", "all", "also", "an", "and", "another", "any", "as", "at", "before", "below", "beside",
+    "between", "both", "but", "by", "each", "every", "for", "from", "he", "here", "his", "how", "i", "if", "in",
+    "into", "it", "its", "no", "not", "of", "on", "one", "only", "or", "our", "over", "per", "she", "some", "such",
+    "than", "that", "the", "their", "them", "there", "these", "they", "this", "those", "to", "under", "until", "we",
+    "what", "whatever", "when", "where", "whether", "which", "while", "who", "whose", "why", "with", "within",
+    "without", "you",
+}  # fmt: skip
+HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|[a-z]+")
+NOUN_PHRASES = ("property", "cached_property")  # decorators of methods that read as fields
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def defined(kind: type[ast.AST] | UnionType) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the node of every class or function in the packages."""
+    for path in modules().values():
+        nodes: list[Any] = [node for node in ast.walk(tree(path)) if isinstance(node, kind)]
+        yield from ((f"{path.relative_to(ROOT)}:{node.lineno}", node) for node in nodes)
+
+
+def is_misnamed(name: str) -> bool:
+    """Return True if a class is named by a participle, a preposition or a clause."""
+    words = [word.lower() for word in HUMP.findall(name)]
+    return words[-1] in PARTICIPLES | PREPOSITIONS or words[0] in PREPOSITIONS
+
+
+def begins_with_no_verb(docstring: str) -> bool:
+    """Return True if a docstring begins with an article, a preposition, a pronoun or a question word."""
+    first = re.match(r"\W*([\w'’-]+)", docstring)
+    return first is not None and first[1].lower() in NO_VERBS
+
+
+def test_classes_are_nouns() -> None:
+    assert [(place, node.name) for place, node in defined(ast.ClassDef) if is_misnamed(node.name)] == []
+
+
+def test_no_reserved_or_retired_word_is_a_whole_name() -> None:
+    gone = RESERVED | RETIRED
+    named = [(place, node.name) for place, node in defined(ast.ClassDef | Function)]
+    assert [(place, name) for place, name in named if name.strip("_") in gone or name.lower() in RESERVED] == []
+    assert [module for module in modules() if module.rpartition(".")[2] in gone] == []
+
+
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    functions = [
+        (place, node.name, docstring)
+        for place, node in defined(Function)
+        if (docstring := ast.get_docstring(node))
+        and not any(ast.unparse(each).rpartition(".")[2] in NOUN_PHRASES for each in node.decorator_list)
+    ]
+    assert [(place, name) for place, name, docstring in functions if begins_with_no_verb(docstring)] == []
+
+
+@pytest.mark.parametrize("name", ["Left", "TakenAfter", "TimedAt", "ByKL", "WhatToTime", "BesideNormal", "HandedOver"])
+def test_a_class_that_is_no_noun_is_found(name: str) -> None:
+    assert is_misnamed(name) or name in RETIRED
+
+
+@pytest.mark.parametrize("docstring", ["The shares.", "Whether it exits.", "What a layer predicts.", "Of each token."])
+def test_a_docstring_without_a_verb_is_found(docstring: str) -> None:
+    assert begins_with_no_verb(docstring)
+    assert not begins_with_no_verb("Return the shares.")

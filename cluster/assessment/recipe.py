@@ -52,8 +52,8 @@ class RecipeStep:
 
     @property
     def line(self) -> str:
-        """The command as a user calls it."""
-        return f"python jobs/{self.script}.py {shlex.join(self.arguments)}"
+        """As it is called by hand."""
+        return f"eexit {self.script} {shlex.join(self.arguments)}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cluster import signals
-from cluster.console.parser import as_called
 from eexit.errors import SweepStopped, UsageError, first_line
 from eexit.output.locations import without_secrets
 from eexit.output.text import printable
@@ -18,7 +17,7 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
     and handles its signals. `kept` is a line on the results that a stopped command keeps.
     """
 
-    def of(work: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    def decorate(work: Callable[[Sequence[str]], int]) -> Callable[..., int]:
         @functools.wraps(work)
         def main(arguments: Sequence[str] | None = None) -> int:
             if arguments is None:
@@ -27,7 +26,7 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
             try:
                 return work(arguments)
             except UsageError as error:
-                print(printable(as_called(without_secrets(f"error: {error}"))), file=sys.stderr)
+                print(printable(without_secrets(f"error: {error}")), file=sys.stderr)
                 return 2
             except (SweepStopped, KeyboardInterrupt, OSError) as error:  # OSError: such as a full disk
                 reason = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
@@ -37,4 +36,4 @@ def command(kept: str = "") -> Callable[[Callable[[Sequence[str]], int]], Callab
 
         return main
 
-    return of
+    return decorate

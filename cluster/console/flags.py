@@ -26,9 +26,9 @@ def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool =
     Custom rules and modes are loaded; without `with_own_exits`, there is no flag for their files.
     """
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if there is any, else CPU"
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if available, else CPU"
     )
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    parser.add_argument("--quiet", action="store_true", help="hide progress; print results and problems")
     trust_flag(parser)
     if not with_own_exits:
         return parser.read(arguments)
@@ -48,7 +48,7 @@ def use_flag(parser: Parser, group: str = "") -> None:
     """Add the flag for files of custom rules and modes."""
     (parser.group(group) if group else parser).add_argument(
         "--use", action="extend", nargs="+", metavar="FILE", default=[],
-        help="files of Python with rules and modes of your own, which are run, and known by their names then",
+        help="Python files with custom rules and modes, which are executed",
     )  # fmt: skip
 
 

@@ -3,11 +3,9 @@
 import argparse
 import os
 import re
-import sys
 import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NoReturn
 
 from rich_argparse import RawDescriptionRichHelpFormatter
@@ -15,9 +13,6 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 from eexit.errors import UsageError
 from eexit.output.text import did_you_mean, renamed
 
-_JOBS = Path(__file__).parents[2] / "jobs"
-_SCRIPT = re.compile(r"python jobs/((?:\w+/)?\w+\.py)")  # also called as `eexit NAME`
-_NAMED = re.compile(r"(?:python )?(?<![\w/])jobs/(?:files/)?(\w+)\.py")
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)")  # numbers and lists of numbers that argparse would take for flags
 _HOME = re.compile(r"\A(--[a-z][a-z-]*=)(~/.*)", re.DOTALL)  # a shell only expands ~ where a word begins
 COMPLETES = "_ARGCOMPLETE"  # set by a completing shell, as argcomplete defines it: the number of words before the flags
@@ -28,37 +23,16 @@ class _HelpFormatter(RawDescriptionRichHelpFormatter):
     text_markup = help_markup = False  # brackets are no markup
 
 
-def near(path: Path) -> str:
-    """Return a path relative to the current folder, if it is inside."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def as_called(text: str) -> str:
-    """Return a text with commands as this process is called: `eexit train` for `jobs/train.py` in `eexit` itself."""
-    if not Path(sys.argv[0]).name.startswith("eexit "):
-        return text
-    return _NAMED.sub(lambda script: f"eexit {script[1].replace('_', '-')}", text)
-
-
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises `UsageError`.
-
-    The examples of its description, and the files in them, are shown as they are called from the current folder.
-    """
+    """Argument parser that raises `UsageError`."""
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
-        if description:
-            called = _SCRIPT.sub(lambda script: f"python {near(_JOBS / script[1])}", as_called(description))
-            self.description = called.replace("jobs/sweeps", near(_JOBS / "sweeps"))
         self._groups = dict[str, argparse._ArgumentGroup]()
         self._negative_number_matcher = _NEGATIVE
         self.add_argument(
             "--version", action="version", version=f"eexit {installed_version()}", help="print the version and stop"
         )
-
-    def format_help(self) -> str:
-        return as_called(super().format_help())
 
     def group(self, title: str) -> "argparse._ArgumentGroup":
         """Return the group of flags with this title, creating it if it is missing."""

@@ -1,4 +1,4 @@
-"""The flags of `jobs/sweep.py`: they and a TOML file are merged, and validated once, into a job.
+"""The flags of `eexit sweep`: they and a TOML file are merged, and validated once, into a job.
 
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from cluster.console.flags import use_flag
-from cluster.console.parser import Parser, near
+from cluster.console.parser import Parser
 from cluster.sweep_job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
 from eexit.method.custom import use_files
@@ -62,7 +62,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     `default` is the `--config` if the flags give neither one nor prompts. Raise `UsageError` for bad input.
     """
     parser = _make_parser(description, demo=_read_toml(default))
-    _add_further_flags(parser, default)
+    _add_further_flags(parser)
     given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
     flags: dict[str, Any] = {
         name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()
@@ -91,45 +91,45 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     return job, CommandOptions(dry_run, quiet, figures, prompts_from, controls_from)
 
 
-def _add_further_flags(parser: Parser, default: Path) -> None:
+def _add_further_flags(parser: Parser) -> None:
     """Add the flags that are no fields of a job."""
     parser.group(WHAT).add_argument(
-        "--config", metavar="FILE", help=f"TOML with the same names; flags win (without --prompts: {near(default)})"
+        "--config",
+        metavar="FILE",
+        help="TOML file with the flags' names; flags win (default without --prompts: jobs/sweeps/demo.toml)",
     )
     parser.group(WHAT).add_argument(
-        "--prompts", metavar="FILE", help=".txt, .jsonl, .csv, .parquet; or [[prompts]] in the TOML"
+        "--prompts", metavar="FILE", help="a .txt, .jsonl, .csv or .parquet file; or [[prompts]] in the TOML file"
     )
     parser.group(WHERE).add_argument(
         "--controls-of",
         metavar="RESULTS",
-        help="run a control for each configuration of a finished sweep too: rule random, which exits as often at each "
-        "layer, whatever the token",
+        help="add a control for each configuration of a finished sweep: rule random with as many exits at each layer",
     )
     parser.group(WHERE).add_argument(
         "--control-modes",
         metavar="MODE",
         nargs="+",
-        help="the modes of these controls, so that modes stand beside each other at the same exits; without it, each "
-        "has the mode of what it follows",
+        help="modes of these controls, to compare modes at equal exits (default: the mode of the copied configuration)",
     )
     use_flag(parser, WHERE)
     parser.group(WHERE).add_argument(
         "--settings-from-replay",
         metavar="RESULTS",
-        help="run the settings that a finished pilot and its replays predict to lose about --within: two in unfrozen, "
-        "up to four in a mode that alters the KV cache; with --rules agree, those of that oracle",
+        help="run the settings that a pilot and its replays predict to lose about --within: two in unfrozen, up to "
+        "four in a mode that alters the KV cache; with --rules agree, settings of this oracle",
     )
     parser.group(WHERE).add_argument(
-        "--within", metavar="RISK=SHARE", help="what settings of --settings-from-replay may lose, as in answers=0.02"
+        "--within", metavar="RISK=SHARE", help="risk and its bound for --settings-from-replay, as in answers=0.02"
     )
     parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
     parser.group(OUTPUT).add_argument(
-        "--quiet", action="store_const", const="yes", help="show no progress, only results and problems"
+        "--quiet", action="store_const", const="yes", help="hide progress; print results and problems"
     )
     parser.group(OUTPUT).add_argument(
         "--json",
         metavar="FILE",
-        help="also write each configuration's means with their intervals, and by kind of prompt, as JSON",
+        help="write each configuration's means with intervals, overall and by kind of prompt, as JSON",
     )
 
 
@@ -246,13 +246,13 @@ def _split(name: str, values: list[str]) -> list[str]:
 def _help(field: FieldInfo, in_demo: Any) -> str:
     text, default = field.description or "", None if field.is_required() else field.default
     if default is not None and default is not False and default != {}:
-        text += f" (default: {_shown(default)}"
+        text += f" (default: {_format_default(default)}"
         differs = list(in_demo) != list(default) if isinstance(default, tuple) else in_demo != default
-        text += f"; the demo's: {_shown(in_demo)})" if differs else ")"
+        text += f"; the demo's: {_format_default(in_demo)})" if differs else ")"
     return text.replace("%", "%%")
 
 
-def _shown(value: Any) -> str:
+def _format_default(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{rule}={','.join(f'{number:g}' for number in numbers)}" for rule, numbers in value.items())
     return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"

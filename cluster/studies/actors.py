@@ -41,7 +41,7 @@ class StudyActor:
 
     def load(self, device: str, threads: int, own: CustomExits) -> Sequence[str]:
         """Load the work's model; return remarks for users. Raise `UsageError` if it can't be loaded."""
-        own.know()
+        own.register()
         import torch  # not above, so that the driver need not import it
 
         torch.set_num_threads(threads)
@@ -70,7 +70,7 @@ def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:
     return {"CPU": most}
 
 
-def _told(room: Node) -> str:
+def _describe(room: Node) -> str:
     return "a whole GPU and a CPU" if "GPU" in room else f"all {room['CPU']} CPUs of a node"
 
 
@@ -108,7 +108,7 @@ def own_actor(work: ModelJob, device: str, display: Display) -> Iterator[Exclusi
     """
     with ray_session() as session:
         room = room_for(device, session.nodes)
-        display.say(f"{work.opening}; one actor has {_told(room)}")
+        display.say(f"{work.opening}; one actor has {_describe(room)}")
         with _alone(work, room, session.is_own) as handle:
             actor = ExclusiveActor(handle, RayHealth(session.is_own, [], display.say), work.oom_hint)
             for remark in actor.wait(handle.load.remote(device, room["CPU"], CustomExits.among(work.exits))):
@@ -149,6 +149,6 @@ def _wait_for(group: Any, room: Node, doing: str) -> None:
                 f"{free.get(name, 0):g} of {all_[name]:g} {name}s are free" for name in ("CPU", "GPU") if name in all_
             )
             raise UsageError(
-                f"{doing} needs {_told(room)} for itself, and {there} in this cluster: "
+                f"{doing} needs {_describe(room)} for itself, and {there} in this cluster: "
                 "wait until what else runs here has ended"
             )

@@ -74,22 +74,22 @@ def _done(
     study: S, sweep: FinishedSweep, device: str, display: Display, look: Callable[[SweepConfig, int], ModelFacts]
 ) -> StudyResult[S]:
     call, units = StudyRun(study, sweep.store), study.units()
-    left = call.left(units, display)
+    left = call.pending(units, display)
     if not left:
         display.say(f"nothing is left to do: {study.table.name} has all of it")
-        return StudyResult(study, call.landed(units))
+        return StudyResult(study, call.committed_rows(units))
     if not study.needs_model:
         if study.opening:
             display.say(study.opening)
         _in_order(call, left, study.run_part, display)
-        return StudyResult(study, call.landed(units))
+        return StudyResult(study, call.committed_rows(units))
     refuse_changed_model(sweep, look(study.config, 1)[0])
     from cluster.studies.actors import own_actor  # here, since Ray takes a second to import
 
     with own_actor(study, device, display) as actor:
-        can_be_done = [unit for unit in actor.call("units") if not call.has_landed(unit)]
+        can_be_done = [unit for unit in actor.call("units") if not call.is_committed(unit)]
         _in_order(call, can_be_done, partial(actor.call, "run_part"), display)
-    return StudyResult(study, call.landed(units))
+    return StudyResult(study, call.committed_rows(units))
 
 
 @dataclass
@@ -101,17 +101,17 @@ class StudyRun:
     call_id: str = field(default_factory=lambda: uuid4().hex)
     rows: list[Row] = field(default_factory=list)
 
-    def left(self, units: Sequence[StudyUnit], display: Display) -> list[StudyUnit]:
+    def pending(self, units: Sequence[StudyUnit], display: Display) -> list[StudyUnit]:
         """Return the units that are not committed; damaged files are set aside, and their units are among them."""
         if any(unit.unit_id for unit in units):
             for name, aside in self.study.table.set_damaged_aside(self.store):
                 display.say(f"{name} is damaged: it is now in {aside}, and what it held is {self.study.redo_note}")
-        return [unit for unit in units if not self.has_landed(unit)]
+        return [unit for unit in units if not self.is_committed(unit)]
 
-    def has_landed(self, unit: StudyUnit) -> bool:
+    def is_committed(self, unit: StudyUnit) -> bool:
         return bool(unit.unit_id) and self.store.has(self.study.table.file(unit.unit_id))
 
-    def landed(self, units: Sequence[StudyUnit]) -> Sequence[Row]:
+    def committed_rows(self, units: Sequence[StudyUnit]) -> Sequence[Row]:
         """Return the rows of these units, in order; units with an id may have been published by other calls."""
         order = {unit.unit_id: rank for rank, unit in enumerate(units) if unit.unit_id}
         if not order:

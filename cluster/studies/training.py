@@ -1,4 +1,4 @@
-"""Training of exits on the texts of a finished sweep: `train_exits`, for `jobs/train.py`.
+"""Training of exits on the texts of a finished sweep: `train_exits`, for `eexit train`.
 
 One actor has a node's CPUs, or a GPU, to itself. Its sums are saved regularly and on interruption, and the same call
 resumes from them. It returns numbers and text only, so that the driver need not import torch.
@@ -143,7 +143,7 @@ class TrainingJob(ModelJob):
 def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with own_actor(TrainingJob(plan), device, display) as actor:
-        is_done, progress = actor.call("training.told")
+        is_done, progress = actor.call("training.status")
         with display:
             try:
                 while not is_done:

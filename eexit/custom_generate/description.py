@@ -68,12 +68,12 @@ def _saved(taken: SettingPackage) -> Iterator[str]:
             + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
         )
     if not taken.timed:
-        yield "It was not timed: what it saves in time on a machine is what jobs/timings.py measures there."
+        yield "It was not timed: what it saves in time on a machine is what eexit timings measures there."
 
 
 def _guarantee(taken: SettingPackage) -> Iterator[str]:
     if taken.certificate is None:
-        yield "It has no guarantee: no choice (jobs/choose.py) certified it."
+        yield "It has no guarantee: no choice (eexit choose) certified it."
     else:
         yield from _certified(taken.certificate, taken.model.quantization)
         yield (
@@ -116,6 +116,6 @@ def _identity(taken: SettingPackage) -> Iterator[str]:
     for dtype, measured in taken.model.measured.items():
         yield (
             f"In {dtype}{with_weights(taken.model.quantization)} on {measured.device}, {measured.identical} of "
-            f"{measured.runs} texts of the sweep came out the same, token for token, when it was taken home."
+            f"{measured.runs} texts of the sweep came out the same, token for token, when it was packaged."
             + ("" if dtype == taken.model.dtype else f" The sweep, and any guarantee, is of {taken.model.dtype}.")
         )

@@ -1,6 +1,6 @@
 """Arguments that transformers' `generate` passes to a callable: parsing of supported ones, refusal of others by name.
 
-Everything that depends on how `generate` prepares a call is in this file. Shapes: B sequences, T tokens.
+Everything that depends on how `generate` prepares a call is in this file.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 """The content of a package: `setting.json`, and copies of the artefacts that it names.
 
     setting.json     the setting, its model and its guarantee: a `SettingPackage`, with a checksum
-    artefacts/       trained artefacts, in a folder for each role, as jobs/train.py makes them; and screens/
+    artefacts/       trained artefacts, in a folder for each role, as eexit train makes them; and screens/
     README.md        the setting and its guarantee, in sentences
-    custom_generate/ for a repository on the Hugging Face Hub (`jobs/package.py --hub`)
+    custom_generate/ for a repository on the Hugging Face Hub (`eexit package --hub`)
 
 A setting is a sweep's configuration without prompts and with one setting in place of a grid. It therefore covers all
 that a sweep may use: a new artefact needs only one more field of `eexit.plan.config.SweepConfig` and one more role in
@@ -32,7 +32,7 @@ MOMENT: Final = f"{ARTEFACTS}/screens/{{dtype}}.safetensors"  # the second momen
 FORMAT: Final = 1
 _CHECKSUM: Final = "checksum"
 _NO_PROMPTS: Final = {"prompts": [{"id": "0", "prompt": ""}]}
-_TAKE_AGAIN: Final = "take it home again, with jobs/package.py"
+_PACKAGE_AGAIN: Final = "package it again with eexit package"
 
 
 class _FrozenModel(BaseModel):
@@ -187,32 +187,32 @@ def encode_package(taken: SettingPackage) -> str:
 def read_package(folder: Path) -> SettingPackage:
     """Return the setting in a folder, after verifying all files. Raise `UsageError` for missing or altered ones."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder that is there: give one that jobs/package.py made")
+        raise UsageError(f"{folder} is not a folder that is there: give one that eexit package made")
     try:
         held = json.loads((folder / SETTING).read_text("utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"{folder} has no {SETTING}: give a folder that jobs/package.py made") from error
+        raise UsageError(f"{folder} has no {SETTING}: give a folder that eexit package made") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder}/{SETTING} is cut off or damaged: {_TAKE_AGAIN}") from error
+        raise UsageError(f"{folder}/{SETTING} is cut off or damaged: {_PACKAGE_AGAIN}") from error
     if not isinstance(held, dict) or "format" not in held:
-        raise UsageError(f"{folder}/{SETTING} is of no setting: give a folder that jobs/package.py made")
+        raise UsageError(f"{folder}/{SETTING} is of no setting: give a folder that eexit package made")
     if held["format"] != FORMAT:
         raise UsageError(
             f"{folder} has format {held['format']}, and this version of eexit reads {FORMAT}: install the version that "
-            f"made it ({(held.get('versions') or {}).get('eexit')}), or {_TAKE_AGAIN}"
+            f"made it ({(held.get('versions') or {}).get('eexit')}), or {_PACKAGE_AGAIN}"
         )
     if held.pop(_CHECKSUM, None) != checksum(held):
-        raise UsageError(f"{folder}/{SETTING} was altered, so that its guarantee is void: {_TAKE_AGAIN}")
+        raise UsageError(f"{folder}/{SETTING} was altered, so that its guarantee is void: {_PACKAGE_AGAIN}")
     try:
         taken = SettingPackage.model_validate(held)
     except ValidationError as error:
-        raise UsageError(f"{folder}/{SETTING} is half a setting ({_first(error)}): {_TAKE_AGAIN}") from error
+        raise UsageError(f"{folder}/{SETTING} is half a setting ({_first(error)}): {_PACKAGE_AGAIN}") from error
     for name, digest in taken.files.items():
         path = inside(folder, name)
         if not path.is_file():
-            raise UsageError(f"{folder} is half a setting, since {name} is missing: {_TAKE_AGAIN}")
+            raise UsageError(f"{folder} is half a setting, since {name} is missing: {_PACKAGE_AGAIN}")
         if sha256([path]) != digest:
-            raise UsageError(f"{folder}/{name} is not the file that was taken home: {_TAKE_AGAIN}")
+            raise UsageError(f"{folder}/{name} is not the file that was packaged: {_PACKAGE_AGAIN}")
     return taken
 
 
@@ -236,7 +236,7 @@ def inside(folder: Path, name: str) -> Path:
     """Return the path of a file in a folder. Raise `UsageError` for a name outside the folder."""
     path = folder / name
     if PurePosixPath(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(f"{folder}/{SETTING} names {name}, which is outside of that folder: {_TAKE_AGAIN}")
+        raise UsageError(f"{folder}/{SETTING} names {name}, which is outside of that folder: {_PACKAGE_AGAIN}")
     return path
 
 

@@ -120,7 +120,7 @@ class SettingStats:
 
 
 def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[str | Path] = ()) -> "Setting":
-    """Return the setting in a folder of `jobs/package.py`, as a `custom_generate` for transformers' `generate`.
+    """Return the setting in a folder of `eexit package`, as a `custom_generate` for transformers' `generate`.
 
     With `packed`, the model's linear layers are copied once into a layout that is faster on CPUs and takes as much
     memory again; otherwise nothing is copied. `use` are files with the setting's custom rules and modes, unchanged,

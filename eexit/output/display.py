@@ -40,7 +40,7 @@ class Throughput:
         since, tokens = self._seen[0]
         rate = f"{(progress.tokens - tokens) / (now - since):,.0f} tokens/s" if now > since else ""
         can_tell = progress.share > 0 and progress.has_begun
-        left = _left((now - self._started) * (1 / progress.share - 1)) if can_tell else "starting"
+        left = _time_left((now - self._started) * (1 / progress.share - 1)) if can_tell else "starting"
         left = "" if progress.open_ended else left
         told = (progress.doing, rate if progress.with_rate else "", left, progress.ending)
         return " · ".join(filter(None, told))
@@ -168,7 +168,7 @@ def console_of(columns: int) -> Console:
     return console
 
 
-def _left(seconds: float) -> str:
+def _time_left(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min left" if hours else f"{minutes}:{rest:02d} left"

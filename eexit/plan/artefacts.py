@@ -125,7 +125,7 @@ def read_card(location: str, role: str) -> ArtefactCard:
     folder, name = Path(location).expanduser(), f"{FLAGS[role]} {location}"
     if not folder.is_dir():
         names = f"{', '.join(READOUTS)} or " if role == READOUT else ""
-        maker = "peft saved an adapter in" if role == ADAPTER else "jobs/train.py made"
+        maker = "peft saved an adapter in" if role == ADAPTER else "eexit train made"
         raise UsageError(f"{name} is not a folder that is there: give {names}one that {maker}")
     if role == ADAPTER:
         files = adapter_digests(folder)
@@ -140,7 +140,7 @@ def read_card(location: str, role: str) -> ArtefactCard:
     except (ValueError, OSError) as error:
         raise UsageError(
             f"{name} has a {CARD} that is damaged, or of another version: train it again, by the command that made it: "
-            f"python jobs/train.py … --out {shlex.quote(location)}"
+            f"eexit train … --out {shlex.quote(location)}"
         ) from error
     if role not in card.holds:
         way_out = " or ".join(f"{FLAGS[held]} {location}" for held in card.holds)
@@ -173,7 +173,7 @@ def training_command(card: ArtefactCard, location: str) -> str:
             options[role] = "FOLDER"
     if Path(location, TEXTS_FOLDER).expanduser().is_dir():
         options["prompts"] = "FILE"
-    words = ["python", "jobs/train.py", str(card.data.get("sweep", "RESULTS"))]
+    words = ["eexit", "train", str(card.data.get("sweep", "RESULTS"))]
     for name, given in {"what": card.what, "out": location, **options}.items():
         values = given if isinstance(given, list) else [given]
         words += [f"--{name.replace('_', '-')}", *map(str, values)]

@@ -102,87 +102,85 @@ class SweepConfig(BaseModel):
 
     model: Text = Field("smollm2-135m", description="smollm2-135m, a Hugging Face name, a local folder or a .gguf file")
     revision: Text | None = Field(None, description="branch, tag or commit of a Hugging Face name")
-    trust_remote_code: Bool = Field(False, description="run the Python code that a Hugging Face model brings")
+    trust_remote_code: Bool = Field(False, description="run Python code from the model's repository")
     dtype: DType = Field(
-        AUTO_DTYPE, description="auto: bfloat16 where the hardware runs it natively, and with int4, else float32"
+        AUTO_DTYPE, description="auto: bfloat16 where the hardware computes in it natively, and with int4; else float32"
     )
     quantize: Literal["int8", "int4"] | None = Field(
-        None, description="int8 or int4: quantise the layers' weights when they are loaded (torchao, weights alone)"
+        None, description="int8 or int4: quantise the layers' weights at loading (torchao, weight-only)"
     )
     prompts: tuple[Prompt, ...] = Field(min_length=1)
-    system: Text = Field("", description="system prompt of every prompt that brings none of its own")
-    prefiller: Text = Field("", description="text the answer starts with; the model goes on from it")
+    system: Text = Field("", description="system prompt of prompts without their own")
+    prefiller: Text = Field("", description="first words of every text, which the model continues")
     control_tokens: Bool = Field(
-        False, description="read <|im_start|> and the like in prompts as control tokens; otherwise they are plain text"
+        False, description="parse control tokens such as <|im_start|> in prompts; otherwise they are plain text"
     )
     modes: Modes = Field(
         (NORMAL, "unfrozen", "frozen_residual"),
-        description=f"what an exit leaves behind: {NORMAL} (no exits), {', '.join(MODES)}",
+        description=f"KV cache of skipped layers: {NORMAL} (no exits), {', '.join(MODES)}",
     )
     rules: Rules = Field(
         {"kl": (0.5, 1.0, 2.0, 4.0)},
-        description=f"rules with their parameters, as in kl=0.5,1 agree; there are {', '.join(RULES)}",
+        description=f"exit rules with their parameters, as in kl=0.5,1 agree: {', '.join(RULES)}",
     )
     draft: Drafts = Field(
         (),
-        description="LAYER:N, as in 20:4 or 10,20:2,4: draft N tokens at a layer, and keep those that full depth "
-        "agrees with; the text is that of normal",
+        description="LAYER:N, as in 20:4 or 10,20:2,4: draft N tokens at a layer, verify them at full depth; the text "
+        "is that of normal",
     )
-    controls: tuple[ControlSpec, ...] = Field((), description="random configurations with the exit layers of others")
-    only: tuple[Text, ...] = Field(
-        (), description="keys of configurations: of the whole grid, run these alone (default: all)"
+    controls: tuple[ControlSpec, ...] = Field(
+        (), description="configurations of rule random, each with the exit layers of another"
     )
+    only: tuple[Text, ...] = Field((), description="run only these configurations of the grid, by key (default: all)")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
-        (0,), description="of the exit and sampling draws; each is a run of its own"
+        (0,), description="random seeds for exits and sampling; one run per seed"
     )
-    exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final one")
-    exit_every: Count = Field(5, ge=1, description="exitable layers l with l > 0 and l % N == 0, unless --exit-layers")
+    exit_layers: ExitLayers | None = Field(None, description="exitable layers, 0-based, below the final layer")
+    exit_every: Count = Field(
+        5, ge=1, description="without --exit-layers: exitable are the layers l > 0 with l % N == 0"
+    )
     exit_sets: ExitSets = Field(
         (EVERY,),
-        description="which of the exitable layers rules look at, and may exit at, as in 25 20,25 all: each set is a "
-        "configuration of its own",
+        description="exitable layers that a rule reads and exits at, as in 25 20,25 all; one configuration per set",
     )
     readout: Text = Field(
-        "lens", description="lens: final norm and head; raw: head alone; or a folder that jobs/train.py made"
+        "lens", description="lens: final norm and lm_head; raw: lm_head alone; or a folder from eexit train"
     )
-    probe: Text | None = Field(None, description="folder of the trained probe that rule predicted_kl looks at")
-    adapter: Text | None = Field(None, description="folder of the trained student that exits; normal stays the model")
-    gate: Text | None = Field(
-        None, description="folder of the trained gate that says which layers rules that read them are to read"
+    probe: Text | None = Field(None, description="folder of a trained probe, for rule predicted_kl")
+    adapter: Text | None = Field(
+        None, description="folder of an adapter for the early-exit pass; normal runs without it"
     )
+    gate: Text | None = Field(None, description="folder of a trained gate, which selects the layers that a rule reads")
     gate_thresholds: GateThresholds = Field(
-        GATE_THRESHOLDS, description="chances to exit from which on the gate has a layer read; 0 reads every one"
+        GATE_THRESHOLDS,
+        description="read a layer only if the gate predicts at least this exit probability; 0: read every layer",
     )
-    kv_maps: Text | None = Field(
-        None, description=f"folder of the trained KV maps that mode {' or '.join(MAPPING)} makes keys and values by"
-    )
-    digests: dict[Text, Text] = Field({}, description="of what was trained and lies in folders; found out")
+    kv_maps: Text | None = Field(None, description=f"folder of trained KV maps, for mode {' or '.join(MAPPING)}")
+    digests: dict[Text, Text] = Field({}, description="SHA-256 of the artefacts; computed")
     screen: Annotated[Text | None, AfterValidator(validated_screen)] = Field(
         None,
         description="RANK:TOKENS, as in 32:256: rules decide by the tokens that a low-rank approximation of the LM "
         "head ranks highest; generated tokens are read from the whole head (default: rules read the whole head)",
     )
-    max_new_tokens: Count = Field(100, ge=1, description="tokens per run at most")
+    max_new_tokens: Count = Field(100, ge=1, description="maximum number of tokens per run")
     thinking: Thinking | None = Field(
         None,
-        description="what opens a chain of thought and what closes it, as in <think> </think>; by default what the "
-        f"model's chat template or vocabulary has; {NO_MARKS}: texts have no parts",
+        description="tags that open and close the chain of thought, as in <think> </think> (default: the model's, "
+        f"from its chat template or vocabulary); {NO_MARKS}: texts are all answer",
     )
     thinking_until: AnswerStart | None = Field(
         None,
-        description="pattern that begins the answer of a model that thinks in plain words, as in (?i)answer:; what "
-        "comes before its first match is the chain of thought",
+        description="regular expression that begins the answer of a model that thinks in plain words, as in "
+        "(?i)answer:; the text before its first match is the chain of thought",
     )
-    temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="0: greedy")
-    top_p: Float = Field(1.0, gt=0, le=1, description="nucleus to sample from; needs a temperature above 0")
+    temperature: Float = Field(0.0, ge=0, allow_inf_nan=False, description="sampling temperature; 0: greedy")
+    top_p: Float = Field(1.0, gt=0, le=1, description="probability of the sampled nucleus; needs a temperature above 0")
 
-    record_top_k: Int = Field(
-        3, ge=0, le=100, description="likeliest tokens of each exitable layer to record with every token; 0: none"
-    )
+    record_top_k: Int = Field(3, ge=0, le=100, description="top tokens to record per token and exitable layer; 0: none")
     record_full_depth: Observe = Field(
         "all",
-        description="what is recorded of what the full-depth model says of finished texts: at all exitable layers "
-        "(all), at the final one alone (final: disagreement, perplexity), or nothing (none: texts and answers)",
+        description="full-depth predictions to record of texts: at all exitable layers (all), at the final layer "
+        "(final: disagreement, perplexity), or none (texts and answers)",
     )
 
     @property

@@ -197,7 +197,7 @@ class HFGenerate:
 
 def exiting_modes() -> dict[str, str]:
     """Return the definitions of mode normal and all modes of exits, custom ones included, but not of `draft`."""
-    definitions = {name: state.definition for name, state in MODES.items()}
+    definitions = {name: mode.definition for name, mode in MODES.items()}
     return {NORMAL: "no exits: every token comes from the final layer", **definitions}
 
 

@@ -96,7 +96,7 @@ class InspectionCache:
         adapter = [] if config.adapter is None else within(Path(config.adapter).expanduser())
         machine = platform.node(), os.environ.get(DEVICES), _cpu()
         about = [FORMAT, *fields, *map(version, PACKAGES), *machine]
-        self.state = [about, [_state(path) for path in [*files, *adapter]]]
+        self.state = [about, [_fingerprint(path) for path in [*files, *adapter]]]
         self.first = str(files[0].resolve()) if files else ""
         name = hashlib.sha256(json.dumps([fields, self.first]).encode()).hexdigest()
         self.path = user_cache_path("eexit") / "facts" / f"{name}.json"
@@ -127,7 +127,7 @@ def _cpu() -> str:
     return platform.processor()
 
 
-def _state(path: Path) -> list[int | str]:
+def _fingerprint(path: Path) -> list[int | str]:
     """Return what changes with a file; another file of the same path, size and time differs in its inode."""
     found = path.stat()
     return [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
@@ -237,11 +237,11 @@ def start_inspection(
     few = config.model_copy(update={"prompts": config.prompts[:1]})
     with call_in_subprocess(_find, few) as result:
 
-        def told() -> ModelFacts:
+        def result_facts() -> ModelFacts:
             kept.keep(found := InspectedModel(*result()))
             return _facts(config, rows_per_shard, found)
 
-        yield told
+        yield result_facts
 
 
 def _refuse_without_tokenizer(model: str) -> None:

@@ -89,7 +89,7 @@ class QuestionFocus:
     others: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, prompt: str) -> "QuestionFocus":
+    def from_prompt(cls, prompt: str) -> "QuestionFocus":
         """Find the subject in the last question; clauses of the passage that share most words with it have it too."""
         if choices := choices_of(prompt):
             return cls(words(prompt) - words(" ".join(choices.values())))

@@ -124,7 +124,7 @@ def _captured(pattern: str, text: str) -> str | None:
 
 def _last_said(prompt: Prompt, kind: AnswerType, text: str) -> str | None:
     """Return the last answer to which a text commits itself: called so or alone, else about the subject, else any."""
-    subject, is_number = QuestionFocus.of(prompt.prompt), number_of(prompt.answer or "") is not None
+    subject, is_number = QuestionFocus.from_prompt(prompt.prompt), number_of(prompt.answer or "") is not None
     text = undenied(digits_for_words(text) if is_number else text, kind)
     asked = results(prompt.prompt, text) if is_number else []
     text = to_the_point(without_calculations(text) if is_number else text, kind, subject)

@@ -61,7 +61,7 @@ class LossMatrix:
     loss_PC: np.ndarray
     n_prompts_PC: np.ndarray  # prompts of the group that have a loss
 
-    def of(self, configuration: str) -> np.ndarray:
+    def losses_of(self, configuration: str) -> np.ndarray:
         """Return the losses of one configuration over the groups that have one."""
         if configuration not in self.configurations:
             return np.array([])
@@ -118,7 +118,7 @@ RISKS: Final[dict[str, Risk]] = {
         "by how much the judge's score, the mean of coherence, completeness, clarity and no repetition (1 to 5 each), "
         "is lower than that of full depth's text, over 4, or 0 where it is not lower",
         "the mean drop in the judge's score, as a share of its range of 4,",
-        "no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them",
+        "no judgements of settings and of normal: eexit judge RESULTS asks for them",
         lambda number, normal: np.maximum(0.0, normal - number) / 4,
         best=BEST_SCORE,
     ),

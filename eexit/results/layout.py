@@ -3,10 +3,10 @@
     sweep.json          the manifest: configuration, model and versions of the sweep, with a checksum
     generations/*       a row per run, and the checksums of both files of this name (`eexit.results.checksums`)
     tokens/*            a row per token
-    timings/*           a row per timed configuration, batch size and round, if `jobs/timings.py` was run
-    replays/*           a row per setting that was never run, if `jobs/replay.py` was run
-    judgements/*        a row per judged run, if `jobs/judge.py` was run; of several rows of a run, one counts
-    choices/*           a row per call of `jobs/choose.py`
+    timings/*           a row per timed configuration, batch size and round, if `eexit timings` was run
+    replays/*           a row per setting that was never run, if `eexit replay` was run
+    judgements/*        a row per judged run, if `eexit judge` was run; of several rows of a run, one counts
+    choices/*           a row per call of `eexit choose`
     report.html         the report, recognised by a mark; the side files of a large one are in report.data/
 
 `eexit.results.tables` and `eexit.results.study_tables` define the tables; `eexit.results.parquet_files` reads them.

@@ -50,7 +50,7 @@ FOR_RESULTS: Final[Sequence[Allowed]] = ((OwnedFolderKind.RESULTS, ""), (OwnedFo
 FOR_LEARNED: Final[Sequence[Allowed]] = ((OwnedFolderKind.LEARNED, ""),)
 
 
-def whereabouts(location: Store, planned: Store | None = None) -> OwnedFolder | None:
+def find_owned_folder(location: Store, planned: Store | None = None) -> OwnedFolder | None:
     """Return the owned folder around a location, which need not exist; None if there is none.
 
     `planned` is a location where this command will write results.
@@ -69,7 +69,7 @@ def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
 
     `name` is the location in messages. `allowed` are pairs of a kind of folder and a name in it.
     """
-    found = whereabouts(location)
+    found = find_owned_folder(location)
     if found and (found.kind, found.name) not in allowed:
         raise _refusal(name, found)
 
@@ -81,7 +81,7 @@ def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_
     """
     if "://" in str(path):
         raise UsageError(f"{flag} {redact(str(path))} is a URI: give the name of a local file")
-    found = whereabouts(open_store(path), open_store(planned) if planned else None)
+    found = find_owned_folder(open_store(path), open_store(planned) if planned else None)
     taken = ("", MANIFEST, LEASE, *TABLE_FOLDERS, *(() if is_report else (REPORT,)))
     if found and (found.kind is OwnedFolderKind.LEARNED or found.name.partition("/")[0] in taken):
         raise _refusal(f"{flag} {path}", found)

@@ -30,13 +30,13 @@ TIMINGS: Final = StudyTable(
     "timing_id",
     {
         "timing_id": string(
-            "id", "one call of jobs/timings.py; all are kept, and seconds are compared within one only", nullable=False
+            "id", "one call of eexit timings; all are kept, and seconds are compared within one only", nullable=False
         ),
         "started": moment("time", "when that call began to time", nullable=False),
         "configuration": string(
             "name",
             "as in generations; generate: that of transformers, with a layer behind it if it drafts there "
-            "(assistant_early_exit), or lookup (--baselines of jobs/timings.py)",
+            "(assistant_early_exit), or lookup (--baselines of eexit timings)",
             nullable=False,
         ),
         **{name: field.with_nullable(True) for name, field in CONFIGURATION.items() if name != "configuration"},
@@ -95,7 +95,7 @@ JUDGEMENTS: Final = StudyTable(
         "rubric": string("version", "of what the judge is asked: compare scores of one rubric only", nullable=False),
         "started": moment(
             "time",
-            "when that call of jobs/judge.py began; of the rows of a run with one judge and rubric, a row without an "
+            "when that call of eexit judge began; of the rows of a run with one judge and rubric, a row without an "
             "error counts rather than one with an error, and then the latest",
             nullable=False,
         ),
@@ -167,7 +167,7 @@ CHOICES: Final = StudyTable(
     "choices",
     "choice_id",
     {
-        "choice_id": string("id", "one call of jobs/choose.py; all are kept", nullable=False),
+        "choice_id": string("id", "one call of eexit choose; all are kept", nullable=False),
         "started": moment("time", "when the setting was chosen", nullable=False),
         "status": string(
             "name",
@@ -179,7 +179,7 @@ CHOICES: Final = StudyTable(
         "loss": string("text", "what the loss of a prompt is, between 0 and 1", nullable=False),
         "max_risk": float64("1", "the bound of the risk, which is the expected loss of a prompt", nullable=False),
         "confidence": float64("1", "with which the bound holds for what is certified", nullable=False),
-        "cost_by": string("name", "what is cheap: run, needed, depth or right, as in jobs/choose.py", nullable=False),
+        "cost_by": string("name", "what is cheap: run, needed, depth or right, as in eexit choose", nullable=False),
         "test": string("name", "exact (binomial) or betting, as in eexit.quality.risk_tests"),
         "order": string("name", "pareto, passed-on or equal, as in eexit.quality.learn_then_test"),
         "pilot": string("name", "the sweep whose prompts gave the order; null: a part of this one's, or none"),
@@ -224,7 +224,7 @@ REPLAYS: Final = StudyTable(
     "replays",
     "replay_id",
     {
-        "replay_id": string("id", "one call of jobs/replay.py; all are kept", nullable=False),
+        "replay_id": string("id", "one call of eexit replay; all are kept", nullable=False),
         "started": moment("time", "when that call began to replay", nullable=False),
         **CONFIGURATION,
         "text_of": string(
@@ -304,7 +304,7 @@ CHAINS: Final = StudyTable(
     "chains",
     "chains_id",
     {
-        "chains_id": string("id", "one call of jobs/files/chains.py --necessity; all are kept", nullable=False),
+        "chains_id": string("id", "one call of eexit chains --necessity; all are kept", nullable=False),
         "started": moment("time", "when that call began", nullable=False),
         **CONFIGURATION,
         "chain": string(

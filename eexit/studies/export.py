@@ -1,9 +1,9 @@
-"""A sweep as teacher data for other training code: `export`, for `jobs/files/export.py`. Needs no Ray.
+"""A sweep as teacher data for other training code: `export`, for `eexit export`. Needs no Ray.
 
 A row is a run: its messages, token ids and exits, the KLs of all exitable layers, and exit distributions at any KL
 factors. These come from the engine's own rule and stick-breaking.
 
-Shapes: T tokens, E exitable layers, X = E + 1 with the final layer last, F KL factors.
+Shapes: F KL factors.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Scores of a sweep's texts by a language model as judge: `judge_sweep`, for `jobs/judge.py`. Needs no Ray.
+"""Scores of a sweep's texts by a language model as judge: `judge_sweep`, for `eexit judge`. Needs no Ray.
 
 Retries, rate limits and the answers' schema come from `openai` (extra `judge`). The endpoint is not trusted: the size
 and time of a reply are bounded, and redirects are refused. Messages on failures have fixed words for each status, since
@@ -230,7 +230,7 @@ def judge_sweep(
             raise group.exceptions[0] from None
         finally:
             loop.close()
-            judging.land()
+            judging.publish()
 
     with display, ThreadPoolExecutor(1, "judge") as pool:
         all_asked = pool.submit(ask_all)
@@ -249,7 +249,7 @@ def judge_sweep(
 async def _ask_all(judging: "JudgeSession", judge: JudgeClient, concurrency: int) -> None:
     left = iter(judging.plan.asked.values())
 
-    async def work() -> None:
+    async def judge_runs() -> None:
         for runs in left:  # shared by all workers
             try:
                 scores, tokens = await judge.ask(question(runs[0]["prompt"], runs[0]["text"]))
@@ -260,7 +260,7 @@ async def _ask_all(judging: "JudgeSession", judge: JudgeClient, concurrency: int
 
     async with judge.client, asyncio.TaskGroup() as group:
         for _ in range(concurrency):
-            group.create_task(work())
+            group.create_task(judge_runs())
 
 
 class JudgeSession:
@@ -270,7 +270,7 @@ class JudgeSession:
         self.plan, self.reason = plan, ""  # the last error's message
         self.counts = Counter[str]()  # of rows, by status
         self._n_scored = self._n_failed = self._n_in_a_row = self._tokens = 0  # of questions
-        self._started, self._rows, self._last_landing = datetime.now(UTC), list[Row](), time.monotonic()
+        self._started, self._rows, self._last_publication = datetime.now(UTC), list[Row](), time.monotonic()
         for run, row in plan.known:
             self._add([run], status=OK, **{name: row[name] for name in ASPECTS})
 
@@ -292,18 +292,18 @@ class JudgeSession:
         if error.is_final or self._n_in_a_row >= MOST_FAILURES:
             raise SweepStopped(f"{pluralize(self._n_in_a_row, 'failure')} in a row, the last: {error}")
 
-    def land(self) -> None:
+    def publish(self) -> None:
         if self._rows:
             JUDGEMENTS.publish(self.plan.store, uuid4().hex, self._rows)
-        self._rows, self._last_landing = [], time.monotonic()
+        self._rows, self._last_publication = [], time.monotonic()
 
     def _add(self, runs: Sequence[Row], **columns: Any) -> None:
         """Add a row with these columns for each run, and commit the rows so far if a commit is due."""
         about = {"judge": self.plan.judge, "rubric": RUBRIC, "started": self._started} | columns
         self._rows += [{name: run[name] for name in (*_IDENTITY, "text_hash")} | about for run in runs]
         self.counts[columns["status"]] += len(runs)
-        if time.monotonic() - self._last_landing >= SECONDS_BETWEEN_FILES:
-            self.land()
+        if time.monotonic() - self._last_publication >= SECONDS_BETWEEN_FILES:
+            self.publish()
 
 
 def judgements_table(rows: Sequence[Row], keys: Sequence[str], groups: Mapping[str, str]) -> ResultTable:

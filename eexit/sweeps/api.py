@@ -189,7 +189,7 @@ def sweep(
         out: a folder or URI; the command can resume the sweep there too, and committed runs are not repeated. By
             default a temporary folder, removed with the returned object, except for a report in it.
         quiet: show no progress.
-        arguments: the flags of `jobs/sweep.py`, by the same names: `rules={"confidence": [0.7, 0.9]}`, `modes`,
+        arguments: the flags of `eexit sweep`, by the same names: `rules={"confidence": [0.7, 0.9]}`, `modes`,
             `exit_layers`, `max_new_tokens`, `seeds`, `dtype`, `device` and so on.
     """
     with arguments_named(SweepSpec):

@@ -143,7 +143,7 @@ class ModelGenerator:
         limits = {run.prompt.id: self.config.limit_of(run.prompt) for run in runs}
         outcomes: dict[Key, Outcome] = {}
         for limit in dict.fromkeys(limits.values()):
-            self._use(max_new_tokens=limit)
+            self._reconfigure(max_new_tokens=limit)
             outcomes |= self._outcomes({key: each for key, each in requests.items() if limits[key[0]] == limit}, ends)
         give_back_freed_memory()
         parts = [self._results(run, requests, outcomes) for run in runs]
@@ -202,7 +202,7 @@ class ModelGenerator:
                 left[key] = requests[key]
             else:
                 outcomes[key] = self._in_its_mode(outcome, requests[key])
-                ends.of(requests[key])
+                ends.end(requests[key])
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:
@@ -231,7 +231,7 @@ class ModelGenerator:
         try:
             for index, outcome in self.engine.generate(requests, ends.progress, ends.observed):
                 outcomes[index] = outcome
-                ends.of(requests[index])
+                ends.end(requests[index])
         except Exception as error:  # a model may raise anything: it becomes the run's error
             reason = reason_of(error)
             of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
@@ -256,10 +256,10 @@ class ModelGenerator:
         rows = self.engine.n_slots // 2
         if not rows:
             return False
-        self._use(max_rows=rows)
+        self._reconfigure(max_rows=rows)
         return True
 
-    def _use(self, **changed: Any) -> None:
+    def _reconfigure(self, **changed: Any) -> None:
         """Decode with these fields of `DecodingConfig` from now on. The engine stays if it has these values."""
         engine = self.engine
         if any(getattr(engine.decoding, name) != value for name, value in changed.items()):
@@ -332,7 +332,7 @@ class _RunProgress:
     def observed(self, n_tokens: int) -> None:
         self.progress(0, observed=n_tokens)
 
-    def of(self, request: Request) -> None:
+    def end(self, request: Request) -> None:
         if n_runs := self.runs_left.pop(request, 0):
             self.progress(0, n_runs)
 

@@ -2,8 +2,6 @@
 
 Texts are sampled from the model, each starting with a token of its vocabulary, so that no data are needed. The user's
 cache folder stores the moment with a checksum, by a digest of the model and of the sampling.
-
-Shapes: B sequences, H width of a head input, V vocabulary.
 """
 
 import hashlib
@@ -38,24 +36,24 @@ def moment_of(decoder: Decoder, folder: Path | None = None) -> Tensor:
     path = (folder or user_cache_path("eexit") / "screens") / f"{_key(decoder)}.safetensors"
     with suppress(OSError, SafetensorError, ValueError):
         return read_moment(path).to(decoder.device)
-    moment_HH = second_moment(decoder)
-    keep_moment(path, moment_HH)
-    return moment_HH
+    moment_FF = second_moment(decoder)
+    keep_moment(path, moment_FF)
+    return moment_FF
 
 
-def keep_moment(path: Path, moment_HH: Tensor) -> None:
+def keep_moment(path: Path, moment_FF: Tensor) -> None:
     """Write a moment with its checksum; a file that can't be written is skipped."""
-    moment_HH = moment_HH.cpu().contiguous()
-    write_cache_file(path, save({NAME: moment_HH}, metadata={CHECKSUM: _digest([moment_HH])}))
+    moment_FF = moment_FF.cpu().contiguous()
+    write_cache_file(path, save({NAME: moment_FF}, metadata={CHECKSUM: _digest([moment_FF])}))
 
 
 def read_moment(path: Path) -> Tensor:
     """Read a cached moment. Raise `OSError`, `SafetensorError`, or `ValueError` for a damaged file."""
     with safe_open(path, framework="pt") as held:
-        moment_HH: Tensor = held.get_tensor(NAME)
-        if (held.metadata() or {}).get(CHECKSUM) != _digest([moment_HH]):
+        moment_FF: Tensor = held.get_tensor(NAME)
+        if (held.metadata() or {}).get(CHECKSUM) != _digest([moment_FF]):
             raise ValueError(f"{path} is damaged")
-    return moment_HH
+    return moment_FF
 
 
 def _key(decoder: Decoder) -> str:
@@ -96,13 +94,15 @@ def second_moment(decoder: Decoder) -> Tensor:
     tokens = min(TOKENS, decoder.context_of(1) or TOKENS)
     token_B = torch.randint(decoder.vocabulary, (ROWS,), generator=generator).to(device)
     cache = decoder.cache(ROWS, tokens)
-    moment_HH: Tensor | float = 0.0
+    moment_FF: Tensor | float = 0.0
     for position in range(tokens):
         position_B1 = torch.full((ROWS, 1), position, device=device)
         attention_mask_BC = torch.ones(ROWS, position + 1, dtype=torch.bool, device=device)
-        ready_BH = decoder.run(Layer.run, ForwardInputs(token_B[:, None], position_B1, attention_mask_BC), cache)[:, -1]
-        moment_HH = moment_HH + ready_BH.float().T @ ready_BH.float() / (ROWS * tokens)
+        head_input_BF = decoder.run(Layer.run, ForwardInputs(token_B[:, None], position_B1, attention_mask_BC), cache)[
+            :, -1
+        ]
+        moment_FF = moment_FF + head_input_BF.float().T @ head_input_BF.float() / (ROWS * tokens)
         u_B = torch.rand(ROWS, generator=generator).to(device)
-        token_B = pick_tokens(decoder.lm_head(ready_BH), 1.0, TOP_P, u_B)
-    assert isinstance(moment_HH, Tensor)
-    return moment_HH
+        token_B = pick_tokens(decoder.lm_head(head_input_BF), 1.0, TOP_P, u_B)
+    assert isinstance(moment_FF, Tensor)
+    return moment_FF

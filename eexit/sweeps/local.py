@@ -94,7 +94,7 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
         most = left.config.max_new_tokens
         display.show(sweep_progress(n_planned, n_done, queue.tally, runner.in_flight, most), last)
 
-    def look(tokens: int) -> None:
+    def update_display(tokens: int) -> None:
         """Update the display about once a second while a shard is executed."""
         nonlocal looked
         if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
@@ -105,7 +105,7 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
         left.lease.check()
         put_manifest_back(left.store, manifest, display.say)
 
-    runner = ShardRunner(generator, left.store, refuse, tell=look)
+    runner = ShardRunner(generator, left.store, refuse, tell=update_display)
     with display:
         display.say(f"{pluralize(n_planned - n_done, 'run')} to do")
         while shard := queue.next():
@@ -118,6 +118,6 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
             except Exception as error:  # a model may raise anything: the fault of these runs or of the environment
                 queue.failed(shard, failure_of(error))
             else:
-                queue.landed(shard, tally)
+                queue.record_commit(shard, tally)
         show(last=True)
     return queue.tally

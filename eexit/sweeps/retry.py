@@ -71,7 +71,7 @@ class CircuitBreaker:
         self._prompts: set[str] = set()
         self._reason = ""
 
-    def landed(self, run: Run) -> None:
+    def record_success(self, run: Run) -> None:
         """Record that this run was committed without an error, and clear all failures."""
         self.known_good = run
         self.reset()

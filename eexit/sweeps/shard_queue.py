@@ -61,7 +61,7 @@ class ShardQueue:
             self._again.append(rest)
         return shard
 
-    def landed(self, shard: Shard, tally: RunCounts) -> None:
+    def record_commit(self, shard: Shard, tally: RunCounts) -> None:
         """Record that a shard was committed or, if it was a rehearsal, has succeeded."""
         if shard.rehearsal:
             self._rehearsing = 0
@@ -72,7 +72,7 @@ class ShardQueue:
             self._breaker.environment_worked()
             self._say_first(f"{tally.errors:,} of {pluralize(tally.runs, 'run')} failed", tally.reason)
         else:
-            self._breaker.landed(shard.runs[0])
+            self._breaker.record_success(shard.runs[0])
 
     def again(self, shard: Shard) -> None:
         """Requeue a shard that was not executed, through no fault of its runs."""

@@ -1,5 +1,5 @@
 """Closed-form training of readouts, probes, gates and KV maps on the full-depth texts of a sweep.
 
 Each training adds up sums over blocks of texts (`loop`) and solves ridge regressions from these sums. Training with
-gradients is a recipe on transformers' `Trainer` (`jobs/files/student.py`).
+gradients is a recipe on transformers' `Trainer` (`eexit student`).
 """

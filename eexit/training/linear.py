@@ -3,7 +3,7 @@
 The maps are closed-form ridge regressions, after Yom Din et al. 2023 ("Jump to Conclusions"). The validation texts
 choose each map's penalty and prior, which is the logit lens or the mean. Each map is then fitted to all training texts.
 
-Shapes: N tokens, X exitable layers and the final one, W width of a hidden state, H of a head input, J = H + 1 inputs.
+Shapes: J = F + 1 inputs, H targets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from eexit.method.linear_map import LinearMap
 from eexit.method.readouts import READOUTS, LinearReadout
 from eexit.plan.artefacts import CardRow
 from eexit.training.ridge import SplitMoments, best_fit, linear_map
-from eexit.training.streams import decided_streams, likeliest, streams
+from eexit.training.streams import decided_streams, streams, top_tokens
 from eexit.training.texts import TrainingText
 from eexit.training.trainer_inputs import TrainerInputs
 
@@ -28,14 +28,14 @@ class LinearTrainer:
         self.maps: dict[int, LinearMap] = {}
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        states_NXW = streams(self.decoder, texts, self.layers)
-        *inputs, target_NH = (self.decoder.head_input(stream_NW) for stream_NW in states_NXW.unbind(1))
-        for layer, input_NH in zip(self.layers, inputs, strict=True):
-            yield str(layer), input_NH, target_NH
+        hidden_NXD = streams(self.decoder, texts, self.layers)
+        *inputs, target_NF = (self.decoder.head_input(hidden_ND) for hidden_ND in hidden_NXD.unbind(1))
+        for layer, input_NF in zip(self.layers, inputs, strict=True):
+            yield str(layer), input_NF, target_NF
 
     def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         for layer in self.layers:
-            learn, choose = sums.of(str(layer))
+            learn, choose = sums.moments_of(str(layer))
             towards_mean = torch.zeros_like(learn.both_JH[1:])
             towards_lens = torch.eye(*towards_mean.shape, dtype=torch.float64)
             self.maps[layer] = linear_map(best_fit(learn, choose, [towards_lens, towards_mean]))
@@ -45,12 +45,12 @@ class LinearTrainer:
         """Return how often each layer's likeliest token is the final layer's, by the logit lens and by the maps."""
         readouts = {"lens": READOUTS["lens"], "linear": LinearReadout(self.maps).to(self.decoder.device)}
         n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
-        for states_NXW in decided_streams(self.decoder, texts, self.layers):
-            said_N = likeliest(self.decoder, states_NXW[:, -1])
+        for hidden_NXD in decided_streams(self.decoder, texts, self.layers):
+            said_N = top_tokens(self.decoder, hidden_NXD[:, -1])
             n += len(said_N)
             for name, readout in readouts.items():
                 for rank, layer in enumerate(self.layers):
-                    said_early_N = likeliest(self.decoder, states_NXW[:, rank], layer, readout)
+                    said_early_N = top_tokens(self.decoder, hidden_NXD[:, rank], layer, readout)
                     n_agreeing[name, layer] += int((said_early_N == said_N).sum())
         return [
             CardRow(layer=layer, series=name, n=n, agreement=count / n) for (name, layer), count in n_agreeing.items()

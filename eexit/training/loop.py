@@ -55,7 +55,7 @@ class Training:
             self.sums = SplitMoments.from_state(load_state(plan.folder))
         self.saved_at = time.monotonic()
 
-    def told(self) -> tuple[bool, Progress]:
+    def status(self) -> tuple[bool, Progress]:
         """Return whether all blocks are in the sums, and the progress."""
         reached = self.reached
         share = reached.tokens / self.total
@@ -71,14 +71,14 @@ class Training:
                 self.save()
             if time.monotonic() - began > seconds:
                 break
-        return self.told()
+        return self.status()
 
     @torch.inference_mode()
     def _add(self, block: Sequence[TrainingText]) -> None:
         began, before = time.monotonic(), self.reached
         for chooses, texts in parted(block):
             for name, input_ND, target_NH in self.trainer.pairs(texts):
-                self.sums.add(name, chooses, Moments.of(input_ND, target_NH))
+                self.sums.add(name, chooses, Moments.from_tokens(input_ND, target_NH))
         seconds = before.seconds + time.monotonic() - began
         self.reached = replace(
             before, blocks=before.blocks + 1, tokens=before.tokens + n_tokens(block), seconds=seconds
@@ -86,7 +86,7 @@ class Training:
 
     def save(self) -> None:
         """Save the state. Raise `OSError` if it can't be written."""
-        save_state(self.plan.folder, replace(self.saved, reached=self.reached), self.sums.state())
+        save_state(self.plan.folder, replace(self.saved, reached=self.reached), self.sums.tensors())
         self.saved_at = time.monotonic()
 
     def finish(self) -> ArtefactCard:

@@ -36,7 +36,7 @@ class Moments:
     squares_H: Tensor  # of targets
 
     @classmethod
-    def of(cls, input_ND: Tensor, target_NH: Tensor) -> "Moments":
+    def from_tokens(cls, input_ND: Tensor, target_NH: Tensor) -> "Moments":
         """Add up these tokens on the inputs' device: in float64 or, where that is slow, in float32 blocks."""
         target_NH = target_NH.to(input_ND.device)
         if adds_in_float64(input_ND.device):
@@ -66,7 +66,7 @@ class Moments:
     def from_state(cls, state: Mapping[str, Tensor], name: str) -> "Moments":
         return cls(*[state[f"{name}.{field.name}"] for field in fields(cls)])
 
-    def state(self, name: str) -> dict[str, Tensor]:
+    def tensors(self, name: str) -> dict[str, Tensor]:
         return {f"{name}.{field.name}": getattr(self, field.name) for field in fields(self)}
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -132,13 +132,13 @@ class SplitMoments:
         else:
             self._parts[name] = more if more.n_bytes < ROOM_SHARE * cache_budget(device, 1.0) else more.to(CPU)
 
-    def of(self, regression: str) -> tuple[Moments, Moments]:
+    def moments_of(self, regression: str) -> tuple[Moments, Moments]:
         """Return a regression's training sums and validation sums, on the CPU."""
         learn, choose = (self._parts[_name(regression, chooses)].to(CPU) for chooses in (False, True))
         return learn, choose
 
-    def state(self) -> dict[str, Tensor]:
-        each = [sums.state(f"sums.{name}") for name, sums in self._parts.items()]
+    def tensors(self) -> dict[str, Tensor]:
+        each = [sums.tensors(f"sums.{name}") for name, sums in self._parts.items()]
         return {key: tensor for state in each for key, tensor in state.items()}
 
     @classmethod
@@ -180,7 +180,7 @@ class PrincipalAxes:
     axes_DD: Tensor
 
     @classmethod
-    def of(cls, sums: Moments) -> "PrincipalAxes":
+    def from_moments(cls, sums: Moments) -> "PrincipalAxes":
         return cls(*torch.linalg.eigh(sums.covariance_DD / torch.outer(sums.std_D, sums.std_D)))
 
 
@@ -195,7 +195,7 @@ class Ridge:
         self.target_mean_H = sums.both_JH[0] / sums.n
         both_DH = sums.both_JH[1:] / sums.n - torch.outer(self.mean_D, self.target_mean_H)
         missing_DH = (both_DH - sums.covariance_DD @ prior_DH) / self.std_D[:, None]
-        axes = axes or PrincipalAxes.of(sums)
+        axes = axes or PrincipalAxes.from_moments(sums)
         self.variance_D, self.axes_DD = axes.variance_D, axes.axes_DD
         self.turned_DH = self.axes_DD.mT @ missing_DH
 

@@ -1,9 +1,6 @@
 """Hidden states of texts at full depth, the layers' likeliest tokens, and the divergence of layers from the final one.
 
 Hidden states are recomputed at each use: those of a whole sweep are too large to store.
-
-Shapes: B sequences (one), T tokens of an answer, N tokens of a block's answers, E exitable layers, X = E + 1 with the
-final layer last, W width of a hidden state.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,9 +53,9 @@ def decided_streams(decoder: Decoder, texts: Sequence[TrainingText], layers: Seq
 
 
 @torch.inference_mode()
-def read_all(decoder: Decoder, decoding: DecodingConfig, states_NXW: Tensor) -> Divergence:
+def read_all(decoder: Decoder, decoding: DecodingConfig, hidden_NXD: Tensor) -> Divergence:
     """Return the divergence of exitable layers from the final one, on the CPU, reading a few tokens at a time."""
-    return joined([LMHead(decoder, decoding).read_layers(some_NXW) for some_NXW in states_NXW.split(READ_TOKENS)])
+    return joined([LMHead(decoder, decoding).read_layers(some_NXD) for some_NXD in hidden_NXD.split(READ_TOKENS)])
 
 
 def joined(parts: Sequence[Divergence]) -> Divergence:
@@ -67,18 +64,18 @@ def joined(parts: Sequence[Divergence]) -> Divergence:
     return Divergence(*[torch.cat([getattr(part, name).cpu() for part in parts]) for name in names])
 
 
-def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], states_NXW: Tensor) -> Divergence:
+def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], hidden_NXD: Tensor) -> Divergence:
     """Read exitable layers through `readout`, and compare them with the final layer."""
-    return read_all(decoder, DecodingConfig(tuple(layers), 1, frozenset(), readout=readout), states_NXW)
+    return read_all(decoder, DecodingConfig(tuple(layers), 1, frozenset(), readout=readout), hidden_NXD)
 
 
 @torch.inference_mode()
-def likeliest(decoder: Decoder, hidden_NW: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
+def top_tokens(decoder: Decoder, hidden_ND: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
     """Return the likeliest tokens (N,) of hidden states after `layer`; None: after the final layer, with no readout."""
 
-    def read(some_NW: Tensor) -> Tensor:
+    def read(some_ND: Tensor) -> Tensor:
         return decoder.lm_head(
-            decoder.head_input(some_NW) if layer is None else readout.before_head(decoder, some_NW, layer)
+            decoder.head_input(some_ND) if layer is None else readout.before_head(decoder, some_ND, layer)
         )
 
-    return torch.cat([read(some_NW).argmax(-1) for some_NW in hidden_NW.split(ARGMAX_TOKENS)])
+    return torch.cat([read(some_ND).argmax(-1) for some_ND in hidden_ND.split(ARGMAX_TOKENS)])

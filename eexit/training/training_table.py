@@ -1,21 +1,23 @@
-"""The closing table of a training, and the flags for its artefact."""
+"""Summary table of a training, and the command that uses its artefact."""
 
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from eexit.method.readouts import READOUTS
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, percent
-from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, KV_MAPS, PROBE, READOUT, ArtefactCard, CardRow
+from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, ArtefactCard, CardRow
 
 CAPTION: Final = (
-    "By layer, % of tokens on which it says what full depth says; of a gate and a probe, % of tokens that they let "
-    "through or stop / of the rule's own exits among these. Of KV maps, tokens leave at the layer or a later one."
+    "Readout: % of tokens with full depth's top token at this layer. Gate and probe: % of tokens that pass the gate or "
+    "exit / % of the rule's exits among them. KV maps: % of tokens that equal full depth's, exiting at this layer or "
+    "later."
 )
-USES: Final = {
-    READOUT: "--readout {out}",
-    PROBE: "--rules predicted_kl=0.5,1,2,4 --probe {out}",
-    GATE: "--rules {rules} --gate {out} --gate-thresholds 0.05 0.1 0.2",
-    KV_MAPS: "--modes mapped_residual --kv-maps {out}",
+# Flags that a sweep needs beside the artefact's own.
+USES: Final[Mapping[str, Sequence[str]]] = {
+    PROBE: ("--rules", "predicted_kl=0.5,1,2,4"),
+    GATE: ("--gate-thresholds", "0.05", "0.1", "0.2"),
+    KV_MAPS: ("--modes", "mapped_residual"),
 }
 
 
@@ -39,14 +41,25 @@ def _cell(row: CardRow) -> str:
     return f"{taken} / {kept}"
 
 
-def how_to_use(card: ArtefactCard, out: str) -> str:
-    """Return a line with the flags by which a sweep uses the artefact."""
+def sweep_command(card: ArtefactCard, out: str, given: Sequence[str] = ()) -> str:
+    """Return the command that sweeps the demo's prompts with the artefact in `out`.
+
+    Args:
+        card: the artefact's card.
+        out: its folder.
+        given: flags of the training that a sweep needs too, such as --readout and --use.
+    """
     parameters: dict[str, list[str]] = {}
     for key in card.settings.get("rules", ()):
         rule, _, parameter = key.partition("/")
         parameters.setdefault(rule, []).append(parameter)
-    rules = " ".join(f"{rule}={','.join(of_rule)}" for rule, of_rule in parameters.items())
-    flags = " ".join(USES[role].format(out=out, rules=rules) for role in card.holds)
-    also = f", and with the {FLAGS[READOUT]} of this training" if card.readout not in READOUTS else ""
-    also += f", and with its {FLAGS[ADAPTER]}" if card.adapter else ""
-    return f"use it with: python jobs/sweep.py {flags}{also}"
+    rules = [f"{rule}={','.join(of_rule)}" for rule, of_rule in parameters.items()]
+    words = ["eexit", "sweep", "--model", card.model["name"]]
+    if card.model.get("revision"):
+        words += ["--revision", card.model["revision"]]
+    for role in card.holds:
+        words += [FLAGS[role], out, *USES.get(role, ())]
+    if rules:
+        words += ["--rules", *rules]
+    layers = ["--exit-layers", *map(str, card.layers)]
+    return shlex.join([*words, *given, *layers, "--out", f"{out.rstrip('/')}-sweep"])

@@ -186,7 +186,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=whole, help="default: 5")
     parser.add_argument("--quick", action="store_true", help="1 and 8 rows, 12 tokens, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
-    parser.epilog = "Flags of jobs/sweep.py that define the sweep can be given too: --model, --dtype, --exit-every, …"
+    parser.epilog = "Flags of eexit sweep that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
     rows = flags.rows or ([1, 8] if flags.quick else [1, 8, 27, 108])
     n_tokens, n_rounds = flags.tokens or (12 if flags.quick else 40), flags.rounds or (2 if flags.quick else 5)

@@ -1,6 +1,6 @@
 """README's pictures of a report: its first screen and its coloured texts.
 
-    python jobs/sweep.py --prompts fifth.jsonl --modes normal unfrozen frozen_residual --max-new-tokens 24 \\
+    eexit sweep --prompts fifth.jsonl --modes normal unfrozen frozen_residual --max-new-tokens 24 \\
         --rules confidence=0.9,0.97 similarity=0.985 agree --dtype float32 --out results/pictures
     python jobs/bench/screenshot.py results/pictures --out reports/sample/overview.png
     python jobs/bench/screenshot.py results/pictures --strip --out reports/sample/text.png

@@ -136,7 +136,7 @@ def gained_lost(difference: pd.Series) -> str:
     return f"{(difference > 0).sum()}, {(difference < 0).sum()}"
 
 
-def ledger() -> Iterator[dict[str, Any]]:
+def remaining_savings() -> Iterator[dict[str, Any]]:
     """Yield the savings that remain under each restriction, in float32."""
     places = {key: name for name in PILOT for key in settings(name) if not key.startswith("unfrozen")}
     within = {key: saved_by_exits(name, key) for key, name in places.items() if lost(name, key).mean <= AT_MOST}
@@ -171,7 +171,7 @@ def tables() -> Iterator[tuple[str, pd.DataFrame]]:
     kind = runs_of("again-float32").drop_duplicates("unit").set_index("unit").prompt_id.map(sort_of)
     by_kind = {dtype: gained(f"again-{dtype}", LATEST).groupby(kind).agg(gained_lost) for dtype in DTYPES}
     yield "By kind of prompt: gained, lost", pd.DataFrame(by_kind)
-    yield "Where an oracle's savings go", pd.DataFrame(ledger())
+    yield "Where an oracle's savings go", pd.DataFrame(remaining_savings())
     yield "Three states, the same prompts", pd.DataFrame(beside_normal(PILOT))
     yield "What the maps are worth", of_card("state", "state_exits", "exits", ["form", "round"], "final_disagreement")
     rows = pd.read_parquet(STUDY / "look" / "timings")
@@ -189,7 +189,7 @@ def tables() -> Iterator[tuple[str, pd.DataFrame]]:
     yield "How well answers are graded", pd.read_csv(SAMPLE / "grading.csv", index_col="sort")
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     return f"{value.mean:z.3f} ({value.low:z.3f} to {value.high:z.3f})" if isinstance(value, Estimate) else str(value)
 
 
@@ -197,5 +197,5 @@ def main(arguments: Sequence[str]) -> int:
     """Print all tables, and return 0."""
     Parser(__doc__).read(arguments)
     for title, table in tables():
-        print(f"\n## {title}\n\n{table.map(shown).to_string()}")
+        print(f"\n## {title}\n\n{table.map(format_value).to_string()}")
     return 0

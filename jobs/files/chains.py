@@ -1,17 +1,17 @@
-"""Follow-up prompts of a finished sweep with its chains of thought, and whether its answers needed them.
+"""Edit a sweep's chains of thought into follow-up prompts, and measure whether answers need the chains.
 
-    python jobs/files/chains.py results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl
-    python jobs/sweep.py --prompts chains.jsonl --thinking-until "(?i)answer:" … --out results/chains
-    python jobs/files/chains.py results/steps --necessity results/chains
+    eexit chains results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl
+    eexit sweep --prompts chains.jsonl --thinking-until "(?i)answer:" … --out results/chains
+    eexit chains results/steps --necessity results/chains
 
-The first line writes prompts, each with the chain of one of the sweep's texts as its prefiller, and with the original's
-id as its group: cut to a share of its tokens (--keep 0: none) or after so many (--budget) and closed, as many tokens
-without meaning in its place (--filler), or its sentences in another order (--shuffle). They are swept like any others,
-with what the sweep had: its model, its settings and what marks its chains; a prefiller is read at full depth.
+The first line writes prompts. Each has the edited chain of one of the sweep's texts as its prefiller, and the original
+prompt's id as its group. Edits cut the chain to a share of its tokens (--keep 0: none) or after a number of tokens
+(--budget) and close it, replace it by as many meaningless tokens (--filler), or reorder its sentences (--shuffle).
+Sweep them with the original's model, settings and thinking tags; a prefiller is processed at full depth.
 
-The last line adds a table to the folder chains beside the results: right answers with the chain that was written less
-those with what follow-up prompts had in its place, for each configuration that is in both sweeps, and how that differs
-from its control (--controls-of of jobs/sweep.py). Several sweeps of follow-up prompts are read together.
+The last line adds a table to the folder chains in the results: for each configuration in both sweeps, the share of
+correct answers with the chain less the share with its edit, and the difference from its control (`eexit sweep
+--controls-of`). It reads several sweeps of follow-up prompts together.
 """
 
 import sys
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     print(write_prompts(flags.out, prompts))
     if n_bare:
         print(
-            f"{pluralize(n_bare, 'text')} had no chain, so that their follow-up prompts have none either",
+            f"{pluralize(n_bare, 'text')} had no chain, and neither have their follow-up prompts",
             file=sys.stderr,
         )
     return 0
@@ -55,26 +55,28 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument("--configuration", metavar="KEY", help="follow up the prompts that it answered, and its chains")
-    parser.add_argument("--from", dest="chains_of", metavar="KEY", help="take the chains that this one wrote instead")
-    parser.several("--keep", "PERCENT", "keep so much of each chain, from its start", type=per_cent)
-    parser.several("--budget", "TOKENS", "end each chain after so many tokens", type=whole)
-    parser.add_argument("--filler", action="store_true", help="as many tokens without meaning in place of each chain")
-    parser.add_argument("--shuffle", action="store_true", help="the sentences of each chain in another order")
+    parser.add_argument("--configuration", metavar="KEY", help="configuration to follow up")
+    parser.add_argument(
+        "--from", dest="chains_of", metavar="KEY", help="configuration that wrote the chains (default: --configuration)"
+    )
+    parser.several("--keep", "PERCENT", "shares of each chain to keep, from its start", type=per_cent)
+    parser.several("--budget", "TOKENS", "lengths of the kept chain in tokens", type=whole)
+    parser.add_argument("--filler", action="store_true", help="replace each chain by as many meaningless tokens")
+    parser.add_argument("--shuffle", action="store_true", help="shuffle the sentences of each chain")
     parser.add_argument("--out", metavar="FILE", help="a new .jsonl file for the prompts")
-    parser.several("--necessity", "RESULTS", "sweeps of follow-up prompts: how much the answers need the chains")
+    parser.several("--necessity", "RESULTS", "sweeps of follow-up prompts: measure how much answers need the chains")
     trust_flag(parser)
     flags = parser.read(arguments)
     changes = flags.keep or flags.budget or flags.filler or flags.shuffle
     if flags.necessity and (flags.configuration or flags.chains_of or flags.out or changes):
-        raise UsageError("--necessity reads sweeps, and all other flags write prompts: give one or the other")
+        raise UsageError("--necessity reads sweeps, and the other flags write prompts: give one or the other")
     if not flags.necessity:
         if not (flags.configuration and flags.out):
             raise UsageError(
                 "give --configuration and --out to write follow-up prompts, or --necessity to compare them"
             )
         if not changes:
-            raise UsageError("nothing is to become of the chains: give --keep, --budget, --filler or --shuffle")
+            raise UsageError("no edit selected: give --keep, --budget, --filler or --shuffle")
     return flags
 
 

@@ -1,12 +1,12 @@
-"""Export a sweep as teacher data: conversations, with what the full-depth model made of each token, as Parquet.
+"""Export a sweep as training data: conversations with full depth's predictions for each token, as Parquet.
 
-    python jobs/files/export.py results/mine --out data
-    python jobs/files/export.py results/mine --out data --kl-factors 0.5 1 2
-    python jobs/files/export.py results/mine --out data --configurations normal unfrozen/kl/1
+    eexit export results/mine --out data
+    eexit export results/mine --out data --kl-factors 0.5 1 2
+    eexit export results/mine --out data --configurations normal unfrozen/kl/1
 
-Each row is a run: chat messages and token ids, and for each token its exit layer, the KLs of all exitable layers, the
-chances to exit at each KL factor asked for, and each layer's likeliest tokens, as many as the sweep recorded
-(--record-top-k of jobs/sweep.py). Failed runs are left out, and nothing that is in --out is replaced.
+Each row is a run: chat messages, token ids and, for each token, its exit layer, the KLs of all exitable layers, the
+exit probabilities at each KL factor, and each layer's top tokens, as many as the sweep recorded (--record-top-k).
+Failed runs are left out. Nothing in --out is replaced.
 """
 
 import sys
@@ -26,18 +26,18 @@ KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 def main(arguments: Sequence[str]) -> int:
     """Return 0 if the sweep was exported, 1 if it stopped, 2 for bad input."""
     parser = study_parser(__doc__, "folder or URI of a sweep")
-    parser.add_argument("--out", required=True, help="folder or URI for the data; it must be empty, or not be there")
+    parser.add_argument("--out", required=True, help="folder or URI for the data; empty or new")
     keys = f"keys of configurations, as in the sweep's table (default: {NORMAL})"
     parser.several("--configurations", "KEY", keys, default=(NORMAL,))
     factors = f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})"
     parser.several("--kl-factors", "K", factors, type=number, default=KL_FACTORS)
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results and problems")
+    parser.add_argument("--quiet", action="store_true", help="hide progress; print results and problems")
     flags = parser.read(arguments)
     from eexit.studies.export import export
 
     chosen = tuple(dict.fromkeys(flags.configurations))
     n_done = export(flags.results, flags.out, chosen, flags.kl_factors, open_display(quiet=flags.quiet))
-    print(f"{pluralize(n_done, 'conversation')} in {redact(flags.out)}; columns say what they are in their metadata")
+    print(f"{pluralize(n_done, 'conversation')} in {redact(flags.out)}; the columns' metadata describe them")
     files = redact(inside(flags.out, "*.parquet"))
     print(f'from datasets import load_dataset; load_dataset("parquet", data_files="{files}", split="train")')
     return 0

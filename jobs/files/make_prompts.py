@@ -1,14 +1,13 @@
-"""Draw prompts with answers, each alike and independently of the others, and write them to a file.
+"""Draw prompts with answers, independently and from one distribution, and write them to a file.
 
-    python jobs/files/make_prompts.py --n 2000 --seed 0 --out drawn.jsonl
-    python jobs/sweep.py --prompts drawn.jsonl --max-new-tokens 32 --out results/drawn
-    python jobs/files/make_prompts.py --n 200 --steps --out steps.jsonl
-    python jobs/sweep.py --prompts steps.jsonl --max-new-tokens 256 --thinking-until "(?i)answer:" --out results/steps
+    eexit make-prompts --n 2000 --seed 0 --out drawn.jsonl
+    eexit sweep --prompts drawn.jsonl --max-new-tokens 32 --out results/drawn
+    eexit make-prompts --n 200 --steps --out steps.jsonl
+    eexit sweep --prompts steps.jsonl --max-new-tokens 256 --thinking-until "(?i)answer:" --out results/steps
 
-Each prompt's kind is drawn, and then the prompt, from those of its kind: eexit/plan/prompt_kinds/generators.py lists
-them. A prompt about a fact that came before is drawn again, so that no two share one. A seed always gives the same
-prompts, and more of them begin with the fewer. With --steps, they ask to think first and to end with "Answer:", and say
-how many steps lead to the answer (column steps).
+A kind is drawn first, then a prompt of this kind: eexit/plan/prompt_kinds/generators.py has the kinds. No two prompts
+share a fact. A seed always gives the same prompts; a smaller --n gives the first of them. With --steps, prompts request
+a chain of thought that ends with "Answer:", and column steps has the number of steps to the answer.
 """
 
 import json
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Return 0 if the prompts were written, 2 for bad input or an unwritable file."""
     parser = Parser(__doc__)
-    parser.add_argument("--n", type=whole, default=2000, help="how many prompts (default: 2000)")
-    parser.add_argument("--seed", type=seed, default=0, help="which ones (default: 0)")
-    which = "draw prompts that need steps instead: of all kinds of them, or of these"
+    parser.add_argument("--n", type=whole, default=2000, help="number of prompts (default: 2000)")
+    parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")
+    which = "draw multi-step prompts, of these kinds (default: of all)"
     parser.add_argument("--steps", nargs="*", metavar="KIND", help=which)
     parser.add_argument("--out", metavar="FILE", required=True, help="a new .jsonl file")
     flags = parser.read(arguments)

@@ -1,16 +1,17 @@
-"""Train a student: an adapter (LoRA) of a model that is read after early layers too. It needs eexit[student].
+"""Train a student: a LoRA adapter for readouts at early layers. It needs eexit[student].
 
-    python jobs/files/student.py results/texts --output_dir exits/student --num_train_epochs 2
-    python jobs/train.py results/texts --what linear --adapter exits/student --out exits/linear
-    python jobs/sweep.py --adapter exits/student --readout exits/linear --rules confidence=0.97 --out results/student
+    eexit student results/texts --output_dir exits/student --num_train_epochs 2
+    eexit train results/texts --what linear --adapter exits/student --out exits/linear
+    eexit sweep --adapter exits/student --readout exits/linear --rules confidence=0.97 --out results/student
 
-Each step's loss is read after the final layer and after an exitable one that is drawn for the step, through the
-model's own final norm and head, as in LayerSkip (Elhoushi et al. 2024): the cross-entropy of the text's next token or,
-with --loss kl, the KL divergence from the model itself at full depth. The early one counts --early-scale times as much.
-Texts are a sweep's normal ones, without the held-out prompts of jobs/train.py, or the paragraphs of a text file. All
-further flags are those of transformers' TrainingArguments (--learning_rate, --bf16, --resume_from_checkpoint, …).
+Each step's loss is the sum of the final layer's and of --early-scale times that of an exitable layer drawn for the
+step, both through the model's final norm and lm_head, as in LayerSkip (Elhoushi et al. 2024). It is the cross-entropy
+of the next token or, with --loss kl, the KL divergence from the model itself at full depth. Texts are a sweep's in mode
+normal, without the held-out prompts of `eexit train`, or the paragraphs of a text file. Further flags are those of
+transformers' TrainingArguments (--learning_rate, --bf16, --resume_from_checkpoint, …).
 """
 
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -33,13 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     """Return 0 if the adapter was saved, 1 if it stopped before, 2 for bad input."""
     parser = Parser(__doc__)
     parser.add_argument("texts", help="folder or URI of a finished sweep that has mode normal, or a text file")
-    parser.add_argument("--model", default=SweepConfig.model_fields["model"].default, help="where texts are of a file")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
-    parser.add_argument("--loss", choices=("cross-entropy", "kl"), default="cross-entropy", help="that is learned from")
-    parser.add_argument("--early-scale", type=float, default=0.2, metavar="W", help="of the early layer's loss")
-    parser.add_argument("--exit-every", type=whole, default=5, metavar="N", help="exitable is every N-th layer")
+    parser.add_argument("--model", default=SweepConfig.model_fields["model"].default, help="the model, for a text file")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code from the model's repository")
+    parser.add_argument("--loss", choices=("cross-entropy", "kl"), default="cross-entropy", help="loss function")
+    parser.add_argument("--early-scale", type=float, default=0.2, metavar="W", help="weight of the early layer's loss")
+    parser.add_argument("--exit-every", type=whole, default=5, metavar="N", help="every N-th layer is exitable")
     parser.add_argument("--lora-r", type=whole, default=32, metavar="N", help="rank of the adapter")
-    parser.add_argument("--most-tokens", type=whole, default=512, metavar="N", help="of a text that are learned from")
+    parser.add_argument("--most-tokens", type=whole, default=512, metavar="N", help="maximum number of tokens per text")
     flags, others = parser.parse_known_args(arguments)
     try:
         from peft import LoraConfig, get_peft_model
@@ -54,38 +55,47 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     from eexit.model.layers import Decoder
+    from eexit.model.loading import load_model_and_tokenizer
     from eexit.plan.exit_layers import every_nth_layer
 
-    model, texts = model_and_texts(flags)
+    config, texts = config_and_texts(flags)
+    model, _ = load_model_and_tokenizer(config)
     decoder = Decoder(model.to(options.device).requires_grad_(False))
     early = early_trainer(decoder, every_nth_layer(decoder.n_layers, flags.exit_every), flags)
-    config = LoraConfig(r=flags.lora_r, lora_alpha=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = early(get_peft_model(model, config), options, data_collator=padded, train_dataset=texts)
+    lora = LoraConfig(r=flags.lora_r, lora_alpha=flags.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = early(get_peft_model(model, lora), options, data_collator=padded, train_dataset=texts)
     trainer.train(resume_from_checkpoint=options.resume_from_checkpoint)
     trainer.save_model()
-    print(f"use it with: python jobs/sweep.py --adapter {options.output_dir}")
+    words = ["--model", config.model, *(["--revision", config.revision] if config.revision else [])]
+    words += ["--trust-remote-code"] if flags.trust_remote_code else []
+    out = f"{options.output_dir.rstrip('/')}-sweep"
+    print(shlex.join(["eexit", "sweep", *words, "--adapter", options.output_dir, "--out", out]))
     return 0
 
 
-def model_and_texts(flags: Namespace) -> tuple[Any, list[dict[str, list[int]]]]:
-    """Return the model in fp32, and the tokens of each text with their labels. Raise `UsageError` without any."""
-    from eexit.model.loading import load_model_and_tokenizer
+def config_and_texts(flags: Namespace) -> tuple[SweepConfig, list[dict[str, list[int]]]]:
+    """Return the configuration of the model in fp32, and the tokens of each text with their labels.
+
+    Raise `UsageError` if there are no tokens to learn from.
+    """
+    from eexit.model.loading import load_tokenizer
     from eexit.results.finished_sweep import read_finished
     from eexit.training.texts import read_texts
 
     if (path := Path(flags.texts)).is_file():
         of_model = {"model": flags.model, "trust_remote_code": flags.trust_remote_code, **FP32}
-        model, tokenizer = load_model_and_tokenizer(SweepConfig(prompts=(NONE,)).model_copy(update=of_model))
+        config = SweepConfig(prompts=(NONE,)).model_copy(update=of_model)
+        tokenizer = load_tokenizer(config)
         every = [(0, [*tokenizer(part)["input_ids"]]) for part in path.read_text("utf-8").split("\n\n") if part]
     else:
         sweep = read_finished(flags.texts, ["prompt_id"], trusts_code=flags.trust_remote_code)
-        model, _ = load_model_and_tokenizer(sweep.config(with_exits=False).model_copy(update=FP32))
+        config = sweep.config(with_exits=False).model_copy(update=FP32)
         learned = [text for text in read_texts(sweep.store) if not text.held_out]
         every = [(len(text.prompt_token_ids), [*text.prompt_token_ids, *text.token_ids]) for text in learned]
     rows = [(n, ids[: flags.most_tokens]) for n, ids in every]
     if not (rows := [(n, ids) for n, ids in rows if len(ids) > max(n, 1)]):
         raise UsageError(f"{flags.texts} has no token to learn from within --most-tokens {flags.most_tokens}")
-    return model, [{"input_ids": ids, "labels": [*[OUTSIDE] * n, *ids[n:]]} for n, ids in rows]
+    return config, [{"input_ids": ids, "labels": [*[OUTSIDE] * n, *ids[n:]]} for n, ids in rows]
 
 
 def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
@@ -110,8 +120,8 @@ def early_trainer(decoder: Any, layers: Sequence[int], flags: Namespace) -> Any:
             is_read_BT = (labels_BT := inputs.pop("labels")[:, 1:]) != OUTSIDE
             said = model(**inputs, output_hidden_states=True)
             layer = Random(f"{self.args.seed} {self.state.global_step}").choice(layers)
-            stream_NW = said.hidden_states[layer + 1][:, :-1][is_read_BT]
-            read = [decoder.lm_head(decoder.head_input(stream_NW)), said.logits[:, :-1][is_read_BT]]
+            hidden_ND = said.hidden_states[layer + 1][:, :-1][is_read_BT]
+            read = [decoder.lm_head(decoder.head_input(hidden_ND)), said.logits[:, :-1][is_read_BT]]
             if flags.loss == "kl":
                 with no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
                     teacher_NV = model(**inputs).logits[:, :-1][is_read_BT].log_softmax(-1)

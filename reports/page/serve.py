@@ -86,7 +86,7 @@ class ReportServer(ThreadingHTTPServer):
     def page(self) -> Path:
         """Return the page of all committed runs. Build it if it is new, then delete all but the two latest pages."""
         with self.building:
-            path = self.folder / f"{landed(self.results)}.html"
+            path = self.folder / f"{committed_digest(self.results)}.html"
             if path not in self.built:
                 build_report(self.results, path, self.options, self.go_on)
                 # A browser may still show the previous page, and request its side files.
@@ -128,7 +128,7 @@ def loopback(host: str) -> bool:
     return (name if colon and port.isdecimal() else host).lower() in LOOPBACK
 
 
-def landed(results: str) -> str:
+def committed_digest(results: str) -> str:
     """Return a short digest of the committed files' names, which changes with each further file."""
     names = sorted(path.name for path in Path(results, GENERATIONS_FOLDER).glob("*.parquet"))
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Machines and batch sizes at which `jobs/timings.py` measured, and the speed-ups of each configuration there."""
+"""Machines and batch sizes at which `eexit timings` measured, and the speed-ups of each configuration there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _SETUP: Final = ["machine", "device", "threads", "dtype"]
 
 @dataclass(frozen=True)
 class TimingSetup:
-    """A batch size on a machine for which `jobs/timings.py` measured how long configurations take."""
+    """A batch size on a machine for which `eexit timings` measured how long configurations take."""
 
     number: int
     batch: int

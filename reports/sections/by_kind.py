@@ -22,7 +22,7 @@ from reports.shared.charts import (
     rows_of,
     rows_where,
     scale_of,
-    told,
+    with_tooltips,
 )
 from reports.shared.figures import ChartVariant, Figure, RowFilter
 from reports.shared.measures import CUT, CUT_TEXTS
@@ -70,7 +70,7 @@ def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | Non
     settings = [key for key in found if key != NORMAL]
     if not settings:
         return None
-    rows, looks = kind_rows(sweep, found), ChartStyle.of(sweep.configurations)
+    rows, looks = kind_rows(sweep, found), ChartStyle.for_configurations(sweep.configurations)
     first = settings.index(setting) if setting in settings else 0
     known = [name for name in MEASURES if rows.loc[rows["setting"].notna(), name].notna().any()]
     variants = [ChartVariant(MEASURES[name], kind_chart(rows, name, looks)) for name in known]
@@ -102,7 +102,9 @@ def kind_chart(frame: pd.DataFrame, name: str, looks: ChartStyle) -> alt.LayerCh
     base = rows_where(f"isValid(datum['{name}'])")
     colour, shape = looks.colour(frame, has_legend=False), looks.shape(frame, has_legend=False)
     base = base.encode(y=rows_of("kind"), yOffset=alt.YOffset("row:O"), color=colour)
-    base, tooltip = told(base, tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n")), frame)
+    base, tooltip = with_tooltips(
+        base, tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n")), frame
+    )
     return layered(
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, name, title, along="x"),
         base.mark_point(filled=True, size=80, cursor="pointer").encode(x=x, shape=shape, tooltip=tooltip),

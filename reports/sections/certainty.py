@@ -12,7 +12,7 @@ from eexit.quality.estimates import ENDS
 from eexit.quality.intervals import LEVEL
 from eexit.sweeps.summary.certainty import MEASURES, SURE, confidence_by_depth
 from reports.read.sweep import Sweep
-from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, told
+from reports.shared.charts import RAMP, ROWS, Columns, layered, rows_of, with_tooltips
 from reports.shared.figures import Figure, RowFilter, one
 from reports.shared.per_configuration import layer_labels
 
@@ -84,7 +84,7 @@ def _measures(row: Mapping[Any, Any]) -> Iterator[tuple[str, str, str]]:
 def certainty_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.LayerChart:
     """Return a chart with layers from left to right; the share is a colour and, where there is room, text."""
     x = alt.X("shown_layer:N", title="Layer", sort=labels, axis={"labelAngle": 0, "labelOverlap": True})
-    base, tooltip = told(alt.Chart(ROWS).encode(x=x, y=rows_of("row")), CERTAINTY, frame)
+    base, tooltip = with_tooltips(alt.Chart(ROWS).encode(x=x, y=rows_of("row")), CERTAINTY, frame)
     colour = alt.Color("share:Q", legend=None, scale={"domain": [0, 1], "range": SHADES})
     cells = base.mark_rect().encode(color=colour, tooltip=tooltip)
     text = alt.Text("share:Q", format=".0%")

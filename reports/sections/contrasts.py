@@ -30,7 +30,7 @@ from reports.shared.charts import (
     rows_of,
     scale_of,
     specification,
-    told,
+    with_tooltips,
 )
 from reports.shared.figures import clean
 from reports.shared.measures import CORRECT, DISAGREEMENT, LAYERS_SKIPPED, RUN, SKIPPED
@@ -65,7 +65,7 @@ def beside_section(runs: PairedRuns, configurations: pd.DataFrame) -> dict[str, 
     if found.empty:
         return None
     sweep = runs.sweep
-    looks = ChartStyle.of(sweep.configurations)
+    looks = ChartStyle.for_configurations(sweep.configurations)
     judged = [column for judge in sweep.judges for column in judge.columns]
     scored = {**sweep.scores, **{name: name.replace("_", " ").capitalize() for name in judged}}
     scores = [PairedContrast(key, label, f"{label}, difference", "change") for key, label in scored.items()]
@@ -148,7 +148,7 @@ def paired_chart(
     y = rows_of("short", alt.SortField("order"))
     base = alt.Chart(ROWS).encode(y=y, color=looks.colour(frame, has_legend=False), opacity=OPACITY)
     tells = ("configuration", "Configuration", "text"), (x, difference.label, difference.form)
-    base, tooltip = told(base, (*tells, (f"{x}_n", "n prompts", "count")), frame)
+    base, tooltip = with_tooltips(base, (*tells, (f"{x}_n", "n prompts", "count")), frame)
     return layered(
         alt.Chart(ROWS).mark_rule(aria=False, strokeDash=[5, 4]).encode(x=alt.XDatum(none)),
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, x, x_title, along="x"),
@@ -179,7 +179,7 @@ def pairs(runs: PairedRuns) -> pd.DataFrame:
     frames = []
     for number, base in enumerate(configurations[:-1]):
         later = [c.key for c in configurations[number + 1 :] if few or _are_near(base.columns, c.columns)]
-        frame = runs.beside(base.key, later) if later else pd.DataFrame()
+        frame = runs.differences(base.key, later) if later else pd.DataFrame()
         if len(frame):
             frames.append(frame)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -199,7 +199,7 @@ def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     Columns: `base` and `other`; `at`, what the pairs have in common; `settings`, the number of pairs; and the
     estimates. A prompt counts if all pairs have it. `trade` has a row per configuration.
     """
-    known = _PromptMetrics(runs.landed, runs.of_units(MATCHED))
+    known = _PromptMetrics(runs.committed, runs.of_units(MATCHED))
     rows = []
     for base, other, at, keys in _together(trade):
         if keys:
@@ -236,7 +236,7 @@ def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     """
     if trade.empty:
         return pd.DataFrame()
-    known = _PromptMetrics(runs.landed, runs.of_units(MATCHED))
+    known = _PromptMetrics(runs.committed, runs.of_units(MATCHED))
     exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
     series = {str(name): rows for name, rows in exits.groupby("series", sort=False)}
     rows = []

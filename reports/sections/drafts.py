@@ -22,7 +22,7 @@ from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import TimingSetup, speedups_by_place, timed_over
-from reports.shared.charts import RAMP, Columns, layered, rows_where, told
+from reports.shared.charts import RAMP, Columns, layered, rows_where, with_tooltips
 from reports.shared.figures import ChartVariant, Figure, one, table
 from reports.shared.per_configuration import estimates_of
 
@@ -138,7 +138,7 @@ def _speed(drafts: DraftTable, columns: Columns) -> Iterator[Figure]:
         caption = (
             "Not measured: how many times as fast as normal it would be if calls of layers and of the head took as "
             "long for several tokens as for one, attention apart. Above 1: green, below: violet. "
-            f"{_basis(drafts)} python jobs/timings.py RESULTS measures it."
+            f"{_basis(drafts)} eexit timings RESULTS measures it."
         )
         chart = speed_chart(drafts, None, f"Expected speed-up by layer and N. {caption}")
         title = "Expected speed-up, not measured"
@@ -186,7 +186,7 @@ def _grid(
     x = alt.X("draft_length:N", title=title, sort=drafts.lengths, axis=axis)
     y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)
     base = rows_where(f"isValid(datum.pair) && isValid(datum['{column}'])").encode(x=x, y=y)
-    base, tooltip = told(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
+    base, tooltip = with_tooltips(base, tuple(_columns(drafts, [measured] if measured else [])), drafts.drafts)
     outlines = [{"test": "picked != '' && picked == datum.configuration", "value": PICKED}]
     outlines += [{"test": f"datum['{measured.column('fastest')}']", "value": INK}] if measured else []
     # Other cells must not fade, since a paler cell means another value.

@@ -14,7 +14,7 @@ import pandas as pd
 
 from eexit.output.text import pluralize, with_versions
 from reports.read.sweep import Sweep
-from reports.shared.charts import PERCENT, ROOM_PIXELS, ROWS, Columns, layered, told
+from reports.shared.charts import PERCENT, ROOM_PIXELS, ROWS, Columns, layered, with_tooltips
 from reports.shared.figures import ChartVariant, Figure
 
 CAPTION: Final = (
@@ -108,7 +108,7 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     )
     y = alt.Y("share:Q", title=SHARE, axis=PERCENT, scale={"zero": True, "nice": False, "padding": ROOM_PIXELS})
     chart = alt.Chart(ROWS).transform_filter(f"datum.artefact === {json.dumps(name)}")
-    base, tooltip = told(chart, COLUMNS, rows)
+    base, tooltip = with_tooltips(chart, COLUMNS, rows)
     base = base.encode(x=x, y=y, color=alt.Color("label:N", title=None, scale={"domain": labels, "range": "ordinal"}))
     shape = alt.Shape("label:N", title=None, scale={"domain": labels})
     points = base.mark_point(filled=True, size=80, opacity=1).encode(shape=shape, tooltip=tooltip)

@@ -35,12 +35,12 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     exits = sweep.without_drafts
     configurations = per_configuration(exits)
     saves = savings(exits, configurations)
-    runs = PairedRuns.of(exits)
-    quality = quality_of(exits, configurations, runs.beside(), saves)
+    runs = PairedRuns.from_sweep(exits)
+    quality = quality_of(exits, configurations, runs.differences(), saves)
     # A sweep of drafts without exits has only `normal` runs besides.
     kinds = {type(configuration) for configuration in sweep.configurations}
     tells = Draft not in kinds or EarlyExit in kinds
-    looks = ChartStyle.of(exits.configurations)
+    looks = ChartStyle.for_configurations(exits.configurations)
     figures = (
         [
             *mix_figure(exits),

@@ -36,8 +36,8 @@ from reports.shared.charts import (
     layered,
     rows_where,
     scale_of,
-    told,
     where_known,
+    with_tooltips,
 )
 from reports.shared.figures import ChartVariant, Figure, basis, table
 from reports.shared.measures import DISAGREEMENT, LAYERS_SKIPPED, SKIPPED, CostAxis, Measure
@@ -131,7 +131,9 @@ class TradeOff:
 
 def quality_figure(sweep: Sweep, quality: QualityTable, saves: SavingsTable | None) -> Figure | None:
     """Return a chart of each measure against each cost; None if there is nothing to draw."""
-    looks = replace(ChartStyle.of(sweep.configurations), legends="bottom")  # the axis title is at the top
+    looks = replace(
+        ChartStyle.for_configurations(sweep.configurations), legends="bottom"
+    )  # the axis title is at the top
     caption = _how_points_are_read(quality.rows)
     rows = quality.rows.set_index("configuration").to_dict("index")
     found = {
@@ -236,7 +238,7 @@ def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
     y = alt.Y(f"{measure.column}:Q", title=measure.title, scale=_fitted(shown), axis=axis)
     known = f"isValid(datum['{cost.column}']) && isValid(datum['{measure.column}'])"
     base = rows_where(f"{_POINT} && {known}").encode(x=x, y=y, color=looks.colour(points))
-    base, tooltip = told(base, shown.columns, shown.quality.rows)
+    base, tooltip = with_tooltips(base, shown.columns, shown.quality.rows)
     # Many bars would hide the lines, so only the highlighted point's bar is opaque.
     picked = {"test": "picked == datum.configuration", "value": 0.8}
     bars = base.mark_rule(aria=False, clip=True).encode(opacity=alt.OpacityValue(0.12, condition=[picked]))

@@ -15,7 +15,7 @@ from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
 from eexit.results.study_tables import CHAINS
 from reports.read.sweep import Sweep
-from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, told
+from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, with_tooltips
 from reports.shared.figures import ChartVariant, Figure, basis, one, table
 from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
 from reports.shared.per_configuration import estimates_of, naming
@@ -29,7 +29,7 @@ ABOUT: Final = (
     "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
 )
 SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of values that may be negative
-NO_NECESSITY: Final = "Whether answers need their chains was not asked: python jobs/files/chains.py does that."
+NO_NECESSITY: Final = "Whether answers need their chains was not asked: eexit chains does that."
 COLUMNS: Final[Columns] = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
@@ -178,7 +178,7 @@ def _points(
 
     base = rows_where(f"isValid(datum['{along}']) && isValid(datum['{up}'])")
     colour = alt.Color("configuration:N" if lines else "mode:N", title=None)
-    base, tooltip = told(
+    base, tooltip = with_tooltips(
         base.encode(x=alt.X(f"{along}:Q", title=x_title, axis=axis(along), scale=alt.Scale(zero=False)), color=colour),
         columns,
         frame,

@@ -97,7 +97,7 @@ def _of_sweep(quality: QualityTable) -> VerdictCard:
         return _of_oracles(quality)
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
-    said = [*said, *filter(None, [quality.cut_warning]), _certain(quality.choices)]
+    said = [*said, *filter(None, [quality.cut_warning]), _certificate_sentence(quality.choices)]
     return VerdictCard(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
@@ -174,11 +174,11 @@ def _by_disagreement(quality: QualityTable) -> Found:
     return row, None, f"The setting that saves most {costs_words(row, cost)}", sentences
 
 
-def _certain(choices: pd.DataFrame) -> str:
+def _certificate_sentence(choices: pd.DataFrame) -> str:
     """Return the strictest certificate as a sentence, or that there is none."""
     rows = choices.to_dict("records")
     if not rows:
-        return "Nothing is certified: python jobs/choose.py RESULTS does that."
+        return "Nothing is certified: eexit choose RESULTS does that."
     chosen = [row for row in rows if isinstance(row["configuration"], str)]
     row = min(chosen or rows[-1:], key=lambda each: each["max_risk"])
     bounded = row["risk"], row["max_risk"], row["confidence"]

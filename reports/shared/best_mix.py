@@ -31,7 +31,7 @@ RESAMPLES: Final = 400
 
 
 @dataclass(frozen=True)
-class BesideMix:
+class MixComparison:
     """Differences of the setting from the mix of configurations `one` and `other`; `share` is the weight of `other`."""
 
     one: int
@@ -57,7 +57,7 @@ class _Mixes:
 
 def beside_best_mix(
     values_PCM: np.ndarray, equal: int, best_by: int, kinds: Sequence[ValueKind], higher_is_better: bool
-) -> BesideMix | None:
+) -> MixComparison | None:
     """Compare the first configuration with the best mix of two others that is equal to it in the measure `equal`.
 
     `best_by` is the measure by which a mix is the best. Configurations that lack either measure are in no mix. Only
@@ -88,7 +88,7 @@ def beside_best_mix(
         _widened(each, low, high, kind) if measure != equal else each
         for measure, (each, (low, high), kind) in enumerate(zip(found, wide, kinds, strict=True))
     ]
-    return BesideMix(int(used[one]), int(used[other]), share, differences)
+    return MixComparison(int(used[one]), int(used[other]), share, differences)
 
 
 def _mixes(weight_BP: np.ndarray, values_PCM: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], equal: int) -> _Mixes:

@@ -83,7 +83,7 @@ def interval_bars(
     return where_known(frame[f"{column}_low"], bars)
 
 
-def told(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Chart, list[alt.Tooltip]]:
+def with_tooltips(base: alt.Chart, columns: Columns, frame: pd.DataFrame) -> tuple[alt.Chart, list[alt.Tooltip]]:
     """Return the chart and its tooltips, which show the columns of the table beside it, with intervals."""
     tooltips = []
     for key, label, form in columns:

@@ -29,7 +29,7 @@ def costs_words(row: Row, cost: CostAxis) -> str:
         return skips(row)
     verb, what = ("takes", "time") if cost.measured else ("costs", "multiply-adds")
     share, low, high = (row[f"{cost.column}{end}"] for end in ("", "_low", "_high"))
-    return f"{verb} {beside(share, low, high, what)}"
+    return f"{verb} {format_saving(share, low, high, what)}"
 
 
 def skips(row: Row) -> str:
@@ -37,7 +37,7 @@ def skips(row: Row) -> str:
     return f"would skip {percent(share)} of the layers{_between(low, high)}"
 
 
-def beside(share: float, low: float | None, high: float | None, what: str) -> str:
+def format_saving(share: float, low: float | None, high: float | None, what: str) -> str:
     """Return a saving as “5.0% less time (4.0 to 6.5)”, or as more if it is negative; if the interval has both signs,
     as “5.0% less time, not certainly (−2.0 to 9.1)”.
     """

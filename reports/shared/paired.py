@@ -39,7 +39,7 @@ class PairedRuns:
     numbers_NXC: np.ndarray
 
     @classmethod
-    def of(cls, sweep: Sweep) -> "PairedRuns":
+    def from_sweep(cls, sweep: Sweep) -> "PairedRuns":
         """Return the paired runs of a sweep. A run that is the same for every seed is paired with each seed's run."""
         columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, CORRECT, *sweep.extra]
         keys = [configuration.key for configuration in sweep.configurations]
@@ -56,7 +56,7 @@ class PairedRuns:
         return cls(sweep, columns, means.index, numbers.reshape(len(means), len(columns), len(keys)))
 
     @cached_property
-    def landed(self) -> list[str]:
+    def committed(self) -> list[str]:
         """The configurations with a run that did not fail, in the sweep's order."""
         landed = set(self.sweep.done["configuration"])
         return [configuration.key for configuration in self.sweep.configurations if configuration.key in landed]
@@ -64,7 +64,7 @@ class PairedRuns:
     def of_units(self, columns: Sequence[str]) -> np.ndarray:
         """Return the means over seeds, P prompts or groups × configurations in `landed` × these columns."""
         keys = [configuration.key for configuration in self.sweep.configurations]
-        at_X, at_C = [self.columns.index(name) for name in columns], [keys.index(key) for key in self.landed]
+        at_X, at_C = [self.columns.index(name) for name in columns], [keys.index(key) for key in self.committed]
         return self._averaged(self.numbers_NXC[:, at_X][:, :, at_C]).transpose(0, 2, 1)
 
     def _averaged(self, numbers_NXC: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ class PairedRuns:
         means = means_of_units(numbers_NXC.reshape(len(self.index), -1), *ids)
         return means.reshape(len(means), *numbers_NXC.shape[1:])
 
-    def beside(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
+    def differences(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
         """Return the paired differences of each configuration, or of the keys `only`, from configuration `baseline`.
 
         Perplexities are compared by their ratio. The other columns are compared by their difference: DIFFERENCES,
@@ -83,7 +83,7 @@ class PairedRuns:
         sweep, columns = self.sweep, self.columns
         keys = [configuration.key for configuration in sweep.configurations]
         compared = [at for at, key in enumerate(keys) if key != baseline and (only is None or key in only)]
-        if not compared or baseline not in self.landed:
+        if not compared or baseline not in self.committed:
             return pd.DataFrame()
         # D configurations are compared with the baseline, over P prompts or groups.
         differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]

@@ -72,7 +72,7 @@ def quality_of(
 ) -> QualityTable | None:
     """Return the quality of a sweep's configurations; None if there are none.
 
-    `trade` is the frame of `per_configuration`, and `paired` has the differences from `normal` (`PairedRuns.beside`).
+    `trade` is from `per_configuration`; `paired` has differences from `normal`, from `PairedRuns.differences`.
     """
     judges = sweep.judges
     if trade.empty:

@@ -7,7 +7,7 @@
 - Per right answer, where texts have chains of thought: 1 − cost of one / cost of one for `normal`, as in
   `eexit.quality.cost_per_correct`.
 - Realised: 1 − seconds / seconds of full depth in the same round, as `eexit.studies.timing.speedups` computes it from
-  the measurements of `jobs/timings.py`. Its intervals are over calls; all others are over prompts.
+  the measurements of `eexit timings`. Its intervals are over calls; all others are over prompts.
 """
 
 from collections.abc import Iterator
@@ -146,7 +146,7 @@ def _numbers(speedup: Speedup, where: TimingSetup) -> dict[str, float]:
     }
 
 
-UNTIMED: Final = "Realised savings were not measured: python jobs/timings.py RESULTS does that."
+UNTIMED: Final = "Realised savings were not measured: eexit timings RESULTS does that."
 LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
 
 

@@ -45,7 +45,7 @@ class ChartStyle:
     legends: str = "top"  # the side of the chart
 
     @classmethod
-    def of(cls, configurations: Iterable[Configuration]) -> Self:
+    def for_configurations(cls, configurations: Iterable[Configuration]) -> Self:
         found = list(configurations)
         keys = {c.key for c in found}
         exits = [c for c in found if isinstance(c, EarlyExit)]

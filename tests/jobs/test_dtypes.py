@@ -53,8 +53,8 @@ COMMANDS = (
     "replay learned --rules confidence=0.3 predicted_kl=1 --modes unfrozen mapped_residual --exit-sets 4",
     "timings grid --configurations frozen_residual/confidence/0.3 draft/2:2 --steps --prompts 1 --batch 2 --tokens 3 "
     "--rounds 1",
-    "take_home grid --configuration frozen_residual/confidence/0.3 --out taken/frozen",
-    "take_home learned --configuration mapped_residual/predicted_kl/1 --out taken/mapped",
+    "package grid --configuration frozen_residual/confidence/0.3 --out taken/frozen",
+    "package learned --configuration mapped_residual/predicted_kl/1 --out taken/mapped",
 )
 
 
@@ -98,7 +98,7 @@ def run(command: str) -> None:
 
 
 def generate(folder: Path, setting: Path, dtype: str) -> None:
-    """As a user's script does, with a setting that was taken home."""
+    """As a user's script does, with a setting that was packaged."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     inputs = AutoTokenizer.from_pretrained(folder)("Why?", return_tensors="pt")
     taken = eexit.load(setting)

@@ -1,4 +1,4 @@
-"""Rules and modes of one's own, through the commands: on actors, gone on with, replayed, timed, taken home, shown."""
+"""Rules and modes of one's own, through the commands: on actors, gone on with, replayed, timed, packaged, shown."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -198,7 +198,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
     "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
     "controls": (sweep.main, "--controls-of", "OUT", "--modes", "normal"),
     "timings": (timings.main, "OUT"),
-    "take_home": (package.main, "OUT", "--configuration", KEY, "--out", "HOME"),
+    "package": (package.main, "OUT", "--configuration", KEY, "--out", "HOME"),
 }
 
 
@@ -288,7 +288,7 @@ def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_p
     }  # fmt: skip
     assert told["rules"]["by_chance"]["compares"] is None
     assert told["modes"]["as_it_was"].startswith("deeper layers make keys and values of the stream at the exit")
-    looks = ChartStyle.of(read_sweep(str(out)).configurations)
+    looks = ChartStyle.for_configurations(read_sweep(str(out)).configurations)
     assert (looks.modes, looks.rules) == (tuple(MODES), ("sure", "confidence", "by_chance"))
     assert "by_chance" in str(eexit.open(out))
     assert [each.name for each in families(eexit.open(out).manifest.configurations)][:2] == [

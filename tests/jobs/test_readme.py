@@ -24,6 +24,7 @@ from ray_here import RayHere
 from eexit.model import loading
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.plan import model_inspection
+from jobs import find_scripts, module_of
 
 ROOT = Path(__file__).parents[2]
 # In the order in which their blocks are run.
@@ -32,13 +33,13 @@ N_LAYERS = 30  # as the default model has, so that layers can be named as they a
 N_PROMPTS = 7  # of each file of prompts, or one more: two at least are held out, and some are for reporting
 # Flags that are added to a command with these words, behind its own, where the last one counts.
 SMALLER = {
-    "jobs/sweep.py": ["--max-new-tokens", "4"],  # as many as the longest draft has
-    "jobs/timings.py": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
-    "jobs/timings.py results/grid": ["--configurations", "skip/patience/2"],
-    "jobs/files/make_prompts.py": ["--n", "8"],
+    "eexit sweep": ["--max-new-tokens", "4"],  # as many as the longest draft has
+    "eexit timings": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
+    "eexit timings results/grid": ["--configurations", "skip/patience/2"],
+    "eexit make-prompts": ["--n", "8"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],
     "confidence=0.5:0.95:10": ["--rules", "confidence=0.5:0.95:2"],
-    "jobs/choose.py": ["--max-risk", "0.999"],  # so few prompts certify no lower bound
+    "eexit choose": ["--max-risk", "0.999"],  # so few prompts certify no lower bound
 }
 JUDGE_URL = "http://the.judge"
 # What is printed, and what is given in its place.
@@ -60,17 +61,17 @@ HUB = "data of the hub: tests/eexit/studies/test_harness.py runs it on a task of
 LEFT_OUT = {
     "python -m eexit.studies.harness --model eexit --tasks arc_easy gsm8k      --model_args "
     "pretrained=HuggingFaceTB/SmolLM2-135M,mode=frozen_residual,rule=confidence,parameter=0.9": HUB,
-    "python jobs/files/chains.py results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl": CHAINS,
-    'python jobs/sweep.py --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out '
+    "eexit chains results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl": CHAINS,
+    'eexit sweep --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out '
     "results/chains": CHAINS,
-    "python jobs/files/chains.py results/steps --necessity results/chains": CHAINS,
+    "eexit chains results/steps --necessity results/chains": CHAINS,
     "pip install -e .": INSTALLS,
     "pip install -e '.[test]'": INSTALLS,
     "pip install -e '.[judge]'": INSTALLS,
     "pip install -e '.[lm-eval]'": INSTALLS,
     "pytest": "these tests",
-    "python jobs/assess.py": ASSESSES,
-    "python jobs/assess.py --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/assess": ASSESSES,
+    "eexit assess": ASSESSES,
+    "eexit assess --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/assess": ASSESSES,
     "ray start --head --dashboard-agent-listen-port 0": CLUSTER,
     "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path": CLUSTER,
 }
@@ -177,14 +178,15 @@ def replaced(text: str) -> str:
 
 
 def run(where: str, command: str, judge_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [word.replace(JUDGE_URL, judge_url) for word in shlex.split(replaced(command))]
-    if words[0] == "export":
-        monkeypatch.setenv(*words[1].split("=", 1))
+    if command.startswith("export "):
+        monkeypatch.setenv(*replaced(command).removeprefix("export ").split("=", 1))
         return
-    assert words[0] == "python", f"{where} has a command that is not run here: {command}"
-    script = import_module(words[1].removesuffix(".py").replace("/", "."))
+    command = command.replace("python jobs/sweep.py", "eexit sweep")  # in the first lines
+    program, name, *flags = shlex.split(replaced(command))
+    assert program == "eexit", f"{where} has a command that is not run here: {command}"
+    script = import_module(module_of(find_scripts()[name]))
     smaller = [flag for of, flags in SMALLER.items() if of in command for flag in flags]
-    done = here(script.main, *words[2:], *smaller)
-    may_find_nothing = words[1] == "jobs/choose.py"  # where nothing is to be recommended, it ends with 1
+    done = here(script.main, *(word.replace(JUDGE_URL, judge_url) for word in flags), *smaller)
+    may_find_nothing = name == "choose"  # where nothing is to be recommended, it ends with 1
     assert done.returncode in ((0, 1) if may_find_nothing else (0,)), f"{where}: {command}\n{done.stdout}{done.stderr}"
     print(command, *done.stdout.splitlines()[-3:], sep="\n  ")

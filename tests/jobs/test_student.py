@@ -45,7 +45,8 @@ def test_twenty_steps_bring_early_layers_closer_to_full_depth(tmp_path: Path, lo
         "--use_cpu", "--output_dir", str(tmp_path / "student"), "--save_strategy", "no", "--disable_tqdm", "true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"--adapter {tmp_path / 'student'}" in done.stdout
+    given = f"--model {tmp_path / 'model'} --adapter {tmp_path / 'student'}"
+    assert done.stdout.endswith(f"eexit sweep {given} --out {tmp_path / 'student'}-sweep\n")
     assert read_card(str(tmp_path / "student"), ADAPTER).digest
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     (before, early_before), (after, early_after) = read(model), read(merged(model, str(tmp_path / "student")))

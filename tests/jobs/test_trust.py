@@ -58,7 +58,7 @@ COMMANDS: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("main", "arguments"), COMMANDS, ids=["replay", "timings", "train", "take_home", "chains"])
+@pytest.mark.parametrize(("main", "arguments"), COMMANDS, ids=["replay", "timings", "train", "package", "chains"])
 def test_a_stored_flag_runs_nothing(
     results: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     main: Callable[[Sequence[str]], int], arguments: list[str],

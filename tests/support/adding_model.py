@@ -9,7 +9,7 @@ comes at once, and needs all layers: the first learns to add the last two number
 the last eight, and the fourth moves the sum to the answer's position. There, the first layer is sure of the last number
 in its input, since that is the answer after a chain.
 
-Results of `jobs/files/chains.py`, in percent of 200 prompts with 95 % intervals (`pytest -m slow
+Results of `eexit chains`, in percent of 200 prompts with 95 % intervals (`pytest -m slow
 tests/eexit/studies/chains` produces them):
 
 | setting | with chain | without | necessity | beside control |

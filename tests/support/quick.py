@@ -16,10 +16,10 @@ WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/method": ("rules", "kv_maps", "stick_breaking"),
     "eexit/plan": ("artefacts", "config", "configuration", "grids", "prompts", "runs", "splits"),
     "eexit/output": ("locations", "result_table"),
-    "eexit/results": ("layout", "original_format", "seals"),
-    "eexit/results/store": ("damage", "folder", "writing_shards"),
-    "eexit/quality": ("intervals", "parts", "readings", "risks", "rubric", "text_measures"),
-    "eexit/studies/selection": ("choice", "question"),
+    "eexit/results": ("layout", "original_format", "checksums"),
+    "eexit/results/store": ("damage", "folder", "commit"),
+    "eexit/quality": ("intervals", "thinking", "readings", "risks", "rubric", "text_metrics"),
+    "eexit/studies/selection": ("select_setting", "selection_args"),
     "reports/shared": ("accuracy", "per_configuration"),
     "reports/sections": ("rules", "drafts", "learned_exits"),
     "reports/read": ("damage", "sweep"),
@@ -59,9 +59,9 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
     # Plans and bad input, without a process.
     "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
     # Commits, and damaged files.
-    "eexit/output/test_whole_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
+    "eexit/output/test_atomic_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
     # Answers, risks and selection.
-    "eexit/quality/test_answers.py": (
+    "eexit/quality/test_grading.py": (
         "test_of_",
         "test_a_number",
         "test_choices",

@@ -50,7 +50,7 @@ def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
     return found
 
 
-class Ran:
+class OpRecorder:
     """Numbers of tokens per layer and for the head, and multiply-adds of products outside torch's attention, in steps.
 
     Prefills and observation are left out. `begun_L` and `ended_L` are the tokens for which each layer began and ended.
@@ -132,7 +132,7 @@ class RanAlone:
 
     trace: RequestOutput
     counts: OpCounts
-    ran: Ran
+    ran: OpRecorder
     columns: Mapping[str, Any]
 
 
@@ -144,7 +144,7 @@ def run_alone(
     With `priced`, for models with torch's attention: assert that the multiply-adds are its costs without attention.
     """
     with pytest.MonkeyPatch.context() as patch:
-        ran = Ran(student or decoder, patch)
+        ran = OpRecorder(student or decoder, patch)
         [trace] = traces_of(Engine(decoder, decoding, student).generate([request])).values()
     assert trace.counts is not None
     counts, layer_L = trace.counts, np.arange(decoder.n_layers)

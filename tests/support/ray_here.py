@@ -38,7 +38,7 @@ class Ended(BaseException):
 
 
 @dataclass(eq=False)
-class Call:
+class ActorCall:
     """A call of an actor, and the reference to its answer; calls `aside` do not wait for others."""
 
     actor: "Actor"
@@ -58,7 +58,7 @@ class Actor:
     make: Callable[[], Any]
     cpus: float
     name: str
-    calls: deque[Call] = field(default_factory=deque)
+    calls: deque[ActorCall] = field(default_factory=deque)
     made: Any = None
     is_up: bool = False
     is_dead: bool = False
@@ -72,7 +72,7 @@ class Actor:
         if self.calls and self.comes_up():
             self.do(self.calls.popleft())
 
-    def do(self, call: Call) -> None:
+    def do(self, call: ActorCall) -> None:
         self.here.at_work = self
         try:
             self.made = self.made or self.make()
@@ -113,8 +113,8 @@ class Method:
     def options(self, concurrency_group: str) -> "Method":
         return replace(self, aside=True)
 
-    def remote(self, *arguments: Any) -> Call:
-        call = Call(self.actor, self.name, copied(arguments), self.aside)
+    def remote(self, *arguments: Any) -> ActorCall:
+        call = ActorCall(self.actor, self.name, copied(arguments), self.aside)
         if self.actor.is_dead:
             call.is_answered, call.error = True, RayActorError(error_msg=DIED)
         elif not self.aside:
@@ -148,8 +148,8 @@ class RayHere:
         return ActorClass(self, of[0]) if of else lambda its: ActorClass(self, its, num_cpus)
 
     def wait(
-        self, calls: Sequence[Call], num_returns: int = 1, timeout: float | None = None
-    ) -> tuple[list[Call], list[Call]]:
+        self, calls: Sequence[ActorCall], num_returns: int = 1, timeout: float | None = None
+    ) -> tuple[list[ActorCall], list[ActorCall]]:
         """Let each actor do one call if none of these is answered yet; return answered and other calls."""
         for call in calls:
             if call.aside and not call.is_answered and call.actor.comes_up():
@@ -162,7 +162,7 @@ class RayHere:
         answered = [call for call in calls if call.is_answered][:num_returns]
         return answered, [call for call in calls if call not in answered]
 
-    def get(self, call: Call, timeout: float | None = None) -> Any:
+    def get(self, call: ActorCall, timeout: float | None = None) -> Any:
         while not call.is_answered:
             self.wait([call])
         if call.error:

@@ -80,7 +80,7 @@ def quality_in(folder: Path) -> QualityTable:
     """Return the quality of the sweep in this folder, as in its report."""
     sweep = read_sweep(str(folder))
     trade = per_configuration(sweep)
-    found = quality_of(sweep, trade, PairedRuns.of(sweep).beside(), savings(sweep, trade))
+    found = quality_of(sweep, trade, PairedRuns.from_sweep(sweep).differences(), savings(sweep, trade))
     assert found
     return found
 
@@ -152,7 +152,7 @@ def choose(
     of_prompts: float | None = None,
     **change: Any,
 ) -> None:
-    """Add the result of a call of `jobs/choose.py` for disagreement: a chosen setting, or none that can be certified.
+    """Add the result of a call of `eexit choose` for disagreement: a chosen setting, or none that can be certified.
 
     `of_prompts` is the loss over single prompts where groups differ in size.
     """

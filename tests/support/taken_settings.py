@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.custom_generate.setting import ExitOutput, Setting
 from eexit.plan.config import SweepConfig
-from eexit.studies.packaging.package_setting import PackageArgs, take_home
+from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
 LAYERS = (1, 3, 4)
 N_TOKENS = 10
@@ -60,7 +60,7 @@ def make(folder: Path, architecture: str) -> Folders:
     rules = {"confidence": [confidence_of(architecture)]}
     out = swept(folder / "sweep", model, rules=rules, modes=["normal", "frozen_residual"], draft=["3:2"])
     for key, name in ((exit_key(architecture), "exits"), (DRAFT, "drafts")):
-        take_home(PackageArgs(str(out), str(folder / name), key))
+        package_setting(PackageArgs(str(out), str(folder / name), key))
     return {name: folder / name for name in ("model", "sweep", "exits", "drafts")}
 
 

@@ -63,5 +63,5 @@ def summed(trainer: Trainer, texts: Sequence[TrainingText]) -> SplitMoments:
     sums = SplitMoments()
     for chooses, part in parted(texts):
         for name, input_ND, target_NH in trainer.pairs(part):
-            sums.add(name, chooses, Moments.of(input_ND, target_NH))
+            sums.add(name, chooses, Moments.from_tokens(input_ND, target_NH))
     return sums

@@ -109,7 +109,7 @@ def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def asked(prompt: str, answer: str | int, fact: str | None = None) -> Prompt:
+def graded_prompt(prompt: str, answer: str | int, fact: str | None = None) -> Prompt:
     """Return a prompt with an answer, graded like other prompts' answers; prompts may share a fact."""
     return Prompt("", prompt, answer=str(answer), group=fact)
 
@@ -121,7 +121,7 @@ def asked_to_write(prompt: str, pattern: str) -> Prompt:
 
 def capital(rng: Random) -> Prompt:
     country, answer = one(rng, CAPITALS)
-    return asked(f"What is the capital of {country}?", answer)
+    return graded_prompt(f"What is the capital of {country}?", answer)
 
 
 def continent(rng: Random) -> Prompt:
@@ -129,28 +129,28 @@ def continent(rng: Random) -> Prompt:
     others = some(rng, [name for name in _CONTINENTS if name != answer], 2)
     a, b, c = some(rng, [answer, *others], 3)
     question = f"Which continent is {country} in: {a}, {b} or {c}? Answer with its name only."
-    return asked(question, answer, f"the continent of {country}")
+    return graded_prompt(question, answer, f"the continent of {country}")
 
 
 def opposite(rng: Random) -> Prompt:
     word, answer = one(rng, OPPOSITES)
-    return asked(f'What is the opposite of the word "{word}"? Answer with one word.', answer)
+    return graded_prompt(f'What is the opposite of the word "{word}"? Answer with one word.', answer)
 
 
 def multiplication(rng: Random) -> Prompt:
     a, b = whole(rng, _FACTORS[0], _FACTORS[-1]), whole(rng, _FACTORS[0], _FACTORS[-1])
-    return asked(f"What is {a} * {b}?", a * b, f"{min(a, b)} * {max(a, b)}")
+    return graded_prompt(f"What is {a} * {b}?", a * b, f"{min(a, b)} * {max(a, b)}")
 
 
 def letter(rng: Random) -> Prompt:
     word = one(rng, _SPELLED)
-    return asked(f'What is the first letter of the word "{word}"? Answer with the letter only.', word[0])
+    return graded_prompt(f'What is the first letter of the word "{word}"? Answer with the letter only.', word[0])
 
 
 def _about(rng: Random, told: str, questions: Sequence[tuple[str, str]]) -> Prompt:
     """Return a prompt with a passage and one of the questions about it."""
     question, answer = one(rng, questions)
-    return asked(f"{told}\n\n{question}", answer)
+    return graded_prompt(f"{told}\n\n{question}", answer)
 
 
 def birthday(rng: Random) -> Prompt:
@@ -162,7 +162,7 @@ def birthday(rng: Random) -> Prompt:
 def loss(rng: Random) -> Prompt:
     name, city, thing = one(rng, WORDS["people"]), one(rng, CITIES), one(rng, WORDS["nouns"])
     thing = with_article(thing)
-    return asked(f"{name} from {city} lost {thing}. Who lost {thing}?", name)
+    return graded_prompt(f"{name} from {city} lost {thing}. Who lost {thing}?", name)
 
 
 def journey(rng: Random) -> Prompt:

@@ -56,7 +56,7 @@ class ChainEdits:
     filler: bool = False
     shuffle: bool = False
 
-    def kept(self, chain: ThoughtChain, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    def apply(self, chain: ThoughtChain, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
         """Yield each edit's name and the edited thinking."""
         n = len(chain.tokens)
         for share in self.keep:
@@ -92,7 +92,7 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdi
     for original in config.prompts:
         if original.id in answered and (chain := chains.get(original.id)):
             start = config.prefiller_of(original)
-            for name, kept in changes.kept(chain, tokenizer):
+            for name, kept in changes.apply(chain, tokenizer):
                 by = f"/{writer}" if name != "keep-0" else ""
                 follow_up = replace(original, id=f"{original.id}/{name}{by}", group=original.id)
                 prompts.append(

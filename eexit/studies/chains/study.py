@@ -43,7 +43,7 @@ class ChainVariant(NamedTuple):
     chain: str
     writer: str
 
-    def beside(self, key: str, control: str) -> "ChainVariant":
+    def for_control(self, key: str, control: str) -> "ChainVariant":
         """Return the edit to compare a control by: of the control's own thinking, if the configuration had its own."""
         return ChainVariant(self.chain, control) if self.writer == key else self
 
@@ -87,7 +87,7 @@ class NecessityStudy(Study):
             if group not in self._unit_of or not prompt_id.startswith(f"{group}/"):
                 raise UsageError(
                     f"--necessity {other.name}: prompt {prompt_id} follows up {group or 'no group'}, which "
-                    f"{sweep.name} has no prompt of: give the sweep that jobs/files/chains.py made its prompts from"
+                    f"{sweep.name} has no prompt of: give the sweep that eexit chains made its prompts from"
                 )
             chain, _, writer = prompt_id.removeprefix(f"{group}/").partition("/")
             kept_of[prompt_id], original_of[prompt_id] = ChainVariant(chain, writer), group
@@ -128,7 +128,7 @@ class NecessityStudy(Study):
                 key = entry["key"]
                 needs_P = self._needs(key, kept)
                 control = controls.get(key, "")
-                beside_P = needs_P - self._needs(control, kept.beside(key, control))
+                beside_P = needs_P - self._needs(control, kept.for_control(key, control))
                 if np.isnan(needs_P).all():
                     continue
                 for n in (None, *steps):

@@ -1,4 +1,4 @@
-"""Packaging a setting: `take_home`, for `jobs/package.py`. Needs no Ray.
+"""Packaging a setting: `package_setting`, for `eexit package`. Needs no Ray.
 
 The package is built in a scratch folder and renamed at the end, so that `out` never has half of one. It includes a
 README and, if it has a name on the Hub, the files of a repository there.
@@ -61,7 +61,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PackageArgs:
-    """The flags of `jobs/package.py`; without a key, the latest choice's setting is packaged."""
+    """The flags of `eexit package`; without a key, the latest choice's setting is packaged."""
 
     results: str
     out: str
@@ -72,7 +72,7 @@ class PackageArgs:
     trusts_code: bool = False  # runs the model's Python code
 
 
-def take_home(wanted: PackageArgs, say: Say = lambda line: None) -> SettingPackage:
+def package_setting(wanted: PackageArgs, say: Say = lambda line: None) -> SettingPackage:
     """Write the setting's package. Raise `UsageError` if the setting can't be packaged."""
     out = _free_place(wanted.out)
     if wanted.hub is not None:
@@ -202,17 +202,17 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
     match configuration := configuration_of(planned[key]):
         case EarlyExit() if configuration.is_oracle:
             raise UsageError(
-                f"{key} can't be taken home: rule {configuration.rule} looks at the final layer, so that all layers "
+                f"{key} can't be packaged: rule {configuration.rule} looks at the final layer, so that all layers "
                 "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
         case EarlyExit(parameter=ExitHistogram(of=of)):
             raise UsageError(
-                f"{key} can't be taken home: it is a control, which exits whatever the token; take {of}, whose "
+                f"{key} can't be packaged: it is a control, which exits whatever the token; take {of}, whose "
                 "exits it copies"
             )
         case EarlyExit() | Draft():
             return configuration
-    raise UsageError(f"{key} can't be taken home: it has no exits, so that plain generate does the same")
+    raise UsageError(f"{key} can't be packaged: it has no exits, so that plain generate does the same")
 
 
 def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -286,7 +286,7 @@ def readme(taken: SettingPackage, out: str) -> dict[str, str]:
     loading, made = _loading(taken), with_versions(taken.versions)
     text = f"""# {taken.key} of {model.name}
 
-A setting for early exit: tokens that are certain after a few layers skip the others. It was taken home from a sweep by
+A setting for early exit: tokens that are certain after a few layers skip the others. It was packaged from a sweep by
 [eexit](https://pypi.org/project/eexit/), and runs in `generate` of transformers:
 
 ```python

@@ -32,7 +32,7 @@ def chosen_key(sweep: FinishedSweep) -> str:
     """Return the setting of the latest choice. Raise `UsageError` if it selected none."""
     choices = choices_made(sweep.store)
     if not choices:
-        raise UsageError(f"{sweep.name} has no choices: choose with jobs/choose.py, or give --configuration KEY")
+        raise UsageError(f"{sweep.name} has no choices: choose with eexit choose, or give --configuration KEY")
     latest = choices[-1]
     if latest["configuration"] is None:
         raise UsageError(

@@ -4,7 +4,7 @@ A replay is teacher-forced: every token is decided given a text of another confi
 of the configuration's own tokens. Where a mode keeps the full-depth KV cache, everything follows from the full-depth
 pass. Results are then expectations over exit probabilities, without draws.
 
-Shapes: N decided tokens of a text, E exitable layers, X = E + 1, the final layer last, T texts, P groups, K top tokens.
+Shapes: N decided tokens of a text, T texts, P groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> l
     """
     is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
     found = {
-        run["run_id"]: Transcript(text_from_run(run, tokens), run["seed"], _teacher(tokens.slice(1)))
+        run["run_id"]: Transcript(text_from_run(run, tokens), run["seed"], _recorded_divergence(tokens.slice(1)))
         for run, tokens in runs_with_tokens(location, OF_RUNS, is_wanted, OF_TOKENS)
     }
     in_order = sorted(found.values(), key=lambda transcript: (transcript.text.prompt_id, transcript.seed))
@@ -90,7 +90,7 @@ def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> l
     return [next(same) for _, same in groupby(in_order, lambda transcript: transcript.text.prompt_id)]
 
 
-def _teacher(decided: pa.Table) -> Divergence | None:
+def _recorded_divergence(decided: pa.Table) -> Divergence | None:
     """Return the recorded divergence, with NaN for the log-sum-exp; None if top tokens were not recorded."""
     if decided["top_token_ids"].null_count:
         return None

@@ -96,7 +96,7 @@ class Pilot:
 
     @classmethod
     def read(cls, results: str, risk: str, max_risk: float, flag: str = "") -> "Pilot":
-        """Raises `UsageError` if `results` is no finished sweep."""
+        """Read a pilot. Raise `UsageError` if `results` is no finished sweep."""
         return cls(read_finished(results, columns_of(risk), flag), risk, max_risk)
 
     @property
@@ -125,8 +125,9 @@ class Pilot:
         return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
 
     def settings_of(self, mode: str, of_oracle: bool) -> Sequence[EarlyExit]:
-        """The settings in a mode that are worth a run: those of its cell and, of an online rule in a mode that alters
-        the KV cache, all those around the bound, one of which may be certified.
+        """Return the settings of a mode to run.
+
+        These are the cell's settings and, for an online rule in a mode that alters the KV cache, all candidates.
         """
         is_exact, cells = not MODES[mode].modifies_kv, self.cells
         if of_oracle and is_exact:
@@ -136,9 +137,9 @@ class Pilot:
         return [each.setting for each in among if each.key in wanted]
 
     def candidates(self, mode: str) -> Sequence[PredictedSetting]:
-        """The settings of an online rule in the best exit set that cost least within each of `AIMS`, from safe to bold.
+        """Return the cheapest setting of an online rule within each of `AIMS`, from safe to bold, in the best exit set.
 
-        Raises `UsageError` without replays in which any token exits.
+        Raise `UsageError` if no token exits in any replay.
         """
         results = self.sweep.digest_as_read(self.sweep.manifest.config)
         rows = [row for row in REPLAYS.rows(self.sweep.store) if row["results"] == results]
@@ -146,8 +147,8 @@ class Pilot:
         exiting = [row for row in latest.values() if _exits(row, self.sweep.n_layers)]
         if not exiting:
             raise UsageError(
-                f"{self.sweep.name} has no replays of online rules in exact state in which any token exits: run "
-                "jobs/replay.py with --modes unfrozen and bolder --rules"
+                f"{self.sweep.name} has no replays of online rules with an exact KV cache in which any token exits: "
+                "run eexit replay with --modes unfrozen and bolder --rules"
             )
         factor = self._loss_per_disagreement(mode, latest)
         found: dict[str, list[PredictedSetting]] = {}
@@ -158,8 +159,9 @@ class Pilot:
         return cheapest_within(best, aims)
 
     def _loss_per_disagreement(self, mode: str, replays: Mapping[str, Row]) -> float:
-        """What the pilot's online settings of a mode lost for each expected disagreement of their replays; half a
-        prompt more is lost, since none may be lost of few prompts. 1 where the pilot has none of them.
+        """Return the mean loss of the pilot's online settings in a mode per disagreement of their replays.
+
+        Half a prompt is added to the loss, since few prompts may lose none. Return 1 without such settings.
         """
         pairs = []
         for each in self._settings(mode, ONLINE):
@@ -174,7 +176,7 @@ class Pilot:
     def _lost(self) -> Mapping[str, float]:
         """The mean loss of each configuration."""
         found = losses(RISKS[self.risk], self.sweep.runs_of_units)
-        return {key: float(np.mean(loss)) if len(loss := found.of(key)) else 1.0 for key in found.configurations}
+        return {key: float(np.mean(loss)) if len(loss := found.losses_of(key)) else 1.0 for key in found.configurations}
 
     def _settings(self, mode: str, rules: Container[str]) -> Sequence[EarlyExit]:
         there = map(configuration_of, self.sweep.manifest.configurations)

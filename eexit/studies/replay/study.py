@@ -59,7 +59,7 @@ CAPTION = (
     "full depth. Saved in multiply-adds: in theory, if deciding were free (macs_required), and as run (macs_executed), "
     "which oracles are not; – where no model was loaded.{drawn}"
 )
-DRAWN = " *: exits left to chance alter the state, so that KL and disagreement are those of exits as drawn."
+DRAWN = " *: random exits alter the KV cache, so KL and disagreement are those of the drawn exits."
 
 
 class ReplayStudy(Study):

@@ -1,7 +1,4 @@
-"""Replay with the model: exit scores of online rules on given texts, and tokens of exits that alter the KV cache.
-
-Shapes: N decided tokens of a text, E exitable layers, X = E + 1 with the final layer last, W width of a hidden state.
-"""
+"""Replay with the model: exit scores of online rules on given texts, and tokens of exits that alter the KV cache."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -100,10 +97,10 @@ class Replayer:
         """Return the gate's predicted exit probabilities, (N, E), by rule."""
         gate = self.decoding.gate
         assert gate
-        states_NXW = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
+        hidden_NXD = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
         at_layer = [*enumerate(self.layers)]
         return {
-            rule: torch.stack([gate.chance(states_NXW[:, rank], layer, rule) for rank, layer in at_layer], 1).cpu()
+            rule: torch.stack([gate.chance(hidden_NXD[:, rank], layer, rule) for rank, layer in at_layer], 1).cpu()
             for rule in gate.rules
         }
 
@@ -144,8 +141,8 @@ class Replayer:
         """Return the full-depth divergence, as recorded or computed now."""
         if transcript.teacher is not None:
             return transcript.teacher
-        states_NXW = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
-        return read_all(self.decoders.full_depth, self.decoding, states_NXW)
+        hidden_NXD = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
+        return read_all(self.decoders.full_depth, self.decoding, hidden_NXD)
 
     def _final_of(self, transcript: Transcript) -> Tensor:
         """Return the hidden states after the model's final layer, (N, W), on the CPU."""

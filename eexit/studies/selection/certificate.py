@@ -63,7 +63,7 @@ def _outcome(setting: TestedSetting, sequence: TestedSequence) -> str:
 def counted_table(choice: Selection) -> ResultTable:
     """Return the table of prompts, groups, seeds and failures, as far as there are any."""
     measured = choice.measured
-    (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.of(NORMAL)
+    (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.losses_of(NORMAL)
     is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()
     n_families, has_answers = len(choice.sequences), measured.accuracy(NORMAL) is not None
     found = {
@@ -108,7 +108,7 @@ def _of_certified(choice: Selection, chosen: TestedSetting) -> dict[str, str | N
     for beside, speedups in ((NORMAL, choice.realised), ("transformers' generate", choice.beside_generate)):
         for each in speedups:
             found[f"its speed, as a multiple of that of {beside}, at {each.batch} rows"] = f"{each.speedup:.2f}"
-    return found if choice.realised else found | {"its speed (python jobs/timings.py RESULTS)": "not measured"}
+    return found if choice.realised else found | {"its speed (eexit timings RESULTS)": "not measured"}
 
 
 def _share(known: float | None) -> str | None:

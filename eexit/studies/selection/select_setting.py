@@ -136,7 +136,7 @@ def _test(measured: SelectionData, sequences: Sequence[SettingSequence], ask: Al
 
 
 def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting:
-    question, loss_P = measured.question, measured.choosing.of(key)
+    question, loss_P = measured.question, measured.choosing.losses_of(key)
     texts = (measured.accuracy(key), measured.accuracy(NORMAL), measured.changed(key))
     if not len(loss_P):
         return TestedSetting(key, math.nan, 0, 1.0, False, measured.costs[key], None, *texts)
@@ -157,7 +157,7 @@ def _needed(measured: SelectionData, setting: TestedSetting, error: float) -> in
     """Return the number of prompts that would certify a setting which these don't."""
     if setting.p_value <= error or not setting.n:
         return None
-    losses = measured.choosing.of(setting.configuration)
+    losses = measured.choosing.losses_of(setting.configuration)
     return prompts_needed(RISK_TESTS[measured.test], losses, measured.question.max_risk, error)
 
 
@@ -169,7 +169,7 @@ def _cheapest(settings: Sequence[TestedSetting]) -> TestedSetting | None:
 
 def _held_out(measured: SelectionData, tested: TestedSetting | None) -> HeldOutResult | None:
     """Return the result on the test prompts; None without a setting, or without a loss."""
-    loss_P = measured.reporting.of(tested.configuration) if tested else np.array([])
+    loss_P = measured.reporting.losses_of(tested.configuration) if tested else np.array([])
     if not len(loss_P):
         return None
     question, test = measured.question, RISK_TESTS[measured.test]

@@ -206,7 +206,7 @@ class SelectionData:
         return per_right(runs.select(OF_RIGHT), unit_of).get(key, {})
 
     def _mean_of(self, what: Risk, key: str) -> float | None:
-        of_prompts = self._told_of(what).of(key)
+        of_prompts = self._told_of(what).losses_of(key)
         return float(of_prompts.mean()) if len(of_prompts) else None
 
     def _told_of(self, what: Risk) -> LossMatrix:
@@ -318,7 +318,7 @@ def sequences_of(measured: SelectionData) -> Sequence[SettingSequence]:
                 f"{min(shared)[:40]!r}: whatever orders the settings must not choose among them"
             )
     found, costs = pilot.losses(part), pilot.costs_of(part)
-    risks = np.array([np.mean(loss) if len(loss := found.of(key)) else np.nan for key in measured.keys])
+    risks = np.array([np.mean(loss) if len(loss := found.losses_of(key)) else np.nan for key in measured.keys])
     order = pareto_sequence(risks, np.array([costs.get(key, math.inf) for key in measured.keys]))
     if not order:
         raise UsageError(

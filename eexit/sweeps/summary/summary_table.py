@@ -79,7 +79,7 @@ SCREENED_CAPTION = (
 DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\nspeed-\nup")
 DRAFTS_CAPTION = (
     " Accepted: of all drafted tokens, those that full depth agreed with. Expected speed-up: times as fast as normal, "
-    "if a call of a layer or of the head takes as long for several tokens as for one; python jobs/timings.py measures "
+    "if a call of a layer or of the head takes as long for several tokens as for one; eexit timings measures "
     "it."
 )
 

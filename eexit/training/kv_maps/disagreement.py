@@ -28,7 +28,7 @@ from eexit.method.readouts import Readout
 from eexit.model.cache import BLOCK_COLUMNS, KVCache
 from eexit.model.layers import Decoder, ForwardInputs
 from eexit.plan.artefacts import CardRow
-from eexit.training.streams import ARGMAX_TOKENS, LENS, likeliest
+from eexit.training.streams import ARGMAX_TOKENS, LENS, top_tokens
 from eexit.training.texts import TrainingText
 
 ROOM_COLUMNS: Final = 4096  # of a batch's KV cache
@@ -65,7 +65,7 @@ class FullDepthTexts:
     agrees_DE: np.ndarray  # True where an exitable layer's likeliest token is the final layer's
 
     @classmethod
-    def of(cls, decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText]) -> "FullDepthTexts":
+    def from_texts(cls, decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText]) -> "FullDepthTexts":
         whole = ForwardInputs.from_texts(
             [[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts], decoder.device
         )
@@ -76,9 +76,9 @@ class FullDepthTexts:
         kept, cache = [*exits.layers, decoder.n_layers - 1], decoder.cache(*whole.token_BT.shape)
         streams_BTXW = full_depth_pass(decoder, kept, whole, cache, last)
         *at_exits_XDW, final_DW = streams_BTXW[decided_BT].unbind(1)
-        said_D = likeliest(decoder, final_DW)
+        said_D = top_tokens(decoder, final_DW)
         said_XD = [
-            likeliest(decoder, hidden_DW, layer, exits.readout)
+            top_tokens(decoder, hidden_DW, layer, exits.readout)
             for layer, hidden_DW in zip(exits.layers, at_exits_XDW, strict=True)
         ]
         agrees_DE = (torch.stack(said_XD, 1) == said_D[:, None]).cpu().numpy()
@@ -139,7 +139,7 @@ def exit_rows(
     """
     sums: dict[tuple[int, str], np.ndarray] = {}
     for block in side_by_side(texts):
-        full = FullDepthTexts.of(decoder, exits, block)
+        full = FullDepthTexts.from_texts(decoder, exits, block)
         for exit_set in exit_sets(exits.layers):
             exit_D = full.leaves(exit_set)
             for state, maps in leaves.items():

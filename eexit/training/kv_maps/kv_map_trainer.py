@@ -51,8 +51,8 @@ class KVMapTrainer:
     def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         found = {}
         for name, regressions in groupby(self.form.regressions.items(), lambda of_pair: of_pair[1].sums):
-            learn, choose = sums.of(name)  # many regressions share their inputs
-            axes = PrincipalAxes.of(learn), PrincipalAxes.of(learn + choose)
+            learn, choose = sums.moments_of(name)  # many regressions share their inputs
+            axes = PrincipalAxes.from_moments(learn), PrincipalAxes.from_moments(learn + choose)
             for pair, regression in regressions:
                 of_learn, of_choose = (each.targets(regression.targets) for each in (learn, choose))
                 map_JH = best_fit(of_learn, of_choose, [regression.prior_JH[1:]], axes=axes)

@@ -3,7 +3,7 @@
 One pass over the texts reads every layer and accumulates a ridge regression of the rules' exit probabilities. Logistic
 regression on the validation texts (Platt 1999) turns the predictions into probabilities.
 
-Shapes: N tokens, E exitable layers, R rules, W width of a hidden state, J = W + 1 with a constant 1 in front.
+Shapes: R rules, J = D + 1 with a constant 1 in front.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,24 +37,24 @@ class GateTrainer:
         self.gate = Gate({}, self.rules)
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        states_NXW = streams(self.decoder, texts, self.layers)
-        stop_NER = self._stops(states_NXW)
+        hidden_NXD = streams(self.decoder, texts, self.layers)
+        stop_NER = self._stops(hidden_NXD)
         for rank, layer in enumerate(self.layers):
-            yield str(layer), states_NXW[:, rank], stop_NER[:, rank]
+            yield str(layer), hidden_NXD[:, rank], stop_NER[:, rank]
 
-    def _stops(self, states_NXW: Tensor) -> Tensor:
+    def _stops(self, hidden_NXD: Tensor) -> Tensor:
         """Return the rules' exit probabilities at each layer, (N, E, R)."""
-        n_tokens, device = len(states_NXW), states_NXW.device
+        n_tokens, device = len(hidden_NXD), hidden_NXD.device
         predict = predictors(LMHead(self.decoder, self.decoding), keeps_logits=True)["head_reads"]
         stop_ERN: list[list[Tensor]] = []
         for rank, layer in enumerate(self.layers):
-            stream_NW = states_NXW[:, rank]
-            values = predict(LayerView(layer, hidden_out=stream_NW), None)
+            hidden_ND = hidden_NXD[:, rank]
+            values = predict(LayerView(layer, hidden_out=hidden_ND), None)
             stop_ERN.append([])
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
-                look = LayerView(layer, hidden_out=stream_NW, parameter=parameter_N, **values).part(
+                look = LayerView(layer, hidden_out=hidden_ND, parameter=parameter_N, **values).part(
                     rule.needs, slice(None)
                 )
                 chances = rule.chances(rule.exit_score(look)[:, None], parameter_N[:, None])
@@ -65,12 +65,12 @@ class GateTrainer:
     def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         """Fit the regressions, and calibrate their predictions on the validation texts."""
         seen, stops = [], []
-        fitted = [self._fit(*sums.of(str(layer))) for layer in self.layers]
+        fitted = [self._fit(*sums.moments_of(str(layer))) for layer in self.layers]
         for block in blocks(self.choosing, BLOCK_TOKENS):
-            states_NXW = streams(self.decoder, block, self.layers)
-            streams_E = states_NXW.cpu().double().unbind(1)[:-1]
+            hidden_NXD = streams(self.decoder, block, self.layers)
+            streams_E = hidden_NXD.cpu().double().unbind(1)[:-1]
             seen.append(torch.stack([s @ m[1:] + m[0] for s, m in zip(streams_E, fitted, strict=True)], 1))
-            stops.append(self._stops(states_NXW).cpu())
+            stops.append(self._stops(hidden_NXD).cpu())
         seen_NER, stop_NER = torch.cat(seen), torch.cat(stops)
         gates = {}
         for rank, layer in enumerate(self.layers):
@@ -82,9 +82,9 @@ class GateTrainer:
 
     def _fit(self, learn: Moments, choose: Moments) -> Tensor:
         """Return a layer's regressions, (J, R), with a penalty for each rule."""
-        prior_W1 = torch.zeros_like(learn.both_JH[1:, :1])
+        prior_D1 = torch.zeros_like(learn.both_JH[1:, :1])
         maps = [
-            best_fit(learn.targets(of_rule), choose.targets(of_rule), [prior_W1], refit=False)
+            best_fit(learn.targets(of_rule), choose.targets(of_rule), [prior_D1], refit=False)
             for of_rule in (slice(index, index + 1) for index in range(len(self.rules)))
         ]
         return torch.cat(maps, 1)
@@ -93,23 +93,23 @@ class GateTrainer:
     def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return, for each threshold, the share of tokens that pass the gate, and of the rule's exits that pass it."""
         gate, chances, stops = self.gate.to(self.decoder.device), [], []
-        for states_NXW in decided_streams(self.decoder, texts, self.layers):
+        for hidden_NXD in decided_streams(self.decoder, texts, self.layers):
             chance_RE = [
-                [gate.chance(states_NXW[:, rank], layer, rule).cpu() for rank, layer in enumerate(self.layers)]
+                [gate.chance(hidden_NXD[:, rank], layer, rule).cpu() for rank, layer in enumerate(self.layers)]
                 for rule in self.rules
             ]
             chances.append(torch.stack([torch.stack(chance_E, 1) for chance_E in chance_RE], 2))
-            stops.append(self._stops(states_NXW).cpu())
+            stops.append(self._stops(hidden_NXD).cpu())
         chance_NER, stop_NER = torch.cat(chances), torch.cat(stops)
         return [
-            row(layer, rule, threshold, chance_NER[:, rank, index], stop_NER[:, rank, index])
+            card_row(layer, rule, threshold, chance_NER[:, rank, index], stop_NER[:, rank, index])
             for index, rule in enumerate(self.rules)
             for rank, layer in enumerate(self.layers)
             for threshold in THRESHOLDS
         ]
 
 
-def row(layer: int, rule: str, threshold: float, chance_N: Tensor, stop_N: Tensor) -> CardRow:
+def card_row(layer: int, rule: str, threshold: float, chance_N: Tensor, stop_N: Tensor) -> CardRow:
     passes_N = chance_N >= threshold
     exits, passed = stop_N.sum().item(), stop_N[passes_N].sum().item()
     taken = passes_N.double().mean().item()

@@ -2,8 +2,6 @@
 
 One pass over the texts reads every layer and accumulates a ridge regression of log KL. The predictions are calibrated
 on the validation texts (`eexit.training.probes.calibration`).
-
-Shapes: N tokens, E exitable layers, W width of a hidden state.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,25 +38,25 @@ class ProbeTrainer:
         self.probe = Probe({})
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        states_NXW = streams(self.decoder, texts, self.layers)
-        target_NE = log_kl(self._kl(states_NXW))
+        hidden_NXD = streams(self.decoder, texts, self.layers)
+        target_NE = log_kl(self._kl(hidden_NXD))
         for rank, layer in enumerate(self.layers):
-            yield str(layer), states_NXW[:, rank], target_NE[:, rank, None]
+            yield str(layer), hidden_NXD[:, rank], target_NE[:, rank, None]
 
-    def _kl(self, states_NXW: Tensor) -> Tensor:
+    def _kl(self, hidden_NXD: Tensor) -> Tensor:
         """Return KL(final ‖ layer), nats, (N, E), on the CPU."""
-        return compare(self.decoder, self.readout, self.layers, states_NXW).kl_BE
+        return compare(self.decoder, self.readout, self.layers, hidden_NXD).kl_BE
 
     @torch.no_grad()
     def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
         """Fit the regressions, and calibrate the probes on the validation texts."""
-        fitted = [linear_probe(*sums.of(str(layer))) for layer in self.layers]
+        fitted = [linear_probe(*sums.moments_of(str(layer))) for layer in self.layers]
         seen, kls = [], []
         for block in blocks(self.choosing, BLOCK_TOKENS):
-            states_NXW = streams(self.decoder, block, self.layers)
-            streams_E = states_NXW.cpu().unbind(1)[:-1]
+            hidden_NXD = streams(self.decoder, block, self.layers)
+            streams_E = hidden_NXD.cpu().unbind(1)[:-1]
             seen.append(torch.stack([predicted_log_kl(*each) for each in zip(fitted, streams_E, strict=True)], 1))
-            kls.append(self._kl(states_NXW).clamp_min(LEAST_KL))
+            kls.append(self._kl(hidden_NXD).clamp_min(LEAST_KL))
         pairs = zip(fitted, torch.cat(seen).unbind(1), torch.cat(kls).unbind(1), strict=True)
         calibrated = [calibrate(seen_N, kl_N).apply(probe) for probe, seen_N, kl_N in pairs]
         self.probe = Probe(dict(zip(self.layers, calibrated, strict=True)))
@@ -68,16 +66,16 @@ class ProbeTrainer:
     def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return the shares of tokens that exit, and of rule `kl`'s exits that the probe also makes; by KL factor."""
         parts: dict[tuple[int, float], list[Tensor]] = {}
-        for states_NXW in decided_streams(self.decoder, texts, self.layers):
-            kl_NE, states_NXW = self._kl(states_NXW), states_NXW.cpu()
+        for hidden_NXD in decided_streams(self.decoder, texts, self.layers):
+            kl_NE, hidden_NXD = self._kl(hidden_NXD), hidden_NXD.cpu()
             for rank, layer in enumerate(self.layers):
                 for factor in KL_FACTORS:
                     seen_N = self.probe.predicted_kl(
-                        states_NXW[:, rank], layer, torch.full_like(kl_NE[:, rank], factor)
+                        hidden_NXD[:, rank], layer, torch.full_like(kl_NE[:, rank], factor)
                     )
                     stops = stop_chance(seen_N, factor), stop_chance(kl_NE[:, rank], factor)
                     parts.setdefault((layer, factor), []).append(torch.stack(stops))
-        return [row(layer, factor, *torch.cat(stops, 1)) for (layer, factor), stops in parts.items()]
+        return [card_row(layer, factor, *torch.cat(stops, 1)) for (layer, factor), stops in parts.items()]
 
 
 def linear_probe(learn: Moments, choose: Moments) -> LinearMap:
@@ -91,7 +89,7 @@ def stop_chance(kl_N: Tensor, factor: float) -> Tensor:
     return RULES["kl"].chances(kl_N, torch.full_like(kl_N, factor)).exit_BE
 
 
-def row(layer: int, factor: float, predicted_N: Tensor, true_N: Tensor) -> CardRow:
+def card_row(layer: int, factor: float, predicted_N: Tensor, true_N: Tensor) -> CardRow:
     """Return a row of the card: a token exits by both rules where their shared draw is below both probabilities."""
     exits, both = true_N.sum().item(), torch.minimum(predicted_N, true_N).sum().item()
     return CardRow(

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.progress import Progress, ignore
 from reports.read.rule_parameters import representatives
 from reports.read.sweep import Sweep, index_of_runs
-from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered, scale_of, told
+from reports.shared.charts import OPACITY, PERCENT, ROOM_PIXELS, ROWS, interval_bars, layered, scale_of, with_tooltips
 from reports.shared.figures import Figure, RowFilter, basis, one
 from reports.shared.per_configuration import estimates_of, n_seeds_of, naming
 from reports.shared.styles import ChartStyle
@@ -50,7 +50,7 @@ def depth_chart(frame: pd.DataFrame, description: str, looks: ChartStyle) -> alt
     y_title = "Mean depth (fraction of layers)"
     scale = scale_of(logarithmic=False, zero=False, padding=ROOM_PIXELS)
     y = alt.Y("depth:Q", title=y_title, axis=PERCENT, scale=scale)
-    base, tooltip = told(alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True)), DEPTH, frame)
+    base, tooltip = with_tooltips(alt.Chart(ROWS).encode(x=x, color=looks.colour(frame, one_rule=True)), DEPTH, frame)
     return layered(
         *interval_bars(base.mark_area(aria=False, opacity=0.2), frame, "depth", y_title),
         base.mark_line(aria=False).encode(y=y),

@@ -17,8 +17,8 @@ from reports.shared.charts import (
     layered,
     rows_where,
     scale_of,
-    told,
     where_known,
+    with_tooltips,
 )
 from reports.shared.figures import ChartVariant, Figure, basis
 from reports.shared.styles import ChartStyle
@@ -70,7 +70,7 @@ def dose_chart(
     axis = alt.Axis(values=values, labelExpr=exact_labels(values))
     x = alt.X("parameter:Q", title=parameter_title(rule), scale=scale_x, axis=axis)
     dosed = rows_where(f"datum.rule === {json.dumps(rule)}")
-    dosed, tooltip = told(dosed.encode(x=x, color=looks.colour(frame, one_rule=True)), DOSE, frame)
+    dosed, tooltip = with_tooltips(dosed.encode(x=x, color=looks.colour(frame, one_rule=True)), DOSE, frame)
     has_sets = frame.groupby("mode")["series"].nunique().max() > 1
     points = dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
         y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip

@@ -9,7 +9,7 @@ import pandas as pd
 from eexit.output.palette import exit_colours
 from eexit.plan.runs import OK
 from reports.read.sweep import Sweep
-from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, rows_of, told
+from reports.shared.charts import OPACITY, ROWS, WIDTH_PIXELS, rows_of, with_tooltips
 from reports.shared.figures import Figure, basis, one
 from reports.shared.per_configuration import estimates_of, layer_labels, n_seeds_of, naming
 
@@ -33,7 +33,7 @@ def mix_figure(sweep: Sweep) -> Iterator[Figure]:
 
 def exit_mix_chart(frame: pd.DataFrame, labels: list[str], description: str) -> alt.Chart:
     """Return one stacked bar per configuration, with early layers at the left. `labels` are in rank order."""
-    base, tooltip = told(alt.Chart(ROWS), MIX, frame)
+    base, tooltip = with_tooltips(alt.Chart(ROWS), MIX, frame)
     axis, scale = alt.Axis(format=".0%"), {"domain": labels, "range": exit_colours(len(labels))}
     chart: alt.Chart = base.mark_bar(cursor="pointer").encode(
         x=alt.X("share:Q", title="Share of decided tokens", axis=axis, scale={"domain": [0, 1]}),

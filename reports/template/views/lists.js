@@ -150,9 +150,9 @@ const HOW = {
     "Saving, run":
       "1 − Σ macs_executed / Σ macs_full over runs: the multiply-adds of what is run for each row if it is decoded alone, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
     "Saving, realised":
-      "1 − seconds / seconds of full depth in the same round of jobs/timings.py, for the same prompts and number of tokens; the interval is over its calls. What it lacks of run is the run saving of the timed tokens minus the realised one, in points. Generate is that of transformers, at full depth.",
+      "1 − seconds / seconds of full depth in the same round of eexit timings, for the same prompts and number of tokens; the interval is over its calls. What it lacks of run is the run saving of the timed tokens minus the realised one, in points. Generate is that of transformers, at full depth.",
     "Allowed by T(rows, layers)":
-      "What tokens that exit as often at each layer would save of the time if deciding were free, nothing were deferred and all rows of a batch left at the same steps: no exits save more, since a step goes as deep as the deepest of its rows. From the time of steps at which all rows exit at one layer, as jobs/timings.py --steps measures it.",
+      "What tokens that exit as often at each layer would save of the time if deciding were free, nothing were deferred and all rows of a batch left at the same steps: no exits save more, since a step goes as deep as the deepest of its rows. From the time of steps at which all rows exit at one layer, as eexit timings --steps measures it.",
     Oracle:
       "A rule that looks at the final layer to decide where to exit. It needs the full-depth pass, so it saves nothing at run time: it shows what a rule could reach that knew the final layer without running it.",
     Control:

@@ -11,7 +11,6 @@ from commands import here
 from cluster.console.command import command
 from cluster.console.parser import Parser
 from eexit.errors import SweepStopped, UsageError
-from jobs.sweep import main
 
 
 @command("what is done stays")
@@ -44,19 +43,6 @@ def example(arguments: Sequence[str]) -> int:
 def test_a_command_ends_with_its_exit_code_and_what_is_kept(how: str, code: int, said: str) -> None:
     done = here(example, how)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
-
-
-@pytest.mark.parametrize(("name", "trains"), [("sweep.py", "jobs/train.py"), ("eexit sweep", "eexit train")])
-def test_refusals_and_help_name_commands_as_this_one_is_called(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, trains: str
-) -> None:
-    monkeypatch.setattr(sys, "argv", [name])
-    assert here(main, "--probe", "nowhere").stderr == (
-        f"error: --probe nowhere is not a folder that is there: give one that {trains} made\n"
-    )
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    assert f"a folder that {trains} made" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.usefixtures("interruptible")

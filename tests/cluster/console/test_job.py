@@ -87,8 +87,8 @@ def test_the_help_says_what_the_demo_fills_in(capsys: pytest.CaptureFixture[str]
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: none; the demo's: You are a helpful programming tutor.)" in text
     assert "(default: results/sweep; the demo's: results/demo)" in text
-    assert "the answer starts with; the model goes on from it (default: none)" in text
-    assert "tokens per run at most (default: 100)" in text
+    assert "first words of every text, which the model continues (default: none)" in text
+    assert "maximum number of tokens per run (default: 100)" in text
     assert "0: greedy (default: 0.0)" in text
 
 

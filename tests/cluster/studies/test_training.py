@@ -21,6 +21,7 @@ from references import save_adapter
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
+from cluster.console.sweep_flags import load_job
 from cluster.studies import training
 from cluster.studies.training import TrainingJob, train_exits
 from eexit.errors import UsageError
@@ -35,8 +36,8 @@ from eexit.results.layout import MANIFEST
 from eexit.training import loop
 from eexit.training.plan import TrainArgs, is_finished, make_training_plan
 from eexit.training.texts import chooses, is_held_out, read_texts
-from eexit.training.training_table import how_to_use
-from jobs import train
+from eexit.training.training_table import sweep_command
+from jobs import sweep, train
 
 PROMPTS = [f"prompt {number}" for number in range(20)]
 
@@ -96,7 +97,7 @@ class Interrupts(NullDisplay):
 
 @pytest.mark.usefixtures("ray_here")
 def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    texts: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a block
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)
@@ -113,7 +114,10 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     printed = capsys.readouterr()
     assert "going on" in printed.err
     assert re.search(r"linear +[0-9.]+% +[0-9.]+%", printed.out)
-    assert f"use it with: python jobs/sweep.py --readout {out}" in printed.out
+    [line] = [line for line in printed.out.splitlines() if line.startswith("eexit sweep ")]
+    planned, _ = load_job(shlex.split(line)[2:], sweep.DEMO)
+    assert (planned.config.model, planned.config.readout) == (str(model), str(out))
+    assert (planned.config.exit_layers, planned.out) == ((2, 4), f"{out}-sweep")
     assert train.main(command) == 0
     assert "nothing is left to do" in capsys.readouterr().err
 
@@ -154,7 +158,10 @@ def test_what_is_trained_with_an_adapter_is_fitted_to_the_student_and_used_with_
     ]
     assert [card.adapter for card in cards] == [read_card(adapter, ADAPTER).digest for adapter in adapters]
     assert cards[0].table == cards[1].table != base.table
-    assert how_to_use(cards[0], "exits").endswith("--readout exits, and with its --adapter")
+    line = sweep_command(cards[0], "exits/student", ["--adapter", adapters[0]])
+    assert line.endswith(
+        f" --readout exits/student --adapter {adapters[0]} --exit-layers 2 4 --out exits/student-sweep"
+    )
     grid: dict[str, Any] = {"model": str(model), "prompts": [{"id": "0", "prompt": "?"}], "exit_every": 2}
     config = SweepConfig.model_validate({**grid, "adapter": adapters[0], "readout": str(tmp_path / "exits-0")})
     refuse_misfit(config, look_at(texts), [2, 4])
@@ -251,8 +258,8 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
     if damage == "a bit":
         with pytest.raises(UsageError) as refused:
             read_card(str(out), "readout")
-        python, script, *command = shlex.split(str(refused.value).partition("train it again: ")[2])
-        assert (python, script) == ("python", "jobs/train.py")
+        program, name, *command = shlex.split(str(refused.value).partition("train it again: ")[2])
+        assert (program, name) == ("eexit", "train")
     (out / "mine.txt").write_text("mine")
     held = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "mine.txt"}
     monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))

@@ -1,4 +1,4 @@
-"""Invariant 9: a setting that was taken home writes the sweep's texts, called by transformers' own `generate`."""
+"""Invariant 9: a setting that was packaged writes the sweep's texts, called by transformers' own `generate`."""
 
 import gc
 import hashlib
@@ -50,7 +50,7 @@ from eexit.method.kv_maps import FORMS, KEYS, STREAMS
 from eexit.model.layers import Decoder
 from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.config import SweepConfig
-from eexit.studies.packaging.package_setting import PackageArgs, take_home
+from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
 FAMILIES = ("llama", "gemma3", "bloom")  # the last ones: post-norms and windows, and attention of its own
 
@@ -115,7 +115,7 @@ def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
     )
     for mode in modes:
         key = f"{mode}/{rule}+gate0.5"
-        take_home(PackageArgs(str(out), str(tmp_path / mode), key))
+        package_setting(PackageArgs(str(out), str(tmp_path / mode), key))
     shutil.rmtree(maps)
     shutil.rmtree(gate)
     texts = []
@@ -132,10 +132,10 @@ def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
 
 
 def texts_of_a_gguf(gguf: Path, tmp_path: Path, key: str, **asked: Any) -> tuple[Any, Any]:
-    """What a setting taken home from a sweep of a GGUF file writes with the model that transformers makes of that file,
+    """What a setting packaged from a sweep of a GGUF file writes with the model that transformers makes of that file,
     and what the sweep wrote."""
     out = swept(tmp_path / "sweep", gguf, modes=["frozen_residual"], **asked)
-    take_home(PackageArgs(str(out), str(tmp_path / "exits"), key))
+    package_setting(PackageArgs(str(out), str(tmp_path / "exits"), key))
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     swept_texts = texts_of(out, key)
     wrote = run(model, eexit.load(tmp_path / "exits"), [prompt for prompt, _, _ in swept_texts])
@@ -160,7 +160,7 @@ def test_invariant_9_holds_for_quantised_weights_and_for_no_others(folders: Fold
     rules = {"confidence": [confidence_of("llama")]}
     out = swept(tmp_path / "sweep", folders["model"], rules=rules, modes=["frozen_residual"], quantize="int8")
     assert all(run_id not in run_ids(folders["sweep"]) for run_id in run_ids(out))
-    take_home(PackageArgs(str(out), str(tmp_path / "int8"), exit_key()))
+    package_setting(PackageArgs(str(out), str(tmp_path / "int8"), exit_key()))
     quantised = loaded(folders["model"], quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
     setting, swept_texts = eexit.load(tmp_path / "int8"), texts_of(out, exit_key())
     prompts = [prompt for prompt, _, _ in swept_texts]
@@ -198,7 +198,7 @@ def test_invariant_9_on_the_default_model(tmp_path: Path) -> None:
     out = swept(tmp_path / "sweep", Path(DEFAULT_MODEL), texts, **{**asked, "exit_layers": (10, 20, 25)})
     model, _ = eexit.load_default_model_and_tokenizer(dtype="float32")
     for each, name in ((key, "exits"), ("draft/20:3", "drafts")):
-        take_home(PackageArgs(str(out), str(tmp_path / name), each))
+        package_setting(PackageArgs(str(out), str(tmp_path / name), each))
         setting, swept_texts = eexit.load(tmp_path / name), texts_of(out, each)
         expected = [(token_ids, layers) for _, token_ids, layers in swept_texts]
         together = run(model, setting, [prompt for prompt, _, _ in swept_texts])
@@ -343,7 +343,7 @@ def test_a_sampled_sweep_is_written_again_with_its_seed(folders: Folders, tmp_pa
     sampling = {"temperature": 0.8, "top_p": 0.9}
     of: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
     out = swept(tmp_path / "sweep", folders["model"], **of)
-    take_home(PackageArgs(str(out), str(tmp_path / "sampled"), "unfrozen/confidence/0.2"))
+    package_setting(PackageArgs(str(out), str(tmp_path / "sampled"), "unfrozen/confidence/0.2"))
     texts = texts_of(out, "unfrozen/confidence/0.2", 5)
     made = run(
         loaded(folders["model"]), eexit.load(tmp_path / "sampled"), [prompt for prompt, _, _ in texts],

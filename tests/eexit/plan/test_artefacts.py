@@ -90,14 +90,14 @@ def test_runs_depend_on_what_was_trained_and_not_on_where_it_lies(tmp_path: Path
          "was trained on a student's streams: give --adapter as it was there"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
-         "python jobs/train.py RESULTS --what probe --out {}"),
+         "eexit train RESULTS --what probe --out {}"),
         ("probe", "probe", (PROBE_ROLE,),
          {"files": {WEIGHTS: "0", "gone": "0"}, "data": {"sweep": "results/my texts"},
           "settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 32}},
-         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: python jobs/train.py "
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: eexit train "
          "'results/my texts' --what probe --out {} --exit-layers 5 10 --readout FOLDER"),
         ("readout", "linear", (READOUT,), {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}; train it again: "
-         "python jobs/train.py RESULTS --what linear --out {}"),
+         "eexit train RESULTS --what linear --out {}"),
     ],
 )  # fmt: skip
 def test_an_artefact_that_does_not_fit_is_refused_in_a_line(
@@ -158,7 +158,7 @@ def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> No
     with pytest.raises(
         UsageError,
         match=f"--readout {tmp_path} has a {CARD} that is damaged, or of another version: train it again, by the "
-        f"command that made it: python jobs/train.py … --out {tmp_path}$",
+        f"command that made it: eexit train … --out {tmp_path}$",
     ):
         read_card(str(tmp_path), READOUT)
 
@@ -166,9 +166,7 @@ def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> No
 def test_a_folder_without_a_card_may_be_a_training_that_goes_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the command that began it goes on with it"):
         read_card(str(tmp_path), READOUT)
-    with pytest.raises(
-        UsageError, match=r"is not a folder that is there: give lens, raw or one that jobs/train\.py made"
-    ):
+    with pytest.raises(UsageError, match=r"is not a folder that is there: give lens, raw or one that eexit train made"):
         read_card(str(tmp_path / "nowhere"), READOUT)
 
 

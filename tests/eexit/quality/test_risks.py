@@ -89,17 +89,17 @@ def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(r
             assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
     assert np.nanmin(found.loss_PC) >= 0
     assert np.nanmax(found.loss_PC) <= 1
-    known = [len(found.of(configuration)) for configuration in CONFIGURATIONS]
+    known = [len(found.losses_of(configuration)) for configuration in CONFIGURATIONS]
     assert max(known) == 5, "a prompt without any number counts nowhere"
     again = losses(RISKS[risk], pa.Table.from_pylist(runs))
     assert again.units == found.units, "an order that depends on the texts alone, whatever that of the runs"
-    assert not len(found.of("skip/kl/3"))
+    assert not len(found.losses_of("skip/kl/3"))
 
 
 @pytest.mark.parametrize("risk", [name for name, risk in RISKS.items() if risk.compares])
 def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> None:
     runs = [run for run in runs_of(risk) if run["status"] == "ok"]
-    assert set(losses(RISKS[risk], pa.Table.from_pylist(runs)).of("normal")) == {0.0}
+    assert set(losses(RISKS[risk], pa.Table.from_pylist(runs)).losses_of("normal")) == {0.0}
 
 
 N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 100, 0.95
@@ -124,7 +124,7 @@ def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(
             runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
     found = losses(RISKS[risk], pa.Table.from_pylist(runs))  # all sweeps at once take a tenth of the time
     order = np.argsort([int(unit.partition("/")[0]) for unit in found.units], kind="stable")
-    loss_SP = found.of("skip/kl/1")[order].reshape(N_SWEEPS, N_PROMPTS)
+    loss_SP = found.losses_of("skip/kl/1")[order].reshape(N_SWEEPS, N_PROMPTS)
     p_values = betting(loss_SP, 0.10)
     n_certified = certify([p_values[:, None]], CONFIDENCE)[0].sum()
     delta = 1 - CONFIDENCE
@@ -153,7 +153,7 @@ def test_what_is_certified_of_groups_of_unequal_size_holds_for_groups_and_not_fo
     of_normal = pa.table({**columns, "configuration": pa.array(["normal"] * len(unit_I))})
     of_normal = of_normal.set_column(2, "correct", pa.array(np.ones(len(unit_I))))
     found = losses(RISKS["answers"], pa.concat_tables([of_setting, of_normal]))
-    loss_SP = found.of("skip/kl/1")[np.argsort([int(unit) for unit in found.units])].reshape(n_sweeps, n_groups)
+    loss_SP = found.losses_of("skip/kl/1")[np.argsort([int(unit) for unit in found.units])].reshape(n_sweeps, n_groups)
     n_certified = int((betting(loss_SP, at_most) <= 1 - CONFIDENCE).sum())
     risk_of_groups, risk_of_prompts = 0.1 * large_lost, 0.1 * 20 * large_lost / (0.9 + 0.1 * 20)
     over_prompts = found.over_prompts("skip/kl/1")

@@ -138,7 +138,7 @@ def test_a_saving_has_one_number_in_the_report_in_a_package_and_where_a_setting_
     chosen = SelectionData(read_finished(str(out), depth.columns), depth)
     told = json_row(out, config, tmp_path)["estimates"]
     assert chosen.costs_of("all")[KEY] == pytest.approx(told["mean_depth"]["mean"])
-    assert chosen.losses("all").of(KEY).mean() == pytest.approx(told["disagreement"]["mean"])
+    assert chosen.losses("all").losses_of(KEY).mean() == pytest.approx(told["disagreement"]["mean"])
 
 
 COSTS = {"needed": 0.1, "run": 0.05}

@@ -13,7 +13,7 @@ import eexit
 from eexit.errors import UsageError
 from eexit.plan.artefacts import WEIGHTS, ArtefactCard, write_card
 from eexit.results.layout import MANIFEST, Manifest, encode_manifest, tokens_name
-from eexit.results.owned_folders import OwnedFolderKind, whereabouts
+from eexit.results.owned_folders import OwnedFolderKind, find_owned_folder
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import JUDGEMENTS
 from jobs import report, sweep, train
@@ -69,7 +69,7 @@ def test_a_place_is_where_it_leads_however_it_is_written(
     house: Path, place: str, kind: OwnedFolderKind, root: str, name: str
 ) -> None:
     for written in (place, f"{house}/{place}", f"file://{house}/{place}"):
-        found = whereabouts(open_store(written))
+        found = find_owned_folder(open_store(written))
         assert found is not None
         assert (found.kind, found.root, found.name) == (kind, str(house / root), name), written
 
@@ -78,7 +78,7 @@ def test_other_folders_are_nobodys(house: Path) -> None:
     (house / "half").mkdir()
     (house / "half" / MANIFEST).write_text("{}")
     for place in ("new", "other/deep", ".", "half/x", "mine/.."):
-        assert whereabouts(open_store(place)) is None, place
+        assert find_owned_folder(open_store(place)) is None, place
 
 
 TARGETS: list[tuple[Run, list[str], list[str]]] = [

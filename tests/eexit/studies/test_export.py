@@ -1,4 +1,4 @@
-"""`python jobs/files/export.py`: teacher data that says what the sweep says, that `datasets` reads; nothing is lost."""
+"""`eexit export`: teacher data that says what the sweep says, that `datasets` reads; nothing is lost."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`python jobs/judge.py` against a judge behind real HTTP: what lands, what is asked once, and what faults leave."""
+"""`eexit judge` against a judge behind real HTTP: what lands, what is asked once, and what faults leave."""
 
 import asyncio
 import gzip

@@ -268,7 +268,7 @@ def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_
         ({"exit_layers": [9]}, "exit layer 9 is not below the final layer: {model} has layers 0…6, so exit_layers may "
          "go up to 5"),
         ({"control_modes": ["skip"]}, "control_modes skip has no effect: give controls_of RESULTS"),
-        ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that jobs/train.py made"),
+        ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that eexit train made"),
         ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
         ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
         ({"revision": "v1"}, "revision v1 has no effect: model {model} is not fetched by a Hugging Face name, so leave "

@@ -90,7 +90,7 @@ def test_what_had_ended_before_a_failure_is_not_decoded_again(model: Path, failu
     prompts = tuple(Prompt(id=str(number), prompt=f"{number}?") for number in range(6))
     config = SweepConfig(model=str(model), prompts=prompts, modes=("normal",), max_new_tokens=N_TOKENS, dtype="float32")
     runs, generator = list(plan_runs(config)), ModelGenerator(config, "cpu")
-    generator._use(rows=2)
+    generator._reconfigure(max_rows=2)
     expected, generated, ended, raised = generator.generate(runs), list[int](), list[int](), list[Exception]()
 
     def progress(tokens: int, runs: int = 0, observed: int = 0) -> None:

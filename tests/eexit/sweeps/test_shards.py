@@ -53,7 +53,7 @@ def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
 def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:
     runs = list(plan_runs(sweep_of("m", *map(str, range(30)), modes=["normal"])))
     breaker = CircuitBreaker()
-    breaker.landed(runs[0])
+    breaker.record_success(runs[0])
     for _ in range(20):
         breaker.run_failed(runs[1], "bad prompt", hope=False)
     assert not breaker.doubtful

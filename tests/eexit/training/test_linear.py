@@ -45,7 +45,7 @@ def test_ridge_is_the_closed_form_and_draws_towards_its_prior() -> None:
     generator = torch.Generator().manual_seed(1)
     input_ND = torch.randn(50, 4, generator=generator).double() * torch.tensor([1.0, 10, 100, 0.1]) + 3
     target_NH = torch.randn(50, 2, generator=generator).double()
-    sums, prior_DH = Moments.of(input_ND, target_NH), torch.ones(4, 2).double()
+    sums, prior_DH = Moments.from_tokens(input_ND, target_NH), torch.ones(4, 2).double()
     centred = input_ND - input_ND.mean(0)
     std_D = centred.square().mean(0).sqrt()
     for penalty in (1e-6, 0.5):
@@ -69,12 +69,12 @@ def test_sums_that_are_added_on_a_card_are_those_of_the_cpu(monkeypatch: pytest.
     expected, sums = SplitMoments(), SplitMoments()
     with Card() as card:
         for chooses in (False, True, False):
-            expected.add("5", chooses, Moments.of(input_ND, target_NH))
+            expected.add("5", chooses, Moments.from_tokens(input_ND, target_NH))
             there = input_ND.to(DEVICE)
             with card.counted() as counts:
-                sums.add("5", chooses, Moments.of(there, target_NH))
+                sums.add("5", chooses, Moments.from_tokens(there, target_NH))
             assert counts.to_host == 0, "it is added there"
-        for found, wanted in zip(sums.of("5"), expected.of("5"), strict=True):
+        for found, wanted in zip(sums.moments_of("5"), expected.moments_of("5"), strict=True):
             assert found.inputs_JJ.device.type == "cpu"
             torch.testing.assert_close(found.n, wanted.n)
             torch.testing.assert_close(found.covariance_DD, wanted.covariance_DD, rtol=1e-4, atol=1e-4)
@@ -85,13 +85,13 @@ def test_sums_that_are_added_on_a_card_are_those_of_the_cpu(monkeypatch: pytest.
 def test_sums_go_on_where_they_were_and_leave_room_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     input_ND, sums = torch.ones(4, 3), SplitMoments()
     with Card():
-        sums.add("held", False, Moments.of(input_ND, input_ND))  # as from a state that was saved
-        sums.add("held", False, Moments.of(input_ND.to(DEVICE), input_ND))
+        sums.add("held", False, Moments.from_tokens(input_ND, input_ND))  # as from a state that was saved
+        sums.add("held", False, Moments.from_tokens(input_ND.to(DEVICE), input_ND))
         monkeypatch.setattr(Memory, "taken", (1 << 30) - 400)
-        sums.add("large", False, Moments.of(input_ND.to(DEVICE), input_ND))
-        devices = {name: part.device.type for name, part in sums.state().items()}
+        sums.add("large", False, Moments.from_tokens(input_ND.to(DEVICE), input_ND))
+        devices = {name: part.device.type for name, part in sums.tensors().items()}
     assert set(devices.values()) == {"cpu"}
-    assert sums.state()["sums.held.learn.inputs_JJ"][0, 0] == 8
+    assert sums.tensors()["sums.held.learn.inputs_JJ"][0, 0] == 8
 
 
 def test_products_are_timed_where_float64_may_be_slow() -> None:
@@ -104,7 +104,7 @@ def test_products_are_timed_where_float64_may_be_slow() -> None:
 def test_what_is_noise_for_the_texts_that_choose_is_not_learned() -> None:
     generator = torch.Generator().manual_seed(2)
     noise = [torch.randn(40, 30, generator=generator) for _ in range(4)]
-    learn, choose = Moments.of(noise[0], noise[1]), Moments.of(noise[2], noise[3])
+    learn, choose = Moments.from_tokens(noise[0], noise[1]), Moments.from_tokens(noise[2], noise[3])
     none = torch.zeros(30, 30).double()
     assert PENALTIES[-1] > 1
     weight_DH = best_fit(learn, choose, [none])[1:]

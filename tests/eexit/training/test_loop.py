@@ -52,11 +52,11 @@ def test_killed_at_any_block_it_ends_as_an_undisturbed_one(tmp_path: Path, what:
         part.save()
         lost = training(tmp_path / "parts", what)
         lost.advance(seconds=0)
-        done, n_blocks = part.told()[0], n_blocks + 1
+        done, n_blocks = part.status()[0], n_blocks + 1
     assert n_blocks == len(whole.blocks) > 2
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [STATE]
     last = training(tmp_path / "parts", what)
-    assert last.told()[1].tokens == n_tokens(learned(frozen_llama()))
+    assert last.status()[1].tokens == n_tokens(learned(frozen_llama()))
     assert finished(last) == finished(whole)
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {CARD, WEIGHTS}
 

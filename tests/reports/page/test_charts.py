@@ -48,7 +48,7 @@ def test_differences_are_told_in_points_from_zero(tmp_path: Path) -> None:
     rows = pd.DataFrame(
         [naming(EarlyExit("unfrozen", "confidence", 0.9)) | {"correct": 0.04, "correct_n": 6, "order": 0}]
     ).assign(correct_low=0.02, correct_high=0.06)
-    looks = ChartStyle.of([EarlyExit("unfrozen", "confidence", 0.9)])
+    looks = ChartStyle.for_configurations([EarlyExit("unfrozen", "confidence", 0.9)])
     chart = paired_chart(rows, PairedContrast("correct", "Right answers", "Right answers, in points"), "", looks)
     spec = specification(chart) | {
         "datasets": {"rows": rows.to_dict("records")},
@@ -67,7 +67,7 @@ def test_each_exit_set_of_a_rule_has_a_line_of_its_own() -> None:
         for parameter in (0.8, 0.9, 0.99)
     ]
     frame = pd.DataFrame(rows).assign(mean_depth_high=None, n=6)
-    looks = ChartStyle.of([EarlyExit("unfrozen", "confidence", 0.9)])
+    looks = ChartStyle.for_configurations([EarlyExit("unfrozen", "confidence", 0.9)])
     spec = specification(dose_chart(frame, "confidence", "mean_depth", "Mean depth", "", looks))
     svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": frame.to_dict("records")}})
     lines = re.findall(r'class="mark-line role-mark[^>]*><path [^>]*d="([^"]+)"', svg)

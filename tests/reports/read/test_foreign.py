@@ -123,7 +123,7 @@ def test_means_are_those_of_pandas(path: Path, table: pd.DataFrame) -> None:
     expected = table.groupby("configuration")[columns].mean()
     pd.testing.assert_frame_equal(trade[columns].loc[expected.index], expected)
     assert trade[["perplexity", "disagreement"]].isna().all(axis=None), "the file doesn't say"
-    paired = PairedRuns.of(sweep).beside().set_index("configuration")["score_coherence"]
+    paired = PairedRuns.from_sweep(sweep).differences().set_index("configuration")["score_coherence"]
     wide = table.pivot_table("score_coherence", "prompt", "configuration")
     for configuration, difference in paired.items():
         assert difference == pytest.approx((wide[configuration] - wide["normal"]).mean())
@@ -152,7 +152,7 @@ def test_everything_that_the_file_allows_is_charted(path: Path) -> None:
     measures = [variant["y"] for variant in charts["quality"]["variants"]]
     assert measures[:3] == labels
     assert "Fidelity" in measures
-    beside = beside_section(PairedRuns.of(sweep), trade)
+    beside = beside_section(PairedRuns.from_sweep(sweep), trade)
     assert beside
     assert set(labels) <= {measure["label"] for measure in beside["measures"]}
 

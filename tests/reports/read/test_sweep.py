@@ -95,7 +95,7 @@ def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
         rows.append(row | ends | {"order": i})
     frame = pd.DataFrame(rows).astype({"perplexity_low": float})
     difference = PairedContrast("perplexity", "", "", none=1.0)
-    svg = svg_of(paired_chart(frame, difference, "", ChartStyle.of(configurations)), frame, 500)
+    svg = svg_of(paired_chart(frame, difference, "", ChartStyle.for_configurations(configurations)), frame, 500)
     labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>([UF]·kl [\d.]+)</text>", svg)
     assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == [*map(short_name, keys[1:])]
 

@@ -30,7 +30,7 @@ def by_prompt(sweep: Sweep, name: str) -> pd.DataFrame:
 
 
 def test_every_pair_is_there_once_and_is_that_of_the_same_prompts(sweep: Sweep) -> None:
-    found, keys = pairs(PairedRuns.of(sweep)), [c.key for c in sweep.configurations]
+    found, keys = pairs(PairedRuns.from_sweep(sweep)), [c.key for c in sweep.configurations]
     assert len(found) == len(keys) * (len(keys) - 1) / 2
     wide = by_prompt(sweep, CORRECT)
     for row in found.to_dict("records")[::7]:
@@ -43,7 +43,7 @@ def test_every_pair_is_there_once_and_is_that_of_the_same_prompts(sweep: Sweep) 
 
 
 def test_modes_and_controls_are_averaged_prompt_by_prompt(sweep: Sweep) -> None:
-    found = averages(PairedRuns.of(sweep), per_configuration(sweep)).set_index("base")
+    found = averages(PairedRuns.from_sweep(sweep), per_configuration(sweep)).set_index("base")
     assert found["settings"].to_dict() == {"unfrozen": 4, CONTROL: 8}
     wide = by_prompt(sweep, DISAGREEMENT)
     controls = {c.columns["control_of"]: c.key for c in sweep.configurations if c.columns["control_of"]}
@@ -56,7 +56,7 @@ def test_modes_and_controls_are_averaged_prompt_by_prompt(sweep: Sweep) -> None:
 
 
 def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(sweep: Sweep) -> None:
-    found = beside_mixes(PairedRuns.of(sweep), per_configuration(sweep))
+    found = beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep))
     its = found[(found["base"] == BASE) & (found["configuration"] == f"{OTHER}/0.5")].set_index("at")
     skipped, right = by_prompt(sweep, SKIPPED), by_prompt(sweep, CORRECT)
     means, points = skipped.mean(), ["normal", f"{BASE}/0.7", f"{BASE}/0.9"]
@@ -81,7 +81,7 @@ def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(s
 
 
 def test_nothing_differs_in_what_is_held_equal(sweep: Sweep) -> None:
-    found = beside_mixes(PairedRuns.of(sweep), per_configuration(sweep))
+    found = beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep))
     assert set(found["equal"]) == {CORRECT, SKIPPED, RUN}
     for row in found.to_dict("records"):
         assert row[row["equal"]] == pytest.approx(0, abs=1e-9)
@@ -91,7 +91,7 @@ def test_nothing_differs_in_what_is_held_equal(sweep: Sweep) -> None:
 def test_without_answers_rules_meet_at_equal_disagreement(sweep: Sweep) -> None:
     blind = sweep.generations.assign(correct=np.nan)
     without = replace(sweep, generations=blind)
-    found = beside_mixes(PairedRuns.of(without), per_configuration(without))
+    found = beside_mixes(PairedRuns.from_sweep(without), per_configuration(without))
     assert EQUAL_QUALITY[DISAGREEMENT] in set(found["at"])
     assert EQUAL_QUALITY[CORRECT] not in set(found["at"])
 
@@ -100,7 +100,7 @@ def test_of_many_configurations_those_that_differ_in_one_thing_are_compared(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reports.sections.contrasts.MOST_CONFIGURATIONS", 3)
-    of_pairs = pairs(PairedRuns.of(sweep))[["baseline", "configuration"]]
+    of_pairs = pairs(PairedRuns.from_sweep(sweep))[["baseline", "configuration"]]
     found = {tuple(sorted(pair)) for pair in of_pairs.itertuples(index=False)}
     assert ("frozen_residual/kl/0.5", "unfrozen/kl/0.5") in found
     assert ("unfrozen/kl/0.5", "unfrozen/kl/2") in found
@@ -110,5 +110,5 @@ def test_of_many_configurations_those_that_differ_in_one_thing_are_compared(
 
 def test_nothing_is_compared_where_nothing_ran(tmp_path: Path) -> None:
     sweep = read_sweep(str(with_answers(tmp_path / "s", 2, modes=())))
-    assert pairs(PairedRuns.of(sweep)).empty
-    assert beside_mixes(PairedRuns.of(sweep), per_configuration(sweep)).empty
+    assert pairs(PairedRuns.from_sweep(sweep)).empty
+    assert beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep)).empty

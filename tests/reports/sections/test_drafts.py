@@ -63,7 +63,7 @@ def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequen
 
 
 def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1, call: int = 1) -> None:
-    """Write the seconds of each configuration in each round of one call of `jobs/timings.py`."""
+    """Write the seconds of each configuration in each round of one call of `eexit timings`."""
     rows = [
         {
             "timing_id": f"{call}" * 32, "started": 1, "configuration": key, "batch": batch, "round": number + 1,

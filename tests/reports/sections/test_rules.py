@@ -152,7 +152,7 @@ def test_modes_are_told_by_colour_where_there_is_one_rule(make_sweep: MakeSweep)
 
 def test_no_rule_has_the_colour_of_a_mode(sweep: Sweep) -> None:
     trade = per_configuration(sweep)
-    looks = ChartStyle.of(sweep.configurations)
+    looks = ChartStyle.for_configurations(sweep.configurations)
     colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
     every, one = (colour["scale"]["domain"] for colour in colours)
     assert every == [*one, "kl", "fixed", "agree", "random"]

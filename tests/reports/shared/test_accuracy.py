@@ -81,7 +81,7 @@ def test_each_measure_of_the_paired_differences_has_its_own_n(tmp_path: Path, vi
 
 
 def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:
-    frame = PairedRuns.of(sweep_with(tmp_path, marks)).beside().set_index("configuration")
+    frame = PairedRuns.from_sweep(sweep_with(tmp_path, marks)).differences().set_index("configuration")
     means = []
     for prompt in range(N_PROMPTS):
         pairs = [(marks.get(("unfrozen", prompt, seed)), marks.get(("normal", prompt, seed))) for seed in SEEDS]
@@ -105,7 +105,7 @@ def test_without_answers_or_without_the_baseline_there_is_no_number(tmp_path: Pa
     sweep = sweep_with(tmp_path / "alone", alone)
     frame = per_configuration(sweep).set_index("configuration")
     assert frame.loc["unfrozen/kl/1", "correct"] == pytest.approx(np.mean(averaged(marks, "unfrozen")))
-    assert PairedRuns.of(sweep).beside().empty
+    assert PairedRuns.from_sweep(sweep).differences().empty
 
 
 def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
     for frame in (per_configuration(sweep), exit_mix(sweep), depth_by_position(sweep)):
         seeds = frame.groupby("configuration")["n_seeds"].unique()
         assert {key: list(its) for key, its in seeds.items()} == {"normal": [2], "unfrozen/kl/1": [3]}
-    assert PairedRuns.of(sweep).beside()["n_seeds"].tolist() == [2]
+    assert PairedRuns.from_sweep(sweep).differences()["n_seeds"].tolist() == [2]
 
 
 def test_a_prompt_counts_once_in_savings_too_however_many_seeds_failed(tmp_path: Path) -> None:

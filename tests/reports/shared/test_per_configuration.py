@@ -84,7 +84,7 @@ def test_a_run_that_is_the_same_for_every_seed_counts_once_and_is_compared_with_
         (6, 1),
         (6, 2),
     ]
-    paired = row_of(PairedRuns.of(sweep).beside(), "unfrozen/kl/1")
+    paired = row_of(PairedRuns.from_sweep(sweep).differences(), "unfrozen/kl/1")
     assert (paired["n"], paired["n_seeds"]) == (6, 2)
     assert paired["perplexity"] == pytest.approx(math.sqrt(5 * 6) / 2), "with both seeds of each prompt"
     assert sweep.judges[0].errors == {"normal": 1}
@@ -197,7 +197,7 @@ def test_paired_differences_compare_the_same_prompt_and_seed(tmp_path: Path) -> 
         ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7, "exit_rate": 0.4, "mean_depth": 0.9},
         ("unfrozen", 1, 0): {"perplexity": 80.0, "n_tokens": 11, "exit_rate": 0.2, "mean_depth": 0.8},
     }
-    row = row_of(PairedRuns.of(small_sweep(tmp_path, changes, 2)).beside(), "unfrozen/kl/1")
+    row = row_of(PairedRuns.from_sweep(small_sweep(tmp_path, changes, 2)).differences(), "unfrozen/kl/1")
     assert row["perplexity"] == pytest.approx(4.0)  # sqrt(2 · 8)
     assert row["n_tokens"] == pytest.approx(-1.0)
     assert (row["exit_rate"], row["mean_depth"]) == (pytest.approx(0.3), pytest.approx(-0.15))
@@ -210,7 +210,7 @@ def test_any_configuration_may_be_the_one_that_others_are_compared_with(tmp_path
         ("normal", 1, 0): {"status": "error"},
         ("unfrozen", 0, 0): {"perplexity": 4.0, "n_tokens": 7},
     }
-    paired = PairedRuns.of(small_sweep(tmp_path, changes, 2)).beside("unfrozen/kl/1")
+    paired = PairedRuns.from_sweep(small_sweep(tmp_path, changes, 2)).differences("unfrozen/kl/1")
     assert list(paired["configuration"]) == ["normal"]
     row = row_of(paired, "normal")
     assert row["perplexity"] == pytest.approx(0.5)

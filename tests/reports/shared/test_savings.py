@@ -23,7 +23,7 @@ from eexit.studies.cost_projection import KNOWN
 from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.read.timings import timed_over
-from reports.shared.number_format import beside
+from reports.shared.number_format import format_saving
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import SavingsTable, savings
 from reports.shared.styles import HOLLOW
@@ -52,7 +52,7 @@ def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]], **cha
 
 
 def time(folder: Path, seconds: dict[str, Sequence[float]], *, call: int = 1, batch: int = 1, **change: Any) -> None:
-    """Write the seconds of each configuration in each round of one call of `jobs/timings.py`."""
+    """Write the seconds of each configuration in each round of one call of `eexit timings`."""
     rows = [
         {
             "timing_id": f"{call:032x}", "started": call, "configuration": key, "batch": batch, "round": number + 1,
@@ -228,4 +228,4 @@ def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSwee
 def test_what_may_be_less_or_more_is_not_said_to_be_certain(
     share: float, low: float | None, high: float | None, said: str
 ) -> None:
-    assert beside(share, low, high, "time") == said
+    assert format_saving(share, low, high, "time") == said

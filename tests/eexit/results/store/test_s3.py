@@ -17,7 +17,7 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.committed import read_columns
 from eexit.results.layout import MANIFEST, Manifest, encode_manifest
-from eexit.results.owned_folders import OwnedFolderKind, whereabouts
+from eexit.results.owned_folders import OwnedFolderKind, find_owned_folder
 from eexit.results.store.commit import CommitError, clear_debris, commit, repair_store, shard_name, survey
 from eexit.results.store.extend import manifest_written
 from eexit.results.store.folder import Store, open_store
@@ -170,7 +170,7 @@ def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Sto
     store.publish("generations/x", b"")
     folder = store.root.partition("/")[2]
     for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
-        found = whereabouts(open_store(uri(wire, f"{folder}/{name}")))
+        found = find_owned_folder(open_store(uri(wire, f"{folder}/{name}")))
         assert found is not None
         assert (found.kind, found.root, found.name) == (OwnedFolderKind.RESULTS, store.root, says)
-    assert whereabouts(open_store(uri(wire, uuid4().hex))) is None
+    assert find_owned_folder(open_store(uri(wire, uuid4().hex))) is None

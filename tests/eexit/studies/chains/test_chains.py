@@ -111,7 +111,7 @@ def test_what_follows_a_chain_that_is_cut_is_written_as_after_the_whole_one() ->
         AnswerPattern("(?i)answer:"), "", "One. Two.\n\nAnswer: 3", ["One.", " Two.", "\n\nAns", "wer:", " 3"]
     )
     assert chain.prefiller("One. Two.\n\n") == "One. Two.\n\nAnswer:"
-    assert [chain.prefiller(kept) for _, kept in ChainEdits(keep=(0, 33, 50)).kept(chain, None)] == [  # type: ignore[arg-type]
+    assert [chain.prefiller(kept) for _, kept in ChainEdits(keep=(0, 33, 50)).apply(chain, None)] == [  # type: ignore[arg-type]
         "Answer:", "One.\n\nAnswer:", "One. Two.\n\nAnswer:"
     ]  # fmt: skip
     assert ThoughtChain("<t>", ("a ", "b"), "</t>").prefiller("a ") == "<t>a\n</t>"
@@ -208,9 +208,9 @@ def test_what_can_not_be_followed_up_is_one_line(swept: Path, tmp_path: Path) ->
         ((swept, "--necessity", other), f"is not of the model of {swept} (model.name: \"a-model\" -> \"another\")"),
         ((swept, "--configuration", "norml", "--keep", "0", *out), "has no configuration norml: did you mean normal?"),
         ((swept, "--configuration", "normal", "--keep", "110", *out), "must be at most 100, got 110"),
-        ((swept, "--configuration", "normal", *out), "nothing is to become of the chains: give --keep"),
+        ((swept, "--configuration", "normal", *out), "no edit selected: give --keep"),
         ((swept, "--keep", "0"), "give --configuration and --out to write follow-up prompts"),
-        ((swept, "--necessity", followed, *out), "--necessity reads sweeps, and all other flags write prompts"),
+        ((swept, "--necessity", followed, *out), "--necessity reads sweeps, and the other flags write prompts"),
     ):  # fmt: skip
         assert reason in refusal(main, *arguments), reason
     assert not (tmp_path / "x.jsonl").exists()

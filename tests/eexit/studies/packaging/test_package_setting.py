@@ -1,4 +1,4 @@
-"""`python jobs/package.py`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
+"""`eexit package`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
 
 import json
 import shutil
@@ -125,11 +125,11 @@ def test_a_guarantee_of_groups_of_unequal_size_says_so_with_the_loss_of_single_p
 
 def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: Path, tmp_path: Path) -> None:
     asked = (main, out, "--chosen", "--out", tmp_path / "mine", "--quiet")
-    assert "has no choices: choose with jobs/choose.py" in refusal(*asked)
+    assert "has no choices: choose with eexit choose" in refusal(*asked)
     choose(out, None)
     assert "certified no setting that saves anything" in refusal(*asked)
     done = take(out, "--configuration", KEY, "--out", tmp_path / "mine")
-    assert "It has no guarantee: no choice (jobs/choose.py) certified it." in done.stdout
+    assert "It has no guarantee: no choice (eexit choose) certified it." in done.stdout
     assert held(tmp_path / "mine")["certificate"] is None
 
 
@@ -230,7 +230,7 @@ def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
     assert not (tmp_path / "another user").exists()
     content = screen.read_bytes()
     screen.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ValueError, match="is not the file that was taken home"):
+    with pytest.raises(ValueError, match="is not the file that was packaged"):
         eexit.load(folder)
 
 
@@ -267,5 +267,5 @@ def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: P
             assert made.exit_layers[0].tolist() == layers
     card = tmp_path / "0" / "artefacts" / "probe" / "card.json"
     card.write_text(card.read_text() + " ")
-    with pytest.raises(ValueError, match=r"artefacts/probe/card.json is not the file that was taken home"):
+    with pytest.raises(ValueError, match=r"artefacts/probe/card.json is not the file that was packaged"):
         eexit.load(tmp_path / "0")

@@ -118,7 +118,7 @@ EXACT_ALONE = {EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}
 @pytest.mark.parametrize(
     ("settings", "replays", "message"),
     [
-        (WHOLE, {}, "has no replays of online rules in exact state in which any token exits"),
+        (WHOLE, {}, "has no replays of online rules with an exact KV cache in which any token exits"),
         (ONLINE, REPLAYED, "has no runs of frozen_residual/agree"),
         (EXACT_ALONE, REPLAYED, "has no settings in a mode that alters the KV cache"),
     ],

@@ -29,7 +29,7 @@ def question(max_risk: float = 0.02, units: Sequence[str] = UNITS, runs: str = "
 
 
 def ask(out: Path, asked: dict[str, Any], minute: int, planned: int | None = None, **change: Any) -> int:
-    """As a call of `jobs/choose.py` puts it down; returns its number."""
+    """As a call of `eexit choose` puts it down; returns its number."""
     found = ask_of(asked, planned, open_store(out))
     row = {
         **blank(CHOICES), **asked, "status": "asked", "started": BEGAN + timedelta(minutes=minute),

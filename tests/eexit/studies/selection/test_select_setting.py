@@ -114,7 +114,7 @@ def test_the_cheapest_certified_setting_is_named_with_its_guarantee_the_naive_ch
         "Certified: skip/confidence/0.99, the cheapest that is, at 90% of full depth.",
         "With 95% confidence, over prompts like these, the mean share of tokens unlike full depth's is at "
         f"most 5%. n = {n}, mean 0%, p = ",
-        "its speed (python jobs/timings.py RESULTS) not measured",
+        "its speed (eexit timings RESULTS) not measured",
         f"certified skip/confidence/0.99 90% 0% 0% {len(REPORTING)} ",
         f"naive skip/confidence/0.9 70% 4% 4% {len(REPORTING)} ",
         "which has no guarantee.",
@@ -388,7 +388,7 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(finished: Path, tmp_path: 
     n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
     for out, risk, message in (
         (finished, "answers", "has no answers to check: sweep prompts that bring an answer"),
-        (finished, "judge", "has no judgements of settings and of normal: python jobs/judge.py RESULTS asks for them"),
+        (finished, "judge", "has no judgements of settings and of normal: eexit judge RESULTS asks for them"),
         (tmp_path / "few", "perplexity", "has no runs of normal, which risk perplexity compares with"),
         (tmp_path / "few", "disagreement", f"has {n_few} prompts to choose with, and certifying a risk of 0.05 with "
          "confidence 0.95 takes at least 60, even without a single loss: give more prompts"),

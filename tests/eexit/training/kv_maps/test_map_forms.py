@@ -42,10 +42,10 @@ def fitted(form: MapForm, after: dict[int, Tensor], targets: dict[int, Tensor]) 
         for exit_layer in EXITS:
             of_rows = {layer: target_NH[rows] for layer, target_NH in targets.items()}
             for name, input_ND, target_NH in form.pairs(exit_layer, after[exit_layer][rows], of_rows):
-                sums.add(name, chooses, Moments.of(input_ND, target_NH))
+                sums.add(name, chooses, Moments.from_tokens(input_ND, target_NH))
     maps = {}
     for pair, regression in form.regressions.items():
-        learn, choose = (part.targets(regression.targets) for part in sums.of(regression.sums))
+        learn, choose = (part.targets(regression.targets) for part in sums.moments_of(regression.sums))
         maps[pair] = form.maps(pair, best_fit(learn, choose, [regression.prior_JH[1:]]))
     return maps
 

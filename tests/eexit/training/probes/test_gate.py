@@ -6,7 +6,7 @@ from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
 from eexit.method.linear_predictors import Gate
 from eexit.training.probes.calibration import calibrate_odds
-from eexit.training.probes.gate import GateTrainer, row
+from eexit.training.probes.gate import GateTrainer, card_row
 
 RULE = "confidence/0.3"
 
@@ -45,7 +45,7 @@ def test_a_gate_predicts_exits_of_texts_that_it_learned_from() -> None:
 
 
 def test_the_shares_of_a_row() -> None:
-    found = row(3, RULE, 0.5, torch.tensor([0.9, 0.6, 0.2, 0.1]), torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    found = card_row(3, RULE, 0.5, torch.tensor([0.9, 0.6, 0.2, 0.1]), torch.tensor([1.0, 0.0, 1.0, 0.0]))
     assert (found.layer, found.series, found.at, found.n, found.taken, found.kept) == (3, RULE, 0.5, 4, 0.5, 0.5)
-    nothing = row(3, RULE, 1.0, torch.tensor([0.2]), torch.tensor([0.0]))
+    nothing = card_row(3, RULE, 1.0, torch.tensor([0.2]), torch.tensor([0.0]))
     assert (nothing.taken, nothing.kept) == (0, None)

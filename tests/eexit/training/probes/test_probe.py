@@ -13,7 +13,7 @@ from eexit.method.linear_predictors import log_kl as predicted_log_kl
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import choose_exits
 from eexit.training.probes.calibration import calibrate
-from eexit.training.probes.probe import ProbeTrainer, linear_probe, log_kl, row, stop_chance
+from eexit.training.probes.probe import ProbeTrainer, card_row, linear_probe, log_kl, stop_chance
 from eexit.training.ridge import Moments
 from eexit.training.trainer_inputs import KL_FACTORS
 
@@ -26,7 +26,8 @@ def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> 
         stream_NW = torch.randn(400, 6, generator=generator) * 10
         stream_NW[:, 3] = log_kl(kl_NE[:, rank]) * 5 - 2  # anywhere in the stream, on any scale
         one, other = (
-            Moments.of(stream_NW[half], log_kl(kl_NE[half, rank, None])) for half in (slice(200), slice(200, 400))
+            Moments.from_tokens(stream_NW[half], log_kl(kl_NE[half, rank, None]))
+            for half in (slice(200), slice(200, 400))
         )
         probes[rank] = linear_probe(one, other)
         predicted.append(Probe(probes).predicted_kl(stream_NW, rank, torch.ones(400)))
@@ -97,8 +98,8 @@ def test_a_probe_learns_and_its_table_says_which_exits_it_keeps() -> None:
 
 def test_exits_are_kept_where_the_same_draw_stops_both_rules() -> None:
     predicted_N, true_N = torch.tensor([0.2, 0.9, 0.0, 0.5]), torch.tensor([0.4, 0.6, 0.0, 1.0])
-    found = row(3, 2.0, predicted_N, true_N)
+    found = card_row(3, 2.0, predicted_N, true_N)
     assert (found.layer, found.series, found.at, found.n) == (3, "predicted_kl", 2.0, 4)
     assert found.taken == pytest.approx(0.4)
     assert found.kept == pytest.approx((0.2 + 0.6 + 0.5) / 2.0)
-    assert row(3, 2.0, predicted_N, torch.zeros(4)).kept is None
+    assert card_row(3, 2.0, predicted_N, torch.zeros(4)).kept is None
