@@ -76,8 +76,8 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--pilot", metavar="RESULTS", help="finished sweep of other prompts for the order (default: a split)"
     )
     parser.add_argument(
-        "--planned-uses", type=whole, metavar="N", help="planned number of selections on these prompts, which share the "
-        "error budget equally (default: 1; a further selection gets a small reserve)",
+        "--planned-uses", type=whole, metavar="N", help="planned number of selections on these prompts, which share "
+        "the error budget equally (default: 1; a further selection gets a small reserve)",
     )  # fmt: skip
     among = "candidates (default: all)"
     parser.several("--modes", "MODE", among)

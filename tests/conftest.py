@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LONGEST_FIRST = (  # so that no process ends with one of them while the other is idle
-    "test_submit.py", "test_readme.py", "test_chaos.py", "test_interrupt.py", "test_nodes.py", "test_setting.py",
-    "test_sweep.py",
+    "test_submit.py", "test_readme.py", "test_chaos.py", "test_sweep.py", "test_session.py", "test_setting.py",
 )  # fmt: skip
 RAY, NO_RAY = "local_ray", "no_ray_yet"  # fixtures
 # What takes long to make and is shared by tests of several files → words, one of which these files contain.

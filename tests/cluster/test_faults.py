@@ -5,7 +5,6 @@ Drivers and actors that are killed, and rows that are the same bit for bit, are 
 
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,9 +86,8 @@ def test_actors_that_never_end_loading_stop_the_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("prompt", ["hungry", "starved"])
-def test_a_shard_that_is_out_of_memory_is_halved(tmp_path: Path, prompt: str) -> None:
-    config = sweep_of(tmp_path, "one", "two", prompt, "four", "five", "six", modes=["normal"])
+def test_a_shard_whose_process_is_killed_for_memory_is_halved(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, "one", "two", "starved", "four", "five", "six", modes=["normal"])
     assert drive(config, tmp_path / "out", rows=6, actors=1).errors == 0
     assert_undisturbed(config, tmp_path / "out")
 
@@ -105,24 +103,3 @@ def test_writes_cut_in_half_stop_the_sweep_and_show_nothing_partial(tmp_path: Pa
     assert 0 < len(survey(open_store(out)).done) < count_runs(config)
     drive(config, out)  # other processes, without the quota
     assert_undisturbed(config, out)
-
-
-@pytest.mark.usefixtures("local_ray")
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_stops_the_sweep_which_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(out)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this place mounts nothing")
-    try:
-        config = sweep_of(tmp_path, *(f"prompt {n}" for n in range(40)))
-        with pytest.raises(SweepStopped, match=r"5 failures in a row, .*No space left"):
-            drive(config, out)
-        assert not [path.name for path in (out / "generations").iterdir() if path.suffix != ".parquet"]
-        assert 0 < len(survey(open_store(out)).done) < count_runs(config)
-        subprocess.run(["mount", "-o", "remount,size=20m", str(out)], check=True)
-        drive(config, out)
-        assert_undisturbed(config, out)
-    finally:
-        subprocess.run(["umount", "-l", str(out)], check=True)

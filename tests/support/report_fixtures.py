@@ -15,8 +15,18 @@ from typing import Any, TypeAlias
 import pytest
 from filelock import FileLock
 from screenshot import chromium
-from synthetic_quality import choose, replay, with_answers
-from synthetic_sweeps import CONFIGURATIONS, HOSTILE, UNUSUAL, failed_row, run_rows, story, write_sweep
+from synthetic_sweeps import (
+    CONFIGURATIONS,
+    HOSTILE,
+    UNUSUAL,
+    choose,
+    failed_row,
+    replay,
+    run_rows,
+    story,
+    with_answers,
+    write_sweep,
+)
 
 from reports import PageOptions, build_report
 

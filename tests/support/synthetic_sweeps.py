@@ -1,17 +1,26 @@
-"""Small synthetic sweeps, written with the project's own schemas."""
+"""Small synthetic sweeps and their study tables, written with the project's own schemas.
+
+`run_rows` makes one run, and `swept` a whole grid of them; a test says which columns differ.
+"""
 
 import json
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 
-from eexit.plan.configuration import COLUMNS, Configuration, EarlyExit, NoExit
+from eexit.method.rules import CONTROL, ExitHistogram
+from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, EarlyExit, NoExit
 from eexit.plan.hashes import checksum
 from eexit.results.checksums import checksum_of, encode_generations, encode_tokens
 from eexit.results.layout import FORMAT
+from eexit.results.store.folder import open_store
+from eexit.results.study_table import StudyTable
+from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, TIMINGS
 from eexit.results.tables import GENERATIONS, TOKENS
 
 Run = tuple[dict[str, Any], list[dict[str, Any]]]  # generations row, and token rows
@@ -27,7 +36,10 @@ CONFIGURATIONS: list[tuple[str, float | None]] = [("normal", None)] + [
     (mode, k) for mode in ("unfrozen", "frozen_residual") for k in (0.5, 1.0, 2.0)
 ]
 NORMAL_ALONE = CONFIGURATIONS[:1]  # its report has the fewest charts
-IDENTITY = COLUMNS
+KL_1 = EarlyExit("unfrozen", "kl", 1.0)
+PAIR: tuple[Configuration, ...] = (NoExit(), KL_1)
+JUDGE: Final = "judge-1"
+CHOSEN: Final = "unfrozen/confidence/0.9"
 UNUSUAL: dict[str, dict[str, Any]] = {
     "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
     "partial": {"n_prompts": 1, "n_runs": 21},
@@ -79,6 +91,30 @@ def run_rows(
     return generation | change, tokens
 
 
+def swept(
+    folder: Path,
+    grid: Sequence[Configuration] = PAIR,
+    n_prompts: int = 6,
+    seeds: Sequence[int] = (0,),
+    columns: Callable[[Configuration, int, int], Mapping[str, Any]] = lambda configuration, prompt, seed: {},
+    pieces: Callable[[Configuration, int, int], list[str]] = lambda *_: ["a", "b", "c", "d"],
+    of_token: Callable[[Configuration, Mapping[str, Any]], Mapping[str, Any]] = lambda configuration, token: {},
+    temperature: float | None = None,
+) -> Path:
+    """Write every run of a grid. `columns` and `pieces` are functions of configuration, prompt and seed.
+
+    `of_token` returns changed columns of a token row.
+    """
+    runs = []
+    for prompt, configuration, seed in product(range(n_prompts), grid, seeds):
+        its = configuration, prompt, seed
+        k = 1.0 if isinstance(configuration, EarlyExit) else None
+        asked = f"{prompt}", f"Question {prompt}?", configuration.mode if k else NORMAL, k, pieces(*its), seed
+        row, tokens = run_rows(*asked, of=configuration, **columns(*its))
+        runs.append((row, [{**token, **of_token(configuration, token)} for token in tokens]))
+    return write_runs(folder, runs, float(len(seeds) > 1) if temperature is None else temperature)
+
+
 def write_runs(folder: Path, runs: Iterable[Run], temperature: float = 0.0) -> Path:
     """Write a sweep of these runs; those that failed have no tokens."""
     generations, tokens = zip(*runs, strict=True)
@@ -105,7 +141,7 @@ def write_sweep(
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
     modes = list(dict.fromkeys(row["mode"] for row in generations))
     factors = sorted({row["kl_factor"] for row in generations} - {None})
-    configurations = {row["configuration"]: {name: row.get(name) for name in IDENTITY} for row in generations}
+    configurations = {row["configuration"]: {name: row.get(name) for name in COLUMNS} for row in generations}
     about = {
         "format": FORMAT,
         "configurations": [{"key": key, **columns} for key, columns in configurations.items()],
@@ -148,3 +184,168 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
     if k is None:
         return words
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
+
+
+PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
+BOTH: Final = ("unfrozen", "frozen_residual")
+
+
+def answers_grid(modes: Sequence[str]) -> list[Configuration]:
+    """Return `normal`, then each setting of two rules with its control."""
+    found: list[Configuration] = [NoExit()]
+    for mode, rule in product(modes, PARAMETERS):
+        for parameter in PARAMETERS[rule]:
+            followed = EarlyExit(mode, rule, parameter)
+            found += [followed, EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))]
+    return found
+
+
+def boldness(configuration: Configuration) -> float:
+    """Return how much the configuration exits early, from 0 to 1. A control has its configuration's boldness."""
+    key = str(configuration.columns["control_of"] or configuration.key)
+    return {"0.7": 0.8, "0.9": 0.3, "0.5": 0.6, "2": 0.2}.get(key.rpartition("/")[2], 0.0)
+
+
+def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,), modes: Sequence[str] = BOTH) -> Path:
+    """Write a sweep whose accuracy falls with boldness; controls are worse. Prompts 0 and 1 have no answer."""
+    draw, hard = np.random.default_rng(3), dict[int, float]()
+
+    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
+        bold = boldness(configuration)
+        worse = bold * (2.0 if configuration.columns["control_of"] else 1.0)
+        if prompt not in hard:
+            hard[prompt] = draw.uniform()
+        right = bool(hard[prompt] + 0.3 * worse + 0.1 * draw.uniform() < 0.8)
+        answers = {"answer": "42", "found_answer": "42" if right else "41", "correct": right} if prompt > 1 else {}
+        return answers | {
+            "mean_depth": 1 - 0.4 * bold, "exit_rate": bold, "disagreement": 0.25 * worse,
+            "lcs_share": 1 - 0.5 * worse, "perplexity": 3 + worse, "macs_full": 100.0, "macs_required": 100 - 40 * bold,
+            "macs_executed": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
+        }  # fmt: skip
+
+    return swept(folder, answers_grid(modes), n_prompts, seeds, columns)
+
+
+def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
+    """Write a sweep with given answers: a letter of `marks` per prompt, ✓ where the configuration is right.
+
+    `exits` are numbers of all runs but `normal`'s.
+    """
+
+    def word(configuration: Configuration, prompt: int) -> str:
+        return "42" if marks[configuration][prompt] == "✓" else "41"
+
+    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"answer": "42", "found_answer": word(configuration, prompt)}
+        found["correct"] = found["found_answer"] == "42"
+        costs = {"macs_full": 100.0, "macs_executed": 100.0} if exits else {}
+        return found | costs | ({} if configuration.mode == NORMAL else exits)
+
+    n_prompts = len(next(iter(marks.values())))
+    return swept(
+        folder,
+        [*marks],
+        n_prompts,
+        seeds,
+        columns,
+        lambda its, prompt, _: ["So", " it", " is", f" {word(its, prompt)}"],
+    )
+
+
+def with_kinds(folder: Path, kinds: Sequence[str | None]) -> Path:
+    """Give the prompts of a sweep these kinds; its tokens are greedy."""
+    about = json.loads((folder / "sweep.json").read_text())
+    about["config"]["temperature"] = 0.0
+    for prompt, kind in zip(about["config"]["prompts"], kinds, strict=True):
+        prompt["kind"] = kind
+    write_manifest(folder, about)
+    return folder
+
+
+def add(folder: Path, table: StudyTable, rows: Iterable[dict[str, Any]], call: int = 1) -> None:
+    """Write a file of a study table, like a call of the command."""
+    table.publish(open_store(folder), f"{call:032x}", [{"started": call} | row for row in rows])
+
+
+def timing_rows(
+    seconds: Mapping[Any, Sequence[float]],
+    call: int = 1,
+    batch: int = 1,
+    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {},
+    **change: Any,
+) -> list[dict[str, Any]]:
+    """Return timings with the seconds of each configuration (or `HFGenerate`) in each round, at one batch size."""
+    return [
+        {
+            "timing_id": f"{call:032x}", "started": call, **configuration.columns, "batch": batch, "round": number,
+            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
+            "versions": "", "model": "tiny", "dtype": "float32", **columns(configuration), **change,
+        }
+        for configuration, values in seconds.items() for number, value in enumerate(values, 1)
+    ]  # fmt: skip
+
+
+def add_timings(
+    folder: Path, seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1, **how: Any
+) -> None:
+    """Write such timings as a file of one call of the command."""
+    rows = timing_rows(seconds, call, batch, **how)
+    TIMINGS.publish(open_store(folder), f"{100 * call + batch:032x}", rows)
+
+
+def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:
+    """Add judgements of all runs of the sweep; the runs in `fails` have an error instead."""
+    identity = ["run_id", "prompt_id", "seed", *COLUMNS]
+    rows = []
+    for run in ds.dataset(folder / "generations").to_table(columns=[*identity, "disagreement"]).to_pylist():
+        score = 5 - round(10 * run.pop("disagreement"))
+        found = {"status": "ok", "coherence": score, "completeness": score, "clarity": 5, "no_repetition": 4}
+        if run["run_id"] in fails:
+            found = {"status": "error", "error": "it answered with nonsense"}
+        rows.append(run | {"judge": JUDGE, "rubric": "1", "text_hash": "0"} | found | change)
+    add(folder, JUDGEMENTS, rows, call)
+
+
+def replay(folder: Path, call: int = 1, factors: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0), **change: Any) -> None:
+    """Add replays of rule `kl` in both modes on the texts of `normal`."""
+    rows = []
+    for mode, k in product(BOTH, factors):
+        bold = 1 / (1 + k)
+        depth, differs = 1 - 0.4 * bold, 0.2 * bold
+        numbers = {
+            "replay_id": f"{call:032x}", "text_of": NORMAL, "prompts": 12, "texts": 12, "tokens": 36, "drawn": False,
+            "mean_depth": depth, "mean_depth_low": depth - 0.02, "mean_depth_high": depth + 0.01,
+            "expected_kl": 2 * differs, "expected_disagreement": differs, "expected_disagreement_low": differs - 0.01,
+            "expected_disagreement_high": differs + 0.01, "exit_distribution": [], "macs_full": 100.0,
+            "macs_required": 100 - 40 * bold, "model": "tiny",
+        }  # fmt: skip
+        rows.append(EarlyExit(mode, "kl", k).columns | numbers | change)
+    add(folder, REPLAYS, rows, call)
+
+
+def choose(
+    folder: Path, call: int = 1, chosen: str | None = CHOSEN, of_prompts: float | None = None, **change: Any
+) -> None:
+    """Add a selection for disagreement: a chosen setting, or none that can be certified.
+
+    `of_prompts` is the loss over single prompts where groups differ in size.
+    """
+    bold = "unfrozen/confidence/0.7"
+    tested = [
+        {"configuration": key, "mean_loss": mean, "n": 150, "p_value": p, "certified": chosen == key, "cost": cost,
+         "prompts_needed": None, "loss_of_prompts": of_prompts}
+        for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), (bold, 0.049, 0.4, 0.62))
+    ]  # fmt: skip
+    its = {
+        "configuration": chosen, "mean_loss": 0.021, "n": 150, "p_value": 0.004, "cost": 0.92,
+        "reporting_mean_loss": 0.03, "reporting_n": 50, "reporting_upper": 0.08, "reporting_p_value": 0.2,
+    }  # fmt: skip
+    row = {
+        "choice_id": f"{call:032x}", "status": "ok", "risk": "disagreement", "loss": "a loss", "max_risk": 0.05,
+        "confidence": 0.95, "question": 1, "planned": 1, "error": 0.05, "cost_by": "run",
+        "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
+        **(its if chosen else {}), "naive_configuration": bold, "naive_mean_loss": 0.049, "naive_n": 150,
+        "naive_p_value": 0.4, "naive_cost": 0.62, "naive_reporting_mean_loss": 0.06, "naive_reporting_n": 50,
+        "naive_reporting_upper": 0.12, "naive_reporting_p_value": 0.7,
+    }  # fmt: skip
+    add(folder, CHOICES, [row | change], call)

@@ -46,7 +46,7 @@ def test_defaults_are_the_documented_grid() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
-    """Flags and TOML are tested, with their messages, in `tests/cluster/console/test_job.py`."""
+    """Flags and TOML are tested, with their messages, in `tests/cluster/console/test_sweep_flags.py`."""
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **fields})
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from page_content import blob
+from chart_fields import blob
 from report_fixtures import Context, MakeSweep, Page, all_drawn
 from synthetic_sweeps import CONFIGURATIONS, NORMAL_ALONE, shard
 

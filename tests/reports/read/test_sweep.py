@@ -1,181 +1,91 @@
-"""Labels, tooltips, fading and order don't mislead the reader, and search finds what it should."""
+"""A sweep as a report reads it: the order of its configurations, equal runs of several seeds, and what is no sweep."""
 
-import re
-from collections.abc import Callable, Iterator
+import math
 from pathlib import Path
+from typing import Any
 
-import altair as alt
-import pandas as pd
 import pytest
-import vl_convert
-from report_fixtures import MakeSweep, Page, Visit, Walk
-from synthetic_sweeps import CONFIGURATIONS, run_rows, write_runs
+from report_fixtures import MakeSweep
+from synthetic_sweeps import FINAL, LAYERS, judge, run_rows, write_runs
 
-from eexit.plan.configuration import Configuration, EarlyExit, NoExit, short_name
-from reports import build_report
-from reports.sections.contrasts import PairedContrast, paired_chart
-from reports.shared.charts import LIGHT, specification
-from reports.shared.per_configuration import naming
-from reports.shared.styles import ChartStyle
-
-
-def configuration(mode: str, k: float | None) -> Configuration:
-    return NoExit(mode) if k is None else EarlyExit(mode, "kl", float(k))
+from eexit.plan.configuration import Configuration
+from eexit.results.layout import FORMAT
+from eexit.studies.assessment.verdict import FILE
+from reports.page.payload import payload
+from reports.read.sweep import NotASweepError, Sweep, read_sweep
+from reports.shared.paired import PairedRuns
+from reports.shared.per_configuration import per_configuration
 
 
-def svg_of(chart: alt.LayerChart, frame: pd.DataFrame, width: int) -> str:
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return vl_convert.vegalite_to_svg(
-        specification(chart) | {"datasets": {"rows": rows}, "config": LIGHT, "width": width}
-    )
+def test_configurations_and_prompts_keep_the_sweeps_order(several: Sweep, rules_grid: list[Configuration]) -> None:
+    assert [c.key for c in several.configurations] == [c.key for c in rules_grid]
+    assert [c.columns for c in several.configurations] == [c.columns for c in rules_grid]
+    assert list(several.prompts) == ["0", "1", "2", "3", "4", "5"]
+    assert several.layer_counts.shape == (len(several.generations), len([*LAYERS, FINAL]))
 
 
-# Positions of a canvas's points in the page, row by row: coloured pixels among coloured ones. Only marks are coloured;
-# paper, axes and texts are grey, and bars, which have no tooltips, are thinner.
-ON_POINTS = """canvas => {
-  const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const scale = canvas.getBoundingClientRect().width / width;
-  const isColoured = (x, y) => {
-    const [red, green, blue, alpha] = data.slice(4 * (y * width + x), 4 * (y * width + x) + 4);
-    return alpha > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) > 60;
-  };
-  const places = [];
-  for (let y = 2; y < canvas.height - 2; y += 2)
-    for (let x = 0; x < width; x += 2)
-      if ([-2, 0, 2].every((away) => isColoured(x, y + away))) places.push([x * scale, y * scale]);
-  return places;
-}"""
+def repeated(folder: Path, temperature: float) -> Path:
+    """Return six prompts and two seeds: runs of `normal` are the same for both, runs of `unfrozen/kl/1` are not."""
+    runs = []
+    for prompt, seed in ((prompt, seed) for prompt in range(6) for seed in (3, 4)):
+        for mode, k in (("normal", None), ("unfrozen", 1.0)):
+            change: dict[str, Any] = {"perplexity": 2.0, "exit_rate": 0.0} if k is None else {"perplexity": 2.0 + seed}
+            if (mode, prompt, seed) == ("normal", 5, 3):
+                change |= {"status": "error", "perplexity": None, "n_tokens": None}
+            pieces = ["one", " two", f" {mode} {seed if k else ''}"]
+            row, rows = run_rows(f"{prompt}", f"Question {prompt}?", mode, k, pieces, seed, **change)
+            runs.append((row, rows if row["status"] == "ok" else []))
+    return write_runs(folder, runs, temperature)
 
 
-def tooltips(page: Page, key: str) -> Iterator[str]:
-    """Return the tooltips of points, from the topmost on."""
-    page.locator(f"[data-chart={key}] .chart:has(canvas[aria-label])").wait_for()
-    canvas = page.locator(f"[data-chart={key}] canvas").first
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    for x, y in canvas.evaluate(ON_POINTS):
-        page.mouse.move(box["x"] + x, box["y"] + y)
-        if page.locator("#vg-tooltip-element.visible").count():
-            yield " ".join(page.locator("#vg-tooltip-element tr").all_inner_texts())
+def test_a_run_that_is_the_same_for_every_seed_counts_once_and_is_compared_with_each(tmp_path: Path) -> None:
+    folder = repeated(tmp_path / "s", 0.0)
+    judge(folder, fails=["0-normal-None-3", "0-normal-None-4"])
+    sweep = read_sweep(str(folder))
+    assert (sweep.n_landed, len(sweep.generations), len(sweep.failed)) == (24, 18, 0), "one seed did not fail"
+    normal = sweep.generations[sweep.generations["configuration"] == "normal"]
+    assert list(zip(normal["seed"], normal["every_seed"], strict=True)) == [(3, True)] * 5 + [(4, True)]
+    assert per_configuration(sweep)[["n", "n_seeds"]].values.tolist() == [[6, 1], [6, 2]]
+    (paired,) = PairedRuns.from_sweep(sweep).differences().to_dict("records")
+    assert (paired["n"], paired["n_seeds"]) == (6, 2)
+    assert paired["perplexity"] == pytest.approx(math.sqrt(5 * 6) / 2), "with both seeds of each prompt"
+    assert sweep.judges[0].errors == {"normal": 1}
+    data, packed = payload(sweep, "title")
+    assert data["counts"] | {"runs": 24, "different": 18, "failed": 0} == data["counts"]
+    assert dict(data["facts"])["Tokens"] == "54"
+    of_first = [(run["c"], run["seed"], run["every"]) for run in data["prompts"][0]["runs"]]
+    assert of_first == [(0, 3, True), (1, 3, False), (1, 4, False)]
+    assert sum(packed.n) == 54
 
 
-def test_tooltips_of_few_prompts_say_nothing_of_intervals(visit: Visit, unusual: Callable[[str], Path]) -> None:
-    page = visit("#/?open=all", path=unusual("one prompt"), viewport=(("width", 700), ("height", 900)))
-    for key in ("beside", "quality", "dose-exit_rate"):
-        page.mouse.move(0, 0)
-        page.locator("#vg-tooltip-element.visible").wait_for(state="detached")
-        said = next(tooltips(page, key))
-        assert "Configuration" in said
-        assert "null" not in said
-        assert "interval" not in said
+def test_sampled_runs_are_all_different(tmp_path: Path) -> None:
+    sweep = read_sweep(str(repeated(tmp_path / "s", 0.7)))
+    assert len(sweep.generations) == 24
+    assert not sweep.generations["every_seed"].any()
+    assert per_configuration(sweep)["n_seeds"].tolist() == [2, 2]
 
 
-def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(
-    visit: Visit, make_sweep: MakeSweep
-) -> None:
-    folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
-    page = visit(
-        "#/?open=all", path=build_report(str(folder), folder / "r.html"), viewport=(("width", 700), ("height", 900))
-    )
-    said = set(tooltips(page, "beside"))
-    few = {tooltip for tooltip in said if "too few prompts for an interval" in tooltip}
-    assert few
-    assert said - few, "of the other rows"
-    assert all(re.search(r"\[.+, .+\]", tooltip) for tooltip in said - few)
-    assert not any("null" in tooltip for tooltip in said)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no sweep.json"), ("{", "not JSON"), ('{"format": 99}', "format"),
+        (f'{{"format": {FORMAT}}}', "checksum"), ("no folder", "no such folder"),
+    ],
+)  # fmt: skip
+def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    folder = tmp_path / ("nowhere" if content == "no folder" else "")
+    if content and folder.exists():
+        (folder / "sweep.json").write_text(content)
+    with pytest.raises(NotASweepError, match=message) as error:
+        read_sweep(str(folder))
+    assert "\n" not in str(error.value)
 
 
-def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
-    configurations = [configuration(mode, k) for mode, k in CONFIGURATIONS]
-    keys, rows = [c.key for c in configurations], []
-    for i, known in enumerate(configurations[1:]):
-        few = i == 0  # the first has too few prompts for an interval
-        row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
-        ends = {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8}
-        rows.append(row | ends | {"order": i})
-    frame = pd.DataFrame(rows).astype({"perplexity_low": float})
-    difference = PairedContrast("perplexity", "", "", none=1.0)
-    svg = svg_of(paired_chart(frame, difference, "", ChartStyle.for_configurations(configurations)), frame, 500)
-    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>([UF]·kl [\d.]+)</text>", svg)
-    assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == [*map(short_name, keys[1:])]
-
-
-@pytest.mark.parametrize("measure", ["Perplexity", "Fidelity", "Disagreement"])
-def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(walk: Walk, measure: str) -> None:
-    page = walk(f"#/?quality.y={measure}")
-    figure = page.locator("[data-chart=quality]")
-    figure.locator("summary").click()
-    title = "Same as normal until" if measure == "Fidelity" else measure
-    column = figure.locator("thead th", has_text=title).bounding_box()
-    shown = figure.locator(".scroll").bounding_box()
-    assert column["x"] + column["width"] <= shown["x"] + shown["width"]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_layers_keep_their_colours_under_forced_colours(walk: Walk, scheme: str) -> None:
-    page = walk("#/p/0/unfrozen/kl/0.5/t/5", forced_colors="active", color_scheme=scheme)
-    colour = "e => getComputedStyle(e).backgroundColor"
-    assert page.locator(".t.r0").first.evaluate(colour) == "rgb(44, 79, 163)"
-    assert page.locator(".legend .swatch").nth(3).evaluate(colour) == "rgb(252, 199, 95)"
-    assert page.locator(".pane .bar.c1").first.evaluate(colour) == "rgb(91, 155, 208)"
-    text = "e => getComputedStyle(e).color"  # of an element without fill: the page's own
-    assert page.locator(".t.r5").first.evaluate(text) == page.locator("main p").first.evaluate(text)
-
-
-def test_a_newlines_layer_number_stays_on_its_line(visit: Visit, tmp_path: Path) -> None:
-    run = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "four"])
-    page = visit(
-        "#/p/0/unfrozen/kl/0.5", path=build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html")
-    )
-    top = "e => e.getClientRects()[e.getClientRects().length - 1].top"
-    without = [token.evaluate(top) for token in page.locator(".t").all()]
-    page.get_by_role("button", name="Layer numbers").click()
-    lines = [token.evaluate(top) for token in page.locator(".t").all()]
-    assert lines[0] == lines[1] < lines[2]
-    assert len(set(lines)) == len(set(without))
-    assert page.locator(".tokens").inner_text().split("\n")[0].startswith("one↵")
-    assert "".join(page.locator(".tokens").evaluate("e => e.textContent").split("↵")) == "one\ntwo three\n\nfour"
-
-
-def test_search_finds_every_place_of_a_text(walk: Walk) -> None:
-    page = walk("#/s/cat")
-    hits = page.locator(".hits li")
-    normal = [text for text in hits.all_inner_texts() if text.startswith("normal on prompt 0,")]
-    assert [re.findall(r"token (\d+)", text)[0] for text in normal] == ["2", "10", "18"]
-    assert re.search(r"\d+ places in \d+ of 42 generated texts", page.locator("main").inner_text())
-
-
-def test_search_finds_prompts_and_whole_words(walk: Walk) -> None:
-    page = walk("#/s/question%203")
-    assert "Prompt 3 itself" in page.locator(".hits").inner_text()
-    page.locator(".hits a").first.click()
-    page.get_by_role("heading", name="Prompt 3").wait_for()
-    page = walk("#/s/ca")
-    assert page.locator(".hits li").count() > 10
-    page.get_by_label("Whole words").check()
-    page.locator('body[data-ready="#/w/ca"]').wait_for()
-    assert page.locator(".hits li").count() == 0
-    page.get_by_label("Search texts and prompts").fill("cat")
-    page.keyboard.press("Enter")
-    page.locator('body[data-ready="#/w/cat"]').wait_for()
-    assert page.locator(".hits li").count() > 10
-
-
-@pytest.mark.parametrize("query", ["mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"])
-def test_search_takes_words_as_they_are(walk: Walk, query: str) -> None:
-    page = walk(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
-    marked = page.locator(".hits mark").all_inner_texts()
-    assert {text.lower() for text in marked} <= {query.lower()}
-    assert bool(marked) == (query not in ("(", "\\", "[a-z]"))
-
-
-def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> None:
-    run = run_rows("0", "?", "unfrozen", 1.0, [" the"] * 450)
-    page = visit("#/s/the", path=build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html"))
-    assert "450 places in 1 of 1 generated text" in page.locator("main").inner_text()
-    shown = page.locator(".hits li")
-    assert shown.count() == 200
-    page.get_by_role("button", name="Show 200 more").click()
-    page.get_by_role("button", name="Show 200 more").click()
-    assert shown.count() == 450
-    assert not page.get_by_role("button", name="Show 200 more").is_visible()
+@pytest.mark.parametrize(("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "why")])
+def test_a_verdict_that_can_not_be_read_is_named_and_left_out(make_sweep: MakeSweep, content: str, why: str) -> None:
+    folder = make_sweep(1, [("normal", None)])
+    (folder / FILE).write_text(content)
+    sweep = read_sweep(str(folder))
+    assert sweep.verdict is None
+    (line,) = sweep.left_out
+    assert f"{FILE} is no verdict of format 5 ({why}" in line

@@ -1,12 +1,10 @@
 """Effects of settings on each kind of prompt: which kind has the losses, and the section's chart."""
 
-import json
 from pathlib import Path
 
 import pytest
 from chart_fields import missing_fields
-from synthetic_quality import graded
-from synthetic_sweeps import write_manifest
+from synthetic_sweeps import graded, with_kinds
 
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from reports.read.sweep import read_sweep
@@ -19,12 +17,7 @@ DRAWN = EarlyExit("skip", "predicted_kl", 1.0)  # its runs differ between seeds,
 def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
     """Return a sweep of two seeds, in which the setting loses the sums."""
     marks: dict[Configuration, str] = {NoExit(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
-    about = json.loads((graded(folder, marks, seeds=(0, 1)) / "sweep.json").read_text())
-    about["config"]["temperature"] = 0.0
-    for prompt, kind in zip(about["config"]["prompts"], kinds, strict=True):
-        prompt["kind"] = kind
-    write_manifest(folder, about)
-    return folder
+    return with_kinds(graded(folder, marks, seeds=(0, 1)), kinds)
 
 
 def test_a_chart_has_each_measure_with_a_menu_of_settings_beside_full_depth(tmp_path: Path) -> None:

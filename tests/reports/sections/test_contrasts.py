@@ -1,19 +1,33 @@
 """Comparisons: pairs of configurations, averages over pairs, and settings with mixes of others."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_quality import with_answers
+import vl_convert
+from synthetic_sweeps import BOTH, with_answers
 
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit, short_name
 from eexit.quality.estimates import ValueKind, estimate_columns
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.contrasts import CONTROL, EQUAL_LAYERS, EQUAL_QUALITY, averages, beside_mixes, pairs
+from reports.sections.contrasts import (
+    CONTROL,
+    EQUAL_LAYERS,
+    EQUAL_QUALITY,
+    PairedContrast,
+    averages,
+    beside_mixes,
+    paired_chart,
+    pairs,
+)
+from reports.shared.charts import LIGHT, specification
 from reports.shared.measures import CORRECT, DISAGREEMENT, RUN, SKIPPED
 from reports.shared.paired import PairedRuns
-from reports.shared.per_configuration import per_configuration
+from reports.shared.per_configuration import naming, per_configuration
+from reports.shared.styles import ChartStyle
 
 BASE, OTHER = "unfrozen/confidence", "unfrozen/kl"
 
@@ -112,3 +126,39 @@ def test_nothing_is_compared_where_nothing_ran(tmp_path: Path) -> None:
     sweep = read_sweep(str(with_answers(tmp_path / "s", 2, modes=())))
     assert pairs(PairedRuns.from_sweep(sweep)).empty
     assert beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep)).empty
+
+
+def test_differences_are_told_in_points_from_zero() -> None:
+    rows = pd.DataFrame(
+        [naming(EarlyExit("unfrozen", "confidence", 0.9)) | {"correct": 0.04, "correct_n": 6, "order": 0}]
+    ).assign(correct_low=0.02, correct_high=0.06)
+    looks = ChartStyle.for_configurations([EarlyExit("unfrozen", "confidence", 0.9)])
+    chart = paired_chart(rows, PairedContrast("correct", "Right answers", "Right answers, in points"), "", looks)
+    spec = specification(chart) | {
+        "datasets": {"rows": rows.to_dict("records")},
+        "width": 600,
+        "params": [{"name": "picked", "value": ""}],
+    }
+    labels = re.findall(r">([+−\-]?[\d.]+%?)</text>", vl_convert.vegalite_to_svg(spec))
+    assert "0" in labels
+    assert {"+2", "+4"} <= set(labels)
+
+
+def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail() -> None:
+    configurations: list[Configuration] = [
+        NoExit(),
+        *(EarlyExit(mode, "kl", k) for mode in BOTH for k in (0.5, 1.0, 2.0)),
+    ]
+    keys, rows = [c.key for c in configurations], []
+    for i, known in enumerate(configurations[1:]):
+        few = i == 0  # the first has too few prompts for an interval
+        row = naming(known) | {"perplexity": 1.5, "perplexity_n": 3 if few else 6}
+        ends = {"perplexity_low": None if few else 1.2, "perplexity_high": None if few else 1.8}
+        rows.append(row | ends | {"order": i})
+    frame = pd.DataFrame(rows).astype({"perplexity_low": float})
+    difference = PairedContrast("perplexity", "", "", none=1.0)
+    spec = specification(paired_chart(frame, difference, "", ChartStyle.for_configurations(configurations)))
+    known_rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": known_rows}, "config": LIGHT, "width": 500})
+    labels = re.findall(r"translate\([\d.-]+,([\d.-]+)\)[^>]*>([UF]·kl [\d.]+)</text>", svg)
+    assert [name for _, name in sorted(labels, key=lambda label: float(label[0]))] == [*map(short_name, keys[1:])]

@@ -1,8 +1,7 @@
 """The section on drafts: acceptance, speed, and whether any draft beats plain decoding."""
 
-import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,12 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_fixtures import Visit, all_drawn, ink_of
-from synthetic_sweeps import run_rows, shard, write_manifest, write_shard, write_sweep
+from synthetic_sweeps import add_timings, shard, swept, write_shard
 
-from eexit.plan.configuration import GENERATE, Draft, EarlyExit, HFGenerate
+from eexit.plan.configuration import Configuration, Draft, EarlyExit, HFGenerate, NoExit
 from eexit.quality.estimates import estimate_ratios
-from eexit.results.store.folder import open_store
-from eexit.results.study_tables import TIMINGS
 from eexit.results.tables import GENERATIONS
 from reports.page.build import render
 from reports.page.payload import payload
@@ -27,8 +24,8 @@ from reports.sections.drafts import DraftTable, draft_section, drafted
 
 PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, 20)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
-FIXED = EarlyExit("unfrozen", "fixed", 10.0).columns
-NORMAL, EARLY, ONLINE = "normal", "generate/10", "unfrozen/fixed/10"
+FIXED = EarlyExit("unfrozen", "fixed", 10.0)
+NORMAL, GENERATE, EARLY = NoExit(), HFGenerate(), HFGenerate(10)
 
 
 def counts(draft: Draft, prompt: int) -> dict[str, float]:
@@ -44,38 +41,25 @@ def counts(draft: Draft, prompt: int) -> dict[str, float]:
 
 def drafting(folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequence[Draft] = PAIRS) -> Path:
     """Return `normal`, an online rule if there are `exits`, and the drafts, the last of which come first."""
-    generations, tokens = [], []
-    for prompt in range(n_prompts):
+
+    def columns(its: Configuration, prompt: int, seed: int) -> dict[str, Any]:
+        if isinstance(its, Draft):
+            return counts(its, prompt)
         full = {"macs_full": 100.0, "macs_required": 100.0, "macs_executed": 100.0}
-        runs: list[tuple[str, float | None, dict[str, Any]]] = [("normal", None, full)]
-        runs += [("unfrozen", 2.0, FIXED | full | {"macs_required": 50.0, "macs_executed": 80.0})] if exits else []
-        runs += [("normal", None, draft.columns | counts(draft, prompt)) for draft in reversed(pairs)]
-        for mode, k, columns in runs:
-            row, rows = run_rows(str(prompt), f"Question {prompt}?", mode, k, ["a", "b", "c", "d"])
-            run_id = f"{prompt}-{columns.get('configuration', mode)}"
-            generations.append(row | columns | {"run_id": run_id})
-            named = {name: value for name, value in columns.items() if name in FIXED}
-            drafts = columns.get("mode") == "draft"  # full depth agrees with every other token
-            tokens += [
-                token | named | {"run_id": run_id, "drafted": drafts and token["position"] % 2 == 1} for token in rows
-            ]
-    return write_sweep(folder, generations, tokens)
+        return full | ({"macs_required": 50.0, "macs_executed": 80.0} if its == FIXED else {})
+
+    def of_token(its: Configuration, token: Mapping[str, Any]) -> dict[str, Any]:
+        return {"drafted": isinstance(its, Draft) and token["position"] % 2 == 1}
+
+    grid: list[Configuration] = [NoExit(), *([FIXED] if exits else []), *reversed(pairs)]
+    return swept(folder, grid, n_prompts, columns=columns, of_token=of_token)
 
 
-def time(folder: Path, seconds: dict[str, Sequence[float]], batch: int = 1, call: int = 1) -> None:
-    """Write the seconds of each configuration in each round of one call of `eexit timings`."""
-    rows = [
-        {
-            "timing_id": f"{call}" * 32, "started": 1, "configuration": key, "batch": batch, "round": number + 1,
-            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
-            "versions": "", "model": "tiny", "dtype": "float32",
-        }
-        | ({"drafted": 10, "accepted": 5} if "draft" in key else {})
-        for key, values in seconds.items()
-        for number, value in enumerate(values)
-    ]  # fmt: skip
-    (folder / "timings").mkdir(exist_ok=True)
-    TIMINGS.publish(open_store(folder), f"{call:016x}{batch:016x}", rows)
+def time(folder: Path, seconds: Mapping[Any, Sequence[float]], batch: int = 1, call: int = 1) -> None:
+    def columns(its: Configuration | HFGenerate) -> dict[str, int]:
+        return {"drafted": 10, "accepted": 5} if isinstance(its, Draft) else {}
+
+    add_timings(folder, seconds, call, batch, columns=columns)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +71,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def timed(bare: Path, tmp_path: Path) -> Callable[..., Sweep]:
     """Return timed(seconds) → the sweep with these seconds at batch size 1, in each round."""
 
-    def timed(seconds: dict[str, float], rounds: int = 6, batches: Sequence[int] = (1,), calls: int = 1) -> Sweep:
+    def timed(seconds: Mapping[Any, float], rounds: int = 6, batches: Sequence[int] = (1,), calls: int = 1) -> Sweep:
         folder = tmp_path / "s"
         shutil.copytree(bare, folder)
         slow = np.linspace(1.0, 2.0, rounds)  # rounds differ: only the same round may be compared
@@ -112,16 +96,8 @@ def test_drafts_are_read_and_put_in_order(bare: Path) -> None:
     assert (known(sweep).layers, known(sweep).lengths) == ([10, 20], ["2", "10", "20"])
 
 
-def test_without_sweep_json_the_rows_say_which_drafts_there_are(bare: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    shutil.copytree(bare, folder)
-    about = json.loads((folder / "sweep.json").read_text())
-    write_manifest(folder, about | {"configurations": []})
-    assert [c.key for c in read_sweep(str(folder)).configurations if isinstance(c, Draft)] == KEYS
-
-
 def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
-    sweep = timed({NORMAL: 1.0, GENERATE: 1.2, ONLINE: 0.9, **dict.fromkeys(KEYS, 1.1)})
+    sweep = timed({NORMAL: 1.0, GENERATE: 1.2, FIXED: 0.9, **dict.fromkeys(PAIRS, 1.1)})
     data, _ = payload(sweep, "")
     charts = {chart["key"]: chart for chart in [data["trade"], *data["charts"]]}
     assert {"quality", "mix", "depth"} <= charts.keys()
@@ -132,7 +108,7 @@ def test_no_draft_is_told_of_as_an_exit(timed: Callable[..., Sweep]) -> None:
 
 def test_a_sweep_of_drafts_alone_says_nothing_of_exits(tmp_path: Path) -> None:
     folder = drafting(tmp_path / "s", n_prompts=1, exits=False)
-    time(folder, {NORMAL: [1.0], GENERATE: [1.0], KEYS[0]: [1.0]})
+    time(folder, {NORMAL: [1.0], GENERATE: [1.0], PAIRS[0]: [1.0]})
     data, _ = payload(read_sweep(str(folder)), "")
     assert data["charts"] == []
     assert data["drafts"]["charts"]
@@ -179,10 +155,10 @@ def test_without_timings_the_speed_up_is_called_expected(bare: Path) -> None:
 
 def test_a_generate_that_looks_drafts_up_stands_beside_those_of_layers(tmp_path: Path) -> None:
     folder = drafting(tmp_path / "s", pairs=PAIRS[:1])
-    key, looks_up = PAIRS[0].key, HFGenerate(variant="lookup").key
-    time(folder, {NORMAL: [1.0] * 6, looks_up: [0.8] * 6, EARLY: [0.9] * 6, key: [0.5] * 6})
+    looks_up = HFGenerate(variant="lookup")
+    time(folder, {NORMAL: [1.0] * 6, looks_up: [0.8] * 6, EARLY: [0.9] * 6, PAIRS[0]: [0.5] * 6})
     drafts = known(read_sweep(str(folder)))
-    assert drafts.rows["configuration"].tolist() == [key, NORMAL, EARLY, looks_up]
+    assert drafts.rows["configuration"].tolist() == [its.key for its in (PAIRS[0], NORMAL, EARLY, looks_up)]
 
 
 def test_texts_that_are_not_those_of_normal_are_counted(bare: Path) -> None:
@@ -198,7 +174,7 @@ def test_texts_that_are_not_those_of_normal_are_counted(bare: Path) -> None:
 def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
     timed: Callable[..., Sweep], visit: Visit, tmp_path: Path
 ) -> None:
-    seconds = {NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(KEYS, 1.1), ONLINE: 1.0}
+    seconds: dict[Any, float] = {NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(PAIRS, 1.1), FIXED: 1.0}
     report = tmp_path / "r.html"
     report.write_text(render(timed(seconds, batches=(1, 8), calls=2), ""), encoding="utf-8")
     page = visit("#/", report)
@@ -209,7 +185,7 @@ def test_the_section_is_drawn_by_batch_size_beside_plain_decoding(
         assert ink_of(all_drawn(page.locator(f'[data-chart="draft-{key}"]')).locator(".chart")) > 50, key
     page.locator('[data-chart="draft-speed"] select').select_option(label="batch 8")
     names = page.locator(".figures > .tabled tbody th").all_inner_texts()
-    assert names == [*KEYS, NORMAL, HFGenerate().key, EARLY]
+    assert names == [*KEYS, NORMAL.key, GENERATE.key, EARLY.key]
     cells = page.locator(".figures > .tabled tbody tr").last.locator("td").all_inner_texts()
     assert cells[4] == "1.25 [1.25, 1.25]"
     assert cells[0] == "–"

@@ -1,5 +1,6 @@
 """The section on learned exits: the cards in sweep.json as one chart with its table."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,7 @@ from typing import Any
 import pytest
 from chart_fields import missing_fields
 from report_fixtures import MakeSweep, Visit, Walk, all_drawn, ink_of
-from synthetic_cards import LENS, LINEAR, THRESHOLDS, card, gate, linear, with_cards
-from synthetic_sweeps import LAYERS
+from synthetic_sweeps import FINAL, LAYERS, write_manifest
 
 from reports.page.build import render
 from reports.page.run_info import facts
@@ -17,6 +17,48 @@ from reports.read.sweep import Sweep, read_sweep
 from reports.sections.learned_exits import learned_section
 
 Used = Callable[..., Sweep]
+DIGESTS = {"readout": "1" * 64, "gate": "2" * 64, "adapter": "3" * 64}
+PLACES = {"readout": "exits/linear", "gate": "exits/gate", "adapter": "exits/student"}
+LENS = {5: 0.040, 10: 0.068, 15: 0.111, 20: 0.267, 25: 0.455}
+LINEAR = {5: 0.287, 10: 0.309, 15: 0.345, 20: 0.481, 25: 0.716}
+THRESHOLDS = (0.1, 0.5)
+
+
+def card(what: str, *holds: str, **change: Any) -> dict[str, Any]:
+    """Return an artefact's card, as in the sweep.json of a sweep that uses it."""
+    about = {
+        "format": 2, "what": what, "holds": list(holds), "layers": LAYERS, "readout": "lens", "adapter": None,
+        "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "n_layers": FINAL + 1, "dtype": "float32"},
+        "data": {"sweep": "results/texts", "n_prompts": 72, "n_tokens": 9294, "n_held_out_prompts": 18,
+                 "n_held_out_tokens": 2411},
+        "settings": {"what": what, "layers": LAYERS}, "table": [],
+        "versions": {"torch": "2.9.0", "eexit": "0.1.0"}, "made": "2026-01-02T03:04:05+00:00", "seconds": 92.5,
+        "files": {"weights.safetensors": "0" * 64}, "checksum": "",
+    }  # fmt: skip
+    return about | change
+
+
+def row(layer: int, series: str, **shares: float | None) -> dict[str, Any]:
+    absent = dict.fromkeys(("at", "taken", "kept", "agreement"))
+    return {"layer": layer, "series": series, "n": 1990, **absent, **shares}
+
+
+def linear() -> dict[str, Any]:
+    """Return the card of a readout that is better than the lens at every layer."""
+    both = (("lens", LENS), ("linear", LINEAR))
+    table = [row(layer, name, agreement=share) for name, shares in both for layer, share in shares.items()]
+    return card("linear", "readout", table=table)
+
+
+def gate() -> dict[str, Any]:
+    """Return the card of a gate that keeps fewer exits with a higher threshold, and none at the first layer."""
+    name = "confidence/0.97"
+    table = [
+        row(layer, name, at=at, taken=0.4 - at / 2, kept=1 - at if layer > 5 else None)
+        for layer in LAYERS
+        for at in THRESHOLDS
+    ]
+    return card("gate", "gate", table=table, settings={"rules": [name]})
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +73,10 @@ def used(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Used:
     def used(**cards: dict[str, Any]) -> Sweep:
         folder = tmp_path_factory.mktemp("learned") / "s"
         shutil.copytree(bare, folder)
-        return read_sweep(str(with_cards(folder, **cards)))
+        about = json.loads((folder / "sweep.json").read_text())
+        about["config"] |= {role: PLACES[role] for role in cards} | {"digests": {role: DIGESTS[role] for role in cards}}
+        write_manifest(folder, about | {"learned": cards})
+        return read_sweep(str(folder))
 
     return used
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
+from chart_fields import content_of
 from commands import here
 from landed_sweep import land_all, land_rows
-from page_content import content_of
 from report_fixtures import Visit
 from scripted import sweep_of
 

@@ -1,13 +1,13 @@
 """Measured times, and what steps of fewer rows and layers allow."""
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report_fixtures import Visit
-from synthetic_quality import add, with_answers
-from synthetic_sweeps import FINAL, LAYERS
+from synthetic_sweeps import FINAL, LAYERS, add, timing_rows, with_answers
 
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.results.study_tables import TIMINGS
@@ -22,19 +22,12 @@ SETTING = EarlyExit("unfrozen", "confidence", 0.7)
 
 def time(folder: Path, steps: bool) -> None:
     """Write three rounds at one and eight rows: a layer takes 1 ms in both, and the setting saves a fifth."""
-    given = [EarlyExit("unfrozen", "fixed", float(layer)) for layer in LAYERS] if steps else []
-    of_layers: dict[Configuration, float] = {each: LAYERS[at] + 1.0 for at, each in enumerate(given)}
-    seconds: dict[Configuration, float] = {NoExit(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1), **of_layers}
-    rows: list[dict[str, Any]] = [
-        {
-            **configuration.columns, "timing_id": f"{1:032x}", "batch": batch, "round": round_number, "prompts": 2,
-            "prompt_ids": ["0", "1"], "tokens": 1000 * batch, "seconds": took, "macs_full": 100.0, "macs_required":
-            80.0, "macs_executed": 90.0, "device": "cpu", "machine": "A CPU", "threads": 2, "versions": "", "model":
-            "tiny", "dtype": "float32",
-        }
-        for configuration, took in seconds.items() for batch in (1, 8) for round_number in (1, 2, 3)
-    ]  # fmt: skip
-    add(folder, TIMINGS, rows)
+    seconds: dict[Configuration, float] = {NoExit(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1)}
+    seconds |= {EarlyExit("unfrozen", "fixed", float(layer)): layer + 1.0 for layer in LAYERS if steps}
+    costs: dict[str, Any] = {"macs_full": 100.0, "macs_required": 80.0, "macs_executed": 90.0, "prompt_ids": ["0", "1"]}
+    rounds = {its: [took] * 3 for its, took in seconds.items()}
+    both = [timing_rows(rounds, batch=batch, tokens=1000 * batch, **costs) for batch in (1, 8)]
+    add(folder, TIMINGS, chain(*both))
 
 
 @pytest.mark.parametrize("steps", [True, False])
@@ -53,7 +46,7 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     assert "20.0%" in section.locator("tbody tr", has_text=SETTING.key).inner_text()
     if not steps:
         assert all(math.isnan(share) for share in allowed)
-        assert "eexit timings RESULTS --steps does that" in section.inner_text()
+        assert "jobs/timings.py RESULTS --steps does that" in section.inner_text()
         return
     shares = exit_shares(sweep)[SETTING.key]
     alone = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (FINAL + 1)

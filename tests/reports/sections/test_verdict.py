@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chart_fields import quality_in
 from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
-from synthetic_quality import CHOSEN, choose, quality_in, with_answers
+from synthetic_sweeps import CHOSEN
 
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.studies.assessment.verdict import FILE, Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
 from reports import build_report
-from reports.read.sweep import read_sweep
-from reports.sections.selected_setting import settings_section
 from reports.sections.verdict import verdict
 
 
@@ -49,11 +48,6 @@ GIVEN = Verdict(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_answers(tmp_path_factory.mktemp("verdict") / "s", 12, modes=("unfrozen",))
-
-
 def given(sweep: Path, folder: Path, **changed: Any) -> Path:
     """Return the report of a copy of a sweep with a verdict."""
     shutil.copytree(sweep, folder)
@@ -65,8 +59,8 @@ def weights(page: Page) -> list[str]:
     return [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()]
 
 
-def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: Visit) -> None:
-    page = visit("#/", path=given(answered, tmp_path / "s"))
+def test_an_assessment_speaks_for_itself(one_mode: Path, tmp_path: Path, visit: Visit) -> None:
+    page = visit("#/", path=given(one_mode, tmp_path / "s"))
     card = page.locator(".verdict")
     first, answer, *_ = filter(None, card.inner_text().splitlines())
     assert first == GIVEN.where
@@ -85,8 +79,8 @@ def test_an_assessment_speaks_for_itself(answered: Path, tmp_path: Path, visit: 
     page.get_by_role("heading", name=f"{CHOSEN} on every prompt").wait_for()
 
 
-def test_a_gain_has_a_bar_from_nothing_on(answered: Path, tmp_path: Path, visit: Visit) -> None:
-    page = visit("#/", path=given(answered, tmp_path / "s"))
+def test_a_gain_has_a_bar_from_nothing_on(one_mode: Path, tmp_path: Path, visit: Visit) -> None:
+    page = visit("#/", path=given(one_mode, tmp_path / "s"))
     assert weights(page) == [
         "mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)",
         "deciding not measured",
@@ -124,20 +118,8 @@ def test_a_verdict_without_cells_has_no_table_of_them() -> None:
     assert (said.cells, said.weights, said.tables, said.about) == ([], [], [], None)
 
 
-@pytest.mark.parametrize(("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "why")])
-def test_a_verdict_that_can_not_be_read_is_named_and_left_out(
-    make_sweep: MakeSweep, tmp_path: Path, content: str, why: str
-) -> None:
-    folder = shutil.copytree(make_sweep(1), tmp_path / "s")
-    (folder / FILE).write_text(content)
-    sweep = read_sweep(str(folder))
-    assert sweep.verdict is None
-    (line,) = sweep.left_out
-    assert f"{FILE} is no verdict of format 5 ({why}" in line
-
-
-def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(answered: Path) -> None:
-    found = quality_in(answered)
+def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(one_mode: Path) -> None:
+    found = quality_in(one_mode)
     normal = found.rows[found.rows["configuration"] == "normal"].to_dict("records")[0]
     n_right = round(normal["correct"] * normal["correct_n"])
     all_lost = replace(found, rows=found.rows.assign(correct_lost=float(n_right)))
@@ -147,8 +129,8 @@ def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(answered: P
     assert said.setting is None
 
 
-def test_without_one_the_settings_are_held_against_full_depth(answered: Path) -> None:
-    found = quality_in(answered)
+def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) -> None:
+    found = quality_in(one_mode)
     said = verdict(None, found)
     assert said
     assert said.pays is False
@@ -174,45 +156,6 @@ def test_without_one_the_settings_are_held_against_full_depth(answered: Path) ->
     assert dear.headline == "The best safe setting costs 0.5% more multiply-adds (0.5 to 0.6)"
 
 
-def test_which_setting_is_a_table_from_the_strictest_bound_on(answered: Path, tmp_path: Path) -> None:
-    section = settings_section(quality_in(answered))
-    assert section
-    assert section["about"].startswith("Nothing is certified; from the best on")
-    assert [row["kept"] for row in section["table"]["rows"]] == ["not shown"] * 2
-    assert [column["key"] for column in section["table"]["columns"]][3:] == ["run", "layers_skipped"]
-    folder = tmp_path / "s"
-    shutil.copytree(answered, folder)
-    choose(folder)
-    choose(folder, 2, None, max_risk=0.01)
-    choose(folder, 3, max_risk=0.2, runs="of fewer prompts")
-    section = settings_section(quality_in(folder))
-    assert section
-    none, one, before = section["table"]["rows"]
-    assert before["promise"] == "disagreement ≤ 20%, with 95%, before the sweep grew"
-    assert (none["promise"], none["configuration"]) == ("disagreement ≤ 1%, with 95%", None)
-    assert (one["promise"], one["configuration"]) == ("disagreement ≤ 5%, with 95%", CHOSEN)
-    assert one["held_out"] == "3%, at most 8% (n = 50)"
-    said = verdict(None, quality_in(folder))
-    assert said
-    assert said.sentences[3] == (
-        f"Certified: {CHOSEN}, at 92% of full depth. With 95% confidence, over prompts like these, the mean share of "
-        "tokens unlike full depth's is at most 5%. n = 150, mean 2.1%, p = 0.004."
-    )
-
-
-def test_a_certificate_of_groups_of_unequal_size_says_so_and_both_losses(answered: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    shutil.copytree(answered, folder)
-    choose(folder, of_prompts=0.054)
-    section, said = settings_section(quality_in(folder)), verdict(None, quality_in(folder))
-    assert section
-    assert said
-    assert [row["loss_of_prompts"] for row in section["table"]["rows"]] == [0.054]
-    assert "Of single prompts of groups" in [column["label"] for column in section["table"]["columns"]]
-    assert "averaged over groups of prompts that count once each, is at most 5%" in said.sentences[3]
-    assert said.sentences[3].endswith("the mean is 5.4%, for which nothing is certified.")
-
-
 def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_show(make_sweep: MakeSweep) -> None:
     said = verdict(None, quality_in(make_sweep(6)))
     assert said
@@ -222,12 +165,3 @@ def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_s
     assert said.setting.startswith(("unfrozen/kl/", "frozen_residual/kl/"))
     assert "--rules" in said.sentences[-1]
     assert verdict(None, quality_in(make_sweep(6, [("normal", None)]))) is None
-
-
-def test_failures_have_their_reason(make_sweep: MakeSweep, tmp_path: Path, visit: Visit) -> None:
-    folder = make_sweep(3, fail=lambda prompt, mode, k: (prompt, k) == (1, 2.0))
-    page = visit("#/", path=build_report(str(folder), tmp_path / "r.html"))
-    failed = page.locator(".origin .bad")
-    assert failed.inner_text().startswith("2 failed: CUDA out of memory")
-    failed.click()
-    page.get_by_role("heading", name="Failed runs").wait_for()

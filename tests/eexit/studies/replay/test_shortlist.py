@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_quality import add
-from synthetic_sweeps import run_rows, write_runs
+from synthetic_sweeps import add, run_rows, write_runs
 
 from eexit.errors import UsageError
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, NoExit

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 from byte_model import save_byte_model
 
-SCRIPT = Path(__file__).parents[2] / "jobs" / "bench"
+SCRIPT = Path(__file__).parents[3] / "jobs" / "bench"
 
 
 def main(*arguments: object) -> int:

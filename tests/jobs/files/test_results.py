@@ -10,7 +10,7 @@ import pytest
 from byte_model import save_byte_model
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[2] / "jobs" / "files" / "results.ipynb"
+NOTEBOOK = Path(__file__).parents[3] / "jobs" / "files" / "results.ipynb"
 DEFAULT = "smollm2-135m"
 
 

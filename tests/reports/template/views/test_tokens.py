@@ -7,8 +7,10 @@ import pytest
 from report_fixtures import Visit, Walk, all_drawn
 from synthetic_sweeps import run_rows, write_runs
 
+from eexit.method.rules import RULES
 from eexit.plan.configuration import EarlyExit
 from reports.page.build import build_report
+from reports.read.sweep import Sweep
 
 PHONE = (("width", 360), ("height", 740))
 THRESHOLD = EarlyExit("unfrozen", "confidence", 0.97)
@@ -160,3 +162,22 @@ def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(w
         page = walk(route, path=path, viewport=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") == 360, route
         assert "false" not in page.locator("main").inner_text()
+
+
+def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several_report: Path, several: Sweep) -> None:
+    key = "unfrozen/agree"
+    page = walk(f"#/p/0/{key}/t/3", path=several_report)
+    table = page.locator(".pane table")
+    heads = table.locator("thead th").all_inner_texts()
+    column = heads.index(f"Rule saw: {RULES['agree'].sees}")
+    stored = several.tokens.to_table(columns=["run_id", "position", "exit_score"]).to_pandas()
+    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "exit_score"]
+    cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
+    assert cells == [*(f"{value:g}" for value in saw), "–"]
+    assert "What the rule saw is the teacher's" in table.locator("caption").inner_text()
+    page.goto(several_report.as_uri() + "#/p/0/unfrozen/kl/1/t/3")
+    page.get_by_text("The rule decides by the KL.").wait_for()
+    assert "Rule saw" not in page.locator(".pane").inner_text()
+    page.goto(several_report.as_uri() + "#/p/0/unfrozen/fixed/10/t/3")
+    page.get_by_role("heading", name="unfrozen/fixed/10 on prompt 0").wait_for()
+    assert "Rule saw" not in page.locator(".pane").inner_text()

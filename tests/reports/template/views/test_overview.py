@@ -39,6 +39,8 @@ def test_it_is_short_and_its_contents_stay_in_sight_and_lead_to_its_sections(
         "Does early exit pay here?", "Quality against cost", "Which setting may I use?", "Time", "Side by side",
         "Runs", "Where tokens exit", "Everything else",
     ]  # fmt: skip
+    verdict, strip = (page.locator(each).bounding_box() for each in (".verdict", ".strip"))
+    assert verdict["y"] + verdict["height"] <= strip["y"], "an answer first, then a coloured text"
     contents = page.get_by_role("navigation", name="Contents")
     contents.get_by_role("link", name="Side by side").click()
     page.locator("#beside:focus").wait_for(state="attached")

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import (
-    MOST_PROSE,
     Visit,
     Walk,
     all_drawn,
     ink_of,
     open_tables,
     picture_of,
-    prose_seen,
     shows_another,
 )
 from synthetic_sweeps import HOSTILE, run_rows, write_runs
 
 from eexit.output.palette import contrast
-from reports import build_report, generate_multi_prompt_html_visualization
+from reports import build_report
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -33,21 +31,6 @@ def test_every_chart_draws_ink_and_brings_out_the_same_configuration(visit: Visi
     before = picture_of(mix)
     page.get_by_label("Highlight").select_option("unfrozen/kl/1")
     assert shows_another(mix, before)
-
-
-def test_a_laptops_first_screen_is_short_with_the_verdict_and_a_coloured_text(walk: Walk) -> None:
-    page = walk("#/")
-    assert 100 < prose_seen(page) <= MOST_PROSE, "of oracles alone, as the demo has"
-    all_drawn(page.locator("[data-chart=quality]"))
-    assert page.locator(".provenance").bounding_box()["height"] < 40, "one line"
-    verdict, strip, chart = (
-        page.locator(each).bounding_box() for each in (".verdict", ".strip", "figure canvas >> nth=0")
-    )
-    assert verdict["y"] + verdict["height"] <= strip["y"]
-    assert strip["y"] + strip["height"] < min(chart["y"], 720)
-    assert {*page.locator(".strip .t").evaluate_all("all => all.map(t => t.dataset.l)")} > {"5", "15", "29"}
-    page.locator(".provenance summary").click()
-    assert "5, 10, 15, 20, 25 of 30 (0-based)" in page.locator(".provenance").inner_text()
 
 
 def test_from_the_overview_to_a_token_and_to_failures(walk: Walk) -> None:
@@ -64,14 +47,6 @@ def test_from_the_overview_to_a_token_and_to_failures(walk: Walk) -> None:
     page.get_by_role("heading", name="Failed runs").wait_for()
     page.locator("main table").get_by_role("link").click()
     assert "CUDA out of memory" in page.locator(".error").inner_text()
-
-
-def test_a_click_on_a_bar_of_a_section_that_an_address_names_opens_the_configuration(visit: Visit) -> None:
-    page = visit("#/at/mix")
-    canvas = all_drawn(page.locator("[data-chart=mix]")).locator("canvas")
-    canvas.click(position={"x": canvas.bounding_box()["width"] / 2, "y": canvas.bounding_box()["height"] - 55})
-    page.get_by_role("heading", name="frozen_residual/kl/2 on every prompt").wait_for()
-    assert page.locator("main tbody").last.locator("tr").count() == 6
 
 
 def test_differences_are_against_whichever_is_chosen_and_cells_of_runs_show_another_number(walk: Walk) -> None:
@@ -104,14 +79,6 @@ def test_differences_are_against_whichever_is_chosen_and_cells_of_runs_show_anot
     page.get_by_role("heading", name="unfrozen/kl/2 on prompt 2").wait_for()
 
 
-def test_the_first_token_is_said_to_come_from_the_final_layer(walk: Walk) -> None:
-    said = "First token: always from the final layer."
-    page = walk("#/p/0/unfrozen/kl/1/t/0")
-    assert f"Token 1 of 24 (position 0), read after layer 29 (final). {said}" in page.locator(".pane").inner_text()
-    page.locator(".tokens").press("ArrowRight")
-    assert said not in page.locator(".pane").inner_text()
-
-
 FAR = {
     "Identical to normal for the first token; after that 0 match it again": ["a", "c"],
     "Identical to normal for the first 2 tokens; after that 0 match it again": ["a", "b", "d"],
@@ -130,21 +97,6 @@ def test_how_far_a_text_is_normals_is_said_in_words(walk: Walk, tmp_path: Path) 
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     for prompt, sentence in enumerate(FAR):
         assert sentence in walk(f"#/p/{prompt}/unfrozen/kl/1", path=path).locator("main").inner_text()
-
-
-def test_an_address_leads_to_one_token_side_by_side(walk: Walk) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/vs/t/4")
-    assert page.locator(".tokens").count() == 2
-    assert page.locator(".pinned").get_attribute("data-i") == "4"
-    pane = page.locator(".pane").inner_text()
-    assert "At each layer" in pane
-    assert "−1.5 nats" in pane
-    texts = page.locator(".tokens").all_inner_texts()
-    before = [text.split("differs from here")[0] for text in texts]
-    assert before == ["The cat sat on"] * 2
-    bold = [int(token.get_attribute("data-i")) for token in page.locator(".tokens").first.locator(".own").all()]
-    assert bold[0] == 4
-    assert len(bold) < 20, "what matches again isn't"
 
 
 def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(walk: Walk) -> None:
@@ -273,18 +225,3 @@ def test_a_run_that_is_the_same_for_every_seed_is_shown_once(visit: Visit, walk:
     assert "4 runs (3 different), none failed" in page.locator(".provenance").inner_text()
     page = walk("#/s/normal", path=path)
     assert "1 place in 1 of 3 generated texts" in page.locator("main").inner_text()
-
-
-def test_an_original_file_copes_without_a_recording(visit: Visit, tmp_path: Path) -> None:
-    evaluation = {
-        "tokens": ["one", " two"],
-        "chosen_exit_layers": [5, 29],
-        "exitable_layers": [5, 10],
-        "scores": {"a": 1},
-    }
-    result = {"mode": "unfrozen", "kl_factor": 1.0, "response": "one two", "evaluation": evaluation}
-    path = generate_multi_prompt_html_visualization([{"prompt": "?", "results": [result]}], tmp_path / "o.html")
-    page = visit("#/p/0/unfrozen/kl/1/t/1", path=path)
-    assert "read after layer 29 (final)." in page.locator(".pane").inner_text()
-    page.locator(".outcome summary").click()
-    assert "Scores: a 1" in page.locator("main").inner_text()

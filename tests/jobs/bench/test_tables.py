@@ -10,7 +10,7 @@ from tables import LATEST, lost, saved, saved_by_exits, times
 
 from eexit.quality.estimates import Estimate, estimate_over_calls
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MOST_BYTES = 3_100_000  # of the study's results
 RUN = "again-float32"
 NAMES = re.compile(r"`[^`]*`|\]\([^)]*\)|float32|bfloat16|SmolLM2-135M|November 29, 2026|4 bits|at most 2 %")

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pandas as pd
 import pytest
-import with_threshold as captured
+from chart_fields import content_of
 from commands import here, refusal
 from landed_sweep import land_all
-from page_content import content_of
 from taken_settings import batch, generated, loaded, texts_of
 
 import eexit
@@ -131,6 +129,18 @@ def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
         CustomExits.among({"cached"})
 
 
+threshold = 0.3  # as in a notebook, where it changes later
+
+
+def beyond_threshold(layer: Any, parameter: Any) -> Any:
+    """exits from a layer on where the highest probability is above a threshold of the notebook"""
+    return is_above(layer) & (layer.index >= parameter)
+
+
+def is_above(layer: Any) -> Any:
+    return layer.top2_prob[:, 0] >= threshold
+
+
 GRID: dict[str, Any] = {"exit_every": 2, "max_new_tokens": 4, "quiet": True, "dtype": "float32"}
 
 
@@ -138,8 +148,7 @@ def test_a_rule_goes_on_with_the_values_that_it_had(
     tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a notebook whose threshold is another by now, one folder would have runs of two rules."""
-    monkeypatch.setattr(captured, "threshold", 0.3)
-    rule = eexit.rule(parameter="layer")(captured.beyond_threshold)
+    rule = eexit.rule(parameter="layer")(beyond_threshold)
 
     def run(at: float) -> pd.DataFrame:
         sweep = eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={rule: [at]}, modes=["skip"], **GRID)
@@ -147,50 +156,14 @@ def test_a_rule_goes_on_with_the_values_that_it_had(
 
     assert len(run(2)) == 1
     assert len(run(4)) == 2
-    monkeypatch.setattr(captured, "threshold", 0.6)
+    monkeypatch.setitem(globals(), "threshold", 0.6)
     with pytest.raises(
         ValueError,
         match=r"has rule beyond_threshold where is_above\.threshold was 0\.3, and it is 0\.6 now: set it as it was, or",
     ):
         run(6)
-    monkeypatch.setattr(captured, "threshold", 0.3)
+    monkeypatch.setitem(globals(), "threshold", 0.3)
     assert len(run(6)) == 3
-
-
-def test_a_mode_whose_values_can_not_be_recorded_is_refused(tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
-    lock = Lock()
-
-    @eexit.mode
-    def locked(exit: Any, layer: Any) -> Any:
-        with lock:
-            return exit.hidden
-
-    with pytest.raises(
-        ValueError, match=r"^locked uses lock \(lock\): .*: results record what a custom rule or mode us"
-    ):
-        eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={"agree": []}, modes=[locked], **GRID)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_whose_rule_fails_is_a_row_with_its_error_and_the_first_is_said_at_once(
-    tiny: Path, tmp_path: Path, own_exits: Forget, capsys: pytest.CaptureFixture[str]
-) -> None:
-    @eexit.rule()
-    def fails(layer: Any) -> Any:
-        raise ZeroDivisionError("no")  # found
-
-    asked: dict[str, Any] = {"rules": {fails: None, "agree": None}, "modes": ["skip"], "exit_every": 2}
-    runs = eexit.sweep(["Why?", "No"], model=tiny, max_new_tokens=4, **asked).runs.set_index("configuration")
-    assert runs["status"].to_list() == ["error", "ok", "error", "ok"]
-    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# found"))
-    where = f'test_own_exits.py, line {line}: raise ZeroDivisionError("no")  # found'
-    reason = f"rule fails, layer 2: ZeroDivisionError: no ({where})"
-    assert runs["error"].to_list()[::2] == [reason, reason]
-    said = [line for line in capsys.readouterr().err.splitlines() if "ZeroDivisionError" in line]
-    assert said == [
-        f"2 of 4 runs failed: {reason}",
-        f"2 of 4 runs are errors, such as: {reason}; column error of the runs has all",
-    ]
 
 
 COMMANDS: dict[str, tuple[Any, ...]] = {

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import Page, Visit, Walk, all_drawn
-from synthetic_quality import graded
-from synthetic_sweeps import run_rows, write_runs
+from synthetic_sweeps import graded, run_rows, write_runs
 
 from eexit.method.rules import ExitHistogram
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit

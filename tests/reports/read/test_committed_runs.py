@@ -1,6 +1,5 @@
 """Damaged results: a report leaves out damaged files and names them, without a traceback."""
 
-import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, shard, write_shard
 
+from jobs import report
 from reports.read.sweep import read_sweep
 
 JOB = Path(__file__).parents[3] / "jobs" / "report.py"
@@ -35,12 +35,6 @@ def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
     for number in range(3):
         write_shard(folder, number, of_prompt(generations, str(number)), of_prompt(tokens, str(number)))
     return folder
-
-
-@pytest.fixture
-def main() -> Callable[[list[str]], int]:
-    main: Callable[[list[str]], int] = runpy.run_path(str(JOB))["main"]
-    return main
 
 
 def flip(path: Path) -> None:
@@ -74,14 +68,14 @@ def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: i
 
 
 def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
-    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(folder / "tokens" / shard(1))
     (folder / "tokens" / "my_notes.txt").write_text("mine")
     shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
     sweep = read_sweep(str(folder))
     assert len(sweep.generations) == ALL
-    assert main([str(folder)]) == 0
+    assert report.main([str(folder)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said == [f"report: left out: {line}" for line in sweep.left_out]
     others = ("generations/copy.parquet", "tokens/my_notes.txt")
@@ -91,11 +85,9 @@ def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
     assert "Left out" in (folder / "report.html").read_text()
 
 
-def test_runs_that_are_missing_are_named(
-    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_that_are_missing_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "generations" / shard(1)).write_bytes(b"")
-    assert main([str(folder)]) == 0
+    assert report.main([str(folder)]) == 0
     _, missing = capsys.readouterr().err.splitlines()
     keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/1"]
     names = [f"{key} on prompt 1" + (", seed 0" if key != "normal" else "") for key in keys]
@@ -123,31 +115,29 @@ def _tokens(more_tokens: pa.Table, tokens: pa.Table) -> pa.Table:
     return pa.concat_tables([more_tokens.slice((N_RUNS - 1) * N_TOKENS), tokens.slice(0, N_TOKENS)])
 
 
-def test_a_damaged_manifest_is_one_line(
-    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_manifest_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = folder / "sweep.json"
     for content in (b"", b"\xff", manifest.read_bytes()[:-9], b'{"format": 2, "config": 1, "model": 2}'):
         manifest.write_bytes(content)
-        assert main([str(folder)]) == 2
+        assert report.main([str(folder)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: not a sweep, or damaged: {manifest} (")
 
 
 def test_a_page_that_is_no_report_is_not_written_over(
-    folder: Path, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine.html"
     mine.write_text("<html>mine</html>")
-    assert main([str(folder), "--out", str(mine)]) == 2
+    assert report.main([str(folder), "--out", str(mine)]) == 2
     assert mine.read_text() == "<html>mine</html>"
     expected = f"error: {mine} is not a report's file: choose another place, or move it elsewhere\n"
     assert capsys.readouterr().err == expected
     side = tmp_path / "r.data" / "prompt-9.js"
     side.parent.mkdir()
     side.write_text("mine")
-    assert main([str(folder), "--out", str(tmp_path / "r.html")]) == 2
+    assert report.main([str(folder), "--out", str(tmp_path / "r.html")]) == 2
     assert side.read_text() == "mine"
     side.unlink()
     for _ in range(2):  # its own page is
-        assert main([str(folder), "--out", str(tmp_path / "r.html")]) == 0
+        assert report.main([str(folder), "--out", str(tmp_path / "r.html")]) == 0

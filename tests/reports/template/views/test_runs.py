@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from report_fixtures import Page, Visit, Walk, rows_of, saved
-from synthetic_quality import graded
-from synthetic_sweeps import run_rows, write_manifest, write_runs
+from synthetic_sweeps import graded, run_rows, write_manifest, write_runs
 
 from eexit.plan.configuration import EarlyExit, NoExit
 from reports.page.build import PageOptions, build_report

@@ -128,20 +128,6 @@ def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(walk: Walk, some: Pat
     assert "holds the texts and tokens of 2 of 6 prompts" in walk("#/", path=some).locator("main").text_content()
 
 
-def test_search_is_in_the_address_and_finds_a_token(walk: Walk) -> None:
-    page = walk("#/methods")
-    page.get_by_label("Search texts and prompts").fill("CAT sat")
-    page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Texts with").wait_for()
-    assert page.url.endswith("#/s/CAT%20sat")
-    page.locator(".hits a").first.click()
-    page.locator(".pinned").wait_for()
-    assert page.locator(".pinned").inner_text().strip() == "cat"
-    again = walk("#/s/CAT%20sat")
-    assert again.locator(".hits li").count() > 6
-    assert again.get_by_label("Search texts and prompts").input_value() == "CAT sat"
-
-
 def test_side_files_are_read_from_beside_the_page(walk: Walk, beside: Path) -> None:
     page = walk("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=beside)
     assert page.locator(".t").count() == 48
@@ -158,3 +144,16 @@ def test_a_missing_side_file_is_named(visit: Visit, beside: Path, tmp_path: Path
     assert "r.data/prompt-0.js, which isn't next to this file" in page.locator("main").inner_text()
     assert all("ERR_FILE_NOT_FOUND" in line for line in visit.wrong)
     visit.wrong.clear()
+
+
+FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
+
+
+def test_every_rule_and_control_has_its_address(walk: Walk, several_report: Path) -> None:
+    page = walk(f"#/c/{CONTROL}", path=several_report)
+    page.get_by_role("heading", name=f"{CONTROL} on every prompt").wait_for()
+    page.goto(several_report.as_uri() + f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3")
+    page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
+    assert page.locator(".texts h2").all_inner_texts() == [FOLLOWED, CONTROL]
+    page.goto(several_report.as_uri() + "#/p/0/unfrozen%2Fkl%2F1/t/3")
+    page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()

@@ -1,0 +1,133 @@
+"""Tokens as the page's file has them: all columns come back, in few bytes."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chart_fields import blob
+from synthetic_sweeps import CONFIGURATIONS, LAYERS, run_rows, write_runs, write_sweep
+
+from eexit.plan.configuration import EarlyExit
+from reports import build_report
+from reports.page.pack_tokens import encode_log, encode_probabilities, pack
+from reports.read.sweep import read_sweep
+
+
+@cache
+def report(folder: Path) -> tuple[str, dict[str, Any]]:
+    page = build_report(str(folder), folder / "tokens.html").read_text(encoding="utf-8")
+    return page, json.loads(blob(page, "payload"))
+
+
+def columns_of(page: str, data: dict[str, Any], kind: str) -> dict[str, np.ndarray]:
+    """Return the columns of a kind of the first prompt, numbers × tokens, from bytes that are stored apart."""
+    content, found, start = np.frombuffer(blob(page, f"{kind}-0"), np.uint8), {}, 0
+    n = sum(run["n"] for run in data["prompts"][0]["runs"])
+    for name, dtype, width in data["kinds"][kind]:
+        size = np.dtype(dtype).itemsize
+        planes = content[start : start + n * width * size].reshape(size, -1)
+        found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(width, n)
+        start += planes.size
+    assert start == len(content)
+    return found
+
+
+def test_tokens_come_back_from_the_file(full: Path) -> None:
+    page, data = report(full)
+    pieces, core = json.loads(blob(page, "pieces")), columns_of(page, data, "core")
+    n = [run["n"] for run in data["prompts"][0]["runs"]]
+    assert [run["undrawn"] for run in data["prompts"][0]["runs"]] == [1] * len(n)
+    assert (core["exit"][0, n[0] : n[0] + 6] >> 2).tolist() == [len(LAYERS), 1, 2, 3, 4, 0]
+    assert [pieces[number] for number in core["piece"][0, n[0] :][:3]] == ["The", " cat", " u2"]
+    assert columns_of(page, data, "kl")["kl"].shape == (len(LAYERS), sum(n))
+
+
+def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Path) -> None:
+    page, data = report(full)
+    lengths = [run["n"] for run in data["prompts"][0]["runs"]]
+    expected = [i > 0 and i % 3 == 0 for length in lengths for i in range(length)]  # the first is not decided
+    assert (columns_of(page, data, "core")["exit"][0] & 1).tolist() == expected
+    assert data["flags"] == {"disagrees": True, "drafted": False}
+
+
+def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first run's tokens without exit scores, as of a rule that has none."""
+    return [token | {"exit_score": None} for token in tokens[:3]]
+
+
+def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
+    """Exit scores have three digits, and are NaN where there is none. Scores that are the KL are stored once."""
+    own = EarlyExit("unfrozen", "similarity", 0.95).columns
+    seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
+    generations, tokens = [], []
+    for name, columns in (("kl", {}), ("own", own)):
+        row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+        generations.append(row | columns | {"run_id": name})
+        for token, its in zip(rows, seen, strict=True):
+            evidence = its if columns else its and token["kl"]
+            tokens.append(token | columns | {"run_id": name, "exit_score": evidence})
+    page, data = report(write_sweep(tmp_path / "s", generations, tokens))
+    assert {c["key"]: c["saw"] for c in data["configurations"]} == {
+        "unfrozen/kl/1": "kl",
+        "unfrozen/similarity/0.95": "exit_score",
+    }
+    decoded = columns_of(page, data, "exit_score")["saw"].T
+    expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
+    np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
+    assert not any(
+        c["saw"]
+        for c in report(write_sweep(tmp_path / "t", generations[:1], tokens_without(tokens)))[1]["configurations"]
+    )
+
+
+def test_nats_survive_packing_to_five_percent() -> None:
+    values = np.geomspace(0.001, 63, 500)
+    codes = encode_log(values).astype(int)
+    assert np.abs(2.0 ** (-10 + (codes - 1) * 16 / 126) / values - 1).max() < 0.046
+    assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 127]
+
+
+def test_exit_probabilities_are_packed_to_a_hundredth_and_sum_to_one() -> None:
+    draw = np.random.default_rng(3)
+    probabilities = np.concatenate([draw.dirichlet([0.2] * 6, 1000), np.eye(6)]).astype(np.float32)
+    packed = encode_probabilities(probabilities).astype(int)
+    whole = np.concatenate([packed, 100 - packed.sum(axis=1, keepdims=True)], axis=1)
+    assert whole.min() >= 0
+    assert np.abs(whole / 100 - probabilities).max() < 0.01 + 1e-6
+    np.testing.assert_array_equal(whole[-6:], 100 * np.eye(6))
+
+
+def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
+    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+    likely = [[[40 + rank, 7, 8] for rank in range(6)], None, [[40 + rank, 7, 8] for rank in range(6)]]
+    for token, ids in zip(rows, likely, strict=True):
+        token["top_token_ids"] = ids
+        token["top_tokens"] = None if ids is None else [[f"t{i}" for i in layer] for layer in ids]
+        token["top_prob"] = None if ids is None else [[0.6, 0.2, 0.1]] * 6
+    page, data = report(write_sweep(tmp_path / "s", [row], rows))
+    pieces, top = json.loads(blob(page, "pieces")), columns_of(page, data, "top")
+    assert data["top"] == 3
+    said = [pieces[number - 1] for number in top["top"][:, 0]]
+    assert said == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    assert top["top"][:, 1].tolist() == [0] * 18
+    assert top["top_prob"][0].tolist() == [153, 0, 153]
+    # Positions 0 and 2 are token 7, whose text is known now.
+    assert pieces[columns_of(page, data, "more")["said"][0, 0] - 1] == "t7"
+
+
+def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
+    """The texts' words are as frequent as a language's."""
+    draw = np.random.default_rng(0)
+    runs = [
+        run_rows(str(prompt), "?", mode, k, [f" word{number}" for number in draw.zipf(1.5, 400) % 500])
+        for prompt in range(4)
+        for mode, k in CONFIGURATIONS
+    ]
+    sweep = read_sweep(str(write_runs(tmp_path / "s", runs)))
+    packed = pack(sweep, sweep.generations, list(sweep.prompts))
+    size = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
+    core = size["core"] + len(packed.pieces)
+    assert core <= 2 * sum(packed.n)
+    assert core + size["kl"] <= 9 * sum(packed.n), "with the KL of each layer"
