@@ -9,7 +9,9 @@ import pandas as pd
 import torch
 from byte_model import save_family
 from landed_sweep import land_all
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from eexit.custom_generate.setting import ExitOutput, Setting
 from eexit.plan.config import SweepConfig
@@ -92,3 +94,29 @@ def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int
         generate = partial(setting.generate, model)
     output = generate(**inputs, **given)
     return generated(output, inputs["input_ids"].shape[1]) if given["return_dict_in_generate"] else output
+
+
+def plain(model: PreTrainedModel, prompt: Sequence[int], **asked: Any) -> list[int]:
+    """Return what transformers' own `generate` makes of a prompt."""
+    its: Any = model
+    given = {"max_new_tokens": N_TOKENS, "do_sample": False, **asked}
+    generated: list[int] = its.generate(torch.tensor([prompt]), **given)[0, len(prompt) :].tolist()
+    return generated
+
+
+class Recorded(BaseStreamer):
+    """A streamer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.put_tokens: list[list[int]] = []
+        self.exits: list[int] = []
+        self.ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.put_tokens.append(value.flatten().tolist())
+
+    def put_exits(self, layers: Sequence[int]) -> None:
+        self.exits += layers
+
+    def end(self) -> None:
+        self.ended = True

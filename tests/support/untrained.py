@@ -17,8 +17,9 @@ from eexit.method.linear_predictors import Gate, Probe
 from eexit.method.readouts import LinearReadout
 from eexit.model.layers import Decoder
 from eexit.model.sources import sha256
-from eexit.plan.artefacts import GATE, WEIGHTS, ArtefactCard, write_card
+from eexit.plan.artefacts import GATE, READOUT, WEIGHTS, ArtefactCard, write_card
 from eexit.plan.artefacts import KV_MAPS as STATE_ROLE
+from eexit.plan.config import SweepConfig
 
 WIDTH: Final = 32  # W
 N_LAYERS: Final = 7
@@ -111,3 +112,20 @@ def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: M
 PROBE: Final = random_probe()
 KV_MAPS: Final = KVMaps.from_tensors(stream_maps(), range(N_LAYERS), N_LAYERS)
 LINEAR: Final = LinearReadout(_readout_maps(1))
+TINY: Final = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
+
+
+def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Path:
+    """Write a readout, or else a probe, with a card of model `TINY` and these fields; return its folder."""
+    folder.mkdir()
+    save_file(LINEAR.tensors() if READOUT in holds else PROBE.tensors(), folder / WEIGHTS)
+    files = {WEIGHTS: sha256([folder / WEIGHTS])}
+    fields = {"what": what, "holds": holds, "model": TINY, "layers": range(6), "readout": "lens", "files": files}
+    write_card(folder, ArtefactCard.model_validate({**fields, **card}))
+    return folder
+
+
+def config_with(**fields: Any) -> SweepConfig:
+    """Return a sweep of one prompt by a rule that uses what is given."""
+    rules = ["predicted_kl=1"] if "probe" in fields else ["agree"]
+    return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], "rules": rules, **fields})

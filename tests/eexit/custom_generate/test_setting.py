@@ -1,12 +1,14 @@
 """Invariant 9: a setting that was packaged writes the sweep's texts, called by transformers' own `generate`."""
 
+import copy
 import gc
 import hashlib
-import json
+import pickle
 import re
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,17 @@ import pytest
 import torch
 from driving import look_here
 from taken_settings import (
+    DRAFT,
     N_TOKENS,
     TEXTS,
     Folders,
+    Recorded,
     batch,
     confidence_of,
     exit_key,
     loaded,
     make,
+    plain,
     run,
     swept,
     texts_of,
@@ -32,18 +37,12 @@ from tiny_gguf import save_tiny_gguf
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
     PreTrainedModel,
-    StoppingCriteria,
-    StopStringCriteria,
     TorchAoConfig,
 )
-from transformers.generation.streamers import BaseStreamer
 from untrained import key_maps, random_gate, save_gate, save_state_maps, stream_maps
 
 import eexit
-from eexit.custom_generate.package import SETTING
 from eexit.custom_generate.setting import Setting
 from eexit.errors import UsageError
 from eexit.method.kv_maps import FORMS, KEYS, STREAMS
@@ -53,26 +52,6 @@ from eexit.plan.config import SweepConfig
 from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
 FAMILIES = ("llama", "gemma3", "bloom")  # the last ones: post-norms and windows, and attention of its own
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    return make(tmp_path_factory.mktemp("taken"), "llama")
-
-
-@pytest.fixture(scope="module")
-def model(folders: Folders) -> PreTrainedModel:
-    return loaded(folders["model"])
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folders: Folders) -> Any:
-    return AutoTokenizer.from_pretrained(folders["model"])
-
-
-@pytest.fixture
-def setting(folders: Folders) -> Setting:
-    return eexit.load(folders["exits"])
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -209,16 +188,6 @@ def test_invariant_9_on_the_default_model(tmp_path: Path) -> None:
         assert plain[0, len(prompt) :].tolist() == token_ids
 
 
-@pytest.fixture(scope="module")
-def prompts(folders: Folders) -> list[list[int]]:
-    return [prompt for prompt, _, _ in texts_of(folders["sweep"], exit_key())]
-
-
-@pytest.fixture(scope="module")
-def expected(folders: Folders) -> list[tuple[list[int], list[int]]]:
-    return [(token_ids, layers) for _, token_ids, layers in texts_of(folders["sweep"], exit_key())]
-
-
 def test_without_a_dictionary_the_sequences_are_returned_as_generate_returns_them(
     model: PreTrainedModel, setting: Setting, prompts: list[list[int]]
 ) -> None:
@@ -266,53 +235,6 @@ def test_costs_and_stats_say_what_was_run(
     assert all(re.fullmatch(r'[a-z_]+(\{[a-z]+="\d+"\})?', name) for name in stats)
 
 
-class Recorded(BaseStreamer):
-    """Keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.put_tokens: list[list[int]] = []
-        self.exits: list[int] = []
-        self.ended = False
-
-    def put(self, value: Tensor) -> None:
-        self.put_tokens.append(value.flatten().tolist())
-
-    def put_exits(self, layers: Sequence[int]) -> None:
-        self.exits += layers
-
-    def end(self) -> None:
-        self.ended = True
-
-
-@pytest.mark.parametrize("name", ["exits", "drafts"])
-def test_a_streamer_gets_the_prompt_and_each_token_as_from_generate(
-    model: PreTrainedModel, folders: Folders, prompts: list[list[int]], name: str
-) -> None:
-    streamer = Recorded()
-    [(token_ids, layers)] = run(model, eexit.load(folders[name]), prompts[:1], streamer=streamer)
-    assert streamer.put_tokens == [prompts[0], *[[token_id] for token_id in token_ids]]
-    assert (streamer.exits, streamer.ended) == (layers, True)
-
-
-@pytest.mark.parametrize("name", ["exits", "drafts"])
-def test_stop_strings_end_rows_where_generate_ends_them(
-    model: PreTrainedModel, folders: Folders, prompts: list[list[int]], tokenizer: Any, name: str
-) -> None:
-    setting = eexit.load(folders[name])
-    whole = run(model, setting, prompts)
-    pieces = [tokenizer.decode([token_id]) for token_id in whole[0][0]]
-    stop = next(piece for piece in pieces[1:] if piece.isascii())
-    criteria = [StopStringCriteria(tokenizer, [stop])]
-    by_criteria = run(model, setting, prompts, stopping_criteria=criteria)
-    assert len(by_criteria[0][0]) == pieces.index(stop) + 1 < N_TOKENS
-    for (ended, _), (token_ids, _) in zip(by_criteria, whole, strict=True):
-        assert ended == token_ids[: len(ended)]
-
-
-class Own(StoppingCriteria):
-    """A criterion of a user's own."""
-
-
 def test_sampling_is_repeated_by_torchs_seed_and_by_a_seed_of_its_own(
     model: PreTrainedModel, folders: Folders, prompts: list[list[int]]
 ) -> None:
@@ -350,57 +272,6 @@ def test_a_sampled_sweep_is_written_again_with_its_seed(folders: Folders, tmp_pa
         seed=5, do_sample=True, top_k=0, **sampling,
     )  # fmt: skip
     assert made == [(token_ids, layers) for _, token_ids, layers in texts]
-
-
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"num_beams": 2}, "beam search can't be done with exits"),
-    ({"prompt_lookup_num_tokens": 2}, "assisted generation can't be done"),
-    ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search can't be done"),
-    ({"repetition_penalty": 1.2}, "RepetitionPenaltyLogitsProcessor changes logits"),
-    ({"min_new_tokens": 3}, r"Min\w*LengthLogitsProcessor changes logits"),
-    ({"bad_words_ids": [[3]]}, "NoBadWordsLogitsProcessor changes logits"),
-    ({"prefix_allowed_tokens_fn": lambda row, ids: [3]}, "PrefixConstrainedLogitsProcessor changes logits"),
-    ({"do_sample": True}, r"top_k=50 can't be followed here .*: give top_k=0"),
-    ({"do_sample": True, "top_k": 0, "min_p": 0.1}, "MinPLogitsWarper changes logits"),
-    ({"output_scores": True}, "output_scores=True can't be followed here"),
-    ({"output_hidden_states": True}, "output_hidden_states=True can't be followed here"),
-    ({"cache_implementation": "static"}, "cache_implementation=static can't be followed here"),
-    ({"cache": "own"}, "a cache was handed in"),
-    ({"token_type_ids": torch.zeros(1, 4, dtype=torch.long)}, "token_type_ids"),
-    ({"position_ids": torch.tensor([[3, 4, 5, 6]])}, "position_ids are not those"),
-    ({"assistant_model": "own"}, "assistant_model can't be followed here"),
-    ({"synced_gpus": True}, "synced_gpus can't be followed here"),
-    ({"num_return_sequences": 2, "do_sample": True, "top_k": 0}, "num_return_sequences=2 can't be followed here"),
-    ({"max_time": 5.0}, "MaxTimeCriteria can't be followed here: give max_new_tokens or stop_strings"),
-    ({"stopping_criteria": [Own()]}, "Own can't be followed here"),
-]
-
-
-@pytest.mark.parametrize(("asked", "reason"), REFUSED, ids=[",".join(asked) for asked, _ in REFUSED])
-def test_what_can_not_be_done_is_refused_by_name(
-    model: PreTrainedModel, setting: Setting, asked: dict[str, Any], reason: str
-) -> None:
-    own = {"cache": DynamicCache(config=model.config), "assistant_model": model}
-    asked = {name: own[name] if value == "own" else value for name, value in asked.items() if name}
-    with pytest.raises(ValueError, match=reason):
-        setting.generate(model, torch.tensor([[70, 71, 72, 73]]), max_new_tokens=4, **asked)
-    assert setting.stats["eexit_rows_total"] == 0
-
-
-def test_rows_that_can_not_be_generated_from_are_refused(model: PreTrainedModel, setting: Setting) -> None:
-    def asked(match: str, **inputs: Any) -> None:
-        with pytest.raises(ValueError, match=match):
-            model.generate(**{"max_new_tokens": 2, **inputs}, custom_generate=setting)  # type: ignore[operator]
-
-    two = torch.tensor([[3, 4, 5], [6, 7, 8]])
-    asked("pad on the left", input_ids=two, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
-    asked("pad on the left", input_ids=two, attention_mask=torch.tensor([[1, 0, 1], [1, 1, 1]]))
-    asked("row 1 has no token", input_ids=two, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
-    asked("give at least one row", input_ids=torch.zeros(0, 3, dtype=torch.long))
-    asked("row 0 can't be generated: the prompt has 256 tokens", input_ids=torch.full((1, 256), 9))
-    asked("inputs_embeds", inputs_embeds=torch.zeros(1, 3, 32))
-    with pytest.raises(ValueError, match="a streamer takes one row, got 2"):
-        setting.generate(model, two, streamer=Recorded(), max_new_tokens=2)
 
 
 def looks(model: PreTrainedModel) -> dict[str, Any]:
@@ -464,97 +335,28 @@ def test_a_model_that_is_forgotten_is_freed(folders: Folders, prompts: list[list
     assert seen() is None
 
 
-def models_to_refuse(folders: Folders) -> Iterator[tuple[PreTrainedModel, str]]:
-    """Those that can't get through `generate` at all; what else is refused is in `test_calls.py`."""
-    yield (
-        loaded(folders["model"], dtype=torch.bfloat16),
-        "not measured in bfloat16: load the model with dtype=torch.float32",
-    )
-    quantised = loaded(folders["model"])
-    in_integers = torch.nn.Parameter(quantised.lm_head.weight.to(torch.int8), requires_grad=False)
-    quantised.lm_head.weight = in_integers  # as bitsandbytes has it
-    yield quantised, "the model is quantised"
-    packed = loaded(folders["model"])
-    vars(packed.lm_head)["_parameters"].pop("weight")  # as GPTQ has it
-    yield packed, "the model is quantised"
-    spread = loaded(folders["model"])
-    spread.lm_head.weight = torch.nn.Parameter(spread.lm_head.weight.to("meta"))
-    yield spread, "spread over cpu, meta"
+def test_threads_that_share_a_model_get_what_each_gets_alone(folders: Folders, prompt: list[int]) -> None:
+    """Settings look at the model when they are first used, here all at once."""
+    others = [prompt for prompt, _, _ in texts_of(folders["sweep"], DRAFT)]
+
+    def tasks(model: PreTrainedModel) -> list[Callable[[], Any]]:
+        exits, drafts = eexit.load(folders["exits"]), eexit.load(folders["drafts"])
+        return [
+            lambda: [plain(model, prompt) for _ in range(4)],
+            *[lambda setting=setting: run(model, setting, others) for setting in (exits, exits, drafts)],
+        ]
+
+    alone = [task() for task in tasks(loaded(folders["model"]))]
+    with ThreadPoolExecutor(4) as threads:
+        together = [threads.submit(task) for task in tasks(loaded(folders["model"]))]
+    assert [each.result() for each in together] == alone
 
 
-def test_another_model_is_refused_in_a_line_that_says_the_way_out(folders: Folders, prompts: list[list[int]]) -> None:
-    for model, reason in models_to_refuse(folders):
-        with pytest.raises(UsageError, match=reason) as refused:
-            eexit.load(folders["exits"])(model, torch.tensor(prompts[:1]), **asked_of(model, prompts))
-        assert "\n" not in str(refused.value)
-
-
-def asked_of(model: PreTrainedModel, prompts: list[list[int]]) -> dict[str, Any]:
-    """What `generate` would hand over, which some of these models can't get through."""
-    from transformers import GenerationConfig, MaxLengthCriteria
-
-    config = GenerationConfig()
-    config._pad_token_tensor = None
-    return {"stopping_criteria": [MaxLengthCriteria(len(prompts[0]) + 2)], "generation_config": config}
-
-
-def test_a_model_on_another_device_is_refused(folders: Folders, model: PreTrainedModel, tmp_path: Path) -> None:
-    shutil.copytree(folders["exits"], tmp_path / "moved")
-    altered(tmp_path / "moved", lambda held: held["model"]["measured"]["float32"].update(device="cuda"), sealed=True)
-    with pytest.raises(UsageError, match="was measured on cuda, and the model is on cpu: move it there"):
-        model.generate(torch.tensor([[3]]), custom_generate=eexit.load(tmp_path / "moved"), max_new_tokens=2)  # type: ignore[operator]
-
-
-def altered(folder: Path, change: Any, sealed: bool = False) -> None:
-    """Change what is in setting.json; `sealed`: with a checksum that fits, as another version would have written it."""
-    from eexit.plan.hashes import checksum as checksum_of
-
-    held = json.loads((folder / SETTING).read_text())
-    checksum = held.pop("checksum")
-    change(held)
-    (folder / SETTING).write_text(json.dumps({**held, "checksum": checksum_of(held) if sealed else checksum}))
-
-
-def test_what_is_no_setting_half_a_setting_or_an_altered_one_is_refused_in_a_line(
-    folders: Folders, tmp_path: Path
-) -> None:
-    def refused(reason: str) -> None:
-        with pytest.raises(UsageError, match=reason) as error:
-            eexit.load(tmp_path / "it")
-        assert "\n" not in str(error.value)
-        shutil.rmtree(tmp_path / "it", ignore_errors=True)
-        shutil.copytree(folders["exits"], tmp_path / "it")
-
-    refused("is not a folder that is there")
-    (tmp_path / "it" / SETTING).unlink()
-    refused("has no setting.json")
-    text = (folders["exits"] / SETTING).read_text()
-    (tmp_path / "it" / SETTING).write_text(text[: len(text) // 2])
-    refused("cut off or damaged")
-    (tmp_path / "it" / SETTING).write_text("[]")
-    refused("is of no setting")
-    altered(tmp_path / "it", lambda held: held.update(format=2))
-    refused("has format 2, and this version of eexit reads 1")
-    altered(tmp_path / "it", lambda held: held["configuration"].update(parameter=0.1))
-    refused("was altered, so that its guarantee is void")
-    altered(tmp_path / "it", lambda held: held.pop("model"), sealed=True)
-    refused("is half a setting")
-    altered(tmp_path / "it", lambda held: held["config"].update(gate_of_tomorrow=1), sealed=True)
-    refused("asks for what this version of eexit does not know")
-    altered(tmp_path / "it", lambda held: held["config"].update(probe="../outside"), sealed=True)
-    refused("names ../outside, which is outside of that folder")
-    altered(tmp_path / "it", lambda held: held["files"].update({"/etc/passwd": "0"}), sealed=True)
-    refused("names /etc/passwd, which is outside")
-    (tmp_path / "it" / "away").symlink_to("/etc")
-    altered(tmp_path / "it", lambda held: held["files"].update({"away/passwd": "0"}), sealed=True)
-    refused("names away/passwd, which is outside")
-    altered(tmp_path / "it", lambda held: held["files"].update({"artefacts/probe/card.json": "0"}), sealed=True)
-    refused("half a setting, since artefacts/probe/card.json is missing")
-
-
-def test_it_says_what_it_is(setting: Setting) -> None:
-    said = setting.describe()
-    assert exit_key() in said
-    assert "It has no guarantee" in said
-    assert "4 of 4 texts of the sweep came out the same, token for token" in said
-    assert repr(setting).startswith(f"<setting {exit_key()} of ")
+def test_a_setting_can_be_copied_and_pickled(folders: Folders, prompt: list[int]) -> None:
+    model, setting = loaded(folders["model"]), eexit.load(folders["drafts"])
+    whole = plain(model, prompt, custom_generate=setting)
+    for copied in (copy.deepcopy(setting), pickle.loads(pickle.dumps(setting))):
+        assert copied.stats == setting.stats
+        assert plain(model, prompt, custom_generate=copied) == whole
+        assert copied.stats["eexit_rows_total"] == 2
+    assert setting.stats["eexit_rows_total"] == 1

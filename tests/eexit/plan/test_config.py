@@ -1,15 +1,20 @@
 """Valid sweeps, defined in Python or in a file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from references import save_adapter, shared_model
+from untrained import TINY, artefact, config_with, save_state_maps, stream_maps
 
 from eexit.model.sources import PEFT_FILES, sha256
-from eexit.plan.artefacts import FLAGS, WEIGHTS, ArtefactCard, write_card
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.artefacts import FLAGS, GATE, READOUT, WEIGHTS, ArtefactCard, write_card
+from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
+from eexit.plan.runs import plan_runs
 
 PROMPTS = (Prompt(id="0", prompt="x"),)
+MAPPING = {"modes": ("normal", "mapped_residual")}
 
 
 def test_defaults_are_the_documented_grid() -> None:
@@ -108,3 +113,38 @@ def test_gates_and_screens_that_decide_nothing_or_wrongly_are_refused(
     there = {name: str(tmp_path) if value == HERE else value for name, value in fields.items()}
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **there})
+
+
+def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path) -> None:
+    learned = {
+        "kv_maps": str(save_state_maps(tmp_path / "maps", stream_maps(), TINY)),
+        "gate": str(artefact(tmp_path / "gate", "gate", (GATE,))),
+        "gate_thresholds": (0.3,),
+    }
+    config = SweepConfig.model_validate(
+        {"prompts": [{"id": "0", "prompt": "Why?"}], "rules": ["confidence=0.9"], **learned, **MAPPING}
+    )
+    plain = SweepConfig.model_validate({**dict(config), "digests": {}, **NO_EXITS})
+    assert (plain.kv_maps, plain.gate, len(list(plan_runs(plain)))) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rules": ["predicted_kl=1"]}, "rule predicted_kl looks at a trained probe: give --probe"),
+        (MAPPING, "mode mapped_residual makes keys and values by trained maps: give --st"),
+        ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "mapped_residual makes keys and val"),
+        ({"state": "maps"}, r"maps has no effect: give mode mapped_residual"),
+        ({"state": "linear", **MAPPING}, "holds no state, since it was trained with --what linear: give --readout"),
+        ({"state": "maps", "adapter": "student", **MAPPING}, "was trained on the model's own streams: give --adapter"),
+    ],
+)
+def test_what_is_trained_and_what_uses_it_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_state_maps(Path("maps"), stream_maps(), TINY)
+    artefact(Path("linear"), "linear", (READOUT,))
+    save_adapter(shared_model("llama"), Path("student"))
+    with pytest.raises(ValidationError, match=message):
+        config_with(**fields)

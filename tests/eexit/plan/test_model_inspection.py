@@ -8,11 +8,13 @@ from shutil import copyfile, copytree
 import pytest
 from byte_model import save_byte_model
 from commands import asked_here
+from untrained import TINY, config_with, save_state_maps, stream_maps
 
 from eexit.errors import UsageError
 from eexit.plan import model_inspection
+from eexit.plan.artefacts import WEIGHTS
 from eexit.plan.config import SweepConfig
-from eexit.plan.model_inspection import InspectionCache, ModelFacts, look_at_model
+from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, look_at_model
 from eexit.plan.runs import count_runs
 
 
@@ -139,3 +141,14 @@ def test_nothing_is_kept_of_the_hub_or_of_a_model_that_is_gone(model: Path, look
     assert not gone.exists()
     on_hub = InspectionCache(sweep("some/model"))
     assert on_hub.read() is None
+
+
+def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
+    place = save_state_maps(tmp_path / "maps", stream_maps(), TINY)
+    found = InspectedModel(TINY, 1000, 10, None)
+    mapped, plain = (
+        _memory(each, 1, found) for each in (config_with(kv_maps=str(place), modes=["mapped_residual"]), config_with())
+    )
+    assert mapped
+    assert plain
+    assert (plain.weights, mapped.weights) == (1000, 1000 + (place / WEIGHTS).stat().st_size)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -62,36 +63,31 @@ def test_blank_lines_and_byte_order_marks_are_no_prompts(tmp_path: Path) -> None
     assert [prompt.prompt for prompt in read_prompts(path)] == ["one", "two"]
 
 
+COLUMNS = ("id", "system", "answer", "answer_pattern", "prefiller", "max_new_tokens", "steps")
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "system": "Be brief.", "answer": "4", "answer_pattern": "\\d", "prefiller": " First,\n"},
+    {"id": 7, "answer": "1,5", "max_new_tokens": 7, "steps": 3},
+    {"id": "c", "answer": 0.5},
+]
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_ids_and_systems_are_taken_and_other_columns_named(
+def test_columns_are_taken_may_be_numbers_or_missing_and_others_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
     path = tmp_path / f"full{ending}"
-    rows = [
-        {"id": "a", "system": "Be brief.", "prompt": "one", "topic": "x"},
-        {"id": "7", "system": None, "prompt": "two", "topic": "y"},
-    ]
+    rows = [{"prompt": f"{n}?", **dict.fromkeys(COLUMNS), **row, "Anwser": "x"} for n, row in enumerate(ROWS)]
     match ending:
         case ".jsonl":
-            write(path, "\n".join(map(json.dumps, rows)).replace('"7"', "7"))  # an id may be a number
+            write(path, "\n".join(map(json.dumps, rows)))
         case ".csv":
-            write(path, "id,system,prompt,topic\na,Be brief.,one,x\n7,,two,y\n")
+            pd.DataFrame(rows).astype({"max_new_tokens": "Int64", "steps": "Int64"}).to_csv(path, index=False)
         case _:
-            pq.write_table(pa.Table.from_pylist(rows), path)
-    assert read_prompts(path) == (
-        Prompt(id="a", prompt="one", system="Be brief."),
-        Prompt(id="7", prompt="two", system=None),
-    )
-    columns = "prompt, id, system, answer, answer_pattern, group, kind, prefiller, max_new_tokens, steps"
-    assert capsys.readouterr().err == f"{path}: not read: topic; prompts have the columns {columns}\n"
-
-
-def test_a_column_that_is_misspelt_is_told_with_the_one_that_is_meant(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path / "near.jsonl", '{"prompt": "x", "Anwser": "y"}\n{"prompt": "x", "weight": 1, "kind": "z"}')
-    assert [prompt.answer for prompt in read_prompts(path)] == [None, None]
-    assert "not read: Anwser (did you mean answer?), weight; prompts have" in capsys.readouterr().err
+            named = [{**row, "id": f"{row['id']}", "answer": f"{row['answer']}"} for row in rows]
+            pd.DataFrame(named).to_parquet(path)  # pandas makes 7 a 7.0
+    expected = [{**row, **{name: str(row[name]) for name in ("id", "answer")}} for row in ROWS]
+    assert read_prompts(path) == tuple(Prompt(prompt=f"{n}?", **row) for n, row in enumerate(expected))
+    assert "not read: Anwser (did you mean answer?); prompts have the columns prompt, id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -115,44 +111,6 @@ def test_the_kind_of_a_prompt_is_what_it_names_or_else_what_its_id_says() -> Non
         Prompt("4", "x", kind=""),
     ]
     assert kinds(map(asdict, prompts)) == {"loss-1": "loss", "loss-2": "passage"}
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_answers_and_patterns_are_taken_and_may_be_numbers_or_missing(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"answers{ending}"
-    match ending:
-        case ".jsonl":
-            rows = ['"answer": 4, "answer_pattern": "\\\\d"', '"answer": "1,5"', '"answer": 0.5', '"answer": null']
-            write(path, "".join(f'{{"prompt": "x", {row}}}\n' for row in rows) + '{"prompt": "x"}\n')
-        case ".csv":
-            write(path, 'prompt,answer_pattern,answer\nx,\\d,4\nx,,"1,5"\nx,,0.5\nx,,\nx,,\n')
-        case _:
-            texts, patterns = ["4", "1,5", "0.5", None, ""], [r"\d", *[None] * 4]
-            pq.write_table(pa.table({"prompt": ["x"] * 5, "answer": texts, "answer_pattern": patterns}), path)
-    assert [(prompt.answer, prompt.answer_pattern) for prompt in read_prompts(path)] == [
-        *[("4", r"\d"), ("1,5", None), ("0.5", None), (None, None), (None, None)]
-    ]
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_a_prompt_may_bring_what_its_answer_starts_with_how_long_it_may_be_and_its_steps(
-    tmp_path: Path, ending: str
-) -> None:
-    path, start = tmp_path / f"own{ending}", " First,\n"
-    rows = [
-        {"prefiller": start, "max_new_tokens": 7, "steps": 3},
-        dict.fromkeys(("prefiller", "max_new_tokens", "steps")),
-    ]
-    match ending:
-        case ".jsonl":
-            write(path, "\n".join(json.dumps({"prompt": "x", **row}) for row in rows))
-        case ".csv":
-            write(path, f'prompt,prefiller,max_new_tokens,steps\nx,"{start}",7,3\nx,,,\n')
-        case _:
-            pd.DataFrame([{"prompt": "x", **row} for row in rows]).to_parquet(path)  # pandas makes 7 a 7.0
-    assert read_prompts(path) == (
-        Prompt("0", "x", prefiller=start, max_new_tokens=7, steps=3), Prompt("1", "x")
-    )  # fmt: skip
 
 
 BAD = {
@@ -209,6 +167,11 @@ BAD = {
         b"id;prompt\n1;well; well\n",
         "line 2: 3 cells under a header of 2: put cells with semicolons, quotes or line ends in double quotes",
     ),
+    "text.parquet": (
+        b"not parquet",
+        "not a Parquet file (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a "
+        "parquet file.): check what wrote it",
+    ),
     "quote.csv": (b'prompt\n"x\n', "line 2: not CSV (unexpected end of data): check its quotes"),
 }
 
@@ -225,28 +188,22 @@ def test_a_bad_file_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     assert told.removeprefix(str(path)).lstrip(":, ") == message
 
 
-def test_a_parquet_that_is_none_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a Parquet file"):
-        read_prompts(write(tmp_path / "text.parquet", b"not parquet at all"))
+TEXTS = pa.array(["x"])
 
 
-def test_parquet_columns_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "columns.parquet"
-    pq.write_table(pa.table({"text": ["x"]}), path)
-    with pytest.raises(UsageError, match="column prompt is missing, found text"):
-        read_prompts(path)
-    pq.write_table(pa.table({"prompt": ["x", None]}), path)
-    with pytest.raises(UsageError, match="row 2: prompt is missing"):
-        read_prompts(path)
-    pq.write_table(pa.table({"prompt": [1, 2]}), path)
-    with pytest.raises(UsageError, match="row 1: prompt must be text, got 1"):
-        read_prompts(path)
-    texts = pa.array(["x"])
-    pq.write_table(pa.Table.from_arrays([texts, texts], names=["prompt", "prompt"]), path)
-    with pytest.raises(UsageError, match="column prompt is there more than once: keep one of them"):
-        read_prompts(path)
-    pq.write_table(pa.Table.from_arrays([texts, texts, texts], names=["prompt", "topic", "topic"]), path)
-    assert [prompt.prompt for prompt in read_prompts(path)] == ["x"]
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"text": ["x"]}), "column prompt is missing, found text"),
+        (pa.table({"prompt": ["x", None]}), "row 2: prompt is missing"),
+        (pa.table({"prompt": [1, 2]}), "row 1: prompt must be text, got 1"),
+        (pa.Table.from_arrays([TEXTS, TEXTS], names=["prompt", "prompt"]), "column prompt is there more than once: ke"),
+    ],
+)
+def test_parquet_columns_are_checked(tmp_path: Path, table: pa.Table, message: str) -> None:
+    pq.write_table(table, tmp_path / "columns.parquet")
+    with pytest.raises(UsageError, match=message):
+        read_prompts(tmp_path / "columns.parquet")
 
 
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:

@@ -1,58 +1,67 @@
+"""Plans hold every run once, and a run's id depends on what changes its result."""
+
+from pathlib import Path
 from typing import Any
 
+import pytest
+from untrained import TINY, artefact, config_with, save_state_maps, stream_maps
+
+from eexit.plan.artefacts import READOUT
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import count_runs, plan_runs
 
 PROMPTS = (Prompt(id="a", prompt="One?"), Prompt(id="b", prompt="Two?"))
 
 
+def ids(config: SweepConfig) -> list[str]:
+    return [run.run_id for run in plan_runs(config)]
+
+
 def test_a_plan_holds_every_run_once() -> None:
     config = SweepConfig(prompts=PROMPTS, rules={"kl": (0.5, 1)}, seeds=(0, 1))
-    runs = list(plan_runs(config))
-    assert len({run.run_id for run in runs}) == len(runs) == count_runs(config) == 2 * (1 + 2 * 2) * 2
+    assert len({*ids(config)}) == len(ids(config)) == count_runs(config) == 2 * (1 + 2 * 2) * 2
 
 
 def test_a_run_keeps_its_id_when_the_grid_around_it_grows() -> None:
     small = SweepConfig(prompts=PROMPTS[:1], modes=("unfrozen",), rules={"kl": (1,)})
     large = SweepConfig(prompts=PROMPTS, rules={"kl": (0.5, 1, 2)}, seeds=(0, 5))
-    assert {run.run_id for run in plan_runs(small)} <= {run.run_id for run in plan_runs(large)}
+    assert {*ids(small)} <= {*ids(large)}
+    assert ids(large)[0] == "c626c16cdc993d948ff3e29235a619d6"  # a resumed sweep finds its runs by it
 
 
-def test_what_changes_a_result_changes_the_id() -> None:
-    run_ids = {
-        next(iter(plan_runs(SweepConfig(prompts=PROMPTS, **change)))).run_id
-        for change in (
-            {},
-            {"max_new_tokens": 7},
-            {"readout": "raw"},
-            {"system": "Be brief."},
-            {"model": "other"},
-            {"control_tokens": True},
-        )
-    }
-    assert len(run_ids) == 6
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"max_new_tokens": 7}, {"readout": "raw"}, {"system": "Be brief."}, {"model": "m"}, {"control_tokens": True}],
+        [{"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"}],
+        [{"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100}],
+    ],
+    ids=["of the sweep", "of the answer", "of the prompt"],
+)
+def test_what_changes_a_result_changes_the_id(request: pytest.FixtureRequest, changes: list[dict[str, Any]]) -> None:
+    def id_of(change: dict[str, Any]) -> str:
+        if "of the sweep" in request.node.name:
+            return ids(SweepConfig(prompts=PROMPTS, **change))[0]
+        return ids(SweepConfig(prompts=(Prompt("a", "One?", **change),)))[0]
+
+    assert len({id_of(change) for change in ({}, *changes)}) == len(changes) + 1
 
 
-def test_what_a_prompt_brings_of_its_own_changes_the_id_and_what_only_sorts_it_does_not() -> None:
-    own: list[dict[str, Any]] = [
-        {},
-        {"prefiller": ""},
-        {"prefiller": "So"},
-        {"max_new_tokens": 100},
-        {"steps": 3, "kind": "x"},
-    ]
-    ids = [next(plan_runs(SweepConfig(prompts=(Prompt("a", "One?", **each),)))).run_id for each in own]
-    assert len(set(ids)) == 4
-    assert ids[-1] == ids[0]
+def test_what_only_sorts_a_prompt_leaves_its_ids() -> None:
+    sorted_ = SweepConfig(prompts=(Prompt("a", "One?", steps=3, kind="x"),))
+    assert ids(sorted_) == ids(SweepConfig(prompts=PROMPTS[:1]))
 
 
-def test_an_answer_is_part_of_a_runs_identity_where_there_is_one() -> None:
-    marked = (
-        PROMPTS[0],
-        Prompt(id="a", prompt="One?", answer="1"),
-        Prompt(id="a", prompt="One?", answer_pattern="1"),
-        Prompt(id="a", prompt="One?", answer="1", answer_pattern="1"),
-    )
-    run_ids = [next(iter(plan_runs(SweepConfig(prompts=(prompt,))))).run_id for prompt in marked]
-    assert len(set(run_ids)) == 4
-    assert run_ids[0] == "c626c16cdc993d948ff3e29235a619d6"  # a resumed sweep finds its runs by it
+def test_ids_depend_on_what_was_trained_where_it_is_used_and_not_on_where_it_lies(tmp_path: Path) -> None:
+    def mapped(name: str, std: float = 0.1) -> list[str]:
+        place = save_state_maps(tmp_path / name, stream_maps(std=std), TINY)
+        return ids(config_with(kv_maps=str(place), modes=("normal", "mapped_residual")))
+
+    first = mapped("a")
+    assert mapped("b") == first
+    assert {*first} & {*mapped("c", 0.2)} == {*ids(config_with(modes=["normal"]))}, "normal has none"
+    place = artefact(tmp_path / "first", "linear", (READOUT,))
+    its = ids(config_with(readout=str(place)))
+    assert ids(config_with(readout=str(place.rename(tmp_path / "elsewhere")))) == its
+    other = artefact(tmp_path / "other", "linear", (READOUT,), layers=range(5))
+    assert len({*map(tuple, (its, ids(config_with(readout=str(other))), ids(config_with())))}) == 3

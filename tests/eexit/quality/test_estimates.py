@@ -1,12 +1,98 @@
-"""Means with intervals over prompts, column by column."""
+"""Estimates: how often their intervals contain what is true, by simulation.
+
+Shapes: D repeated draws, P prompts.
+"""
 
 import math
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import pytest
 import scipy.stats
+from scipy.stats import binomtest
 
-from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns
+from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
+
+DRAWS: Final = 400
+
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]  # generator, n → (D, P)
+
+
+def zero_inflated(generator: np.random.Generator, n: int) -> np.ndarray:
+    """Draw the disagreement of a conservative setting: nothing for most prompts, mean 4 · 0.4 / 14.2 %."""
+    found: np.ndarray = np.where(generator.random((DRAWS, n)) < 0.4, generator.beta(1.2, 13, (DRAWS, n)), 0.0)
+    return found
+
+
+def pairs(gained: float, lost: float) -> Draw:
+    def draw(generator: np.random.Generator, n: int) -> np.ndarray:
+        return generator.choice([1.0, -1.0, 0.0], (DRAWS, n), p=[gained, lost, 1 - gained - lost])
+
+    return draw
+
+
+CASES: Final[dict[str, tuple[Draw, float, ValueKind]]] = {
+    "2 % of prompts": (lambda g, n: (g.random((DRAWS, n)) < 0.02).astype(float), 0.02, ValueKind.SHARE),
+    "98 % of prompts": (lambda g, n: (g.random((DRAWS, n)) < 0.98).astype(float), 0.98, ValueKind.SHARE),
+    "half of them": (lambda g, n: (g.random((DRAWS, n)) < 0.5).astype(float), 0.5, ValueKind.SHARE),
+    "disagreement": (zero_inflated, 0.4 * 1.2 / 14.2, ValueKind.SHARE),
+    "depth": (lambda g, n: g.beta(20, 3, (DRAWS, n)), 20 / 23, ValueKind.SHARE),
+    "rarely differs": (pairs(0.0, 0.02), -0.02, ValueKind.DIFFERENCE),
+    "often differs": (pairs(0.05, 0.15), -0.1, ValueKind.DIFFERENCE),
+    "two seeds differ": (
+        lambda g, n: (pairs(0.02, 0.1)(g, n) + pairs(0.02, 0.1)(g, n)) / 2,
+        -0.08,
+        ValueKind.DIFFERENCE,
+    ),
+    "rare and partial": (
+        lambda g, n: np.where(g.random((DRAWS, n)) < 0.1, g.beta(2, 2, (DRAWS, n)), 0.0),
+        0.05,
+        ValueKind.SHARE,
+    ),
+    "tokens": (lambda g, n: g.poisson(20, (DRAWS, n)).astype(float), 20.0, ValueKind.NUMBER),
+}
+
+
+def coverage(case: str, n: int) -> float:
+    draw, mean, kind = CASES[case]
+    values = draw(np.random.default_rng(0), n)
+    found = [estimate_columns(values_P[:, None], [kind])[0] for values_P in values]
+    return float(np.mean([each.low <= mean + 1e-12 and mean - 1e-12 <= each.high for each in found]))
+
+
+@pytest.mark.parametrize("n", [12, 45, 183])
+@pytest.mark.parametrize("case", CASES)
+def test_intervals_contain_the_mean_about_as_often_as_stated(case: str, n: int) -> None:
+    assert coverage(case, n) >= 0.92, "0.95, less three standard errors of 400 draws"
+
+
+def test_ratios_of_sums_are_covered_too() -> None:
+    """Multiply-adds run over those of full depth, where long texts exit earlier."""
+    generator = np.random.default_rng(0)
+    full = generator.integers(8, 64, (DRAWS, 60)).astype(float)
+    run = full * (0.9 - 0.002 * full + 0.05 * generator.standard_normal((DRAWS, 60)))
+    tokens = np.arange(8, 64)
+    truth = float((tokens * (0.9 - 0.002 * tokens)).sum() / tokens.sum())
+    found = [estimate_ratios(above[:, None], below[:, None])[0] for above, below in zip(run, full, strict=True)]
+    assert 0.92 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.98
+
+
+def test_a_share_of_sums_that_is_1_is_not_certain() -> None:
+    (found,) = estimate_ratios(np.full((20, 1), 4.0), np.full((20, 1), 4.0), ValueKind.SHARE)
+    assert (found.mean, found.high) == (1, 1)
+    assert found.low == pytest.approx(binomtest(20, 20).proportion_ci(0.95).low)
+
+
+@pytest.mark.parametrize("n_calls", [2, 6, 24])
+def test_the_interval_over_calls_covers_what_is_true(n_calls: int) -> None:
+    """However many rounds a call has: one call has none."""
+    random = np.random.default_rng(n_calls)
+    of_calls = np.exp(random.normal(0, 0.07, (1500, n_calls, 1)) + random.normal(0, 0.01, (1500, n_calls, 8)))
+    found = [estimate_over_calls([*ratios]) for ratios in of_calls]
+    assert np.mean([each.low <= 1 <= each.high for each in found]) >= 0.93
+    assert all(np.isnan(estimate_over_calls([ratios[0]]).low) for ratios in of_calls)
 
 
 def test_no_interval_below_five_prompts() -> None:

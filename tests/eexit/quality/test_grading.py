@@ -1,29 +1,25 @@
 """Which part of a text counts as its answer, whether that is right, and the columns that follow."""
 
+import csv
 import random
 import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from byte_model import save_byte_model
-from landed_sweep import land_rows
-from rich.console import Console
-from scripted import sweep_of
 
-from eexit.method.rules import ExitHistogram
-from eexit.output.result_table import SOFT_HYPHEN
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import EarlyExit
-from eexit.plan.runs import Run, configurations, plan_runs
+from eexit.plan.prompt_kinds.generators import copied, list_of, object_of, question_about
+from eexit.plan.runs import plan_runs
+from eexit.plan.splits import is_drawn
 from eexit.quality import grading
 from eexit.quality.answer_types import choices_of
 from eexit.quality.grading import Grade, SlowPatternError, grade, is_same
-from eexit.results.configuration_means import figures
-from eexit.results.store.commit import commit
-from eexit.results.store.folder import open_store
 from eexit.sweeps.generator import ModelGenerator
-from eexit.sweeps.summary.summary_table import closing_table
 
 CHOICES = "Which is the capital of France?\nA) Rome\nB) Paris\nC) Berlin\nD) New York\nAnswer with the letter."
 
@@ -200,7 +196,7 @@ def test_a_number_too_large_for_any_exponent_is_no_number() -> None:
     assert marked("1e99999999999999999999", "1e99999999999999999999").correct  # as a word
 
 
-def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_marked_in_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_byte_model(tmp_path / "model")
     monkeypatch.setattr(grading, "PATTERN_SECONDS", 0.05)
     prompts = (
@@ -212,8 +208,7 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=prompts, rules={"kl": (1,)}, exit_every=2, max_new_tokens=40
     )
-    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
-    results = ModelGenerator(config, "cpu").generate(runs)
+    results = ModelGenerator(config, "cpu").generate(list(plan_runs(config)))
     before = time.process_time()
     with pytest.raises(SlowPatternError):
         grade(prompts[-1], "a" * 60)
@@ -224,42 +219,80 @@ def test_runs_are_marked_in_columns_figures_and_the_table(tmp_path: Path, monkey
     assert [rows["open"][name] for name in ("answer", "found_answer", "correct")] == [None] * 3
     assert (rows["slow"]["status"], rows["slow"]["correct"]) == ("error", None)
     assert rows["slow"]["error"].endswith("takes more than 0.05 s of CPU time on this run's text: make it simpler")
-    commit(store, runs, results)
-    assert [row["estimates"]["correct"]["mean"] for row in figures(store, configurations(config))] == [0.5] * 3
-    console = Console(width=80, record=True)
-    long = EarlyExit("frozen_residual", "random", ExitHistogram("frozen_residual/similarity/0.985", ()))
-    console.print(closing_table(store, [*configurations(config), long]))  # keys may be broken, but no number
-    lines = console.export_text().splitlines()
-    ends = [line.split()[-2:] for line in lines if line.startswith((" normal", " U·"))]
-    assert ends == [["50.0%", "100%"]] * 2, "the byte model never ends a text"
-    assert max(map(len, lines)) <= 80
 
 
-def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_of(tmp_path: Path) -> None:
-    """Of ten sums, 7 end at the limit at full depth, one of them with its answer; of the setting's, 1 does."""
-    prompts = [Prompt(f"{n}", f"sum {n}", answer="4") for n in range(10)]
-    prompts.append(Prompt("open", "a story"))
-    config = sweep_of("a-model", "sum", rules={"confidence": (0.9,)}, modes=["normal", "skip"]).model_copy(
-        update={"prompts": tuple(prompts)}
-    )
+LATER = ("fresh.toml", "last.toml")
 
-    def columns(run: Run) -> dict[str, Any]:
-        is_open, n_cut = run.prompt.id == "open", 7 if run.configuration.key == "normal" else 1
-        is_cut = is_open or int(run.prompt.id) < n_cut
-        right = None if is_open else not is_cut or run.prompt.id == "0"
-        return {"finish_reason": "length" if is_cut else "eos", "correct": right}
 
-    store = open_store(land_rows(tmp_path / "out", config, columns))
-    table, rows = closing_table(store, configurations(config)), figures(store, configurations(config))
-    assert str(table.caption).startswith(
-        "Careful: max_new_tokens cut texts of normal (70.0%); an answer that had not come by then counts as wrong.\n"
-    )
-    columns_of = {str(column.header).replace(SOFT_HYPHEN, ""): list(column.cells) for column in table.columns}
-    assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70%", "10%"])
-    assert [row["estimates"]["cut"]["mean"] for row in rows] == pytest.approx([0.7, 0.1])
-    open_only = tuple(prompts[-1:])
-    unmarked = config.model_copy(update={"prompts": open_only})
-    store = open_store(land_rows(tmp_path / "open", unmarked, columns))
-    table = closing_table(store, configurations(unmarked))
-    assert "Careful" not in str(table.caption), "no answer that could be missing"
-    assert [row["estimates"]["cut"]["mean"] for row in figures(store, configurations(unmarked))] == [1.0, 1.0]
+FOLDER = Path(__file__).with_name("readings")
+
+
+WRITTEN: dict[str, Callable[..., Prompt]] = {
+    "copied_codes": copied,
+    "copied_sentence": copied,
+    "python_list": list_of,
+    "json_object": object_of,
+    "question": question_about,
+}
+
+
+FORMS = tomllib.loads((FOLDER / "forms.toml").read_text("utf-8"))["asked"]
+
+
+def readings(file: str, held_out: bool) -> Iterator[tuple[str, Prompt, str, bool]]:
+    """Return kind, prompt, text and mark of one half, drawn by a hash of prompt and text.
+
+    Later texts, written after the grader was changed by the first held-out ones, are all held out.
+    """
+    for asked in tomllib.loads((FOLDER / file).read_text("utf-8"))["asked"]:
+        sort, of = asked["sort"], asked.get("of")
+        prompt = Prompt("", asked["prompt"], answer=asked["answer"]) if of is None else WRITTEN[sort](*of)
+        for right in (True, False):
+            for text in asked["right" if right else "wrong"]:
+                drawn = is_drawn(f"{of or asked['prompt']}\n{text}", "held out", 2)
+                if (drawn or file in LATER) == held_out:
+                    yield sort, prompt, text, right
+
+
+def agreement(file: str, held_out: bool) -> tuple[Counter[str], Counter[str]]:
+    """Return the number of texts of each kind, and how many are marked like the reader's."""
+    n: Counter[str] = Counter()
+    alike: Counter[str] = Counter()
+    for sort, prompt, text, right in readings(file, held_out):
+        n[sort] += 1
+        alike[sort] += grade(prompt, text).correct == right
+    return n, alike
+
+
+@pytest.mark.parametrize(
+    ("file", "held_out"),
+    [
+        *((file, half) for file in ("free.toml", "drawn.toml") for half in (False, True)),
+        *((file, True) for file in LATER),
+    ],
+)
+def test_at_least_97_of_100_texts_are_marked_as_a_careful_reader_does(file: str, held_out: bool) -> None:
+    n, alike = agreement(file, held_out)
+    assert n.total() >= 100
+    assert alike.total() / n.total() >= 0.97, {sort: (alike[sort], n[sort]) for sort in n}
+
+
+@pytest.mark.parametrize("asked", FORMS, ids=lambda asked: f"{asked['prompt']} {asked['answer']}")
+def test_texts_of_known_forms_are_all_marked_as_a_careful_reader_does(asked: dict[str, Any]) -> None:
+    prompt = Prompt("", asked["prompt"], answer=asked["answer"])
+    read = {**dict.fromkeys(asked["right"], True), **dict.fromkeys(asked["wrong"], False)}
+    assert {text: grade(prompt, text).correct for text in read} == read
+
+
+def test_findings_has_how_many_later_texts_are_marked_alike() -> None:
+    """`grading.csv`, which FINDINGS.md prints, has texts that didn't shape the grader, by kind."""
+    rows: dict[str, Counter[str]] = {}
+    for sort, prompt, text, right in (each for file in LATER for each in readings(file, held_out=True)):
+        marked = grade(prompt, text).correct
+        of_sort = rows.setdefault(sort, Counter())
+        of_sort["texts"] += 1
+        of_sort["alike" if marked == right else "wrongly_right" if marked else "wrongly_wrong"] += 1
+    names = ("texts", "alike", "wrongly_right", "wrongly_wrong")
+    counted = [{"sort": sort, **{name: str(rows[sort][name]) for name in names}} for sort in sorted(rows)]
+    with (Path(__file__).parents[3] / "reports" / "sample" / "grading.csv").open() as file:
+        assert list(csv.DictReader(file)) == counted

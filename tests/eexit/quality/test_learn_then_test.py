@@ -115,12 +115,12 @@ def passed_on(losses: Sequence[np.ndarray]) -> Certified:
     return certify(p_values(losses), CONFIDENCE)
 
 
-def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4, n_tested_from: int | None = None) -> Certified:
+def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4) -> Certified:
     """Test one sequence on the other prompts, in the order of the first ones; bolder settings are cheaper."""
     together = np.concatenate(losses, axis=2)
     n_settings = [loss_DPS.shape[2] for loss_DPS in losses]
     costs = np.concatenate([np.linspace(0.9, 0.5, n) - 0.001 * f for f, n in enumerate(n_settings)])
-    pilot, tested = together[:, :n_pilot], together[:, n_pilot if n_tested_from is None else n_tested_from :]
+    pilot, tested = together[:, :n_pilot], together[:, n_pilot:]
     p_values_DS = betting(np.swapaxes(tested, 1, 2), AT_MOST)
     found = np.zeros(p_values_DS.shape, dtype=bool)
     for draw, p_values_S in enumerate(p_values_DS):
@@ -130,27 +130,6 @@ def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4, n_tested_f
 
 
 WAYS: Final[dict[str, Procedure]] = {PASSED_ON: passed_on, PARETO: pareto}
-
-
-def naive(losses: Sequence[np.ndarray]) -> Certified:
-    """Certify whatever has a mean within the bound."""
-    return [loss_DPS.mean(axis=1) <= AT_MOST for loss_DPS in losses]
-
-
-def uncorrected(losses: Sequence[np.ndarray]) -> Certified:
-    """Test every setting as if it were the only one."""
-    return [found <= 1 - CONFIDENCE for found in p_values(losses)]
-
-
-def unshared(losses: Sequence[np.ndarray]) -> Certified:
-    """Give each family the whole error."""
-    return [certified for loss_DPS in losses for certified in passed_on([loss_DPS])]
-
-
-def counting_tokens(losses: Sequence[np.ndarray]) -> Certified:
-    """Count the 40 tokens of a prompt as independent, although they are lost together."""
-    repeated = [np.repeat(np.swapaxes(loss_DPS[:100], 1, 2), 40, axis=2) for loss_DPS in losses]
-    return certify([exact_binomial(loss_DSP, AT_MOST) for loss_DSP in repeated], CONFIDENCE)
 
 
 def assert_covers(procedure: Procedure, population: Population, n_families: int) -> float:
@@ -177,35 +156,16 @@ def test_nothing_above_the_bound_is_certified_more_often_than_stated(
     assert some > 0.5 or population in ("all above", "up and down"), "it certifies something, too"
 
 
-@pytest.mark.parametrize(
-    ("procedure", "population", "n_families"),
-    [
-        (naive, "0 or 1", 1),
-        (naive, "shares", 1),
-        (uncorrected, "0 or 1", 1),
-        (unshared, "all above", 8),
-        (counting_tokens, "0 or 1", 1),
-        (lambda losses: pareto(losses, PROMPTS, 0), "all above", 8),  # the pilot chooses itself
-    ],
-)
-def test_what_is_not_valid_misses_the_bound_more_often(procedure: Procedure, population: str, n_families: int) -> None:
-    with pytest.raises(AssertionError, match="misses the bound in"):
-        assert_covers(procedure, POPULATIONS[population], n_families)
-
-
-def asked_until_certified(shares: Sequence[float], picks: bool = False) -> list[float]:
+def asked_until_certified(shares: Sequence[float]) -> list[float]:
     """Return the share of draws with a false certificate so far, after each use of the same prompts.
 
     Each use has three settings, safe, just above the bound and bold, and loses other prompts than other uses. A draw
-    ends when a setting above the bound is certified. If it `picks`, it takes the setting of thirty with the least loss
-    on these very prompts.
+    ends when a setting above the bound is certified.
     """
     generator, draws, n = np.random.default_rng(5), 4000, 300
     certified_D, after = np.zeros(draws, dtype=bool), []
     for share in shares:
         settings = generator.binomial(n, [0.01, 0.0501, 0.1], (draws, 3))
-        if picks:
-            settings[:, 1] = generator.binomial(n, 0.0501, (draws, 30)).min(axis=1)
         losses_DSP = np.arange(n) < settings[..., None]
         p_values_DS = exact_binomial(losses_DSP.astype(np.float32), AT_MOST)
         (passed_DS,) = certify([p_values_DS], 1 - share)
@@ -221,8 +181,3 @@ def test_however_often_the_same_prompts_are_asked_a_false_certificate_is_as_rare
     first, *_, last = asked_until_certified([alpha_share(CONFIDENCE, n + 1, planned) for n in range(n_asks)])
     assert (first if planned == 1 else last) > 0.01
     assert last <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
-
-
-def test_asks_that_share_nothing_or_that_pick_what_looked_best_certify_too_often() -> None:
-    assert asked_until_certified([0.05] * 4)[-1] > 0.1
-    assert asked_until_certified([alpha_share(CONFIDENCE, number) for number in (1, 2)], picks=True)[-1] > 0.1

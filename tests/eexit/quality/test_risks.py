@@ -2,18 +2,14 @@
 
 import math
 from collections.abc import Callable
-from itertools import product
 from random import Random
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from eexit.quality.learn_then_test import certify
-from eexit.quality.risk_tests import betting
 from eexit.quality.risks import RISKS, answers_tell, losses
 
 # The definitions again, for one run: number, normal's number → loss.
@@ -100,72 +96,6 @@ def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(r
 def test_normal_itself_loses_nothing_where_it_is_compared_with(risk: str) -> None:
     runs = [run for run in runs_of(risk) if run["status"] == "ok"]
     assert set(losses(RISKS[risk], pa.Table.from_pylist(runs)).losses_of("normal")) == {0.0}
-
-
-N_PROMPTS, N_SWEEPS, CONFIDENCE = 120, 100, 0.95
-# Numbers of the setting's run and of normal's, first where the setting keeps the answer, then where it loses it.
-KEPT_AND_LOST = {"disagreement": ((0, 0), (1, 0)), "answers": ((1, 1), (0, 1)), "perplexity": ((2, 2), (1e9, 1)),
-                 "judge": ((4, 4), (1, 5))}  # fmt: skip
-
-
-@pytest.mark.parametrize("fails", ["the setting", "normal"])
-@pytest.mark.parametrize("risk", RISKS)
-def test_failures_that_come_with_losses_certify_nothing_that_is_above_the_bound(risk: str, fails: str) -> None:
-    """A setting loses 15 % of the prompts, and a run fails on two thirds of these: its risk is not 10 %."""
-    generator, runs = np.random.default_rng(0), []
-    kept, lost = KEPT_AND_LOST[risk]
-    for sweep, prompt in product(range(N_SWEEPS), range(N_PROMPTS)):
-        is_lost = generator.random() < 0.15
-        has_failed = is_lost and generator.random() < 2 / 3
-        for key, number in zip(("skip/kl/1", "normal"), lost if is_lost else kept, strict=True):
-            error = has_failed and (key == "normal") == (fails == "normal")
-            unit, number_of_run = f"{sweep}/{prompt}", None if error else float(number)
-            identity = {"prompt_id": unit, "unit": unit, "configuration": key, "draw": "0"}
-            runs.append({**identity, "status": "error" if error else "ok", RISKS[risk].column: number_of_run})
-    found = losses(RISKS[risk], pa.Table.from_pylist(runs))  # all sweeps at once take a tenth of the time
-    order = np.argsort([int(unit.partition("/")[0]) for unit in found.units], kind="stable")
-    loss_SP = found.losses_of("skip/kl/1")[order].reshape(N_SWEEPS, N_PROMPTS)
-    p_values = betting(loss_SP, 0.10)
-    n_certified = certify([p_values[:, None]], CONFIDENCE)[0].sum()
-    delta = 1 - CONFIDENCE
-    assert n_certified / N_SWEEPS <= delta + 3 * math.sqrt(delta * CONFIDENCE / N_SWEEPS)
-
-
-@pytest.mark.parametrize("large_lost", [0.2, 0.1])
-def test_what_is_certified_of_groups_of_unequal_size_holds_for_groups_and_not_for_prompts(large_lost: float) -> None:
-    """One group in ten has twenty prompts, and is lost with this probability; the others have one, which isn't lost.
-
-    With 0.2, the risk is at the bound of groups, 2 %, and 13.8 % of prompts are lost: certificates of groups are rare.
-    With 0.1, half as much is lost: many are certified, and none would hold for prompts.
-    """
-    at_most, n_groups, n_sweeps = 0.02, 400, 300
-    generator = np.random.default_rng(0)
-    is_large_SP = generator.random((n_sweeps, n_groups)) < 0.1
-    is_lost_SP = is_large_SP & (generator.random((n_sweeps, n_groups)) < large_lost)
-    unit_I = np.repeat(np.arange(n_sweeps * n_groups), np.where(is_large_SP, 20, 1).ravel())
-    columns = {
-        "prompt_id": pc.cast(pa.array(np.arange(len(unit_I))), pa.string()),
-        "unit": pc.cast(pa.array(unit_I), pa.string()),
-        "correct": pa.array(np.where(is_lost_SP.ravel()[unit_I], 0.0, 1.0)),
-        **{name: pa.array([each] * len(unit_I)) for name, each in (("draw", "0"), ("status", "ok"))},
-    }
-    of_setting = pa.table({**columns, "configuration": pa.array(["skip/kl/1"] * len(unit_I))})
-    of_normal = pa.table({**columns, "configuration": pa.array(["normal"] * len(unit_I))})
-    of_normal = of_normal.set_column(2, "correct", pa.array(np.ones(len(unit_I))))
-    found = losses(RISKS["answers"], pa.concat_tables([of_setting, of_normal]))
-    loss_SP = found.losses_of("skip/kl/1")[np.argsort([int(unit) for unit in found.units])].reshape(n_sweeps, n_groups)
-    n_certified = int((betting(loss_SP, at_most) <= 1 - CONFIDENCE).sum())
-    risk_of_groups, risk_of_prompts = 0.1 * large_lost, 0.1 * 20 * large_lost / (0.9 + 0.1 * 20)
-    over_prompts = found.over_prompts("skip/kl/1")
-    assert over_prompts is not None
-    assert over_prompts[0] == pytest.approx(risk_of_prompts, rel=0.05)
-    assert over_prompts[1] == len(unit_I)
-    assert risk_of_prompts > 3 * at_most
-    if risk_of_groups >= at_most:
-        delta = 1 - CONFIDENCE
-        assert n_certified / n_sweeps <= delta + 3 * math.sqrt(delta * CONFIDENCE / n_sweeps)
-    else:
-        assert n_certified / n_sweeps > 0.25
 
 
 def test_without_groups_or_in_equal_ones_the_mean_over_prompts_is_that_over_groups() -> None:

@@ -1,10 +1,12 @@
 """A change of any bit in a checksummed file is detected, and so is a file without a checksum."""
 
 import io
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flip_bits import READERS, flip_bits
 
 from eexit.results.checksums import (
     ChecksumError,
@@ -37,3 +39,10 @@ def test_every_flipped_bit_breaks_the_seal() -> None:
 def test_a_file_without_a_seal_is_no_sealed_one() -> None:
     with pytest.raises(ChecksumError):
         check_seal(encode_tokens(ROWS.slice(0, 0)))
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_reads_back_as_other_data(tmp_path: Path) -> None:
+    outcomes = flip_bits(tmp_path, 100)
+    assert set(outcomes) <= {(reader, outcome) for reader in READERS for outcome in ("noticed", "the same")}
+    assert outcomes.total() == 100 * len(READERS)

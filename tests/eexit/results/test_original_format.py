@@ -1,12 +1,8 @@
-import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eexit import KLExitGenerator
 from eexit.results.original_format import entry_of_text, evaluation_of, prompts_of, read, results_of, write
 
 EVALUATION: dict[str, Any] = evaluation_of(
@@ -65,27 +61,3 @@ def test_a_key_may_hold_anything_and_the_others_still_count(key: str, value: Any
     changed = {name for name in vars(asis) if getattr(result, name) != getattr(asis, name)} - {"mode", "kl_factor"}
     of_stats = {"total_tokens", "early_exits", "early_exit_rate", "layer_distribution"}
     assert changed <= (of_stats if key == "early_exit_stats" else {key})
-
-
-def test_a_single_generation_is_evaluated_in_that_shape(llama: PreTrainedModel) -> None:
-    class Words:
-        """A minimal tokenizer."""
-
-        eos_token_id = None
-
-        def decode(self, token_ids: list[int], **_: Any) -> str:
-            return "".join(f" {token_id}" for token_id in token_ids)
-
-    inputs = {"input_ids": torch.tensor([[5, 80, 7]])}
-    generator = KLExitGenerator(llama, cast(PreTrainedTokenizerBase, Words()), mode="unfrozen", exitable_layers=[1, 3])
-    tokens, exit_layers, _ = generator.generate(inputs, kl_strength=0.1, max_new_tokens=12)
-    evaluation = generator.evaluate_response(tokens, exit_layers, inputs)
-    decided = exit_layers[1:]
-    stats = evaluation["early_exit_stats"]
-    assert list(evaluation) == list(EVALUATION)
-    assert stats["total_tokens"] == len(decided) > 0
-    assert stats["early_exits"] == sum(layer in (1, 3) for layer in decided) > 0
-    assert stats["layer_distribution"] == {str(layer): decided.count(layer) for layer in sorted(set(decided))}
-    assert stats["usage"]["prompt_tokens"] == 3
-    assert (evaluation["tokens"], evaluation["chosen_exit_layers"]) == (tokens, exit_layers)
-    assert json.loads(json.dumps(evaluation)) == evaluation

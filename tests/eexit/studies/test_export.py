@@ -1,6 +1,5 @@
-"""`eexit export`: teacher data that says what the sweep says, that `datasets` reads; nothing is lost."""
+"""`python jobs/files/export.py`: teacher data that says what the sweep says, that `datasets` reads; nothing is lost."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -168,33 +167,9 @@ def test_files_are_bounded(made: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert many == one
 
 
-def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path) -> None:
-    config = SweepConfig.model_validate(decode_manifest(store.read(MANIFEST) or b"").config)
-    [first, *_] = plan_runs(config)
-    runs, tokens = (
-        table.filter(pc.equal(table["run_id"], first.run_id))
-        for table in (pq.read_table(f"{store.root}/{folder}") for folder in ("generations", "tokens"))
-    )
-    commit(store, [first], ShardTables(runs.combine_chunks(), tokens.combine_chunks()))
-    rows = exported(store.root, tmp_path / "data", "--configurations", *KEYS)
-    assert sorted(row["run_id"] for row in rows) == sorted(stored(store.root)[0])
-
-
 def changed(store: Store, **fields: Any) -> None:
     """Give the manifest other values."""
     store.publish(MANIFEST, encode_manifest(replace(decode_manifest(store.read(MANIFEST) or b""), **fields)))
-
-
-def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None:
-    for name in store.names("generations"):
-        generations = pq.read_table(f"{store.root}/{name}")
-        tokens = pq.read_table(f"{store.root}/tokens/{Path(name).name}")
-        for column in ("top_token_ids", "top_tokens", "top_prob"):
-            at = tokens.schema.get_field_index(column)
-            tokens = tokens.set_column(at, column, pa.nulls(len(tokens), TOKENS.field(column).type))
-        publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
-    for row in exported(store.root, tmp_path / "data"):
-        assert row["top_token_ids"] == row["top_prob"] == [None] * 9
 
 
 def removed(store: Store, folder: str) -> None:
@@ -203,31 +178,24 @@ def removed(store: Store, folder: str) -> None:
 
 
 Spoil = Callable[[Store], None]
+
+
+def nothing(store: Store) -> None:
+    """Leave the sweep as it is."""
+
+
+DISTINCT = "--kl-factors are distinct, finite and ≥ 0, got"
 REFUSED: list[tuple[Spoil, list[str], str]] = [
     (lambda store: store.remove(MANIFEST), [], "{out} holds no sweep.json: give the folder of a finished sweep"),
-    (
-        lambda store: changed(store, format=2),
-        [],
-        "{out} is no sweep's folder (it has format 2, not 9)",
-    ),
-    (
-        lambda store: None,
-        ["--configurations", "normal", "unfrozen/kl/2"],
-        "{out} has no configuration unfrozen/kl/2: did you mean unfrozen/kl/",
-    ),
-    (lambda store: None, ["--kl-factors", "0.5", "-1"], "--kl-factors are distinct, finite and ≥ 0, got 0.5 -1"),
-    (lambda store: None, ["--kl-factors", "nan"], "--kl-factors are distinct, finite and ≥ 0, got nan"),
-    (lambda store: None, ["--kl-factors", "1", "1"], "--kl-factors are distinct, finite and ≥ 0, got 1 1"),
-    (lambda store: None, ["--kl-factors", "few"], "argument --kl-factors: must be a number, got few"),
-    (lambda store: None, ["--out", "{out}/data"], "--out {out}/data is inside the sweep's results: choose another"),
-    (lambda store: None, ["--out", "{out}/sweep.json"], "--out {out}/sweep.json is inside the sweep's results"),
-    (lambda store: None, ["--out", "{out}/.."], "--out {out}/.. holds out, and nothing there is replaced: choose"),
-    (
-        lambda store: removed(store, "generations"),
-        [],
-        "{out} has no run of normal without an error: there is nothing to export",
-    ),
+    (lambda store: changed(store, format=2), [], "{out} is no sweep's folder (it has format 2, not 9)"),
+    (lambda store: removed(store, "generations"), [], "{out} has no run of normal without an error: there is nothing"),
     (lambda store: removed(store, "tokens"), [], "{out}/tokens/"),
+    (nothing, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
+    (nothing, ["--kl-factors", "0.5", "-1"], f"{DISTINCT} 0.5 -1"),
+    (nothing, ["--kl-factors", "nan"], f"{DISTINCT} nan"),
+    (nothing, ["--kl-factors", "1", "1"], f"{DISTINCT} 1 1"),
+    (nothing, ["--out", "{out}/data"], "--out {out}/data is inside the sweep's results: choose another"),
+    (nothing, ["--out", "{out}/.."], "--out {out}/.. holds out, and nothing there is replaced: choose"),
 ]
 
 
@@ -260,9 +228,25 @@ def test_an_export_that_is_interrupted_leaves_nothing_of_its_own(
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".gitattributes"]
 
 
-def test_the_questions_for_training_can_be_swept() -> None:
-    from eexit.plan.prompts import read_prompts
+def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path) -> None:
+    config = SweepConfig.model_validate(decode_manifest(store.read(MANIFEST) or b"").config)
+    [first, *_] = plan_runs(config)
+    runs, tokens = (
+        table.filter(pc.equal(table["run_id"], first.run_id))
+        for table in (pq.read_table(f"{store.root}/{folder}") for folder in ("generations", "tokens"))
+    )
+    commit(store, [first], ShardTables(runs.combine_chunks(), tokens.combine_chunks()))
+    rows = exported(store.root, tmp_path / "data", "--configurations", *KEYS)
+    assert sorted(row["run_id"] for row in rows) == sorted(stored(store.root)[0])
 
-    path = Path(__file__).parents[3] / "jobs" / "sweeps" / "prompts" / "questions.jsonl"
-    assert len({prompt.prompt for prompt in read_prompts(path)}) == 160
-    assert all(set(json.loads(line)) == {"id", "prompt"} for line in path.read_text().splitlines())
+
+def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None:
+    for name in store.names("generations"):
+        generations = pq.read_table(f"{store.root}/{name}")
+        tokens = pq.read_table(f"{store.root}/tokens/{Path(name).name}")
+        for column in ("top_token_ids", "top_tokens", "top_prob"):
+            at = tokens.schema.get_field_index(column)
+            tokens = tokens.set_column(at, column, pa.nulls(len(tokens), TOKENS.field(column).type))
+        publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
+    for row in exported(store.root, tmp_path / "data"):
+        assert row["top_token_ids"] == row["top_prob"] == [None] * 9

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from byte_model import save_byte_model
 from commands import asked_here
 from driving import assert_same
 from peft import LoraConfig, get_peft_model
-from scripted import rows_of
 from synthetic_sweeps import write_manifest
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,14 +24,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import eexit
 from cluster.sweep import run_job
 from cluster.sweep_job import SweepJob
-from eexit.errors import SweepStopped
 from eexit.output.progress import NullDisplay
 from eexit.plan import model_inspection
-from eexit.plan.config import SweepConfig
-from eexit.plan.runs import Run
-from eexit.results.shard_tables import ProgressCallback, ShardTables
 from eexit.results.store.commit import RunCounts
-from eexit.sweeps import local
 from eexit.sweeps.arguments import from_python
 from reports import build_report
 
@@ -41,13 +34,6 @@ PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the las
 GRID: dict[str, Any] = {
     "rules": {"confidence": [0.05, 0.9]}, "exit_every": 2, "max_new_tokens": 8, "dtype": "float32", "seeds": range(2),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    save_byte_model(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +110,6 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
-def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
-    first = eexit.sweep(["one"], model=model, quiet=True, **GRID)
-    assert "/agree" not in first._repr_html_()
-    second = eexit.sweep(["one", "two"], model=model, quiet=True, out=first.out, **{**GRID, "rules": {"agree": []}})
-    assert first._repr_html_() == second._repr_html_()
-
-
 def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
     grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
     done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
@@ -170,14 +149,6 @@ def test_the_report_is_beside_the_results_which_can_be_opened(swept: eexit.Sweep
     assert opened.runs.equals(swept.runs)
 
 
-def test_without_an_installed_report_builder_a_line_says_how_to_get_the_report(
-    swept: eexit.SweepResults, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eexit.sweeps.api.REPORT_BUILDERS", "eexit.no_builders")
-    with pytest.raises(ValueError, match=rf"no report builder is installed: .*python jobs/report.py {swept.out}"):
-        swept.report()
-
-
 def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepResults, model: str) -> None:
     """The two prompts have as many tokens each, so that means over tokens are those over prompts."""
     found, tokens = swept.confidence_by_depth(threshold=0.01), swept.tokens
@@ -205,14 +176,6 @@ def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
     assert not out.exists()
 
 
-def test_a_report_without_out_stays_where_report_says(model: str) -> None:
-    report = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}}).report()
-    gc.collect()
-    assert "<title>Early exit" in report.read_text("utf-8")
-    assert [*report.parent.iterdir()] == [report]
-    shutil.rmtree(report.parent)
-
-
 @pytest.mark.usefixtures("own_exits")
 def test_rules_and_states_may_be_functions(model: str) -> None:
     @eexit.rule(parameter="probability")
@@ -229,66 +192,6 @@ def test_rules_and_states_may_be_functions(model: str) -> None:
     assert len(texts) == 4
     assert all(text == texts["frozen_residual/confidence/0.05"] for text in texts.values())
     assert [(each["name"], each["source"]) for each in short.manifest.own] == [("surely", "surely"), ("kept", "kept")]
-
-
-class Fails:
-    """A model that raises for one prompt, and from some run on always."""
-
-    def __init__(self, config: SweepConfig, most: int = 1000) -> None:
-        self.config, self.left = config, most
-
-    def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
-        self.left -= len(runs)
-        if self.left < 0 or any(run.prompt.prompt == "bad" for run in runs):
-            raise RuntimeError("no such luck")
-        return rows_of(runs, self.config)
-
-
-def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_fails(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grid: dict[str, Any] = {"model": model, "modes": ["normal"], "exit_every": 2, "dtype": "float32", "quiet": True}
-    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config))
-    done = eexit.sweep(["one", "bad", "two"], out=tmp_path / "one", **grid)
-    assert done.runs.status.tolist() == ["ok", "error", "ok"]
-    assert done.runs.error[1] == "RuntimeError: no such luck"
-    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, 4))
-    with pytest.raises(SweepStopped, match="a run that had worked now fails too: RuntimeError: no such luck"):
-        eexit.sweep([*map(str, range(40))], out=tmp_path / "two", rows_per_shard=2, **grid)
-    assert (eexit.open(tmp_path / "two").runs.status == "ok").sum() == 4
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ({"ruls": {}}, "unknown key 'ruls' in eexit.sweep: did you mean rules?"),
-        ({"rules": {"confidence": [7]}}, "rule confidence takes a threshold above 0 and up to 1, as in confidence=0.9, "
-         "got 7 (rules in eexit.sweep)"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be ≥ 1, got 0 (max_new_tokens in eexit.sweep)"),
-        ({"exit_layers": [9]}, "exit layer 9 is not below the final layer: {model} has layers 0…6, so exit_layers may "
-         "go up to 5"),
-        ({"control_modes": ["skip"]}, "control_modes skip has no effect: give controls_of RESULTS"),
-        ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that eexit train made"),
-        ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
-        ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
-        ({"revision": "v1"}, "revision v1 has no effect: model {model} is not fetched by a Hugging Face name, so leave "
-         "revision out"),
-        ({"dtype": torch.int8}, "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (dtype in "
-         "eexit.sweep)"),
-        ({"use": 5}, "use must be a path, as text or a Path, got 5"),
-        ({"use": [None]}, "use must be a path, as text or a Path, got None"),
-        ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
-        ({"system": b"x"}, "system must be text, got b'x' (system in eexit.sweep)"),
-        ({"control_modes": 5}, "control_modes takes a list of modes, got 5"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
-    model: str, tmp_path: Path, arguments: dict[str, Any], line: str
-) -> None:
-    with pytest.raises(ValueError) as raised:  # noqa: PT011
-        eexit.sweep(["one"], **{"model": model, "out": tmp_path / "out", "exit_every": 2, "quiet": True, **arguments})
-    assert str(raised.value) == line.format(model=model)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_rules_with_the_same_texts_in_several_modes_are_named_at_the_start(
@@ -354,14 +257,6 @@ def test_a_dtype_may_be_one_of_torch(model: str) -> None:
     grid: dict[str, Any] = {**GRID, "rules": {}, "modes": ["normal"], "dtype": torch.float16, "max_new_tokens": 2}
     assert eexit.sweep(["one"], model=model, quiet=True, **grid).manifest.config["dtype"] == "float16"
     assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
-
-
-@pytest.mark.usefixtures("own_exits")
-def test_a_rule_without_options_needs_no_parentheses() -> None:
-    @eexit.rule
-    def surely(layer: Any) -> Any: ...
-
-    assert (surely.name, surely.needs, surely.parameter) == ("surely", "distribution", "")
 
 
 def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
@@ -452,3 +347,18 @@ def test_what_the_models_generation_config_sets_and_a_sweep_does_not_apply_is_na
     assert line in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "loaded")
     loaded.generation_config = type(loaded.generation_config)()
     assert line not in said(model=loaded, tokenizer=tokenizer, out=tmp_path / "nothing")
+
+
+def test_a_report_without_out_stays_where_report_says(model: str) -> None:
+    report = eexit.sweep(["one"], model=model, modes=["normal"], quiet=True, **{**GRID, "rules": {}}).report()
+    gc.collect()
+    assert "<title>Early exit" in report.read_text("utf-8")
+    assert [*report.parent.iterdir()] == [report]
+    shutil.rmtree(report.parent)
+
+
+def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
+    first = eexit.sweep(["one"], model=model, quiet=True, **GRID)
+    assert "/agree" not in first._repr_html_()
+    second = eexit.sweep(["one", "two"], model=model, quiet=True, out=first.out, **{**GRID, "rules": {"agree": []}})
+    assert first._repr_html_() == second._repr_html_()

@@ -116,6 +116,6 @@ def test_paired_differences_beside_either_configuration(tmp_path: Path) -> None:
     row = paired.differences().set_index("configuration").loc[KL_1.key]
     assert (row["perplexity"], row["n_tokens"]) == (pytest.approx(math.sqrt(2 * 8)), pytest.approx(-1.0))
     assert (row["exit_rate"], row["mean_depth"], row["n"]) == (pytest.approx(0.3), pytest.approx(-0.15), 2)
-    other = paired.beside(KL_1.key).set_index("configuration")
+    other = paired.differences(KL_1.key).set_index("configuration")
     assert other.loc["normal", "perplexity"] == pytest.approx(1 / math.sqrt(2 * 8))
     assert (other.loc["normal", "n"], other.loc["normal", "baseline"]) == (2, KL_1.key)

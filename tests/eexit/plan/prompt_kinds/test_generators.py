@@ -7,7 +7,6 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from functools import cache
 from hashlib import sha256
 from math import expm1
@@ -16,7 +15,6 @@ from random import Random
 
 import pytest
 from commands import here, refusal
-from full_disk import left, on_a_full_disk
 from scipy.stats import chisquare
 
 from cluster.assessment.prompt_splits import drawn, sizes_at
@@ -24,13 +22,8 @@ from eexit.errors import UsageError
 from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds import generators, multi_step
 from eexit.plan.prompt_kinds.generators import (
-    CAPITALS,
-    CATEGORIES,
-    CONTINENTS,
     KINDS,
     MOST,
-    OPPOSITES,
-    WORDS,
     PromptKind,
     draw_prompts,
     one,
@@ -132,49 +125,6 @@ def test_docstrings_list_the_kinds_with_their_spaces() -> None:
     assert rows == [(kind.name, f"{kind.space:.1e}") for kind in EVERY]
 
 
-def test_prompts_in_steps_have_the_numbers_of_steps_that_the_docstring_says() -> None:
-    told = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d to \d) \| [^|]+ \|$", TABLES, re.MULTILINE))
-    drawn = draw_prompts(700, 3, IN_STEPS)
-    steps = {kind.name: Counter(p.steps for p in drawn if sort_of(p.id) == kind.name) for kind in IN_STEPS}
-    assert told == {name: f"{min(n)} to {max(n)}" for name, n in steps.items()}  # type: ignore[type-var]
-    assert all(chisquare(list(n.values())).pvalue > 0.001 for n in steps.values())
-    assert all('Think step by step, then end with "Answer:" and ' in prompt.prompt for prompt in drawn)
-
-
-def test_answers_in_steps_are_those_that_the_prompts_say() -> None:
-    """Answers are derived from the text, by other means than those that made it."""
-    for prompt in draw_prompts(700, 4, IN_STEPS):
-        told, numbers = prompt.prompt.split("\n")[0], [int(found) for found in re.findall(r"\d+", prompt.prompt)]
-        match sort_of(prompt.id):
-            case "sum":
-                expected: object = sum(numbers)
-            case "remainder":
-                expected = sum(numbers[:-1]) % numbers[-1]
-            case "possessions":
-                expected = numbers[0]
-                for buys, each, finds, gives, doubles in re.findall(
-                    r"buys (\d+) packs of (\d+)|finds (\d+)|gives (\d+)|(twice)", told
-                ):
-                    change = int(buys or 0) * int(each or 0) + int(finds or 0) - int(gives or 0)
-                    expected = expected * 2 if doubles else expected + change
-                assert expected > 0
-            case "swapped":
-                at = dict(re.findall(r"the (\w+) in the (\w+)", told))
-                for one_thing, other in re.findall(r"The (\w+) and the (\w+) change", told):
-                    at[one_thing], at[other] = at[other], at[one_thing]
-                expected = at[re.findall(r"is the (\w+) now", told)[0]]
-            case "counted":
-                letter, words = re.findall(r'"([^"]+)"', told)
-                expected = Counter(words)[letter]
-            case "reversed":
-                expected = "".join(reversed(told.split('"')[1]))
-            case _:
-                day = datetime.strptime(re.findall(r"for (\d+ \w+ \d+)", told)[0], "%d %B %Y")
-                moves = re.findall(r"by (\d+) (days|weeks)", told)
-                expected = (day + sum((timedelta(**{unit: int(n)}) for n, unit in moves), timedelta())).day
-        assert prompt.answer == str(expected), prompt
-
-
 def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) -> None:
     out = tmp_path / "drawn.jsonl"
     done = here(main, "--n", "20", "--seed", "5", "--out", out)
@@ -199,18 +149,6 @@ def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) 
         assert message in refusal(main, *arguments)
     assert out.read_bytes() == written
     assert list(tmp_path.iterdir()) == [out]
-
-
-def test_on_a_full_disk_no_file_is_left_and_the_same_command_then_goes(tmp_path: Path) -> None:
-    out = tmp_path / "drawn.jsonl"
-    done = on_a_full_disk(4096, main, "--out", out)
-    assert (done.returncode, done.stderr.splitlines()) == (
-        2, [f"error: --out {out} can't be written ([Errno 27] File too large: '{out}')"]
-    )  # fmt: skip
-    assert left(tmp_path) == []
-    out.touch()  # as older versions left it
-    assert here(main, "--out", out).returncode == 0
-    assert list(read_prompts(out)) == draw_prompts(2000, seed=0)
 
 
 def test_every_kind_is_tested() -> None:
@@ -238,13 +176,3 @@ def test_of_many_prompts_the_answer_is_right_and_no_answer_is_wrong(kind: Prompt
             assert grade(prompt, f"The answer is {prompt.answer}.").correct, prompt
         for text in ("", "I do not know.", "The text is long and it goes on and on and on."):
             assert not grade(prompt, text).correct, prompt
-
-
-def test_no_table_has_two_rows_for_the_same_thing_and_answers_differ_from_what_is_asked() -> None:
-    for table in (CAPITALS, CONTINENTS, OPPOSITES):
-        assert len({thing for thing, _ in table}) == len(table)
-        assert all(thing != answer for thing, answer in table)
-    assert len({answer for _, answer in CAPITALS}) == len(CAPITALS)
-    for words in (*CATEGORIES.values(), *WORDS.values()):
-        assert len({*words}) == len(words)
-    assert len({word for words in CATEGORIES.values() for word in words}) == sum(map(len, CATEGORIES.values()))

@@ -1,5 +1,6 @@
-"""Shards are committed whole and once, in the explicit schema, and common Parquet readers read them in one line."""
+"""Shards are committed whole and once, readable in one line; damage is named, and its runs are done again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -20,6 +21,7 @@ from eexit.results.store.commit import (
     commit,
     landed_tally,
     remove_errors,
+    repair_store,
     shard_name,
     survey,
 )
@@ -44,6 +46,14 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "out")
 
 
+@pytest.fixture
+def halves(store: Store, runs: list[Run], config: SweepConfig) -> Store:
+    """Return a store with two shards of nine runs."""
+    for half in (runs[:9], runs[9:]):
+        commit(store, half, rows_of(half, config), attempt=1)
+    return store
+
+
 def mixed(runs: list[Run], config: SweepConfig) -> ShardTables:
     """Return results with an error in the first run, and the others done."""
     failed, done = error_results(runs[:1], config, "prompt is empty"), rows_of(runs[1:], config)
@@ -59,10 +69,6 @@ def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store, runs: list[R
         assert read.equals(schema)
         assert [field.metadata for field in read] == [field.metadata for field in schema]
         assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-
-
-def test_a_name_depends_on_the_runs_and_not_on_their_order(runs: list[Run]) -> None:
-    assert shard_name(runs) == shard_name(runs[::-1]) != shard_name(runs[1:])
 
 
 def test_everything_reads_results_in_one_line(store: Store, runs: list[Run], config: SweepConfig) -> None:
@@ -125,15 +131,10 @@ def test_the_fence_is_looked_at_before_each_file_is_published(
     assert clear_debris(store) == 1
 
 
-def test_only_runs_that_are_ok_are_done(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    assert survey(store).done == set()
-    tally = commit(store, runs, mixed(runs, config))
-    assert tally == landed_tally(store, runs) == RunCounts(18, 1, 17 * TOKENS_PER_RUN)
-    assert survey(store).done == {run.run_id for run in runs[1:]}
-
-
 def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    commit(store, runs[:9], mixed(runs[:9], config))
+    tally = commit(store, runs[:9], mixed(runs[:9], config))
+    assert tally == landed_tally(store, runs[:9]) == RunCounts(9, 1, 8 * TOKENS_PER_RUN)
+    assert survey(store).done == ids(runs[1:9])
     commit(store, runs[9:], error_results(runs[9:], config, "no"))
     assert remove_errors(store, survey(store).with_errors) == 10
     assert remove_errors(store, survey(store).with_errors) == 0
@@ -144,9 +145,8 @@ def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], con
     assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
 
 
-def test_debris_goes_and_results_stay(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    commit(store, runs[:9], rows_of(runs[:9], config))
-    commit(store, runs[9:], rows_of(runs[9:], config))
+def test_debris_goes_and_results_stay(halves: Store, runs: list[Run]) -> None:
+    store = halves
     orphan = Path(store.root, "generations", f"{shard_name(runs[9:])}.parquet")
     orphan.unlink()  # as if killed between the two files
     Path(store.root, "generations", f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
@@ -154,3 +154,106 @@ def test_debris_goes_and_results_stay(store: Store, runs: list[Run], config: Swe
     assert clear_debris(store, runs[:9]) == 0
     assert clear_debris(store) == 2
     assert pd.read_parquet(f"{store.root}/tokens").run_id.nunique() == 9
+
+
+def file(store: Store, folder: str, runs: list[Run]) -> Path:
+    return Path(store.root, folder, f"{shard_name(runs)}.parquet")
+
+
+def ids(runs: list[Run]) -> set[str]:
+    return {run.run_id for run in runs}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "deleted": Path.unlink,
+    "emptied": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "replaced": lambda path: path.write_text("notes"),
+    "a row less": lambda path: pq.write_table(pq.read_table(path).slice(1), path),
+    "unsealed": lambda path: pq.write_table(pq.read_table(path), path),
+    "flipped": flip,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("folder", ["tokens", "generations"])
+def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
+    halves: Store, runs: list[Run], config: SweepConfig, folder: str, damage: str
+) -> None:
+    path = file(halves, folder, runs[:9])
+    DAMAGES[damage](path)
+    assert landed_tally(halves, runs[:9]) is None
+    found, lines = repair_store(halves)
+    assert found.done == ids(runs[9:])
+    if (folder, damage) == ("generations", "deleted"):
+        assert lines == []  # it was never committed
+        assert clear_debris(halves) == 1
+    else:
+        (line,) = lines
+        assert line.startswith(f"{path} ")
+        assert "its runs are done again" in line
+    commit(halves, runs[:9], rows_of(runs[:9], config))
+    found, lines = repair_store(halves)
+    assert (found.done, lines) == (ids(runs), [])
+    assert pd.read_parquet(f"{halves.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+
+
+def test_what_is_left_of_a_damaged_shard_is_kept_aside(halves: Store, runs: list[Run]) -> None:
+    flip(file(halves, "tokens", runs[:9]))
+    before = {folder: file(halves, folder, runs[:9]).read_bytes() for folder in ("tokens", "generations")}
+    _, (line,) = repair_store(halves)
+    aside = Path(halves.root, line.rpartition(" ")[2])
+    assert {path.parent.name: path.read_bytes() for path in aside.glob("*/*")} == before
+
+
+def test_what_no_sweep_wrote_is_named_and_left_alone(halves: Store, runs: list[Run]) -> None:
+    foreign = ["tokens/my_notes.txt", "generations/mine.parquet", "tokens/backup/x.parquet", "tokens/.x.tmp"]
+    for name in foreign:
+        halves.publish(name, b"mine")
+    found, lines = repair_store(halves)
+    assert clear_debris(halves) == 0
+    assert found.done == ids(runs)
+    assert [line.split(" is not one of the sweep's files")[0] for line in lines] == [
+        f"{halves.root}/{name}" for name in ("generations/mine.parquet", "tokens/backup", "tokens/my_notes.txt")
+    ]
+    assert {name: halves.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
+
+
+@pytest.mark.parametrize("late", ["the whole", "its halves"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_that_is_there_twice_is_settled_for_the_later_attempt(
+    store: Store, runs: list[Run], config: SweepConfig, late: str, same: bool
+) -> None:
+    shards = {"the whole": [runs[:9]], "its halves": [runs[:4], runs[4:9]]}
+    for name, some in shards.items():
+        for shard in some:
+            results = rows_of(shard, config, lambda run: {} if same else {"text": name})  # noqa: B023  # called here
+            commit(store, shard, results, attempt=2 if name == late else 1)
+    _, lines = repair_store(store)
+    assert sum("there twice" in line for line in lines) == 3 - len(shards[late])
+    generations = pd.read_parquet(f"{store.root}/generations")
+    assert sorted(generations.run_id) == sorted(ids(runs[:9]))
+    assert set(generations.text) == {"abc" if same else late}
+    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+    assert repair_store(store)[1] == []
+
+
+def test_runs_that_are_elsewhere_too_leave_a_shard_and_the_others_stay(
+    halves: Store, runs: list[Run], config: SweepConfig
+) -> None:
+    commit(halves, runs[:4], rows_of(runs[:4], config), attempt=2)
+    commit(
+        halves, runs[4:6], error_results(runs[4:6], config, "timed out"), attempt=3
+    )  # what is done counts, not these
+    _, lines = repair_store(halves)
+    assert any("4 of its runs were there twice" in line for line in lines)
+    assert any("all of its runs were there twice" in line for line in lines)
+    assert sorted(pd.read_parquet(f"{halves.root}/generations").run_id) == sorted(ids(runs))
+    assert pd.read_parquet(f"{halves.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+    assert (survey(halves).done, repair_store(halves)[1], clear_debris(halves)) == (ids(runs), [], 0)

@@ -107,50 +107,36 @@ def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store
 
 
 OTHER_SWEEP = "holds another sweep ({}): choose another --out, or remove that folder"
+OTHER_PROMPT = "holds another prompt '1' ({}): give this one another id, or choose another --out"
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"model": "other"}, 'model: "tiny" -> "other"'),
+    ({"dtype": "bfloat16"}, 'dtype: "float32" -> "bfloat16"'),
+    ({"quantize": "int8"}, 'quantize: null -> "int8"'),
+    ({"exit_layers": [5, 10]}, "exit_layers: null -> [5, 10]"),
+    ({"max_new_tokens": 4}, "max_new_tokens: 3 -> 4"),
+    ({"system": "Be brief."}, 'system: "" -> "Be brief."'),
+    ({"temperature": 0.5}, "temperature: 0.0 -> 0.5"),
+    ({"readout": "raw"}, 'readout: "lens" -> "raw"'),
+    ({"record_top_k": 1}, "record_top_k: 3 -> 1"),
+    ({"record_full_depth": "none"}, 'observe: "all" -> "none"'),
+]
 
 
 @pytest.mark.parametrize(
     ("before", "now", "line"),
     [
-        ({}, {"model": "other"}, OTHER_SWEEP.format('model: "tiny" -> "other"')),
-        ({}, {"dtype": "bfloat16"}, OTHER_SWEEP.format('dtype: "float32" -> "bfloat16"')),
-        ({}, {"quantize": "int8"}, OTHER_SWEEP.format('quantize: null -> "int8"')),
-        ({}, {"exit_layers": [5, 10]}, OTHER_SWEEP.format("exit_layers: null -> [5, 10]")),
-        ({}, {"max_new_tokens": 4}, OTHER_SWEEP.format("max_new_tokens: 3 -> 4")),
-        ({}, {"system": "Be brief."}, OTHER_SWEEP.format('system: "" -> "Be brief."')),
-        ({}, {"temperature": 0.5}, OTHER_SWEEP.format("temperature: 0.0 -> 0.5")),
-        ({}, {"readout": "raw"}, OTHER_SWEEP.format('readout: "lens" -> "raw"')),
-        ({}, {"record_top_k": 1}, OTHER_SWEEP.format("record_top_k: 3 -> 1")),
-        ({}, {"record_full_depth": "none"}, OTHER_SWEEP.format('observe: "all" -> "none"')),
-        (
-            {},
-            {"prompts": [{"id": "1", "prompt": "three"}]},
-            'holds another prompt \'1\' (prompt: "two" -> "three"): give this one another id, or choose another --out',
-        ),
-        (
-            {},
-            {"prompts": [{"id": "1", "prompt": "two", "answer": "2"}]},
-            "holds another prompt '1' (answer: null -> \"2\"): give this one another id, or choose another --out",
-        ),
-        (
-            {"modes": ["unfrozen"]},
-            {},
-            "holds runs that were not compared with normal, as is recorded with each: leave normal out of --modes, or "
-            "choose another --out",
-        ),
-        (
-            {"controls": [{"of": "unfrozen/agree", "counts": {5: 1, 10: 2}}]},
-            {"controls": [{"of": "unfrozen/agree", "counts": {5: 2, 10: 2}}]},
-            "holds a control of unfrozen/agree when it exited at other layers: choose another --out",
-        ),
-        (
-            {},
-            {"rules": {"confidence": [0.90000001]}},
-            "can't grow by this (the parameters of rule confidence 0.9 and 0.90000001 are shown with six digits, as "
-            "0.9 both): choose another --out",
-        ),
+        *(({}, now, OTHER_SWEEP.format(change)) for now, change in CHANGES),
+        ({}, {"prompts": [{"id": "1", "prompt": "three"}]}, OTHER_PROMPT.format('prompt: "two" -> "three"')),
+        ({}, {"prompts": [{"id": "1", "prompt": "two", "answer": "2"}]}, OTHER_PROMPT.format('answer: null -> "2"')),
+        ({"modes": ["unfrozen"]}, {}, "holds runs that were not compared with normal, as is recorded with each: leave "
+         "normal out of --modes, or choose another --out"),
+        ({"controls": [{"of": "unfrozen/agree", "counts": {5: 1, 10: 2}}]},
+         {"controls": [{"of": "unfrozen/agree", "counts": {5: 2, 10: 2}}]},
+         "holds a control of unfrozen/agree when it exited at other layers: choose another --out"),
+        ({}, {"rules": {"confidence": [0.90000001]}}, "can't grow by this (the parameters of rule confidence 0.9 and "
+         "0.90000001 are shown with six digits, as 0.9 both): choose another --out"),
     ],
-)
+)  # fmt: skip
 def test_what_would_make_runs_incomparable_is_refused_in_one_line(
     store: Store, before: dict[str, Any], now: dict[str, Any], line: str
 ) -> None:

@@ -1,25 +1,12 @@
-"""`--out` is created atomically, never shared with another sweep, and refused before loading if it can't be used."""
+"""`--out` is created atomically, and refused before loading if it can't be used."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from scripted import sweep_of
 
 from eexit.errors import UsageError
-from eexit.results.layout import FORMAT, MANIFEST, encode_manifest
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.manifest import (
-    MissingManifestError,
-    first_difference,
-    make_manifest,
-    read_manifest,
-    refuse_other_model,
-)
-
-SHARD = f"generations/{'ab' * 16}.parquet"
-MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 7, "dtype": "float32"}
 
 
 @pytest.fixture
@@ -94,79 +81,3 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
             f"--out {out} can't be written to ({tmp_path}/link is a link to {tmp_path}/gone, which is not there): "
             "make that folder, or choose another place"
         )
-
-
-def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
-    config = sweep_of("tiny", "one", "two")
-    assert read_manifest(store) is None
-    manifest = make_manifest(config, MODEL, (5,))
-    store.publish(MANIFEST, encode_manifest(manifest))
-    assert read_manifest(store) is None  # as long as there are no results
-    store.publish(SHARD, b"")
-    held = json.loads(store.read("sweep.json") or b"")
-    assert held["format"] == FORMAT
-    assert held["config"] == config.model_dump(mode="json")
-    assert held["model"] == MODEL
-    assert held["exitable_layers"] == [5]
-    assert held["n_runs"] == 18
-    assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
-    assert held["started"].endswith("+00:00")
-    read = read_manifest(store)
-    assert read is not None
-    refuse_other_model(store, read, manifest)
-
-
-def test_another_model_is_refused_with_the_difference(store: Store) -> None:
-    config = sweep_of("tiny", "one", "two")
-    held = make_manifest(config, MODEL, (5,))
-    other = make_manifest(config, {**MODEL, "digest": "cd34"}, (5,))
-    with pytest.raises(UsageError, match=r'\(model\.digest: "ab12" -> "cd34"\)'):
-        refuse_other_model(store, held, other)
-
-
-@pytest.mark.parametrize("part", ["weights", "configuration", "chat template", "tokenizer"])
-def test_a_model_folder_that_changed_is_told_by_what_changed(store: Store, part: str) -> None:
-    config = sweep_of("tiny", "one")
-    parts = dict.fromkeys(["weights", "configuration", "chat template", "tokenizer"], "ab12")
-    held = make_manifest(config, {**MODEL, "parts": parts}, (5,))
-    refuse_other_model(store, held, held)
-    now = make_manifest(config, {**MODEL, "parts": parts | {part: "cd34"}, "digest": "ef56"}, (5,))
-    with pytest.raises(UsageError) as raised:
-        refuse_other_model(store, held, now)
-    assert str(raised.value) == (
-        f"--out {store.root} holds results of this model before its {part} changed: "
-        "put that back as it was, or choose another --out"
-    )
-
-
-def test_results_without_a_manifest_are_refused(store: Store) -> None:
-    store.publish("notes.txt", b"not of a sweep")
-    assert read_manifest(store) is None
-    store.publish(SHARD, b"")
-    with pytest.raises(MissingManifestError, match=r"holds results but no sweep\.json"):
-        read_manifest(store)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", r"sweep\.json is damaged, or no sweep's \(it is not JSON"),
-        (b"[]", r"sweep\.json is damaged, or no sweep's \(it is not an object"),
-        (b'{"format": %d}' % FORMAT, r"sweep\.json is damaged, or no sweep's \(its checksum does not match\)"),
-        (
-            b'{"format": 1, "config": {}, "model": {}, "exitable_layers": []}',
-            rf"is no sweep's of this version \(it has format 1, not {FORMAT}\): choose another --out",
-        ),
-    ],
-)
-def test_a_manifest_that_is_none_is_refused(store: Store, content: bytes, message: str) -> None:
-    store.publish(SHARD, b"")
-    store.publish("sweep.json", content)
-    with pytest.raises(UsageError, match=message):
-        read_manifest(store)
-
-
-def test_the_first_difference_is_named() -> None:
-    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) is None
-    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a[1].b: 2 -> 3"
-    assert first_difference({"a": 1}, {"a": 1, "c": "x"}) == 'c: null -> "x"'

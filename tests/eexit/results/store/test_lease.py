@@ -211,14 +211,6 @@ def test_one_on_another_machine_that_renews_its_lease_at_last_is_refused_whateve
     assert clock.slept == STALE_SECONDS
 
 
-@pytest.mark.usefixtures("clock")
-def test_a_lease_of_an_older_version_can_be_read(store: Store) -> None:
-    old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
-    store.publish(LEASE, json.dumps(old).encode())
-    with hold(store) as lease:
-        lease.check()
-
-
 def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
 
@@ -288,3 +280,11 @@ def test_of_many_at_once_one_gets_it(store: Store) -> None:
     finally:
         for process in processes:
             end(process)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_lease_of_an_older_version_can_be_read(store: Store) -> None:
+    old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
+    store.publish(LEASE, json.dumps(old).encode())
+    with hold(store) as lease:
+        lease.check()

@@ -55,18 +55,6 @@ def store(wire: Wire) -> Iterator[Store]:
     wire.cut_after = None
 
 
-def test_a_bucket_is_a_store_like_any_other(store: Store) -> None:
-    store.probe()
-    assert store.names("generations") == []
-    assert store.read("a") is None
-    store.publish("generations/a", b"one")
-    store.publish("generations/a", b"two")
-    assert (store.read("generations/a"), store.names("generations")) == (b"two", ["generations/a"])
-    assert not store.create("generations/a", b"three")
-    store.remove("generations/a")
-    assert not store.has("generations/a")
-
-
 @pytest.mark.parametrize(  # in one request, and in parts
     "size", [MEGABYTE, pytest.param(12 * MEGABYTE, marks=pytest.mark.slow)]
 )

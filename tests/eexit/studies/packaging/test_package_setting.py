@@ -152,15 +152,6 @@ def test_what_can_not_be_taken_home_is_refused_in_a_line(
     assert not (tmp_path / "mine").exists()
 
 
-def test_fixed_is_taken_home_like_any_rule(swept_out: Path, model: Path, tmp_path: Path) -> None:
-    key, folder = "skip/fixed/3", tmp_path / "mine"
-    assert take(swept_out, "--configuration", key, "--out", folder).returncode == 0
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    for prompt, token_ids, _ in texts_of(swept_out, key):
-        made = loaded.generate(torch.tensor([prompt]), custom_generate=eexit.load(folder), max_new_tokens=10)
-        assert made[0, len(prompt) :].tolist() == token_ids
-
-
 def test_a_sweep_in_bfloat16_is_taken_home_in_float32_too_whose_texts_may_differ(model: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["skip"], "dtype": "bfloat16"}
     out, key = swept(tmp_path / "sweep", model, FEW, **fields, max_new_tokens=24), "skip/confidence/0.2"
@@ -183,16 +174,6 @@ def test_nothing_is_replaced_and_nothing_is_put_among_results(swept_out: Path, t
     ):
         assert reason in refusal(main, swept_out, "--configuration", KEY, "--out", place, "--quiet")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
-
-
-def test_a_changed_model_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
-    config = (model / "config.json").read_text()
-    (model / "config.json").write_text(config + " ")
-    try:
-        done = take(swept_out, "--configuration", KEY, "--out", tmp_path / "mine")
-    finally:
-        (model / "config.json").write_text(config)
-    assert "is not the one that the sweep had" in done.stderr
 
 
 def test_the_files_of_a_repository_generate_by_the_package(
@@ -269,3 +250,13 @@ def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: P
     card.write_text(card.read_text() + " ")
     with pytest.raises(ValueError, match=r"artefacts/probe/card.json is not the file that was packaged"):
         eexit.load(tmp_path / "0")
+
+
+def test_a_changed_model_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config + " ")
+    try:
+        done = take(swept_out, "--configuration", KEY, "--out", tmp_path / "mine")
+    finally:
+        (model / "config.json").write_text(config)
+    assert "is not the one that the sweep had" in done.stderr

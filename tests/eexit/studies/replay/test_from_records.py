@@ -1,9 +1,6 @@
 """Replays of what tiny models wrote: against draws, against runs at the same settings, and at the ends of each rule."""
 
 from dataclasses import replace
-from functools import partial
-from itertools import cycle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,57 +8,15 @@ import torch
 from axes import EXITABLE, SOME, control
 from reference.generation import draw
 from reference.rules import RuleInputs, stop_by_kl
-from references import decoder_of, save_adapter
-from rows import DECODING, PROMPTS
-from torch import Tensor
-from traces import traces_of
-from transformers import PreTrainedModel
-from untrained import random_gate
 
-from eexit.decode.costs import cost_columns
-from eexit.decode.engine import Engine
-from eexit.decode.requests import DecodingConfig, Request, RequestOutput
-from eexit.decode.unit_costs import find_prices
 from eexit.method.divergence import divergence_from_final
-from eexit.method.modes import MODES
-from eexit.method.rules import ONLINE, RULES, Parameter
-from eexit.method.screen import Screen
-from eexit.method.screen_size import ScreenSize
+from eexit.method.rules import RULES, Parameter
 from eexit.method.stick_breaking import exit_draws
-from eexit.model.adapters import merged
-from eexit.model.decoders import DecoderPair
-from eexit.plan.configuration import Configuration, EarlyExit, NoExit
+from eexit.plan.configuration import EarlyExit
 from eexit.plan.splits import unit_digest
-from eexit.quality.text_metrics import disagreement
 from eexit.results.study_tables import OF_UNITS
 from eexit.studies.replay.from_records import ReplayResult, TextCosts, Transcript, replay_recorded, summary, together
-from eexit.studies.replay.with_model import Replayer
-from eexit.sweeps.head_moment import second_moment
 from eexit.training.texts import TrainingText
-
-N_LAYERS = 7
-GREEDY = replace(DECODING, max_new_tokens=20)
-SEED = 3
-
-
-@pytest.fixture(scope="module")
-def replayer(llama: PreTrainedModel) -> Replayer:
-    decoder = decoder_of(llama)
-    return Replayer(DecoderPair.from_decoders(decoder), DECODING, find_prices(decoder, DECODING))
-
-
-def generate(model: PreTrainedModel, configuration: Configuration, decoding: DecodingConfig = GREEDY) -> RequestOutput:
-    request = Request(PROMPTS[0], configuration, SEED)
-    return traces_of(Engine(decoder_of(model), decoding).generate([request]))[0]
-
-
-def transcript_of(trace: RequestOutput, recorded: bool = True) -> Transcript:
-    logits_NXV = torch.full((len(trace.token_id_T) - 1, len(EXITABLE) + 1, 97), -50.0)
-    logits_NXV.scatter_(-1, torch.tensor(trace.top_token_ids_TXK[1:, :, :1]).long(), 50.0)
-    likeliest = divergence_from_final(logits_NXV, 3)
-    teacher = replace(likeliest, kl_BE=torch.tensor(trace.kl_TE[1:]))
-    text = TrainingText("a", PROMPTS[0], tuple(trace.token_id_T.tolist()))
-    return Transcript(text, SEED, teacher if recorded else None)
 
 
 def random_transcript(n_tokens: int) -> Transcript:
@@ -110,200 +65,6 @@ def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
     assert (never.expected_kl, never.expected_disagreement) == pytest.approx((0, 0))
 
 
-@pytest.mark.parametrize(  # each rule where exits leave texts as they are, and in one of the states that alter them
-    ("mode", "rule"),
-    [
-        *(("unfrozen", rule) for rule in RULES),
-        *zip(cycle([mode for mode in MODES if mode != "unfrozen"]), RULES, strict=False),
-    ],
-)
-def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
-    llama: PreTrainedModel, replayer: Replayer, mode: str, rule: str
-) -> None:
-    settings = [EarlyExit(mode, rule, parameter) for parameter in SOME[rule]]
-    for setting in settings:
-        trace = generate(llama, setting)
-        transcript = transcript_of(trace, recorded=mode == "unfrozen")
-        groups = together(settings, is_adapted=False)
-        [group] = [group for group in groups if setting in group]
-        assert len(group) == (len(settings) if mode == "unfrozen" else 1)
-        replayed = replayer.replay(group, transcript)[group.index(setting)]
-        check_run(replayer, setting, trace, replayed)
-
-
-@pytest.mark.parametrize(
-    ("rule", "looks_through"),
-    [("confidence", "head"), ("confidence", "screen"), ("patience", "head"), ("similarity", "screen")],
-)
-def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, looks_through: str
-) -> None:
-    """But for patience, which counts the layers of its set."""
-    decoder, parameter = decoder_of(llama), SOME[rule][0]
-    gate = random_gate([EarlyExit("unfrozen", "confidence", SOME["confidence"][0]).gated_rule])
-    screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
-    decoding = replace(GREEDY, gate=gate, screen=screen)
-    replayer = Replayer(DecoderPair.from_decoders(decoder), decoding, find_prices(decoder, decoding))
-    sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
-    thresholds = [None, "0.4", "0.6"] if rule == "confidence" else [None]
-    settings = [EarlyExit("unfrozen", rule, parameter, layers, chance) for layers in sets for chance in thresholds]
-    runs = [(setting, generate(llama, setting, decoding)) for setting in settings]
-    assert len({tuple(trace.exit_layer_T.tolist()) for _, trace in runs}) >= 3, "they exit elsewhere"
-    passes = count_calls(monkeypatch, replayer, "_score")
-    transcript = transcript_of(runs[0][1])
-    for setting in settings:
-        replayer.replay([setting], transcript)
-    assert len(passes) == (len(sets) if rule == "patience" else 1)
-    for setting, trace in runs:
-        check_run(replayer, setting, trace, replayer.replay([setting], transcript_of(trace))[0])
-
-
-def count_calls(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> list[str]:
-    """A list that grows whenever this method is called."""
-    called, method = [], getattr(of, name)
-
-    def counting(*args: object) -> object:
-        called.append(name)
-        return method(*args)
-
-    monkeypatch.setattr(of, name, counting)
-    return called
-
-
-def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, replayed: ReplayResult) -> None:
-    exit_N = np.searchsorted([*EXITABLE, N_LAYERS - 1], trace.exit_layer_T[1:])
-    is_by_chance = not np.isin(trace.exit_prob_TX, (0, 1)).all()
-    alters = setting.mode != "unfrozen"
-    assert replayed.drawn == (alters and is_by_chance)
-    frequencies_X = np.bincount(exit_N, minlength=len(EXITABLE) + 1) / len(exit_N)
-    prob_NX = trace.exit_prob_TX[1:]
-    if not np.isnan(prob_NX).any():
-        np.testing.assert_allclose(replayed.share_X, prob_NX.mean(0), atol=1e-6)
-    if not is_by_chance or (alters and setting.rule in ONLINE):
-        assert replayed.share_X.tolist() == pytest.approx(frequencies_X.tolist(), abs=1e-12)
-    if not is_by_chance or alters:
-        own = disagreement(trace.token_id_T, trace.final_token_id_T)
-        assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
-        assert replayed.changed == ((own or 0) > 0)
-    check_costs(replayer, setting, trace, replayed)
-
-
-def check_costs(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, replayed: ReplayResult) -> None:
-    """A replay costs exactly what the run did; an oracle's, which runs beside full depth, is not known in either."""
-    prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
-    ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
-    assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
-    assert (
-        np.isnan(replayed.costs.macs_executed)
-        if setting.is_oracle
-        else replayed.costs.macs_executed == ran["macs_executed"]
-    )
-
-
-@pytest.mark.parametrize("looks_through", ["head", "screen"])
-@pytest.mark.parametrize("mode", MODES)
-def test_every_rule_with_and_without_a_gate_costs_in_a_replay_what_its_run_did(
-    llama: PreTrainedModel, mode: str, looks_through: str
-) -> None:
-    decoder = decoder_of(llama)
-    plain = [EarlyExit(mode, rule, parameter) for rule in RULES for parameter in SOME[rule]]
-    looking = {
-        name for name, rule in ONLINE.items() if rule.needs_distribution and not rule.needs_history
-    }  # that a gate can keep out
-    gated = [each for each in plain if each.rule in looking]
-    gate = random_gate([each.gated_rule for each in gated])
-    screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
-    decoding = replace(GREEDY, gate=gate, screen=screen)
-    replayer = Replayer(DecoderPair.from_decoders(decoder), decoding, find_prices(decoder, decoding))
-    settings = [*plain, *(replace(each, gate="0.5") for each in gated)]
-    requests = [Request(PROMPTS[0], each, SEED) for each in settings]
-    traces = traces_of(Engine(decoder, decoding).generate(requests))
-    online = set[float]()
-    for index, setting in enumerate(settings):
-        transcript = transcript_of(traces[index], recorded=False)
-        [replayed] = replayer.replay([setting], transcript)
-        check_costs(replayer, setting, traces[index], replayed)
-        if not setting.is_oracle:
-            online.add(replayed.costs.macs_executed)
-    assert len(online) > len(gated), "they don't cost the same"
-
-
-def frozen_streams(llama: PreTrainedModel, text: TrainingText, exit_N: Tensor) -> dict[int, Tensor]:
-    """The streams (N, W) after each layer, kept as they are past exits, by the model's own forward."""
-    ids, n_prompt = torch.tensor([[*text.prompt_token_ids, *text.token_ids[:-1]]]), len(text.prompt_token_ids)
-    exit_T = torch.full((ids.shape[1],), N_LAYERS - 1)
-    exit_T[n_prompt:] = exit_N
-    found: dict[int, Tensor] = {}
-
-    def freeze(layer: int, _: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept_1TW = torch.where((layer <= exit_T)[:, None], output, args[0])
-        found[layer] = kept_1TW[0, n_prompt:]
-        return kept_1TW
-
-    handles = [each.register_forward_hook(partial(freeze, layer)) for layer, each in enumerate(llama.model.layers)]
-    llama.model(ids, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_own_forward_says(
-    llama: PreTrainedModel, replayer: Replayer
-) -> None:
-    setting = EarlyExit("frozen_residual", "confidence", 0.3)
-    transcript = transcript_of(generate(llama, NoExit()), recorded=False)
-
-    def log_p(stream_NW: Tensor) -> Tensor:
-        logits_NV: Tensor = llama.lm_head(llama.model.norm(stream_NW))
-        return logits_NV.double().log_softmax(-1)
-
-    with torch.inference_mode():
-        exit_N = torch.full((len(transcript.text.token_ids) - 1,), N_LAYERS - 1)
-        for layer in EXITABLE:  # what is seen there depends on exits below alone
-            seen_NW = frozen_streams(llama, transcript.text, exit_N)[layer]
-            stops_N = (log_p(seen_NW).exp().max(-1).values >= 0.3) & (exit_N > layer)
-            exit_N = torch.where(stops_N, layer, exit_N)
-        at = frozen_streams(llama, transcript.text, exit_N)
-        read_NV = torch.stack([log_p(at[layer])[row] for row, layer in enumerate(exit_N.tolist())])
-        at_full_depth = frozen_streams(llama, transcript.text, torch.full_like(exit_N, N_LAYERS - 1))
-        final_NV = log_p(at_full_depth[N_LAYERS - 1])
-    [replayed] = replayer.replay([setting], transcript)
-    assert 0 < replayed.share_X[-1] < 1
-    for rank, layer in enumerate([*EXITABLE, N_LAYERS - 1]):
-        assert replayed.share_X[rank] == pytest.approx((exit_N == layer).double().mean().item())
-    kl_N = (final_NV.exp() * (final_NV - read_NV)).sum(-1)
-    assert replayed.expected_kl == pytest.approx(kl_N.mean().item(), rel=1e-4)
-    unlike_N = read_NV.argmax(-1) != final_NV.argmax(-1)
-    assert replayed.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
-
-
-def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel, replayer: Replayer) -> None:
-    trace = generate(llama, EarlyExit("skip", "fixed", 3.0))
-    for setting in (*kl(0.5), EarlyExit("unfrozen", "agree")):
-        [with_model] = replayer.replay([setting], transcript_of(trace, recorded=False))
-        [recorded] = replay_recorded([setting], transcript_of(trace), EXITABLE)
-        np.testing.assert_allclose(with_model.share_X, recorded.share_X, atol=1e-5)
-        assert with_model.expected_kl == pytest.approx(recorded.expected_kl, rel=1e-4)
-        assert with_model.expected_disagreement == pytest.approx(recorded.expected_disagreement, abs=1e-5)
-        assert np.isnan(recorded.costs).all()
-
-
-def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
-    llama: PreTrainedModel, tmp_path: Path
-) -> None:
-    student = decoder_of(merged(llama, save_adapter(llama, tmp_path)))
-    decoder = decoder_of(llama)
-    adapted = Replayer(DecoderPair.from_decoders(decoder, student), DECODING, find_prices(decoder, DECODING))
-    setting = EarlyExit("unfrozen", "confidence", 0.3)
-    request = Request(PROMPTS[0], setting, SEED)
-    trace = traces_of(Engine(decoder, GREEDY, student).generate([request]))[0]
-    [replayed] = adapted.replay([setting], transcript_of(trace))
-    check_run(adapted, setting, trace, replayed)
-    [never] = adapted.replay([replace(setting, parameter=1.0)], transcript_of(trace))
-    assert never.share_X.tolist() == [0, 0, 0, 1]
-    assert never.expected_kl > 0
-
-
 def test_settings_are_replayed_together_where_they_see_the_same() -> None:
     parameters: dict[str, list[Parameter]] = {**SOME, "random": [control(1, 1, 1, 1)]}
     settings = [
@@ -319,27 +80,12 @@ def test_settings_are_replayed_together_where_they_see_the_same() -> None:
     assert all(len(group) == 1 for group in together(settings, is_adapted=True))
 
 
-def test_settings_of_one_rule_and_several_exit_sets_are_replayed_as_each_alone(
-    llama: PreTrainedModel, replayer: Replayer
-) -> None:
-    transcript = transcript_of(generate(llama, NoExit()), recorded=False)
-    for rule in ("confidence", "patience", "predicted_kl"):
-        sets = ((), EXITABLE[1:]) if rule == "patience" else ((), EXITABLE[:1])
-        settings = [EarlyExit("unfrozen", rule, parameter, layers) for layers in sets for parameter in SOME[rule]]
-        [group] = together(settings, is_adapted=False)
-        for setting, replayed in zip(group, replayer.replay(group, transcript), strict=True):
-            [alone] = replayer.replay([setting], transcript)
-            assert replayed.share_X.tolist() == alone.share_X.tolist()
-            assert vars(replayed) | {"share_X": None} == vars(alone) | {"share_X": None}
-        assert len({tuple(each.share_X) for each in replayer.replay(group, transcript)}) > 1
-
-
 def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     def at(rank: int, kl: float, full: float) -> ReplayResult:
         return ReplayResult(np.eye(4)[rank], kl, kl / 10, kl / 5, TextCosts(full, full / 4, full / 2, 2 * full))
 
     replayed = [at(0, 1, 10), at(3, 0, 30), at(3, 2, 100)]
-    row = summary(EarlyExit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], EXITABLE, N_LAYERS)
+    row = summary(EarlyExit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], EXITABLE, 7)
     assert (row["prompts"], row["texts"], row["drawn"]) == (2, 3, False)
     assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
@@ -349,10 +95,10 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
     six = summary(
-        EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, N_LAYERS
+        EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, 7
     )
     assert six["expected_kl_low"] < six["expected_kl"] == 2.5 < six["expected_kl_high"]
     assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1)), "which is given"
-    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, list("abcdef"), EXITABLE, N_LAYERS)
+    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, list("abcdef"), EXITABLE, 7)
     assert six["mean_depth_low"] == pytest.approx(0.025 ** (1 / 6)), "that none of six exits is no certainty"
     assert six["macs_full"] is None

@@ -43,18 +43,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(model: Path, **others: Any) -> SweepConfig:
-    fields = {
-        "model": str(model),
-        "prompts": tuple(Prompt(id=text, prompt=text) for text in WORDS),
-        "dtype": "float32",
-        "exit_layers": EXITS,
-        "modes": ("normal", "unfrozen", "frozen_residual"),
-        "rules": RULES,
-        "seeds": (0, 1),
-        "max_new_tokens": 12,
-        **others,
-    }
-    return SweepConfig.model_validate(fields)
+    prompts = tuple(Prompt(id=text, prompt=text) for text in WORDS)
+    modes, grid = ("normal", "unfrozen", "frozen_residual"), {"rules": RULES, "seeds": (0, 1), "exit_layers": EXITS}
+    fields = {"model": str(model), "prompts": prompts, "dtype": "float32", "modes": modes, "max_new_tokens": 12}
+    return SweepConfig.model_validate(fields | grid | others)
 
 
 def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
@@ -183,18 +175,6 @@ def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
         replayed(finished, rules={"agree": ()}, exit_sets=("99",))
 
 
-def test_a_sweep_that_asked_full_depth_nothing_is_replayed_as_one_that_asked_everything(
-    finished: Path, tmp_path: Path
-) -> None:
-    others = {"modes": ("normal",), "rules": {}, "kl_factors": ()}
-    land_all(tmp_path / "none", config_of(finished.parent / "model", **others, record_full_depth="none"))
-    [mine], [whole] = (
-        replayed_here(out, kl_factors=(1.0,), modes=("unfrozen",)) for out in (tmp_path / "none", finished)
-    )
-    for name in ("mean_depth", "expected_kl", "expected_disagreement"):
-        assert mine[name] == pytest.approx(whole[name], rel=1e-4)
-
-
 @pytest.mark.usefixtures("no_ray")
 def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
     before = len(REPLAYS.read(open_store(finished)))
@@ -259,15 +239,3 @@ def test_only_a_sweep_with_texts_is_replayed(finished: Path, tmp_path: Path) -> 
     out = land_all(tmp_path, config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),)))
     with pytest.raises(UsageError, match="has no texts of normal: all its runs failed, or decided no token"):
         replayed(out, kl_factors=(1.0,))
-
-
-def test_nonsense_in_flags_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for flags, message in (
-        (["--kl-factors", "4:1:3"], "--kl-factors: a range goes from its lower end to its higher one, got 4:1:3"),
-        (["--rules", "entropy=0:1:3"], "rule entropy: a range in nats is spaced by equal ratios and starts above 0"),
-        (["--kl-factor", "1"], "did you mean --kl-factors?"),
-    ):
-        assert replay.main(["results", *flags]) == 2
-        said = capsys.readouterr().err
-        assert message in said
-        assert said.count("\n") == 1

@@ -14,7 +14,6 @@ from driving import look_here
 from landed_sweep import land_all
 from ray_here import RayHere
 
-from cluster.studies import actors as alone
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
@@ -25,7 +24,6 @@ from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
 from eexit.results.study_tables import TIMINGS
-from eexit.studies.timing import generate_variants
 from eexit.studies.timing.study import TimingArgs, in_turn, make_plan
 from jobs import timings
 
@@ -33,22 +31,28 @@ TOKENS = 4
 KEYS = ["normal", "generate", "unfrozen/fixed/2"]
 
 
+def config_of(*prompts: str, **fields: Any) -> SweepConfig:
+    named = tuple(Prompt(id=text, prompt=text) for text in prompts)
+    asked = {"model": "m", "prompts": named, "modes": ("normal", "unfrozen"), "rules": {"fixed": (2.0,)}, **fields}
+    return SweepConfig.model_validate(asked)
+
+
+def planned(folder: Path, config: SweepConfig, runs: Mapping[str, Any], n_prompts: int, **asked: Any) -> Any:
+    """Return the study of a finished sweep with these runs."""
+    manifest = make_manifest(config, {"n_layers": 6}, [2])
+    sweep = FinishedSweep(open_store(folder), manifest, pa.table(runs), "results")
+    return make_plan(
+        sweep, TimingArgs(**{"keys": (), "batches": (1,), "n_tokens": 4, "n_rounds": 1, **asked}, n_prompts=n_prompts)
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three prompts, of which the second failed; oracles and fixed exits."""
     folder = tmp_path_factory.mktemp("timed")
     save_byte_model(folder / "model")
-    config = SweepConfig(
-        model=str(folder / "model"),
-        prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "failed", "three")),
-        dtype="float32",
-        exit_every=2,
-        modes=("normal", "unfrozen"),
-        rules={"kl": (1.0,), "fixed": (2.0,)},
-        max_new_tokens=TOKENS,
-    )
-    land_all(folder / "out", config)
-    return folder / "out"
+    grid = {"rules": {"kl": (1.0,), "fixed": (2.0,)}, "exit_every": 2, "max_new_tokens": TOKENS, "dtype": "float32"}
+    return land_all(folder / "out", config_of("one", "failed", "three", model=str(folder / "model"), **grid))
 
 
 def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
@@ -116,37 +120,6 @@ def test_variants_of_generate_stand_beside_it_with_what_they_write(
     assert len(one_row) == 7
 
 
-def test_what_can_not_stand_beside_is_told_in_a_line(finished: Path) -> None:
-    with pytest.raises(
-        UsageError, match="--baselines generate/4bit is not known: choose from generate, generate/lookup"
-    ):
-        timed(finished, baselines=["generate/4bit"])
-
-
-def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:
-    def row(key: str, texts: list[list[int]], seconds: float) -> dict[str, Any]:
-        measured = {"tokens": 6, "seconds": seconds, "macs_full": None, "macs_required": None, "macs_executed": None}
-        return {
-            "configuration": key,
-            "batch": 2,
-            "round": 1,
-            "warm_up": 3.0,
-            **measured,
-            generate_variants.TEXTS: texts,
-        }
-
-    made = [row("generate/lookup", [[1, 2, 9], [4, 5, 6]], 1.0), row("normal", [[1, 2, 3], [4, 5, 6]], 2.0)]
-    other, normal = generate_variants.with_identity(made)
-    assert (other["identical"], other["first_difference"]) == (0.5, 2)
-    assert (normal["identical"], normal["first_difference"]) == (None, None)
-    assert generate_variants.TEXTS not in other
-    table = generate_variants.beside_table([other, normal])
-    assert table is not None
-    first = [next(iter(column.cells)) for column in table.columns]
-    assert first == ["2", "generate/lookup", "–", "–", "50.0%", "2", "3.0"]
-    assert generate_variants.beside_table([normal]) is None
-
-
 @pytest.mark.usefixtures("ray_here", "model_is_described_here")
 def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -169,21 +142,15 @@ def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
 def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -> None:
     """Of four sorts one each, without those that failed."""
     prompts = [f"{sort}-{n}" for sort in ("capital", "sum", "letter", "code") for n in range(5)]
-    config = SweepConfig(
-        model="m",
-        prompts=tuple(Prompt(id=text, prompt=text) for text in prompts),
-        modes=("normal", "unfrozen"),
-        rules={"fixed": (2.0,)},
-    )
     failed = {f"{sort}-{n}" for sort in ("sum", "code") for n in (0, 2, 4)}
     status = ["error" if text in failed else "ok" for text in prompts]
-    runs = pa.table({"prompt_id": prompts, "status": status, "configuration": ["normal"] * 20, "n_tokens": [9] * 20})
-    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
-    timed = [prompt.id for prompt in make_plan(sweep, TimingArgs((), (1,), 4, 4, 1)).config.prompts]
+    runs = {"prompt_id": prompts, "status": status, "configuration": ["normal"] * 20, "n_tokens": [9] * 20}
+    timed, more = (
+        {prompt.id for prompt in planned(tmp_path, config_of(*prompts), runs, n).config.prompts} for n in (4, 8)
+    )
     assert sorted(map(sort_of, timed)) == ["capital", "code", "letter", "sum"]
-    assert not failed & set(timed)
-    more = make_plan(sweep, TimingArgs((), (1,), 8, 4, 1)).config.prompts
-    assert set(timed) < {prompt.id for prompt in more}
+    assert not failed & timed
+    assert timed < more
 
 
 @pytest.mark.parametrize(
@@ -191,21 +158,9 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
 )
 def test_nothing_is_timed_behind_the_end_of_a_text(tmp_path: Path, asked: int | None, timed: dict[str, int]) -> None:
     """Full depth's texts count, and not those of a setting; short ones as well as long ones, unless they are asked."""
-    config = SweepConfig(
-        model="m",
-        prompts=tuple(Prompt(id=text, prompt=text) for text in "abcd"),
-        modes=("normal", "unfrozen"),
-        rules={"fixed": (2.0,)},
-    )
-    lengths = {"normal": [5, 12, 16, 30], "unfrozen/fixed/2": [40, 3, 40, 3]}
-    rows = [
-        {"prompt_id": prompt_id, "status": "ok", "configuration": key, "n_tokens": n}
-        for key, of_texts in lengths.items()
-        for prompt_id, n in zip("abcd", of_texts, strict=True)
-    ]
-    runs = pa.Table.from_pylist(rows)
-    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {}, [2]), runs, "results")
-    study = make_plan(sweep, TimingArgs((), (1,), 8, asked, 1))
+    keys, n_tokens = ["normal"] * 4 + ["unfrozen/fixed/2"] * 4, [5, 12, 16, 30, 40, 3, 40, 3]
+    runs = {"prompt_id": [*"abcdabcd"], "status": ["ok"] * 8, "configuration": keys, "n_tokens": n_tokens}
+    study = planned(tmp_path, config_of(*"abcd"), runs, 8, n_tokens=asked)
     assert (study.lengths, {prompt.id for prompt in study.config.prompts}) == (timed, {*timed})
 
 
@@ -221,28 +176,14 @@ def test_prompts_take_turns_and_a_round_has_as_many_as_any_other(n_prompts: int,
 
 
 def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path) -> None:
-    config = SweepConfig(
-        model="m",
-        prompts=tuple(Prompt(id=text, prompt=text) for text in ("sum-1", "sum-2", "sum-3")),
-        modes=("normal", "unfrozen"),
-        rules={"fixed": (2.0,)},
-    )
-    key = "unfrozen/fixed/2"
-    counts = {"sum-1": [(2, 10)], "sum-2": [(2, 3), (5, 1)], "sum-3": [(5, 7)]}
-    runs = pa.table({
-        "prompt_id": [*counts],
-        "status": ["ok"] * 3,
-        "configuration": [key] * 3,
-        "n_tokens": [4] * 3,
-        "exit_layer_counts": pa.array(counts.values(), pa.map_(pa.int64(), pa.int64())),
-    })  # fmt: skip
-    sweep = FinishedSweep(open_store(tmp_path), make_manifest(config, {"n_layers": 6}, [2]), runs, "results")
+    key, counts = "unfrozen/fixed/2", {"sum-1": [(2, 10)], "sum-2": [(2, 3), (5, 1)], "sum-3": [(5, 7)]}
+    exits = pa.array(counts.values(), pa.map_(pa.int64(), pa.int64()))
+    runs = {"prompt_id": [*counts], "status": ["ok"] * 3, "configuration": [key] * 3, "n_tokens": [4] * 3}
     for n_prompts in (1, 2, 3):
-        study = make_plan(sweep, TimingArgs((), (1,), n_prompts, 4, 1, with_steps=True))
+        study = planned(tmp_path, config_of(*counts), {**runs, "exit_layer_counts": exits}, n_prompts, with_steps=True)
         timed = [counts[prompt.id] for prompt in study.config.prompts]
         early, late = (sum(dict(of_run).get(layer, 0) for of_run in timed) for layer in (2, 5))
         shares = {2: early / (early + late), 5: late / (early + late)}
-        assert study._exits
         assert study._exits.shares == {key: {layer: n for layer, n in shares.items() if n}}
 
 
@@ -278,24 +219,11 @@ def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(
     with pytest.raises(KeyboardInterrupt):
         timed(finished, batches=(1,), display=StopsInRound2())
     after = TIMINGS.read(open_store(finished)).to_pandas()
-    assert after[: len(before)].equals(before)
+    assert after.timing_id[: len(before)].tolist() == before.timing_id.tolist()
     new = after[len(before) :]
     assert new[["round", "configuration"]].to_numpy().tolist() == [[1, key] for key in KEYS]
     assert not set(new.timing_id) & set(before.timing_id)
     assert ray_here.free == 2, "the actor's are free again"
-
-
-def test_a_busy_node_is_not_waited_for_forever(
-    finished: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(alone, "SECONDS_TO_GET_FREE", 0.0)
-    ray_here.free = 1
-    with pytest.raises(UsageError) as raised:
-        timed(finished)
-    assert str(raised.value) == (
-        "timing needs all 2 CPUs of a node for itself, and 1 of 2 CPUs are free in this cluster: "
-        "wait until what else runs here has ended"
-    )
 
 
 @pytest.mark.parametrize(
@@ -304,6 +232,10 @@ def test_a_busy_node_is_not_waited_for_forever(
         ({"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs the full-depth pass"),
         ({"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/fixed/2"),
         ({"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
+        (
+            {"beside": ["generate/4bit"]},
+            "--baselines generate/4bit is not known: choose from generate, generate/lookup",
+        ),
         ({"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
     ],
 )
@@ -317,19 +249,10 @@ def test_what_can_not_be_timed_is_told_in_a_line_before_anything_is_loaded(
 
 
 def test_only_a_sweep_with_online_rules_and_texts_is_timed(finished: Path, tmp_path: Path) -> None:
-    config = SweepConfig(model=str(finished.parent / "model"), prompts=(Prompt(id="failed", prompt=""),))
-    land_all(tmp_path / "oracles", config)
-    land_all(tmp_path / "failed", config.model_copy(update={"rules": {"fixed": (5.0,)}}))
-    for out, message in (
-        (tmp_path / "oracles", "has nothing to time: its rules are oracles, which save nothing at run time"),
-        (tmp_path / "failed", "are errors: there is no prompt to time"),
+    for rules, message in (
+        ({"kl": (1.0,)}, "has nothing to time: its rules are oracles, which save nothing at run time"),
+        ({"fixed": (5.0,)}, "are errors: there is no prompt to time"),
     ):
+        config = config_of("failed", model=str(finished.parent / "model"), rules=rules)
         with pytest.raises(UsageError, match=message):
-            timed(out)
-
-
-@pytest.mark.parametrize("flag", ["--batch", "--prompts", "--rounds", "--tokens"])
-def test_numbers_below_one_are_told_in_a_line(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert timings.main(["results", flag, "0"]) == 2
-    said = capsys.readouterr().err
-    assert said == f"error: argument {flag}: must be a whole number above 0, got 0: --help lists the flags\n"
+            timed(land_all(tmp_path / next(iter(rules)), config))

@@ -12,6 +12,7 @@ from rich.console import Console
 from scripted import rows_of, sweep_of
 
 from cluster.console.sweep_flags import load_job
+from eexit.output.result_table import SOFT_HYPHEN
 from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import short_name
 from eexit.plan.runs import Run, configurations, plan_runs
@@ -215,3 +216,33 @@ def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -
     assert max(map(len, lines)) <= 80
     plain = closing_table(store, configurations(config)[:1])
     assert len(plain.columns) == len(table.columns) - 2
+
+
+def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_of(tmp_path: Path) -> None:
+    """Of ten sums, 7 end at the limit at full depth, one of them with its answer; of the setting's, 1 does."""
+    prompts = [Prompt(f"{n}", f"sum {n}", answer="4") for n in range(10)]
+    prompts.append(Prompt("open", "a story"))
+    config = sweep_of("a-model", "sum", rules={"confidence": (0.9,)}, modes=["normal", "skip"]).model_copy(
+        update={"prompts": tuple(prompts)}
+    )
+
+    def columns(run: Run) -> dict[str, Any]:
+        is_open, n_cut = run.prompt.id == "open", 7 if run.configuration.key == "normal" else 1
+        is_cut = is_open or int(run.prompt.id) < n_cut
+        right = None if is_open else not is_cut or run.prompt.id == "0"
+        return {"finish_reason": "length" if is_cut else "eos", "correct": right}
+
+    store = open_store(land_rows(tmp_path / "out", config, columns))
+    table, rows = closing_table(store, configurations(config)), figures(store, configurations(config))
+    assert str(table.caption).startswith(
+        "Careful: max_new_tokens cut texts of normal (70.0%); an answer that had not come by then counts as wrong.\n"
+    )
+    columns_of = {str(column.header).replace(SOFT_HYPHEN, ""): list(column.cells) for column in table.columns}
+    assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70%", "10%"])
+    assert [row["estimates"]["cut"]["mean"] for row in rows] == pytest.approx([0.7, 0.1])
+    open_only = tuple(prompts[-1:])
+    unmarked = config.model_copy(update={"prompts": open_only})
+    store = open_store(land_rows(tmp_path / "open", unmarked, columns))
+    table = closing_table(store, configurations(unmarked))
+    assert "Careful" not in str(table.caption), "no answer that could be missing"
+    assert [row["estimates"]["cut"]["mean"] for row in figures(store, configurations(unmarked))] == [1.0, 1.0]

@@ -17,7 +17,7 @@ from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.cache import BLOCK_COLUMNS
 from eexit.model.layers import ForwardInputs, Layer
 from eexit.training.kv_maps import disagreement
-from eexit.training.kv_maps.disagreement import exit_sets, side_by_side
+from eexit.training.kv_maps.disagreement import exit_sets
 from eexit.training.kv_maps.kv_map_trainer import KVMapTrainer
 from eexit.training.kv_maps.map_forms import KVForm
 from eexit.training.texts import TrainingText
@@ -107,24 +107,6 @@ def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.Monk
             some_wrong += wrong.sum()
     assert not rows
     assert some_wrong > 0, "else every state would do"
-
-
-def test_texts_go_through_the_layers_together_within_a_bound_on_their_cache_prompts_included(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(disagreement, "ROOM_COLUMNS", 4 * BLOCK_COLUMNS)
-    sizes = [
-        (3, 9),
-        (300, 9),
-        (3, 1),
-        (2000, 4),
-        (3, 30),
-        (3, 9),
-        (300, 9),
-    ]  # of prompts and answers, one of which decides nothing
-    texts = [TrainingText(str(n), (n,) * prompt, (1,) * answer) for n, (prompt, answer) in enumerate(sizes)]
-    together = [[text.prompt_id for text in block] for block in side_by_side(texts)]
-    assert together == [["0", "4", "5"], ["1", "6"], ["3"]]
 
 
 def test_maps_are_to_keys_and_values_where_layers_have_projections_of_their_own_else_to_streams() -> None:

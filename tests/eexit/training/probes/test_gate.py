@@ -1,30 +1,12 @@
 """`gate`: what rules will do is predicted from streams, as chances that are true on average."""
 
-import pytest
 import torch
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
 from eexit.method.linear_predictors import Gate
-from eexit.training.probes.calibration import calibrate_odds
 from eexit.training.probes.gate import GateTrainer, card_row
 
 RULE = "confidence/0.3"
-
-
-def test_chances_are_true_on_average_where_they_are_fitted() -> None:
-    generator = torch.Generator().manual_seed(0)
-    seen_NR = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
-    stop_NR = (torch.rand(4000, 2, generator=generator) < (3 * seen_NR - torch.tensor([2.0, 0.0])).sigmoid()).float()
-    scale_R, shift_R = calibrate_odds(seen_NR / 100 + 5, stop_NR)
-    chance_NR = ((seen_NR / 100 + 5) * scale_R + shift_R).sigmoid()
-    assert chance_NR.mean(0).tolist() == pytest.approx(stop_NR.mean(0).tolist(), abs=0.002)
-    assert scale_R.tolist() == pytest.approx([300, 300], rel=0.1)
-
-
-def test_a_rule_that_never_exits_has_small_chances_and_no_error() -> None:
-    scale_R, shift_R = calibrate_odds(torch.zeros(50, 1, dtype=torch.float64), torch.zeros(50, 1))
-    assert float(shift_R.sigmoid()) < 0.05
-    assert torch.isfinite(scale_R).all()
 
 
 def test_a_gate_predicts_exits_of_texts_that_it_learned_from() -> None:

@@ -1,19 +1,13 @@
 """`probe`: what can be known of the KL is found, and the tables say how well."""
 
-from itertools import pairwise
-
 import pytest
 import torch
-from torch import Tensor
 from trained import LAYERS, frozen_llama, learned, setup_of, summed
 
-from eexit.method.linear_map import LinearMap
 from eexit.method.linear_predictors import Probe
-from eexit.method.linear_predictors import log_kl as predicted_log_kl
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import choose_exits
-from eexit.training.probes.calibration import calibrate
-from eexit.training.probes.probe import ProbeTrainer, card_row, linear_probe, log_kl, stop_chance
+from eexit.training.probes.probe import ProbeTrainer, card_row, linear_probe, log_kl
 from eexit.training.ridge import Moments
 from eexit.training.trainer_inputs import KL_FACTORS
 
@@ -38,50 +32,6 @@ def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> 
     ]
     assert set(exits[0].tolist()) == {0, 1, 2}
     assert (exits[0] == exits[1]).float().mean() > 0.99  # but where a draw is within rounding of a chance
-
-
-def unsure_probe() -> tuple[LinearMap, Tensor, Tensor]:
-    """One that knows a half of log KL and predicts it twice as boldly; streams, and the true KLs."""
-    generator = torch.Generator().manual_seed(0)
-    known_N, unknown_N = torch.randn(2, 4000, generator=generator)
-    probe = LinearMap(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0]))
-    return probe, known_N[:, None], (known_N + unknown_N).exp()
-
-
-def gap(probe: LinearMap, stream_NW: Tensor, kl_N: Tensor) -> float:
-    """The largest difference between predicted and true chances to stop, of bins with 100 tokens, at any KL factor."""
-    gaps = []
-    for factor in KL_FACTORS:
-        seen_N = stop_chance(Probe({0: probe}).predicted_kl(stream_NW, 0, torch.full_like(kl_N, factor)), factor)
-        bin_N, true_N = (seen_N * 10).long(), stop_chance(kl_N, factor)
-        in_bins = [torch.eq(bin_N, number) for number in range(10)]
-        gaps += [(seen_N[at].mean() - true_N[at].mean()).abs().item() for at in in_bins if at.sum() >= 100]
-    return max(gaps)
-
-
-def test_calibration_makes_the_chances_of_a_bold_probe_true() -> None:
-    probe, stream_NW, kl_N = unsure_probe()
-    calibration = calibrate(predicted_log_kl(probe, stream_NW), kl_N)
-    assert gap(probe, stream_NW, kl_N) > 0.2
-    assert gap(calibration.apply(probe), stream_NW, kl_N) < 0.05
-
-
-def test_calibration_leaves_a_probe_that_knows_the_kl_as_it_is() -> None:
-    _, _, kl_N = unsure_probe()
-    assert vars(calibrate(kl_N.log(), kl_N)) == pytest.approx({"scale": 1, "slope": 1, "shift": 0}, abs=1e-6)
-
-
-def test_a_calibrated_probe_stops_at_once_at_factor_0_and_less_often_the_larger_the_factor() -> None:
-    probe, stream_NW, kl_N = unsure_probe()
-    calibrated = Probe({0: calibrate(predicted_log_kl(probe, stream_NW), kl_N).apply(probe)})
-    chances = []
-    for factor in (0.0, 1e-9, 0.5, 1.0, 1e3):
-        factor_N = torch.full_like(kl_N, factor)
-        seen_N = calibrated.predicted_kl(stream_NW, 0, factor_N)
-        chances.append(RULES["kl"].chances(seen_N, factor_N).exit_BE)
-    assert (chances[0] == 1).all()
-    assert all((later <= earlier).all() for earlier, later in pairwise(chances))
-    assert chances[-1].mean() < 0.02
 
 
 def test_a_probe_learns_and_its_table_says_which_exits_it_keeps() -> None:

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -13,6 +13,14 @@ import pandas as pd
 import pytest
 from byte_model import save_byte_model
 from jupyter_client.manager import start_new_kernel
+from scripted import rows_of
+
+import eexit
+from eexit.errors import SweepStopped
+from eexit.plan.config import SweepConfig
+from eexit.plan.runs import Run
+from eexit.results.shard_tables import ProgressCallback, ShardTables
+from eexit.sweeps import local
 
 SECONDS = 120.0  # until a kernel is given up
 LONG = "max_new_tokens=400, rows_per_shard=1, record_top_k=0"  # of 500 prompts, which take minutes
@@ -123,3 +131,30 @@ def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:
     assert script.returncode != 0
     assert printed == ""
     assert told.splitlines()[-1] == "KeyboardInterrupt"
+
+
+class Fails:
+    """A model that raises for one prompt, and from some run on always."""
+
+    def __init__(self, config: SweepConfig, most: int = 1000) -> None:
+        self.config, self.left = config, most
+
+    def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
+        self.left -= len(runs)
+        if self.left < 0 or any(run.prompt.prompt == "bad" for run in runs):
+            raise RuntimeError("no such luck")
+        return rows_of(runs, self.config)
+
+
+def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_fails(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid: dict[str, Any] = {"model": model, "modes": ["normal"], "exit_every": 2, "dtype": "float32", "quiet": True}
+    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config))
+    done = eexit.sweep(["one", "bad", "two"], out=tmp_path / "one", **grid)
+    assert done.runs.status.tolist() == ["ok", "error", "ok"]
+    assert done.runs.error[1] == "RuntimeError: no such luck"
+    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, 4))
+    with pytest.raises(SweepStopped, match="a run that had worked now fails too: RuntimeError: no such luck"):
+        eexit.sweep([*map(str, range(40))], out=tmp_path / "two", rows_per_shard=2, **grid)
+    assert (eexit.open(tmp_path / "two").runs.status == "ok").sum() == 4

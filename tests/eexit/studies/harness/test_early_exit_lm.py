@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -190,17 +189,6 @@ def test_texts_are_generated_under_the_rule_and_the_state(
     assert full.generate_until(requests(*((context, {"max_gen_toks": limit}) for context in contexts))) != whole
 
 
-def test_a_text_ends_where_its_stop_string_does(generator: ModelGenerator, hf: HFLM) -> None:
-    lm, request = exiting(generator, CONFIDENT), Request(tuple(hf.tok_encode("Q:")), CONFIDENT)
-    decoding = DecodingConfig(LAYERS, 40, frozenset({hf.eot_token_id}))
-    token_ids = generate_one(remembering(hf.model), decoder_of(hf.model), request, decoding).token_id_T.tolist()
-    texts = [hf.tok_decode(token_ids[:n_tokens]) for n_tokens in range(len(token_ids) + 1)]
-    stop = next(character for character in texts[-1][5:] if character.isascii())
-    [cut] = lm.generate_until(requests(("Q:", {"max_gen_toks": 40, "until": [stop, "never there"]})))
-    assert cut == texts[-1].split(stop)[0]
-    assert lm.n_decided + 1 == next(n_tokens for n_tokens, text in enumerate(texts) if stop in text) < len(token_ids)
-
-
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
     def row(text: str) -> PartialOutput:
         return PartialOutput(Request((), CONFIDENT), generator.tokenizer.encode(text), [])
@@ -279,15 +267,3 @@ def test_bad_arguments_are_told_in_a_line(
     )
     assert main() == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
-
-
-def test_its_help_imports_neither_torch_nor_transformers() -> None:
-    code = (
-        "import sys\n"
-        "from eexit.studies.harness.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit: print({'torch', 'transformers', 'ray'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: ")
-    assert done.stdout.splitlines()[-1] == "set()"

@@ -1,0 +1,69 @@
+"""A package that exits, one that drafts, and what the sweep behind them wrote."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from taken_settings import Folders, exit_key, loaded, make, texts_of
+from transformers import PreTrainedModel
+
+import eexit
+from eexit.custom_generate.setting import Setting
+from eexit.decode.costs import UnitCosts
+from eexit.decode.unit_costs import find_prices
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return make(tmp_path_factory.mktemp("taken"), "llama")
+
+
+@pytest.fixture(scope="module")
+def model(folders: Folders) -> PreTrainedModel:
+    return loaded(folders["model"])
+
+
+@pytest.fixture
+def own_model(folders: Folders) -> PreTrainedModel:
+    """Return a model that the test may change."""
+    return loaded(folders["model"])
+
+
+@pytest.fixture
+def setting(folders: Folders) -> Setting:
+    return eexit.load(folders["exits"])
+
+
+@pytest.fixture
+def drafts(folders: Folders) -> Setting:
+    return eexit.load(folders["drafts"])
+
+
+@pytest.fixture(scope="session")
+def expected(folders: Folders) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens of the sweep's texts, and their exit layers."""
+    return [(token_ids, layers) for _, token_ids, layers in texts_of(folders["sweep"], exit_key())]
+
+
+@pytest.fixture(scope="session")
+def prompts(folders: Folders) -> list[list[int]]:
+    return [prompt for prompt, _, _ in texts_of(folders["sweep"], exit_key())]
+
+
+@pytest.fixture(scope="session")
+def prompt(prompts: list[list[int]]) -> list[int]:
+    return max(prompts, key=len)
+
+
+@pytest.fixture(scope="module")
+def prices_are_found_once() -> Iterator[None]:
+    """Keep the unit costs of the first model, for tests that do not read costs."""
+    found: list[UnitCosts] = []
+
+    def once(*given: Any) -> UnitCosts:
+        found[:] = found or [find_prices(*given)]
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eexit.custom_generate.setting.find_prices", once)
+        yield

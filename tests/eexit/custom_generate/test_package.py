@@ -1,0 +1,67 @@
+"""`setting.json`: what is no package, half of one or an altered one is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taken_settings import Folders
+
+import eexit
+from eexit.custom_generate.package import SETTING
+from eexit.errors import UsageError
+from eexit.plan.hashes import checksum
+
+
+def altered(change: Callable[[Any], object], sealed: bool = True) -> Callable[[Path], None]:
+    """Return a change of what is in setting.json; `sealed`: with a checksum that fits, as another version writes it."""
+
+    def alter(folder: Path) -> None:
+        held = json.loads((folder / SETTING).read_text())
+        before = held.pop("checksum")
+        change(held)
+        (folder / SETTING).write_text(json.dumps({**held, "checksum": checksum(held) if sealed else before}))
+
+    return alter
+
+
+def cut(folder: Path) -> None:
+    text = (folder / SETTING).read_text()
+    (folder / SETTING).write_text(text[: len(text) // 2])
+
+
+def linked_away(folder: Path) -> None:
+    (folder / "away").symlink_to("/etc")
+    altered(lambda held: held["files"].update({"away/passwd": "0"}))(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (shutil.rmtree, "is not a folder that is there"),
+        (lambda folder: (folder / SETTING).unlink(), "has no setting.json"),
+        (cut, "cut off or damaged"),
+        (lambda folder: (folder / SETTING).write_text("[]"), "is of no setting"),
+        (altered(lambda held: held.update(format=2)), "has format 2, and this version of eexit reads 1"),
+        (altered(lambda held: held["configuration"].update(parameter=0.1), sealed=False), "guarantee is void"),
+        (altered(lambda held: held.pop("model")), "is half a setting"),
+        (altered(lambda held: held["config"].update(gate_of_tomorrow=1)), "asks for what this version of eexit does"),
+        (altered(lambda held: held["config"].update(probe="../outside")), "names ../outside, which is outside of that"),
+        (altered(lambda held: held["files"].update({"/etc/passwd": "0"})), "names /etc/passwd, which is outside"),
+        (linked_away, "names away/passwd, which is outside"),
+        (
+            altered(lambda held: held["files"].update({"artefacts/probe/card.json": "0"})),
+            "half a setting, since artefacts/probe/card.json is missing",
+        ),
+    ],
+)
+def test_what_is_no_whole_setting_of_this_version_is_refused_in_a_line(
+    folders: Folders, tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    folder = Path(shutil.copytree(folders["exits"], tmp_path / "it"))
+    spoil(folder)
+    with pytest.raises(UsageError, match=reason) as error:
+        eexit.load(folder)
+    assert "\n" not in str(error.value)

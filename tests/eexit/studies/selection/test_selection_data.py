@@ -1,0 +1,90 @@
+"""Losses that settings are chosen by: failed runs, seeds that are the same, and judgements."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blank_rows import blank
+from selecting import ALONE, CHOOSING, CONFIG, PROMPTS, land, select
+
+from eexit.plan.runs import Run, plan_runs
+from eexit.quality.rubric import ASPECTS
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import JUDGEMENTS
+
+
+def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(tmp_path: Path) -> None:
+    """Of the prompts for choosing, 4 fail under the setting, and 3 others under normal, where the setting is wrong."""
+    prompts = tuple(replace(each, answer="4" if int(each.id) % 2 else None) for each in ALONE.prompts)
+    marked = [prompt for prompt in CHOOSING if PROMPTS.index(prompt) % 2]
+    fails = {**dict.fromkeys([*marked[:4], *CHOOSING[:9:2]], "skip"), **dict.fromkeys(marked[4:7], "normal")}
+
+    def numbers(run: Run) -> dict[str, Any]:
+        mode = fails.get(run.prompt.prompt)
+        if mode == run.configuration.mode:
+            return {"status": "error", "error": "no such luck", "correct": None}
+        return {"correct": None if run.prompt.answer is None else mode != "normal"}
+
+    out = land(tmp_path / "out", ALONE.model_copy(update={"prompts": prompts}), numbers)
+    row, said = select(out, risk="answers", max_risk=0.2)
+    [tested] = row["tested"]
+    n_lost = len([prompt for prompt in marked if prompt in fails])
+    assert (tested["n"], tested["mean_loss"]) == (len(marked), pytest.approx(n_lost / len(marked)))
+    assert f"failed runs, each a loss of 1 {len(fails)} " in said
+    assert "failed runs of normal, as if they had said the best 3 " in said
+
+
+def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
+    failing = ("skip/confidence/0.9", PROMPTS[0])
+    out = land(
+        tmp_path / "out",
+        config,
+        lambda run: {"status": "error"} if (run.configuration.key, run.prompt.prompt) == failing else {},
+    )
+    _, said = select(out, max_risk=0.5)
+    assert "failed runs, each a loss of 1 1 " in said
+    assert "settings whose run is the same for all seeds 1 " in said
+
+
+def judged(out: Path, call: int, run: Run, judge: str, **scores: Any) -> dict[str, Any]:
+    named = {"run_id": run.run_id, "seed": run.seed, "judge": judge, "started": datetime.fromtimestamp(call, UTC)}
+    return {**blank(JUDGEMENTS), **named, "status": "ok", **scores}
+
+
+def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_normal_the_best(tmp_path: Path) -> None:
+    out = land(tmp_path / "out")
+    unusable = {(CHOOSING[0], "skip"), (CHOOSING[1], "normal"), (CHOOSING[2], "skip"), (CHOOSING[2], "normal")}
+    rows = [
+        judged(out, 0, run, "mild", **{"status": "error"})
+        if (run.prompt.prompt, run.configuration.mode) in unusable
+        else judged(out, 0, run, "mild", **dict.fromkeys(ASPECTS, 4))
+        for run in plan_runs(ALONE)
+        if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
+    ]
+    JUDGEMENTS.publish(open_store(out), "0" * 32, rows)
+    row, said = select(out, risk="judge", max_risk=0.2)
+    n = len(CHOOSING) - 1
+    assert (row["n"], row["mean_loss"]) == (n, pytest.approx((3 / 4 + 1 / 4 + 1) / n))
+    assert "texts without a usable judgement, which get the worst score, or the best as normal's 4 " in said
+
+
+def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_path: Path) -> None:
+    """One judge is stricter with all texts, and gives the setting's half a point less: a quarter, over both judges."""
+    out = land(tmp_path / "out")
+    for call in range(3):  # of the calls, the second counts: the third is an error
+        rows = [
+            judged(out, call, run, judge, **dict.fromkeys(ASPECTS[:3], base))
+            | {
+                "status": "error" if call == 2 else "ok",
+                ASPECTS[3]: [1, base - drop * (run.configuration.mode != "normal"), None][call],
+            }
+            for run in plan_runs(ALONE)
+            for judge, base, drop in (("mild", 5, 0), ("strict", 3, 2))
+        ]
+        JUDGEMENTS.publish(open_store(out), f"{call}" * 32, rows)
+    row, said = select(out, risk="judge", max_risk=0.3)
+    assert row["mean_loss"] == pytest.approx(0.5 / 4 / 2)
+    assert "judges, whose losses are averaged mild, strict " in said

@@ -1,0 +1,75 @@
+"""Calibration: chances of a gate and of a probe are true on average."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from eexit.method.linear_map import LinearMap
+from eexit.method.linear_predictors import Probe
+from eexit.method.linear_predictors import log_kl as predicted_log_kl
+from eexit.method.rules import RULES
+from eexit.training.probes.calibration import calibrate, calibrate_odds
+from eexit.training.probes.probe import stop_chance
+from eexit.training.trainer_inputs import KL_FACTORS
+
+
+def test_chances_are_true_on_average_where_they_are_fitted() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen_NR = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
+    stop_NR = (torch.rand(4000, 2, generator=generator) < (3 * seen_NR - torch.tensor([2.0, 0.0])).sigmoid()).float()
+    scale_R, shift_R = calibrate_odds(seen_NR / 100 + 5, stop_NR)
+    chance_NR = ((seen_NR / 100 + 5) * scale_R + shift_R).sigmoid()
+    assert chance_NR.mean(0).tolist() == pytest.approx(stop_NR.mean(0).tolist(), abs=0.002)
+    assert scale_R.tolist() == pytest.approx([300, 300], rel=0.1)
+
+
+def test_a_rule_that_never_exits_has_small_chances_and_no_error() -> None:
+    scale_R, shift_R = calibrate_odds(torch.zeros(50, 1, dtype=torch.float64), torch.zeros(50, 1))
+    assert float(shift_R.sigmoid()) < 0.05
+    assert torch.isfinite(scale_R).all()
+
+
+def unsure_probe() -> tuple[LinearMap, Tensor, Tensor]:
+    """One that knows a half of log KL and predicts it twice as boldly; streams, and the true KLs."""
+    generator = torch.Generator().manual_seed(0)
+    known_N, unknown_N = torch.randn(2, 4000, generator=generator)
+    probe = LinearMap(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0]))
+    return probe, known_N[:, None], (known_N + unknown_N).exp()
+
+
+def gap(probe: LinearMap, stream_NW: Tensor, kl_N: Tensor) -> float:
+    """The largest difference between predicted and true chances to stop, of bins with 100 tokens, at any KL factor."""
+    gaps = []
+    for factor in KL_FACTORS:
+        seen_N = stop_chance(Probe({0: probe}).predicted_kl(stream_NW, 0, torch.full_like(kl_N, factor)), factor)
+        bin_N, true_N = (seen_N * 10).long(), stop_chance(kl_N, factor)
+        in_bins = [torch.eq(bin_N, number) for number in range(10)]
+        gaps += [(seen_N[at].mean() - true_N[at].mean()).abs().item() for at in in_bins if at.sum() >= 100]
+    return max(gaps)
+
+
+def test_calibration_makes_the_chances_of_a_bold_probe_true() -> None:
+    probe, stream_NW, kl_N = unsure_probe()
+    calibration = calibrate(predicted_log_kl(probe, stream_NW), kl_N)
+    assert gap(probe, stream_NW, kl_N) > 0.2
+    assert gap(calibration.apply(probe), stream_NW, kl_N) < 0.05
+
+
+def test_calibration_leaves_a_probe_that_knows_the_kl_as_it_is() -> None:
+    _, _, kl_N = unsure_probe()
+    assert vars(calibrate(kl_N.log(), kl_N)) == pytest.approx({"scale": 1, "slope": 1, "shift": 0}, abs=1e-6)
+
+
+def test_a_calibrated_probe_stops_at_once_at_factor_0_and_less_often_the_larger_the_factor() -> None:
+    probe, stream_NW, kl_N = unsure_probe()
+    calibrated = Probe({0: calibrate(predicted_log_kl(probe, stream_NW), kl_N).apply(probe)})
+    chances = []
+    for factor in (0.0, 1e-9, 0.5, 1.0, 1e3):
+        factor_N = torch.full_like(kl_N, factor)
+        seen_N = calibrated.predicted_kl(stream_NW, 0, factor_N)
+        chances.append(RULES["kl"].chances(seen_N, factor_N).exit_BE)
+    assert (chances[0] == 1).all()
+    assert all((later <= earlier).all() for earlier, later in pairwise(chances))
+    assert chances[-1].mean() < 0.02
