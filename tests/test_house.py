@@ -14,7 +14,7 @@ from quick import QUICK
 # Later entries may import earlier ones, never the other way round.
 FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
-    "eexit.results", "eexit.decode",
+    "eexit.results", "eexit.costs", "eexit.decode",
     "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
     "cluster.sweep_job", "cluster.signals", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",

@@ -23,6 +23,7 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from eexit.costs.operations import COSTS, UnitCosts, cost_columns
 from eexit.custom_generate.description import describe_package
 from eexit.custom_generate.generate_call import (
     GenerateCall,
@@ -34,10 +35,9 @@ from eexit.custom_generate.generate_call import (
 )
 from eexit.custom_generate.model_check import check_model
 from eexit.custom_generate.package import MOMENT, SettingPackage, packaged_config, read_package
-from eexit.decode.costs import COSTS, UnitCosts, cost_columns
 from eexit.decode.engine import Engine
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestFailure, RequestOutput
-from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.custom import use_files
 from eexit.model.adapters import sharing
@@ -91,7 +91,7 @@ class SettingStats:
         self._exits: Counter[int] = Counter()
 
     def add(self, trace: RequestOutput, costs: Mapping[str, float | int | None]) -> None:
-        """Count a sequence and its cost (`eexit.decode.costs.cost_columns`)."""
+        """Count a sequence and its cost (`eexit.costs.operations.cost_columns`)."""
         decided = trace.exit_layer_T[1:]
         with _counting:
             self._exits.update(decided.tolist())
@@ -203,7 +203,7 @@ class Setting:
             moment = self.folder / MOMENT.format(dtype=dtype_name(model.dtype))
             decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
             decoding = replace(decoding, record_full_depth="none", record_top_k=0)
-            models[model] = _BoundModel(decoders, decoding, find_prices(decoders.full_depth, decoding))
+            models[model] = _BoundModel(decoders, decoding, measure_unit_costs(decoders.full_depth, decoding))
         return models[model]
 
     def _decode(self, ready: _BoundModel, call: GenerateCall, device: torch.device) -> list[RequestOutput]:

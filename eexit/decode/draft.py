@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from eexit.costs.operations import DraftRounds
 from eexit.decode.batch import Batch
-from eexit.decode.costs import DraftRounds
 from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure
 from eexit.decode.slots import Slot

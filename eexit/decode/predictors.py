@@ -8,11 +8,14 @@ Letters besides the table's: U tokens that a reading was made for, which several
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from eexit.costs.operations import UnitCosts
+from eexit.costs.unit_costs import Reads, count_unit_costs
 from eexit.cpu import kernels
 from eexit.cpu.token_subset import Index, TokenSubset
 from eexit.decode.requests import DecodingConfig
@@ -216,6 +219,31 @@ def predictors(head: LMHead, keeps_logits: bool = False) -> dict[str, Predictor]
             "predicted_kl": probe.predicted_kl(view.hidden_out, view.index, view.parameter)
         }
     return predict
+
+
+def measure_unit_costs(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
+    """Return the unit costs of a model's parts and predictors. Raise `UsageError` where costs contradict each other."""
+    return count_unit_costs(decoder, partial(_reads, decoding), decoding.kv_maps)
+
+
+def _reads(decoding: DecodingConfig, decoder: Decoder) -> list[Reads]:
+    """Return what reads a hidden state at each exitable layer and at the final one, without comparing layers."""
+
+    def read(name: str, layer: int, hidden_1D: Tensor) -> object:
+        if name == "head_reads":
+            return decoder.lm_head(head.head_input(hidden_1D, layer))
+        if name == "gate_reads":
+            return gate and gate.chance(hidden_1D, layer, gate.rules[0])
+        view = LayerView(layer, hidden_out=hidden_1D, parameter=torch.ones_like(hidden_1D[:, 0]))
+        return predict[name](view, None)
+
+    head, gate = LMHead(decoder, decoding), decoding.gate
+    predict = predictors(head)
+    of_final = [name for name in predict if name != "probe_reads"]
+    of_exits = [*predict, *(["gate_reads"] if gate else [])]
+    names_X = [*[of_exits] * len(decoding.exitable_layers), of_final]
+    pairs = zip(head.layers, names_X, strict=True)
+    return [{name: partial(read, name, layer) for name in names} for layer, names in pairs]
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eexit.decode.costs import DraftRounds, OpCounts
+from eexit.costs.operations import DraftRounds, OpCounts
 from eexit.method.kv_maps import KVMaps
 from eexit.method.linear_predictors import Gate, Probe
 from eexit.method.readouts import READOUTS, Readout

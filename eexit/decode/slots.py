@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import run_counts
+from eexit.costs.operations import run_counts
 from eexit.decode.groups import ExitPlan
 from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure, RequestOutput
 from eexit.method.stick_breaking import exit_draws, sampling_draws

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eexit.decode.costs import LOOKS, DraftRounds, UnitCosts
+from eexit.costs.operations import READS, DraftRounds, UnitCosts
 from eexit.plan.configuration import Draft
 
 
@@ -19,7 +19,7 @@ def draft_columns(
     drafted, accepted, n_rounds = int(rounds.drafted_R.sum()), int(rounds.accepted_R.sum()), len(rounds.input_index_R)
     compared, n_layers = accepted + int(rounds.rejected_R.sum()), len(prices.layer_L)
     layers_L = prices.embedding + np.cumsum(prices.layer_L)  # all layers up to each
-    read_X = prices.look_XK[:, LOOKS.index("head_reads")]
+    read_X = prices.read_XK[:, READS.index("head_reads")]
     full_pass = int(layers_L[-1] + read_X[-1])
     draft_pass = int(layers_L[draft.layer] + read_X[exitable_layers.index(draft.layer)])
     # The last token of a round goes through the early layers too, as a part of full depth.

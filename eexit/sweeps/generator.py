@@ -12,11 +12,11 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
+from eexit.costs.operations import cost_columns, run_counts
 from eexit.cpu.freed_memory import give_back_freed_memory
-from eexit.decode.costs import cost_columns, run_counts
 from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure, RequestOutput
-from eexit.decode.unit_costs import find_prices
 from eexit.errors import first_line, reason_of
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
@@ -123,7 +123,7 @@ class ModelGenerator:
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = find_prices(both.full_depth, decoding)
+        self.prices = measure_unit_costs(both.full_depth, decoding)
         self.engine = Engine(both.full_depth, decoding, both.early_exit)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))

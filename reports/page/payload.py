@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eexit.decode.costs import COSTS
+from eexit.costs.operations import COSTS
 from eexit.method.rules import ORACLES, RULES, Rule
 from eexit.output.text import is_known, pluralize
 from eexit.plan.configuration import DRAFT, NORMAL, EarlyExit, all_modes, short_name

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eexit.decode.costs import LOOKS
+from eexit.costs.operations import READS
 from eexit.method.screen_size import screen_size
 from eexit.output.text import is_known
 from eexit.plan.configuration import GENERATE
@@ -118,7 +118,7 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 def _at_prices(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFrame:
     """Return the runs' multiply-adds at another model's unit costs; NaN for oracles."""
     done, screen = sweep.done, screen_size(sweep.config["screen"])
-    names = ("layers_run", "kv_writes", *LOOKS)
+    names = ("layers_run", "kv_writes", *READS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
     n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
     return done[["configuration", "prompt_id", "unit"]].assign(

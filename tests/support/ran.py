@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from traces import traces_of
 
+from eexit.costs.operations import OpCounts, cost_columns
 from eexit.decode.batch import Batch
-from eexit.decode.costs import OpCounts, cost_columns
 from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
-from eexit.decode.unit_costs import find_prices
 from eexit.model.layers import Decoder, ForwardInputs, Layer
 
 
@@ -152,8 +152,8 @@ def run_alone(
     assert ran.ended_L.tolist() == (layer_L < layers_T1).sum(0).tolist()
     written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
     assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
-    assert ran.reads == counts.looks_TX("head_reads").sum()
-    prices = find_prices(decoder, decoding)
+    assert ran.reads == counts.reads_TX("head_reads").sum()
+    prices = measure_unit_costs(decoder, decoding)
     exit_T, mode, n_prompt = trace.exit_layer_T[1:], request.configuration.mode, len(request.prompt_token_ids)
     columns = cost_columns(prices, counts, exit_T, decoding.exitable_layers, mode, n_prompt)
     if priced:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 from transformers import PreTrainedModel
 
+from eexit.costs.operations import COSTS
 from eexit.custom_generate.description import call_to_load, describe_package
 from eexit.custom_generate.model_check import config_facts
 from eexit.custom_generate.package import (
@@ -30,7 +31,6 @@ from eexit.custom_generate.package import (
     single_setting_config,
 )
 from eexit.custom_generate.setting import Setting
-from eexit.decode.costs import COSTS
 from eexit.errors import UsageError
 from eexit.method.custom_manifest import descriptions_of
 from eexit.method.rules import ExitHistogram

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import UnitCosts, cost_columns, run_counts
+from eexit.costs.operations import UnitCosts, cost_columns, run_counts
 from eexit.method.divergence import Divergence
 from eexit.method.modes import MODES
 from eexit.method.rules import ORACLES, RULES, LayerView

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import UnitCosts
+from eexit.costs.operations import UnitCosts
 from eexit.decode.predictors import compare
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import ScoredText, score

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from eexit.decode.costs import COSTS, OpCounts, cost_columns
+from eexit.costs.operations import COSTS, OpCounts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Outcome, Request, RequestFailure, RequestOutput
 from eexit.errors import UsageError

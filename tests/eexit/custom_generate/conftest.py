@@ -8,9 +8,9 @@ from taken_settings import Folders, exit_key, loaded, make, texts_of
 from transformers import PreTrainedModel
 
 import eexit
+from eexit.costs.operations import UnitCosts
 from eexit.custom_generate.setting import Setting
-from eexit.decode.costs import UnitCosts
-from eexit.decode.unit_costs import find_prices
+from eexit.decode.predictors import measure_unit_costs
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +61,9 @@ def prices_are_found_once() -> Iterator[None]:
     found: list[UnitCosts] = []
 
     def once(*given: Any) -> UnitCosts:
-        found[:] = found or [find_prices(*given)]
+        found[:] = found or [measure_unit_costs(*given)]
         return found[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eexit.custom_generate.setting.find_prices", once)
+        patch.setattr("eexit.custom_generate.setting.measure_unit_costs", once)
         yield

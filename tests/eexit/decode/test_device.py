@@ -27,9 +27,9 @@ from untrained import KV_MAPS, N_LAYERS, PROBE, key_maps, random_gate, random_pr
 
 from eexit.cpu import packed_linear
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget, row_bytes
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestOutput
 from eexit.decode.score import score_texts
-from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.kv_maps import KEYS, STREAMS, KVMaps
 from eexit.method.linear_predictors import Gate
@@ -217,9 +217,9 @@ def test_what_is_copied_between_cards_does_not_depend_on_how_many_rows_there_are
 def test_over_two_cards_a_model_costs_what_it_costs(llama: PreTrainedModel) -> None:
     decoder = decoder_there(llama, spread=True)
     with Card():
-        ours = find_prices(decoder, decoding_there(decoder, DECODING))
-    expected = find_prices(decoder_of(llama), DECODING)
-    for name in ("embedding", "layer_L", "keys_L", "position_L", "look_XK", "weight_bytes_L"):
+        ours = measure_unit_costs(decoder, decoding_there(decoder, DECODING))
+    expected = measure_unit_costs(decoder_of(llama), DECODING)
+    for name in ("embedding", "layer_L", "keys_L", "position_L", "read_XK", "weight_bytes_L"):
         assert np.array_equal(getattr(ours, name), getattr(expected, name)), name
     assert ours.mapped_LL is not None
     assert expected.mapped_LL is not None

@@ -13,8 +13,8 @@ from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 from untrained import LINEAR
 
+from eexit.costs.operations import READS, UnitCosts
 from eexit.decode import slots
-from eexit.decode.costs import LOOKS, UnitCosts
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request, RequestFailure, RequestOutput
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
@@ -77,7 +77,7 @@ def test_a_row_runs_what_it_says(architecture: str) -> None:
     assert counts.kv_layers_T.sum() == 0
     n_layers_to_draft, n_read, n_decided = draft.layer + 1, rounds.drafted_R.sum(), len(trace.token_id_T) - 1
     assert alone.ran.reads == n_read + rounds.length_R.sum()
-    none_L, read_XK = np.zeros(decoder.n_layers), np.ones((len(EXITABLE) + 1, len(LOOKS)))
+    none_L, read_XK = np.zeros(decoder.n_layers), np.ones((len(EXITABLE) + 1, len(READS)))
     prices = UnitCosts(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
     columns = draft_columns(rounds, draft, n_decided, prices, EXITABLE)
     assert columns["layer_calls"] == alone.ran.calls_L.sum()

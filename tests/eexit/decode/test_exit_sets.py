@@ -93,8 +93,8 @@ def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     looked_T = np.array([sum(layer <= exit for layer in layers) for exit in exit_T])
     whole_T = looked_T if looks_through == "head" else 0 * looked_T
     unread_T = (exit_T == 6) | (whole_T < looked_T)  # whose token is read by itself
-    assert counts.looks_TX("head_reads").sum() == alone.ran.reads == (whole_T + unread_T).sum()
-    assert counts.looks_TX("screen_reads").sum() == (looked_T.sum() if looks_through == "screen" else 0)
+    assert counts.reads_TX("head_reads").sum() == alone.ran.reads == (whole_T + unread_T).sum()
+    assert counts.reads_TX("screen_reads").sum() == (looked_T.sum() if looks_through == "screen" else 0)
     assert {*exit_T.tolist()} & {*layers}, "it exits at all"
 
 
@@ -120,11 +120,11 @@ def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTraine
     ready_TH = llama.model.norm(seen_TW)
     logits_TV = llama.lm_head(ready_TH)
     missed_T = (screen.tokens(ready_TH) != logits_TV.argmax(-1, keepdim=True)).all(1)
-    misses_TX = trace.counts.looks_TX("screen_misses")
+    misses_TX = trace.counts.reads_TX("screen_misses")
     assert misses_TX[:, 0].tolist() == missed_T.tolist()
     assert 0 < missed_T.sum() < len(missed_T)
     assert misses_TX[:, 1:].sum() == 0
-    assert fixed.counts.looks_TX("screen_misses").sum() == 0, "it looks through no screen"
+    assert fixed.counts.reads_TX("screen_misses").sum() == 0, "it looks through no screen"
 
 
 def test_a_sketch_is_the_best_in_the_metric_of_the_streams(llama: PreTrainedModel) -> None:
@@ -155,5 +155,5 @@ def test_a_probe_looks_at_its_set_alone(llama: PreTrainedModel) -> None:
     decoding: DecodingConfig = replace(DECODING, probe=PROBE, max_new_tokens=12)
     [trace] = generate(llama, [Request(PROMPTS[0], EarlyExit("unfrozen", "predicted_kl", 4.0, (4,)), 3)], decoding)
     assert trace.counts is not None
-    assert trace.counts.looks_TX("probe_reads")[:, :2].sum() == 0
-    assert trace.counts.looks_TX("probe_reads")[:, 2].sum() == len(trace.token_id_T) - 1
+    assert trace.counts.reads_TX("probe_reads")[:, :2].sum() == 0
+    assert trace.counts.reads_TX("probe_reads")[:, 2].sum() == len(trace.token_id_T) - 1

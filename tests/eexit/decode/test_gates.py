@@ -11,10 +11,10 @@ from traces import assert_same
 from transformers import PreTrainedModel
 from untrained import LINEAR, WIDTH, random_gate
 
-from eexit.decode.costs import LOOKS
+from eexit.costs.operations import READS
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import score
-from eexit.decode.unit_costs import find_prices
 from eexit.plan.configuration import EarlyExit
 
 RULES = ("confidence", "margin", "entropy")  # that a gate can be for
@@ -48,7 +48,7 @@ def test_invariant_3_gated_rules_exit_as_the_reference_does(architecture: str) -
     requests = [*gated(model, "0.4", ((),)), *gated(model, "0.5", ((4,),))]
     for trace in as_reference(model, requests, decoding):
         assert trace.counts is not None
-        gates, reads = (trace.counts.looks_TX(name)[:, :-1] for name in ("gate_reads", "head_reads"))
+        gates, reads = (trace.counts.reads_TX(name)[:, :-1] for name in ("gate_reads", "head_reads"))
         seen = ~np.isnan(trace.exit_score_TE[1:])
         assert (reads >= seen).all(), "what is seen is read"
         assert (gates >= seen).all(), "and what is seen is behind the gate"
@@ -74,7 +74,7 @@ def test_invariant_8_scoring_gives_the_exits_of_gated_rules(llama: PreTrainedMod
 
 
 def test_a_gate_costs_one_product_with_a_vector(llama: PreTrainedModel) -> None:
-    prices = find_prices(decoder_of(llama), decoding_of(llama))
-    plain = find_prices(decoder_of(llama), SAMPLED)
-    assert prices.look_XK[:, LOOKS.index("gate_reads")].tolist() == [WIDTH] * len(EXITABLE) + [0]
-    assert not plain.look_XK[:, LOOKS.index("gate_reads")].any()
+    prices = measure_unit_costs(decoder_of(llama), decoding_of(llama))
+    plain = measure_unit_costs(decoder_of(llama), SAMPLED)
+    assert prices.read_XK[:, READS.index("gate_reads")].tolist() == [WIDTH] * len(EXITABLE) + [0]
+    assert not plain.read_XK[:, READS.index("gate_reads")].any()

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
 from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.score import score
-from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.method.kv_maps import FORMS, KEYS, STREAMS, KVMaps
 from eexit.method.modes import MODES
@@ -102,12 +102,12 @@ def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
     decoder, key_width = decoder_of(llama), 2 * 8  # two key heads
     own = 2 * WIDTH * key_width
     for form, price in {STREAMS: own + WIDTH * WIDTH, KEYS: own}.items():
-        prices = find_prices(decoder, decoding_of(decoder, form))
+        prices = measure_unit_costs(decoder, decoding_of(decoder, form))
         assert prices.mapped_LL is not None
         for exit_layer, layer in np.ndindex(N_LAYERS, N_LAYERS):
             is_mapped = exit_layer in EXITABLE and layer > exit_layer + 1
             assert prices.mapped_LL[exit_layer, layer] == (price if is_mapped else own)
-    assert find_prices(decoder, replace(SAMPLED, kv_maps=None)).mapped_LL is None
+    assert measure_unit_costs(decoder, replace(SAMPLED, kv_maps=None)).mapped_LL is None
 
 
 @pytest.mark.parametrize("form", FORMS)

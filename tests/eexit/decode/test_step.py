@@ -30,8 +30,8 @@ from traces import assert_same, traces_of
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from untrained import LINEAR
 
+from eexit.costs.operations import OpCounts, required_ops
 from eexit.decode import deferred, engine, slots
-from eexit.decode.costs import OpCounts, required_ops
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import DecodingConfig, PartialOutput, Request
@@ -69,7 +69,7 @@ def test_invariant_7_a_row_runs_what_it_says_and_no_more_than_its_exits_need(arc
         assert counts.layers_T.tolist() == least.layers_T.tolist()
         writes = configuration.mode in ("frozen_residual", "mapped_residual")
         assert counts.kv_layers_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
-        assert counts.looks_TX("head_reads").sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
+        assert counts.reads_TX("head_reads").sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
         seen |= set(exit_T.tolist())
     assert len(seen) > 1
 

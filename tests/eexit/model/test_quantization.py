@@ -18,7 +18,7 @@ from traces import assert_same
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from eexit.cpu.packed_linear import PackedLinear, pack_linear_layers
-from eexit.decode.unit_costs import find_prices
+from eexit.decode.predictors import measure_unit_costs
 from eexit.errors import UsageError
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
@@ -93,15 +93,15 @@ def test_a_model_whose_products_depend_on_other_rows_is_refused_in_float32(folde
 @pytest.mark.parametrize("quantize", [INT8, INT4])
 def test_multiply_adds_stay_and_bytes_are_fewer_as_was_estimated(folder: Path, quantize: str) -> None:
     model, whole = by_torchao(folder, quantize), load_model_and_tokenizer(config(folder), "cpu")[0]
-    prices, of_whole = (find_prices(decoder_of(each), SHORT) for each in (model, whole))
-    for name in ("before", "layer_L", "keys_L", "position_L", "look_XK"):
+    prices, of_whole = (measure_unit_costs(decoder_of(each), SHORT) for each in (model, whole))
+    for name in ("before", "layer_L", "keys_L", "position_L", "read_XK"):
         assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (prices, of_whole))), name
     *_, (layer, head) = estimate_memory(config(folder, quantize=quantize))
     assert (prices.weight_bytes_L.tolist(), prices.head_weight_bytes) == ([layer] * 7, head)
     assert layer < 0.45 * of_whole.weight_bytes_L[0]
     assert head == of_whole.head_weight_bytes
     assert packed_decoder_of(whole).n_layers == 7
-    packed = find_prices(packed_decoder_of(whole), SHORT)
+    packed = measure_unit_costs(packed_decoder_of(whole), SHORT)
     assert packed.weight_bytes_L.tolist() == of_whole.weight_bytes_L.tolist()
 
 

@@ -12,7 +12,7 @@ from chart_fields import drawn
 from report_fixtures import MakeSweep
 from synthetic_sweeps import KL_1, add_timings, failed_row, run_rows, swept, write_runs
 
-from eexit.decode.costs import LOOKS
+from eexit.costs.operations import READS
 from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExit
 from eexit.studies.cost_projection import KNOWN
 from reports.read.sweep import read_sweep
@@ -149,7 +149,7 @@ def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(tmp_path: 
 def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSweep) -> None:
     """The saving is by `cost_at`, summed over runs: exits at half depth save most where the head is cheap."""
     sweep = read_sweep(str(make_sweep(3)))
-    nothing_else = dict.fromkeys((*LOOKS, "kv_writes"), 0)
+    nothing_else = dict.fromkeys((*READS, "kv_writes"), 0)
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():

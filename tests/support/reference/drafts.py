@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.decode.costs import DraftRounds
+from eexit.costs.operations import DraftRounds
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft

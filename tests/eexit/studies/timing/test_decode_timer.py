@@ -12,7 +12,7 @@ import pytest
 import torch
 from byte_model import POSITIONS, save_byte_model
 
-from eexit.decode.costs import multiply_adds, required_ops
+from eexit.costs.operations import multiply_adds, required_ops
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.errors import UsageError

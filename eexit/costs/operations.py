@@ -1,8 +1,8 @@
 """Operation counts of runs, and their multiply-adds: of full depth, as exits require, and as run.
 
-`eexit.decode.unit_costs` counts what a model's parts cost for one token. This module does not import torch.
+`eexit.costs.unit_costs` counts what a model's parts cost for one token. This module does not import torch.
 
-Letters besides the table's: T decided tokens of a run, K kinds of reads (LOOKS), R draft rounds.
+Letters besides the table's: T decided tokens of a run, K kinds of reads (READS), R draft rounds.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ COSTS: Final = ("macs_full", "macs_required", "macs_executed")  # columns in mul
 MISSES: Final = "screen_misses"
 # Columns that count reads of hidden states, by predictor. The last has no price: it counts reads through a screen by
 # which a token exited although the screen had missed the whole head's likeliest token.
-LOOKS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
+READS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class OpCounts:
     kv_layers_T: np.ndarray  # layers after these that wrote keys and values alone
     reads_TXK: np.ndarray  # reads after each layer
 
-    def looks_TX(self, name: str) -> np.ndarray:
-        """Return the reads that one of LOOKS counts, (T, X)."""
-        reads_TX: np.ndarray = self.reads_TXK[..., LOOKS.index(name)]
+    def reads_TX(self, name: str) -> np.ndarray:
+        """Return the reads that one of READS counts, (T, X)."""
+        reads_TX: np.ndarray = self.reads_TXK[..., READS.index(name)]
         return reads_TX
 
 
@@ -45,7 +45,7 @@ class UnitCosts:
     layer_L: np.ndarray  # a layer without its attention over positions
     keys_L: np.ndarray  # keys and values alone
     position_L: np.ndarray  # one position that a token attends to in a layer, with all query heads
-    look_XK: np.ndarray  # a read after each layer
+    read_XK: np.ndarray  # a read after each layer
     window_L: Sequence[int | None]  # positions that a layer attends to, the token's own included; None: all
     weight_bytes_L: np.ndarray  # of a layer's weights, as the layer holds them
     head_weight_bytes: int
@@ -63,8 +63,8 @@ def required_ops(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | Non
     reached_T = np.maximum.accumulate(depth_T[::-1])[::-1]  # by the token or a later one
     layers_T = depth_T if mode and mode.modifies_kv else reached_T
     kv_layers_T = (reached_T - depth_T) * (mode is not None and mode.writes_kv)
-    reads_TXK = np.zeros((len(exit_layer_T), len(layer_X), len(LOOKS)), np.int64)
-    reads_TXK[..., LOOKS.index("head_reads")] = layer_X == exit_layer_T[:, None]
+    reads_TXK = np.zeros((len(exit_layer_T), len(layer_X), len(READS)), np.int64)
+    reads_TXK[..., READS.index("head_reads")] = layer_X == exit_layer_T[:, None]
     return OpCounts(np.arange(len(exit_layer_T)), layers_T, kv_layers_T, reads_TXK)
 
 
@@ -95,11 +95,11 @@ def run_counts(
         if configuration.gate == PERFECT:
             decides_TX &= is_at_exit_TX
         if configuration.gate is not None:
-            reads_TXK[..., LOOKS.index("gate_reads")] = reached_TX
+            reads_TXK[..., READS.index("gate_reads")] = reached_TX
         if column := ONLINE[configuration.rule].read_by(has_screen):  # one head read at an exit decides, too
-            reads_TXK[..., LOOKS.index(column)] |= decides_TX
+            reads_TXK[..., READS.index(column)] |= decides_TX
         if missed_T is not None:
-            reads_TXK[..., LOOKS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]
+            reads_TXK[..., READS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]
     return replace(counts, kv_layers_T=(layer_X[-1] - exit_layer_T) * mode.writes_kv)
 
 
@@ -124,7 +124,7 @@ def multiply_adds(prices: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode
     keys_cost_LT = mode.cost(prices.keys_L, prices.mapped_LL, counts.layers_T - 1) if mode else prices.keys_L[:, None]
     layers = (prices.layer_L[:, None] * run_LT + keys_cost_LT * keys_LT).sum()
     attention = (prices.position_L[:, None] * attended_LT * run_LT).sum()
-    reads = (prices.look_XK * counts.reads_TXK.sum(0)).sum()
+    reads = (prices.read_XK * counts.reads_TXK.sum(0)).sum()
     return float(prices.embedding * n_tokens + layers + attention + reads)
 
 
@@ -143,7 +143,7 @@ def cost_columns(
         "macs_required": multiply_adds(prices, required, n_prompt, exit_mode),
         "macs_executed": None if counts is None else multiply_adds(prices, counts, n_prompt, exit_mode),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
-        **{name: None if counts is None else int(counts.looks_TX(name).sum()) for name in LOOKS},
+        **{name: None if counts is None else int(counts.reads_TX(name).sum()) for name in READS},
         "kv_writes": None if counts is None else int(counts.kv_layers_T.sum()),
     }
 
@@ -180,5 +180,5 @@ class DraftRounds:
         index_T = np.arange(len(first_T)) - first_T  # in the round
         counts = required_ops(np.full_like(index_T, layer_X[-1]), layer_X, None)
         is_draft_T = index_T < np.repeat(self.drafted_R, self.length_R)
-        counts.reads_TXK[:, np.searchsorted(layer_X, layer), LOOKS.index("head_reads")] = is_draft_T
+        counts.reads_TXK[:, np.searchsorted(layer_X, layer), READS.index("head_reads")] = is_draft_T
         return replace(counts, input_index_T=np.repeat(self.input_index_R, self.length_R) + index_T)

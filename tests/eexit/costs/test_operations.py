@@ -21,9 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations import moe
 
-from eexit.decode.costs import LOOKS, OpCounts, UnitCosts, cost_columns, multiply_adds, required_ops
+from eexit.costs.operations import READS, OpCounts, UnitCosts, cost_columns, multiply_adds, required_ops
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig
-from eexit.decode.unit_costs import find_prices
 from eexit.method.modes import MODES
 from eexit.model.layers import Decoder, ForwardInputs, Layer, Visit
 
@@ -37,7 +37,7 @@ DECODING = DecodingConfig(EXITABLE, N_DECIDED, frozenset())
 
 @cache
 def prices_of(decoder: Decoder) -> UnitCosts:
-    return find_prices(decoder, DECODING)
+    return measure_unit_costs(decoder, DECODING)
 
 
 @torch.inference_mode()
@@ -64,9 +64,9 @@ def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrained
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda *_: False)
     mixtral = shared_model("mixtral")
-    assert multiply_adds(find_prices(decoder_of(mixtral), DECODING), FULL_DEPTH, N_PROMPT) == its_own_multiply_adds(
-        mixtral
-    )
+    assert multiply_adds(
+        measure_unit_costs(decoder_of(mixtral), DECODING), FULL_DEPTH, N_PROMPT
+    ) == its_own_multiply_adds(mixtral)
 
 
 @pytest.mark.parametrize("architecture", ["falcon", "mixtral", "deepseek_v3"])
@@ -74,7 +74,7 @@ def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
     model = shared_model(architecture)
     on_cpu, decoder = prices_of(decoder_of(model)), decoder_there(model)
     with Card():
-        there = find_prices(decoder, DECODING)
+        there = measure_unit_costs(decoder, DECODING)
     for field in fields(UnitCosts):
         np.testing.assert_array_equal(getattr(there, field.name), getattr(on_cpu, field.name), err_msg=field.name)
 
@@ -88,7 +88,7 @@ def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel
     assert prices.keys_L.tolist() == [keys_and_values] * N_LAYERS
     assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
     assert prices.position_L.tolist() == [2 * width] * N_LAYERS
-    assert prices.look_XK[:, LOOKS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
+    assert prices.read_XK[:, READS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
 
 
 QUERIES = {"q_proj", "q_norm", "q_a_proj", "q_a_layernorm", "q_b_proj"}
@@ -143,7 +143,7 @@ def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: P
     for layer in model.model.layers:
         layer.self_attn.q_proj = nn.Sequential(layer.self_attn.q_proj, nn.Linear(32, 32))
         layer.self_attn.k_proj = nn.Sequential(layer.self_attn.k_proj, nn.Linear(16, 16))
-    prices = find_prices(Decoder(model), DECODING)
+    prices = measure_unit_costs(Decoder(model), DECODING)
     assert prices.keys_L.tolist() == [2 * 32 * 16 + 16 * 16] * N_LAYERS
 
 
@@ -159,8 +159,8 @@ def looped_cost(prices: UnitCosts, counts: OpCounts, n_prompt: int, hides: bool)
     total = 0
     for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.kv_layers_T, strict=True)):
         total += prices.embedding
-        for rank, name in product(range(len(prices.look_XK)), LOOKS):
-            total += int(prices.look_XK[rank, LOOKS.index(name)] * counts.looks_TX(name)[token, rank])
+        for rank, name in product(range(len(prices.read_XK)), READS):
+            total += int(prices.read_XK[rank, READS.index(name)] * counts.reads_TX(name)[token, rank])
         position = n_prompt + token
         for layer in range(layers):
             total += int(prices.layer_L[layer])
@@ -183,13 +183,13 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
         layer_L=rng.integers(1000, 2000, N_LAYERS),
         keys_L=rng.integers(100, 200, N_LAYERS),
         position_L=rng.integers(1, 50, N_LAYERS),
-        look_XK=rng.integers(40, 6000, (4, len(LOOKS))),
+        read_XK=rng.integers(40, 6000, (4, len(READS))),
         window_L=(None, 4, 8, 1, None, 100, 6),
         weight_bytes_L=np.zeros(N_LAYERS),
         head_weight_bytes=0,
     )
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
-    looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(LOOKS)))
+    looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(READS)))
     counts = OpCounts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
     seen, hidden = (multiply_adds(prices, counts, n_prompt, MODES[state]) for state in ("frozen_cache", "skip"))
     assert seen == looped_cost(prices, counts, n_prompt, hides=False)
@@ -222,8 +222,8 @@ NEEDED = {
 def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
     counts = required_ops(np.array(EXITS), LAYER_X, MODES.get(mode))
     assert (counts.layers_T.tolist(), counts.kv_layers_T.tolist()) == NEEDED[mode]
-    assert [LAYER_X[rank] for rank in counts.looks_TX("head_reads").argmax(1)] == EXITS
-    assert counts.looks_TX("head_reads").sum(1).tolist() == [1] * 6
+    assert [LAYER_X[rank] for rank in counts.reads_TX("head_reads").argmax(1)] == EXITS
+    assert counts.reads_TX("head_reads").sum(1).tolist() == [1] * 6
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -243,9 +243,9 @@ def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
     """Whatever the state."""
     n_layers, exitable_layers, head = 6, (1, 3), 100
     layer_L, position_L = np.array([7, 8, 9, 10, 11, 12]), np.array([1, 1, 2, 2, 3, 3])
-    look_XK = np.zeros((len(exitable_layers) + 1, len(LOOKS)), np.int64)
-    look_XK[:, LOOKS.index("head_reads")] = head
-    prices = UnitCosts(0, layer_L, layer_L // 3, position_L, look_XK, [None] * n_layers, layer_L, 0)
+    read_XK = np.zeros((len(exitable_layers) + 1, len(READS)), np.int64)
+    read_XK[:, READS.index("head_reads")] = head
+    prices = UnitCosts(0, layer_L, layer_L // 3, position_L, read_XK, [None] * n_layers, layer_L, 0)
     exit_layer_T = np.array([3, 1, 5, 1])
     expected = 0
     for place, exit_layer in enumerate(exit_layer_T):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import eexit
-from eexit.decode.costs import UnitCosts
+from eexit.costs.operations import UnitCosts
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig
-from eexit.decode.unit_costs import find_prices
 from eexit.errors import UsageError
 from eexit.model.layers import Decoder
 
@@ -67,14 +67,14 @@ def with_queries_by(kind: type[Any]) -> PreTrainedModel:
 def test_nothing_is_set_on_the_process_or_the_model_while_products_are_counted() -> None:
     decoder = Decoder(with_queries_by(Watchful))
     Watchful.seen.clear()
-    assert_equal(find_prices(decoder, DECODING), find_prices(decoder_of(shared_model("llama")), DECODING))
+    assert_equal(measure_unit_costs(decoder, DECODING), measure_unit_costs(decoder_of(shared_model("llama")), DECODING))
     assert Watchful.seen == {(0, True, True, 0)}
 
 
 def test_linear_modules_that_no_operator_shows_are_counted_by_their_shapes_in_a_copy() -> None:
     model = with_queries_by(Opaque)
     decoder, buffer, n_hooks = Decoder(model), model.model.layers[0].self_attn.q_proj.qweight, n_hooks_of(model)
-    ours, expected = (find_prices(each, DECODING) for each in (decoder, decoder_of(shared_model("llama"))))
+    ours, expected = (measure_unit_costs(each, DECODING) for each in (decoder, decoder_of(shared_model("llama"))))
     assert ours.layer_L.tolist() == expected.layer_L.tolist()
     assert ours.keys_L.tolist() == expected.keys_L.tolist()
     assert model.model.layers[0].self_attn.q_proj.qweight is buffer
@@ -89,7 +89,7 @@ def n_hooks_of(model: PreTrainedModel) -> int:
 @pytest.mark.parametrize("architecture", ["llama", "falcon"])
 def test_a_thread_that_generates_and_threads_that_count_do_not_meet(architecture: str) -> None:
     model = shared_model(architecture)
-    expected, decoder = find_prices(decoder_of(model), DECODING), decoder_of(model)
+    expected, decoder = measure_unit_costs(decoder_of(model), DECODING), decoder_of(model)
     token_1T = torch.tensor([[1, 2, 3]])
 
     def generate() -> Tensor:
@@ -99,7 +99,7 @@ def test_a_thread_that_generates_and_threads_that_count_do_not_meet(architecture
     alone = generate()
     with ThreadPoolExecutor(4) as pool:
         texts = [pool.submit(generate) for _ in range(12)]
-        counted = [pool.submit(find_prices, decoder, DECODING) for _ in range(12)]
+        counted = [pool.submit(measure_unit_costs, decoder, DECODING) for _ in range(12)]
         for text in texts:
             assert torch.equal(text.result(), alone)
         for prices in counted:
@@ -121,7 +121,7 @@ class Uneven(nn.Linear):
 def test_counts_that_no_layer_can_have_are_an_error() -> None:
     decoder = Decoder(with_queries_by(Uneven))
     with pytest.raises(UsageError, match=r"multiply-adds can't be counted: (a position in )?layer 0 would have -"):
-        find_prices(decoder, DECODING)
+        measure_unit_costs(decoder, DECODING)
 
 
 def test_sweeps_of_one_model_in_threads_have_the_rows_of_one_alone(tmp_path: Any) -> None:

@@ -5,28 +5,31 @@ nothing. Experts are counted where they run, even if their outputs are multiplie
 every token. Quantised weights cost as much as the weights that they stand for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.decode.costs import LOOKS, UnitCosts
-from eexit.decode.predictors import LMHead, predictors
-from eexit.decode.requests import DecodingConfig
+from eexit.costs.operations import READS, UnitCosts
+from eexit.costs.product_counter import ProductCounter
 from eexit.errors import UsageError
-from eexit.method.kv_maps import KEYS
-from eexit.method.rules import LayerView
+from eexit.method.kv_maps import KEYS, KVMaps
 from eexit.model.layers import Decoder, ForwardInputs, Layer
-from eexit.model.product_counter import ProductCounter
 from eexit.model.quantization import weight_bytes
+
+Reads = Mapping[str, Callable[[Tensor], object]]  # by column of READS: what reads a hidden state (1, D)
 
 
 @torch.inference_mode()
-def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
+def count_unit_costs(
+    decoder: Decoder, reads_of: Callable[[Decoder], Sequence[Reads]], kv_maps: KVMaps | None
+) -> UnitCosts:
     """Return the unit costs of a model's parts, from passes of one token that attends to one position and to two.
+
+    Args:
+        reads_of: The reads at each exitable layer and at the final one, of a decoder.
 
     Raises:
         UsageError: For a model whose costs with one and with two positions contradict each other.
@@ -36,17 +39,19 @@ def find_prices(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
     with counter:
         hidden_1D, at_one_L, embedding = _price_layers(counted, counter, 1)
         _, at_two_L, _ = _price_layers(counted, counter, 2)
-        keys_L, mapped_LL = _price_keys(counted, counter, decoding)
-        look_XK = _price_reads(counted, counter, decoding, hidden_1D)
+        keys_L, mapped_LL = _price_keys(counted, counter, kv_maps)
+        costs_X = [
+            {name: counter.count(read, hidden_1D)[1] for name, read in reads.items()} for reads in reads_of(counted)
+        ]
     head = decoder.head_alone.get_output_embeddings()
     prices = UnitCosts(
         embedding=embedding,
         layer_L=2 * at_one_L - at_two_L,
         keys_L=keys_L,
         position_L=at_two_L - at_one_L,
-        look_XK=look_XK,
+        read_XK=np.array([[costs.get(name, 0) for name in READS] for costs in costs_X]),
         window_L=tuple(decoder.windows),
-        mapped_LL=mapped_LL if decoding.kv_maps else None,
+        mapped_LL=mapped_LL if kv_maps else None,
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
     )
@@ -58,7 +63,7 @@ def _refuse_impossible(prices: UnitCosts) -> None:
     """Raise `UsageError` for costs below zero, or costs of keys and values alone above the whole layer's."""
     counts = {
         "what runs before layer 0": np.array([prices.embedding]), "layer": prices.layer_L, "keys and values of layer":
-        prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.look_XK.min(1),
+        prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.read_XK.min(1),
     }  # fmt: skip
     for part, count in counts.items():
         if (count < 0).any():
@@ -99,9 +104,9 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
     return hidden_1D, np.array(costs), whole - sum(costs) - after_layers
 
 
-def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig) -> tuple[np.ndarray, np.ndarray]:
+def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the multiply-adds of keys and values alone: a layer's, (L,), and KV maps', by exit layer too, (L, L)."""
-    keys_L, maps = np.zeros(decoder.n_layers, np.int64), decoding.kv_maps
+    keys_L = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
 
     def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
@@ -125,21 +130,3 @@ def _price_keys(decoder: Decoder, counter: ProductCounter, decoding: DecodingCon
 def _instead(project: Callable[[Tensor], Tensor], projection: object, input_11F: Tensor) -> Tensor:
     """Apply a map in place of a layer's projection."""
     return project(input_11F)
-
-
-def _price_reads(decoder: Decoder, counter: ProductCounter, decoding: DecodingConfig, hidden_1D: Tensor) -> np.ndarray:
-    """Return the multiply-adds of reads, (X, K); probe and gate read no final layer."""
-    head, final, gate = LMHead(decoder, decoding), decoder.n_layers - 1, decoding.gate
-    costs_X: list[dict[str, int]] = []
-    predict: dict[str, Callable[[LayerView, None], Any]] = {**predictors(head)}
-    predict["head_reads"] = lambda view, _: decoder.lm_head(
-        head.head_input(view.hidden_out, view.index)
-    )  # no comparison
-    for layer in (*decoding.exitable_layers, final):
-        view = LayerView(layer, hidden_out=hidden_1D, parameter=torch.ones_like(hidden_1D[:, 0]))
-        names = [name for name in predict if layer != final or name != "probe_reads"]
-        costs = {name: counter.count(predict[name], view, None)[1] for name in names}
-        if gate and layer != final:
-            costs["gate_reads"] = counter.count(gate.chance, hidden_1D, layer, gate.rules[0])[1]
-        costs_X.append(costs)
-    return np.array([[costs.get(name, 0) for name in LOOKS] for costs in costs_X])
