@@ -110,8 +110,8 @@ PARTICIPLES = {
 RETIRED = {
     "are_all", "are_none", "AskedOfRows", "asks", "beside", "ByKL", "chosen", "Contender", "Contenders", "fork_of",
     "handed_over", "HandedOver", "here", "InARow", "keys_alone", "KeysAlone", "KeysWritten", "know", "land",
-    "landed", "learned", "KVFill", "Ledger", "ledger", "likeliest", "top_token_history", "LossesAndCosts",
-    "make_known", "record_full_depth", "owes", "Pieces", "Prices", "refusals", "screening", "seals", "settle", "shown",
+    "landed", "learned", "Leaves", "Ledger", "ledger", "likeliest", "likeliest_so_far", "LossesAndCosts",
+    "make_known", "observe", "owes", "Pieces", "Prices", "refusals", "screening", "seals", "settle", "shown",
     "Silence", "StandIn", "StateMaps", "sure_and_wrong", "take_apart", "take_home", "take_stock", "Taught", "teach",
     "Teacher", "teacher", "teacher_pass", "WhatToTime", "WhatToTrain", "Whereabouts", "whereabouts", "whole_files",
     "worth_running", "writing_shards",

@@ -149,7 +149,7 @@ class Assessment:
         if setting:
             exit_set = next(each["exit_set"] for each in sweep.manifest.configurations if each["key"] == setting)
             keys |= {layers[layer] for layer in parse_exit_set(exit_set or EVERY) or layers}
-        return all(times.of(key).n >= of_recipe.N_CALLS for key in {*keys, times.fastest or GENERATE})
+        return all(times.relative_time(key).n >= of_recipe.N_CALLS for key in {*keys, times.fastest or GENERATE})
 
 
 def folder_of(out: str) -> Path:

@@ -1,7 +1,7 @@
 """Splits of an assessment's prompts by a hash of their text or group, such that no prompt is in two of them.
 
 Exits are trained on the *training* split; the *pilot* predicts which settings are worth a run; prompts of the *run*
-order the settings, certify one and check it, in the roles of `jobs/choose.py`. A smoke run takes its run from the
+order the settings, certify one and check it, in the roles of `eexit choose`. A smoke run takes its run from the
 training split, and so uses no error budget of a whole assessment.
 """
 

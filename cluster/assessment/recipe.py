@@ -1,4 +1,4 @@
-"""Ten commands of an assessment, in order, as `jobs/assess.py --dry-run` prints them; `jobs/README.md` explains them.
+"""Ten commands of an assessment, in order, as `eexit assess --dry-run` prints them; `jobs/README.md` explains them.
 
 The run has the settings of cells C and D and those to certify, the oracles have cells A and B on the same prompts.
 """

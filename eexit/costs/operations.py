@@ -158,7 +158,7 @@ class DraftRounds:
     rejected_R: np.ndarray  # 1 if full depth's next token differed from a draft, else 0
 
     @classmethod
-    def of(cls, rounds: Sequence[Sequence[int]]) -> "DraftRounds":
+    def from_rounds(cls, rounds: Sequence[Sequence[int]]) -> "DraftRounds":
         """Make rounds of these numbers of each, in the order of the fields."""
         return cls(*np.array(rounds, np.int64).reshape(-1, 4).T)
 

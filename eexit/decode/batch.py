@@ -9,7 +9,7 @@ from torch.profiler import record_function
 from eexit.cpu.token_subset import TokenSubset
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.exit_visitor import ExitVisitor
-from eexit.decode.full_depth import SharedPrefixes, observe, prefill
+from eexit.decode.full_depth import SharedPrefixes, prefill, record_predictions
 from eexit.decode.predictors import LMHead
 from eexit.decode.requests import DecodingConfig, Outcome, Request
 from eexit.decode.slots import MISSED, SlotTable
@@ -80,11 +80,11 @@ class Batch:
                 self.full_depth.cache.move_left(n_columns)
         return self.slots.inputs(self.slots.end + 1)
 
-    def observe(self, ended: Sequence[int], on_tokens: OnTokens) -> None:
+    def record_predictions(self, ended: Sequence[int], on_tokens: OnTokens) -> None:
         """Record what full depth predicts of texts that have ended, unless a full-depth pass ran with them."""
         if self.decoding.n_observed and not self.full_depth:
             prompts = self.deferred.cache if self.decoders.is_shared else None
-            observe(self.slots, ended, self.full_depth_head, prompts, on_tokens)
+            record_predictions(self.slots, ended, self.full_depth_head, prompts, on_tokens)
 
     def output(self, at: int) -> Outcome:
         """Return what the request in a slot generated, or why it failed."""
@@ -97,7 +97,7 @@ class Batch:
         """Give these requests, by their numbers, slots and their first tokens."""
         slots = self.slots
         if len(slots):
-            self.deferred.settle(slots.plan(), slots.inputs(slots.end))
+            self.deferred.run_all(slots.plan(), slots.inputs(slots.end))
         self.deferred.blocks.clear()
         prompts = list(dict.fromkeys(request.prompt_token_ids for request in requests.values()))
         reading, caches = prefill(self.decoders, self.decoding, prompts, slots.end)

@@ -82,7 +82,7 @@ class DeferredTokens:
                 visitor.join(joined.parts)
                 latest = joined.append(latest)
 
-    def settle(self, plan: ExitPlan, latest: ForwardInputs) -> None:
+    def run_all(self, plan: ExitPlan, latest: ForwardInputs) -> None:
         """Run all deferred tokens, which end in the column of the latest ones."""
         older, self.blocks = self.blocks, []
         self._run_blocks(plan, older, latest, 0, self.decoder.n_layers)

@@ -140,7 +140,7 @@ class Engine:
     def _retire(self, batch: Batch, observed: OnTokens) -> Iterator[tuple[int, Outcome]]:
         """Yield the outcomes of requests that have ended, and free their slots."""
         ended = batch.slots.ended()
-        batch.observe(ended, observed)
+        batch.record_predictions(ended, observed)
         outcomes = [(batch.slots.in_flight[at].index, batch.output(at)) for at in ended]
         batch.remove(ended)
         yield from outcomes

@@ -166,7 +166,7 @@ class ExitVisitor:
             columns = [self.likeliest_NE[tokens.index, at] for at in group.ranks if at <= rank]
             more["top_token_history"] = torch.stack(columns, 1)
         checked = self.plan.needs_check(rule) and (tokens.mask_M is None or tokens.mask_M)
-        score_M = rule.exit_score(view.part(rule.needs, part, **more), checked)
+        score_M = rule.exit_score(view.view_for(rule.needs, part, **more), checked)
         chances = rule.chances(score_M[:, None], view.parameter[part, None])
         tokens.put(self.plan.score_NE[:, rank], score_M)
         tokens.put(self.plan.stop_NE[:, rank], chances.exit_BE[:, 0])

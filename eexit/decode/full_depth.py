@@ -116,7 +116,7 @@ class SharedPrefixes:
 
 @record_function("observation")
 @torch.inference_mode()
-def observe(
+def record_predictions(
     slots: SlotTable, ended: Sequence[int], head: LMHead, prompts: KVCache | None, on_tokens: Callable[[int], None]
 ) -> None:
     """Record what full depth predicts of requests that have ended: the columns that oracles have at once.
@@ -136,10 +136,10 @@ def observe(
         if prompts is not None:
             sent = to_device([np.array([*some]), np.arange(len(some))], head.decoder.device)
             cache.copy_rows(prompts, *sent)
-        on_tokens(_observe(slots, [*some.values()], head, cache, n_run))
+        on_tokens(_record_block(slots, [*some.values()], head, cache, n_run))
 
 
-def _observe(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cache: KVCache, n_run: int) -> int:
+def _record_block(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cache: KVCache, n_run: int) -> int:
     """Run the last `n_run` tokens of finished requests but the very last; record what is predicted after each."""
     decoder, decoding = head.decoder, head.decoding
     inputs = ForwardInputs.from_texts(

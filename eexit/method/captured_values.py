@@ -54,7 +54,7 @@ def captured_values(function: Callable[..., Any]) -> dict[str, str]:
 
 def code_digest(code: CodeType) -> str:
     """Return a SHA-256 of compiled code, without the names of files and numbers of lines."""
-    return _Digests().of(_compiled(code)).hex()
+    return _Digests().digest(_compiled(code)).hex()
 
 
 def _describe(value: object, digests: "_Digests") -> str:
@@ -62,7 +62,7 @@ def _describe(value: object, digests: "_Digests") -> str:
         return repr(value)
     if isinstance(value, ModuleType):
         return f"module {_library(value)}"
-    return f"{type(value).__name__} {digests.of(value).hex()}"
+    return f"{type(value).__name__} {digests.digest(value).hex()}"
 
 
 class _Digests:
@@ -73,7 +73,7 @@ class _Digests:
         self._open: list[int] = []
         self._alive: list[object] = []  # so that no other value gets the same id
 
-    def of(self, value: object) -> bytes:
+    def digest(self, value: object) -> bytes:
         """Return the digest of a value. Raise `TypeError` if it has none."""
         if type(value) in _PLAIN:
             text = hex(value) if type(value) is int else repr(value)
@@ -85,7 +85,7 @@ class _Digests:
         self._open.append(id(value))
         self._alive.append(value)
         kind, parts = _parts(value)
-        digests = [part if isinstance(part, _Content) else self.of(part) for part in parts]
+        digests = [part if isinstance(part, _Content) else self.digest(part) for part in parts]
         if kind == "set":
             digests.sort()
         self._open.pop()

@@ -216,7 +216,7 @@ def mode(
 
     `function(exit, layer)` gets an `ExitContext` and a `SkippedLayer`. It returns a hidden state (N, D), of which the
     layer makes keys and values. With fill="kv", it returns a pair of keys and values, (N, n) each, before norms and
-    rotary angles. Results have the dtype of `exit.hidden`, and are finite. With fill="copy" (of the exit layer's keys
+    rotary angles. Results have the dtype of exit.hidden, and are finite. With fill="copy" (of the exit layer's keys
     and values) or "none", the function is not called. With `needs`, `exit` has further hidden states: "hidden_in",
     "embedding". Raise `UsageError` for a function that can't be a mode, or has the name of one of eexit's.
     """
@@ -240,27 +240,27 @@ def mode(
 
 @mode(fill="full depth", short="U")
 def unfrozen(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit changes nothing but the token: later tokens attend to the full-depth KV cache"""
+    """changes nothing but the token: later tokens attend to the full-depth KV cache"""
 
 
 @mode(fill="hidden at the exit", short="F")
 def frozen_residual(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit also freezes the hidden state: past the exit layer, later tokens attend to keys and values computed
+    """freezes the hidden state at the exit: past the exit layer, later tokens attend to keys and values computed
     from it (the state propagation of CALM, Schuster et al. 2022)"""
 
 
 @mode(fill="maps", short="M")
 def mapped_residual(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit also freezes the hidden state: past the exit layer, later tokens attend to keys and values that
+    """freezes the hidden state at the exit: past the exit layer, later tokens attend to keys and values that
     trained KV maps compute from it (--kv-maps)"""
 
 
 @mode(fill="copy", short="C")
 def frozen_cache(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit also freezes the cache: past the exit layer, later tokens attend to a copy of the exit layer's keys
+    """copies the KV cache: past the exit layer, later tokens attend to a copy of the exit layer's keys
     and values (known to be bad: in CALM it took ROUGE-L from 38.2 to 23.0)"""
 
 
 @mode(fill="none", short="S")
 def skip(exit: ExitContext, layer: SkippedLayer) -> None:
-    """an early exit leaves nothing: past the exit layer, later tokens do not attend to its position"""
+    """leaves nothing: past the exit layer, later tokens do not attend to its position"""

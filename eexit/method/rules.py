@@ -92,7 +92,7 @@ class LayerView:
         way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
         raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
 
-    def part(self, needs: str, tokens: slice, **more: Tensor) -> LayerView:
+    def view_for(self, needs: str, tokens: slice, **more: Tensor) -> LayerView:
         """Return the view of some of the tokens for a rule with this need."""
         names = {"hidden_in", "hidden_out", "parameter", *NEEDS[needs]}
         values = {name: value[tokens] for name, value in vars(self).items() if name in names}

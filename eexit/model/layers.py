@@ -153,7 +153,7 @@ class Decoder:
             self.is_hooked = any(hasattr(layer, "_hf_hook") for layer in self.layers)  # accelerate moves their inputs
             self.device = self.devices[-1] if head is None else structure.device_of(head)
             self.first_device = structure.device_of(model.get_input_embeddings())
-            self._observe(config, path, name)
+            self._inspect(config, path, name)
 
     # ---- a pass
 
@@ -222,7 +222,7 @@ class Decoder:
     # ---- observing the model once
 
     @torch.inference_mode()
-    def _observe(self, config: Any, path: str, name: str) -> None:
+    def _inspect(self, config: Any, path: str, name: str) -> None:
         """Find the modules behind the layers, and check that visits of layers change nothing.
 
         `path` is that of the stack of layers, and `name` that of their list in it.

@@ -257,12 +257,12 @@ def _refuse_artefacts(config: SweepConfig) -> None:
     ):
         location = getattr(config, role)
         if users and location is None:
-            raise ValueError(f"{users[0]}: give {FLAGS[role]}, a folder that jobs/train.py made")
+            raise ValueError(f"{users[0]}: give {FLAGS[role]}, a folder that eexit train made")
         if location is not None and not users:
             raise ValueError(f"{role} {location} has no effect: give {way_out}")
     reading = [rule for rule in online if rule.needs_distribution]
     if config.gate is None and config.gate_thresholds != GATE_THRESHOLDS:
-        raise ValueError("gate_thresholds have no effect: give --gate, a folder that jobs/train.py made")
+        raise ValueError("gate_thresholds have no effect: give --gate, a folder that eexit train made")
     if config.gate is not None and not reading:
         raise ValueError(f"gate {config.gate} has no effect: give a rule that reads layers, as in confidence=0.97")
     if config.gate is not None and not config.only and (comparing := [rule for rule in reading if rule.needs_history]):

@@ -15,14 +15,22 @@ NOT_QUICK: Final = {"browser", "node_modules", "ray_environment"}
 WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/method": ("kv_maps", "rules", "stick_breaking"),
     "eexit/plan": ("artefact_check", "artefacts", "config", "configuration", "grids", "prompts", "runs", "splits"),
-    "eexit/output": ("locations", "result_table"),
+    "eexit/output": ("locations", "palette", "result_table"),
     "eexit/results": ("checksums", "layout", "original_format"),
     "eexit/results/store": ("commit", "folder", "manifest"),
     "eexit/quality": ("intervals", "risks", "rubric", "text_metrics", "thinking"),
     "eexit/studies/selection": ("alpha_spending", "select_setting", "selection_args", "selection_data"),
-    "reports/shared": ("accuracy", "per_configuration"),
-    "reports/sections": ("rules", "drafts", "learned_exits"),
-    "reports/read": ("damage", "sweep"),
+    "reports/shared": ("number_format", "paired", "per_configuration", "quality", "savings", "styles"),
+    "reports/sections": (
+        "contrasts",
+        "drafts",
+        "learned_exits",
+        "overview",
+        "quality_against_cost",
+        "selected_setting",
+    ),
+    "reports/page": ("build", "pack_tokens", "payload", "run_info"),
+    "reports/read": ("committed_runs", "prompt_choice", "rule_parameters", "sweep"),
     ".": ("house", "mirror"),
 }
 # Other file → beginnings of the names of its quick tests.
@@ -48,7 +56,7 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_a_text_stands_for_a_grid",
     ),
     "eexit/decode/test_step.py": ("test_a_text_that_never_goes_deeper",),
-    "eexit/decode/test_costs.py": (
+    "eexit/costs/test_operations.py": (
         "test_full_depth_costs_what_the_models_own_forward_does[llama]",
         "test_the_parts_of_a_llama",
         "test_costs_are_those_of_every_layer",
@@ -57,7 +65,8 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
     ),
     "eexit/decode/test_score.py": ("test_a_text_may_be_anything",),
     # Plans and bad input, without a process.
-    "jobs/test_sweep_refusals.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out", "test_the_plan_can_be"),
+    "jobs/test_sweep.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out"),
+    "cluster/console/test_dry_run.py": ("test_the_plan_is_shown",),
     # Commits, and damaged files.
     "eexit/output/test_atomic_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
     # Answers, risks and selection.
@@ -83,23 +92,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_so_many",
         "test_what_may",
         "test_too_few",
-    ),
-    # Reading, frames, charts, and the page.
-    "reports/sections/test_quality_against_cost.py": (
-        "test_the_",
-        "test_a_chosen",
-        "test_a_sweep",
-    ),
-    "reports/shared/test_savings.py": ("test_theoretical", "test_a_failed", "test_the_chart"),
-    "reports/page/test_build.py": (
-        "test_hostile",
-        "test_the_page_asks",
-        "test_tokens_come_back",
-        "test_which_tokens",
-        "test_nats",
-        "test_exit_colours",
-        "test_what_a_mode",
-        "test_every_",
     ),
 }
 

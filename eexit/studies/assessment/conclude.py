@@ -87,12 +87,14 @@ def verdict_of(
     times = Times(timings, batch, setting.key if setting and keeps(setting, bound) else None)
     gaps = None
     if setting:
-        setting = setting.model_copy(update={"time": times.of(setting.key)})
+        setting = setting.model_copy(update={"time": times.relative_time(setting.key)})
         share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
         gaps = Times(timings, batch, setting.key).gaps(share, run.n_layers)
     missing = [*missing, *([] if choice else ["choice"]), *([] if times.are_whole else ["times"])]
     why, needed = judge(setting, attribution.estimate({AS_RUN: 1}), choice, bound, missing, is_look)
-    keys = dict.fromkeys(key for key in (setting and setting.key, GENERATE, times.fastest) if key and times.of(key).n)
+    keys = dict.fromkeys(
+        key for key in (setting and setting.key, GENERATE, times.fastest) if key and times.relative_time(key).n
+    )
     return Verdict(
         why=why,
         causes=_causes(attribution, gaps, why),
@@ -106,7 +108,10 @@ def verdict_of(
         gains={name: attribution.estimate(weights) for name, weights in GAINS.items()},
         costs={name: attribution.estimate(weights) for name, weights in COSTS_OF.items()},
         gaps=({Cause.BATCHES: gaps.batches} if batch > 1 else {}) | {Cause.OVERHEAD: gaps.overhead} if gaps else {},
-        timed={key: ContenderTime(time=times.of(key), of_generate=times.of(key, GENERATE)) for key in keys},
+        timed={
+            key: ContenderTime(time=times.relative_time(key), of_generate=times.relative_time(key, GENERATE))
+            for key in keys
+        },
     )
 
 

@@ -49,7 +49,7 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
 
     Without `planned`, the earlier uses determine how many are planned, or one is. Raises `UsageError` if they differ.
     """
-    before = _each_once(_asked_in([store, *_beside(store)], question))
+    before = _each_once(_asked_in([store, *_other_folders(store)], question))
     declared = before[0]["planned"] if before else planned or 1
     if planned not in (None, declared):
         raise UsageError(
@@ -74,7 +74,7 @@ def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
     return list({_what(row): row for row in latest_first}.values())[::-1]
 
 
-def _beside(store: Store) -> Iterator[Store]:
+def _other_folders(store: Store) -> Iterator[Store]:
     """Return the folders beside results on a local disk; beside the assessment, for one of its steps."""
     if store.is_local:
         folder = Path(store.root)

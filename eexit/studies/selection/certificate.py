@@ -1,4 +1,4 @@
-"""Output of `jobs/choose.py`: tested settings, counts, results on test prompts, and the certificate."""
+"""Output of `eexit choose`: tested settings, counts, results on test prompts, and the certificate."""
 
 from collections.abc import Iterator
 

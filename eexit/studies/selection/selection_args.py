@@ -111,7 +111,7 @@ class AlphaShare:
 
 @dataclass(frozen=True)
 class SelectionArgs:
-    """Flags of `jobs/choose.py`; without modes, rules and keys, all settings are candidates."""
+    """Flags of `eexit choose`; without modes, rules and keys, all settings are candidates."""
 
     risk: str
     max_risk: float = 0.05

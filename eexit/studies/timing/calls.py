@@ -1,4 +1,4 @@
-"""Times over calls of `jobs/timings.py`, as multiples of full depth's time in the same round.
+"""Times over calls of `eexit timings`, as multiples of full depth's time in the same round.
 
 The rounds of a call share the state of the machine, which differs between calls: so the call is the random effect. The
 first call has most contenders, and finds the fastest. Since the fastest of several equally fast ones looks faster than
@@ -108,7 +108,7 @@ class Times:
         """True if one call has all contenders, and further calls have the setting and the fastest other one."""
         if not self.first_call or (self.setting and self.setting not in self.first_call):
             return False
-        return all(self.of(key).n for key in {self.setting, self.fastest} - {None} if key)
+        return all(self.relative_time(key).n for key in {self.setting, self.fastest} - {None} if key)
 
     @cached_property
     def _further(self) -> Mapping[str, Sequence[Row]]:
@@ -126,7 +126,7 @@ class Times:
         rows = [row for of_call in self._further.values() for row in of_call if row["batch"] == self.batch]
         return {call: times[key] for call, times in calls_of(rows, beside).items() if key in times}
 
-    def of(self, key: str, beside: str = NORMAL) -> Estimate:
+    def relative_time(self, key: str, beside: str = NORMAL) -> Estimate:
         """Return the time over further calls; fewer than `MIN_CALLS`: no interval."""
         ratios = [*self._ratios(key, beside).values()]
         if not ratios:

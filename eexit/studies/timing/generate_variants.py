@@ -69,11 +69,11 @@ def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
     for batch in sorted({row["batch"] for row in rows}):
         for key in keys:
             of_key = [row for row in rows if (row["batch"], row["configuration"]) == (batch, key)]
-            table.add_row(str(batch), key, *(_beside(timed[batch, key], of_key) if of_key else [MISSING] * 5))
+            table.add_row(str(batch), key, *(_cells(timed[batch, key], of_key) if of_key else [MISSING] * 5))
     return table
 
 
-def _beside(speedup: Speedup, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cells(speedup: Speedup, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the cells of a variant, whose texts differ between rounds only by the order of sums."""
     firsts = [row["first_difference"] for row in rows if row["first_difference"] is not None]
     first = str(min(firsts)) if firsts else "none"

@@ -60,7 +60,7 @@ class Speedup:
     run: float | None  # 1 - macs_executed / macs_full
     acceptance: float | None = None  # of drafts: accepted / drafted
     machine: str | None = None
-    calls: int = 1  # of `jobs/timings.py`
+    calls: int = 1  # of `eexit timings`
 
     @property
     def rounds(self) -> int:

@@ -189,7 +189,7 @@ def _rows(batches: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class TimingArgs:
-    """Flags of `jobs/timings.py`.
+    """Flags of `eexit timings`.
 
     Without keys, all configurations that can be timed are; with `only_chosen`, the setting of the last selection, if
     any. `drafts` are timed beside them. `only_fastest` leaves full depth, `generate`, the keys, and the fastest other

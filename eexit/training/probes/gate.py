@@ -54,7 +54,7 @@ class GateTrainer:
             for name, parameter in map(rule_and_parameter, self.rules):
                 rule, [threshold] = ONLINE[name], ONLINE[name].per_layer(parameter, [layer])
                 parameter_N = torch.full((n_tokens,), threshold, device=device)
-                look = LayerView(layer, hidden_out=hidden_ND, parameter=parameter_N, **values).part(
+                look = LayerView(layer, hidden_out=hidden_ND, parameter=parameter_N, **values).view_for(
                     rule.needs, slice(None)
                 )
                 chances = rule.chances(rule.exit_score(look)[:, None], parameter_N[:, None])

@@ -30,9 +30,11 @@ def test_only_further_calls_with_other_prompts_count() -> None:
     further = timed("2", {"generate/lookup": 0.6, "generate": 1.2, KEYS[-1]: 0.9}, "b")
     again = Times([*first, *further], 1, KEYS[-1])
     assert again.are_whole
-    assert again.of("generate/lookup").mean == pytest.approx(0.6)
-    assert again.of("generate/lookup", "generate").mean == pytest.approx(0.5)
-    assert (again.of(KEYS[-1]).mean, again.of(KEYS[-1]).n) == pytest.approx((0.9, 1)), "n counts calls"
+    assert again.relative_time("generate/lookup").mean == pytest.approx(0.6)
+    assert again.relative_time("generate/lookup", "generate").mean == pytest.approx(0.5)
+    assert (again.relative_time(KEYS[-1]).mean, again.relative_time(KEYS[-1]).n) == pytest.approx((0.9, 1)), (
+        "n counts calls"
+    )
     assert Times(timed("1", {"generate": 0.9, KEYS[-1]: 0.8}, "a"), 1, KEYS[-1]).fastest == "generate", (
         "beside the setting"
     )
@@ -45,9 +47,9 @@ def test_only_further_calls_with_other_prompts_count() -> None:
 def test_few_calls_have_no_interval() -> None:
     first = timed("0", {"generate": 0.9, "generate/lookup": 0.5}, "a")
     further = [row for call in range(MIN_CALLS) for row in timed(f"{call + 1}", {"generate": 0.9 + call / 100}, "b")]
-    few = Times([*first, *further[:-16]], 1, None).of("generate")
+    few = Times([*first, *further[:-16]], 1, None).relative_time("generate")
     assert (few.n, few.low == few.low) == (MIN_CALLS - 1, False)
-    assert Times([*first, *further], 1, None).of("generate").high < 1
+    assert Times([*first, *further], 1, None).relative_time("generate").high < 1
 
 
 def stepped(call: str, time: float, steps: dict[int, float], prompts: str = "b") -> list[dict[str, object]]:
