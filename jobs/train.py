@@ -1,6 +1,6 @@
 """Train artefacts for exits on a finished sweep's texts, or resume a training.
 
-    eexit sweep --prompts questions.jsonl --modes normal --record-full-depth none --out results/texts
+    eexit sweep --prompts jobs/sweeps/prompts/questions.jsonl --modes normal --record-full-depth none --out results/texts
     eexit train results/texts --what linear --out exits/linear          a readout
     eexit train results/texts --what probe --readout exits/linear --out exits/probe       of KLs through this readout
     eexit train results/texts --what gate --rules confidence=0.97 --readout exits/linear --out exits/gate
@@ -13,7 +13,7 @@ for itself. Ctrl-C keeps the moments, and the same command resumes.
 The artefact is a folder: card.json records the training data and the held-out results. Sweeps use it by --readout,
 --probe, --gate or --kv-maps; the last printed line is such a sweep. With --adapter, the artefact is fitted to the model
 with this adapter, such as one from `eexit student`, and used with it.
-"""
+"""  # noqa: E501
 
 import sys
 from argparse import Namespace

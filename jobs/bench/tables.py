@@ -86,19 +86,19 @@ def ratio(name: str, key: str, above: Callable[[pd.DataFrame], Any], below: str)
     return estimate_ratios(sums[:, :1], sums[:, 1:])[0]
 
 
-def saved(name: str, key: str, cost: str = "macs_executed") -> Estimate:
-    """Return the share of full-depth multiply-adds that was not run; with `macs_required`, that was not needed."""
-    return ratio(name, key, lambda runs: runs.macs_full - runs[cost].astype(float), "macs_full")
+def saved(name: str, key: str, cost: str = "cost_run") -> Estimate:
+    """Return the share of full-depth multiply-adds that was not run; with `cost_needed`, that was not needed."""
+    return ratio(name, key, lambda runs: runs.cost_full - runs[cost].astype(float), "cost_full")
 
 
 def saved_by_exits(name: str, key: str) -> Estimate:
     """Return the share that exits would save if exit scores and state propagation were free."""
-    at = {int(each.rpartition("/")[2]): saved("look", each, "macs_required").mean for each in settings("look")[:-1]}
+    at = {int(each.rpartition("/")[2]): saved("look", each, "cost_needed").mean for each in settings("look")[:-1]}
 
     def share(counts: Sequence[tuple[int, int]]) -> float:
         return sum(n * at.get(layer, 0.0) for layer, n in counts) / sum(n for _, n in counts)
 
-    return ratio(name, key, lambda runs: runs.macs_full * runs.exit_layer_counts.map(share), "macs_full")
+    return ratio(name, key, lambda runs: runs.cost_full * runs.exit_layer_counts.map(share), "cost_full")
 
 
 def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.ndarray]:

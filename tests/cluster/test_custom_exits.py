@@ -193,7 +193,7 @@ def test_whoever_goes_on_gives_the_file_as_it_was(
     given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
     if command == "controls":
         given = [*asked(tiny, tmp_path / "other"), *given]
-        reason = reason.replace("rule sure", "state as_it_was")
+        reason = reason.replace("rule sure", "mode as_it_was")
     if command == "sweep":
         given = asked(tiny, out, "--rules", "sure=0.3,0.6" if text else "margin=0.3", "--modes", "skip")
     assert reason in refusal(run, *given, *use)
@@ -204,7 +204,7 @@ def test_whoever_goes_on_gives_the_file_as_it_was(
     [
         (("--use", "no.py"), "--use no.py can't be read: "),
         (("--use", "mine.txt"), "--use mine.txt is no file of Python: give one whose name ends in .py"),
-        (("--use", MINE, "--rules", "sure=0.3", "by_chance=1", "--screen", "screen"), "rule by_chance looks at the"),
+        (("--use", MINE, "--rules", "sure=0.3", "by_chance=1", "--screen", "8:16"), "rule by_chance reads the logits"),
         (("--use", MINE, "--rules", "ratio=0.3"), "rule ratio takes a ratio of the two highest probabilities ≥ 1, got"),
         (("--rules", "ratio=2"), "unknown rule 'ratio': "),
     ],

@@ -333,7 +333,8 @@ def choose(
     bold = "unfrozen/confidence/0.7"
     tested = [
         {"configuration": key, "mean_loss": mean, "n": 150, "p_value": p, "certified": chosen == key, "cost": cost,
-         "prompts_needed": None, "loss_of_prompts": of_prompts}
+         "prompts_needed": None, "loss_of_prompts": of_prompts,
+         "n_of_prompts": of_prompts and 813}
         for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), (bold, 0.049, 0.4, 0.62))
     ]  # fmt: skip
     its = {

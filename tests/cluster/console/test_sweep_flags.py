@@ -95,7 +95,7 @@ def test_the_help_has_all_flags_in_groups(capsys: pytest.CaptureFixture[str]) ->
     text = " ".join(said.split())
     assert "(default: none; the demo's: You are a helpful programming tutor.)" in text
     assert "(default: results/sweep; the demo's: results/demo)" in text
-    assert "tokens per run at most (default: 100)" in text
+    assert "maximum number of tokens per run (default: 100)" in text
 
 
 def test_text_flags_keep_their_spaces() -> None:
@@ -136,11 +136,11 @@ BAD_FLAGS = {
     "--modes normal draft": "mode draft needs to know where tokens are drafted and how many: give --draft LAYER:N, as "
     "in 20:4, and leave draft out of --modes (entry 2 of --modes)",
     "--dtype bf16": "unknown dtype 'bf16': did you mean bfloat16? (--dtype)",
-    "--kl-factors 0.5 1 -1": "the KL factor of rule kl must be finite and ≥ 0, got -1 (--kl-factors)",
-    "--kl-factors -.5,1": "the KL factor of rule kl must be finite and ≥ 0, got -0.5 (--kl-factors)",
-    "--kl-factors -1e3": "the KL factor of rule kl must be finite and ≥ 0, got -1000 (--kl-factors)",
+    "--kl-factors 0.5 1 -1": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1 (--kl-factors)",
+    "--kl-factors -.5,1": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -0.5 (--kl-factors)",
+    "--kl-factors -1e3": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1000 (--kl-factors)",
     "--kl-factors strong": "kl_factors must be a number, got 'strong' (entry 1 of --kl-factors)",
-    "--kl-factors inf": "the KL factor of rule kl must be finite and ≥ 0, got inf (--kl-factors)",
+    "--kl-factors inf": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got inf (--kl-factors)",
     "--kl-factors 0.12345671 0.12345672": "the parameters of rule kl 0.12345671 and 0.12345672 are shown with six "
     "digits, as 0.123457 both (--kl-factors)",
     "--kl-factors 1 1": "1.0 of rule kl is listed more than once (--kl-factors)",
@@ -151,7 +151,7 @@ BAD_FLAGS = {
     "--dtype int8": "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (--dtype)",
     "--rules foo=1": f"unknown rule 'foo': choose from {', '.join(RULES)} (--rules)",
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
-    "--rules kl=-1": "the KL factor of rule kl must be finite and ≥ 0, got -1 (--rules)",
+    "--rules kl=-1": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1 (--rules)",
     "--settings-from-replay results/a": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--within answers=0.02": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--settings-from-replay results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, "
@@ -175,7 +175,7 @@ BAD_FLAGS = {
     "--draft 2:4,6 --max-new-tokens 5": "draft 2:6 is of more tokens than a run has at most (max_new_tokens 5): "
     "draft fewer",
     "--draft 20:4 10,20:4": "20:4 is listed more than once (--draft)",
-    "--rules fixed": "rule fixed takes a layer as its parameter, as in fixed=10, got none (--rules)",
+    "--rules fixed": "rule fixed takes a whole number ≥ 0 (exit layer), as in fixed=10, got none (--rules)",
     "--rules random": "rule random follows a configuration of a finished sweep: give --controls-of RESULTS (--rules)",
     "--rules kl=1 --kl-factors 2": "rule kl has KL factors in rules and in kl_factors: give all of them in one place",
     "--control-modes unfrozen": "--control-modes unfrozen has no effect: give --controls-of RESULTS",
@@ -242,13 +242,14 @@ BAD_TOML = {
     "config = 1": "unknown key 'config' in {path}: remove it",
     "[config]\nmodel = 'x'": "unknown key 'config' in {path}: remove it",
     "kl_factors = 1": "kl_factors must be a list, got 1 (kl_factors in {path})",
-    "kl_factors = [1, -2]": "the KL factor of rule kl must be finite and ≥ 0, got -2 (kl_factors in {path})",
+    "kl_factors = [1, -2]": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -2 (kl_factors in {path})",
     "max_new_tokens = true": "max_new_tokens must be a number, got True (max_new_tokens in {path})",
     "seeds = [0, true]": "seeds must be a number, got True (entry 2 of seeds in {path})",
     "kl_factors = [true]": "kl_factors must be a number, got True (entry 1 of kl_factors in {path})",
     'rules = "agree"': 'rules must be a list as in ["kl=0.5,1", "agree"], or a table, got \'agree\' (rules in {path})',
     "rules = {margin = 0.5}": "the parameter of rule margin must be a list, got 0.5 (rules in {path})",
-    "rules = {patience = [1]}": "rule patience takes a whole number ≥ 2, as in patience=2, got 1 (rules in {path})",
+    "rules = {patience = [1]}": "rule patience takes a whole number ≥ 2 (exitable layers in a row), as in patience=2, "
+    "got 1 (rules in {path})",
     "kl_factors = [1]\nrules = ['kl=2']": "rule kl has KL factors in rules and in kl_factors: give all of them in "
     "one place",
     "actors = true": "actors must be a number, got True (actors in {path})",

@@ -292,7 +292,7 @@ def test_what_is_another_trainings_is_left_alone_however_damaged(texts: Path, le
         out = Path(shutil.copytree(learned, tmp_path / name))
         flipped(out / WEIGHTS)
         if name == "format":
-            (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), "format": 3}))
+            (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), "format": 4}))
         before = {path: path.read_bytes() for path in out.iterdir()}
         with pytest.raises(UsageError, match=version):
             trained(texts, out, "linear", **({"layers": (4,)} if name == "layers" else {}))

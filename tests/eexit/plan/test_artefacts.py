@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from untrained import artefact, config_with
 
 from eexit.errors import UsageError
-from eexit.plan.artefacts import CARD, READOUT, WEIGHTS, read_card
+from eexit.plan.artefacts import CARD, FLAGS, READOUT, WEIGHTS, read_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.training.trainer_inputs import WAYS
 
@@ -27,14 +27,14 @@ from eexit.training.trainer_inputs import WAYS
          "was trained on a student's streams: give --adapter as it was there"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
-         "python jobs/train.py RESULTS --what probe --out {}"),
+         "eexit train RESULTS --what probe --out {}"),
         ("probe", "probe", (PROBE_ROLE,),
          {"files": {WEIGHTS: "0", "gone": "0"}, "data": {"sweep": "results/my texts"},
           "settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 32}},
-         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: python jobs/train.py "
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: eexit train "
          "'results/my texts' --what probe --out {} --exit-layers 5 10 --readout FOLDER"),
         ("readout", "linear", (READOUT,), {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}; train it again: "
-         "python jobs/train.py RESULTS --what linear --out {}"),
+         "eexit train RESULTS --what linear --out {}"),
     ],
 )  # fmt: skip
 def test_an_artefact_that_does_not_fit_is_refused_in_a_line(
@@ -66,7 +66,9 @@ def test_no_flipped_bit_of_a_card_is_read_as_data(tmp_path: Path, what: str) -> 
         file.write_bytes(damaged)
         with pytest.raises(UsageError) as refused:
             read_card(str(place), role)
-        assert str(refused.value).startswith(f"--{role} {place} has a {CARD} that is damaged, or of another version")
+        assert str(refused.value).startswith(
+            f"{FLAGS[role]} {place} has a {CARD} that is damaged, or of another version"
+        )
         assert "\n" not in str(refused.value)
 
 
@@ -76,7 +78,7 @@ def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> No
     with pytest.raises(
         UsageError,
         match=f"--readout {tmp_path} has a {CARD} that is damaged, or of another version: train it again, by the "
-        f"command that made it: python jobs/train.py … --out {tmp_path}$",
+        f"command that made it: eexit train … --out {tmp_path}$",
     ):
         read_card(str(tmp_path), READOUT)
 
@@ -84,7 +86,5 @@ def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> No
 def test_a_folder_without_a_card_may_be_a_training_that_goes_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the command that began it goes on with it"):
         read_card(str(tmp_path), READOUT)
-    with pytest.raises(
-        UsageError, match=r"is not a folder that is there: give lens, raw or one that jobs/train\.py made"
-    ):
+    with pytest.raises(UsageError, match=r"is not a folder that is there: give lens, raw or one that eexit train made"):
         read_card(str(tmp_path / "nowhere"), READOUT)

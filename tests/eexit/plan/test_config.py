@@ -132,11 +132,14 @@ def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path
     ("fields", "message"),
     [
         ({"rules": ["predicted_kl=1"]}, "rule predicted_kl looks at a trained probe: give --probe"),
-        (MAPPING, "mode mapped_residual makes keys and values by trained maps: give --st"),
+        (MAPPING, "mode mapped_residual makes keys and values by trained maps: give --kv-maps"),
         ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "mapped_residual makes keys and val"),
-        ({"state": "maps"}, r"maps has no effect: give mode mapped_residual"),
-        ({"state": "linear", **MAPPING}, "holds no state, since it was trained with --what linear: give --readout"),
-        ({"state": "maps", "adapter": "student", **MAPPING}, "was trained on the model's own streams: give --adapter"),
+        ({"kv_maps": "maps"}, r"maps has no effect: give mode mapped_residual"),
+        ({"kv_maps": "linear", **MAPPING}, "holds no kv_maps, since it was trained with --what linear: give --readout"),
+        (
+            {"kv_maps": "maps", "adapter": "student", **MAPPING},
+            "was trained on the model's own streams: give --adapter",
+        ),
     ],
 )
 def test_what_is_trained_and_what_uses_it_come_together(

@@ -118,7 +118,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 0.5}, "temperature: 0.0 -> 0.5"),
     ({"readout": "raw"}, 'readout: "lens" -> "raw"'),
     ({"record_top_k": 1}, "record_top_k: 3 -> 1"),
-    ({"record_full_depth": "none"}, 'observe: "all" -> "none"'),
+    ({"record_full_depth": "none"}, 'record_full_depth: "all" -> "none"'),
 ]
 
 

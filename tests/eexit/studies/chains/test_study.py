@@ -101,9 +101,9 @@ def test_what_can_not_be_followed_up_is_one_line(swept: Path, tmp_path: Path) ->
         ((swept, "--necessity", other), f"is not of the model of {swept} (model.name: \"a-model\" -> \"another\")"),
         ((swept, "--configuration", "norml", "--keep", "0", *out), "has no configuration norml: did you mean normal?"),
         ((swept, "--configuration", "normal", "--keep", "110", *out), "must be at most 100, got 110"),
-        ((swept, "--configuration", "normal", *out), "nothing is to become of the chains: give --keep"),
+        ((swept, "--configuration", "normal", *out), "no edit selected: give --keep"),
         ((swept, "--keep", "0"), "give --configuration and --out to write follow-up prompts"),
-        ((swept, "--necessity", followed, *out), "--necessity reads sweeps, and all other flags write prompts"),
+        ((swept, "--necessity", followed, *out), "--necessity reads sweeps, and the other flags write prompts"),
     ):  # fmt: skip
         assert reason in refusal(main, *arguments), reason
     assert not (tmp_path / "x.jsonl").exists()

@@ -11,10 +11,10 @@ ONE_LOST_IN_TEN = """
  ─────────────────────────────────────────────────────────────────────────────────────────────
  skip/confidence/0.9      1.5%   6.38% 40 0.0012             1.5% 0.0012      –  70% yes
 
-Tested from safe to bold, until one is not certified. Loss of a prompt: 1 where normal answers
-correctly and the setting does not, else 0, over all prompts that have an answer. Mean loss:
-over n prompts for choosing. p: that the risk is above the bound (bets against it, prompt by
-prompt). Enough: prompts for choosing that would certify it with a chance of 80%, if losses
+Tested from safe to bold, until one is not certified. Loss of a prompt: 1 where full depth
+answers correctly and the setting does not, else 0, over all prompts that have an answer. Mean
+loss: over n prompts for choosing. p: that the risk is above the bound (bets against it, prompt
+by prompt). Enough: prompts for choosing that would certify it with a chance of 80%, if losses
 stay as they are. Cost: multiply-adds of what was run, as a share of those of full depth.
 Groups differ in size and count once each: mean loss, n, p and enough are of groups, and of
 prompts is the mean loss over single prompts.
@@ -29,7 +29,7 @@ prompts is the mean loss over single prompts.
  right answers of the certified setting             98.5%
  of its texts, those that max_new_tokens cut         100%
  its texts that are not those of normal                0%
- its speed (eexit timings RESULTS)  not measured
+ its speed (eexit timings RESULTS)           not measured
 
 
                                        mean loss       for
@@ -44,8 +44,9 @@ bound. Naive: the cheapest setting whose mean loss is within the bound,
 which has no guarantee.
 Ask 1 of these prompts, of 1 planned: it may err with 4.75%, all asks with 5%.
 Certified: skip/confidence/0.9, the cheapest that is, at 70% of full depth.
-With 95% confidence, over prompts like these, the share of prompts whose answer normal gets right
-and the setting gets wrong, averaged over groups of prompts that count once each, is at most 20%.
+With 95% confidence, over prompts like these, the share of prompts whose answer full depth gets
+right and the setting gets wrong, averaged over groups of prompts that count once each, is at most
+20%.
 n = 40 groups, mean 1.5%, p = 0.0012.
 That is of groups: over their 94 prompts the mean is 6.38%, for which nothing is certified.
 That is of all groups: of the 40 where full depth has one right, it loses 1.5%, for which nothing is

@@ -129,7 +129,9 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
     """Normal is right on three prompts, and the setting never."""
     right = set(CHOOSING[:3])
     out = land(tmp_path / "out", columns=lambda run: {"correct": is_normal(run) and run.prompt.prompt in right})
-    with pytest.raises(UsageError, match=r"could be certified to lose at most 5%.* such as disagreement, or an --at"):
+    with pytest.raises(
+        UsageError, match=r"could be certified to lose at most 5%.* such as disagreement, or an --max-risk"
+    ):
         select(out, risk="answers")
     assert not (out / "choices").exists(), "it was no ask"
     with pytest.raises(UsageError, match="takes at least"):

@@ -233,7 +233,7 @@ def test_finished_rounds_stay_when_it_is_stopped_beside_those_of_earlier_calls(
         ({"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/fixed/2"),
         ({"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
         (
-            {"beside": ["generate/4bit"]},
+            {"baselines": ["generate/4bit"]},
             "--baselines generate/4bit is not known: choose from generate, generate/lookup",
         ),
         ({"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
