@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.assessment import recipe as of_recipe
 from cluster.assessment.prompt_splits import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
-from cluster.assessment.recipe import CHOICE, LINEAR, ORACLES, REPLAY, STATE, TEXTS, TIMES, Recipe, RecipeStep
+from cluster.assessment.recipe import CHOICE, LINEAR, ORACLES, REPLAY, KV_MAPS, TEXTS, TIMES, Recipe, RecipeStep
 from cluster.sweep_job import location_for_all
 from eexit.errors import UsageError
 from eexit.output.locations import redact
@@ -125,7 +125,7 @@ class Assessment:
         if not self._has_card(step.name):
             return False
         sweep = read_finished(self.recipe.at(TEXTS), ["prompt_id"], trusts_code=True)
-        options = {"readout": self.recipe.at(LINEAR)} if step.name == STATE else {}
+        options = {"readout": self.recipe.at(LINEAR)} if step.name == KV_MAPS else {}
         asked = TrainArgs(step.name, str(Path(step.folder).expanduser()), options=options)
         facts = (self.model, tuple(self.recipe.layers), None)
         return is_finished(make_training_plan(sweep, asked, read_texts(sweep.store), lambda *_: facts))

@@ -15,8 +15,8 @@ from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, EarlyExit,
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.replay.shortlist import AIMS, EXACT, ORACLE
 
-TEXTS, LINEAR, STATE, REPLAY, ORACLES, CHOICE, TIMES, AGAIN = (
-    "texts", "linear", "state", "replay", "oracles", "choice", "times", "again",
+TEXTS, LINEAR, KV_MAPS, REPLAY, ORACLES, CHOICE, TIMES, AGAIN = (
+    "texts", "linear", "kv-maps", "replay", "oracles", "choice", "times", "again",
 )  # fmt: skip
 DEPLOYED: Final = "mapped_residual"
 Rules = Mapping[str, tuple[float, ...]]
@@ -35,7 +35,7 @@ TOKENS_OF_A_TEXT: Final = 40  # of a training text, about
 DRAFT_TOKENS, N_DRAFTS = 4, 2
 ROUNDS, PROMPTS_OF_A_ROUND = 8, 4  # of the call that finds the fastest
 N_CALLS, ROUNDS_OF_A_CALL = 24, 2  # further ones, over which times have intervals
-PARTS_OF_A_TRAINING: Final = {LINEAR: 3, STATE: 6}  # multiples of its texts' duration
+PARTS_OF_A_TRAINING: Final = {LINEAR: 3, KV_MAPS: 6}  # multiples of its texts' duration
 ONE_ROW: Final = 6  # duration of a token with one slot, as a multiple of its duration in a sweep
 
 
@@ -121,7 +121,7 @@ class Recipe:
         return (
             RecipeStep(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
             self._train(LINEAR, learned, *training),
-            self._train(STATE, learned, *training, "--readout", self.at(LINEAR)),
+            self._train(KV_MAPS, learned, *training, "--readout", self.at(LINEAR)),
             self._graded(PILOT, PILOT, n[PILOT] * length * n_settings[PILOT], *in_pilot, "--only", *self.piloted),
             RecipeStep(REPLAY, "replay", replays, self.at(PILOT), n[PILOT] * length * 4),
             self._graded(RUN, RUN, n[RUN] * length * n_settings[RUN], *within, *settings),
@@ -136,7 +136,7 @@ class Recipe:
         return [*prompts, *self.common, *layers, *flags, *self.execution, "--out", self.at(name)]
 
     def _graded(self, name: str, part: str, tokens: float, *flags: str) -> RecipeStep:
-        artefacts = ["--readout", self.at(LINEAR), "--kv-maps", self.at(STATE)]
+        artefacts = ["--readout", self.at(LINEAR), "--kv-maps", self.at(KV_MAPS)]
         screen = ["--screen", str(SCREEN)] if self.screens else []
         limit = ["--max-new-tokens", str(self.max_new_tokens), "--record-top-k", "1"]
         arguments = self._sweep(name, part, *self.reading, *artefacts, *screen, *limit, *flags)

@@ -14,7 +14,7 @@ from jobs import assess
 
 N_PROMPTS, BOUND = 90, "0.3"
 SIZES = ("--max-risk", BOUND, "--exit-layers", "2", "4", "5", "--max-new-tokens", "12", "--dtype", "float32")
-COMMANDS = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
+COMMANDS = ("texts", "linear", "kv-maps", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,7 @@ def test_artefacts_that_were_swapped_or_are_of_another_model_are_refused_before_
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(flags[-1], out)
-    for one, other in (("linear", "swap"), ("state", "linear"), ("swap", "state")):
+    for one, other in (("linear", "swap"), ("kv-maps", "linear"), ("swap", "kv-maps")):
         (out / one).rename(out / other)
     call = assess_here(*flags[:-1], str(out))
     assert (call.returncode, done_by(call)) == (2, []), call.stderr

@@ -35,7 +35,7 @@ from jobs import choose, replay, timings, train
 from jobs.sweep import DEMO
 
 WHOLE: Final = SplitSizes(training=300, pilot=200, choosing=975, ordering=325, reporting=400)
-NAMES: Final = ("texts", "linear", "state", "pilot", "replay", "run", "oracles", "choice", "times", "again")
+NAMES: Final = ("texts", "linear", "kv-maps", "pilot", "replay", "run", "oracles", "choice", "times", "again")
 BOUND: Final = Bound(risk=ANSWERS, max_risk=0.02)
 
 
