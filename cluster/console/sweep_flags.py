@@ -1,5 +1,8 @@
 """The flags of `eexit sweep`: they and a TOML file are merged, and validated once, into a job.
 
+Most flags are fields: of `eexit.plan.config.SweepConfig`, `eexit.sweeps.arguments.SweepSpec` and
+`cluster.sweep_job.SweepJob`. Only those that read files or print are declared here.
+
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """
 

@@ -25,7 +25,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eexit.costs.operations import COSTS, UnitCosts, cost_columns
 from eexit.custom_generate.description import describe_package
-from eexit.custom_generate.generate_call import (
+from eexit.custom_generate.call_arguments import (
     GenerateCall,
     StopChecker,
     dropped_arguments,

@@ -14,7 +14,7 @@ from eexit.output.text import is_known, percent, pluralize, short_percent
 from eexit.output.text_table import TextTable
 from eexit.quality.certificate import certificate_sentences, none_certified
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment import screen
+from eexit.studies.assessment import verdict_text
 from eexit.studies.assessment.verdict import Verdict
 from reports.read.judgements import BEST, SCORE, WORST
 from reports.shared.figures import table
@@ -60,11 +60,11 @@ def verdict(given: Verdict | None, quality: QualityTable | None) -> VerdictCard 
     """Return the card; None for a sweep without exits."""
     if given is None:
         return _of_sweep(quality) if quality is not None and len(quality.settings) else None
-    cause, cells = screen.cause(given), next(screen.tables(given), None)
+    cause, cells = verdict_text.cause(given), next(verdict_text.tables(given), None)
     return VerdictCard(
-        screen.ANSWERS[given.pays],
-        screen.explain(given).removesuffix("."),
-        [sentence for sentence in screen.sentences(given) if sentence != cause],
+        verdict_text.ANSWERS[given.pays],
+        verdict_text.explain(given).removesuffix("."),
+        [sentence for sentence in verdict_text.sentences(given) if sentence != cause],
         given.pays,
         where=given.where,
         cause=cause,
@@ -72,15 +72,15 @@ def verdict(given: Verdict | None, quality: QualityTable | None) -> VerdictCard 
         cells=[[*row] for row in (cells.heads, *cells.rows)] if cells and given.cells else [],
         weights=[_gain(name, gain, given.cause) for name, gain in given.gains.items()],
         about=OF_GAINS if given.gains else None,
-        tables=[_table(each) for each in screen.tables(given)],
+        tables=[_table(each) for each in verdict_text.tables(given)],
     )
 
 
 def _gain(name: str, gain: Estimate, cause: str | None) -> dict[str, Any]:
     """Return a gain as a bar, or without one if it was not measured."""
     if math.isnan(gain.mean):
-        return {"label": name, "from": None, "to": None, "text": screen.NOT_MEASURED}
-    return _bar(name, 0.0, gain.mean, screen.share(gain)) | {"largest": name == cause}
+        return {"label": name, "from": None, "to": None, "text": verdict_text.NOT_MEASURED}
+    return _bar(name, 0.0, gain.mean, verdict_text.share(gain)) | {"largest": name == cause}
 
 
 def _table(given: TextTable) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _of_sweep(quality: QualityTable) -> VerdictCard:
     row, pays, headline, said = _beside_full_depth(quality) or _by_disagreement(quality)
     key, weights = (row["configuration"], _weights(row)) if row else (None, [])
     said = [*said, *filter(None, [quality.cut_warning]), _certificate_sentence(quality.choices)]
-    return VerdictCard(screen.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
+    return VerdictCard(verdict_text.ANSWERS[pays], headline, said, pays, setting=key, weights=weights)
 
 
 def _of_oracles(quality: QualityTable) -> VerdictCard:

@@ -221,7 +221,7 @@ def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path,
     planned = "sweep", "--dry-run", "--model", str(tiny), "--exit-layers", "1", "--rules", "confidence=0.9"
     here(sweep.main, *planned[1:])  # so that what is found out about the model is kept, and no process imports torch
     demo = called(*planned, packages=installed, cwd=tmp_path)
-    assert f"3 from {installed}/jobs/sweeps/demo.toml\n" in demo.stdout, demo.stderr
+    assert f"3 from {installed}/jobs/sweeps/prompts/demo.jsonl\n" in demo.stdout, demo.stderr
     flags = "--config", f"{installed}/jobs/sweeps/study.toml", "--controls-of", "", "--exit-sets", "all"
     study = called(*planned, *flags, packages=installed, cwd=tmp_path)
     assert f"200 from {installed}/jobs/sweeps/prompts/study.jsonl: 8 kinds, 183 with answers\n" in study.stdout, (

@@ -62,7 +62,7 @@ def test_the_plan_is_shown_without_running_anything(environment: dict[str, str],
         | {
             "runs": "27 = 3 prompts × 9 configurations × 1 seed",
             "model": f"{tiny} (LlamaForCausalLM, 7 layers, float32)",
-            "prompts": f"3 from {SCRIPT.parent / 'sweeps' / 'demo.toml'}",
+            "prompts": f"3 from {SCRIPT.parent / 'sweeps' / 'prompts' / 'demo.jsonl'}",
             "system prompt": '"You are a helpful programming tutor."',
             "prefiller": "none",
             "control tokens": "plain text in prompts",

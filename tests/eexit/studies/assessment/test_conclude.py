@@ -14,7 +14,7 @@ from assessment_worlds import BATCH, BOUND, WORLDS, Drawn
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.results.parquet_files import StoreLocation
 from eexit.studies.assessment.conclude import judge, verdict_of
-from eexit.studies.assessment.screen import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
+from eexit.studies.assessment.verdict_text import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
 from eexit.studies.assessment.verdict import (
     FILE,
     REASONS,
