@@ -194,8 +194,8 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
 def finish(verdict: "Verdict", out: str, is_another: bool, trusts_code: bool) -> None:
     """Print the verdict, the files, and the command that packages the certified setting; write a missing report."""
     from eexit.results.store.folder import open_store
-    from eexit.studies.assessment.verdict_text import ANSWERS, explain, sentences, setting_line, tables
     from eexit.studies.assessment.verdict import FILE
+    from eexit.studies.assessment.verdict_text import ANSWERS, explain, sentences, setting_line, tables
 
     console, run = console_of(columns=110), inside(out, "run")
     console.print(Text(verdict.where))

@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.assessment import recipe as of_recipe
 from cluster.assessment.prompt_splits import ANSWERS, DISAGREEMENT, PILOT, RUN, TRAINING
-from cluster.assessment.recipe import CHOICE, LINEAR, ORACLES, REPLAY, KV_MAPS, TEXTS, TIMES, Recipe, RecipeStep
+from cluster.assessment.recipe import CHOICE, KV_MAPS, LINEAR, ORACLES, REPLAY, TEXTS, TIMES, Recipe, RecipeStep
 from cluster.sweep_job import location_for_all
 from eexit.errors import UsageError
 from eexit.output.locations import redact

@@ -24,7 +24,6 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from eexit.costs.operations import COSTS, UnitCosts, cost_columns
-from eexit.custom_generate.description import describe_package
 from eexit.custom_generate.call_arguments import (
     GenerateCall,
     StopChecker,
@@ -33,6 +32,7 @@ from eexit.custom_generate.call_arguments import (
     parse_call,
     with_stop_strings,
 )
+from eexit.custom_generate.description import describe_package
 from eexit.custom_generate.model_check import check_model
 from eexit.custom_generate.package import MOMENT, SettingPackage, packaged_config, read_package
 from eexit.decode.engine import Engine

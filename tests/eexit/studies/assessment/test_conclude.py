@@ -14,7 +14,6 @@ from assessment_worlds import BATCH, BOUND, WORLDS, Drawn
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.results.parquet_files import StoreLocation
 from eexit.studies.assessment.conclude import judge, verdict_of
-from eexit.studies.assessment.verdict_text import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
 from eexit.studies.assessment.verdict import (
     FILE,
     REASONS,
@@ -23,6 +22,7 @@ from eexit.studies.assessment.verdict import (
     Verdict,
     read_verdict,
 )
+from eexit.studies.assessment.verdict_text import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
 
 SCREEN = 24  # lines of a terminal
 
