@@ -77,7 +77,12 @@ class SweepActor:
     def __init__(
         self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str, token: str
     ) -> None:
-        """`lease` is the token of the driver's lease; `token` is the actor's own, by which the driver fences it off."""
+        """Set up an actor; the model is loaded later.
+
+        Args:
+            lease: Token of the driver's lease.
+            token: Token of this actor. The driver bars an actor from committing by fencing its token.
+        """
         self._make_generator = make_generator
         self._config = config
         self._device = device
@@ -101,7 +106,7 @@ class SweepActor:
         self._runner = ShardRunner(generator, self._store, self._refuse_if_fenced, self._end_if_broken, self._count)
 
     def do(self, runs: Sequence[Run]) -> RunCounts:
-        """Do a shard and commit it. Raise `CommitError` if its results can't be written."""
+        """Execute a shard and commit its results. Raise `CommitError` if the results can't be written."""
         began = time.monotonic()
         with self._at_work(runs) as runner:
             tally = runner.do(runs)
@@ -120,7 +125,7 @@ class SweepActor:
         return tally
 
     def rehearse(self, runs: Sequence[Run]) -> RunCounts:
-        """Do committed runs again without committing them, to test that they still work."""
+        """Run committed runs again without committing their results, to test if they still succeed."""
         with self._at_work(runs) as runner:
             return runner.rehearse(runs)
 
@@ -171,7 +176,7 @@ def device_here(device: str) -> str:
 
 
 def auto_dtype(config: SweepConfig, device: str) -> str:
-    """Return the dtype of `--dtype auto` in a process with an actor's resources."""
+    """Return the name of the dtype to which `--dtype auto` resolves on the actor's device."""
     from eexit.model.loading import choose_device, choose_dtype  # the driver needs no torch
     from eexit.model.quantization import dtype_name
 

@@ -57,7 +57,7 @@ class ActorClient:
 
     @property
     def does_runs(self) -> bool:
-        """True if the current shard's runs are to be committed, which those of a rehearsal are not."""
+        """True if the current shard's runs are to be committed, and not only rehearsed."""
         return any(not shard.rehearsal for shard in islice(self.shards.values(), 1))
 
     def poll(self) -> None:

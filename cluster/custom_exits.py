@@ -17,7 +17,7 @@ from eexit.method.rules import Rule
 
 @dataclass(frozen=True)
 class CustomExits:
-    """The custom rules and modes that a process needs; their files need not exist on the actor's node."""
+    """Custom rules and modes to register in another process, whose node may lack their files."""
 
     files: tuple[CustomSource, ...]
     functions: bytes  # of other rules and modes, pickled by value
@@ -25,7 +25,7 @@ class CustomExits:
 
     @classmethod
     def among(cls, names: Collection[str]) -> "CustomExits":
-        """Return those with these names. Raise `UsageError` for a function that can't be pickled."""
+        """Return the custom rules and modes with these names. Raise `UsageError` if a function can't be pickled."""
         entries = custom_entries(names)
         files = {each.source.digest: each.source for each in entries if each.source and each.source.is_file}
         functions = [
@@ -34,7 +34,7 @@ class CustomExits:
         return cls(tuple(files.values()), _pickled(functions), descriptions_of(names))
 
     def register(self) -> None:
-        """Register them in this process. Raise `UsageError` if that fails."""
+        """Register the rules and modes in this process. Raise `UsageError` if that fails."""
         for source in self.files:
             use_text(source)
         for each in cloudpickle.loads(self.functions):

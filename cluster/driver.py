@@ -54,14 +54,16 @@ class DriverInputs:
 
 
 class Driver:
-    """One sweep's loop: `Driver(...).drive()`."""
+    """Driver of one sweep, whose `drive` feeds shards to actors until every run is committed."""
 
     def __init__(
         self, assigned: DriverInputs, shards: Iterator[Shard], n_done: int, pools: Sequence[PoolSpec], own_ray: bool
     ) -> None:
-        """`shards` have the uncommitted runs, and are consumed as needed; `n_done` runs are committed.
+        """Set up the driver of a sweep with `n_done` committed runs.
 
-        `own_ray`: Ray was started for this sweep only, so that no nodes will join.
+        Args:
+            shards: The uncommitted runs; the driver consumes shards as actors need them.
+            own_ray: True if Ray was started for this sweep only, so that no nodes will join.
         """
         job, self._lease, self._display = assigned.job, assigned.lease, assigned.display
         self._config, self._timeout = job.config, job.timeout

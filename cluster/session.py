@@ -32,9 +32,10 @@ SECONDS_TO_ANSWER = 2.0
 
 @dataclass(frozen=True)
 class RaySession:
-    """The nodes' resources, by Ray's names; `is_here`: Ray has no other machine now.
+    """Ray nodes that a sweep can use; `nodes` has the resources of each, by Ray's resource names.
 
-    `is_own`: Ray was started for this sweep, on this machine alone, and no node ever joins it.
+    `is_own`: Ray was started for this sweep, on this machine alone, and no node ever joins. `is_here`: this machine is
+    Ray's only node at present.
     """
 
     nodes: list[Mapping[str, float]]
@@ -105,8 +106,8 @@ def _start() -> None:
 def _end() -> None:
     """Shut down Ray, which resets SIGTERM to the default handler, and reinstall our handlers meanwhile.
 
-    Ray resets it once, outside Python; SIGTERM before our next iteration still kills. Other signals keep their
-    handlers.
+    Ray resets SIGTERM once, outside Python; until our next iteration, SIGTERM kills the process. Other signals keep
+    their handlers.
     """
     ending = threading.Thread(target=ray.shutdown)
     ending.start()
@@ -129,7 +130,7 @@ class RayHealth:
     """
 
     def __init__(self, own: bool, pools: Sequence[PoolSpec], say: Callable[[str], None]) -> None:
-        """`own`: this process started Ray, on this machine alone."""
+        """Watch the Ray of this process; `own` is True if this process started Ray, on this machine alone."""
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
         own_node = next(node for node in ray.nodes() if node["NodeID"] == self._node)

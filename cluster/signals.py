@@ -17,10 +17,10 @@ _listening = False
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Context in which the first of these signals raises `KeyboardInterrupt`, and further ones are ignored.
+    """Raise `KeyboardInterrupt` in the context at the first of these signals, and ignore further signals.
 
-    Cleaning up is thus never interrupted. After the context the process ignores all of them until it ends: the default
-    handlers would kill it while it cleans up.
+    So no signal interrupts the cleaning up. After the context, the process ignores these signals until it ends, since
+    the default handlers would kill it while it cleans up.
     """
     global _listening
     _came.clear()
@@ -35,9 +35,10 @@ def listening() -> Iterator[None]:
 
 
 def listen_again() -> None:
-    """Install the handlers again inside `listening`, after a library may have replaced them, perhaps outside Python.
+    """Reinstall the handlers of `listening`, if it is active, after a library may have replaced them.
 
-    Signals that the process was started to ignore, as by `nohup`, stay ignored.
+    Libraries may replace handlers outside Python. Signals that were ignored when the process started, as under
+    `nohup`, stay ignored.
     """
     if _listening:
         for number in SIGNALS:

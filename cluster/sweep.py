@@ -75,7 +75,7 @@ def run_job(
     make_generator: MakeGenerator = model_generator,
     look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
 ) -> SweepSummary:
-    """Do every run of a sweep that is not committed yet, on Ray, and return when all are.
+    """Run all uncommitted runs of a sweep on Ray, and return when all runs are committed.
 
     Args:
         display: shows progress; by default on standard error.
@@ -151,7 +151,7 @@ def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: Ray
 
 
 def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | None, session: RaySession) -> RunCounts:
-    """Do the runs that are not committed, on Ray."""
+    """Run the uncommitted runs on Ray."""
     job, display, n_planned = assigned.job, assigned.display, count_runs(left.config)
     with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)

@@ -24,7 +24,7 @@ GPUs = Annotated[Float, Field(ge=0, allow_inf_nan=False), AfterValidator(_whole_
 
 
 class SweepJob(SweepSpec):
-    """A sweep, and the settings of its execution, which do not change its results."""
+    """Sweep with its execution settings, which do not change its results."""
 
     actors: Count | None = Field(
         None,

@@ -56,7 +56,7 @@ READING = ("system", "thinking", "thinking_until")
 
 @command("what is finished stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if there is a verdict, 1 if it stopped before, 2 for bad input."""
+    """Run `eexit assess`. Return 0 if there is a verdict, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.assessment.assess import assess, begin
 

@@ -32,7 +32,10 @@ from eexit.studies.selection.selection_args import COSTS, SelectionArgs
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if a setting below full depth's cost is certified, 1 if none is or it stopped, 2 for bad input."""
+    """Run `eexit choose`.
+
+    Return 0 if a setting below full depth's cost is certified, 1 if none is or it stopped, 2 for bad input.
+    """
     flags = vars(read_flags(arguments))
     from cluster.studies.run import run_study
     from eexit.studies.selection.study import SelectionStudy

@@ -41,7 +41,10 @@ THE_ENDPOINTS = "endpoint"  # instead of a temperature
 
 @command("what was judged stays in judgements: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if texts were judged or judged before, 1 if it stopped or all questions failed, 2 for bad input."""
+    """Run `eexit judge`.
+
+    Return 0 if texts were judged or judged before, 1 if it stopped or all questions failed, 2 for bad input.
+    """
     flags = read_flags(arguments)
     key = None if flags.dry_run or flags.no_key else read_key(flags.key_from)
     try:

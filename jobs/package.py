@@ -29,7 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @command("nothing was written: start over")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the package was written, 1 if it stopped, 2 for bad input."""
+    """Run `eexit package`. Return 0 if the package was written, 1 if it stopped, 2 for bad input."""
     flags = read_flags(arguments)
     from eexit.custom_generate.description import call_to_load, describe_package
     from eexit.studies.packaging.package_setting import PackageArgs, package_setting

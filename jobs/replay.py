@@ -38,7 +38,7 @@ REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "kv_maps"
 
 @command("the settings that were finished stay in replays")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if all configurations were replayed, 1 if it stopped before, 2 for bad input."""
+    """Run `eexit replay`. Return 0 if all configurations were replayed, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.run import run_study
     from eexit.studies.replay.study import ReplayArgs, make_replay_plan

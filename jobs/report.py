@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the report was written or served, 1 if it stopped, 2 for bad flags or unreadable results."""
+    """Run `eexit report`.
+
+    Return 0 if the report was written or served, 1 if it stopped, 2 for bad flags or unreadable results.
+    """
     flags = read_flags(arguments)
     if flags.serve is not None:
         from reports.page.serve import serve

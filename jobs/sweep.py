@@ -42,7 +42,10 @@ DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
 @command("what has landed stays: the same command goes on from there")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if every run is committed, 1 if it stopped or all runs are errors, 2 for bad input."""
+    """Run `eexit sweep`.
+
+    Return 0 if every run is committed, 1 if it stopped or all runs are errors, 2 for bad input.
+    """
     job, options = load_job(arguments, DEMO, __doc__ or "")
     log_to_stderr(logging.WARNING if options.quiet else logging.INFO)
     if options.dry_run:
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def finish(summary: "SweepSummary", out: str, figures: Path | None) -> int:
-    """Write the report and the figures, print the tables and how to read the results; return the exit code."""
+    """Write the report and the figures, print the tables and a guide to the results, and return the exit code."""
     from eexit.results.store.folder import open_store
     from eexit.sweeps.summary.summary_table import closing_table, kinds_table
 
@@ -88,7 +91,7 @@ def finish(summary: "SweepSummary", out: str, figures: Path | None) -> int:
 
 
 def of_chains(store: "Store", config: SweepConfig) -> str:
-    """Return a warning on the texts' thinking, if it has no marks or never closes; else an empty text."""
+    """Return a warning if the texts' thinking has no marks or is not closed in some texts; else an empty text."""
     import pyarrow.compute as pc
 
     from eexit.results.committed import read_columns

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @command("the rounds that were finished stay in timings")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if all calls were timed, 1 if it stopped before, 2 for bad input."""
+    """Run `eexit timings`. Return 0 if all calls were timed, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.session import ray_session
     from cluster.studies.run import run_study

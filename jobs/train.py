@@ -33,7 +33,7 @@ from eexit.training.trainer_inputs import WAYS
 
 @command("the saved moments stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the artefact is written, 1 if it stopped before, 2 for bad input."""
+    """Run `eexit train`. Return 0 if the artefact is written, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
     from cluster.studies.training import train_exits
     from eexit.training.plan import TrainArgs
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def given_to_sweep(flags: Namespace) -> list[str]:
-    """Return the flags of the training that a sweep with its artefact needs too."""
+    """Return those training flags that a sweep with the new artefact needs as well."""
     names = ("readout", "adapter")
     words = [word for name in names if getattr(flags, name) for word in (f"--{name}", getattr(flags, name))]
     trusted = ["--trust-remote-code"] if flags.trust_remote_code else []

@@ -6,4 +6,4 @@ Progress = Callable[[str], None]
 
 
 def ignore(line: str) -> None:
-    """Report nothing."""
+    """Discard a line of progress."""

@@ -51,10 +51,14 @@ def begin(assessment: Assessment) -> None:
 
 
 def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
-    """Run the commands that are left, and write `verdict.json`; return the verdict, and whether it has changed.
+    """Run the commands that are not done, and write `verdict.json`.
 
-    Raises `UsageError` as `begin` does, for a step that can't be done, and if another process holds the folder, and
-    `SweepStopped` where a command stops.
+    Returns:
+        The verdict, and True if it has changed.
+
+    Raises:
+        UsageError: As `begin` does, for a step that can't be done, and if another process holds the folder.
+        SweepStopped: If a command stops.
     """
     recipe, folder = assessment.recipe, folder_of(assessment.recipe.out)
     begin(assessment)
@@ -103,14 +107,20 @@ def _run_steps(assessment: Assessment, do: Do, say: Say) -> None:
 
 @dataclass
 class Pace:
-    """Tokens and seconds of actors at work in this call's steps, and the shortest load of a model, in seconds."""
+    """Speed of the steps that this call has run, from which the remaining time is forecast.
+
+    `tokens` and `working` are the actors' tokens and busy seconds; `loading` is the shortest model load, in seconds.
+    """
 
     tokens: float = 0.0
     working: float = 0.0
     loading: float = 0.0
 
     def add(self, step: RecipeStep, began: float) -> None:
-        """Add a step that began at a Unix time; shards record when the first of its runs started, and how many."""
+        """Add a step that began at a Unix time.
+
+        A sweep's shards record their start and their number of runs, so that only this call's runs count.
+        """
         seconds, share, store = time.time() - began, 1.0, open_store(step.folder)
         if step.script == "sweep":
             found = read_shards(store, list_files(store), ["run_id"])
@@ -122,7 +132,7 @@ class Pace:
         self.tokens += step.tokens * share
 
     def forecast(self, steps: Sequence[RecipeStep]) -> str:
-        """Return the duration of these steps at the speed so far, in brackets; empty before the first one."""
+        """Return the expected duration of these steps, in brackets; empty before the first step is done."""
         if not self.tokens:
             return ""
         seconds = sum(each.tokens * self.working / self.tokens + each.n_loads * self.loading for each in steps)

@@ -47,7 +47,7 @@ SWEEPS = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # with the spl
 
 @dataclass(frozen=True)
 class Assessment:
-    """Recipe at a bound, for the model as it is now (`ModelDescription`); a smoke run `is_look`."""
+    """Assessment of a model: the recipe, the risk bound and today's `ModelDescription`. A smoke run has `is_look`."""
 
     recipe: Recipe
     bound: Bound
@@ -63,7 +63,10 @@ class Assessment:
             return None
 
     def bound_now(self) -> tuple[Bound, str]:
-        """Return the bound, and why it is not on lost answers of answered prompts: full depth has too few right."""
+        """Return the bound to certify, and the reason if its risk is not the requested one.
+
+        If the pilot has too few right answers at full depth for a bound on lost answers, the risk is disagreement.
+        """
         pilot = self.finished(PILOT, "configuration", "correct") if self.bound.risk == ANSWERS else None
         runs = pilot.runs.to_pylist() if pilot else []
         marks = [bool(run["correct"]) for run in runs if run["configuration"] == NORMAL]
@@ -76,14 +79,14 @@ class Assessment:
         return self.bound.model_copy(update={"risk": DISAGREEMENT}), why
 
     def commands(self) -> Sequence[RecipeStep]:
-        """Return all ten commands, at the bound and the length of texts at this point."""
+        """Return all ten commands, for the bound and the text length that the finished steps imply."""
         texts = self.finished(TEXTS, "n_tokens")
         lengths = [n for n in texts.runs["n_tokens"].to_pylist() if n] if texts else []
         length = float(np.minimum(lengths, self.recipe.max_new_tokens).mean()) if lengths else None
         return self.recipe.commands(self.bound_now()[0], length)
 
     def refuse_foreign_sweeps(self) -> None:
-        """Raise `UsageError` for a sweep with other prompts, and for a finished one with another model."""
+        """Raise `UsageError` if a step's sweep has other prompts or, once finished, another model."""
         for step, part in SWEEPS.items():
             held, planned = None, [asdict(each) for each in self.recipe.parts.of[part]]
             with suppress(MissingManifestError):
@@ -94,9 +97,9 @@ class Assessment:
                 refuse_changed_model(sweep, self.model)
 
     def first_left(self, tried: Collection[str] = ()) -> int | None:
-        """Return the index of the first step that is not done, if any; `tried` sweeps may have failed runs.
+        """Return the index of the first step that is not done, if any. `tried` sweeps may have failed runs.
 
-        Raises `UsageError` if its folder has results of other inputs, which the command can't replace.
+        Raises `UsageError` if the step's folder has results of other inputs, which the command can't replace.
         """
         return next((at for at, step in enumerate(self.commands()) if not self._is_done(step, tried)), None)
 

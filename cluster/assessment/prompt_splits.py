@@ -32,7 +32,7 @@ ANSWERS, DISAGREEMENT = "answers", "disagreement"  # risks
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Prompts for training, of the pilot, and of the run's roles."""
+    """Number of prompts in the training and pilot splits, and in each role of the run split."""
 
     training: int
     pilot: int
@@ -58,14 +58,14 @@ def sizes_at(max_risk: float) -> SplitSizes:
 
 
 def part_of(unit: str) -> str:
-    """Return the split of a prompt's text or group."""
+    """Return the split (training, pilot or run) to which a hash assigns a prompt's text or group."""
     if is_drawn(unit, TRAINING, one_in=4):
         return TRAINING
     return PILOT if is_drawn(unit, "assessed pilot", one_in=8) else RUN
 
 
 def role_of(unit: str) -> str:
-    """Return the role of a prompt in the run, by its text or group."""
+    """Return the role (choosing, ordering or reporting) to which a hash assigns a run prompt's text or group."""
     if in_test_split(unit):
         return REPORTING
     return ORDERING if in_pilot_split(unit) else CHOOSING
@@ -73,7 +73,7 @@ def role_of(unit: str) -> str:
 
 @dataclass(frozen=True)
 class PromptSplits:
-    """Prompts by split, the number for choosing, and the risk that their answers permit."""
+    """Prompts by split, the number of choosing prompts, and the risk that can be measured on them."""
 
     of: Mapping[str, Sequence[Prompt]]
     choosing: int
@@ -83,7 +83,7 @@ class PromptSplits:
         return f"{out.rstrip('/')}/prompts/{part}.jsonl"
 
     def write(self, out: str) -> None:
-        """Write the prompts of each split, unless they are there."""
+        """Write a file of prompts for each split, unless the same prompts are already there."""
         for part in PARTS:
             path = Path(self.file(out, part)).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,9 +98,18 @@ class PromptSplits:
 def split(
     prompts: Sequence[Prompt], whole: SplitSizes, least: int, is_look: bool = False, batch: int = 1
 ) -> PromptSplits:
-    """Return splits of the `whole` sizes (a tenth for a smoke run), or of as many prompts as there are.
+    """Split prompts into training, pilot and run prompts by hash; smaller splits than planned are allowed.
 
-    If half of the prompts have an answer, only they are used. Raises `UsageError` for too few prompts.
+    If at least half of the prompts have an answer, prompts without an answer are left out.
+
+    Args:
+        whole: Planned sizes, of which a smoke run takes a tenth.
+        least: Minimum number of choosing prompts.
+        is_look: True for a smoke run, whose run prompts come from the training split.
+        batch: Number of slots; the run needs two prompts per slot.
+
+    Raises:
+        UsageError: For too few prompts.
     """
     answered = [each for each in prompts if each.answer or each.answer_pattern]
     risk = ANSWERS if 2 * len(answered) >= len(prompts) else DISAGREEMENT
@@ -131,14 +140,14 @@ def split(
 
 
 def _enough(need: float, share: float) -> int:
-    """Return the number of prompts of which a hash draws `need` at a chance `share`, but once in a thousand times."""
+    """Return how many prompts yield `need` hash draws of probability `share`, but for one case in a thousand."""
     spread = 3.1 * math.sqrt(1 - share)
     return math.ceil(((spread + math.sqrt(spread**2 + 4 * need)) / 2) ** 2 / share)
 
 
 @cache  # drawing thousands takes seconds
 def drawn(whole: SplitSizes, least: int, seed: int, is_look: bool = False, batch: int = 1) -> PromptSplits:
-    """Return splits of generated prompts. Raises `UsageError` for a bound that needs more than can be drawn."""
+    """Return splits of generated prompts. Raises `UsageError` for a bound that needs more prompts than can be drawn."""
     run = max(getattr(whole, role) / OF_RUN[role] for role in ROLES)
     wanted = {TRAINING: whole.training, PILOT: whole.pilot, RUN: run}
     n = math.ceil(SPARE * max(wanted[part] / SHARES[part] for part in PARTS))

@@ -41,7 +41,7 @@ ONE_ROW: Final = 6  # duration of a token with one slot, as a multiple of its du
 
 @dataclass(frozen=True)
 class RecipeStep:
-    """Command of `jobs/`, the folder of its results, and its size: tokens at full depth, and model loads."""
+    """One command of an assessment, with its results folder and its size: full-depth tokens and model loads."""
 
     name: str
     script: str
@@ -52,13 +52,13 @@ class RecipeStep:
 
     @property
     def line(self) -> str:
-        """As it is called by hand."""
+        """The command line, as a user types it."""
         return f"eexit {self.script} {shlex.join(self.arguments)}"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Facts on which all commands depend."""
+    """Facts that the commands of an assessment depend on: prompts, exitable layers, flags and batch size."""
 
     out: str
     parts: PromptSplits
@@ -76,7 +76,7 @@ class Recipe:
 
     @property
     def exit_sets(self) -> Sequence[str]:
-        """The last layers, each alone, and all layers."""
+        """Exit sets: each late layer alone, and all exitable layers."""
         alone = [str(layer) for layer in reversed(self.layers[-LAST_ALONE:])] if len(self.layers) > 1 else []
         return (*alone, EVERY)
 
@@ -87,7 +87,7 @@ class Recipe:
         return [NORMAL, EarlyExit(EXACT, ORACLE).key, *self.keys(DEPLOYED, {ORACLE: (None,)}), *online]
 
     def keys(self, mode: str, rules: Mapping[str, Sequence[float | None]]) -> Sequence[str]:
-        """Return the keys of these settings in all exit sets."""
+        """Return the configuration keys of a mode with these rules and parameters, in all exit sets."""
         return [
             EarlyExit(mode, rule, parameter, parse_exit_set(exit_set)).key
             for rule, parameters in rules.items()
@@ -96,7 +96,7 @@ class Recipe:
         ]
 
     def commands(self, bound: Bound, tokens_of_a_text: float | None = None) -> Sequence[RecipeStep]:
-        """Return all ten commands at a bound; graded texts have about so many tokens."""
+        """Return all ten commands at a bound. `tokens_of_a_text` is the mean length of graded texts, if known."""
         length = tokens_of_a_text or self.max_new_tokens / 2
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
         learned = n[TRAINING] * TOKENS_OF_A_TEXT
@@ -147,7 +147,7 @@ class Recipe:
         return RecipeStep(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
 
     def _timings(self, length: float, n_run: int) -> Sequence[RecipeStep]:
-        """Return a call with all contenders, and short calls with few on the other prompts."""
+        """Return a timing call with all configurations, and short calls with the fastest on the other prompts."""
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
         what = ["--chosen", "--draft", *drafts, "--baselines", GENERATE, f"{GENERATE}/{LOOKUP}", "--steps"]
         in_a_round, slots = max(PROMPTS_OF_A_ROUND, self.batch), [*dict.fromkeys((1, self.batch))]

@@ -87,7 +87,10 @@ def describe_plan(job: SweepJob, options: CommandOptions) -> str:
 
 
 def _grown(job: SweepJob) -> tuple[SweepConfig, str]:
-    """Return the sweep that `--out` would hold, and a text on its growth; URIs are not read."""
+    """Return the sweep in `--out` as extended by this job, and a text that describes the extension.
+
+    For a URI, which is not read, return the job's own sweep and no text.
+    """
     if "://" in job.out:
         return job.config, ""
     store, held = open_store(job.out), None

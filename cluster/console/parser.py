@@ -77,7 +77,7 @@ def _with_home(flag: re.Match[str]) -> str:
 
 
 def installed_version() -> str:
-    """Return the installed version, or words for none."""
+    """Return the installed version, or a phrase for a clone that is not installed."""
     try:
         return version("eexit")
     except PackageNotFoundError:

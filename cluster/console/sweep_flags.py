@@ -50,7 +50,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """The flags that are no fields of the job."""
+    """Flags that set no field of the job."""
 
     dry_run: bool  # only print the plan
     quiet: bool  # show no progress
@@ -60,9 +60,16 @@ class CommandOptions:
 
 
 def load_job(arguments: Sequence[str], default: Path, description: str = "") -> tuple[SweepJob, CommandOptions]:
-    """Return the job that the flags and `--config` describe, and the other flags; custom rules and modes are loaded.
+    """Load the job that the flags and `--config` describe, with its custom rules and modes.
 
-    `default` is the `--config` if the flags give neither one nor prompts. Raise `UsageError` for bad input.
+    Args:
+        default: TOML file in place of `--config`, if the flags give neither a file nor prompts.
+
+    Returns:
+        The job, and the flags that set no field of the job.
+
+    Raises:
+        UsageError: For bad input.
     """
     parser = _make_parser(description, demo=_read_toml(default))
     _add_further_flags(parser)
@@ -95,7 +102,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
 
 
 def _add_further_flags(parser: Parser) -> None:
-    """Add the flags that are no fields of a job."""
+    """Add the flags that set no field of a job."""
     parser.group(WHAT).add_argument(
         "--config",
         metavar="FILE",
@@ -173,7 +180,10 @@ def _figures(name: str | None) -> Path | None:
 
 
 def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the path and the content of the TOML file, and remove `--config` from `flags`."""
+    """Return the path and content of the TOML file; remove `--config` from `flags`.
+
+    If `flags` has prompts but no file, the content is empty.
+    """
     file = flags.pop("config", None)
     if file and "://" in file:
         raise UsageError(f"--config {redact(file)} is a URL: give a local file")
@@ -240,7 +250,10 @@ def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
 
 
 def _split(name: str, values: list[str]) -> list[str]:
-    """Split lists at commas; a value with a colon, as in 10,20:2,4, stays whole, and so do exit sets and marks."""
+    """Split values at commas, except values with a colon, such as 10,20:2,4.
+
+    Exit sets, configuration keys, thinking marks and file paths are never split.
+    """
     is_whole = name in ("exit_sets", "only", "thinking", "use")
     parts = [part for value in values for part in ([value] if is_whole or ":" in value else value.split(","))]
     return [part.strip() for part in parts if part.strip()]

@@ -49,7 +49,7 @@ class StudyActor:
         return remarks
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the work, or of an attribute of it."""
+        """Call a method of the actor's job; a dotted name calls a method of an attribute."""
         return attrgetter(method)(self._work)(*arguments)
 
 
@@ -76,14 +76,14 @@ def _describe(room: Node) -> str:
 
 @dataclass(frozen=True)
 class ExclusiveActor:
-    """An exclusive actor; calls wait for their result while it and Ray are alive."""
+    """Handle of an exclusive actor; a call blocks until its result arrives, or the actor or Ray dies."""
 
     handle: Any
     liveness: RayHealth
     oom_hint: str
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of its work, and return the result. Raise as `wait` does."""
+        """Call a method of the actor's job, and return the result. Raise the same errors as `wait`."""
         return self.wait(self.handle.call.remote(method, *arguments))
 
     def wait(self, ref: Any) -> Any:
@@ -102,7 +102,7 @@ class ExclusiveActor:
 
 @contextmanager
 def own_actor(work: ModelJob, device: str, display: Display) -> Iterator[ExclusiveActor]:
-    """Context with an exclusive actor that has loaded the model for this work; Ray is started if need be.
+    """Yield an exclusive actor that has loaded the model for this job, after starting Ray if necessary.
 
     Raise `UsageError` if the resources are not free.
     """
@@ -118,7 +118,10 @@ def own_actor(work: ModelJob, device: str, display: Display) -> Iterator[Exclusi
 
 @contextmanager
 def _alone(work: ModelJob, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
-    """Context with an actor in a placement group; with `own_ray`, Ray ends soon after and the group is not removed."""
+    """Start an actor alone in a placement group, and stop the actor when the context ends.
+
+    With `own_ray`, the placement group is not removed, since Ray ends soon after.
+    """
     group = placement_group([room])
     handle: Any = None
     try:

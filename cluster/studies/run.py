@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Study)
 
 @dataclass(frozen=True)
 class StudyResult(Generic[S]):
-    """A finished study and its rows."""
+    """Finished study with its rows."""
 
     study: S
     rows: Sequence[Row]
@@ -122,7 +122,7 @@ class StudyRun:
         return sorted(ours, key=lambda row: order[row[id_column]])  # stable: the rows of a unit keep their order
 
     def publish_unit(self, unit: StudyUnit, parts: Sequence[PartResult], began: datetime) -> None:
-        """Publish the rows of a unit, with the previous ones or in a file of its own."""
+        """Publish the rows of a unit, together with earlier rows or in a separate file."""
         file_id = unit.unit_id or self.call_id
         rows = self.study.rows(unit, [done.result for done in parts])
         new = self.study.table.named(file_id, [{"started": began, **row} for row in rows])

@@ -113,7 +113,7 @@ class TrainingJob(ModelJob):
         return frozenset(name for name, _ in map(rule_and_parameter, self._plan.options.rules))
 
     def load(self, device: str) -> Sequence[str]:
-        """Load the model and the saved sums, if any; return a remark on these.
+        """Load the model and, if an earlier call saved sums, these sums; return remarks on the sums.
 
         Raise `UsageError` if the model can't be loaded, or the folder does not exist on this node.
         """

@@ -1,6 +1,6 @@
 """Operation counts of runs, and their multiply-adds: of full depth, as exits require, and as run.
 
-`eexit.costs.unit_costs` counts what a model's parts cost for one token. This module does not import torch.
+`eexit.costs.unit_costs` counts the costs of a model's parts for one token. This module does not import torch.
 
 Letters besides the table's: T decided tokens of a run, K kinds of reads (READS), R draft rounds.
 """
@@ -72,13 +72,14 @@ def run_counts(
     configuration: Configuration, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray | None = None,
     missed_T: np.ndarray | None = None, has_screen: bool = False,
 ) -> OpCounts | None:  # fmt: skip
-    """Return the operations of a run, decoded alone; None for oracles, which share a full-depth pass, and for drafts.
+    """Return the operations of a run that is decoded alone; None for oracles and drafts.
 
-    Besides the required ones, these are the keys and values of all skipped layers, and the rule's reads.
+    Besides the required operations, the counts include the rule's reads, and the keys and values of all skipped layers.
+    Oracles have no counts, since they share a full-depth pass.
 
     Args:
-        score_TE: Exit scores, NaN where the rule read nothing; None if it never reads.
-        missed_T: True for tokens that a screen let exit by mistake.
+        score_TE: Exit scores, NaN where the rule computed none; None for a rule that reads no layer.
+        missed_T: True for tokens that exited only because of the screen's approximation.
     """
     if isinstance(configuration, NoExit):
         return required_ops(exit_layer_T, layer_X, None)
@@ -132,7 +133,10 @@ def cost_columns(
     prices: UnitCosts, counts: OpCounts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
     n_prompt: int,
 ) -> dict[str, float | int | None]:  # fmt: skip
-    """Return a run's columns on costs, given the exits of its decided tokens; without counts, some are None."""
+    """Return a run's cost columns, given the exit layers of its decided tokens.
+
+    Without `counts`, the columns on executed operations are None.
+    """
     layer_X, exit_mode = np.array([*exitable_layers, len(prices.layer_L) - 1]), MODES.get(mode)
     full = required_ops(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
     required = required_ops(exit_layer_T, layer_X, exit_mode)
@@ -150,7 +154,10 @@ def cost_columns(
 
 @dataclass(frozen=True)
 class DraftRounds:
-    """Draft rounds of a request: each begins with the last token, and yields accepted drafts and another token."""
+    """Draft rounds of a request.
+
+    A round takes the last token as input, and generates the accepted drafts and one full-depth token.
+    """
 
     input_index_R: np.ndarray  # of the last token among the generated ones
     drafted_R: np.ndarray
@@ -159,12 +166,12 @@ class DraftRounds:
 
     @classmethod
     def from_rounds(cls, rounds: Sequence[Sequence[int]]) -> "DraftRounds":
-        """Make rounds of these numbers of each, in the order of the fields."""
+        """Make draft rounds from one sequence per round, with its numbers in the order of the fields."""
         return cls(*np.array(rounds, np.int64).reshape(-1, 4).T)
 
     @property
     def length_R(self) -> np.ndarray:
-        """Tokens that went through the layers."""
+        """Number of tokens that each round ran through the layers."""
         return self.drafted_R + 1
 
     def emitted_R(self, n_decided: int) -> np.ndarray:
@@ -172,9 +179,9 @@ class DraftRounds:
         return np.diff(self.input_index_R, append=n_decided)
 
     def counts(self, layer: int, layer_X: np.ndarray) -> OpCounts:
-        """Return the operations of tokens that were drafted at a layer; rejected ones are included.
+        """Return the operations of all rounds' tokens, if `layer` drafts; rejected drafts are included.
 
-        All tokens go through all layers and are read at the end. All but a round's last are read at the layer too.
+        Every token runs through all layers, and the final layer reads it. `layer` reads every token but a round's last.
         """
         first_T = np.repeat(np.cumsum(self.length_R) - self.length_R, self.length_R)
         index_T = np.arange(len(first_T)) - first_T  # in the round

@@ -45,10 +45,10 @@ class ProductCounter(TorchDispatchMode):
         return result, (self._flops - before) // 2
 
     def watching(self, decoder: Decoder) -> Decoder:
-        """Return a decoder whose linear modules are counted by their shapes where no known operator runs in them.
+        """Return a decoder that this counter can count, by hooks on linear modules with unknown operators.
 
-        Few of the operators that multiply quantised weights are known, and some aren't operators of torch. Modules with
-        such weights are watched in a copy of the model, which shares all weights.
+        Most operators for quantised weights are unknown, and some are not torch's. Linear modules with such weights are
+        counted by shape, in a copy of the model that shares all weights.
         """
         if all(_is_counted(module) for module in decoder.model.modules()):
             return decoder

@@ -26,13 +26,13 @@ Reads = Mapping[str, Callable[[Tensor], object]]  # by column of READS: what rea
 def count_unit_costs(
     decoder: Decoder, reads_of: Callable[[Decoder], Sequence[Reads]], kv_maps: KVMaps | None
 ) -> UnitCosts:
-    """Return the unit costs of a model's parts, from passes of one token that attends to one position and to two.
+    """Return the unit costs of a model's parts, counted in two passes of a token, over one and two positions.
 
     Args:
-        reads_of: The reads at each exitable layer and at the final one, of a decoder.
+        reads_of: Function that returns a decoder's reads at each exitable layer and, last, at the final one.
 
     Raises:
-        UsageError: For a model whose costs with one and with two positions contradict each other.
+        UsageError: For a model whose costs at one and at two positions contradict each other.
     """
     counter = ProductCounter()
     counted = counter.watching(decoder)
@@ -86,7 +86,7 @@ def _token(decoder: Decoder, n_positions: int) -> ForwardInputs:
 def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
     """Run a token through the layers.
 
-    Returns the hidden state after the last layer, (1, D), and the multiply-adds of each layer, (L,), and of what runs
+    Returns the hidden state after the last layer, (1, D), and the multiply-adds of each layer, (L,), and of the modules
     before layer 0.
     """
     costs, hidden_1D = list[int](), torch.empty(0)
@@ -105,7 +105,11 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
 
 
 def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the multiply-adds of keys and values alone: a layer's, (L,), and KV maps', by exit layer too, (L, L)."""
+    """Return the multiply-adds of keys and values alone.
+
+    Returns:
+        The multiply-adds of each layer's projections, (L,), and with KV maps, by exit layer and skipped layer, (L, L).
+    """
     keys_L = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
 

@@ -21,7 +21,7 @@ FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math",
 
 
 def divergence(logits_BXV: Tensor, top_k: int) -> tuple[Tensor, ...] | None:
-    """Return the fields of `Divergence`; None if the C file can't be compiled for this device and dtype."""
+    """Compute the fields of `Divergence` in C; return None if the C file doesn't compile for this device and dtype."""
     compiled = _compiled(logits_BXV.device, logits_BXV.dtype)
     if compiled is None:
         return None

@@ -1,16 +1,19 @@
-"""Linear layers whose weights are packed once into oneDNN's layout, in place of once a call.
+"""Linear layers whose weights are packed once into oneDNN's layout, instead of at every call.
 
 The operators are those by which torch.compile packs frozen weights. With SmolLM2-135M and 27 rows on two cores, the
 products of all layers take 23 ms in place of 36 in bfloat16, and 39 in place of 84 in float32.
 
 A CPU without instructions for bfloat16 takes several times as long for such products as for float32. There, bfloat16
-weights are packed in float32, which holds them exactly and takes as much memory as a float32 model: a product is summed
-in float32, as it is everywhere, and rounded once.
+weights are packed in float32, which represents them exactly and takes as much memory as a float32 model. A product is
+summed in float32, as on any CPU, and rounded once.
 
-A CPU may multiply few rows faster with the plain weights: of one row, without instructions for bfloat16, the products
-take 18 ms in place of 32 in bfloat16, and 47 in place of 33 in float32; with AMX, 24 in place of 19, and 22 in place of
-35. Packing a model measures up to how many rows that holds. For at least one, and with room in memory, plain weights
-are kept. Times are the least of some rounds, since whatever else runs on a machine can double those of packed weights.
+A CPU may multiply few rows faster with plain weights. Times of all products with one row, plain and packed:
+
+- without instructions for bfloat16: 18 and 32 ms in bfloat16, 47 and 33 ms in float32
+- with AMX: 24 and 19 ms in bfloat16, 22 and 35 ms in float32
+
+Packing a model measures up to how many rows plain weights are faster. If they are for one row, and memory has room,
+plain weights are kept. The minimum over several rounds counts, since other processes can double the times.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +37,9 @@ ROOM: Final = 4  # times the plain weights' bytes that must be available for the
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` with a packed weight. Outputs have the plain weight's dtype.
+    """Linear layer with a packed weight, in place of `nn.Linear`. Outputs have the plain weight's dtype.
 
-    With `few_rows`, the linear layer itself is kept for so many rows or fewer; without, its weight is not kept.
+    Inputs of at most `few_rows` rows are multiplied by the plain weight, which is kept only for them.
     """
 
     def __init__(self, linear: nn.Linear, few_rows: int = 0):
@@ -73,17 +76,18 @@ def plain_bias(linear: nn.Module) -> Tensor | None:
 
 
 def is_unquantized(weight: object) -> bool:
-    """Return True for the numbers themselves, as of a GGUF file that was dequantised when it was loaded."""
+    """Return True for a plain floating-point tensor, such as a GGUF weight that was dequantised at loading."""
     if not isinstance(weight, Tensor) or type(weight.data) is not Tensor:
         return False  # torchao's weights are tensors of classes of their own
     return weight.is_floating_point() and weight.itemsize > 1
 
 
 def pack_linear_layers(*models: nn.Module) -> None:
-    """Replace the models' linear layers by packed ones, in place; layers with the same memory by one packed layer.
+    """Replace the models' linear layers by packed ones, in place.
 
-    Layers that can't be packed stay. So do quantised layers, whose packed form would compute with the numbers that they
-    stand for, and layers with hooks or a patched forward, which packing would drop.
+    Layers that share memory become one packed layer. Layers that can't be packed stay as they are. Quantised layers
+    stay too, since packing would multiply by dequantised weights. So do layers with hooks or a patched forward, which
+    packing would drop.
     """
     uses: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
     for model in models:
@@ -111,7 +115,11 @@ def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _few_rows(linears: Sequence[Any]) -> int:
-    """Return up to how many rows these layers' plain weights are worth keeping for; 0 without room for both forms."""
+    """Time both forms of these layers, and return the largest number of rows for which plain weights are kept.
+
+    Return 0 if plain weights aren't faster, if memory lacks room for both forms, or if the weights are too small to
+    time.
+    """
     total_bytes = [*accumulate(linear.weight.nbytes for linear in linears)] or [0]
     if total_bytes[-1] < TIMED_BYTES or total_bytes[-1] * ROOM > _available_bytes():
         return 0
@@ -127,9 +135,9 @@ def _few_rows(linears: Sequence[Any]) -> int:
 
 
 def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
-    """Return up to how many rows plain weights are so much faster that they are worth keeping, or 0.
+    """Return the largest number of rows for which plain weights are worth keeping; 0 if there is none.
 
-    `seconds` are both times by the number of rows, plain first.
+    `seconds` maps numbers of rows, in increasing order, to the times of plain and of packed weights.
     """
     fewest = 0
     for rows, (plain, packed) in seconds.items():

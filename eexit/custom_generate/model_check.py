@@ -26,7 +26,10 @@ _ASIDE: Final = (
 
 
 def check_model(model: PreTrainedModel, taken: SettingPackage, name: str) -> None:
-    """Raise `UsageError` unless this is the model that the setting called `name` is for, unchanged since loading."""
+    """Raise `UsageError` unless a model has the weights and configuration that the package `taken` was made for.
+
+    `name` is the setting's name in messages.
+    """
     refuse_unusual(model)
     _refuse_precision(model, taken, name)  # before weights are read
     if weights_digest(model) != taken.model.measured[dtype_name(model.dtype)].weights:

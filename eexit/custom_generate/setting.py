@@ -135,7 +135,7 @@ def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[st
 class Setting:
     """Callable that generates with exits, using a model's own layers.
 
-    The model stays unchanged, and several threads may use it meanwhile.
+    The model stays unchanged, and several threads may use it at once.
     """
 
     def __init__(self, taken: SettingPackage, folder: Path, packed: bool = False):
@@ -162,7 +162,7 @@ class Setting:
     ) -> Any:  # fmt: skip
         """Call `model.generate(…, custom_generate=self)`, with support for stop strings and a streamer.
 
-        `generate` itself passes on neither a streamer nor the tokenizer that stop strings need.
+        By itself, transformers' `generate` passes a callable neither the streamer nor the tokenizer for stop strings.
         """
         asked = with_stop_strings(model, asked, tokenizer, stop_strings)
         return model.generate(*inputs, custom_generate=partial(self, **dropped_arguments(asked)), **asked)  # type: ignore[operator]  # of a mixin

@@ -22,9 +22,10 @@ OnTokens = Callable[[int], None]  # called with a number of tokens
 
 
 class Batch:
-    """Requests in flight; those of oracles have a full-depth pass beside the early-exit pass.
+    """Requests in flight; requests of oracles have a full-depth pass beside the early-exit pass.
 
-    Slots whose mode keeps the full-depth KV cache need no early-exit pass then, unless its decoder is another one.
+    Beside a full-depth pass, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless the
+    early-exit decoder is another one.
     """
 
     def __init__(
@@ -81,13 +82,13 @@ class Batch:
         return self.slots.inputs(self.slots.end + 1)
 
     def record_predictions(self, ended: Sequence[int], on_tokens: OnTokens) -> None:
-        """Record what full depth predicts of texts that have ended, unless a full-depth pass ran with them."""
+        """Record full-depth predictions for finished texts, unless a full-depth pass ran with them."""
         if self.decoding.n_observed and not self.full_depth:
             prompts = self.deferred.cache if self.decoders.is_shared else None
             record_predictions(self.slots, ended, self.full_depth_head, prompts, on_tokens)
 
     def output(self, at: int) -> Outcome:
-        """Return what the request in a slot generated, or why it failed."""
+        """Return the output of the request in a slot, or the reason of its failure."""
         return self.slots.outcome(self.slots.in_flight[at])
 
     # ---- requests come and go

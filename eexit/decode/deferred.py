@@ -40,12 +40,12 @@ class Block:
         return self.parts["token"].shape
 
     def append(self, other: "Block") -> "Block":
-        """Return these tokens and, behind them, others at the same layer."""
+        """Return these tokens followed by other tokens at the same layer."""
         return Block(self.layer, {name: torch.cat([part, other.parts[name]], 1) for name, part in self.parts.items()})
 
 
 class DeferredTokens:
-    """The deferred tokens of an early-exit pass with a KV cache; all its passes go through here.
+    """Deferred tokens of an early-exit pass with a KV cache; all its passes go through here.
 
     If more than `most_tokens` would run together, they run in blocks, and `on_block` is called after each.
     """
@@ -83,7 +83,7 @@ class DeferredTokens:
                 latest = joined.append(latest)
 
     def run_all(self, plan: ExitPlan, latest: ForwardInputs) -> None:
-        """Run all deferred tokens, which end in the column of the latest ones."""
+        """Run all deferred tokens, which end in the column of the latest tokens."""
         older, self.blocks = self.blocks, []
         self._run_blocks(plan, older, latest, 0, self.decoder.n_layers)
 
@@ -118,7 +118,7 @@ class DeferredTokens:
         return head_input_BTF, stopped[0] if stopped else None
 
     def _fits(self, first: Block, second: Block) -> bool:
-        """Return True if two blocks can run together."""
+        """Return True if two blocks can run together: they are at the same layer and small enough."""
         return first.layer == second.layer and first.shape.numel() + second.shape.numel() <= self.most_tokens
 
     def _defer(self, block: Block) -> None:

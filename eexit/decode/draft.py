@@ -71,7 +71,7 @@ class DraftBatch(Batch):
         return visitor
 
     def _inputs(self, token_B1: Tensor, index: int) -> ForwardInputs:
-        """Return the tokens at an index of the round as inputs; slots without room for them reject them."""
+        """Return the tokens at an index of the round as inputs; slots without room for these tokens reject them."""
         inputs = self.slots.inputs(self.slots.end + 1 + index)
         last_B1 = np.array([[len(slot.prompt) + slot.limit - 1] for slot in self.slots.in_flight])
         position_B1 = torch.minimum(inputs.position_BT + index, *to_device([last_B1], self.slots.device))
@@ -102,7 +102,7 @@ class DraftBatch(Batch):
             self.deferred.cache.move_right(n_columns_B, table.end)
 
     def _ends(self, slot: Slot, token_ids: list[int]) -> bool:
-        """Return True if these tokens of full depth, as the next ones, end a request."""
+        """Return True if these full-depth tokens, as the next tokens, end a request."""
         if token_ids[-1] in self.decoding.eos_token_ids:
             return True
         output, final = slot.output, int(self.slots.layers[-1])

@@ -81,7 +81,7 @@ class Engine:
             del batch  # frees its KV caches before the next one's are made
 
     def _batch_key(self, request: Request, has_oracles: bool) -> tuple[DecoderPair, bool, object]:
-        """Return what the requests of a batch share: decoders, True beside a full-depth pass, and further conditions.
+        """Return the conditions that a batch's requests share: decoders, a full-depth pass or none, and further ones.
 
         `normal` goes with the oracles of the same decoder, if there are some.
         """
@@ -138,7 +138,7 @@ class Engine:
         return Batch(self.n_slots, length, decoders, self.decoding, requests, has_oracles)
 
     def _retire(self, batch: Batch, observed: OnTokens) -> Iterator[tuple[int, Outcome]]:
-        """Yield the outcomes of requests that have ended, and free their slots."""
+        """Yield each finished request's index and outcome, after recording its predictions and freeing its slot."""
         ended = batch.slots.ended()
         batch.record_predictions(ended, observed)
         outcomes = [(batch.slots.in_flight[at].index, batch.output(at)) for at in ended]

@@ -79,7 +79,7 @@ class ExitVisitor:
 
     @property
     def exit_BT(self) -> Tensor:
-        """Exits as indices into X, of deferred tokens too."""
+        """Exits of all tokens, deferred ones included, as indices into X."""
         return torch.cat([self.joined_BT, self.exit_N.view(self.shape)], 1)
 
     def join(self, deferred: Mapping[str, Tensor]) -> None:
@@ -158,7 +158,7 @@ class ExitVisitor:
         return readings
 
     def _score_group(self, rank: int, group: SlotGroup, tokens: TokenSubset, view: LayerView, part: slice) -> None:
-        """Note exit scores and probabilities of a group's tokens, which are a part of those in view."""
+        """Record exit scores and probabilities for a group's tokens, which are a subset of the tokens in view."""
         rule, more = group.rule, dict[str, Tensor]()
         if self.likeliest_NE is not None and "top_token" in vars(view):
             tokens.put(self.likeliest_NE[:, rank], view.top_token[part])
@@ -191,7 +191,7 @@ class ExitVisitor:
             self.head_inputs_at_exits.append((tokens, self.head.head_input(after_ND[tokens.index], layer)))
 
     def _reads_later(self, rank: int) -> bool:
-        """Return False if the LM head decides of all tokens that may exit here, and so has read them."""
+        """Return False if the LM head has already read all tokens that may exit here, to decide their exits."""
         rules = [group.rule for group in self.plan.groups if rank in group.ranks]
         is_online, has_screen = len(self.plan.online) == len(self.plan.groups) > 0, self.decoding.screen is not None
         return not is_online or any(rule.read_by(has_screen) != "head_reads" for rule in rules)
@@ -200,7 +200,7 @@ class ExitVisitor:
         return None if self.plan.forced_N is None else self.plan.forced_N[index]
 
     def head_inputs(self, final_BTF: Tensor) -> Tensor:
-        """Return head inputs where tokens exit, (N, F), given those after the final layer."""
+        """Return the head inputs at each token's exit, (N, F), given the head inputs after the final layer."""
         head_input_NF = final_BTF[:, -self.shape[1] :].flatten(0, 1)
         if self.head_inputs_at_exits:
             head_input_NF = head_input_NF.clone()
@@ -209,7 +209,7 @@ class ExitVisitor:
         return head_input_NF
 
     def finish(self, final_BTF: Tensor) -> Tensor:
-        """Read the next tokens that are still to be read; return all head inputs, as `head_inputs`."""
+        """Read the remaining next tokens, and return all head inputs, as `head_inputs`."""
         head_input_NF = self.head_inputs(final_BTF)
         unread = TokenSubset.from_flag(self.unread_N)
         if unread.has_tokens():

@@ -119,7 +119,7 @@ class SharedPrefixes:
 def record_predictions(
     slots: SlotTable, ended: Sequence[int], head: LMHead, prompts: KVCache | None, on_tokens: Callable[[int], None]
 ) -> None:
-    """Record what full depth predicts of requests that have ended: the columns that oracles have at once.
+    """Record the full-depth columns of finished requests, which oracles have at once.
 
     `prompts` has the KV cache of their prompts by slot, if the same decoder made it. `on_tokens` is called with numbers
     of tokens.
@@ -140,7 +140,7 @@ def record_predictions(
 
 
 def _record_block(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cache: KVCache, n_run: int) -> int:
-    """Run the last `n_run` tokens of finished requests but the very last; record what is predicted after each."""
+    """Run the last `n_run` tokens of finished requests but the very last; record the prediction after each."""
     decoder, decoding = head.decoder, head.decoding
     inputs = ForwardInputs.from_texts(
         [[*slot.prompt, *slot.output.token_ids[:-1]] for slot in finished], decoder.device, slots.end

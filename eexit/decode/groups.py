@@ -25,7 +25,7 @@ Criterion = tuple[Rule, tuple[int, ...], tuple[str, float] | None]  # rule, rank
 
 
 class SlotGroup(NamedTuple):
-    """The tokens of a pass that share a rule, an exit set (as indices of exitable layers) and a gate.
+    """Tokens of a pass that share a rule, an exit set (as indices of exitable layers) and a gate.
 
     The gate is the gated rule's key, and the lowest predicted exit probability at which the rule reads a layer.
     """
@@ -45,7 +45,7 @@ def _criterion(configuration: EarlyExit, exitable_layers: Sequence[int]) -> Crit
 
 @dataclass(frozen=True)
 class ExitPlan:
-    """How the tokens of a pass exit: groups and modes, parameters and uniform draws, and decisions so far."""
+    """Exit plan for the tokens of a pass: groups, modes, parameters, uniform draws, and the decisions so far."""
 
     groups: Sequence[SlotGroup]
     modes: Sequence[tuple[Mode, Tensor | None]]  # with a flag of its sequences, (B, 1) bool; None: all
@@ -98,7 +98,7 @@ class ExitPlan:
 
     @cached_property
     def stop_NE(self) -> Tensor:
-        """Decided probabilities to exit at layers that are reached."""
+        """Probabilities of exiting at each layer if it is reached, as far as decided."""
         return torch.zeros_like(self.parameter_NE)
 
     @cached_property
@@ -126,7 +126,7 @@ class ExitPlan:
         return is_first or self.layer_X.device.type == "cpu"
 
     def decide(self, reference: Divergence | None = None) -> None:
-        """Decide exits that no layer of the pass is read for: of oracles, and of rules that read nothing."""
+        """Decide the exits that need no read in this pass: exits of oracles, and of rules that read no layer."""
         for rule, _, _, at in self.groups:
             if rule.name in ONLINE:
                 continue
@@ -147,9 +147,9 @@ class ExitPlan:
         return plan
 
     def draw(self) -> Tensor:
-        """Draw exits by stick-breaking: indices into X."""
+        """Draw exits by stick-breaking, and return them as indices into X."""
         return choose_exits(ExitChances(self.stop_NE, self.go_on_NE), self.u_exit_N)
 
     def probabilities(self) -> Tensor:
-        """Return the distribution over exits, (N, X)."""
+        """Return the probability that each token exits at each layer, (N, X)."""
         return exit_probabilities(ExitChances(self.stop_NE, self.go_on_NE))

@@ -36,7 +36,7 @@ LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabi
 
 @dataclass(frozen=True)
 class NextTokens:
-    """Next tokens, and what is recorded of the distributions that they were read from."""
+    """Next tokens, and the recorded statistics of their distributions."""
 
     token_N: Tensor
     log_p_N: Tensor  # of the token, nats
@@ -68,7 +68,7 @@ class NextTokens:
 
 @dataclass(frozen=True)
 class HeadReading(Divergence):
-    """Next-token distributions of B tokens after X layers, and how far each is from the last layer's.
+    """Next-token distributions of B tokens after X layers, with each layer's divergence from the final one.
 
     Tokens may share a reading: `prefix_B` is each token's index into U.
     """
@@ -84,7 +84,7 @@ class HeadReading(Divergence):
         return replace(self, prefix_B=self.prefix_B[prefix_B], **parts)
 
     def logprob(self, token_M: Tensor, at: Index = slice(None)) -> Tensor:
-        """Return the log-probability of next tokens under the last layer's distributions at some indices, nats."""
+        """Return the log-probabilities of next tokens under the final layer's distributions at some indices, nats."""
         assert self.logits_UV is not None, "logits are kept"
         return self.logits_UV[self.prefix_B[at], token_M].float() - self.final_lse_B[at]
 
@@ -112,7 +112,7 @@ class HeadReading(Divergence):
 
 @dataclass(frozen=True)
 class LMHead:
-    """A decoder's LM head behind a readout; the final layer is read without the readout."""
+    """LM head of a decoder behind a readout; hidden states after the final layer skip the readout."""
 
     decoder: Decoder
     decoding: DecodingConfig
@@ -227,7 +227,7 @@ def measure_unit_costs(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
 
 
 def _reads(decoding: DecodingConfig, decoder: Decoder) -> list[Reads]:
-    """Return what reads a hidden state at each exitable layer and at the final one, without comparing layers."""
+    """Return the functions that read a hidden state at exitable layers and the final one, without comparing layers."""
 
     def read(name: str, layer: int, hidden_1D: Tensor) -> object:
         if name == "head_reads":

@@ -15,7 +15,7 @@ from eexit.results.token_columns import TokenColumns
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to continue under a configuration."""
+    """Prompt to continue under a configuration."""
 
     prompt_token_ids: tuple[int, ...]
     configuration: Configuration
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True)
 class PartialOutput:
-    """The tokens that a request in flight has generated so far, and their exit layers."""
+    """Tokens that a request in flight has generated so far, and their exit layers."""
 
     request: Request
     token_ids: list[int]
@@ -38,7 +38,7 @@ class PartialOutput:
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How all requests decode. Some rules need a `probe`, some configurations a `gate`, some modes `kv_maps`.
+    """Decoding options of all requests. Some rules need a `probe`, some configurations a `gate`, some modes `kv_maps`.
 
     Attributes:
         stop_fn: Called after each step; the request ends if it returns True, as for stop strings.
@@ -68,7 +68,7 @@ class DecodingConfig:
 
     @property
     def n_observed(self) -> int:
-        """The number of layers that are observed: the last of the exitable ones and the final one."""
+        """Number of layers at which the full-depth pass is recorded: X, 1 (the final layer) or 0."""
         return {"all": len(self.exitable_layers) + 1, "final": 1, "none": 0}[self.record_full_depth]
 
 
@@ -82,7 +82,7 @@ class RequestOutput(TokenColumns):
 
 @dataclass(frozen=True)
 class RequestFailure:
-    """The reason why a request could not be decoded."""
+    """Reason why a request could not be decoded."""
 
     error: str
 

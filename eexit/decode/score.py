@@ -30,9 +30,10 @@ SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones attend t
 
 @dataclass(frozen=True)
 class ScoredText:
-    """Columns of `RequestOutput`, and more, for a given text; its first token comes from prefill, without an exit.
+    """Exits and predictions for a given text: columns of `RequestOutput`, and more.
 
-    With an empty prompt, the first token has the log-probability and head input NaN, and the likeliest token -1.
+    The first token comes from prefill, without an exit. With an empty prompt, its log-probability and head input are
+    NaN, and its likeliest token is -1.
     """
 
     exit_layer_T: np.ndarray

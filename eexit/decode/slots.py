@@ -1,6 +1,6 @@
-"""Slots of a batch: the request that each holds, and what is recorded of its tokens.
+"""Slots of a batch: the request in each slot, and the records of its tokens.
 
-Requests fill slots from 0 without gaps. A slot is on the host; what a step needs is sent to the device when requests
+Requests fill slots from 0 without gaps. A slot is on the host; a step's inputs are sent to the device when requests
 come or go. Records stay on the device until a request ends. The latest token of each slot is in the same
 column of the KV caches.
 """
@@ -29,7 +29,7 @@ MISSED: Final = "missed_T"  # recorded too: True where a screen made the token e
 
 @dataclass
 class Slot:
-    """A request in flight."""
+    """Request in flight."""
 
     index: int  # the request's number
     output: PartialOutput
@@ -51,12 +51,12 @@ class Slot:
 
     @property
     def length(self) -> int:
-        """The number of tokens, those of the prompt included."""
+        """Number of tokens, prompt included."""
         return len(self.prompt) + self.n_tokens
 
 
 class SlotTable:
-    """The slots of a batch, of which the first `n_early` have an early-exit pass."""
+    """Slots of a batch, of which the first `n_early` have an early-exit pass."""
 
     def __init__(self, n_slots: int, decoding: DecodingConfig, requests: Sequence[Request], decoder: Decoder):
         self.decoding, self.decoder, self.device, self.n_slots = decoding, decoder, decoder.device, n_slots
@@ -120,7 +120,7 @@ class SlotTable:
         return self.end + 1 - max(slot.length for slot in self.in_flight)
 
     def _send(self) -> None:
-        """Copy what a step needs of all slots to the device, unless it is there."""
+        """Copy a step's inputs for all slots to the device, unless they are already there."""
         if self._is_sent:
             return
         slots = self.in_flight
@@ -156,7 +156,7 @@ class SlotTable:
 
     @torch.inference_mode()
     def _records(self, n_tokens: int) -> dict[str, Tensor]:
-        """Return records with room for `n_tokens` tokens of each slot, filled with those of first tokens."""
+        """Return records with room for `n_tokens` tokens per slot, filled with the values of first tokens."""
         n_exits, shape = len(self.decoding.exitable_layers), (self.n_slots, n_tokens)
         sizes = {"E": n_exits, "X": n_exits + 1, "K": self.decoding.record_top_k}
         records = {MISSED: torch.zeros(*shape, device=self.device)}
@@ -167,9 +167,13 @@ class SlotTable:
         return records
 
     def record(self, columns: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
-        """Add a token to these slots; by default to all, after a pass that has filled the next column of the KV caches.
+        """Record a token for these slots, by default for all.
 
-        `columns` has a value per slot for each recorded column. The host waits for the device here.
+        For all slots, the token follows a pass that has filled the next column of the KV caches. The host waits for the
+        device here.
+
+        Args:
+            columns: The token's values in each recorded column, one per slot.
         """
         chosen = self.in_flight if slots is None else [self.in_flight[at] for at in slots]
         self._make_room(1 + max(slot.n_tokens for slot in chosen))
@@ -211,7 +215,7 @@ class SlotTable:
         return is_stopped or is_at_eos or slot.n_tokens >= slot.limit or not slot.is_finite
 
     def outcome(self, slot: Slot) -> Outcome:
-        """Return what the request in a slot generated, or why it failed."""
+        """Return the output of the request in a slot, or the reason of its failure."""
         of_slot = {name: record[slot.record, : slot.n_tokens].cpu() for name, record in self.records.items()}
         infinite = np.flatnonzero(~finite(of_slot).numpy())
         if len(infinite):
@@ -229,7 +233,7 @@ class SlotTable:
 
 
 def max_length(request: Request, decoding: DecodingConfig, decoder: Decoder) -> int:
-    """Return how many tokens a request may have, those of the prompt included, within the model's context."""
+    """Return the maximum number of a request's tokens, prompt included, within the model's context."""
     n_prompt = len(request.prompt_token_ids)
     length, context = n_prompt + decoding.max_new_tokens, decoder.context_of(n_prompt)
     return length if context is None else min(length, context)

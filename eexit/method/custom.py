@@ -46,7 +46,7 @@ class CustomSource:
 
     @property
     def is_file(self) -> bool:
-        """True if the text is a file's, which can be run again."""
+        """True if the text comes from a file, which can be run again."""
         return self.name.endswith(PYTHON)
 
     @property

@@ -23,7 +23,7 @@ Described = Mapping[str, Any]
 
 
 def custom_entries(names: Container[str]) -> list[Rule | Mode]:
-    """Return the custom rules and modes among those with these names."""
+    """Return the custom rules and modes that have one of these names."""
     return [each for known in _REGISTRIES.values() for name, each in known.items() if name in names and each.source]
 
 

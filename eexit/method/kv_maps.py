@@ -27,7 +27,7 @@ FORMS: Final = {STREAMS: ("",), KEYS: (".key", ".value")}  # with the endings of
 
 @dataclass(frozen=True, eq=False)
 class KVMaps:
-    """The maps of one form, by exit layer and skipped layer: one to hidden states, or two to keys and values."""
+    """KV maps of one form, by exit layer and skipped layer: one map to hidden states, or two to keys and values."""
 
     form: str  # one of FORMS
     of_layers: Mapping[tuple[int, int], tuple[LinearMap, ...]]

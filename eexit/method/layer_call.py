@@ -1,4 +1,4 @@
-"""One call of a layer in a pass, and what modes have it do for exited tokens.
+"""One call of a layer in a pass, and the changes that modes make to it for exited tokens.
 
 Shapes: M exited tokens of the N in the pass, F width of the input of a layer's projections, H of its keys or values.
 """
@@ -21,7 +21,7 @@ MakeKeys = Callable[[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Ten
 
 @dataclass(frozen=True)
 class ExitContext:
-    """The input of a mode's function: the M tokens that have exited."""
+    """Input of a mode's function: the M tokens that have exited."""
 
     layer: Tensor  # (M,): the exit layer
     hidden: Tensor  # (M, D): the hidden state after it
@@ -45,7 +45,7 @@ class ExitContext:
 
 @dataclass(frozen=True)
 class ExitedTokens:
-    """The tokens of a pass that have exited, of sequences that share a mode."""
+    """Tokens of a pass that have exited, of sequences that share a mode."""
 
     flag_BT: Tensor
     tokens: TokenSubset  # of all tokens of the pass
@@ -83,7 +83,7 @@ class ExitedTokens:
 
 
 class LayerCall:
-    """A call of a layer: its input, and what modes have it do for exited tokens."""
+    """Call of a layer: its input, and the changes that modes make to it for exited tokens."""
 
     def __init__(self, layer: Layer, hidden_BTD: Tensor):
         self.layer, self.cache, self.index = layer, layer.cache, layer.index
@@ -108,7 +108,7 @@ class LayerCall:
         self._on_device(tokens).put(self.hidden_BTD.view(-1, self.hidden_BTD.shape[-1]), hidden_MD)
 
     def replace_keys(self, tokens: TokenSubset, make: MakeKeys) -> None:
-        """Replace keys and values as the layer's projections make them, before norms and rotary angles."""
+        """Replace the keys and values that the layer's projections return, before norms and rotary angles."""
         self.writes_kv, tokens, made = True, self._on_device(tokens), list[Tensor]()
 
         def project(part: int, before: Projection, own: Callable[[Tensor], Tensor], input_BTF: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class LayerCall:
         self.copied_BT = flag_BT if self.copied_BT is None else self.copied_BT | flag_BT
 
     def hide(self, flag_BT: Tensor) -> None:
-        """Hide tokens of the pass from later ones in this layer."""
+        """Hide tokens of this pass from later tokens in this layer."""
         self.hidden_columns_BT = flag_BT if self.hidden_columns_BT is None else self.hidden_columns_BT | flag_BT
 
     # ---- called by the visitor

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SkippedLayer:
-    """A skipped layer, as a mode's function gets it.
+    """Skipped layer, as the argument of a mode's function.
 
-    For modes with fill="kv", `key` and `value` are its projections, (N, D) → (N, n), before its norms of keys and
-    rotary angles, and `kv_input` is their input for the hidden state at the exit, (N, D).
+    For modes with fill="kv", `key` and `value` are the layer's projections, (N, D) → (N, n), before norms of keys and
+    rotary angles. `kv_input` is the projections' input for the hidden state at the exit, (N, D).
     """
 
     index: int  # from 0
@@ -40,7 +40,7 @@ class SkippedLayer:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mode(RegistryEntry):
-    """What skipped layers do for exited tokens; `definition` says what later tokens attend to."""
+    """Treatment of exited tokens in skipped layers; `definition` states which columns later tokens attend to."""
 
     fill: str  # of the KV cache of skipped layers: one of KINDS
     needs: Sequence[str] = ()  # hidden states of `ExitContext`: "hidden_in", "embedding"
@@ -69,10 +69,11 @@ class Mode(RegistryEntry):
     def call_function(
         self, exited: ExitedTokens, context: ExitContext, layer: SkippedLayer, widths: dict[str, int]
     ) -> Sequence[Tensor]:
-        """Return what the function returns for a skipped layer: a tensor (N, width) for each of these names.
+        """Call the function for a skipped layer, and return a tensor (N, width) for each of these names.
 
         Raise `UsageError` if the function of a custom mode fails, or returns other shapes or dtypes. If `exited` has
-        numbers checked, for which the host waits, so do numbers that are not finite for a finite hidden state.
+        numbers checked, raise it also if a finite hidden state yields numbers that are not finite. The host then waits
+        for the device.
         """
         try:
             result, hidden_ND = self.function(context, layer), context.hidden
@@ -96,7 +97,7 @@ MODES: Final[dict[str, Mode]] = {}
 
 
 class FullDepthMode(Mode):
-    """Mode of which exits change only the token: skipped layers run for it as for any, at once or deferred."""
+    """Mode in which an exit changes only the next token; skipped layers still run, at once or deferred."""
 
     modifies_kv = False
 
@@ -146,7 +147,7 @@ class KeysMode(Mode):
 
 
 class KVMapMode(Mode):
-    """Mode of which trained KV maps make the keys and values of skipped layers, but for the one behind the exit."""
+    """Mode in which trained KV maps compute the keys and values of skipped layers, except the first one."""
 
     writes_kv = needs_kv_maps = True
 

@@ -42,9 +42,9 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class ExitHistogram:
-    """The parameter of a rule that copies how often another configuration exits at each layer.
+    """Parameter of a rule that copies how often another configuration exits at each layer.
 
-    `of` is that configuration's key, and `counts` are its decided tokens by exit layer, the final layer included.
+    `of` is the copied configuration's key. `counts` has its decided tokens by exit layer, including the final layer.
     """
 
     of: str
@@ -367,7 +367,7 @@ def confidence(layer: LayerView) -> Tensor:
 @rule(parameter="threshold", unit="probability", sees="margin", least=0, most=1, example=0.5)
 def margin(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response of
-    of CALM, Schuster et al. 2022)"""
+    CALM, Schuster et al. 2022)"""
     return layer.top2_prob[:, 0] - layer.top2_prob[:, 1]
 
 

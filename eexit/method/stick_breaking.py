@@ -35,7 +35,7 @@ def choose_exits(chances: ExitChances, u_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExpectedExits:
-    """Means over draws and tokens of what is read at exits; KL in nats."""
+    """Means over draws and tokens of the predictions at exits; KL in nats."""
 
     share_X: Tensor  # of the exits
     kl: float
@@ -44,7 +44,10 @@ class ExpectedExits:
 
 
 def expected_exits(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> ExpectedExits:
-    """Return the means for a distribution over exits; the final layer agrees with itself at 0 nats."""
+    """Return the mean exit distribution, KL and agreement with the final layer, given each token's exit distribution.
+
+    At the final layer, the KL is 0 nats and the agreement is certain.
+    """
     prob_NX = prob_NX.double()
     kl_NX, agrees_NX = pad(kl_NE, (0, 1)).double(), pad(agrees_NE.double(), (0, 1), value=1.0)
     kl_N, agreement_N = ((prob_NX * value_NX).sum(1) for value_NX in (kl_NX, agrees_NX))

@@ -24,7 +24,7 @@ _COMPUTED = re.compile(r"(^|\.)(masked_bias|causal_mask)$")
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Suppress transformers' progress bars and load reports: `refuse_misfit` says the same in one line."""
+    """Suppress transformers' progress bars and load reports: `refuse_misfit` reports the same in one line."""
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -71,7 +71,7 @@ def refuse_not_finite(name: str, model: PreTrainedModel) -> None:
 
 
 def refuse_cut_off(model: str, folder: str) -> None:
-    """Raise `UsageError` if a safetensors file is shorter than its header says."""
+    """Raise `UsageError` if a safetensors file is shorter than its header declares."""
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, "pt"):

@@ -11,7 +11,7 @@ from eexit.model.layers import Decoder
 
 @dataclass(frozen=True)
 class DecoderPair:
-    """The decoders of the full-depth pass and of the early-exit pass: one, unless the latter has an adapter."""
+    """Decoders of the full-depth and early-exit passes; they are the same unless the latter has an adapter."""
 
     full_depth: Decoder
     early_exit: Decoder

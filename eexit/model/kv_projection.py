@@ -34,7 +34,7 @@ class KVProjection:
 
     @property
     def own_projections(self) -> tuple[nn.Module, nn.Module]:
-        """The modules at `projections`, for layers that have them."""
+        """Modules at `projections`, if the layer has them."""
         assert self.projections
         key, value = (self.layer.get_submodule(path) for path in self.projections)
         return key, value
@@ -46,7 +46,7 @@ class KVProjection:
         return layer
 
     def write(self, cache: KVCache, projections: Sequence[Projection], /, *args: Any, **kwargs: Any) -> None:
-        """Write the keys and values for these arguments, with `projections`, if any, in place of the layer's."""
+        """Write the layer's keys and values for these arguments; `projections`, if any, replace the layer's own."""
         layer = self.projecting(self.layer, projections) if projections else self.layer
         cache.only_keys = True
         try:
@@ -58,10 +58,10 @@ class KVProjection:
 
 @torch.inference_mode()
 def without_queries(layer: nn.Module, cache: KVCache, index: int, /, *args: Any, **kwargs: Any) -> KVProjection:
-    """Return the projection of a layer, which shares its weights.
+    """Return the `KVProjection` of a layer, which shares the layer's weights.
 
-    The cache holds what the layer, number `index`, has just written for these arguments, and nothing else. Raise
-    `UsageError` if that is nothing, or if the copy writes something else.
+    The cache holds only the keys and values that layer `index` has just written for these arguments. Raise `UsageError`
+    if it holds none, or if the projection writes other keys and values.
     """
     columns = cache.columns[index]
     if not columns.is_initialized:
@@ -69,7 +69,7 @@ def without_queries(layer: nn.Module, cache: KVCache, index: int, /, *args: Any,
     expected = columns.keys.clone(), columns.values.clone()
 
     def write(copy: nn.Module) -> tuple[bool, Sequence[Tensor]]:
-        """Have a copy write; return True if it writes what the layer does, and its keys and values."""
+        """Write with a copy; return True if its keys and values equal the layer's, and the copy's keys and values."""
         columns.reset()
         KVProjection(copy).write(cache, (), *args, **kwargs)
         parts = columns.keys, columns.values
@@ -104,5 +104,5 @@ def without_queries(layer: nn.Module, cache: KVCache, index: int, /, *args: Any,
 
 
 def _unknown(width: int, dtype: torch.dtype, vectors: Tensor, *_: object, **__: object) -> Tensor:
-    """Return NaN in place of the output of a module that maps vectors to vectors of this width."""
+    """Return NaN, of a module's output shape, in place of an output that is not computed."""
     return vectors.new_full((*vectors.shape[:-1], width), torch.nan, dtype=dtype)

@@ -41,7 +41,7 @@ AttentionMaskInterface.register("sdpa", _mask)
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer within a forward, and the arguments that the model calls it with besides the hidden states."""
+    """Layer within a forward, and the arguments that the model calls it with besides the hidden states."""
 
     decoder: "Decoder"
     cache: KVCache
@@ -126,7 +126,7 @@ class ForwardInputs:
 
 
 class Decoder:
-    """A causal language model whose layers can be visited. Raises `UsageError` for a model without such layers.
+    """Causal language model whose layers can be visited. Raises `UsageError` for a model without such layers.
 
     `device` is the LM head's, where tokens, decisions and reads are; a layer may be on another one.
     """
@@ -347,7 +347,7 @@ class Decoder:
 
 
 class _FakeLengthCache(KVCache):
-    """A cache that may claim another length than it has, and notes if it is asked for its length then."""
+    """KV cache that can report a false length, and records whether its length was read meanwhile."""
 
     claimed: int | None = None
     asked = False

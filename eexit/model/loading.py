@@ -36,7 +36,7 @@ class ModelOptions(Protocol):
 def load_model_and_tokenizer(config: ModelOptions, device: str = "auto") -> tuple[PreTrainedModel, Tokenizer]:
     """Return a sweep's model, in evaluation mode on its device, and its tokenizer.
 
-    The device is auto, cpu, cuda or mps or, for all GPUs that this process sees, balanced.
+    The device is auto, cpu, cuda or mps or, for all visible GPUs, balanced.
     """
     location, chosen_device = locate(config.model, config.revision), choose_device(device)
     dtype = choose_dtype(config.dtype, chosen_device, config.quantize)

@@ -185,7 +185,7 @@ def sha256(paths: Iterable[Path]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, at a second per gigabyte, once per process unless the file changes."""
+    """Return the SHA-256 of a file, hashed once per process unless the file changes; a gigabyte takes a second."""
     stat = path.stat()
     return _digest_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 

@@ -39,7 +39,7 @@ def replace_module(root: nn.Module, path: str, replacement: object) -> Any:
 
 
 def copied(module: nn.Module) -> Any:
-    """Return a copy of a module with its class's own forward, in whose place accelerate puts another."""
+    """Return a shallow copy of a module with its class's `forward`, without the hooks that accelerate adds."""
     shell: Any = object.__new__(type(module))
     fields = {name: each for name, each in vars(module).items() if name not in ("forward", "_old_forward", "_hf_hook")}
     object.__setattr__(shell, "__dict__", fields)

@@ -47,7 +47,7 @@ def write_cache_file(path: Path, content: str | bytes) -> None:
 
 
 def write_all(contents: Mapping[Path, str]) -> None:
-    """Write all of several files before the first one is replaced; the first of them is replaced last."""
+    """Write several files completely, then replace the targets; the first file is replaced last."""
     with ExitStack() as stack:
         for path, content in contents.items():
             stack.enter_context(atomic_path(path)).write_text(content, encoding="utf-8")

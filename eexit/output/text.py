@@ -118,12 +118,12 @@ def counted_between(counts: Collection[int], noun: str) -> str:
 
 
 def with_versions(versions: Mapping[str, str | None]) -> str:
-    """Return packages with their versions, without those that are not installed."""
+    """Return the installed packages among these, with their versions."""
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def with_weights(quantization: str | None) -> str:
-    """Return the suffix of a dtype with quantised weights, such as " with int8 weights"; else empty."""
+    """Return the suffix that names the quantisation of weights, such as " with int8 weights"; else empty."""
     return "" if quantization is None else f" with {quantization} weights"
 
 

@@ -64,7 +64,7 @@ class CardRow(BaseModel):
 
 
 class ArtefactCard(BaseModel):
-    """Metadata of an artefact: what was trained, for which model and layers, on which data, and held-out results."""
+    """Metadata of an artefact: its kind, its model and layers, its training data, and held-out results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,7 +87,10 @@ class ArtefactCard(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hash of everything that changes results: the weights, and what they were trained for."""
+        """Hash of everything that changes results.
+
+        It covers the artefact's files, kind and layers, and the model, readout and adapter that it was trained for.
+        """
         model = self.model.get("digest") or [self.model.get("name"), self.model.get("revision")]
         content = [self.what, self.holds, self.layers, model, self.readout, self.adapter, sorted(self.files.items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -151,7 +154,7 @@ def read_card(location: str, role: str) -> ArtefactCard:
 
 
 def damage(folder: Path, card: ArtefactCard) -> str | None:
-    """Return what is wrong with the files that a card lists; None if they are unchanged since training."""
+    """Return the damage to the files that a card lists; None if they are unchanged since training."""
     if WEIGHTS not in card.files:
         return f"{CARD} does not name {WEIGHTS}"
     for file, digest in card.files.items():

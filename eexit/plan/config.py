@@ -228,7 +228,7 @@ class SweepConfig(BaseModel):
 
 
 def _refuse_rules(config: SweepConfig) -> None:
-    """Raise `ValueError` for rules that lack what they decide by, and for modes without a rule."""
+    """Raise `ValueError` for rules without the predictions that they read, and for modes without a rule."""
     exits = set(config.modes) != {NORMAL}
     if exits and not config.rules and not config.draft:
         raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")

@@ -40,7 +40,7 @@ _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
 @dataclass(frozen=True)
 class NoExit:
-    """Configuration without exits; in results of other programs, its mode may have another name."""
+    """Configuration without exits. Results of other programs may have another name for its mode."""
 
     mode: str = NORMAL
 
@@ -191,12 +191,12 @@ class HFGenerate:
 
     @property
     def columns(self) -> Columns:
-        """Columns that identify the baseline, under the names of a configuration's columns."""
+        """Values that identify the baseline in the columns of a configuration."""
         return {**_NO_COLUMNS, "configuration": self.key, "draft_layer": self.draft_layer}
 
 
 def exiting_modes() -> dict[str, str]:
-    """Return the definitions of mode normal and all modes of exits, custom ones included, but not of `draft`."""
+    """Return the definition of each mode by name: `normal`, and all modes of exits, custom ones included."""
     definitions = {name: mode.definition for name, mode in MODES.items()}
     return {NORMAL: "no exits: every token comes from the final layer", **definitions}
 

@@ -128,7 +128,7 @@ def _cpu() -> str:
 
 
 def _fingerprint(path: Path) -> list[int | str]:
-    """Return what changes with a file; another file of the same path, size and time differs in its inode."""
+    """Return facts that change with a file; the inode tells apart files of the same path, size and time."""
     found = path.stat()
     return [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
@@ -252,7 +252,7 @@ def _refuse_without_tokenizer(model: str) -> None:
 
 
 def characters(config: SweepConfig) -> list[int]:
-    """Return the number of characters of each prompt, with its system prompt and its own prefiller."""
+    """Return the number of characters of each prompt, including its system prompt and its prefiller."""
     return [
         len(prompt.prompt) + len(prompt.system or config.system) + len(prompt.prefiller or "")
         for prompt in config.prompts

@@ -57,7 +57,10 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
 
 
 def with_package(path: Path) -> Path:
-    """Return the path, or if it does not exist, the file of that name from the commands: `jobs/sweeps/demo.toml`."""
+    """Return the path if it exists, else the same path inside the installed commands, if that file exists.
+
+    So `jobs/sweeps/demo.toml` is found from any folder.
+    """
     if path.exists() or path.parts[:1] != (COMMANDS,) or find_spec(COMMANDS) is None:
         return path
     own = Path(str(files(COMMANDS))).parent / path

@@ -63,7 +63,7 @@ def by_kind(
 
 
 def _beside_normal(runs: "pa.Table") -> dict[str, PairedMetrics]:
-    """Return the metrics of each configuration over all prompts of these runs."""
+    """Return each configuration's metrics, paired with `normal`, over all prompts of these runs."""
     lost = losses(RISKS["answers"], runs)
     full_PC, run_PC = (numbers(column, runs).loss_PC for column in ("macs_full", "macs_executed"))
     figures = zip(

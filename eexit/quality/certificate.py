@@ -8,7 +8,7 @@ from eexit.quality.risks import bound_of
 
 
 def certificate_sentences(risk: str, at_most: float, confidence: float, tested: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the sentences of a certificate: what holds, by how many prompts, and what is not certified.
+    """Yield the sentences of a certificate: the guarantee, the number of prompts, and the limits of the guarantee.
 
     `tested` has the certified setting's fields of `eexit.results.study_tables.CHOICES`, column `tested`.
     """

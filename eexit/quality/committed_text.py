@@ -90,7 +90,10 @@ class QuestionFocus:
 
     @classmethod
     def from_prompt(cls, prompt: str) -> "QuestionFocus":
-        """Find the subject in the last question; clauses of the passage that share most words with it have it too."""
+        """Find the subject of a prompt's last question.
+
+        Clauses of the passage that share most words with the question have the same subject.
+        """
         if choices := choices_of(prompt):
             return cls(words(prompt) - words(" ".join(choices.values())))
         parts = [*sentences(prompt)] or [""]
@@ -130,7 +133,7 @@ def before_own_question(text: str, kind: AnswerType) -> str:
 
 
 def undenied(text: str, kind: AnswerType) -> str:
-    """Return the text without answers that it denies, leaves open or corrects."""
+    """Return the text without the answers that it rejects, leaves open or corrects later."""
     *_, corrected = (0, *(match.start() for match in _CORRECTION.finditer(text)))
     text = kind.without_alternatives(text[corrected:])
     if not _DENIES.search(text):

@@ -1,4 +1,4 @@
-"""Power of prompts and of calls: what they can tell with a chance of 80 %, and how many would decide."""
+"""Power of prompts and calls: the effects that they detect with a chance of 80 %, and the number needed."""
 
 import math
 from typing import Final
@@ -13,7 +13,10 @@ OF_CALLS: Final = 0.07  # standard deviation over calls of a time's logarithm, a
 
 
 def certification_power(n: int, at_most: float, error: float) -> str:
-    """Return the power of the exact test of lost answers with n prompts, as a sentence."""
+    """Return a sentence on the power of the exact test of lost answers, with `n` prompts.
+
+    `at_most` is the bound, and `error` the error budget.
+    """
     half, bound = short_percent(at_most / 2), short_percent(at_most)
     chance, loss = float(chance_of_certificate(at_most / 2, n, at_most, error)), loss_certified(n, at_most, error)
     certain = "" if loss is None else f", and one that loses {short_percent(loss)} with a chance of 80%"
@@ -32,7 +35,7 @@ def gain_told(n: int) -> float:
 
 
 def time_told(n_calls: int) -> float:
-    """Return the time, as a multiple of full depth's, that calls tell from full depth's."""
+    """Return the time nearest full depth's that calls distinguish from it, as a multiple of full depth's time."""
     _, half = t_interval(0.0, OF_CALLS**2, n_calls)
     return math.exp(-half * WITH_POWER)
 

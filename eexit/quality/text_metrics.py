@@ -49,7 +49,7 @@ def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float 
 
 
 def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
-    """Compare generated token ids with those of the `normal` run."""
+    """Compare generated token ids with the token ids of the `normal` run."""
     shorter, longer = sorted((len(tokens), len(normal)))
     equal = tokens[:shorter] == normal[:shorter]
     until = shorter if equal.all() else int(equal.argmin())
@@ -58,10 +58,10 @@ def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:
 
 
 def cut(finish_reason_R: Sequence[str | None], is_marked_R: np.ndarray) -> np.ndarray:
-    """Return 1 for each text that `max_new_tokens` ended, else 0; the mean is the share of cut texts.
+    """Return 1 for each text that `max_new_tokens` cut off, else 0. The mean is the share of cut texts.
 
-    An answer that is cut off counts as wrong. So if any text is graded (`is_marked_R`), an ungraded text is NaN: the
-    share and the accuracy are then over the same texts.
+    If any text is graded (`is_marked_R`), ungraded texts are NaN. So the share covers the same texts as the accuracy,
+    in which a cut text counts as wrong.
     """
     is_cut_R = np.array([reason == LENGTH for reason in finish_reason_R], dtype=float)
     shown_R: np.ndarray = np.where(is_marked_R | (not is_marked_R.any()), is_cut_R, np.nan)

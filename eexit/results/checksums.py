@@ -24,7 +24,7 @@ _CUSTOM = b"eexit.custom"
 
 
 class ChecksumError(ValueError):
-    """Checksum mismatch: a file differs from what was written."""
+    """Checksum mismatch: a file has changed since it was written."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def encode_tokens(tokens: pa.Table) -> bytes:
 
 
 def encode_generations(generations: pa.Table, tokens: FileDigest, attempt: int) -> bytes:
-    """Return the bytes of a generations file that contains its own checksum and that of its tokens file."""
+    """Return the bytes of a generations file, including its own checksum and the tokens file's."""
     metadata = {_TOKENS: f"{tokens.size} {tokens.hex}".encode(), _ATTEMPT: str(attempt).encode()}
     return encode_sealed(generations, metadata)
 

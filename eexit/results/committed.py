@@ -98,7 +98,7 @@ def whole_runs(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def top_predictions(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield what each layer predicts for decided tokens of these runs, where it was recorded.
+    """Yield each layer's predictions for decided tokens of these runs, where they were recorded.
 
     `tokens` have `run_id` and `OF_TOP_PREDICTIONS`. Each item has the tokens' indices in `run_ids`, (D,), the top
     probabilities, (D, X, K), and each layer's likeliest token, (D, X).

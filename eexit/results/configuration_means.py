@@ -106,7 +106,7 @@ def _kind_of(configuration: Configuration, name: object) -> ValueKind:
 
 
 def exponential(log: Estimate) -> Estimate:
-    """Return the mean perplexity with its interval, from those of log-perplexities."""
+    """Return the mean perplexity with its interval, from the mean and interval of log-perplexities."""
     mean, low, high = map(mean_perplexity, (log.mean, log.low, log.high))
     return Estimate(mean, low, high, log.n)
 
@@ -122,7 +122,10 @@ def estimate_ratio(
 
 
 def estimate_drafts(values: Mapping[str, np.ndarray], prompt_R: Column, unit_R: Column) -> dict[str, Estimate]:
-    """Return `DRAFT_RATIOS` of a draft's runs, whose columns `OF_DRAFTS` are `values`, (R,)."""
+    """Return the estimates named in `DRAFT_RATIOS` from a draft's runs.
+
+    `values` has an array (R,) for each of the columns `OF_DRAFTS`.
+    """
     decided_R = values["passes"] * values["tokens_per_pass"]
     sums = {**values, "decided": decided_R, "serial": decided_R / values["expected_speedup"]}  # in full-depth tokens
     sums["drafted"] = np.where(values["drafted"] > 0, values["drafted"], np.nan)

@@ -47,11 +47,15 @@ class FinishedSweep:
     trusts_code: bool = False  # True if Python code that the model brings may be run
 
     def config(self, way_out: str = ": run that sweep again", with_exits: bool = True) -> SweepConfig:
-        """Return the configuration that loads the sweep's model; without exits, a configuration with full depth alone.
+        """Return the configuration that loads the sweep's model.
 
-        Raise `UsageError` for a sweep of another version, ending in `way_out`, and unless its custom rules and modes
-        are given again, unchanged. An untrusted model with Python code is refused too: the reader decides, not the
-        author of `sweep.json`.
+        Args:
+            way_out: The end of the message for a sweep of another version.
+            with_exits: If False, the configuration has full depth alone.
+
+        Raises:
+            UsageError: For a sweep of another version, or missing or changed custom rules and modes. Also for a model
+                with Python code, unless the reader trusts it; the trust of the sweep's author does not count.
         """
         if with_exits:
             refuse_changed(self.manifest.own, self.name)
@@ -77,7 +81,7 @@ class FinishedSweep:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the model, the artefacts and all runs as they landed, which says what was made from them."""
+        """Hash of the model, the artefacts and all committed runs. Files made from a sweep record this hash."""
         model = {name: value for name, value in self.manifest.model.items() if name != "parts"}
         runs = read_columns(self.store, ["run_id", "status", "text"]).to_pylist()
         return content_hash(model, self.manifest.config.get("digests", {}), sorted(runs, key=lambda run: run["run_id"]))
@@ -166,7 +170,7 @@ def manifest_of(store: Store, name: str) -> Manifest:
 
 
 def refuse_changed_model(sweep: FinishedSweep, model: Mapping[str, Any]) -> None:
-    """Raise `UsageError` if the model differs from the one in the sweep's manifest."""
+    """Raise `UsageError` if the model differs from the model in the sweep's manifest."""
     if difference := first_difference(sweep.manifest.model, model, "model"):
         raise UsageError(
             f"the model of {sweep.name} is not the one that the sweep had ({difference}): "

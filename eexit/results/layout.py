@@ -52,7 +52,7 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a sweep's results were made from: the fields of `sweep.json`, without its checksum."""
+    """Manifest of a sweep's results: the fields of `sweep.json`, without its checksum."""
 
     format: int = FORMAT
     config: Mapping[str, Any]  # an `eexit.plan.config.SweepConfig`

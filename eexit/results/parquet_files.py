@@ -168,7 +168,7 @@ def list_folder(location: StoreLocation, folder: str) -> list[str]:
 
 
 def read_sealed(location: StoreLocation, name: str) -> pa.Table:
-    """Return the rows of a file with its own checksum. Raise `DamagedError`, or `OSError` if it can't be read."""
+    """Verify a file that contains its own checksum, and return its rows. Raise `DamagedError` or `OSError`."""
     path = location.path(name)
     content = _read(location, path)
     with _naming(path):

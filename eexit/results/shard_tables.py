@@ -59,7 +59,7 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
 
 
 def exit_statistics(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
-    """Return the columns about the exit layers of decided tokens, which a run's first token is not."""
+    """Return the columns on exit layers of a run's decided tokens, which are all tokens but the first."""
     counts = {layer: int((exit_layer_D == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
     return {
         "exit_rate": float((exit_layer_D < n_layers - 1).mean()) if len(exit_layer_D) else None,

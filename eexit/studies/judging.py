@@ -58,7 +58,7 @@ _IDENTITY: Final = ("run_id", "prompt_id", *CONFIGURATION, "seed")
 
 @dataclass(frozen=True)
 class JudgingPlan:
-    """The questions for a judge: one for each text without scores, with its runs by `text_hash`."""
+    """Questions for a judge: one for each text without scores, with its runs by `text_hash`."""
 
     store: Store
     judge: str
@@ -214,9 +214,9 @@ def judge_sweep(
 ) -> "JudgeSession":
     """Send all questions of the plan to the judge, and commit the scores to the sweep's `judgements/`.
 
-    They are sent in another thread, since signals interrupt the main thread only. All answers received are committed,
-    whatever is raised. The plan was made under `lease`, so that no two calls pay for the same answers. Raise
-    `SweepStopped` if the lease is lost, or all further questions would fail.
+    A second thread sends the questions, since signals interrupt the main thread only. All received answers are
+    committed, even if the call fails. The plan must be made under `lease`, so that no two calls pay for the same
+    answers. Raise `SweepStopped` if the lease is lost, or all further questions would fail.
     """
     judging, loop = JudgeSession(plan), asyncio.new_event_loop()
     asking = loop.create_task(_ask_all(judging, judge, concurrency))

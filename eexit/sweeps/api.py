@@ -148,7 +148,7 @@ class SweepResults:
         return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
 
     def _missing_runs(self) -> list[str]:
-        """Return a line about the committed part of an unfinished sweep; none for a finished one."""
+        """Return a line about the committed part of a sweep; no line for a finished sweep."""
         planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
         landed = read_columns(self._store, ["run_id", "prompt_id"])
         n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)

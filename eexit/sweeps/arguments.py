@@ -35,7 +35,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class SweepSpec(BaseModel):
-    """A sweep's configuration, with its location, device and shard size, which do not change the results."""
+    """Configuration of a sweep, with its location, device and shard size, which do not change the results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,10 @@ Placed = TypeVar("Placed", bound=SweepSpec)
 
 
 def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
-    """Return the sweep with these values for its configuration, location and device. Raise `ValidationError`."""
+    """Return a sweep of class `kind` with these values, which are fields of the class or of its configuration.
+
+    Raise `ValidationError` for an unknown name or an invalid value.
+    """
     where = {name: value for name, value in fields.items() if name in kind.model_fields and name != "config"}
     config = {name: value for name, value in fields.items() if name not in where}  # SweepConfig refuses unknown names
     return kind.model_validate({"config": config, **where})

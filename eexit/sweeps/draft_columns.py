@@ -13,8 +13,8 @@ def draft_columns(
 ) -> dict[str, float | int | None]:
     """Return a run's columns on drafts.
 
-    `expected_speedup` assumes that a pass takes as long for a few tokens as for one, which holds where fetching weights
-    takes the time, and leaves attention out.
+    `expected_speedup` assumes that a pass over a few tokens takes as long as a pass over one. This holds if fetching
+    weights takes most of the time. Attention is left out.
     """
     drafted, accepted, n_rounds = int(rounds.drafted_R.sum()), int(rounds.accepted_R.sum()), len(rounds.input_index_R)
     compared, n_layers = accepted + int(rounds.rejected_R.sum()), len(prices.layer_L)

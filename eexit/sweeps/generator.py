@@ -51,7 +51,7 @@ Key = tuple[str, int, str]  # prompt id, seed and configuration key of a run
 
 
 def thinks(config: SweepConfig, tokenizer: Tokenizer) -> ThinkingTags | AnswerPattern | None:
-    """Return how a sweep's texts mark their chain of thought; None if nothing does, so that texts have no parts."""
+    """Return the marks by which a sweep's texts delimit the chain of thought; None without marks."""
     if config.thinking_until is not None:
         return AnswerPattern(config.thinking_until)
     marks = thinking_marks(tokenizer) if config.thinking is None else config.thinking
@@ -70,7 +70,7 @@ def thinking_marks(tokenizer: Tokenizer) -> tuple[str, str] | None:
 def decoding_of(
     config: SweepConfig, decoders: DecoderPair, eos_token_ids: frozenset[int], moment: Path | None = None
 ) -> DecodingConfig:
-    """Return how all slots of a sweep decode, with the artefacts of its rules and modes. Packaged settings use it too.
+    """Return the decoding options of a sweep, with the artefacts of its rules and modes. Packaged settings use it too.
 
     `moment` is the file of the second moment that fits a screen, if not in the user's cache. Raise `UsageError` if a
     mode, a rule or an artefact does not fit the model.
@@ -260,7 +260,7 @@ class ModelGenerator:
         return True
 
     def _reconfigure(self, **changed: Any) -> None:
-        """Decode with these fields of `DecodingConfig` from now on. The engine stays if it has these values."""
+        """Change fields of the engine's `DecodingConfig`. Without a changed value, the engine stays the same object."""
         engine = self.engine
         if any(getattr(engine.decoding, name) != value for name, value in changed.items()):
             self.engine = Engine(engine.decoder, replace(engine.decoding, **changed), engine.student)

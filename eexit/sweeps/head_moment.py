@@ -79,7 +79,7 @@ def _weights(decoder: Decoder) -> Iterator[Tensor]:
 
 
 def _digest(tensors: Iterable[Tensor], how: str = "") -> str:
-    """Return the SHA-256 of the shapes, dtypes and numbers of tensors, and of a text."""
+    """Return the SHA-256 of the shapes, dtypes and values of tensors, and of the text `how`."""
     content = hashlib.sha256(how.encode())
     for tensor in tensors:
         content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

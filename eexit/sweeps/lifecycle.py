@@ -87,7 +87,7 @@ class SweepSummary:
 
 @dataclass(frozen=True)
 class PendingSweep:
-    """The remaining part of a sweep, for the holder of the lease. `config` has the resolved dtype."""
+    """Remaining part of a sweep, for the holder of the lease. `config` has the resolved dtype."""
 
     config: SweepConfig
     store: Store
@@ -142,10 +142,16 @@ def manifest_for(
 def run_pending(
     manifest: Manifest, location: str, out: str, display: Display, do: Callable[[PendingSweep], RunCounts]
 ) -> SweepSummary:
-    """Have `do` commit all runs of a sweep that are not in `location`, which messages call `out`.
+    """Run the part of a sweep that is not yet committed in `location`, while holding its lease.
 
-    `manifest` is the sweep's, with the dtype of all runs. Raise `UsageError`, or `SweepStopped` when continuing would
-    only fail.
+    Args:
+        manifest: The sweep's manifest, with the dtype of all runs.
+        out: The location's name in messages.
+        do: Function that commits all runs of a `PendingSweep`.
+
+    Raises:
+        UsageError: If the sweep can't be run there.
+        SweepStopped: If all further runs would fail.
     """
     store = open_store(location)
     with hold(store) as lease, manifest_written(store, manifest) as config:

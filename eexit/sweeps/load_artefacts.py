@@ -41,8 +41,8 @@ def load_probe(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> 
 def load_kv_maps(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> KVMaps | None:
     """Return the KV maps of a sweep, in fp32 where the decoder uses them; None without any.
 
-    Raise `UsageError` for an artefact that can't be used, such as maps to keys and values that the model computes
-    without separate modules.
+    Raise `UsageError` for an artefact that can't be used. One cause is a model that computes keys and values without
+    separate modules.
     """
     if config.kv_maps is None:
         return None

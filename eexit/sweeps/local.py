@@ -73,7 +73,7 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
 
 
 def _facts(config: SweepConfig, rows: int, loaded: Loaded | None) -> tuple[Mapping[str, Any], Sequence[int]]:
-    """Return the model's description and its exitable layers. Raise `UsageError` for an artefact that misfits."""
+    """Return the model's description and its exitable layers. Raise `UsageError` for an artefact that does not fit."""
     if loaded is None:
         model, layers, _ = facts_here(config, rows)
         return model, layers

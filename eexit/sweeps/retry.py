@@ -58,7 +58,7 @@ def next_tries(shard: Shard, kind: FailureKind, any_good: bool) -> list[Shard]:
 
 
 class CircuitBreaker:
-    """Circuit breaker that stops a sweep that only fails. It counts failures until a shard is committed."""
+    """Circuit breaker that stops a sweep in which everything fails. It counts failures until a shard is committed."""
 
     def __init__(self) -> None:
         self.known_good: Run | None = None
@@ -77,7 +77,7 @@ class CircuitBreaker:
         self.reset()
 
     def environment_worked(self) -> None:
-        """Record that a shard was committed, though with errors."""
+        """Clear the environment's failures, since a shard was committed, though with errors."""
         self._kind, self._count = "", 0
 
     def environment_failed(self, kind: str, reason: str) -> None:

@@ -27,7 +27,7 @@ from eexit.training.training_checkpoint import read_saved
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """The flags of `eexit train`."""
+    """Flags of `eexit train`."""
 
     what: str
     out: str  # the folder of the artefact

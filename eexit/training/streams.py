@@ -1,6 +1,6 @@
 """Hidden states of texts at full depth, the layers' likeliest tokens, and the divergence of layers from the final one.
 
-Hidden states are recomputed at each use: those of a whole sweep are too large to store.
+Hidden states are recomputed at each use, since the hidden states of a whole sweep are too large to store.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ def streams(
 ) -> Tensor:
     """Return the hidden states after `layers` and, last, after the final layer, (N, X, W), in the order of the texts.
 
-    N are all answer tokens or, with `decided_only`, all but the first of each answer. The result is usable in a
-    computation of gradients, but has none itself.
+    N are all answer tokens or, with `decided_only`, all but the first of each answer. The result has no gradient, but
+    may be used in a computation of gradients.
     """
     kept = [*layers, decoder.n_layers - 1]
     with torch.inference_mode():
@@ -40,7 +40,7 @@ def streams(
 
 @torch.inference_mode()
 def text_pass(decoder: Decoder, text: TrainingText, kept: Sequence[int]) -> Tensor:
-    """Return a text's hidden states at full depth after `kept`, (T, X, W), where its answer tokens are predicted."""
+    """Run a text at full depth; return the hidden states after `kept` that predict its answer tokens, (T, X, W)."""
     ids, first = [*text.prompt_token_ids, *text.token_ids[:-1]], len(text.prompt_token_ids) - 1
     inputs = ForwardInputs.from_texts([ids], decoder.device)
     return full_depth_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
@@ -54,7 +54,7 @@ def decided_streams(decoder: Decoder, texts: Sequence[TrainingText], layers: Seq
 
 @torch.inference_mode()
 def read_all(decoder: Decoder, decoding: DecodingConfig, hidden_NXD: Tensor) -> Divergence:
-    """Return the divergence of exitable layers from the final one, on the CPU, reading a few tokens at a time."""
+    """Read exitable layers, a few tokens at a time, and return their divergence from the final layer, on the CPU."""
     return joined([LMHead(decoder, decoding).read_layers(some_NXD) for some_NXD in hidden_NXD.split(READ_TOKENS)])
 
 

@@ -24,8 +24,8 @@ ONE_IN: Final = 5  # prompts is held out; of the others, one in five is for vali
 class TrainingText:
     """A prompt and its answer, as token ids.
 
-    Texts that are `held_out` are for reported figures only. Of the others, those with `chooses` form the validation
-    split, which chooses options such as a penalty.
+    Texts that are `held_out` are for reported figures only. Of the other texts, `chooses` marks the validation split,
+    by which options such as a penalty are chosen.
     """
 
     prompt_id: str
@@ -41,7 +41,7 @@ def is_held_out(prompt: str) -> bool:
 
 
 def chooses(prompt: str) -> bool:
-    """Return True if another hash of the text assigns the prompt to the validation split: one in five not held out."""
+    """Return True if a prompt that is not held out is in the validation split: by a second hash, one in five is."""
     return not is_held_out(prompt) and is_drawn(prompt, "chooses", ONE_IN)
 
 
@@ -64,7 +64,7 @@ def text_from_run(run: Mapping[str, Any], tokens: pa.Table) -> TrainingText:
 
 
 def distinct(texts: Iterable[TrainingText]) -> list[TrainingText]:
-    """Remove repeated texts, which other seeds or other sweeps of the same prompts may bring."""
+    """Remove repeated texts, which several seeds or sweeps of the same prompts may contain."""
     return list({(text.prompt_token_ids, text.token_ids): text for text in reversed(list(texts))}.values())[::-1]
 
 

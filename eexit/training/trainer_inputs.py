@@ -65,7 +65,7 @@ def rule_and_parameter(key: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class TrainerInputs:
-    """Arguments of a trainer; `texts` are the training texts with the validation texts, without the held-out ones."""
+    """Arguments of a trainer; `texts` has the training and validation texts, without held-out ones."""
 
     decoder: Decoder
     options: TrainingOptions

@@ -9,11 +9,11 @@ EOS does not end rows, and all decode greedily. The first two tokens of a row ar
 a figure is the median over the steps of all rounds. × generate: how many times as fast as `generate` of the same run.
 
 generate                            transformers, batched: full depth, nothing read, nothing recorded
-normal                              full depth on the engine; nothing is asked about finished texts, as in the next two
-frozen_residual/confidence/0.9      exits that alter the state
-unfrozen/confidence/0.9             exits that leave layers for later
-oracles                             the demo's grid beside its teacher, with every exitable layer read and recorded
-observation                         what full depth says of the frozen rows' finished texts, as a share of each step
+normal                              full depth on the engine; no predictions for finished texts, as in the next two
+frozen_residual/confidence/0.9      exits that alter the KV cache
+unfrozen/confidence/0.9             exits with deferred tokens
+oracles                             the demo's grid beside its full-depth pass; exitable layers are read and recorded
+observation                         full-depth predictions for the frozen rows' finished texts, as a share of each step
 
 Rows have the questions of jobs/sweeps/prompts, and oracles the demo's prompts and grid, with as many seeds as they
 need. Fewer rows than that has are drawn from it evenly, from the last one on.
@@ -75,7 +75,7 @@ class StepTiming:
 
 
 class Bench:
-    """The demo's model, in the engine and as loaded by transformers, and the prompts for timing both."""
+    """Benchmark of the demo's model, in the engine and in transformers, with the prompts for both."""
 
     def __init__(self, arguments: Sequence[str], n_tokens: int):
         job, _ = load_job(arguments, SWEEPS / "demo.toml")
@@ -105,7 +105,10 @@ class Bench:
         return {**times, OBSERVATION: [observed / (self.n_tokens - 1)]}
 
     def _oracles(self, n_rows: int) -> list[Request]:
-        """Return `n_rows` requests of the grid: evenly spaced ones if it has more, else repeats with further seeds."""
+        """Return `n_rows` requests of the grid.
+
+        They are evenly spaced in a larger grid; a smaller grid is repeated with further seeds.
+        """
         if n_rows < len(self.grid):
             taken = [self.grid[-1 - at * len(self.grid) // n_rows] for at in range(n_rows)]
             return [Request(prompt, configuration, 0) for prompt, configuration in taken]
@@ -119,7 +122,7 @@ class Bench:
         return seconds_between(steps)
 
     def _decode(self, requests: Sequence[Request], record_full_depth: Observe) -> tuple[list[float], float]:
-        """Return the seconds of each step, and those from the last step to the last output."""
+        """Return the seconds of each step, and the seconds from the last step to the last output."""
         decoding = replace(
             self.engine.decoding, max_new_tokens=self.n_tokens, eos_token_ids=frozenset(),
             record_full_depth=record_full_depth, max_rows=len(requests),
@@ -155,7 +158,7 @@ def seconds_between(moments: Sequence[float]) -> list[float]:
 
 
 def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming]:
-    """Time all contenders in turns."""
+    """Time all contenders in turns, for each number of slots, and return the times of their steps."""
     timings: dict[tuple[int, str], StepTiming] = {}
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for n in rows:

@@ -80,7 +80,7 @@ def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = N
 
 
 def ratio(name: str, key: str, above: Callable[[pd.DataFrame], Any], below: str) -> Estimate:
-    """Return Σ above / Σ below over groups."""
+    """Return the ratio Σ above / Σ below over groups, with its interval, for a configuration's runs."""
     runs = runs_of(name).query("configuration == @key and n_decided > 0").assign(above=above)
     sums = runs.dropna(subset=["above", below]).groupby("unit")[["above", below]].sum().to_numpy(float)
     return estimate_ratios(sums[:, :1], sums[:, 1:])[0]

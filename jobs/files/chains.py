@@ -29,7 +29,10 @@ from jobs.files.make_prompts import write_prompts
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the file or table was written, 1 if it stopped, 2 for bad input or an unwritable file."""
+    """Run `eexit chains`.
+
+    Return 0 if the file or table was written, 1 if it stopped, 2 for bad input or an unwritable file.
+    """
     flags = read_flags(arguments)
     if flags.necessity:
         from cluster.studies.run import run_study

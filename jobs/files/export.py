@@ -24,7 +24,7 @@ KL_FACTORS = (0.5, 1.0, 2.0, 4.0)
 
 @command("the sweep is unchanged, and the unfinished export was removed: start over")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the sweep was exported, 1 if it stopped, 2 for bad input."""
+    """Run `eexit export`. Return 0 if the sweep was exported, 1 if it stopped, 2 for bad input."""
     parser = study_parser(__doc__, "folder or URI of a sweep")
     parser.add_argument("--out", required=True, help="folder or URI for the data; empty or new")
     keys = f"keys of configurations, as in the sweep's table (default: {NORMAL})"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @command()
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the prompts were written, 2 for bad input or an unwritable file."""
+    """Run `eexit make-prompts`. Return 0 if the prompts were written, 2 for bad input or an unwritable file."""
     parser = Parser(__doc__)
     parser.add_argument("--n", type=whole, default=2000, help="number of prompts (default: 2000)")
     parser.add_argument("--seed", type=seed, default=0, help="random seed (default: 0)")

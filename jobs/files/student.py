@@ -31,7 +31,7 @@ FP32, NONE = {"dtype": "float32", "adapter": None}, Prompt(id="0", prompt="?")
 
 @command("checkpoints stay: --resume_from_checkpoint goes on from one")
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 if the adapter was saved, 1 if it stopped before, 2 for bad input."""
+    """Run `eexit student`. Return 0 if the adapter was saved, 1 if it stopped before, 2 for bad input."""
     parser = Parser(__doc__)
     parser.add_argument("texts", help="folder or URI of a finished sweep that has mode normal, or a text file")
     parser.add_argument("--model", default=SweepConfig.model_fields["model"].default, help="the model, for a text file")
@@ -109,7 +109,7 @@ def padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
 
 
 def early_trainer(decoder: Any, layers: Sequence[int], flags: Namespace) -> Any:
-    """Return a `Trainer` whose loss is that of the final layer and of a randomly drawn exitable layer."""
+    """Return a `Trainer` whose loss adds the final layer's and a randomly drawn exitable layer's."""
     from torch import nn, no_grad
     from transformers import Trainer
 

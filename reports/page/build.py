@@ -235,7 +235,10 @@ def _template() -> jinja2.Template:
 
 @lru_cache(maxsize=1)
 def _bundle() -> tuple[str, str]:
-    """Return Vega, Vega-Lite and vega-embed inside a function, so that no name is global in the page; also squeezed."""
+    """Return the JavaScript of Vega, Vega-Lite and vega-embed, as text and compressed.
+
+    A function encloses the JavaScript, so that it defines no global name but `window.eexitEmbed`.
+    """
     bundle = f"(function () {{\n{vl_convert.javascript_bundle('window.eexitEmbed = vegaEmbed;')}\n}})();"
     return bundle, squeeze(bundle.encode())
 

@@ -67,7 +67,7 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """The encoded tokens of the prompts that the page holds."""
+    """Encoded tokens of the prompts on the page."""
 
     pieces: str  # an encoded JSON list: the text of each piece, or a token id (a number) whose text isn't known
     blobs: dict[str, list[str]]  # kind → one blob per prompt; only kinds that were recorded
@@ -81,7 +81,7 @@ class PackedTokens:
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedTokens:
-    """Encode the tokens of `runs`, which are all runs of these prompts in the same order."""
+    """Encode the tokens of `runs`, which must be all runs of these prompts, in the order of the prompts."""
     tokens = _read(sweep, runs, prompt_ids)
     run_ids = tokens["run_id"].to_pandas()
     n, undrawn = (
@@ -120,7 +120,7 @@ def encode_planes(values: np.ndarray) -> bytes:
 
 
 def encode_log(values: np.ndarray) -> np.ndarray:
-    """Return non-negative numbers as bytes, in equal steps of log2 from 2^-10 to 2^6. Byte 0 is what is below 2^-10."""
+    """Return non-negative numbers as bytes, in equal steps of log2 from 2^-10 to 2^6. Byte 0 means less than 2^-10."""
     with np.errstate(divide="ignore"):
         share = (np.log2(np.nan_to_num(values).clip(min=0)) - LOG2_LOW) / (LOG2_HIGH - LOG2_LOW)
     return np.where(share < 0, 0, 1 + np.round(share.clip(0, 1) * LOG_STEPS)).astype(np.uint8)
@@ -174,7 +174,7 @@ def _kinds(sweep: Sweep, tokens: pa.Table, pieces: TokenDictionary) -> Iterator[
 
 
 def _parts(tokens: pa.Table) -> dict[str, list[tuple[int, str]]]:
-    """Return for each run with a chain of thought: (first position, part) of each of its parts."""
+    """Return run id → [(first position, part), …], for runs with a chain of thought."""
     found: dict[str, list[tuple[int, str]]] = {}
     if tokens["part"].null_count < len(tokens):
         frame = tokens.select(["run_id", "position", "part"]).to_pandas()
@@ -194,9 +194,9 @@ def _drafted(tokens: pa.Table) -> np.ndarray:
 
 
 def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the exit scores, T × E, and for each configuration the kind that holds its scores.
+    """Return the exit scores, (T, E), and configuration → the packed kind that holds its scores.
 
-    `keys` are the tokens' configurations. Scores that equal the recorded KLs become NaN, so that they aren't stored
+    `keys` has each token's configuration. Scores that equal the recorded KLs become NaN, so that they aren't stored
     twice.
     """
     evidence = _rows(tokens["exit_score"], n_layers)

@@ -103,7 +103,7 @@ def payload(
 
 
 def _names(sweep: Sweep, packed: PackedTokens) -> dict[str, Any]:
-    """Return the names of what the sweep contains: layers, modes, rules, configurations and judges."""
+    """Return the names of the sweep's layers, modes, rules, configurations and judges."""
     marks = {
         c.key: ORACLE_MARK if isinstance(c, EarlyExit) and c.rule in sweep.marked else "" for c in sweep.configurations
     }
@@ -156,7 +156,10 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _compares(rule: Rule) -> str | None:
-    """Return how the exit score is compared with the threshold at an exit; None if it isn't, or if exits are random."""
+    """Return the sign by which an exit score is compared with the threshold, "≥" or "≤".
+
+    Return None without a comparison, or if exits are random.
+    """
     if rule.draws or rule.returns_chance or not rule.sees or rule.higher_exits_later is None:
         return None
     return "≥" if rule.higher_exits_later else "≤"

@@ -105,7 +105,7 @@ class ReportServer(ThreadingHTTPServer):
             shutil.rmtree(side_folder(path), ignore_errors=True)
 
     def go_on(self, step: str) -> None:
-        """Raise `KeyboardInterrupt` if the server has ended, so that a running build stops."""
+        """Raise `KeyboardInterrupt` if the server has ended, which stops a running build."""
         if self.ended:
             raise KeyboardInterrupt
 

@@ -68,7 +68,7 @@ def _likely_ids(column: pa.ChunkedArray) -> np.ndarray | None:
 
 
 def _likely_texts(tokens: pa.Table, prefix: str) -> dict[int, str]:
-    """Return token id → text, for every id among the most likely ones of any token."""
+    """Return token id → text, for all recorded top tokens."""
     ids, texts = (flat(tokens[f"{prefix}_{name}"]) for name in ("token_ids", "tokens"))
     distinct, first = np.unique(np.asarray(ids), return_index=True)
     return dict(zip(distinct.tolist(), texts.take(first).to_pylist(), strict=True))

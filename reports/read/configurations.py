@@ -16,7 +16,7 @@ NUMBERS: Final = ("parameter", "kl_factor", "draft_layer")
 
 
 def with_identity(generations: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with all of `COLUMNS`. Runs that lack them get the ones derived from mode and KL factor."""
+    """Return the runs with all of `COLUMNS`; missing values are derived from the mode and the KL factor."""
     if "configuration" in generations and generations["configuration"].notna().all():
         return generations
     factors = generations["kl_factor"].astype(object).where(generations["kl_factor"].notna(), None)

@@ -20,7 +20,7 @@ WORST, BEST = SCALE[0], SCALE[-1]
 
 @dataclass(frozen=True)
 class Judge:
-    """A judging model under one rubric, and the number of runs that it failed to judge."""
+    """Judging model under one rubric, and the number of runs that it failed to judge."""
 
     number: int
     name: str  # followed by the rubric if the model judged under several

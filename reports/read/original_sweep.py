@@ -102,7 +102,7 @@ def _undrawn(result: OriginalResult, chosen: list[int | None], final: int | None
 
 
 def _counts(result: OriginalResult, chosen: list[int | None], final: int | None) -> dict[int | None, int]:
-    """Return the number of decided tokens per exit layer; empty if the file lacks it."""
+    """Return the number of decided tokens per exit layer; empty if the file does not record it."""
     if chosen:
         return dict(Counter(chosen))
     total, early = result.total_tokens, result.early_exits
@@ -126,7 +126,7 @@ def _exits(counts: np.ndarray, layers: list[int | None]) -> dict[str, float | No
 
 
 def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
-    """Return statistics of a run's tokens, and of their agreement with the tokens of the prompt's `normal` run."""
+    """Return statistics of a run's tokens, and their agreement with the prompt's `normal` run."""
     if not pieces:
         return {}
     number_of = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *(normal or [])]))}

@@ -28,7 +28,10 @@ def parameter_title(rule: str) -> str:
 
 
 def exact_labels(parameters: Sequence[float]) -> str:
-    """Return the Vega expression of axis labels at these values, written as in keys: Vega's own formats round them."""
+    """Return the Vega expression that labels an axis at these values.
+
+    Labels are written as in configuration keys, since Vega's own formats round numbers.
+    """
     texts = json.dumps([format_parameter(parameter) for parameter in parameters])
     return f"{texts}[indexof({json.dumps(list(parameters))}, datum.value)]"
 

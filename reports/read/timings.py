@@ -15,7 +15,7 @@ _SETUP: Final = ["machine", "device", "threads", "dtype"]
 
 @dataclass(frozen=True)
 class TimingSetup:
-    """A batch size on a machine for which `eexit timings` measured how long configurations take."""
+    """Batch size on a machine at which `eexit timings` measured configurations."""
 
     number: int
     batch: int
@@ -26,7 +26,7 @@ class TimingSetup:
     calls: int = 1
 
     def column(self, name: str) -> str:
-        """Return the name of a column that was measured here."""
+        """Return the name of the column that holds the quantity `name` for this batch size and machine."""
         return f"{name}_{self.number}"
 
 
@@ -68,7 +68,7 @@ def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
 
 
 def timed_over(measured: Sequence[TimingSetup]) -> str:
-    """Return the calls, rounds and prompts of what was timed, in words."""
+    """Return a phrase with the calls, rounds, machines and prompts of these timings."""
     rounds = dict.fromkeys(f"{_calls(each)}{pluralize(each.rounds, 'round')} on {each.machine}" for each in measured)
     return f"median of {', '.join(rounds)}; {pluralize(max(each.prompts for each in measured), 'prompt')}"
 

@@ -79,7 +79,10 @@ def kind_figure(sweep: Sweep, found: Found, setting: str | None) -> Figure | Non
 
 
 def kind_rows(sweep: Sweep, found: Found) -> pd.DataFrame:
-    """Return a row per configuration and kind. `setting` is the key; `normal` has none, since each chart shows it."""
+    """Return one row per configuration and kind of prompt.
+
+    `setting` is the configuration's key, but None for `normal`, which each chart shows.
+    """
     rows = []
     for configuration in sweep.configurations:
         is_normal = configuration.key == NORMAL

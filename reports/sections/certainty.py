@@ -1,4 +1,4 @@
-"""The overview's section "Where tokens become certain": what each layer predicts for the texts of `normal`."""
+"""The overview's section "Where tokens become certain": each layer's predictions for the texts of `normal`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final

@@ -13,7 +13,7 @@ from reports.read.sweep import Sweep
 
 
 def confident_section(sweep: Sweep, held: Collection[str]) -> list[tuple[float, ...]]:
-    """Return for each such token on the page's prompts: indices of prompt and run, position, and both probabilities."""
+    """Return the confident errors on the page's prompts: indices of prompt and run, position, both probabilities."""
     runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
     numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
     at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()

@@ -3,7 +3,7 @@
 Two configurations are compared, or a setting of one series with a mix of another's settings. A mix draws one of two
 settings for each prompt, so its cost and quality are between theirs. The mix is the best one, full depth included, that
 costs as much as the setting or is as good. All differences are paired over prompts, seeds averaged first, with
-intervals over prompts. Those from a mix take share and mix as estimated, not as known (`reports.shared.best_mix`).
+intervals over prompts. Differences from a mix take share and mix as estimated, not known (`reports.shared.best_mix`).
 
 Shapes: P prompts, C configurations, M measures.
 """
@@ -40,7 +40,7 @@ from reports.shared.styles import ChartStyle
 
 @dataclass(frozen=True)
 class PairedContrast:
-    """A column of a paired frame. `none` is its value for no difference, which is 1 for a ratio."""
+    """Column of a paired frame. `none` is the value that stands for no difference, which is 1 for a ratio."""
 
     column: str
     label: str
@@ -228,11 +228,16 @@ def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, str | None, list[
 
 
 def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per setting, other series, and way of matching, for all that can be matched.
+    """Return the differences of settings from the best mixes of other series.
 
-    Columns: `configuration` and `series` of the setting; `base`, the series of the mix; `at`, `equal` and `best_by` of
-    the `MatchCriterion`; `mix`, in words; and the estimated differences. With many series, only pairs with the same
-    mode or rule are compared.
+    There is one row per setting, other series and `MatchCriterion`, if they can be matched. Columns:
+
+    - `configuration` and `series` of the setting
+    - `base`, the series of the mix, and `mix`, in words
+    - `at`, `equal` and `best_by` of the criterion
+    - the estimated differences
+
+    With many series, only pairs with the same mode or rule are compared.
     """
     if trade.empty:
         return pd.DataFrame()
@@ -255,7 +260,7 @@ def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class MatchCriterion:
-    """A way to match a mix to a setting: equal in the measure `equal`, and of those the best by `best_by`."""
+    """Way to match a mix to a setting: among mixes equal in the measure `equal`, the best by `best_by`."""
 
     at: str
     equal: str
@@ -263,7 +268,11 @@ class MatchCriterion:
 
 
 def matchings(quality: str) -> tuple[MatchCriterion, ...]:
-    """Return the matchings: the best quality at equal cost, in two senses, and the most skipped at equal quality."""
+    """Return the three criteria by which mixes are matched.
+
+    Two find the best quality, at equal skipped layers and at equal cost as run. One finds the most skipped layers at
+    equal quality.
+    """
     return (
         MatchCriterion(EQUAL_LAYERS, SKIPPED, quality),
         MatchCriterion(EQUAL_RUN, RUN, quality),

@@ -51,7 +51,7 @@ class DraftTable:
 
     @property
     def drafts(self) -> pd.DataFrame:
-        """The rows of drafts."""
+        """Rows of configurations in mode `draft`."""
         # If other rows have no runs, pandas stores whole numbers as floats.
         return self.rows[self.rows["mode"] == DRAFT].astype(dict.fromkeys(("n", "n_failed", "draft_layer"), int))
 
@@ -217,7 +217,7 @@ def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
 
 
 def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
-    """Return a row per draft, with what its runs counted."""
+    """Return a row per draft, with the counts of its runs."""
     names = [*OF_DRAFTS, "acceptance_per_token"]
     done = sweep.done[["configuration", "prompt_id", "unit", *names]].astype(dict.fromkeys(names, float))
     by_key = dict([*done.groupby("configuration")])

@@ -12,7 +12,7 @@ from reports.shared.savings import SavingsTable
 
 
 def configuration_columns(sweep: Sweep, savings: SavingsTable | None) -> Iterator[tuple[str, str, str]]:
-    """Yield key, label and form of the columns of a table of configurations; a table shows those that have a value."""
+    """Yield key, label and form of each column of a table of configurations; a table shows columns with values."""
     measured = savings.measured if savings else ()
     yield "configuration", "Configuration", "text"
     yield measures.CORRECT, "Accuracy", "share"

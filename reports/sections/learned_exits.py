@@ -39,7 +39,7 @@ COLUMNS: Final[Columns] = (
 
 @dataclass(frozen=True)
 class Artefact:
-    """A trained artefact, with its role in the sweep."""
+    """Trained artefact, with its role in the sweep."""
 
     role: str
     place: str
@@ -52,7 +52,7 @@ class Artefact:
 
 
 def learned_section(sweep: Sweep) -> dict[str, Any] | None:
-    """Return a chart with its table, and a description of each artefact; None for a sweep that uses none."""
+    """Return a chart with its table, and a description of each artefact; None for a sweep without artefacts."""
     used = artefacts(sweep.about)
     if not used:
         return None
@@ -123,7 +123,7 @@ def _summary(artefact: Artefact) -> str:
 
 
 def _facts(artefact: Artefact) -> list[tuple[str, str]]:
-    """Return labels and texts of what the card records."""
+    """Return the facts that a card records, as labels and texts."""
     card = artefact.card
     model, rules = card.get("model") or {}, (card.get("settings") or {}).get("rules") or []
     found = [

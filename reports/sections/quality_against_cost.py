@@ -86,18 +86,18 @@ class TradeOff:
 
     @cached_property
     def points(self) -> pd.DataFrame:
-        """The configurations that are points: not `normal`, and no controls of the sweep's configurations."""
+        """Configurations that are drawn as points: neither `normal` nor controls of the sweep's configurations."""
         rows = self.quality.rows
         return rows[(rows["mode"] != NORMAL) & rows["beneath"].isna()]
 
     @cached_property
     def drawn(self) -> pd.DataFrame:
-        """The points whose measure and cost are both known."""
+        """Points with a known measure and a known cost."""
         return self.points[self.points[[self.measure.column, self.cost.column]].notna().all(axis=1)]
 
     @property
     def level(self) -> float | None:
-        """The measure's value for `normal`, which is full depth."""
+        """Value of the measure for `normal`, which is full depth; None if unknown."""
         rows = self.quality.rows
         of_normal = rows.loc[rows["mode"] == NORMAL, self.measure.column].dropna()
         return float(of_normal.iloc[0]) if len(of_normal) else None
@@ -170,7 +170,7 @@ def quality_figure(sweep: Sweep, quality: QualityTable, saves: SavingsTable | No
 
 
 def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
-    """Yield sentences on a measure and a cost: which way is better, and what the axes mean."""
+    """Yield sentences on a measure and a cost: the better direction, and the meaning of the axes."""
     measure = shown.measure
     if measure.higher_is_better is not None:
         yield f"{'Up' if measure.higher_is_better else 'Down'} and right is better."
@@ -269,7 +269,7 @@ def _fitted(shown: TradeOff) -> alt.Scale:
 
 
 def _as_good(shown: TradeOff) -> Iterator[alt.Chart]:
-    """Yield a dashed line at full depth's value, and a band of what counts as good as full depth."""
+    """Yield a dashed line at full depth's value, and a band of values that count as good as full depth."""
     level, margin = shown.level, shown.quality.margin
     if level is None:
         return
@@ -282,7 +282,7 @@ def _as_good(shown: TradeOff) -> Iterator[alt.Chart]:
 
 
 def _frontier(shown: TradeOff, known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
-    """Yield a line through full depth and the online settings that no other visible one beats in both."""
+    """Yield a line along the Pareto front of measure and cost, of full depth and the visible online settings."""
     measure, cost = shown.measure, shown.cost
     if measure.higher_is_better is None:
         return

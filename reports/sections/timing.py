@@ -1,4 +1,4 @@
-"""The overview's section "Time": measured times, and what the step times T(rows, layers) allow."""
+"""The overview's section "Time": measured times, and the savings that the step times T(rows, layers) allow."""
 
 import math
 from typing import Any, Final

@@ -124,7 +124,10 @@ Found = tuple[Row | None, bool | None, str, list[str]]  # the setting, whether i
 
 
 def _beside_full_depth(quality: QualityTable) -> Found | None:
-    """Compare settings with `normal` by right answers, else by the first judge's scores; None if neither is known."""
+    """Compare settings with `normal` by right answers, else by the first judge's scores.
+
+    Return None if neither is known.
+    """
     scores = [(judge.column(SCORE), False, quality.margin * (BEST - WORST)) for judge in quality.judges]
     for column, is_share, margin in [(CORRECT, True, quality.margin), *scores[:1]]:
         changed = f"{column}{DIFFERENCE}"
@@ -145,7 +148,7 @@ def _beside_full_depth(quality: QualityTable) -> Found | None:
 
 
 def _all_lost(quality: QualityTable, known: list[Row]) -> int:
-    """Return the number of full depth's right answers if each of these settings loses all of them, else 0."""
+    """Return the number of full depth's right answers if all these settings lose all of them, else 0."""
     normal = row_of_normal(quality)
     n_right = normal[CORRECT] * normal["n"] if normal else 0.0
     return round(n_right) if all(row[f"{CORRECT}{LOST}"] >= n_right - 1e-9 for row in known) else 0
@@ -175,7 +178,7 @@ def _by_disagreement(quality: QualityTable) -> Found:
 
 
 def _certificate_sentence(choices: pd.DataFrame) -> str:
-    """Return the strictest certificate as a sentence, or that there is none."""
+    """Return a sentence on the strictest certificate, or on the lack of certificates."""
     rows = choices.to_dict("records")
     if not rows:
         return "Nothing is certified: eexit choose RESULTS does that."

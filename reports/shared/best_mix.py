@@ -42,7 +42,7 @@ class MixComparison:
 
 @dataclass(frozen=True)
 class _Mixes:
-    """All mixes that are equal to the setting, with their means."""
+    """Mixes that are equal to the setting, with their means."""
 
     share_BG: np.ndarray
     is_there_BG: np.ndarray  # False where the setting is not between the two
@@ -114,7 +114,10 @@ def _ends(
     best_by: int,
     sign: int,
 ) -> list[tuple[float, float]]:
-    """Return the lowest and highest end of each measure's intervals, which take neither share nor mix as known."""
+    """Return the ends of each measure's interval: the lowest and the highest of several methods.
+
+    All methods treat the share and the choice of the mix as estimated, not as known.
+    """
     n = len(values_PCM)
     if n < 2:
         return [(np.nan, np.nan)] * values_PCM.shape[2]

@@ -70,7 +70,7 @@ def rows_where(test: str) -> alt.Chart:
 
 
 def where_known(values: pd.Series, *parts: _Part) -> list[_Part]:
-    """Return `parts`, which are layers or tooltips, if any of `values` is known; otherwise none."""
+    """Return `parts` (layers or tooltips of a chart) if any of `values` is known, else an empty list."""
     return list(parts) if values.notna().any() else []
 
 

@@ -46,7 +46,7 @@ class RowFilter:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its variants, rows and table. `choice` names what the variants differ in."""
+    """Chart with its variants, rows and table. `choice` names the difference between variants."""
 
     key: str
     title: str
@@ -77,7 +77,10 @@ def one(chart: alt.Chart | alt.LayerChart) -> tuple[ChartVariant]:
 
 
 def basis(frame: pd.DataFrame, name: str, where: str = "") -> str:
-    """Return the part of a caption that states n and the seeds and, if there are intervals, where they are drawn."""
+    """Return the end of a caption: the number of prompts and seeds.
+
+    If the column has intervals, `where` comes first, which tells how they are drawn.
+    """
     n_seeds = frame["n_seeds"].max()
     seeds = f", the mean of up to {n_seeds} seeds each" if n_seeds > 1 else ""
     count = counted_between(frame.loc[frame[name].notna(), f"{name}_n"], "prompt")

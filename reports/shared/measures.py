@@ -1,4 +1,4 @@
-"""Axes of the trade-off: measures of quality, and what a configuration saves."""
+"""Axes of the trade-off: measures of quality, and the savings of a configuration."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

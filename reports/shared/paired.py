@@ -31,7 +31,7 @@ GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # suffixes of columns that go 
 
 @dataclass(frozen=True)
 class PairedRuns:
-    """The numbers of runs: N pairs of prompt and seed × X columns × C configurations."""
+    """Numbers of runs: N pairs of prompt and seed × X columns × C configurations."""
 
     sweep: Sweep
     columns: list[str]

@@ -95,7 +95,10 @@ def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the rows with `beneath`, and with the control's value of these columns."""
+    """Return the rows with `beneath` and, for each of `names`, a column with the control's value.
+
+    `beneath` is set for a control in the same mode as the configuration that it copies: it is that configuration's key.
+    """
     if trade.empty:
         return trade
     is_own = trade["control_of"].map(mode_of, na_action="ignore") == trade["mode"]

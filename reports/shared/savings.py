@@ -77,7 +77,7 @@ class SavingsTable:
 
 
 def savings(sweep: Sweep, trade: pd.DataFrame) -> SavingsTable | None:
-    """Return the savings of a sweep; None if none are known. `trade` is the frame of `per_configuration`."""
+    """Return the savings table of a sweep; None if no saving is known. `trade` is the frame of `per_configuration`."""
     if trade.empty:
         return None
     measured, timed = _realised(sweep.rows_of(TIMINGS))
@@ -94,7 +94,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> SavingsTable | None:
 
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
-    """Yield the savings in multiply-adds of the rows, with their intervals over prompts."""
+    """Yield frames with each row's savings in multiply-adds, with intervals over prompts."""
     for kind, (cost, full) in _COSTS.items():
         runs = sweep.done[["configuration", "prompt_id", "unit", cost, full]].astype({cost: float, full: float})
         found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
@@ -107,7 +107,7 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 
 def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
-    """Yield the savings per right answer of the rows, relative to `normal`."""
+    """Yield frames with each row's savings per right answer, relative to `normal`."""
     runs = pa.Table.from_pandas(sweep.done[list(OF_RIGHT)], preserve_index=False)
     found = per_right(runs, dict(zip(sweep.done["prompt_id"], sweep.done["unit"], strict=True)))
     for column, cost in PER_RIGHT.items() if found else ():
@@ -116,7 +116,7 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
 
 
 def _at_prices(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFrame:
-    """Return the runs' multiply-adds at another model's unit costs; NaN for oracles."""
+    """Return each run's multiply-adds, as run and at full depth, at another model's unit costs; NaN for oracles."""
     done, screen = sweep.done, screen_size(sweep.config["screen"])
     names = ("layers_run", "kv_writes", *READS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
@@ -151,10 +151,11 @@ LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuratio
 
 
 def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
-    """Return the configurations that save most within each of `LIMITS` of disagreement, with the lowest such limit.
+    """Return the configuration that saves most within each of `LIMITS` of disagreement, with the lowest such limit.
 
-    All of them save something, with their whole interval where there is one. If none within the limits does, the one
-    with the lowest disagreement that does is returned. Without known disagreements, it is the one that saves most.
+    A configuration counts if it saves something: its whole interval does, if it has one. If no such configuration is
+    within the limits, return the one with the lowest disagreement. Without known disagreements, return the one that
+    saves most.
     """
     sure = [row for row in rows if saves(row, column)]
     comparable = [row for row in sure if is_known(row[DISAGREEMENT])]
@@ -170,6 +171,6 @@ def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
 
 
 def saves(row: Row, column: str) -> bool:
-    """Return True if it costs less than full depth, by the interval's end where there is one."""
+    """Return True if a configuration costs less than full depth, by its interval's end if there is one."""
     low = row[f"{column}_low"]
     return bool((low if is_known(low) else row[column]) > 0)

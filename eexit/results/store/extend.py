@@ -99,11 +99,11 @@ def growth(before: SweepConfig, after: SweepConfig) -> str:
 
 @contextmanager
 def manifest_written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
-    """Write the manifest beside the results, as actors require, and yield the sweep's configuration.
+    """Write the manifest, which actors need, and yield the sweep's configuration.
 
-    That is the configuration of `manifest`, or its union with that of existing results. A damaged manifest is set
-    aside. If no shard is committed, the previous manifest is restored, or removed if there are no results. The caller
-    must hold the lease. Raise `OSError`, or `UsageError` if the results are another sweep's by now.
+    The configuration joins those of `manifest` and of existing results. A damaged manifest is set aside. If no shard is
+    committed, the context ends by restoring the previous manifest; without results, the manifest is removed. The caller
+    must hold the lease. Raise `OSError`, or `UsageError` if another sweep has results there by now.
     """
     config = stored_config(store, manifest)
     try:
@@ -155,7 +155,10 @@ def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig
 
 
 def _alike(config: SweepConfig, other: SweepConfig) -> dict[str, Any]:
-    """Return what must be equal in both configurations: no grid, and no optional artefacts that one of them lacks."""
+    """Return the fields that must be equal in both configurations.
+
+    The grid is left out, and so are optional artefacts that only one configuration has.
+    """
     alike = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in other.digests}
     return {**config.model_dump(mode="json", exclude={*GRID, *OF_SOME}), "digests": alike}
 

@@ -81,7 +81,7 @@ class LeaseHolder:
 
 
 class Lease:
-    """A lease. After `take`, a thread renews it until it is released."""
+    """Lease on a results folder. After `take`, a thread renews the lease until it is released."""
 
     def __init__(self, store: Store, use: LeasePurpose = DRIVING) -> None:
         self._store, self._use = store, use

@@ -111,7 +111,7 @@ def refuse_other_runs(store: Store, lost: MissingManifestError, config: SweepCon
 
 
 def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], planned: Collection[str]) -> str:
-    """Return the values by which `others` differ from planned rows, as words for a message."""
+    """Return, for a message, the configurations, prompts and seeds of `others` that planned rows lack."""
     named = {"configuration": "configuration", "prompt_id": "prompt", "seed": "seed"}
     found = []
     for column, what in named.items():
@@ -122,7 +122,7 @@ def _what(others: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 
 
 def refuse_other_dtype(store: Store, held: str, auto: str) -> None:
-    """Raise `UsageError` if `--dtype auto` resolves to another dtype than that of the sweep in `store`."""
+    """Raise `UsageError` if `--dtype auto` resolves to another dtype than the sweep in `store` has."""
     if auto != held:
         raise UsageError(
             f"--out {store.root} holds a sweep in {held}, and --dtype auto is {auto} where it would go on: "

@@ -79,7 +79,10 @@ class PromptTable:
         return np.zeros(self.n) if key is None else self._loss[key]
 
     def saved(self, key: str | None, cost: str = "macs_to_exit") -> np.ndarray:
-        """Return the linearised ratio 1 − Σ cost / Σ full by prompt, (P,), whose mean is the share saved."""
+        """Return values by prompt, (P,), whose mean is the share saved, 1 − Σ cost / Σ full.
+
+        The values are those of the linearised ratio. Without a key, they are 0.
+        """
         if key is None:
             return np.zeros(self.n)
         full_P, cost_P = self._costs[key][0], self._costs[key][COSTS.index(cost)]

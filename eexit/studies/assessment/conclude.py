@@ -153,7 +153,7 @@ def keeps(setting: JudgedSetting, bound: Bound) -> bool:
 
 
 def _causes(attribution: Attribution, gaps: TimeGaps | None, why: str) -> list[Cause]:
-    """Return the certain cause, or several among which it is not decided; none where there is no cause to name."""
+    """Return the certain cause, or all possible causes if none is certain; nothing without a cause to name."""
     if why in ("pays", "missing", "not timed", "time open"):
         return []
     if why == "slower" and gaps:

@@ -41,7 +41,7 @@ class Cause(StrEnum):
 
 
 class Reason(NamedTuple):
-    """Answer, its sentence, the field of `JudgedSetting` by which it is decided, and what more would decide it."""
+    """Answer with its sentence, the decisive field of `JudgedSetting`, and the data that an open answer needs."""
 
     pays: bool | None
     sentence: str

@@ -37,7 +37,7 @@ def explain(verdict: Verdict) -> str:
 
 
 def cause(verdict: Verdict) -> str | None:
-    """Return the cause, or those it may be; None without any."""
+    """Return a sentence on the cause, or on the possible causes; None without any."""
     if verdict.cause:
         return f"The cause: {verdict.cause} ({verdict.cause.meaning})."
     *others, last = [*map(str, verdict.causes)] or [""]

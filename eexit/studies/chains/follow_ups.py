@@ -32,7 +32,7 @@ SENTENCE_END: Final = regex.compile(r"((?<=[.!?])\s+|\n+)")
 
 @dataclass(frozen=True)
 class ThoughtChain:
-    """The thinking of a text: its opening mark, its tokens' texts and its closing mark, each empty if missing."""
+    """Thinking in a text: its opening mark, its tokens' texts and its closing mark, each empty if missing."""
 
     opening: str
     tokens: Sequence[str]
@@ -49,7 +49,7 @@ class ThoughtChain:
 
 @dataclass(frozen=True)
 class ChainEdits:
-    """The edits to make to each text's thinking."""
+    """Edits to make to each text's thinking."""
 
     keep: Sequence[int] = ()  # per cent of the tokens
     budgets: Sequence[int] = ()  # tokens
@@ -154,7 +154,7 @@ def _within(tokens: Sequence[str], start: int, end: int) -> list[str]:
 
 
 def _shuffled(whole: str) -> str:
-    """Return its sentences in another order, if it has several."""
+    """Return the thinking with its sentences in another order, if it has several sentences."""
     kept = whole.rstrip()
     parts = SENTENCE_END.split(kept)
     order = shuffled(parts[::2])

@@ -38,7 +38,7 @@ Rights = Mapping[str, np.ndarray]  # configuration → accuracy of each group, (
 
 
 class ChainVariant(NamedTuple):
-    """The edit that made some follow-up prompts, and the writer of their thinking; without thinking no writer."""
+    """Edit that made some follow-up prompts, and the configuration that wrote their thinking, if they have any."""
 
     chain: str
     writer: str

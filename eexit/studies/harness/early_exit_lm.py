@@ -109,7 +109,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-probability, and whether each of its tokens is the likeliest at its exit.
+        """Return each continuation's log-probability, and True if all its tokens are the likeliest at their exits.
 
         Continuations of the same context are scored together.
         """

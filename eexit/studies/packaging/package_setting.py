@@ -61,7 +61,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PackageArgs:
-    """The flags of `eexit package`; without a key, the latest choice's setting is packaged."""
+    """Flags of `eexit package`; without a key, the latest choice's setting is packaged."""
 
     results: str
     out: str

@@ -63,7 +63,7 @@ UNPRICED: Final = TextCosts(*[np.nan] * len(TextCosts._fields))
 
 @dataclass(frozen=True)
 class CostModel:
-    """The exitable layers, the model's unit costs, and True if rules read layers through a screen."""
+    """Exitable layers and unit costs of a model. `by_screen` is True if rules read layers through a screen."""
 
     layers: Sequence[int]
     prices: UnitCosts
@@ -75,9 +75,9 @@ OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
 
 
 def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> list[Transcript]:
-    """Return the texts of this configuration's runs with decided tokens, by prompt and seed.
+    """Return the transcripts of a configuration's runs that have decided tokens, in the order of prompt and seed.
 
-    With `once`, only each prompt's lowest seed. Raise `DamagedError` for a damaged file, and `OSError`.
+    With `once`, return only the lowest seed of each prompt. Raise `DamagedError` for a damaged file, and `OSError`.
     """
     is_wanted = (pc.field("configuration") == key) & (pc.field("status") == OK) & (pc.field("n_tokens") > 1)
     found = {

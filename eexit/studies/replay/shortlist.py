@@ -1,8 +1,9 @@
-"""Which settings are worth a run: those around a bound on what they lose, by a pilot and by replays of its texts.
+"""Shortlist of the settings that are worth a run, around a bound on their loss.
 
-Replays are in the exact KV cache: they say where tokens exit, what deciding costs, and how often an exit disagrees with
-full depth. What a pilot's settings lost for each disagreement of their replays, in a mode, predicts what the other
-settings of the mode lose. The rule is fixed, and reads nothing of the prompts that settings are then run on.
+The data are a pilot and replays of its texts. Replays use the exact KV cache: they give exit layers, the cost of exit
+decisions, and how often an exit disagrees with full depth. For each mode, the pilot gives the loss per disagreement of
+its settings. This ratio predicts the loss of the mode's other settings. The rule is fixed, and reads nothing of the
+prompts that the selected settings are then run on.
 
 Shapes: S settings.
 """
@@ -50,7 +51,7 @@ class CellSettings(NamedTuple):
 
 
 class PredictedSetting(NamedTuple):
-    """A setting with its predicted loss, what its exits save, and what it costs as run, as shares of full depth."""
+    """Setting with its predicted loss, the savings of its exits, and its cost as run, as shares of full depth."""
 
     setting: EarlyExit
     loss: float
@@ -68,10 +69,13 @@ def columns_of(risk: str) -> Sequence[str]:
 
 
 def neighbours(settings: Sequence[PredictedSetting], max_risk: float) -> Neighbours:
-    """Return the setting that saves most within the bound, and the bolder one that gains most for what it loses more.
+    """Return the two settings on both sides of a risk bound.
 
-    Without a bolder one, these are the setting that saves most and the safer one that saves most; without a safe one,
-    full depth takes its place.
+    - The safe setting saves most within the bound. Without settings within the bound, it is full depth.
+    - The bold setting is above the bound, and has the most further savings for its further loss.
+
+    If no setting above the bound saves more, the bold setting is the one that saves most within the bound. The safe one
+    then saves most among those that lose no more. If no setting is within the bound either, the bold one loses least.
     """
     within = [each for each in settings if each.loss <= max_risk and each.saved > 0]
     safe = max(within, key=lambda each: each.saved, default=None)
@@ -88,7 +92,7 @@ def neighbours(settings: Sequence[PredictedSetting], max_risk: float) -> Neighbo
 
 @dataclass(frozen=True)
 class Pilot:
-    """A finished pilot and its replays, at a bound of a risk."""
+    """Finished pilot and its replays, at a bound of a risk."""
 
     sweep: FinishedSweep
     risk: str
@@ -125,9 +129,9 @@ class Pilot:
         return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
 
     def settings_of(self, mode: str, of_oracle: bool) -> Sequence[EarlyExit]:
-        """Return the settings of a mode to run.
+        """Return the settings of a mode to run, of the oracle or of online rules.
 
-        These are the cell's settings and, for an online rule in a mode that alters the KV cache, all candidates.
+        These are the cell's settings. For online rules in a mode that alters the KV cache, all candidates run.
         """
         is_exact, cells = not MODES[mode].modifies_kv, self.cells
         if of_oracle and is_exact:
@@ -188,7 +192,7 @@ def settings_worth_running(
 ) -> Sequence[EarlyExit]:
     """Return the settings that are worth a run in these modes, of an online rule or of the oracle.
 
-    Raises `UsageError` if `results` is not a finished sweep, and if it lacks what settings are found by.
+    Raises `UsageError` if `results` is not a finished sweep, or lacks the data for the selection.
     """
     pilot = Pilot.read(results, risk, max_risk, "--settings-from-replay")
     return [each for mode in modes if mode in MODES for each in pilot.settings_of(mode, of_oracle)]
@@ -202,8 +206,9 @@ def is_candidate(row: Row) -> bool:
 
 
 def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:
-    """Return the setting that costs least within each of these losses, from safe to bold; without any, the one that
-    loses least.
+    """Return the setting with the least cost within each of these losses, from safe to bold.
+
+    Without any such setting, return the one that loses least.
     """
     within = [[each for each in found if each.loss <= aim] for aim in aims]
     cheapest = [min(settings, key=lambda each: each.cost) for settings in within if settings]
@@ -224,5 +229,5 @@ def _exits(row: Row, n_layers: int) -> bool:
 
 
 def _cost_within(found: Sequence[PredictedSetting], loss: float) -> float:
-    """Return the least cost of settings that lose so much at most; that of full depth where there is none."""
+    """Return the least cost of settings within a loss; without such settings, the cost of full depth."""
     return min([1.0, *(each.cost for each in found if each.loss <= loss)])

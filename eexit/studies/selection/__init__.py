@@ -1,1 +1,1 @@
-"""Which setting's risk is bounded, with what confidence, and what it is on prompts that chose nothing."""
+"""Selection of a setting whose risk is bounded with a confidence, and its risk on prompts of the test split."""

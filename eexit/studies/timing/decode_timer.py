@@ -158,7 +158,7 @@ class DecodeTimer:
 
 
 def _summed(parts: Sequence[Timing]) -> Timing:
-    """Return the sum of several timings; a cost is None if one of them is unknown."""
+    """Return the sum of several timings; a cost is None if it is unknown for any of them."""
     columns: dict[str, Any] = {}
     for name in (field.name for field in fields(Timing)):
         values = [getattr(part, name) for part in parts]

@@ -39,7 +39,10 @@ class StepTimes:
     seconds: Mapping[int, Sequence[float]]  # batch size → of each layer
 
     def allowed(self, batch: int, share_G: Sequence[float]) -> float:
-        """Return the share of a full-depth step that is saved if all slots exit at one layer, with these chances."""
+        """Return the saving of time, as a share of a full-depth step, if all slots exit at the same layer in each step.
+
+        `share_G` has the share of steps that end at each layer.
+        """
         seconds_G = np.array(self.seconds[batch])
         return 1 - float(np.array(share_G) @ seconds_G) / float(seconds_G[-1])
 

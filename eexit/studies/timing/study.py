@@ -172,7 +172,7 @@ class TimingStudy(Study):
 
 
 def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Sequence[Any]:
-    """Return the prompts of a round, counted from 1, if rounds take `per_round` prompts in turn; None: all of them."""
+    """Return the prompts of a round, counted from 1: `per_round` prompts in turn, or all prompts for None."""
     n_turns = max(1, len(prompts) // (per_round or len(prompts)))
     return prompts[(number - 1) % n_turns :: n_turns][:per_round]
 

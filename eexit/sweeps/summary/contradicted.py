@@ -26,7 +26,7 @@ MOSTLY: Final = 0.5  # share of early exits; above it, a rule mostly exits where
 
 @dataclass(frozen=True)
 class Contradicted:
-    """The share of early exits that the final layer contradicts, with its interval over prompts."""
+    """Share of early exits that the final layer contradicts, with its interval over prompts."""
 
     share: Estimate
     n_exits: int
@@ -77,7 +77,7 @@ def _reads_distribution(configuration: EarlyExit) -> bool:
 
 
 def _first_met(configuration: EarlyExit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
-    """Return where tokens exit before the final layer, (D, X − 1); None if the rule needs more than top probabilities.
+    """Return tokens' exits before the final layer, (D, X − 1); None if the rule needs more than top probabilities.
 
     Rules use only operations that arrays and tensors share.
     """

@@ -54,7 +54,7 @@ def exit_sets(layers: Sequence[int]) -> list[ExitSet]:
 
 @dataclass(frozen=True)
 class FullDepthTexts:
-    """A batch of texts at full depth, with the likeliest tokens at the positions of decided tokens."""
+    """Batch of texts at full depth, with the likeliest tokens at the positions of decided tokens."""
 
     decoder: Decoder
     exits: ExitPoints
@@ -133,9 +133,9 @@ def n_columns(text: TrainingText) -> int:
 def exit_rows(
     decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText], leaves: Mapping[str, KVMaps | None]
 ) -> list[CardRow]:
-    """Return the card's rows: the shares of tokens that exit and that are full depth's, by exit set and mode.
+    """Return the card's rows by exit set and mode: the shares of tokens that exit, and that equal full depth's tokens.
 
-    A row's layer is the first one of its exit set. `leaves` has the KV maps of each mode, or None.
+    The `layer` of a row is the first layer of its exit set. `leaves` maps each mode to its KV maps, or to None.
     """
     sums: dict[tuple[int, str], np.ndarray] = {}
     for block in side_by_side(texts):

@@ -35,7 +35,7 @@ def deeper(exit_layer: int, n_layers: int) -> range:
 
 @dataclass(frozen=True, eq=False)
 class MapRegression:
-    """The sums and targets of one map, and its prior (J, H), which is the map that `frozen_residual` amounts to."""
+    """Sums and targets of one map's regression, and its prior (J, H), the map equivalent to `frozen_residual`."""
 
     sums: str  # name in `SplitMoments`
     targets: slice

@@ -63,7 +63,10 @@ class GateTrainer:
 
     @torch.no_grad()
     def solve(self, sums: SplitMoments) -> Mapping[str, Tensor]:
-        """Fit the regressions, and calibrate their predictions on the validation texts."""
+        """Fit the regressions, and calibrate their predictions on the validation texts.
+
+        Set `gate` to the result, and return the gate's tensors.
+        """
         seen, stops = [], []
         fitted = [self._fit(*sums.moments_of(str(layer))) for layer in self.layers]
         for block in blocks(self.choosing, BLOCK_TOKENS):

@@ -90,7 +90,10 @@ def stop_chance(kl_N: Tensor, factor: float) -> Tensor:
 
 
 def card_row(layer: int, factor: float, predicted_N: Tensor, true_N: Tensor) -> CardRow:
-    """Return a row of the card: a token exits by both rules where their shared draw is below both probabilities."""
+    """Return a probe's card row, from exit probabilities by the predicted KL and by the true KL.
+
+    Both rules share each token's draw, so that a token exits by both if the draw is below both probabilities.
+    """
     exits, both = true_N.sum().item(), torch.minimum(predicted_N, true_N).sum().item()
     return CardRow(
         layer=layer, series="predicted_kl", at=factor, n=len(true_N), taken=predicted_N.mean().item(),
