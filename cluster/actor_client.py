@@ -12,8 +12,8 @@ from ray.exceptions import RayError
 
 from cluster import signals
 from cluster.actor import SweepActor
+from cluster.actor_resources import ACCELERATOR, PoolSpec
 from cluster.custom_exits import CustomExits
-from cluster.pool import ACCELERATOR, PoolSpec
 from eexit.sweeps.shard_runner import ShardProgress
 from eexit.sweeps.shards import Shard
 

@@ -18,8 +18,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cluster import signals
 from cluster.actor import MakeGenerator
 from cluster.actor_client import SECONDS_BETWEEN_LOOKS, ActorClient, start_actor
+from cluster.actor_resources import PoolSpec
 from cluster.custom_exits import CustomExits
-from cluster.pool import PoolSpec
 from cluster.ray_errors import failure_of_actor, failure_of_call
 from cluster.session import RayHealth
 from cluster.sweep_job import SweepJob

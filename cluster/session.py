@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ray
 
 from cluster import signals
-from cluster.pool import PoolSpec
+from cluster.actor_resources import PoolSpec
 from eexit.errors import SweepStopped, UsageError
 
 ADDRESS = "RAY_ADDRESS"

@@ -10,8 +10,8 @@ from ray.exceptions import RayTaskError
 
 from cluster.actor import MakeGenerator, auto_dtype, model_generator
 from cluster.actor_client import ask, waited_for
+from cluster.actor_resources import plan_pools, shortages
 from cluster.driver import Driver, DriverInputs
-from cluster.pool import plan_pools, shortages
 from cluster.ray_errors import failure_of_call
 from cluster.session import RayHealth, RaySession, ray_session
 from cluster.sweep_job import SweepJob, location_for_all

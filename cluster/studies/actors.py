@@ -20,8 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from cluster import signals
 from cluster.actor import device_here
 from cluster.actor_client import SECONDS_BETWEEN_LOOKS, waited_for
+from cluster.actor_resources import Node
 from cluster.custom_exits import CustomExits
-from cluster.pool import Node
 from cluster.ray_errors import failure_of_actor, failure_of_call
 from cluster.session import RayHealth, answers, ray_session
 from eexit.errors import SweepStopped, UsageError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.pool import PoolSpec, plan_pools, shortages
+from cluster.actor_resources import PoolSpec, plan_pools, shortages
 from cluster.sweep_job import SweepJob, job_of
 from eexit.errors import UsageError
 from eexit.plan.config import Prompt
