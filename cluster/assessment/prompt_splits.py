@@ -65,7 +65,7 @@ def part_of(unit: str) -> str:
 
 
 def role_of(unit: str) -> str:
-    """Return the role (choosing, ordering or reporting) to which a hash assigns a run prompt's text or group."""
+    """Return the role of a prompt of the run (choosing, ordering or reporting), by a hash of its text or group."""
     if in_test_split(unit):
         return REPORTING
     return ORDERING if in_pilot_split(unit) else CHOOSING

@@ -35,7 +35,7 @@ class TokenSubset:
         return TokenSubset(at if isinstance(self.index, slice) else self.index[at]), at
 
     def has_tokens(self) -> bool:
-        """Return False if no token is known to the host to be selected."""
+        """Return False if the selection is certainly empty; the host does not wait for the device to find out."""
         return isinstance(self.index, slice) or len(self.index) > 0
 
     def put(self, target_N: Tensor, values_M: Tensor) -> None:

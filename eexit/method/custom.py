@@ -51,7 +51,7 @@ class CustomSource:
 
     @property
     def way_out(self) -> str:
-        """The advice how to give it again."""
+        """Advice to the user on how to supply this custom rule or mode again."""
         how = f"give --use {self.name}" if self.is_file else "give that function again, or --use FILE.py that has it"
         return f"{how} (SHA-256 {self.digest[:SHOWN]}…)"
 

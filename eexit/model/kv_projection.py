@@ -69,7 +69,7 @@ def without_queries(layer: nn.Module, cache: KVCache, index: int, /, *args: Any,
     expected = columns.keys.clone(), columns.values.clone()
 
     def write(copy: nn.Module) -> tuple[bool, Sequence[Tensor]]:
-        """Write with a copy; return True if its keys and values equal the layer's, and the copy's keys and values."""
+        """Write keys and values with a copy of the layer; return True if they equal the layer's, and the pair."""
         columns.reset()
         KVProjection(copy).write(cache, (), *args, **kwargs)
         parts = columns.keys, columns.values

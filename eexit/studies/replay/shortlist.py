@@ -38,7 +38,7 @@ class Neighbours(NamedTuple):
 
 
 class CellSettings(NamedTuple):
-    """Two neighbours for each of the four cells; A has full depth, and the oracle with the exact KV cache."""
+    """Settings of the four cells (oracle or rule, exact or deployed KV cache): one on each side of the risk bound."""
 
     A: Neighbours
     B: Neighbours

@@ -78,7 +78,7 @@ class Replayer:
         return seen_NE.masked_fill(is_shut_NE, torch.nan)
 
     def _seen_by(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
-        """Return an online rule's ungated exit scores: at all exitable layers, unless they depend on the exit set."""
+        """Return an online rule's ungated exit scores: at the exit set if scores depend on it, else at all layers."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.needs_history else ()
         key = (

@@ -102,7 +102,7 @@ def families(configurations: Iterable[Mapping[str, Any]]) -> list[SettingFamily]
 
 @dataclass(frozen=True)
 class AlphaShare:
-    """Number of a use of its prompts, from 1, with the planned number and the error budget."""
+    """Share of the error budget: which use of the calibration prompts it is, from 1, and how many are planned."""
 
     number: int
     planned: int
