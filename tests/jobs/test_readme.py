@@ -135,7 +135,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "jobs" / "sweeps" / "prompts").mkdir(parents=True)
     for file in (ROOT / "jobs" / "sweeps" / "prompts").iterdir():
         lines = file.read_text().splitlines(keepends=True)
-        (folder / "jobs" / "sweeps" / "prompts" / file.name).write_text("".join(lines[:: max(1, len(lines) // N_PROMPTS)]))
+        some = lines[:: max(1, len(lines) // N_PROMPTS)]
+        (folder / "jobs" / "sweeps" / "prompts" / file.name).write_text("".join(some))
     (folder / "mine.csv").write_text(MINE)
     (folder / "mine.py").write_text(next(block.text for block in BLOCKS if "@eexit.rule" in block.text))
     monkeypatch.chdir(folder)
