@@ -46,10 +46,11 @@ def _what(taken: SettingPackage) -> Iterator[str]:
             f"{own['kind'].capitalize()} {own['name']} is not of eexit: {own['definition']}. Its text stands in "
             f"setting.json and is never run from there: {source.way_out}."
         )
+    decide = f"by screen {config['screen']}" if config.get("screen") else "by the whole head"
     used = {name: config.get(name) for name in ("readout", "probe", "adapter", "gate", "kv_maps") if config.get(name)}
     yield (
-        f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules look at "
-        f"{config['screen']}; tokens come from the whole head."
+        f"Layers are read with {', '.join(f'{name} {value}' for name, value in used.items())}; rules decide "
+        f"{decide}; tokens come from the whole head."
     )
 
 

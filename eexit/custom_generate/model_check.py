@@ -82,6 +82,6 @@ def refuse_unusual(model: PreTrainedModel) -> None:
     if len(devices) > 1 or devices == ["meta"]:
         raise UsageError(
             f"the model is spread over {', '.join(truncate_lines(devices))}: load it onto one device, "
-            f"without offloading"
+            "without offloading"
         )
     refuse_hooked(model)

@@ -143,7 +143,7 @@ class KeysMode(Mode):
 
     def check(self, decoder: Decoder) -> None:
         if any(not each.projections for each in decoder.for_keys):
-            raise ValueError("not all its layers make keys and values by modules of their own: leave a stream")
+            raise ValueError("not all its layers make keys and values by modules of their own: use fill='hidden'")
 
 
 class KVMapMode(Mode):

@@ -57,7 +57,7 @@ def every_nth_layer(n_layers: int, n: int = 5) -> tuple[int, ...]:
     if not layers:
         raise UsageError(
             f"no exitable layer: the model has layers 0…{n_layers - 1} and --exit-every is {n}; "
-            f"lower it or give --exit-layers"
+            "lower it or give --exit-layers"
         )
     return layers
 

@@ -179,7 +179,7 @@ def _same_texts(config: SweepConfig) -> str:
     if not alike:
         return ""
     return (
-        f"all tokens exit at one layer, so that these have the same texts, decoded once: "
+        "all tokens exit at one layer, so that these have the same texts, decoded once: "
         f"{'; '.join(truncate_lines(alike, 3))}"
     )
 

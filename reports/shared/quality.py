@@ -128,7 +128,10 @@ def _in_order(rows: pd.DataFrame, measures: tuple[Measure, ...]) -> pd.DataFrame
 
 
 _MARKS: Final = {"exit_set": SET_MARK, "gate": GATE_MARK}  # before exit set and gate, as in a setting's key
-_READING: Final = {"readout": ", read through ", "screen": ", decided on "}  # in which replays may differ
+_READING: Final = {  # in which replays may differ: the words with a value, and without
+    "readout": (", read through {}", ", read through unknown"),
+    "screen": (", decided by screen {}", ", decided by the whole head"),
+}
 
 
 def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
@@ -167,7 +170,10 @@ def _curves(replays: pd.DataFrame) -> list[str]:
                 f"{row['mode']}/{_known(row['rule'])}",
                 *(mark + row[name] for name, mark in _MARKS.items() if _known(row[name])),
                 f" on texts of {row['text_of']}",
-                *(words + (_known(row[name]) or "unknown") for name, words in differing.items()),
+                *(
+                    words.format(known) if (known := _known(row[name])) else without
+                    for name, (words, without) in differing.items()
+                ),
             ]
         )
         for row in replays.to_dict("records")

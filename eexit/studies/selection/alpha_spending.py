@@ -54,8 +54,7 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
     if planned not in (None, declared):
         raise UsageError(
             f"--planned-uses {planned} comes too late: {declared} was planned when these prompts were first "
-            f"asked. Ask without "
-            "--planned-uses, or sweep other prompts"
+            "asked. Ask without --planned-uses, or sweep other prompts"
         )
     same = [row["question"] for row in before if _what(row) == _what(question)]
     number = same[0] if same else max([len(before), *(row["question"] for row in before)]) + 1

@@ -178,7 +178,7 @@ def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[
     if unordered:
         left_out.append(
             f"{', '.join(truncate_lines(unordered, 5))}: no order from conservative to bold, which a "
-            f"sequence of tests needs"
+            "sequence of tests needs"
         )
     if costless:
         left_out.append(

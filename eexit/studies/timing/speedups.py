@@ -33,13 +33,13 @@ HEADINGS = (
     "short\nof run",
 )
 CAPTION = (
-    f"Medians over rounds. × time of {NORMAL}: time per token as a multiple of full depth's on the same path, in the "
-    "same round; lower is better. It has an interval over calls, and one call tells no times apart (–). Saved, of full "
-    "depth: in theory, if deciding were free and deferral unbounded (macs_required); by what was run "
-    "(macs_executed), as each "
-    f"row alone runs it, both in multiply-adds; in time, 1 − time / time of {NORMAL}: below 0, it took longer. Short "
-    "of run: what was run less, in points, but did not save time, as where rows wait for the deepest of a step; below "
-    "0, time saved more, as where many tokens' deferred layers are run together."
+    f"Medians over rounds. × time of {NORMAL}: time per token as a multiple of full depth's on the same path, in "
+    "the same round; lower is better. It has an interval over calls, and one call tells no times apart (–). "
+    "Saved, of full depth: in theory, if deciding were free and deferral unbounded (macs_required); by what was "
+    "run (macs_executed), as each row alone runs it, both in multiply-adds; in time, 1 − time / time of "
+    f"{NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time, as "
+    "where rows wait for the deepest of a step; below 0, time saved more, as where many tokens' deferred layers "
+    "are run together."
 )
 
 DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all that were drafted."

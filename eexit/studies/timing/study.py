@@ -256,7 +256,7 @@ def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) 
     if longest < LEAST_TOKENS:
         raise UsageError(
             f"the texts of {name} have {pluralize(longest, 'token')} at most, and the first two are not timed: "
-            f"run a sweep with longer ones, such as --max-new-tokens 32"
+            "run a sweep with longer ones, such as --max-new-tokens 32"
         )
     if n_tokens is None:
         return {prompt_id: n for prompt_id, n in lengths.items() if n >= LEAST_TOKENS}
@@ -284,8 +284,7 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
     if not fresh:
         raise UsageError(
             f"all prompts of {sweep.name} were timed with more contenders, and --unused-prompts takes "
-            f"others: add prompts to "
-            "the sweep, or leave --unused-prompts out"
+            "others: add prompts to the sweep, or leave --unused-prompts out"
         )
     most = in_others[fresh[:n][-1]]
     return [prompt_id for prompt_id in fresh if in_others[prompt_id] <= most]

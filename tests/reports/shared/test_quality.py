@@ -82,7 +82,7 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path
     gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
     replay(folder, 3, factors=(4.0,), readout="exits/linear", screen="8:16", **gated)
     assert {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
-        "unfrozen/kl on texts of normal, read through unknown, decided on unknown",
-        "unfrozen/kl on texts of normal, read through exits/linear, decided on 8:16",
-        "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided on 8:16",
+        "unfrozen/kl on texts of normal, read through unknown, decided by the whole head",
+        "unfrozen/kl on texts of normal, read through exits/linear, decided by screen 8:16",
+        "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided by screen 8:16",
     }

@@ -184,6 +184,7 @@ def test_the_files_of_a_repository_generate_by_the_package(
     folder = tmp_path / "me" / "mine"
     assert take(swept_out, "--configuration", KEY, "--hub", "me/mine", "--out", folder).returncode == 0
     assert (folder / "custom_generate" / "requirements.txt").read_text() == "eexit\n"
+    assert "rules decide by the whole head;" in " ".join((folder / "README.md").read_text().split())
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     prompt, token_ids, _ = texts_of(swept_out, KEY)[0]
     given = {"max_new_tokens": 10, "do_sample": False, "trust_remote_code": True}
@@ -202,6 +203,7 @@ def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
     out = swept(tmp_path / "sweep", model, FEW, **asked)
     folder = tmp_path / "mine"
     assert take(out, "--configuration", "unfrozen/confidence/0.2", "--out", folder).returncode == 0
+    assert "rules decide by screen 8:32;" in " ".join((folder / "README.md").read_text().split())
     [screen] = (folder / "artefacts" / "screens").iterdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))  # who has none
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
