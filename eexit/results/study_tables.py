@@ -240,7 +240,7 @@ REPLAYS: Final = StudyTable(
         "drawn": boolean(
             "flag",
             "whether expected_kl and expected_disagreement are those of exits drawn with the runs' seeds, since exits "
-            "left to chance alter the state; else they are exact expectations, or the rule leaves nothing to chance",
+            "left to chance alter the KV cache; else they are exact expectations, or the rule leaves nothing to chance",
             nullable=False,
         ),
         **{

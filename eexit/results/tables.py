@@ -96,7 +96,7 @@ GENERATIONS: Final = schema(
         "prompt": string("text", "the user's prompt", nullable=False),
         "answer": string("text", "the answer that is right, as the prompt brought it; else null"),
         **CONFIGURATION,
-        "readout": string("name", "how a layer's residual stream becomes logits: a name or a folder"),
+        "readout": string("name", "how a layer's hidden state becomes logits: a name or a folder"),
         **SEED,
         "model": string("name", "the model as it was asked for", nullable=False),
         "status": string("name", "ok or error", nullable=False),
@@ -164,9 +164,9 @@ GENERATIONS: Final = schema(
             "reads",
             f"hidden states read with the whole head, for deciding and for the token; {ALONE}; null for oracles",
         ),
-        "screen_reads": int64("reads", "residual streams read through a screen, for deciding; null for oracles"),
-        "probe_reads": int64("reads", "residual streams that a probe looked at; null for oracles"),
-        "gate_reads": int64("reads", "residual streams that a gate looked at; null for oracles"),
+        "screen_reads": int64("reads", "hidden states read through a screen, for deciding; null for oracles"),
+        "probe_reads": int64("reads", "hidden states that a probe read; null for oracles"),
+        "gate_reads": int64("reads", "hidden states that a gate read; null for oracles"),
         "screen_misses": int64(
             "decided tokens",
             "tokens that exited by what a screen let through, among which the whole head's likeliest was not; null for "

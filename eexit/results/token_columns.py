@@ -96,9 +96,9 @@ class TokenColumns:
     exit_top_token_ids_TK: np.ndarray = column(
         pa.int32(),
         "token ids",
-        "the most likely tokens of the distribution that token_id was read from, likeliest first: the student's "
-        "own at exit_layer in modes that alter the state, else those of top_token_ids there; null where not "
-        "recorded",
+        "the most likely tokens of the distribution that token_id was read from, likeliest first: the "
+        "early-exit pass's at exit_layer in modes that alter the KV cache, else those of top_token_ids there; null "
+        "where not recorded",
         nullable=True,
         texts="exit_top_tokens",
     )

@@ -9,8 +9,8 @@ core      for each token: 4 · exit rank, + 2 if it was drafted at an early laye
           full depth's most likely token; and its piece
 kl        E per token: the KL on a logarithmic scale, see `encode_log`
 prob      E per token: exit probabilities in hundredths; with the final layer's they sum to 100
-evidence  E per token: the exit scores; NaN where the rule computed none, and in configurations whose scores are the
-          KLs above
+exit_score  E per token: the exit scores; NaN where the rule computed none, and in configurations whose scores are
+          the KLs above
 more      −logprob and entropy on the same logarithmic scale, and full depth's most likely token (1 + piece, or 0 if it
           is the token itself)
 read      the K most likely tokens of the distribution at the exit (1 + piece, or 0 for none), and their probabilities
@@ -91,9 +91,9 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedT
     pieces = number_pieces(tokens)
     kinds = dict(_kinds(sweep, tokens, pieces))
     keys = run_ids.map(dict(zip(runs["run_id"], runs["configuration"], strict=True))).to_numpy()
-    evidence, saw = _evidence(tokens, keys, len(sweep.exitable_layers))
+    scores, saw = _exit_scores(tokens, keys, len(sweep.exitable_layers))
     if OWN in saw.values():
-        kinds[OWN] = {"saw": evidence.astype(np.float16).astype(np.float32)}  # three digits; most bytes are 0
+        kinds[OWN] = {"saw": scores.astype(np.float16).astype(np.float32)}  # three digits; most bytes are 0
     per_prompt = n.groupby(runs["prompt_id"].to_numpy()).sum().reindex(prompt_ids, fill_value=0)
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -193,20 +193,20 @@ def _drafted(tokens: pa.Table) -> np.ndarray:
     return drafted
 
 
-def _evidence(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
+def _exit_scores(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
     """Return the exit scores, (T, E), and configuration → the packed kind that holds its scores.
 
     `keys` has each token's configuration. Scores that equal the recorded KLs become NaN, so that they aren't stored
     twice.
     """
-    evidence = _rows(tokens["exit_score"], n_layers)
-    looked = ~np.isnan(evidence)
+    scores = _rows(tokens["exit_score"], n_layers)
+    looked = ~np.isnan(scores)
     kl = _rows(tokens["kl"], n_layers)
-    differs = pd.Series((looked & (evidence != kl)).any(axis=1)).groupby(keys).any()
+    differs = pd.Series((looked & (scores != kl)).any(axis=1)).groupby(keys).any()
     known = pd.Series(looked.any(axis=1)).groupby(keys).any()
     saw = {str(key): OWN if differs[key] else KL for key in known.index[known]}
-    evidence[pd.Series(keys).map(saw).ne(OWN).to_numpy()] = np.nan
-    return evidence, saw
+    scores[pd.Series(keys).map(saw).ne(OWN).to_numpy()] = np.nan
+    return scores, saw
 
 
 def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:

@@ -162,7 +162,7 @@ def seen_at_final(setting: EarlyExit, teacher: Divergence, layers: Sequence[int]
 def replay_at_full_depth(
     setting: EarlyExit,
     transcript: Transcript,
-    evidence_NE: Tensor | None,
+    score_NE: Tensor | None,
     layers: Sequence[int],
     pricing: CostModel | None,
 ) -> ReplayResult:
@@ -176,15 +176,15 @@ def replay_at_full_depth(
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
-    chances = RULES[setting.rule].chances_in_set(evidence_NE, parameter_E.expand(len(agrees_NE), -1))
+    chances = RULES[setting.rule].chances_in_set(score_NE, parameter_E.expand(len(agrees_NE), -1))
     expected = expected_exits(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
-    costs = costs_of(setting, exit_N, evidence_NE, len(prompt), pricing) if pricing else UNPRICED
+    costs = costs_of(setting, exit_N, score_NE, len(prompt), pricing) if pricing else UNPRICED
     return ReplayResult(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, 1 - expected.same, costs)
 
 
 def costs_of(
-    setting: EarlyExit, exit_N: np.ndarray, evidence_NE: Tensor | None, n_prompt: int, pricing: CostModel
+    setting: EarlyExit, exit_N: np.ndarray, score_NE: Tensor | None, n_prompt: int, pricing: CostModel
 ) -> TextCosts:
     """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
 
@@ -194,7 +194,7 @@ def costs_of(
     layers, prices = pricing.layers, pricing.prices
     layer_X = np.array([*layers, len(prices.layer_L) - 1])
     exit_layer_N = layer_X[exit_N]
-    seen_NE = None if evidence_NE is None else evidence_NE.numpy()
+    seen_NE = None if score_NE is None else score_NE.numpy()
     ran = run_counts(setting, layer_X, exit_layer_N, seen_NE, has_screen=pricing.by_screen)
     costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return TextCosts(*(np.nan if costs[name] is None else costs[name] for name in TextCosts._fields))

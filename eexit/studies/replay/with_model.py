@@ -58,11 +58,11 @@ class Replayer:
         teacher = self.teacher_of(transcript)
         taught = replace(transcript, teacher=teacher)
         return [
-            replay_at_full_depth(each, taught, self._evidence(each, transcript, teacher), self.layers, self.pricing)
+            replay_at_full_depth(each, taught, self._exit_scores(each, transcript, teacher), self.layers, self.pricing)
             for each in settings
         ]
 
-    def _evidence(self, setting: EarlyExit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
+    def _exit_scores(self, setting: EarlyExit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
         """Return the exit scores, NaN at layers that a gate blocks; None if the rule has no scores.
 
         One pass over a text serves all parameters, exit sets and gates of most rules.
@@ -122,9 +122,9 @@ class Replayer:
         read = joined([compare(some_N2V, 0) for some_N2V in logits_N2V])
         unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
-        evidence_NE = torch.from_numpy(scored.exit_score_TE[1:])
+        score_NE = torch.from_numpy(scored.exit_score_TE[1:])
         n_prompt = len(transcript.text.prompt_token_ids)
-        costs = costs_of(setting, exit_N, evidence_NE, n_prompt, self.pricing)
+        costs = costs_of(setting, exit_N, score_NE, n_prompt, self.pricing)
         kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers with a chance
         changed = float(unlike_N.any())

@@ -1,8 +1,8 @@
-"""`state`: KV maps, trained by closed-form ridge regression.
+"""`kv-maps`: KV maps, trained by closed-form ridge regression.
 
 In skipped layers, later tokens attend to keys and values made from the hidden state at the exit. A linear map of this
-state, fitted to full-depth keys and values or layer inputs, misleads less than the state itself. Its prior is
-`frozen_residual`; the validation texts choose the penalty.
+hidden state, fitted to full-depth keys and values or layer inputs, misleads less than the hidden state itself. Its
+prior is `frozen_residual`; the validation texts choose the penalty.
 
 Shapes: N tokens, W width of a hidden state, J = D + 1 inputs with a constant 1 in front, H targets.
 """

@@ -185,9 +185,9 @@ const HOW = {
     "Exit probability":
       "The distribution over exit layers that a token's exit was drawn from, as the sweep stored it. At each exitable layer in turn, the rule gives the probability to exit there if no earlier layer did; the rest is the final layer's. It is 100% on the final layer for normal and for tokens whose exit wasn't drawn.",
     "Rule saw":
-      "What the rule looked at to decide, at each exitable layer that it looked at. Online rules look at the student's own stream, at no layer beyond the exit; oracles at the teacher's final layer. It is not shown for rules that look at nothing, and for those whose evidence is the KL beside it.",
+      "The exit score at each exitable layer that the rule read. Online rules read the early-exit pass, and no layer beyond the exit; oracles read the full-depth pass's final layer. It is not shown for rules that read nothing, and for those whose score is the KL beside it.",
     "Would have said":
-      "The most likely tokens, with their probabilities, if the full-depth pass (the teacher) is read after that layer. The student is the pass that generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from the teacher's, and has a row of its own.",
+      "The most likely tokens, with their probabilities, if the full-depth pass is read after that layer. The early-exit pass generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from full depth's, and has a row of its own.",
     "Layers × positions":
       "The most likely token at every layer and position of a text (the logit lens). A cell is coloured if its token is that of the final layer, or by its KL.",
   },

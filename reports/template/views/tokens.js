@@ -125,7 +125,7 @@ function tokenPane(run, tokens, detail, i, name) {
     lines.push(
       h(
         "p.soft",
-        "The distribution that this token was read from (the student's) wasn't recorded. Sweeps record it with this version and --record-top-k.",
+        "The distribution that this token was read from (the early-exit pass's) wasn't recorded. Sweeps record it with this version and --record-top-k.",
       ),
     );
   }
@@ -140,7 +140,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     certain = looked && drawnFrom?.every((chance) => chance === 0 || chance === 1),
     probability = certain ? null : drawnFrom, // the highlighted row shows it already
     across = [kl, looked, probability].filter(Boolean).length,
-    student = top && read && !alike(top[rank], read);
+    earlyExit = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
     fill.style.width = `${100 * share}%`;
@@ -159,20 +159,25 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     h("th", { scope: "row" }, h(`span.swatch.c${r}`), DATA.layers[r], who ? h("div.who", who) : null);
   const rows = DATA.layers.flatMap((_, r) => {
     const here = r === rank,
-      teacher = h(
-        here && !student ? "tr.here" : "tr",
-        name(r, here && student ? "full depth" : null),
+      fullDepth = h(
+        here && !earlyExit ? "tr.here" : "tr",
+        name(r, here && earlyExit ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
         looked && h("td", last(r) || saw[r] === null ? "–" : besideThreshold(saw[r], r === rank, { rule, parameter })),
         probability && (unseen(r) ? h("td", "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
-    return here && student
+    return here && earlyExit
       ? [
-          teacher,
-          h("tr.here", name(r, "student"), across ? h("td", { colspan: across }, "read from this") : null, said(read)),
+          fullDepth,
+          h(
+            "tr.here",
+            name(r, "early exit"),
+            across ? h("td", { colspan: across }, "read from this") : null,
+            said(read),
+          ),
         ]
-      : [teacher];
+      : [fullDepth];
   });
   const heads = [
     "Layer",
@@ -182,14 +187,14 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     top && "Would have said",
   ];
   const caption =
-    "At each layer: the full-depth pass (the teacher). " +
+    "At each layer: the full-depth pass. " +
     (from === "kl" ? "The rule decides by the KL. " : "") +
     (looked
-      ? `What the rule saw is the ${DATA.rules[rule]?.oracle ? "teacher" : "student"}'s; –: it looked at nothing. `
+      ? `The exit score is the ${DATA.rules[rule]?.oracle ? "full-depth" : "early-exit"} pass's; –: the rule read nothing. `
       : "") +
-    (student
-      ? "Highlighted: the student, whose earlier exits changed what it attends to; the token was read from it."
-      : `Highlighted: where the token was read${read ? "; the student had the same there." : "."}`);
+    (earlyExit
+      ? "Highlighted: the early-exit pass, whose earlier exits changed what it attends to; the token was read from it."
+      : `Highlighted: where the token was read${read ? "; the early-exit pass predicts the same there." : "."}`);
   return h(
     top ? (looked && probability ? "table.likely.five" : "table.likely") : "table",
     h("caption", caption),

@@ -49,7 +49,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sweep_report(tmp_path_factory.mktemp("older"), student=False)
 
 
-def test_the_student_stands_beside_the_teacher_where_they_part(walk: Walk, recorded: Path) -> None:
+def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk, recorded: Path) -> None:
     page = walk("#/p/0/frozen_residual/kl/1/t/2", path=recorded)  # read after layer 15
     rows = page.locator(".pane tbody tr")
     assert rows.count() == RANKS + 1
@@ -57,7 +57,7 @@ def test_the_student_stands_beside_the_teacher_where_they_part(walk: Walk, recor
     assert rows.nth(2).locator(".piece").first.inner_text() == " word2"
     student = page.locator(".pane tr.here")
     assert student.count() == 1
-    assert student.locator("th").inner_text().split() == ["15", "student"]
+    assert student.locator("th").inner_text().split() == ["15", "early", "exit"]
     assert student.locator(".piece").first.inner_text() == " student2"
     assert "75%" in student.inner_text()
     assert "the token was read from it" in page.locator(".pane caption").inner_text()
@@ -67,11 +67,11 @@ def test_the_student_stands_beside_the_teacher_where_they_part(walk: Walk, recor
     assert "≈ −1.5 nats" in page.locator(".pane").inner_text()
 
 
-def test_one_row_is_enough_where_teacher_and_student_say_the_same(walk: Walk, recorded: Path) -> None:
+def test_one_row_is_enough_where_both_passes_predict_the_same(walk: Walk, recorded: Path) -> None:
     page = walk("#/p/0/frozen_residual/kl/1/t/1", path=recorded)
     assert page.locator(".pane tbody tr").count() == RANKS
     assert page.locator(".pane tr.here").count() == 1
-    assert "the student had the same there" in page.locator(".pane caption").inner_text()
+    assert "the early-exit pass predicts the same there" in page.locator(".pane caption").inner_text()
 
 
 def test_results_without_the_student_say_that_it_was_not_recorded(walk: Walk, older: Path) -> None:

@@ -174,7 +174,7 @@ def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several_report: Path
     (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "exit_score"]
     cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
     assert cells == [*(f"{value:g}" for value in saw), "–"]
-    assert "What the rule saw is the teacher's" in table.locator("caption").inner_text()
+    assert "The exit score is the full-depth pass's" in table.locator("caption").inner_text()
     page.goto(several_report.as_uri() + "#/p/0/unfrozen/kl/1/t/3")
     page.get_by_text("The rule decides by the KL.").wait_for()
     assert "Rule saw" not in page.locator(".pane").inner_text()
