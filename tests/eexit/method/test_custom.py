@@ -250,5 +250,5 @@ def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path
 
 
 def test_keys_need_projections() -> None:
-    with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: leave a"):
+    with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: use fill="):
         refuse_mode("keys_as_they_were", Engine(Decoder(tiny_model("gpt2")), DECODING).decoder)
