@@ -18,8 +18,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from cluster.custom_exits import CustomExits
 from eexit.errors import UsageError
 from eexit.output.events import log, log_to_stderr
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Generator, ShardTables
 from eexit.results.store.commit import CommitError, RunCounts, shard_name
@@ -94,9 +94,9 @@ class SweepActor:
         self._rows = 0
         log_to_stderr()
 
-    def load(self, own: CustomExits) -> None:
+    def load(self, custom: CustomExits) -> None:
         """Load the generator. An exception in the constructor would reach the driver as text only."""
-        own.register()
+        custom.register()
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(

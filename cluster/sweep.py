@@ -9,7 +9,7 @@ from typing import Any
 from ray.exceptions import RayTaskError
 
 from cluster.actor import MakeGenerator, auto_dtype, model_generator
-from cluster.actor_client import ask, waited_for
+from cluster.actor_client import ask, wait_for_result
 from cluster.actor_resources import plan_pools, shortages
 from cluster.driver import Driver, DriverInputs
 from cluster.ray_errors import failure_of_call
@@ -19,9 +19,9 @@ from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.progress import Display
 from eexit.output.text import pluralize
-from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.model_inspection import MemoryEstimate, ModelFacts, look_at_model, start_inspection
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.sweep_config import AUTO_DTYPE, SweepConfig
 from eexit.results.layout import Manifest
 from eexit.results.store.commit import RunCounts
 from eexit.results.store.extend import stored_config
@@ -29,8 +29,9 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import refuse_other_dtype
 from eexit.sweeps.api import SweepResults
 from eexit.sweeps.arguments import arguments_named, from_python, signature_of
-from eexit.sweeps.lifecycle import PendingSweep, SweepSummary, manifest_for, prepare_store, read_held, run_pending
+from eexit.sweeps.prepare import PendingSweep, manifest_for, prepare_store, read_held, run_pending
 from eexit.sweeps.shards import cut, rows_for
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: Ray
     lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
     asked, liveness = ask(pool, auto_dtype, lean, job.device), RayHealth(session.is_own, [pool], display.say)
     try:
-        return str(waited_for(asked, partial(liveness.check, at_work=False)))
+        return str(wait_for_result(asked, partial(liveness.check, at_work=False)))
     except RayTaskError as error:
         if isinstance(error.cause, UsageError):
             raise error.cause from error

@@ -30,21 +30,21 @@ from rich.text import Text
 
 from cluster.console.command import command
 from cluster.console.flags import seed, study_flags, whole
+from cluster.console.flags_from_config import load_job
 from cluster.console.parser import Parser
-from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import inside, redact
 from eexit.output.text import describe_precision, pluralize
-from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.prompts import read_prompts
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.plan.validation_errors import explain
 from eexit.results.layout import REPORT
 from jobs import choose, replay, sweep, timings, train
 
 if TYPE_CHECKING:
     from cluster.assessment.assessment import Assessment
-    from eexit.plan.config import Prompt
+    from eexit.plan.sweep_config import Prompt
     from eexit.studies.assessment.verdict import Verdict
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,

@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.output.display import open_display
 from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, read_snippet, redact, without_secrets
 from eexit.output.text import pluralize, printable
-from eexit.plan.config import SweepConfig
 from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import configurations, same_for_every_seed
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
     from eexit.results.store.folder import Store
-    from eexit.sweeps.lifecycle import SweepSummary
+    from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 

@@ -25,7 +25,7 @@ from eexit.studies.assessment.conclude import conclude
 from eexit.studies.assessment.verdict import FILE, Verdict, read_verdict
 from eexit.studies.replay.shortlist import EXACT, ORACLE, Pilot, PredictedSetting, neighbours
 from eexit.studies.selection.study import latest_choice
-from eexit.studies.timing.calls import Times
+from eexit.studies.timing.calls import BatchTimings
 
 BAD_INPUT: Final = 2  # the exit code of a command that can't use its input
 Do = Callable[[str, Sequence[str]], int]  # runs a script of `jobs/` in this process, and returns its exit code
@@ -169,5 +169,5 @@ def known_after(step: str, assessment: Assessment) -> str:
     setting = choice["configuration"] if choice else None
     if step == CHOICE:
         return f"{setting} is certified" if setting else "no setting is certified"
-    fastest = Times(run.timings, recipe.batch, setting).fastest
+    fastest = BatchTimings(run.timings, recipe.batch, setting).fastest
     return f"the fastest alternative is {fastest or 'full depth'}, by one call"

@@ -20,10 +20,10 @@ from eexit.errors import UsageError
 from eexit.output.locations import redact
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import CARD
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, GENERATE, NORMAL, EarlyExit, parse_exit_set
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import count_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import RISKS, answers_tell
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
@@ -37,7 +37,7 @@ from eexit.results.study_tables import REPLAYS
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.replay.shortlist import EXACT
 from eexit.studies.selection.study import latest_choice
-from eexit.studies.timing.calls import Times, whole_calls
+from eexit.studies.timing.calls import BatchTimings, whole_calls
 from eexit.studies.timing.study import FIRST_STATE
 from eexit.training.plan import DamagedArtefactError, TrainArgs, is_finished, make_training_plan
 from eexit.training.texts import read_texts
@@ -148,7 +148,7 @@ class Assessment:
         keys = {GENERATE, *([setting] if setting else [])}
         if step.name == TIMES:
             return bool(whole_calls(sweep.timings, {NORMAL, *keys, *layers.values()}, {1, batch}, of_recipe.ROUNDS))
-        times = Times(sweep.timings, batch, setting)
+        times = BatchTimings(sweep.timings, batch, setting)
         if setting:
             exit_set = next(each["exit_set"] for each in sweep.manifest.configurations if each["key"] == setting)
             keys |= {layers[layer] for layer in parse_exit_set(exit_set or EVERY) or layers}

@@ -15,9 +15,9 @@ from typing import Final
 
 from eexit.errors import UsageError
 from eexit.output.atomic_files import write_atomic
-from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.generators import MOST, draw_prompts
 from eexit.plan.splits import in_pilot_split, in_test_split, is_drawn, sampling_units, shuffled
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.learn_then_test import alpha_share
 from eexit.quality.risk_tests import MOST_PROMPTS, prompts_for_loss
 

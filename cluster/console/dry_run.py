@@ -10,17 +10,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from cluster.console.sweep_flags import CommandOptions
+from cluster.console.flags_from_config import CommandOptions
 from cluster.sweep_job import SweepJob
 from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
 from eexit.output.locations import redact
 from eexit.output.text import describe_precision, format_bytes, pluralize, with_weights
 from eexit.plan.artefacts import ADAPTER, KV_MAPS, PROBE
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, look_at_model
 from eexit.plan.runs import configurations, count_different_runs, count_runs
 from eexit.plan.splits import kinds
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.parquet_files import DamagedError
 from eexit.results.store.extend import extended_config, growth, stored_config
 from eexit.results.store.folder import open_store

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import signals
 from cluster.actor import device_here
-from cluster.actor_client import SECONDS_BETWEEN_LOOKS, waited_for
+from cluster.actor_client import SECONDS_BETWEEN_POLLS, wait_for_result
 from cluster.actor_resources import Node
 from cluster.custom_exits import CustomExits
 from cluster.ray_errors import failure_of_actor, failure_of_call
@@ -39,9 +39,9 @@ class StudyActor:
         os.environ["TQDM_DISABLE"] = "1"  # progress bars would fill the log
         self._work: Any = work
 
-    def load(self, device: str, threads: int, own: CustomExits) -> Sequence[str]:
+    def load(self, device: str, threads: int, custom: CustomExits) -> Sequence[str]:
         """Load the work's model; return remarks for users. Raise `UsageError` if it can't be loaded."""
-        own.register()
+        custom.register()
         import torch  # not above, so that the driver need not import it
 
         torch.set_num_threads(threads)
@@ -89,7 +89,7 @@ class ExclusiveActor:
     def wait(self, ref: Any) -> Any:
         """Return a call's result. Raise its `UsageError`, or `SweepStopped` for any other failure."""
         try:
-            return waited_for(ref, partial(self.liveness.check, at_work=True))
+            return wait_for_result(ref, partial(self.liveness.check, at_work=True))
         except RayTaskError as error:
             if isinstance(error.cause, UsageError):
                 raise error.cause from error
@@ -144,7 +144,7 @@ def _alone(work: ModelJob, room: dict[str, float], own_ray: bool) -> Iterator[An
 
 def _wait_for(group: Any, room: Node, doing: str) -> None:
     end = time.monotonic() + SECONDS_TO_GET_FREE
-    while not group.wait(SECONDS_BETWEEN_LOOKS):
+    while not group.wait(SECONDS_BETWEEN_POLLS):
         signals.check()
         if time.monotonic() > end:
             free, all_ = ray.available_resources(), ray.cluster_resources()

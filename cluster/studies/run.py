@@ -19,8 +19,8 @@ from cluster.sweep_job import location_for_all
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import read_snippet, redact
 from eexit.output.progress import Display, Progress
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_inspection import ModelFacts, look_at_model
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import ASSESSING, TIMING, hold, refuse_if_held

@@ -16,7 +16,7 @@ from eexit.costs.operations import READS, UnitCosts
 from eexit.costs.product_counter import ProductCounter
 from eexit.errors import UsageError
 from eexit.method.kv_maps import KEYS, KVMaps
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 from eexit.model.quantization import weight_bytes
 
 Reads = Mapping[str, Callable[[Tensor], object]]  # by column of READS: what reads a hidden state (1, D)
@@ -91,7 +91,7 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
     """
     costs, hidden_1D = list[int](), torch.empty(0)
 
-    def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_11D: Tensor) -> Tensor:
         nonlocal hidden_1D
         after_11D: Tensor
         after_11D, cost = counter.count(layer.run, hidden_11D)
@@ -113,14 +113,14 @@ def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) 
     keys_L = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
 
-    def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_11D: Tensor) -> Tensor:
         keys_L[layer.index] = mapped_LL[:, layer.index] = counter.count(layer.write_keys, hidden_11D)[1]
         for (exit_layer, index), of_layer in maps.of_layers.items() if maps else ():
             if index == layer.index:
                 mapped_LL[exit_layer, index] = counter.count(write, layer, hidden_11D, of_layer)[1]
         return hidden_11D
 
-    def write(layer: Layer, hidden_11D: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    def write(layer: VisitedLayer, hidden_11D: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
         if maps and maps.form == KEYS:
             layer.write_keys(hidden_11D, [partial(_instead, each) for each in of_layer])
         else:

@@ -6,8 +6,8 @@
     custom_generate/ for a repository on the Hugging Face Hub (`eexit package --hub`)
 
 A setting is a sweep's configuration without prompts and with one setting in place of a grid. It therefore covers all
-that a sweep may use: a new artefact needs only one more field of `eexit.plan.config.SweepConfig` and one more role in
-`eexit.plan.artefacts.FLAGS`. This module does not import torch.
+that a sweep may use: a new artefact needs only one more field of `eexit.plan.sweep_config.SweepConfig` and one more
+role in `eexit.plan.artefacts.FLAGS`. This module does not import torch.
 """
 
 import json
@@ -20,10 +20,10 @@ from eexit.errors import UsageError
 from eexit.method.custom_manifest import refuse_changed
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import locations_of
-from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, EarlyExit, configuration_of
 from eexit.plan.hashes import checksum
 from eexit.plan.runs import used_by
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 
 SETTING: Final = "setting.json"
 README: Final = "README.md"

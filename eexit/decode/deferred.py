@@ -17,7 +17,7 @@ from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import LMHead
 from eexit.model.cache import KVCache
-from eexit.model.layers import ForwardInputs, Layer
+from eexit.model.layers import ForwardInputs, VisitedLayer
 
 DEFERRED_TOKENS: Final = 1024  # of all sequences, run at a time: activations take 15 times their hidden states
 BLOCK_TOKENS: Final = 32  # of a sequence, kept in one tensor: a step copies so many at most
@@ -106,7 +106,7 @@ class DeferredTokens:
         """
         stopped: list[Block] = []
 
-        def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def visit(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             if not stopped and (layer.index == stop or (defers and visitor.all_exited)):
                 stopped.append(Block(layer.index, {**block.parts, "hidden": hidden_BTD}))
             return hidden_BTD if stopped else visitor(layer, hidden_BTD)

@@ -20,7 +20,7 @@ from eexit.decode.predictors import HeadReading, LMHead, NextTokens, predictors
 from eexit.method.layer_call import ExitedTokens, LayerCall
 from eexit.method.modes import Mode
 from eexit.method.rules import LOGITS, LayerView
-from eexit.model.layers import Layer
+from eexit.model.layers import VisitedLayer
 
 NONE = -1  # the likeliest token where a rule has read none
 
@@ -53,7 +53,7 @@ class ExitVisitor:
         self.exited: list[tuple[Mode, ExitedTokens]] = []  # by modes that alter the KV cache
         self.frozen_BT1: Tensor | None = None  # tokens whose hidden state stays that at the exit
 
-    def __call__(self, layer: Layer, hidden_BTD: Tensor) -> Tensor:
+    def __call__(self, layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
         with record_function("layers"):
             call = LayerCall(layer, hidden_BTD)
             for mode, exited in self.exited:

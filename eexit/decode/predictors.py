@@ -23,7 +23,7 @@ from eexit.decode.sampling import pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.rules import LayerView
 from eexit.model.layers import Decoder
-from eexit.plan.config import Observe
+from eexit.plan.sweep_config import Observe
 from eexit.results.token_columns import recorded
 
 # Bytes of logits that one product with the head makes, but at least those of LOGITS_ROWS hidden states. With fewer, the

@@ -8,8 +8,8 @@ from eexit.method.kv_maps import KVMaps
 from eexit.method.linear_predictors import Gate, Probe
 from eexit.method.readouts import READOUTS, Readout
 from eexit.method.screen import Screen
-from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, EarlyExit
+from eexit.plan.sweep_config import Observe
 from eexit.results.token_columns import TokenColumns
 
 

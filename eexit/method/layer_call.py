@@ -13,7 +13,7 @@ from torch import Tensor
 from eexit.cpu.token_subset import TokenSubset
 from eexit.method.kv_maps import KVMaps
 from eexit.model.kv_projection import Projection
-from eexit.model.layers import Layer
+from eexit.model.layers import VisitedLayer
 
 # From a layer's own projections to keys and to values, and their input (M, F): keys and values, (M, H) each.
 MakeKeys = Callable[[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor], Sequence[Tensor]]
@@ -85,7 +85,7 @@ class ExitedTokens:
 class LayerCall:
     """Call of a layer: its input, and the changes that modes make to it for exited tokens."""
 
-    def __init__(self, layer: Layer, hidden_BTD: Tensor):
+    def __init__(self, layer: VisitedLayer, hidden_BTD: Tensor):
         self.layer, self.cache, self.index = layer, layer.cache, layer.index
         self.device = layer.decoder.devices[layer.index]
         self.hidden_before = self.hidden_BTD = hidden_BTD.to(self.device)

@@ -33,9 +33,9 @@ from eexit.output.atomic_files import write_cache_file
 from eexit.output.text import format_bytes
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
-from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
+from eexit.plan.sweep_config import SweepConfig
 
 FORMAT: Final = 3  # version of the cache's format and of the inspection
 # Results depend on these fields of a sweep, on these packages, on the visible devices, and on the CPU, by which

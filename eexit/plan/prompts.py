@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from eexit.errors import UsageError, first_line
 from eexit.output.locations import redact
 from eexit.output.text import did_you_mean, truncate_lines
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 
 COMMANDS = "jobs"  # package of the commands, with sweeps and prompts
 NUMBERS = ("max_new_tokens", "steps")

@@ -10,7 +10,6 @@ from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
 from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.artefacts import GATE, KV_MAPS, OF_SOME, PROBE
-from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
@@ -25,6 +24,7 @@ from eexit.plan.configuration import (
     without_mode,
 )
 from eexit.plan.hashes import content_hash
+from eexit.plan.sweep_config import GRID, Prompt, SweepConfig
 
 OK: Final = "ok"  # status of a run
 ERROR: Final = "error"

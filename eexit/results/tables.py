@@ -15,8 +15,8 @@ from typing import Final, get_args
 import pyarrow as pa
 
 from eexit.method.rules import RULES
-from eexit.plan.config import Observe
 from eexit.plan.configuration import all_modes
+from eexit.plan.sweep_config import Observe
 from eexit.quality.thinking import ANSWER, PARTS, THINKING
 from eexit.results.token_columns import recorded
 

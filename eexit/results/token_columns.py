@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eexit.plan.config import Observe
+from eexit.plan.sweep_config import Observe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eexit.output.result_table import ResultTable
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.study_table import StudyTable
 
 Row = dict[str, Any]

@@ -24,11 +24,11 @@ from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.decoders import DecoderPair, build_decoders
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.support import refuse_hooked
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, NoExit, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import Run, configurations, same_for_every_seed
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.grading import SlowPatternError, grade
 from eexit.quality.thinking import THINKING_MARKS, AnswerPattern, ThinkingSpans, ThinkingTags
 from eexit.results.shard_tables import (

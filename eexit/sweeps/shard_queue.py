@@ -8,7 +8,7 @@ from eexit.errors import SweepStopped, first_line
 from eexit.output.events import log
 from eexit.output.locations import without_secrets
 from eexit.output.text import pluralize
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.shard_tables import error_results
 from eexit.results.store.commit import CommitError, RunCounts, clear_debris, commit
 from eexit.results.store.folder import Store

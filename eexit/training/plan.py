@@ -14,10 +14,10 @@ from eexit.method.rules import ONLINE
 from eexit.output.text import did_you_mean, flag
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, ArtefactCard, damage, parse_card
-from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import checksum
 from eexit.plan.model_inspection import ModelFacts
+from eexit.plan.sweep_config import NO_EXITS, Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.texts import TrainingText, n_tokens

@@ -37,8 +37,8 @@ from rich.progress import track
 from rich.table import Table
 
 from cluster.console.flags import whole
+from cluster.console.flags_from_config import load_job
 from cluster.console.parser import Parser
-from cluster.console.sweep_flags import load_job
 from eexit.cpu import kernels
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request, RequestFailure
@@ -46,10 +46,10 @@ from eexit.errors import UsageError
 from eexit.method.rules import ORACLES
 from eexit.model.quantization import precision_of
 from eexit.output.atomic_files import write_atomic
-from eexit.plan.config import Observe
 from eexit.plan.configuration import GENERATE, EarlyExit, NoExit
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import Observe
 from eexit.studies.timing.decode_timer import UNTIMED_TOKENS, describe_machine, now, usable_prompts
 from eexit.studies.timing.plain_generate import generate_greedily, plain_model
 from eexit.sweeps.generator import ModelGenerator

@@ -7,8 +7,8 @@ import pytest
 from cluster.actor_resources import PoolSpec, plan_pools, shortages
 from cluster.sweep_job import SweepJob, job_of
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
 from eexit.plan.model_inspection import CPU_CACHE_BYTES, MemoryEstimate
+from eexit.plan.sweep_config import Prompt
 
 
 def job(**fields: object) -> SweepJob:

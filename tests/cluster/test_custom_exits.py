@@ -16,7 +16,7 @@ import eexit
 from cluster.custom_exits import CustomExits
 from eexit.custom_generate.package import SETTING
 from eexit.method.custom import use_files
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.checksums import encode_generations
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.parquet_files import read_generations

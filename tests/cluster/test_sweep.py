@@ -17,23 +17,23 @@ from driving import assert_same, assert_undisturbed, look_here
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
 import eexit
-from cluster.console.sweep_flags import GROUPS
+from cluster.console.flags_from_config import GROUPS
 from cluster.sweep import run_job, run_sweep
 from cluster.sweep_job import FIELDS, SweepJob
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import NullDisplay, Progress
 from eexit.plan import model_inspection
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_for_every_seed
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.configuration_means import figures
 from eexit.results.finished_sweep import read_finished
 from eexit.results.shard_tables import Generator, error_results
 from eexit.results.store.commit import RunCounts, commit
 from eexit.results.store.folder import open_store
 from eexit.sweeps.arguments import SweepSpec
-from eexit.sweeps.lifecycle import SweepSummary
 from eexit.sweeps.summary.summary_table import closing_table
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 README = Path(__file__).parents[2] / "jobs" / "README.md"
 

@@ -14,7 +14,7 @@ from commands import here, refusal
 from ray_head import readme_lines
 
 import jobs
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from jobs import sweep, train
 
 ROOT = Path(__file__).parents[2]

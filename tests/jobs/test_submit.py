@@ -19,7 +19,7 @@ from pandas.testing import assert_frame_equal
 from ray_head import ROOT, Head, held_agent_port, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.plan.runs import plan_runs
 from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store

@@ -25,14 +25,14 @@ from rich.console import Console
 from scripted import rows_of, sweep_of
 from sweeping import SCRIPT, WORK_FOR_MINUTES, assert_stops, below, none_is_left_of, sweep_here, wait_for, why_it_stops
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import configurations, plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.layout import REPORT
 from eexit.results.shard_tables import error_results
 from eexit.results.store.commit import RunCounts, commit
 from eexit.results.store.folder import open_store
-from eexit.sweeps.lifecycle import SweepSummary
 from eexit.sweeps.summary.summary_table import kinds_table
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 from jobs.sweep import finish, publish_report
 from reports.page.build import side_folder
 

@@ -17,9 +17,9 @@ from cluster.actor import MakeGenerator, model_generator
 from cluster.sweep import run_job
 from cluster.sweep_job import SweepJob
 from eexit.output.display import PlainDisplay
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_inspection import ModelFacts, look_at_model
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.store.commit import RunCounts
 
 

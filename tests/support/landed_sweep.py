@@ -7,8 +7,8 @@ from typing import Any
 from driving import look_here
 from scripted import rows_of
 
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import MANIFEST, encode_manifest
 from eexit.results.shard_tables import error_results
 from eexit.results.store.commit import commit

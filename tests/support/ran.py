@@ -21,7 +21,7 @@ from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
 from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 
 
 @cache
@@ -29,7 +29,7 @@ def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
     """Return two modules per layer: the first that runs for keys and values alone, too, and the last that doesn't."""
     inputs, found = ForwardInputs.from_texts([[1, 2]], decoder.device), []
 
-    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         called: list[nn.Module] = []
 
         def note(module: nn.Module, given: tuple[Any, ...]) -> None:

@@ -20,8 +20,8 @@ from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.progress import Display
 from eexit.output.result_table import ResultTable
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.hashes import content_hash
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import MANIFEST, Manifest, encode_manifest
 from eexit.results.store.folder import open_store

@@ -19,7 +19,7 @@ from eexit.model.layers import Decoder
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import GATE, READOUT, WEIGHTS, ArtefactCard, write_card
 from eexit.plan.artefacts import KV_MAPS as STATE_ROLE
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 
 WIDTH: Final = 32  # W
 N_LAYERS: Final = 7

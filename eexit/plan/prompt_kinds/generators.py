@@ -44,7 +44,7 @@ from re import escape
 from typing import Any, Final, TypeVar
 
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 
 T = TypeVar("T")
 MOST: Final = 15_000

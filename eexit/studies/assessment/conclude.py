@@ -36,7 +36,7 @@ from eexit.studies.assessment.cells import (
 from eexit.studies.assessment.verdict import Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
 from eexit.studies.replay.shortlist import CellSettings, Pilot
 from eexit.studies.selection.study import latest_choice
-from eexit.studies.timing.calls import TimeGaps, Times
+from eexit.studies.timing.calls import BatchTimings, TimeGaps
 
 SMALL: Final = 0.05  # a ceiling below this share of full depth is itself the cause
 MARGIN: Final = 0.01  # of full depth, by which a cause gains more than the others
@@ -84,12 +84,12 @@ def verdict_of(
     table, run = PromptTable(sweeps, bound.risk), sweeps[0]
     setting = _judged_setting(run, choice) if choice else None
     attribution = Attribution(table, settings, bound.max_risk, setting.key if setting and setting.certified else None)
-    times = Times(timings, batch, setting.key if setting and keeps(setting, bound) else None)
+    times = BatchTimings(timings, batch, setting.key if setting and keeps(setting, bound) else None)
     gaps = None
     if setting:
         setting = setting.model_copy(update={"time": times.relative_time(setting.key)})
         share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
-        gaps = Times(timings, batch, setting.key).gaps(share, run.n_layers)
+        gaps = BatchTimings(timings, batch, setting.key).gaps(share, run.n_layers)
     missing = [*missing, *([] if choice else ["choice"]), *([] if times.are_whole else ["times"])]
     why, needed = judge(setting, attribution.estimate({AS_RUN: 1}), choice, bound, missing, is_look)
     keys = dict.fromkeys(

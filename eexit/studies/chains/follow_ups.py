@@ -16,9 +16,9 @@ import regex
 from eexit.errors import UsageError
 from eexit.model.chat import Tokenizer
 from eexit.model.loading import load_tokenizer
-from eexit.plan.config import Prompt
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, shuffled
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.grading import first_match
 from eexit.quality.thinking import THINKING, AnswerPattern, ThinkingTags
 from eexit.results.committed import runs_with_tokens

@@ -23,9 +23,9 @@ from eexit.decode.score import score_texts
 from eexit.errors import UsageError
 from eexit.method.custom import use_files
 from eexit.model.chat import Tokenizer
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.sweeps.generator import ModelGenerator
 
 SEEDS_APART: Final = 1_000_003  # between repeats of a sampled prompt

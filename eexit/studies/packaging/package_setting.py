@@ -43,9 +43,9 @@ from eexit.output.atomic_files import publish, scratch_folder
 from eexit.output.locations import redact
 from eexit.output.text import with_versions
 from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, configuration_of
 from eexit.plan.model_description import describe_model, weights_digest
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.owned_folders import refuse_inside
 from eexit.results.store.folder import open_store

@@ -23,10 +23,10 @@ from eexit.method.divergence import Divergence
 from eexit.method.modes import MODES
 from eexit.method.rules import ORACLES, RULES, LayerView
 from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expected_exits
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.plan.splits import unit_digest
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.committed import nested_array, runs_with_tokens
 from eexit.results.parquet_files import StoreLocation

@@ -14,11 +14,11 @@ from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, interval, percent, pluralize
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, locations_of
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, EarlyExit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.splits import sampling_units
+from eexit.plan.sweep_config import SweepConfig
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL

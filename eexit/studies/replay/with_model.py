@@ -16,8 +16,8 @@ from eexit.decode.score import ScoredText, score
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.model.decoders import DecoderPair
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import PERFECT, EarlyExit
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.replay.from_records import (
     CostModel,
     ReplayResult,

@@ -70,7 +70,7 @@ class TimeGaps(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Times:
+class BatchTimings:
     """Timings at a batch size, with the certified setting, if any."""
 
     timings: Sequence[Row]

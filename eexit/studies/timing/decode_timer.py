@@ -22,9 +22,9 @@ from eexit.costs.operations import COSTS, OpCounts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Outcome, Request, RequestFailure, RequestOutput
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, HFGenerate, NoExit
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.timing.plain_generate import Prompt, generate_greedily, plain_model, settings_of
 from eexit.sweeps.generator import ModelGenerator
 

@@ -16,7 +16,6 @@ from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import pluralize, truncate_lines, with_versions
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
     GENERATE,
     NORMAL,
@@ -29,12 +28,13 @@ from eexit.plan.configuration import (
 )
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.configuration_means import exit_counts
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import CHOICES, TIMINGS
 from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
-from eexit.studies.timing.calls import Times
+from eexit.studies.timing.calls import BatchTimings
 from eexit.studies.timing.generate_variants import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.step_times import allowed_table, exits_at_one_layer, step_table, step_times
@@ -294,7 +294,7 @@ def _fastest(sweep: FinishedSweep, asked: TimingArgs, chosen: Sequence[str]) -> 
     """Return the keys of full depth, `generate`, the selected setting, and the fastest contender at each batch size."""
     found = {NORMAL, GENERATE, *chosen}
     for batch in asked.batches:
-        if fastest := Times(sweep.timings, batch, chosen[0] if chosen else None).fastest:
+        if fastest := BatchTimings(sweep.timings, batch, chosen[0] if chosen else None).fastest:
             found.add(fastest)
     return found
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eexit.method.kv_maps import KEYS, STREAMS
 from eexit.method.linear_map import LinearMap
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 from eexit.training.ridge import linear_map
 
 PROBES: Final = 64  # hidden states on which norms are compared
@@ -185,7 +185,7 @@ def _entering_each(decoder: Decoder, layer: int, hidden_NW: Tensor) -> list[Tens
         caught.append(given_N1D[:, 0])
         return own(given_N1D)
 
-    def visit(at: Layer, hidden_N1W: Tensor) -> Tensor:
+    def visit(at: VisitedLayer, hidden_N1W: Tensor) -> Tensor:
         if at.index == layer:
             at.write_keys(hidden_NW[:, None], [catch, catch])
         return hidden_N1W

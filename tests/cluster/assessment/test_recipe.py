@@ -21,11 +21,11 @@ from cluster.assessment.prompt_splits import (
     split,
 )
 from cluster.assessment.recipe import REPLAYED, Recipe
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
 from eexit.plan.exit_layers import with_layer_between
 from eexit.plan.prompt_kinds.generators import draw_prompts
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.estimates import estimate_over_calls
 from eexit.quality.learn_then_test import alpha_share
 from eexit.quality.power import OF_CALLS, certification_power, time_told

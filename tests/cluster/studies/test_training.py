@@ -21,7 +21,7 @@ from references import save_adapter
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from cluster.studies import training
 from cluster.studies.training import TrainingJob, train_exits
 from eexit.errors import UsageError
@@ -30,7 +30,7 @@ from eexit.output.progress import NullDisplay, Progress
 from eexit.plan import model_inspection
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, ArtefactCard, read_card
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.layout import MANIFEST
 from eexit.training import loop

@@ -25,7 +25,7 @@ from eexit.costs.operations import READS, OpCounts, UnitCosts, cost_columns, mul
 from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig
 from eexit.method.modes import MODES
-from eexit.model.layers import Decoder, ForwardInputs, Layer, Visit
+from eexit.model.layers import Decoder, ForwardInputs, Visit, VisitedLayer
 
 N_LAYERS = 7
 N_PROMPT = 7  # tokens: of two decided ones, the first fills the windows of eight tokens, and the second exceeds them
@@ -111,17 +111,17 @@ def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_mod
     ]
     paths_of = {layer: path for path, layer in any_model.named_modules() if layer in set(decoder.layers)}
 
-    def visiting(run: Callable[[Layer, Tensor], object]) -> Visit:
-        def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    def visiting(run: Callable[[VisitedLayer, Tensor], object]) -> Visit:
+        def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
             run(layer, hidden_BTW)
             return hidden_BTW  # the same enters every layer
 
         return visit
 
-    decoder.run(visiting(Layer.write_keys), inputs, alone)
+    decoder.run(visiting(VisitedLayer.write_keys), inputs, alone)
     for handle in handles:
         handle.remove()
-    decoder.run(visiting(Layer.run), inputs, whole)
+    decoder.run(visiting(VisitedLayer.run), inputs, whole)
     for ours, its in zip(alone.columns, whole.columns, strict=True):
         assert torch.equal(ours.keys, its.keys)
         assert torch.equal(ours.values, its.values)

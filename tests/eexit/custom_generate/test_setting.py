@@ -48,7 +48,7 @@ from eexit.errors import UsageError
 from eexit.method.kv_maps import FORMS, KEYS, STREAMS
 from eexit.model.layers import Decoder
 from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
 FAMILIES = ("llama", "gemma3", "bloom")  # the last ones: post-norms and windows, and attention of its own

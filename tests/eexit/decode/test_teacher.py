@@ -15,8 +15,8 @@ from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.method.rules import ORACLES
 from eexit.model.adapters import merged
-from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
+from eexit.plan.sweep_config import Observe
 from eexit.results.token_columns import recorded
 
 

@@ -12,7 +12,7 @@ from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 from eexit.method.kv_maps import FORMS, STREAMS, KVMaps
 from eexit.method.layer_call import ExitedTokens, LayerCall
 from eexit.method.modes import MODES
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 
 EXITS = (1, 3, 4)
 LAYER = 5  # of which keys and values are written
@@ -29,7 +29,7 @@ def written(decoder: Decoder, maps: KVMaps, hidden_BW: Tensor) -> tuple[Tensor, 
     cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1).bool()
     exited = ExitedTokens.from_flag(flag_B1, torch.tensor(AFTER)[:, None], {}, maps)
 
-    def visit(layer: Layer, entering_B1W: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, entering_B1W: Tensor) -> Tensor:
         if layer.index == LAYER:
             call = LayerCall(layer, hidden_BW[:, None])
             MODES["mapped_residual"].enter(call, exited)

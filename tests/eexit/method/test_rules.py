@@ -18,10 +18,10 @@ from eexit.method.custom import CustomSource, use_text
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import BLIND, RULES, ExitHistogram, Parameter, Rule
 from eexit.model.layers import Decoder
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EarlyExit
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import SweepConfig
 
 CONTRIBUTING = Path(__file__).parents[3] / "CONTRIBUTING.md"
 PROMPTS = [{"id": "0", "prompt": "Why?"}]

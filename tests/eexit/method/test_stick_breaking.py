@@ -13,8 +13,8 @@ from eexit.errors import UsageError
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.rules import RULES
 from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, sampling_draws
-from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.sweep_config import SweepConfig
 
 Compare = Callable[[Tensor, int], Divergence]
 

@@ -21,10 +21,10 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
 from eexit.model.adapters import merged
 from eexit.model.sources import PEFT_FILES
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.model_description import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.studies.timing.decode_timer import DecodeTimer
 from eexit.sweeps.generator import ModelGenerator
 

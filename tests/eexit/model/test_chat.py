@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, 
 from eexit import format_and_tokenize_input
 from eexit.model.chat import before_answer
 from eexit.model.sources import locate
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.sweeps.generator import ModelGenerator, thinking_marks
 
 SYSTEM = "You are a helpful programming tutor."

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import describe_model, estimate_memory
+from eexit.plan.sweep_config import SweepConfig
 
 Weights = dict[str, torch.Tensor]
 WHOLE = "The weights would be random or left out: get the whole checkpoint of one model"

@@ -5,7 +5,7 @@ from references import decoder_of
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eexit.model.layers import ForwardInputs, Layer
+from eexit.model.layers import ForwardInputs, VisitedLayer
 
 
 def test_keys_and_values_alone_are_the_layers_own(any_model: PreTrainedModel) -> None:
@@ -14,7 +14,7 @@ def test_keys_and_values_alone_are_the_layers_own(any_model: PreTrainedModel) ->
     inputs = ForwardInputs.from_texts([(5, 80, 7), (9, 8, 60, 61, 3)], torch.device("cpu"))
     cache = decoder.cache(2, 5)
 
-    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         after_BTW = layer.run(hidden_BTW)
         parts = cache.latest(layer.index, 5)
         expected = [part.clone() for part in parts]

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure, RequestOutput
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 
 CPU: Final = torch.device("cpu")
 TEXTS: Final = ((5, 80, 7), tuple(range(30, 47)), (9, 8, 60, 61, 3, 3, 41, 12, 88))  # of several lengths
@@ -43,7 +43,7 @@ def own_logits(model: PreTrainedModel, text: tuple[int, ...]) -> Tensor:
 def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model: PreTrainedModel) -> None:
     decoder, visited = decoder_of(any_model), []
 
-    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         visited.append(layer.index)
         return layer.run(hidden_BTW)
 
@@ -62,7 +62,7 @@ def test_rows_of_several_lengths_say_what_they_say_alone(any_model: PreTrainedMo
         part = ForwardInputs(
             whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.attention_mask_BC[:, :stop]
         )
-        ready_BTH = decoder.run(Layer.run, part, cache)
+        ready_BTH = decoder.run(VisitedLayer.run, part, cache)
     for text, ready_TH in zip(TEXTS, ready_BTH, strict=True):
         n = min(len(text), LONGEST - 13)
         torch.testing.assert_close(
@@ -107,7 +107,7 @@ def test_a_row_may_be_as_far_off_beside_others_as_rounding_moves_it() -> None:
 # ---- the model is as it was
 
 
-def failing(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+def failing(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
     """Run layers, of which the third fails in a projection to keys."""
 
     def project(own: Callable[[Tensor], Tensor], entering: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
     generate: Any = model.generate
     before = generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
     inputs = ForwardInputs.from_texts(TEXTS, CPU)
-    decoder.run(Layer.run, inputs, decoder.cache(3, LONGEST))
+    decoder.run(VisitedLayer.run, inputs, decoder.cache(3, LONGEST))
     with pytest.raises(ZeroDivisionError):
         decoder.run(failing, inputs, decoder.cache(3, LONGEST))
     assert not any("forward" in vars(module) for module in model.modules())
@@ -135,7 +135,7 @@ def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
     model, visited = shared_model("llama"), []
     decoder, expected = decoder_of(model), own_logits(model, TEXTS[1])
 
-    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         visited.append(layer.index)
         if layer.index == 2:
             assert torch.equal(other.submit(own_logits, model, TEXTS[1]).result(), expected)

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from eexit.errors import UsageError
 from eexit.model.layers import Decoder
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import estimate_memory
+from eexit.plan.sweep_config import SweepConfig
 
 
 def estimate(folder: Path, config: PreTrainedConfig) -> tuple[int, int, int | None, tuple[int, int]]:

@@ -27,8 +27,8 @@ from eexit.model.adapters import merged, sharing
 from eexit.model.layers import Decoder
 from eexit.model.loading import choose_dtype, load_model_and_tokenizer
 from eexit.model.quantization import INT4, INT8, precision_of, quantization_of
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import describe_model, estimate_memory
+from eexit.plan.sweep_config import SweepConfig
 
 SHORT = replace(DECODING, max_new_tokens=8)
 needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")

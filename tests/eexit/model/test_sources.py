@@ -13,8 +13,8 @@ from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
 from eexit.model import sources
 from eexit.model.sources import GGUF_IN_WHEEL, locate, sha256
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import describe_model
+from eexit.plan.sweep_config import SweepConfig
 
 
 def sweep(**fields: object) -> SweepConfig:

@@ -17,7 +17,7 @@ from eexit.output.atomic_files import atomic_path, temporary_name, write_all, wr
 from eexit.plan.artefacts import ArtefactCard, write_card
 from eexit.results import original_format
 from eexit.results.store.commit import RunCounts
-from eexit.sweeps.lifecycle import SweepSummary
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 from eexit.training.training_checkpoint import TrainingCheckpoint, save_state
 from jobs.sweep import write_figures
 

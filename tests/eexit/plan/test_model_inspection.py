@@ -13,9 +13,9 @@ from untrained import TINY, config_with, save_state_maps, stream_maps
 from eexit.errors import UsageError
 from eexit.plan import model_inspection
 from eexit.plan.artefacts import WEIGHTS
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, look_at_model
 from eexit.plan.runs import count_runs
+from eexit.plan.sweep_config import SweepConfig
 
 
 @pytest.fixture

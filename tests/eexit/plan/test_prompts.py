@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
 from eexit.plan.prompts import prompts_of, read_prompts
 from eexit.plan.splits import kinds
+from eexit.plan.sweep_config import Prompt
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

@@ -7,8 +7,8 @@ import pytest
 from untrained import TINY, artefact, config_with, save_state_maps, stream_maps
 
 from eexit.plan.artefacts import READOUT
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 
 PROMPTS = (Prompt(id="a", prompt="One?"), Prompt(id="b", prompt="Two?"))
 

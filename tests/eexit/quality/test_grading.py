@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from byte_model import save_byte_model
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.prompt_kinds.generators import copied, list_of, object_of, question_about
 from eexit.plan.runs import plan_runs
 from eexit.plan.splits import is_drawn
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.quality import grading
 from eexit.quality.answer_types import choices_of
 from eexit.quality.grading import Grade, SlowPatternError, grade, is_same

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.grading import Grade, grade
 from eexit.quality.thinking import AnswerPattern, ThinkingTags
 

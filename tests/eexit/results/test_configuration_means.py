@@ -11,14 +11,14 @@ from landed_sweep import land_rows
 
 import eexit
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.store.commit import RunCounts
 from eexit.studies.packaging.package_setting import COLUMNS as OF_PACKAGE
 from eexit.studies.selection.selection_args import SelectionArgs
 from eexit.studies.selection.selection_data import SelectionData
-from eexit.sweeps.lifecycle import SweepSummary
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 from jobs.sweep import write_figures
 from reports.read.sweep import read_sweep
 from reports.shared.per_configuration import per_configuration

@@ -12,8 +12,8 @@ from commands import here, refusal
 from landed_sweep import land_all
 from rich.console import Console
 
-from eexit.plan.config import Observe, Prompt, SweepConfig
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import Observe, Prompt, SweepConfig
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.summary.summary_table import closing_table

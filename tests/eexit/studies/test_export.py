@@ -14,9 +14,9 @@ import pytest
 from byte_model import save_byte_model
 from transformers import PreTrainedTokenizerFast
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.layout import MANIFEST, decode_manifest, encode_manifest
 from eexit.results.shard_tables import ShardTables
 from eexit.results.store.commit import commit, publish_shard

@@ -6,11 +6,11 @@ import pytest
 from landed_sweep import land_rows
 from scripted import sweep_of
 
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import configuration_of
 from eexit.plan.runs import configurations, plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import MANIFEST
 
 DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"

@@ -20,8 +20,8 @@ from eexit.decode.batch import Batch
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import Request
 from eexit.model.decoders import DecoderPair
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import count_different_runs, plan_runs, same_in_several_modes
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.tables import GENERATIONS, OF_PARTS, TOKENS
 from eexit.sweeps.generator import ModelGenerator
 

@@ -17,8 +17,8 @@ from scripted import rows_of
 
 import eexit
 from eexit.errors import SweepStopped
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.shard_tables import ProgressCallback, ShardTables
 from eexit.sweeps import local
 

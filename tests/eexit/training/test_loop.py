@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from trained import frozen_llama, held_out, learned, setup_of
 
 from eexit.plan.artefacts import CARD, STATE, WEIGHTS, ArtefactCard
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.training import loop
 from eexit.training.loop import Training, measured
 from eexit.training.plan import TrainingPlan

@@ -14,9 +14,9 @@ from landed_sweep import land_all, land_rows
 from report_fixtures import Visit
 from scripted import sweep_of
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.grid_types import ControlSpec
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from jobs.files.chains import main
 from reports.page.build import build_report
 from reports.read.sweep import read_sweep

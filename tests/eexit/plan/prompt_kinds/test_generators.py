@@ -19,7 +19,6 @@ from scipy.stats import chisquare
 
 from cluster.assessment.prompt_splits import drawn, sizes_at
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds import generators, multi_step
 from eexit.plan.prompt_kinds.generators import (
     KINDS,
@@ -33,6 +32,7 @@ from eexit.plan.prompt_kinds.generators import (
 from eexit.plan.prompt_kinds.multi_step import IN_STEPS
 from eexit.plan.prompts import read_prompts
 from eexit.plan.splits import sort_of
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.grading import grade
 from jobs.files.make_prompts import main
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.shard_tables import ShardTables, error_results
 from eexit.results.store.commit import (
     CommitError,

@@ -10,8 +10,8 @@ from scripted import rows_of, sweep_of
 from untrained import random_gate, save_gate, save_state_maps, stream_maps
 
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import configurations, plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import Manifest
 from eexit.results.store.commit import commit
 from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config

@@ -17,8 +17,8 @@ import eexit.results.store.lease
 from cluster.actor import SweepActor
 from cluster.custom_exits import CustomExits
 from eexit.errors import SweepStopped, UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import ShardTables
 from eexit.results.store.commit import CommitError, survey
@@ -30,7 +30,7 @@ import sys, time
 from eexit.results.store import lease
 from eexit.results.store.folder import open_store
 lease.STALE_SECONDS, lease.SECONDS_BETWEEN_RENEWALS = float(sys.argv[2]), float(sys.argv[3])
-lease.SECONDS_BETWEEN_LOOKS = 0.1
+lease.SECONDS_BETWEEN_POLLS = 0.1
 with lease.hold(open_store(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -8,8 +8,8 @@ import pytest
 from scripted import rows_of, sweep_of
 
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import FORMAT, MANIFEST, encode_manifest
 from eexit.results.store.commit import commit
 from eexit.results.store.extend import manifest_written

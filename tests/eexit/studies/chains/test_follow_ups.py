@@ -11,8 +11,8 @@ from commands import here
 from landed_sweep import land_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.prompts import read_prompts
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.quality.thinking import AnswerPattern, ThinkingTags
 from eexit.studies.chains.follow_ups import ChainEdits, ThoughtChain, _between, _shuffled, _until
 from jobs.files.chains import main

@@ -26,8 +26,8 @@ from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, PartialOutput, Request
 from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.studies.harness.__main__ import main
 from eexit.studies.harness.early_exit_lm import EarlyExitLM, StopStrings, sampling
 from eexit.sweeps.generator import ModelGenerator

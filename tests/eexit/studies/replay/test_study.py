@@ -18,7 +18,7 @@ from cluster.studies import run as running_studies
 from cluster.studies.run import StudyRun, run_study
 from eexit.errors import UsageError
 from eexit.output.progress import NullDisplay, Progress
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS

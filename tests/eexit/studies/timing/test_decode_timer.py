@@ -16,8 +16,8 @@ from eexit.costs.operations import multiply_adds, required_ops
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Draft, EarlyExit, HFGenerate, NoExit
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.studies.timing import decode_timer as timing
 from eexit.studies.timing.decode_timer import Contender, DecodeTimer, Stopwatch, batches
 from eexit.studies.timing.plain_generate import generate_greedily

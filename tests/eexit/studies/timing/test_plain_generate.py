@@ -3,8 +3,8 @@
 import pytest
 from byte_model import save_byte_model
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import LOOKUP, HFGenerate, NoExit
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.studies.timing.decode_timer import DecodeTimer
 from eexit.studies.timing.plain_generate import settings_of
 

@@ -11,11 +11,11 @@ from landed_sweep import land_all, land_rows
 from rich.console import Console
 from scripted import rows_of, sweep_of
 
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.output.result_table import SOFT_HYPHEN
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import short_name
 from eexit.plan.runs import Run, configurations, plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.committed import read_columns
 from eexit.results.configuration_means import figures
 from eexit.results.layout import MANIFEST

@@ -15,7 +15,7 @@ from eexit.method.kv_maps import KEYS, STREAMS
 from eexit.method.linear_map import LinearMap
 from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.cache import BLOCK_COLUMNS
-from eexit.model.layers import ForwardInputs, Layer
+from eexit.model.layers import ForwardInputs, VisitedLayer
 from eexit.training.kv_maps import disagreement
 from eexit.training.kv_maps.disagreement import exit_sets
 from eexit.training.kv_maps.kv_map_trainer import KVMapTrainer
@@ -53,7 +53,7 @@ def naive_disagreement(
         after: list[Tensor] = []
 
         def visit(
-            layer: Layer, hidden_1TW: Tensor, exit_layer: int = exit_layer, after: list[Tensor] = after
+            layer: VisitedLayer, hidden_1TW: Tensor, exit_layer: int = exit_layer, after: list[Tensor] = after
         ) -> Tensor:
             name = f"state.{exit_layer}.{layer.index}"
             maps = {part: naive_map(held, f"{name}{part}") for part in ("", ".key", ".value")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
 from eexit.plan.splits import in_test_split

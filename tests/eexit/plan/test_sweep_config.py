@@ -10,8 +10,8 @@ from untrained import TINY, artefact, config_with, save_state_maps, stream_maps
 
 from eexit.model.sources import PEFT_FILES, sha256
 from eexit.plan.artefacts import FLAGS, GATE, READOUT, WEIGHTS, ArtefactCard, write_card
-from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import NO_EXITS, Prompt, SweepConfig
 
 PROMPTS = (Prompt(id="0", prompt="x"),)
 MAPPING = {"modes": ("normal", "mapped_residual")}
@@ -51,7 +51,7 @@ def test_defaults_are_the_documented_grid() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
-    """Flags and TOML are tested, with their messages, in `tests/cluster/console/test_sweep_flags.py`."""
+    """Flags and TOML are tested, with their messages, in `tests/cluster/console/test_flags_from_config.py`."""
     with pytest.raises(ValidationError, match=message):
         SweepConfig.model_validate({"prompts": PROMPTS, **fields})
 

@@ -1,4 +1,4 @@
-"""Schema of a sweep, validated once, from TOML, flags or Python.
+"""Schema of a sweep, validated once, from TOML, flags or Python. Each field declares a flag of `eexit sweep`.
 
     SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from commands import here
 
-from cluster.console.sweep_flags import GROUPS, load_job
+from cluster.console.flags_from_config import GROUPS, load_job
 from cluster.sweep_job import FIELDS, SweepJob
 from eexit.errors import UsageError
 from eexit.method.rules import RULES
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import exiting_modes
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.risks import RISKS
 from jobs import judge, report, sweep, timings, train
 from jobs.files import chains, make_prompts

@@ -1,7 +1,7 @@
-"""The flags of `eexit sweep`: they and a TOML file are merged, and validated once, into a job.
+"""The flags of `eexit sweep`, generated from fields; flags and a TOML file become one validated job.
 
-Most flags are fields: of `eexit.plan.config.SweepConfig`, `eexit.sweeps.arguments.SweepSpec` and
-`cluster.sweep_job.SweepJob`. Only those that read files or print are declared here.
+A field of `eexit.plan.sweep_config.SweepConfig`, `eexit.sweeps.arguments.SweepSpec` or `cluster.sweep_job.SweepJob`
+declares a flag, with its type, default and help. Only flags that read files or print are declared here.
 
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """

@@ -13,10 +13,10 @@ from commands import here, refusal
 from landed_sweep import land_all, land_rows
 from scripted import sweep_of
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.grid_types import ControlSpec
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.sweeps.controls import controls_of
 from jobs.files.chains import main
