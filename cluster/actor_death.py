@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cluster.actor_client import ActorClient
 from cluster.actor_resources import PoolSpec
 from eexit.output.events import log
-from eexit.results.store.commit import RunCounts, landed_tally
+from eexit.results.store.commit import RunCounts, committed_tally
 from eexit.results.store.folder import Store
 from eexit.results.store.lease import Lease
 from eexit.sweeps.retry import ShardFailure
@@ -62,7 +62,7 @@ class LiveActors:
             return
         blamed = preempted
         for shard in actor.shards.values():
-            tally = None if shard.rehearsal else landed_tally(self._store, shard.runs)
+            tally = None if shard.rehearsal else committed_tally(self._store, shard.runs)
             if tally:
                 self.record_commit(shard, tally)
             elif blamed:

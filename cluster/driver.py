@@ -29,7 +29,7 @@ from eexit.output.progress import Display, Progress
 from eexit.output.text import pluralize
 from eexit.plan.runs import count_runs
 from eexit.results.layout import MANIFEST
-from eexit.results.store.commit import CommitError, RunCounts, clear_debris, landed_tally
+from eexit.results.store.commit import CommitError, RunCounts, clear_debris, committed_tally
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import Lease
 from eexit.results.store.manifest import put_manifest_back
@@ -153,8 +153,8 @@ class Driver:
             raise cause if isinstance(cause, UsageError) else UsageError(f"model can't be loaded: {failure.reason}")
         shard = actor.take(ref)
         if isinstance(error.cause, CommitError):
-            self._queue.not_landed(shard, error.cause)
-        elif not shard.rehearsal and (tally := landed_tally(self._store, shard.runs)):
+            self._queue.not_committed(shard, error.cause)
+        elif not shard.rehearsal and (tally := committed_tally(self._store, shard.runs)):
             self._live.record_commit(shard, tally)  # the exception came after the commit
         else:
             self._live.record_failure(shard, failure)

@@ -120,7 +120,7 @@ def _prepare(
     held = read_held(store, job.config, job.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config
     with start_inspection(look, config, job.rows_per_shard) as facts:
-        display.say("looking at the model")
+        display.say("inspecting the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()
     # A resumed sweep has a dtype, which the actors' is compared with if any run remains.
@@ -139,7 +139,7 @@ def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: Ray
     pool = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)[0]
     if session.is_here and pool.fits(session.nodes[0]) and not session.nodes[0].get("GPU"):
         return here
-    display.say("asking where the model will run what --dtype auto is there")
+    display.say("finding out what --dtype auto is where the model will run")
     lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
     asked, liveness = ask(pool, auto_dtype, lean, job.device), RayHealth(session.is_own, [pool], display.say)
     try:
@@ -148,7 +148,7 @@ def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: Ray
         if isinstance(error.cause, UsageError):
             raise error.cause from error
         reason = failure_of_call(error).reason
-        raise UsageError(f"--dtype auto can't be told where the model will run: {reason}; give --dtype") from error
+        raise UsageError(f"--dtype auto can't be resolved where the model will run: {reason}; give --dtype") from error
 
 
 def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | None, session: RaySession) -> RunCounts:

@@ -54,7 +54,7 @@ TRUST = "trust_remote_code"  # every command is told anew
 READING = ("system", "thinking", "thinking_until")
 
 
-@command("what is finished stays: the same command goes on from there")
+@command("finished steps stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit assess`. Return 0 if there is a verdict, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
@@ -179,16 +179,16 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
-    yield f"prompts: {sizes}, {parts.choosing:,} of these for choosing"
+    yield f"prompts: {sizes}, {parts.choosing:,} of these for calibration"
     if assessment.is_look:
-        yield "a smoke run: it certifies nothing, and does not say whether exits pay"
+        yield "a smoke run: it certifies nothing, and does not conclude whether exits pay"
     elif bound.risk == "answers":
         yield certification_power(parts.choosing, bound.max_risk, alpha_share(bound.confidence))
     else:
-        yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
+        yield "too few prompts have an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
     yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
-    yield f"{N_CALLS} calls can tell a time below {time_told(N_CALLS):.2f} of full depth's"
+    yield f"{N_CALLS} calls can show a time below {time_told(N_CALLS):.2f} of full depth's"
 
 
 def finish(verdict: "Verdict", out: str, is_another: bool, trusts_code: bool) -> None:

@@ -39,7 +39,7 @@ THAT_COUNT = (
 THE_ENDPOINTS = "endpoint"  # instead of a temperature
 
 
-@command("what was judged stays in judgements: the same command goes on from there")
+@command("scores stay in judgements: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit judge`.
 
@@ -83,7 +83,7 @@ def read_key(name: str) -> str:
     where = name if name == KEY_FROM else "the environment variable that --key-from names"
     key = os.environ.get(name, "").strip()
     if not re.fullmatch("[!-~]+", key):
-        raise UsageError(f"{where} is not set to a key alone: set it, or say --no-key if the endpoint needs none")
+        raise UsageError(f"{where} is not set to a key alone: set it, or give --no-key if the endpoint needs none")
     return key
 
 

@@ -55,7 +55,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.several("--dtypes", "DTYPE", further, choices=DTYPES)
     flags = study_flags(parser, arguments)
     if flags.chosen == (flags.configuration is not None):
-        raise UsageError("give either --chosen or --configuration KEY, which says which setting is packaged")
+        raise UsageError("give either --chosen or --configuration KEY: each selects the setting to package")
     return flags
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
 
-@command("what has landed stays: the same command goes on from there")
+@command("committed runs stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit sweep`.
 
@@ -99,8 +99,8 @@ def of_chains(store: "Store", config: SweepConfig) -> str:
     closed = read_columns(store, ["thinking_closed"])["thinking_closed"]
     if config.thinking and config.thinking != (NO_MARKS,) and closed.null_count == len(closed):
         return (
-            f"no text has {config.thinking[0]} or {config.thinking[1]}, so that all of each is its answer: look at "
-            "what the model writes, and give --thinking that"
+            f"no text has {config.thinking[0]} or {config.thinking[1]}, so that each text is all answer: give "
+            f"--thinking the marks that the model writes"
         )
     n, n_open = len(closed) - closed.null_count, pc.sum(pc.invert(closed)).as_py()
     if not n_open:

@@ -100,7 +100,7 @@ def _run_steps(assessment: Assessment, do: Do, say: Say) -> None:
         if code == BAD_INPUT:
             raise UsageError(f"step {step} can't be done")
         if code and command.script != "choose":  # whose exit code is 1 if nothing that saves is certified
-            raise SweepStopped(f"step {step} has not come to its end")
+            raise SweepStopped(f"step {step} is not finished")
         if known := known_after(command.name, assessment):
             say(f"known so far: {known}")
 

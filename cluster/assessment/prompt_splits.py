@@ -129,11 +129,11 @@ def split(
         needs = [(least, OF_RUN[CHOOSING]), (1, OF_RUN[ORDERING]), (1, OF_RUN[REPORTING]), (2 * batch, 1.0)]
         enough = max(_enough(spent + _enough(need, of_run), share) for need, of_run in needs)
         why, lower = (
-            f"{n} of them are for choosing, and a setting without any loss takes {least}",
+            f"{n} of them are for calibration, and a setting without any loss takes {least}",
             "a higher --max-risk",
         )
         if n >= least and n_run < 2 * batch:
-            why = f"the run has {n_run} of them, and timing batches of {batch} rows takes {2 * batch}"
+            why = f"the run has {n_run} of them, and timing batches of {batch} takes {2 * batch}"
             lower = f"a --batch below {batch}"
         raise UsageError(f"{len(prompts):,} prompts are too few: {why}; {enough:,} are enough, or {lower}")
     return PromptSplits({part: [each for unit in of for each in by_unit[unit]] for part, of in chosen.items()}, n, risk)
@@ -153,7 +153,7 @@ def drawn(whole: SplitSizes, least: int, seed: int, is_look: bool = False, batch
     n = math.ceil(SPARE * max(wanted[part] / SHARES[part] for part in PARTS))
     if n > MOST:
         raise UsageError(
-            f"{whole.choosing:,} prompts for choosing take {n:,} in all, and at most {MOST:,} can be drawn: give a "
+            f"{whole.choosing:,} calibration prompts take {n:,} in all, and at most {MOST:,} can be drawn: give a "
             "higher --max-risk"
         )
     return split(draw_prompts(n, seed), whole, least, is_look, batch)

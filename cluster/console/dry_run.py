@@ -110,7 +110,7 @@ def _kinds_and_answers(config: SweepConfig) -> str:
 def _to_fetch(config: SweepConfig) -> str:
     n_bytes = bytes_to_fetch(config.model, config.revision)
     if n_bytes is None:
-        return "unknown: the hub does not say how large the weights are"
+        return "unknown: the hub lists no size of the weights"
     return f"{format_bytes(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
 
 
@@ -150,7 +150,7 @@ def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
     for row in rows:
         if (row["folder"], row["started"]) == (latest["folder"], latest["started"]):
             seconds.setdefault(row["batch"], []).append(row["seconds"] * row["batch"] / row["tokens"])
-    times = ", ".join(f"{pluralize(rows, 'row')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
+    times = ", ".join(f"{pluralize(rows, 'sequence')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
     return f"{times}, at full depth ({latest['folder']}: {latest['machine']}, {latest['dtype']})"
 
 

@@ -154,7 +154,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
 
     of_oracle = flags.get("rules") == [ORACLE]
     if given := [name for name in ("rules", "exit_sets", "kl_factors")[of_oracle:] if name in flags]:
-        raise UsageError(f"--settings-from-replay says which rules are run, and {flag(given[0])} too: give one of them")
+        raise UsageError(f"--settings-from-replay selects the rules, and {flag(given[0])} too: give one of them")
     risk, _, share = within.partition("=")
     if risk not in RISKS or not share.replace(".", "", 1).isdecimal() or not 0 < float(share) < 1:
         known = ", ".join(RISKS)

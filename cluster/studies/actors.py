@@ -60,7 +60,7 @@ def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:
     """
     has_gpu = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1 for node in nodes)
     if device == "cuda" and not has_gpu:
-        raise UsageError("--device cuda needs a node with a GPU, and Ray knows of none: leave --device out")
+        raise UsageError("--device cuda needs a node with a GPU, and Ray has none: leave --device out")
     if has_gpu and device in ("auto", "cuda"):
         return {"CPU": 1, "GPU": 1}
     # All CPUs of the largest nodes: fewer would not be all CPUs of such a node.

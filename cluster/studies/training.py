@@ -127,8 +127,7 @@ class TrainingJob(ModelJob):
         plan = self._plan
         if not plan.folder.is_dir():
             raise UsageError(
-                f"node {ray.util.get_node_ip_address()} does not see {plan.folder}: give --out a folder that all "
-                "nodes share"
+                f"node {ray.util.get_node_ip_address()} has no {plan.folder}: give --out a folder that all nodes share"
             )
         model, _ = load_model_and_tokenizer(plan.sweep_config, device)
         decoder = build_decoders(model.requires_grad_(False), plan.sweep_config.adapter, packed=False).early_exit
@@ -137,7 +136,7 @@ class TrainingJob(ModelJob):
         trainer = TRAINERS[plan.options.what](setup)
         self.training = Training(trainer, plan)
         n_before = self.training.reached.tokens
-        return [f"{pluralize(n_before, 'token')} were learned from before: going on"] if n_before else []
+        return [f"{pluralize(n_before, 'token')} are in the saved moments: resuming"] if n_before else []
 
 
 def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
@@ -150,12 +149,12 @@ def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
                     display.show(progress)
                     is_done, progress = actor.call("training.advance", SECONDS_PER_CALL)
             except KeyboardInterrupt:
-                display.say("saving what was learned")
+                display.say("saving the artefact")
                 with suppress(RayError):  # if saving fails or takes too long, the last state stays
                     ray.get(actor.handle.call.remote("training.save"), timeout=SECONDS_TO_SAVE)
                 raise
             actor.call("training.save")
-            display.say("learned; measuring on held-out texts, which may take minutes")
+            display.say("fitted; measuring on held-out texts, which may take minutes")
             measuring = progress.doing.replace(plan.options.what, "measuring", 1)
             display.show(replace(progress, doing=measuring, with_rate=False, open_ended=True))
             card: ArtefactCard = actor.call("training.finish")

@@ -44,7 +44,7 @@ def count_unit_costs(
             {name: counter.count(read, hidden_1D)[1] for name, read in reads.items()} for reads in reads_of(counted)
         ]
     head = decoder.head_alone.get_output_embeddings()
-    prices = UnitCosts(
+    unit_costs = UnitCosts(
         embedding=embedding,
         layer_L=2 * at_one_L - at_two_L,
         keys_L=keys_L,
@@ -55,24 +55,25 @@ def count_unit_costs(
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
     )
-    _refuse_impossible(prices)
-    return prices
+    _refuse_impossible(unit_costs)
+    return unit_costs
 
 
-def _refuse_impossible(prices: UnitCosts) -> None:
+def _refuse_impossible(unit_costs: UnitCosts) -> None:
     """Raise `UsageError` for costs below zero, or costs of keys and values alone above the whole layer's."""
     counts = {
-        "what runs before layer 0": np.array([prices.embedding]), "layer": prices.layer_L, "keys and values of layer":
-        prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.read_XK.min(1),
+        "the part before layer 0": np.array([unit_costs.embedding]), "layer": unit_costs.layer_L,
+        "keys and values of layer": unit_costs.keys_L, "a position in layer": unit_costs.position_L,
+        "a read at exitable layer": unit_costs.read_XK.min(1),
     }  # fmt: skip
     for part, count in counts.items():
         if (count < 0).any():
             at = int(count.argmin())
             raise UsageError(f"multiply-adds can't be counted: {part} {at} would have {count[at]}")
-    if (prices.keys_L > (whole_L := prices.layer_L + prices.position_L)).any():
-        at = int((prices.keys_L - whole_L).argmax())
+    if (unit_costs.keys_L > (whole_L := unit_costs.layer_L + unit_costs.position_L)).any():
+        at = int((unit_costs.keys_L - whole_L).argmax())
         raise UsageError(
-            f"multiply-adds can't be counted: keys and values alone of layer {at} have {prices.keys_L[at]}, and all of "
+            f"multiply-adds can't be counted: keys and values of layer {at} have {unit_costs.keys_L[at]}, and all of "
             f"the layer {whole_L[at]}"
         )
 

@@ -150,7 +150,7 @@ def parse_call(
         raise UsageError("no token is to be generated: give max_new_tokens of 1 or more")
     streamer = others.get("streamer")
     if streamer is not None and len(prompts) > 1:
-        raise UsageError(f"a streamer takes one row, got {len(prompts)}: give one prompt, or no streamer")
+        raise UsageError(f"a streamer takes one sequence, got {len(prompts)}: give one prompt, or no streamer")
     return GenerateCall(
         prompts,
         min(lengths) - input_ids.shape[1],
@@ -200,7 +200,7 @@ def _plain(value: Any) -> Any:
 def _refuse_config(asked: GenerationConfig, own: GenerationConfig | None) -> None:
     mode = asked.get_generation_mode()
     if mode not in _MODES:
-        raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: ask for greedy search or sampling")
+        raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: use greedy search or sampling")
     for name, neutral in _NEUTRAL.items():
         is_own = name in _CACHES and own is not None and getattr(own, name, None) == getattr(asked, name, None)
         if (value := getattr(asked, name, None)) not in neutral and not is_own:
@@ -209,7 +209,7 @@ def _refuse_config(asked: GenerationConfig, own: GenerationConfig | None) -> Non
 
 def _refuse_arguments(others: Mapping[str, Any]) -> None:
     if getattr(others.get("cache"), "_is_user_defined", False):
-        raise UsageError("a cache was handed in, and rows with exits need their own: leave cache out")
+        raise UsageError("a cache was given, and exits need their own: leave cache out")
     for name, value in others.items():
         if name not in (*_MADE, "streamer") and value is not None and value is not False:
             raise UsageError(f"{name} can't be followed here: leave it out")
@@ -218,13 +218,13 @@ def _refuse_arguments(others: Mapping[str, Any]) -> None:
 def _prompts(input_ids: Tensor, mask_BT: Tensor | None, position_BT: Tensor | None) -> list[tuple[int, ...]]:
     """Return each sequence's tokens without padding."""
     if not input_ids.numel():
-        raise UsageError(f"input_ids are of shape {tuple(input_ids.shape)}: give at least one row with one token")
+        raise UsageError(f"input_ids are of shape {tuple(input_ids.shape)}: give at least one sequence with one token")
     real_BT = torch.ones_like(input_ids, dtype=torch.bool) if mask_BT is None else mask_BT.bool().to(input_ids.device)
     if (real_BT[:, :-1] & ~real_BT[:, 1:]).any():
         raise UsageError("attention_mask hides tokens behind others: pad on the left (tokenizer.padding_side = 'left')")
     if not real_BT[:, -1].all():
         row = int((~real_BT[:, -1]).nonzero()[0, 0])
-        raise UsageError(f"row {row} has no token that attention_mask lets through: leave it out")
+        raise UsageError(f"sequence {row} has no token that attention_mask shows: leave it out")
     if position_BT is not None:
         expected_BT = (real_BT.cumsum(-1) - 1).to(position_BT.device)
         if ((position_BT != expected_BT) & real_BT.to(position_BT.device)).any():
@@ -247,8 +247,8 @@ def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]
                 )
             case _:
                 raise UsageError(
-                    f"{type(processor).__name__} changes logits, and exits are decided on the model's own: leave out "
-                    "what asks for it, or, if the model's generation_config does, give its neutral value, as in "
+                    f"{type(processor).__name__} changes logits, and exits are decided on the model's own: leave it "
+                    f"out or, if the model's generation_config has it, give its neutral value, as in "
                     "repetition_penalty=1.0"
                 )
     if not do_sample or top_p == 0:  # 0 keeps only the likeliest token

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from eexit.custom_generate.package import Certificate, PromptDistribution, SettingPackage
 from eexit.method.custom import PYTHON, CustomSource
-from eexit.output.text import format_number, ordinal, percent, short_percent, with_weights
+from eexit.output.text import format_number, ordinal, percent, pluralize, short_percent, with_weights
 from eexit.plan.configuration import Draft, EarlyExit, all_modes
 from eexit.quality.certificate import certificate_sentences
 
@@ -37,7 +37,7 @@ def _what(taken: SettingPackage) -> Iterator[str]:
             layers = ", ".join(map(str, taken.exit_layers))
             after = "layer" if len(taken.exit_layers) == 1 else "layers"
             yield (
-                f"{taken.key} of {of}: tokens leave after {after} {layers} where rule {exit.rule} says so. "
+                f"{taken.key} of {of}: tokens exit after {after} {layers} where rule {exit.rule} decides so. "
                 f"Mode {exit.mode}: {all_modes()[exit.mode]}."
             )
     for own in taken.own:
@@ -63,13 +63,13 @@ def _saved(taken: SettingPackage) -> Iterator[str]:
     for timed in taken.timed:
         ends = "" if timed.low is None else f" [{percent(timed.low)}, {percent(timed.high)}]"
         yield (
-            f"Time saved beside full depth at {timed.rows} row{'s' * (timed.rows > 1)} (realised): "
+            f"Time saved beside full depth at {pluralize(timed.rows, 'sequence')} (realised): "
             f"{percent(timed.saved)}{ends}, {format_number(timed.tokens_per_second, '.1f')} tokens per second, "
             f"{timed.rounds} rounds on {timed.machine}"
             + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
         )
     if not taken.timed:
-        yield "It was not timed: what it saves in time on a machine is what eexit timings measures there."
+        yield "It was not timed: eexit timings measures its saving in time on a machine."
 
 
 def _guarantee(taken: SettingPackage) -> Iterator[str]:
@@ -77,10 +77,7 @@ def _guarantee(taken: SettingPackage) -> Iterator[str]:
         yield "It has no guarantee: no choice (eexit choose) certified it."
     else:
         yield from _certified(taken.certificate, taken.model.quantization)
-        yield (
-            "The guarantee is about prompts drawn as those were, and texts made as theirs were: of others it says "
-            "nothing."
-        )
+        yield ("The guarantee covers only prompts drawn as these were, with texts generated as theirs were.")
     yield _prompts(taken.prompts)
 
 
@@ -89,14 +86,14 @@ def _certified(certificate: Certificate, quantization: str | None) -> Iterator[s
     said = " ".join(certificate_sentences(*bounded, certificate.model_dump()))
     yield f"Certified{with_weights(quantization)}, by risk {certificate.risk}. {said} The loss: {certificate.loss}."
     if certificate.question > 1:
-        yield f"It was the {ordinal(certificate.question)} ask of these prompts."
+        yield f"It was the {ordinal(certificate.question)} use of these prompts."
     held_out = certificate.held_out
     if held_out is None:
-        yield "It was not checked on prompts that chose nothing."
+        yield "It was not checked on test prompts."
     else:
         mean, upper = short_percent(held_out.mean_loss), short_percent(held_out.upper)
         yield (
-            f"On {held_out.n} prompts that chose nothing, its mean loss is {mean}, so that by these alone the risk is "
+            f"On {held_out.n} test prompts, its mean loss is {mean}, so that by these alone the risk is "
             f"at most {upper}."
         )
 

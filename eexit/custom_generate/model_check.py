@@ -14,7 +14,7 @@ from eexit.model.support import refuse_compiled, refuse_hooked
 from eexit.output.text import truncate_lines, with_weights
 from eexit.plan.model_description import weights_digest
 
-_WAY_OUT: Final = "load that model, or take a setting of this one home"
+_WAY_OUT: Final = "load that model, or package a setting of this one"
 
 
 # Names of files, tokens, returned values and weight formats, none of which changes what the layers compute.
@@ -49,19 +49,19 @@ def _refuse_precision(model: PreTrainedModel, taken: SettingPackage, name: str) 
         is_this = "not quantised" if quantization is None else f"quantised ({quantization})"
         raise UsageError(
             f"{name} was measured{measured_with}, and the model is {is_this}: load it as {name}/README.md says, or "
-            "take a setting of this one home"
+            "package a setting of this one"
         )
     dtype, device, measured = dtype_name(model.dtype), model.device.type, taken.model.measured
     if dtype not in measured:
         known = " or ".join(f"dtype=torch.{each}" for each in measured)
         raise UsageError(
-            f"{name} was not measured in {dtype}: load the model with {known}, or take the setting home again with "
+            f"{name} was not measured in {dtype}: load the model with {known}, or package the setting again with "
             f"--dtypes {dtype}"
         )
     if device != measured[dtype].device:
         raise UsageError(
-            f"{name} was measured on {measured[dtype].device}, and the model is on {device}: move it there, or take "
-            f"the setting home again on a machine with {device}"
+            f"{name} was measured on {measured[dtype].device}, and the model is on {device}: move it there, or "
+            f"package the setting again on a machine with {device}"
         )
 
 

@@ -66,9 +66,7 @@ class EarlyExitGenerator(ABC):
             meant = did_you_mean(mode, modes, f"choose from {', '.join(modes)}")
             raise UsageError(f"unknown mode {mode!r}: {meant}")
         if mode in MAPPING:
-            raise UsageError(
-                f"mode {mode} needs trained KV maps: run a sweep with --kv-maps, and take its setting home"
-            )
+            raise UsageError(f"mode {mode} needs trained KV maps: run a sweep with --kv-maps, and package its setting")
         if readout not in READOUTS:
             raise UsageError(f"unknown readout {readout!r}: choose from {', '.join(READOUTS)}")
         self.tokenizer, self.mode, self.readout = tokenizer, mode, READOUTS[readout]

@@ -227,7 +227,7 @@ def packaged_config(taken: SettingPackage, folder: Path) -> SweepConfig:
         return SweepConfig.model_validate({**taken.config, **_NO_PROMPTS, **artefacts, "trust_remote_code": False})
     except ValidationError as error:
         raise UsageError(
-            f"{folder} asks for what this version of eexit does not know ({_first(error)}): install the version that "
+            f"{folder} has fields that this version of eexit lacks ({_first(error)}): install the version that "
             f"made it ({taken.versions.get('eexit')})"
         ) from error
 

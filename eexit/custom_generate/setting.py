@@ -75,7 +75,7 @@ class _BoundModel:
 
     decoders: DecoderPair
     decoding: DecodingConfig
-    prices: UnitCosts
+    unit_costs: UnitCosts
 
 
 # Outside of settings, so that they can be copied and pickled, and with weak keys, so that models can be freed.
@@ -222,7 +222,7 @@ class Setting:
         engine, traces = Engine(ready.decoders.full_depth, decoding, ready.decoders.early_exit), {}
         for row, outcome in engine.generate(requests):
             if isinstance(outcome, RequestFailure):
-                raise UsageError(f"row {row} can't be generated: {outcome.error}")
+                raise UsageError(f"sequence {row} can't be generated: {outcome.error}")
             traces[row] = outcome
             _warn_of_an_early_end(row, outcome, call.max_new_tokens)
         watcher.end()
@@ -231,7 +231,7 @@ class Setting:
     def _count(self, ready: _BoundModel, prompt: Sequence[int], trace: RequestOutput) -> dict[str, float | int | None]:
         """Return the cost of a sequence's decided tokens, and add it to `stats`."""
         exits, layers = trace.exit_layer_T[1:], ready.decoding.exitable_layers
-        costs = cost_columns(ready.prices, trace.counts, exits, layers, self._follows.mode, len(prompt))
+        costs = cost_columns(ready.unit_costs, trace.counts, exits, layers, self._follows.mode, len(prompt))
         self._stats.add(trace, costs)
         return costs
 
@@ -258,7 +258,8 @@ def _refuse_unknown_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) ->
         for token_id in prompt:
             if not 0 <= token_id < vocabulary:
                 raise UsageError(
-                    f"row {row} has token {token_id}, and the model's vocabulary has the ids 0 to {vocabulary - 1}: "
+                    f"sequence {row} has token {token_id}, and the model's vocabulary has the ids 0 to "
+                    f"{vocabulary - 1}: "
                     "use the model's own tokenizer"
                 )
 
@@ -267,7 +268,8 @@ def _warn_of_an_early_end(row: int, trace: RequestOutput, max_new_tokens: int) -
     n_tokens = len(trace.token_id_T)
     if trace.finish_reason == LENGTH and n_tokens < max_new_tokens:
         warnings.warn(
-            f"row {row} ends after {n_tokens} new tokens, where the model's context ends; plain generate may go on "
-            f"beyond it: ask for at most {n_tokens}, or give a shorter prompt",
+            f"sequence {row} ends after {n_tokens} new tokens, where the model's context ends; plain generate may go "
+            f"on "
+            f"beyond it: generate at most {n_tokens}, or give a shorter prompt",
             stacklevel=2,
         )

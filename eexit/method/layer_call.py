@@ -39,7 +39,7 @@ class ExitContext:
 
     def _needed(self, name: str) -> Tensor:
         if name not in self.kept:
-            raise AttributeError(f'it looks at {name}: say needs=("{name}",)')
+            raise AttributeError(f'it uses {name}: give needs=("{name}",)')
         return self.kept[name]
 
 

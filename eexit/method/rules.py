@@ -89,8 +89,8 @@ class LayerView:
         if name.startswith("__"):
             raise AttributeError(name)
         needs = [f'"{need}"' for need, names in NEEDS.items() if name in names]
-        way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
-        raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
+        way_out = f"give needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
+        raise AttributeError(f"it uses {name}, which its needs lack:  {way_out}")
 
     def view_for(self, needs: str, tokens: slice, **more: Tensor) -> LayerView:
         """Return the view of some of the tokens for a rule with this need."""
@@ -122,7 +122,7 @@ class Rule(RegistryEntry):
     needs: str = DISTRIBUTION  # one of NEEDS
     parameter: str = ""  # its name; empty for a rule without one
     unit: str = ""
-    sees: str = ""  # the exit score's name, with the unit; empty for a rule without a score
+    score_name: str = ""  # the exit score's name, with the unit; empty for a rule without a score
     at_most: bool = False  # True: exits where the score is at most the threshold, not at least
     draws: bool = False  # True: exits are drawn; False: a token exits at the first layer that meets the condition
     higher_exits_later: bool | None = None  # None if its parameters have no order
@@ -195,7 +195,7 @@ class Rule(RegistryEntry):
             gives_bool = self.returns_chance and not self.draws
             check_shape_and_dtype(score, view.parameter.shape, kind="bool" if gives_bool else "numbers")
             if gives_bool and str(score.dtype) != "torch.bool":
-                raise TypeError("gives numbers, not True or False: if they are chances, say draws=True")
+                raise TypeError("gives numbers, not True or False: if they are exit probabilities, give draws=True")
             if checked_N is not False:
                 counts_N = ~view.parameter.isnan() & view.is_finite & checked_N
                 if n_nan := int((counts_N & score.isnan()).sum()):
@@ -327,13 +327,13 @@ def rule(
             known = ", ".join(each for each in NEEDS if each != NOTHING)
             raise UsageError(f"{what}: needs is one of {known}, got {needs!r}")
         if n_arguments not in ((1, 2) if parameter else (1,)):
-            way_out = "layer, or layer and parameter" if parameter else "layer alone: or say parameter="
+            way_out = "layer, or layer and parameter" if parameter else "layer alone: or give parameter="
             raise UsageError(f"{what} is a function of {way_out}, got one of {n_arguments}")
         fields["takes_parameter"] = n_arguments == 2
         if parameter and n_arguments == 1:
-            fields |= {"sees": parameter * (needs != NOTHING), "higher_exits_later": not declared.get("at_most")}
+            fields |= {"score_name": parameter * (needs != NOTHING), "higher_exits_later": not declared.get("at_most")}
         elif needs != NOTHING:
-            fields["sees"] = "chance to exit"
+            fields["score_name"] = "exit probability"
         entry = kind(**fields | declared)
         entry.register()
         return entry
@@ -342,21 +342,21 @@ def rule(
 
 
 @rule(
-    parameter=KL_FACTOR, unit="1/nat", needs=FINAL, sees="KL, nats", draws=True, kind=KLRule, least=0, example=0.5
+    parameter=KL_FACTOR, unit="1/nat", needs=FINAL, score_name="KL, nats", draws=True, kind=KLRule, least=0, example=0.5
 )  # fmt: skip
 def kl(layer: LayerView) -> Tensor:
     """exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
     return layer.kl
 
 
-@rule(needs=FINAL, sees="final layer's token, 1 or 0")
+@rule(needs=FINAL, score_name="final layer's token, 1 or 0")
 def agree(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is the final layer's"""
     return (layer.top_token == layer.final_top_token).to(layer.kl.dtype)
 
 
 @rule(
-    parameter="threshold", unit="probability", sees="probability", least=0, most=1, positive=True, example=0.9,
+    parameter="threshold", unit="probability", score_name="probability", least=0, most=1, positive=True, example=0.9,
     short="conf",
 )  # fmt: skip
 def confidence(layer: LayerView) -> Tensor:
@@ -364,14 +364,14 @@ def confidence(layer: LayerView) -> Tensor:
     return layer.top2_prob[:, 0]
 
 
-@rule(parameter="threshold", unit="probability", sees="margin", least=0, most=1, example=0.5)
+@rule(parameter="threshold", unit="probability", score_name="margin", least=0, most=1, example=0.5)
 def margin(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response of
     CALM, Schuster et al. 2022)"""
     return layer.top2_prob[:, 0] - layer.top2_prob[:, 1]
 
 
-@rule(parameter="threshold", unit="nats", sees="entropy, nats", at_most=True, least=0, example=0.5)
+@rule(parameter="threshold", unit="nats", score_name="entropy, nats", at_most=True, least=0, example=0.5)
 def entropy(layer: LayerView) -> Tensor:
     """exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; DeeBERT,
     Xin et al. 2020)"""
@@ -379,7 +379,7 @@ def entropy(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter="threshold", unit="cosine", needs=HIDDEN, sees="cosine", least=-1, most=1, example=0.95, short="sim"
+    parameter="threshold", unit="cosine", needs=HIDDEN, score_name="cosine", least=-1, most=1, example=0.95, short="sim"
 )  # fmt: skip
 def similarity(layer: LayerView) -> Tensor:
     """exits at a layer whose hidden states before and after it have at least this cosine (the hidden-state saturation
@@ -390,7 +390,7 @@ def similarity(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter="exitable layers in a row", unit="layers", needs=HISTORY, sees="layers in a row", kind=PatienceRule,
+    parameter="exitable layers in a row", unit="layers", needs=HISTORY, score_name="layers in a row", kind=PatienceRule,
     least=2, whole=True, example=2, short="pat",
 )  # fmt: skip
 def patience(layer: LayerView) -> Tensor:
@@ -401,7 +401,7 @@ def patience(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, sees="predicted KL, nats", draws=True, kind=KLRule, least=0,
+    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, score_name="predicted KL, nats", draws=True, kind=KLRule, least=0,
     example=0.5, short="pkl",
 )  # fmt: skip
 def predicted_kl(layer: LayerView) -> Tensor:

@@ -77,7 +77,7 @@ def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
                     what = f"{type(module).__name__}, which runs its layers,"
                     raise UsageError(f"{what} takes embeddings made elsewhere, not token ids")
                 if "mems" in parameters:
-                    raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys")
+                    raise UsageError("it keeps memories outside the KV cache, which it doesn't take")
                 return path, name
     raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
 

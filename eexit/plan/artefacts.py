@@ -135,7 +135,7 @@ def read_card(location: str, role: str) -> ArtefactCard:
         return ArtefactCard(what=ADAPTER, holds=(ADAPTER,), model={}, layers=(), readout="lens", files=files)
     if not (folder / CARD).is_file():
         raise UsageError(
-            f"{name} has no {CARD}: it is no learned exits' folder, or its training has not ended; the command that "
+            f"{name} has no {CARD}: it is no artefact's folder, or its training has not ended; the command that "
             "began it goes on with it"
         )
     try:

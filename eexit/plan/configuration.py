@@ -263,7 +263,7 @@ def gives_its_exits(configuration: Configuration) -> bool:
     if not isinstance(configuration, EarlyExit):
         return True
     rule = RULES.get(configuration.rule)
-    return rule is not None and not rule.sees and not rule.draws
+    return rule is not None and not rule.score_name and not rule.draws
 
 
 def without_mode(configuration: Configuration) -> Configuration:

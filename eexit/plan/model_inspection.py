@@ -165,7 +165,7 @@ def _result(answers: IO[bytes]) -> Any:
     try:
         result, error = pickle.load(answers)
     except EOFError as gone:
-        raise UsageError("the process that looked at the model was killed: is there memory enough?") from gone
+        raise UsageError("the process that inspected the model was killed: is there enough memory?") from gone
     if error:
         raise UsageError(error)
     return result
@@ -187,7 +187,7 @@ def subprocess_main() -> None:
     except UsageError as error:
         done = (None, str(error))
     except Exception as error:
-        done = (None, f"the model can't be looked at: {type(error).__name__}: {first_line(error)}")
+        done = (None, f"the model can't be inspected: {type(error).__name__}: {first_line(error)}")
     pickle.dump(done, answers)
     answers.flush()
     os._exit(0)  # without closing standard input, which the thread reads

@@ -32,7 +32,7 @@ class OwnedFolderKind(Enum):
     """Kind of a folder that eexit owns, as messages name it."""
 
     RESULTS = "the sweep's results"
-    LEARNED = "a folder of learned exits"
+    LEARNED = "an artefact's folder"
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     told = (
         f"{judge} would be asked {pluralize(len(asked), 'question')}, with {sum(map(len, messages)):,} "
         f"characters, about {pluralize(sum(map(len, asked.values())), 'run')}; {len(known):,} have a text "
-        f"that is known; {n_done:,} were judged before, {n_failed:,} failed, {n_missing:,} did not land yet"
+        f"that is known; {n_done:,} were judged before, {n_failed:,} failed, {n_missing:,} are not committed yet"
     )
     return JudgingPlan(store, judge, asked, known, chosen, groups(manifest.config["prompts"]), told)
 

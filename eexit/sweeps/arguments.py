@@ -45,7 +45,7 @@ class SweepSpec(BaseModel):
     rows_per_shard: Count = Field(
         128,
         ge=1,
-        description="about how many runs are batched together and land in one file; lower it if memory is short",
+        description="about how many runs are batched together and written to one file; lower it if memory is short",
     )
 
 

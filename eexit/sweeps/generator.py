@@ -123,7 +123,7 @@ class ModelGenerator:
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = measure_unit_costs(both.full_depth, decoding)
+        self.unit_costs = measure_unit_costs(both.full_depth, decoding)
         self.engine = Engine(both.full_depth, decoding, both.early_exit)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))
@@ -294,7 +294,7 @@ class ModelGenerator:
             "thinking_closed": chains.closed if chains else None,
             **marked.columns,
             **cost_columns(
-                self.prices,
+                self.unit_costs,
                 outcome.counts,
                 outcome.exit_layer_T[1:],
                 layers,
@@ -319,7 +319,7 @@ class ModelGenerator:
         if not isinstance(configuration, Draft) or not outcome.rounds:
             return {}
         n_decided, layers = len(outcome.token_id_T) - 1, self.engine.decoding.exitable_layers
-        return draft_columns(outcome.rounds, configuration, n_decided, self.prices, layers)
+        return draft_columns(outcome.rounds, configuration, n_decided, self.unit_costs, layers)
 
 
 @dataclass(frozen=True)

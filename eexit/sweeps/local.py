@@ -54,7 +54,7 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
     held = read_held(store, asked.config, asked.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": asked.config.dtype}) if held else asked.config
     if loaded is None:
-        display.say("looking at the model")
+        display.say("inspecting the model")
     model, exitable_layers = _facts(config, asked.rows_per_shard, loaded)
     dtype: str = config.dtype
     if dtype == AUTO_DTYPE:
@@ -111,7 +111,7 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
             try:
                 tally = runner.rehearse(shard.runs) if shard.rehearsal else runner.do(shard.runs)
             except CommitError as error:
-                queue.not_landed(shard, error)
+                queue.not_committed(shard, error)
             except SweepStopped:
                 raise
             except Exception as error:  # a model may raise anything: the fault of these runs or of the environment

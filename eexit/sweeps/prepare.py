@@ -112,7 +112,7 @@ def run_pending(
         found, said = _look_through(store, [])
         tally = RunCounts()
         if len(found.done) == n_planned:
-            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} landed in {redact(out)}")
+            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} committed in {redact(out)}")
         else:
             if line := _same_texts(config):
                 display.say(line)
@@ -122,7 +122,7 @@ def run_pending(
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
-        raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
+        raise SweepStopped(f"{missing:,} committed runs are damaged or gone")
     return SweepSummary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
 
 

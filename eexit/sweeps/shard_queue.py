@@ -78,16 +78,16 @@ class ShardQueue:
         """Requeue a shard that was not executed, through no fault of its runs."""
         self._again.append(shard)
 
-    def not_landed(self, shard: Shard, error: CommitError) -> None:
+    def not_committed(self, shard: Shard, error: CommitError) -> None:
         """Requeue a shard whose results could not be written. Raise `SweepStopped` if that continues."""
-        log("landing failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
+        log("commit failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
         self._lease.check()
-        self._breaker.environment_failed("landing", str(error))
+        self._breaker.environment_failed("commit", str(error))
         self.again(shard)
 
     def not_loaded(self, reason: str) -> None:
         """Record that a model could not be loaded. Raise `SweepStopped` if that continues."""
-        self._breaker.environment_failed("loading", reason)
+        self._breaker.environment_failed("load", reason)
 
     def failed(self, shard: Shard, failure: ShardFailure, hope: bool = False) -> None:
         """Retry a shard, then parts of it; in the end, commit its only run as an error.

@@ -128,7 +128,7 @@ def split(texts: Sequence[TrainingText], name: str) -> tuple[list[TrainingText],
     if not held_out or len({text.chooses for text in learn}) < 2:
         raise UsageError(
             f"{name} has too few prompts: of its {len(usable)} texts {len(held_out)} are held out, and "
-            f"{sum(text.chooses for text in learn)} of the others choose settings, where each needs one at least; "
+            f"{sum(text.chooses for text in learn)} of the others are for validation; each part needs one at least; "
             "give more with --prompts"
         )
     return learn, held_out

@@ -118,7 +118,7 @@ class Bench:
     def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[float]:
         steps, tell = self._watch()
         made = generate_greedily(self.plain, prompts, self.n_tokens, tell)
-        assert made.shape[1] == self.n_tokens, "a row ended early"
+        assert made.shape[1] == self.n_tokens, "a sequence ended early"
         return seconds_between(steps)
 
     def _decode(self, requests: Sequence[Request], record_full_depth: Observe) -> tuple[list[float], float]:
@@ -132,7 +132,7 @@ class Bench:
             if isinstance(outcome, RequestFailure):
                 raise UsageError(f"{requests[index].configuration.key} can't be timed: {outcome.error}")
         if len(steps) != self.n_tokens - 1:
-            raise UsageError(f"{len(requests)} rows are not decoded at once, for want of memory: lower --rows")
+            raise UsageError(f"{len(requests)} sequences don't fit into memory at once: lower --rows")
         return seconds_between(steps), now(self.engine.decoder.device) - steps[-1]
 
     def _watch(self) -> tuple[list[float], Callable[[int], None]]:
@@ -185,9 +185,9 @@ def speed_table(figures: Sequence[dict[str, Any]]) -> Table:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--rows", type=whole, nargs="+", metavar="N", help="default: 1 8 27 108")
-    parser.add_argument("--tokens", type=whole, help="per row (default: 40)")
+    parser.add_argument("--tokens", type=whole, help="per sequence (default: 40)")
     parser.add_argument("--rounds", type=whole, help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="1 and 8 rows, 12 tokens, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="1 and 8 sequences, 12 tokens, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
     parser.epilog = "Flags of eexit sweep that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str]) -> int:
     about = bench.about()
     console.print(" · ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     figures = figures_of(compare(bench, rows, n_rounds))
-    console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", speed_table(figures))
+    console.print(f"\n{n_tokens} tokens per sequence, medians of {n_rounds} rounds", speed_table(figures))
     if flags.json:
         write_atomic(Path(flags.json), json.dumps({"machine": about, "comparison": figures}, indent=1))
     return 0

@@ -217,7 +217,7 @@ def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, str | None, list[
     if trade.empty:
         return
     exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
-    deciding = exits[~exits["rule"].isin([name for name, rule in RULES.items() if not rule.sees])]
+    deciding = exits[~exits["rule"].isin([name for name, rule in RULES.items() if not rule.score_name])]
     controls = trade[trade["control_of"].notna()]
     for one, other in combinations(exits["mode"].unique(), 2):
         for at, frame, alike in ((SAME_SETTING, deciding, "setting"), (SAME_EXITS, controls, "control_of")):

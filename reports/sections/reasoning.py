@@ -29,7 +29,7 @@ ABOUT: Final = (
     "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
 )
 SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of values that may be negative
-NO_NECESSITY: Final = "Whether answers need their chains was not asked: eexit chains does that."
+NO_NECESSITY: Final = "Whether answers need their chains was not measured: eexit chains measures it."
 COLUMNS: Final[Columns] = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),

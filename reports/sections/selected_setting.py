@@ -24,7 +24,7 @@ CERTIFIED: Final[Columns] = (
     ("held_out", "Held out", "text"),
 )
 HOW_CERTIFIED: Final = (
-    "Each bound was asked by itself; the cheapest certified setting, and its loss on prompts that chose nothing."
+    "Each bound has its own certificate: the cheapest certified setting, and its loss on test prompts."
 )
 MOST_ROWS: Final = 6
 

@@ -256,7 +256,8 @@ def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_p
     assert here(report.main, out, "--out", tmp_path / "report.html").returncode == 0
     told = content_of(tmp_path / "report.html")
     assert told["rules"]["sure"] == {
-        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "", "sees": "chance to exit",
+        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "", "score_name": "exit "
+        "probability",
         "compares": None, "oracle": False,
     }  # fmt: skip
     assert told["rules"]["by_chance"]["compares"] is None

@@ -214,7 +214,7 @@ def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path
             if last:
                 next((tmp_path / "out" / "generations").iterdir()).unlink()
 
-    with pytest.raises(SweepStopped, match="9 runs that had landed are damaged or gone"):
+    with pytest.raises(SweepStopped, match="9 committed runs are damaged or gone"):
         scripted_sweep(config, tmp_path / "out", rows_per_shard=9, display=Thief())
     assert scripted_sweep(config, tmp_path / "out").tally.runs == 9
     assert_undisturbed(config, tmp_path / "out")

@@ -26,7 +26,7 @@ from eexit.results.store.folder import open_store
 from eexit.sweeps.generator import ModelGenerator
 
 pytestmark = pytest.mark.slow
-STOPPED = "what has landed stays: the same command goes on from there"
+STOPPED = "committed runs stay: the same command resumes from them"
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +113,16 @@ def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(
         said = head.submit(out, *flags, options="--submission-id first ")
         stopper.join()
         assert STOPPED in said
-        n_landed = len(pd.read_parquet(out / "generations"))
-        assert 0 < n_landed < 144
+        n_committed = len(pd.read_parquet(out / "generations"))
+        assert 0 < n_committed < 144
         assert [path.name for path in out.rglob("*.tmp")] == []
         assert not (out / "lease.json").exists()
         again = head.submit(out, *flags)
-        assert f"{n_landed} of 144 runs are in {out}" in again
+        assert f"{n_committed} of 144 runs are in {out}" in again
         assert "144/144 runs · " in again
         assert "\x1b[2K" not in again  # plain lines, no bar
         events = [json.loads(line[line.index("{") :]) for line in again.splitlines() if '"event"' in line]
-        ids = [run_id for event in events if event["event"] == "landed" for run_id in event["run_ids"]]
+        ids = [run_id for event in events if event["event"] == "committed" for run_id in event["run_ids"]]
         assert len(set(ids)) > 0
         assert set(ids) <= set(pd.read_parquet(out / "generations").run_id)
     land_here(tmp_path / "undisturbed", flags)
@@ -147,5 +147,5 @@ def test_the_head_of_a_cluster_is_killed(head: Head, command: list[str], tmp_pat
     assert process.returncode == 1
     *_, reason, last = said.splitlines()
     assert reason.startswith("stopped: the head of Ray at "), said
-    assert last == "what has landed stays: the same command goes on from there"
+    assert last == "committed runs stay: the same command resumes from them"
     assert not (tmp_path / "out" / "lease.json").exists()

@@ -74,7 +74,7 @@ def test_a_sweep_says_what_it_does_and_ends_with_its_table_and_where_to_look(fin
         f"{folder}/out/report.html",
     ]
     progress = (folder / "progress.txt").read_text()
-    assert progress.startswith("importing Ray\nlooking at the model\nstarting Ray\n15 runs to do, ")
+    assert progress.startswith("importing Ray\ninspecting the model\nstarting Ray\n15 runs to do, ")
     assert "\nloading the model on 1 actor\n" in progress
     (last,) = [line for line in progress.splitlines() if line.startswith("72 tokens · 15/15 runs · ")]
     assert " · 6 errors · " in last
@@ -168,7 +168,7 @@ def test_run_again_it_has_nothing_left_to_do(environment: Environment, tiny: Pat
     report = page.stat().st_mtime_ns
     again = sweep_here(environment, *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert without_steps(again.stderr) == "nothing is left to do: 3 runs landed in results/here\n"
+    assert without_steps(again.stderr) == "nothing is left to do: 3 runs committed in results/here\n"
     quiet = sweep_here(environment, *arguments, "--quiet", cwd=tmp_path)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, again.stdout, "")
     assert page.stat().st_mtime_ns == report
@@ -249,7 +249,7 @@ def test_bad_input_that_is_found_while_ray_starts_ends_ray_too(
     assert done.returncode == 2, done.stderr
     *steps, error = done.stderr.splitlines()
     assert error.startswith("error: exit layer 6 is not below the final layer")
-    assert steps == ["importing Ray", "looking at the model", "starting Ray"]
+    assert steps == ["importing Ray", "inspecting the model", "starting Ray"]
     assert not ray.is_initialized()
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -377,7 +377,7 @@ def has_landed(out: Path) -> bool:
 
 
 MOMENTS: dict[str, Moment] = {
-    "looking at the model": lambda process, out: bool(below(process, "import answer")),
+    "inspecting the model": lambda process, out: bool(below(process, "import answer")),
     "starting Ray": lambda process, out: bool(below(process, "gcs_server")),
     "Ray and no actor": lambda process, out: (
         bool(below(process, "RuntimeEnvAgent")) and not below(process, "SweepActor")
@@ -392,7 +392,7 @@ MOMENTS: dict[str, Moment] = {
 @pytest.mark.parametrize(
     ("moment", "by"),  # each signal at two moments or more, with those of a sweep at work
     [
-        ("looking at the model", signal.SIGINT), ("looking at the model", signal.SIGHUP),
+        ("inspecting the model", signal.SIGINT), ("inspecting the model", signal.SIGHUP),
         ("starting Ray", signal.SIGTERM),  # which Ray handles meanwhile
         ("starting Ray", signal.SIGINT), ("Ray and no actor", signal.SIGHUP),
         ("ending Ray", signal.SIGTERM), ("building the report", signal.SIGTERM),

@@ -80,7 +80,7 @@ def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> 
     _, said = process.communicate()
     assert process.returncode == 1, f"{process.returncode}: {said}"
     *_, first, last = said.splitlines()
-    assert last == "what has landed stays: the same command goes on from there"
+    assert last == "committed runs stay: the same command resumes from them"
     assert "Traceback" not in said, said
     assert "run_ids" not in said, said
     while not none_is_left_of(process, temporary):

@@ -125,7 +125,7 @@ def publish_shard(
     publish(generations_name(name), sealed)
 
 
-def landed_tally(store: Store, runs: Sequence[Run]) -> RunCounts | None:
+def committed_tally(store: Store, runs: Sequence[Run]) -> RunCounts | None:
     """Return the tally of the shard with exactly these runs, or None if it is not committed undamaged."""
     name = shard_name(runs)
     try:

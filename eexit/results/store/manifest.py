@@ -116,7 +116,7 @@ def refuse_other_runs(store: Store, lost: MissingManifestError, config: SweepCon
         if unknown := sorted(names & custom - {each["name"] for each in described}):
             raise UsageError(f"{lost}, and whether {unknown[0]} is what it was can't be told: choose another --out")
     return (
-        f"{lost}: it is written anew, since all {len(rows):,} runs that have landed are this command's; "
+        f"{lost}: it is written anew, since all {len(rows):,} committed runs are this command's; "
         "whether the model is still the same can't be told"
     )
 

@@ -203,7 +203,7 @@ def _where(run: FinishedSweep, timings: Sequence[Row], batch: int) -> str:
     model, manifest = run.manifest.model, run.manifest
     digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
     machine = [f"{row['machine']} · {pluralize(row['threads'], 'thread')}" for row in timings[-1:]]
-    slots = f"{pluralize(batch, 'row')} at a time"
+    slots = f"{pluralize(batch, 'sequence')} at a time"
     return " · ".join(
         filter(
             None, [manifest.config["model"], describe_precision(model, manifest.dtype_asked), digest, *machine, slots]

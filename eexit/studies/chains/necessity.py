@@ -58,7 +58,7 @@ class NecessityStudy(Study):
         if sweep.runs["n_thinking_tokens"].null_count == len(sweep.runs):
             raise UsageError(f"{sweep.name} has no chains of thought: run it with --thinking or --thinking-until")
         if sweep.runs["correct"].null_count == len(sweep.runs):
-            raise UsageError(f"{sweep.name} has no answers to check: sweep prompts that bring an answer")
+            raise UsageError(f"{sweep.name} has no answers to check: sweep prompts that have an answer")
         self._sweep, self._follow_ups = sweep, tuple(follow_ups)
         prompts = sweep.manifest.config["prompts"]
         self._unit_of = sampling_units(prompts)

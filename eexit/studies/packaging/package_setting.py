@@ -81,7 +81,7 @@ def package_setting(wanted: PackageArgs, say: Say = lambda line: None) -> Settin
     key = wanted.key or chosen_key(sweep)
     configuration = _configuration(sweep, key)
     config = sweep.config()
-    say(f"{key}: looking at the model")
+    say(f"{key}: inspecting the model")
     refuse_changed_model(sweep, asdict(describe_model(config)))
     texts = swept_texts(sweep, key, config.seeds[0])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -202,8 +202,8 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
     match configuration := configuration_of(planned[key]):
         case EarlyExit() if configuration.is_oracle:
             raise UsageError(
-                f"{key} can't be packaged: rule {configuration.rule} looks at the final layer, so that all layers "
-                "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
+                f"{key} can't be packaged: rule {configuration.rule} reads the final layer, so that all layers have "
+                f"to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
         case EarlyExit(parameter=ExitHistogram(of=of)):
             raise UsageError(

@@ -66,7 +66,7 @@ class CostModel:
     """Exitable layers and unit costs of a model. `by_screen` is True if rules read layers through a screen."""
 
     layers: Sequence[int]
-    prices: UnitCosts
+    unit_costs: UnitCosts
     by_screen: bool
 
 
@@ -191,12 +191,12 @@ def costs_of(
     `macs_executed` minus `macs_required` is the cost of exit scores; an oracle has no `macs_executed`, since it saves
     nothing.
     """
-    layers, prices = pricing.layers, pricing.prices
-    layer_X = np.array([*layers, len(prices.layer_L) - 1])
+    layers, unit_costs = pricing.layers, pricing.unit_costs
+    layer_X = np.array([*layers, len(unit_costs.layer_L) - 1])
     exit_layer_N = layer_X[exit_N]
     seen_NE = None if score_NE is None else score_NE.numpy()
     ran = run_counts(setting, layer_X, exit_layer_N, seen_NE, has_screen=pricing.by_screen)
-    costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
+    costs: dict[str, Any] = dict(cost_columns(unit_costs, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return TextCosts(*(np.nan if costs[name] is None else costs[name] for name in TextCosts._fields))
 
 

@@ -52,8 +52,8 @@ HEADINGS = (
     "saved\nas\nrun",
 )
 CAPTION = (
-    "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
-    "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
+    "Teacher-forced: each token is decided given a text of {text_of}, so that a setting's own text may differ. Means "
+    "over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
     f"over prompts, from {MIN_SAMPLES} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
     "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
     "full depth. Saved in multiply-adds: in theory, if deciding were free (macs_required), and as run (macs_executed), "
@@ -159,7 +159,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     """
     kl_factors, rules, modes = asked.kl_factors, asked.rules, asked.modes
     if not kl_factors and not rules:
-        raise UsageError("nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
+        raise UsageError("no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
     if CONTROL in rules:
         raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
     if fixed := [mode for mode in modes if mode in (NORMAL, DRAFT)]:

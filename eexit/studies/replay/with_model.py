@@ -34,10 +34,10 @@ from eexit.training.streams import READ_TOKENS, joined, read_all, streams
 class Replayer:
     """Replay of texts with a model, whose early-exit pass may have other weights."""
 
-    def __init__(self, decoders: DecoderPair, decoding: DecodingConfig, prices: UnitCosts):
+    def __init__(self, decoders: DecoderPair, decoding: DecodingConfig, unit_costs: UnitCosts):
         self.decoders, self.decoding = decoders, decoding
         self.layers = decoding.exitable_layers
-        self.pricing = CostModel(self.layers, prices, by_screen=decoding.screen is not None)
+        self.pricing = CostModel(self.layers, unit_costs, by_screen=decoding.screen is not None)
         self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
         self.chances_of = cache(self._chances_of)
         self._seen: dict[tuple[Any, ...], Tensor] = {}
@@ -48,7 +48,7 @@ class Replayer:
         generator = ModelGenerator(config, device)
         engine = generator.engine
         decoders = DecoderPair.from_decoders(engine.decoder, engine.student)
-        return cls(decoders, replace(engine.decoding, record_top_k=0), generator.prices)
+        return cls(decoders, replace(engine.decoding, record_top_k=0), generator.unit_costs)
 
     @torch.inference_mode()
     def replay(self, settings: Sequence[EarlyExit], transcript: Transcript) -> list[ReplayResult]:

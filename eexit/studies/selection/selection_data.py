@@ -65,8 +65,8 @@ class SelectionData:
             )
         if self.risk.observed and sweep.manifest.config["record_full_depth"] == "none":
             raise UsageError(
-                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs "
-                "what full depth says of its texts: sweep with --record-full-depth final, or choose another --risk"
+                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs full "
+                f"depth's predictions on its texts: sweep with --record-full-depth final, or choose another --risk"
             )
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
         self._runs = self._of_asked_prompts()

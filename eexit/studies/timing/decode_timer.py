@@ -84,7 +84,7 @@ class DecodeTimer:
         self.prompt_ids, self.prompts = list(usable), list(usable.values())
         self._length_of = {prompt: (lengths or {}).get(prompt_id, n_tokens) for prompt_id, prompt in usable.items()}
         self.plain = plain_model(generator, device)
-        self.prices = generator.prices
+        self.unit_costs = generator.unit_costs
         self.seed = config.seeds[0]
         self.n_tokens = n_tokens
         self.decoding = replace(
@@ -121,7 +121,7 @@ class DecodeTimer:
         if isinstance(contender, HFGenerate):
             made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(contender))
             seconds = watch.stop()
-            assert made.shape[1] == n_tokens, "all rows ended early"
+            assert made.shape[1] == n_tokens, "all sequences ended early"
             return Timing(watch.tokens, seconds), made.tolist()
         decoding = replace(self.decoding, max_new_tokens=n_tokens, max_rows=len(rows))
         engine = Engine(self.decoder, decoding, self.student)
@@ -129,7 +129,7 @@ class DecodeTimer:
         seconds = watch.stop()
         costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
         if engine.n_slots < len(rows):
-            raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
+            raise UsageError(f"there is memory for {engine.n_slots} sequences only: lower --batch {len(rows)}")
         traces = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, RequestOutput)]
         texts = [trace.token_id_T.tolist() for trace in traces]
         return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
@@ -148,7 +148,7 @@ class DecodeTimer:
             n_run, n_untimed = int(rounds.length_R[0]), int(rounds.emitted_R(len(exit_layer_T))[0])
         untimed = OpCounts(*(getattr(counts, field.name)[:n_run] for field in fields(OpCounts)))
         of_all, of_untimed = (
-            cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
+            cost_columns(self.unit_costs, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
             for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
         )
         costs: dict[str, Any] = {name: float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS}

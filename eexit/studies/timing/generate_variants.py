@@ -13,9 +13,10 @@ from eexit.studies.timing.speedups import Speedup, speedups, times_of
 TEXTS: Final = "texts"  # of a row of timings that is being made: the tokens of each of its rows
 MISSING = "–"
 BESIDE_CAPTION = (
-    f"Identical texts: rows with all the tokens of {NORMAL} in the same round, in the worst round. First other token: "
-    "the earliest of any row that is not the same, from 0. Warming up is not timed. "
-    f"{MISSING}: it decodes one row at a time only."
+    f"Identical texts: sequences with all the tokens of {NORMAL} in the same round, in the worst round. First other "
+    f"token: "
+    "the earliest of any sequence that is not the same, from 0. Warming up is not timed. "
+    f"{MISSING}: it decodes one sequence at a time only."
 )
 
 

@@ -81,7 +81,7 @@ class TimingStudy(Study):
             f"timing {pluralize(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
             f"{pluralize(len(config.prompts), 'prompt')} × {self._tokens}, "
             f"{'' if per_round is None else f'{per_round} of them in each round, '}"
-            f"{_rows(batches)} at a time, {pluralize(n_rounds, 'round')}"
+            f"{_in_words(batches)} at a time, {pluralize(n_rounds, 'round')}"
         )
 
     @property
@@ -132,7 +132,10 @@ class TimingStudy(Study):
             for contender in order.sample(self.contenders, len(self.contenders)):
                 if batch > 1 and isinstance(contender, HFGenerate) and contender.takes_one_row:
                     continue
-                what, size = f"{contender.key}, {pluralize(batch, 'row')}", n_steps if number else self._n_warming_up
+                what, size = (
+                    f"{contender.key}, {pluralize(batch, 'sequence')}",
+                    n_steps if number else self._n_warming_up,
+                )
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
                 parts.append(StudyPart(text, (contender, batch, number), size))
         return parts
@@ -181,10 +184,10 @@ def _drafts(contender: Contender) -> bool:
     return isinstance(contender, HFGenerate) and contender.draft_layer is not None
 
 
-def _rows(batches: Sequence[int]) -> str:
-    """Return batch sizes in words: `1, 2 and 8 rows`."""
+def _in_words(batches: Sequence[int]) -> str:
+    """Return batch sizes in words: `1, 2 and 8 sequences`."""
     *others, last = batches
-    return " and ".join([*filter(None, [", ".join(map(str, others))]), pluralize(last, "row")])
+    return " and ".join([*filter(None, [", ".join(map(str, others))]), pluralize(last, "sequence")])
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ DIFFERENT_CAPTION = (
 # For a sweep whose prompts have answers.
 ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
 ANSWERS_CAPTION = (
-    " Correct: right answers, of prompts that bring one. Cut: texts of these prompts that ended at max_new_tokens."
+    " Correct: right answers, of prompts with an answer. Cut: texts of these prompts that ended at max_new_tokens."
 )
 # For a sweep whose texts have chains of thought, and whose prompts have answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
@@ -67,14 +67,9 @@ TAKEN_CAPTION = (
     "interval over prompts, as that of tokens per right."
 )
 # For a sweep without full-depth observations.
-UNOBSERVED_CAPTION = (
-    " Disagreement and perplexity are not known: full depth was asked nothing (--record-full-depth none)."
-)
+UNOBSERVED_CAPTION = " Disagreement and perplexity are unknown: full depth was not recorded (--record-full-depth none)."
 # For a sweep with rules that use a screen.
-SCREENED_CAPTION = (
-    " Screen: of the {n_left:,} tokens that exited by what it let through, {missed} were without the token that is "
-    "likeliest to the whole head."
-)
+SCREENED_CAPTION = " Screen: of the {n_left:,} early exits decided on it, {missed} lacked the whole head's top token."
 # For a sweep with drafts; the report uses the same words.
 DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\nspeed-\nup")
 DRAFTS_CAPTION = (

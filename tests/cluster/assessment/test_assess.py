@@ -63,7 +63,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         patch.setattr(assessing.Pace, "forecast", doing)
         while (call := assess_here(*flags)).returncode:
             assert call.returncode == 1, call.stderr
-            assert "the same command goes on from there" in call.stderr
+            assert "the same command resumes from them" in call.stderr
     assert interrupted == {*COMMANDS} - {"choice"}, "which takes no time"
     return flags
 

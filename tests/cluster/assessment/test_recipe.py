@@ -43,7 +43,7 @@ def test_sizes_follow_from_the_test_that_will_be_made() -> None:
     assert sizes_at(0.02) == WHOLE
     assert WHOLE.tenth == SplitSizes(training=30, pilot=20, choosing=98, ordering=33, reporting=40)
     assert certification_power(975, 0.02, alpha_share(0.95)).endswith(
-        "with a chance of 82%, and one that loses 1.02% with a chance of 80%"
+        "with a chance of 82%, and one that loses 1.02% with probability 80%"
     )
     assert certification_power(100, 0.02, alpha_share(0.95)).endswith("with a chance of 0%")
 
@@ -67,7 +67,7 @@ def test_prompts_of_a_file_are_used_as_far_as_they_go() -> None:
     bare = [Prompt(each.id, each.prompt) for each in prompts]
     assert split(bare, WHOLE, 151).risk == DISAGREEMENT
     assert split([*prompts[:400], *bare[400:]], WHOLE, 100).risk == ANSWERS
-    with pytest.raises(UsageError, match=r"600 prompts are too few: \d+ of them are for choosing"):
+    with pytest.raises(UsageError, match=r"600 prompts are too few: \d+ of them are for calibration"):
         split(prompts, WHOLE, 400)
 
 

@@ -133,7 +133,7 @@ BAD_FLAGS = {
     "--modes normal foo": f"unknown mode 'foo': choose from {', '.join(exiting_modes())} (entry 2 of --modes)",
     "--modes frozen": "unknown mode 'frozen': did you mean frozen_residual or frozen_cache? (entry 1 of --modes)",
     "--modes normal skipp": "unknown mode 'skipp': did you mean skip? (entry 2 of --modes)",
-    "--modes normal draft": "mode draft needs to know where tokens are drafted and how many: give --draft LAYER:N, as "
+    "--modes normal draft": "mode draft needs the layer and the number of drafted tokens: give --draft LAYER:N, as "
     "in 20:4, and leave draft out of --modes (entry 2 of --modes)",
     "--dtype bf16": "unknown dtype 'bf16': did you mean bfloat16? (--dtype)",
     "--kl-factors 0.5 1 -1": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1 (--kl-factors)",
@@ -156,7 +156,7 @@ BAD_FLAGS = {
     "--within answers=0.02": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--settings-from-replay results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, "
     f"got answers=2: risks are {', '.join(RISKS)}",
-    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay says which "
+    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay selects  "
     "rules are run, and --kl-factors too: give one of them",
     "--only unfrozen/kl/3": "--only unfrozen/kl/3 is no configuration of this sweep: did you mean "
     "unfrozen/kl/4 or unfrozen/kl/2?",

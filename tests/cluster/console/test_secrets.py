@@ -75,7 +75,7 @@ def test_commands_that_work_show_and_write_no_secret(command: Command, wire: Wir
     assert len(names["runs"]) == 2
     again = command("sweep.py", *flags, "--json", tmp_path / "figures.json")
     assert again.stderr == (
-        f"importing Ray\nlooking at the model\nnothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
+        f"importing Ray\ninspecting the model\nnothing is left to do: 2 runs committed in s3://…@{BUCKET}/mine?…\n"
     )
     assert command("sweep.py", *flags, "--temperature", "1").returncode == 2
     assert command("report.py", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
@@ -146,7 +146,7 @@ def test_what_is_logged_shows_no_secret() -> None:
     def say(arguments: list[str]) -> int:
         log_to_stderr()
         place = f"s3://k:{SECRET}@b/x"
-        log("landing failed", reason=f"{place} is full", nested={"out": place})
+        log("commit failed", reason=f"{place} is full", nested={"out": place})
         return 0
 
     done = here(say)

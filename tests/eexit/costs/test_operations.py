@@ -36,7 +36,7 @@ DECODING = DecodingConfig(EXITABLE, N_DECIDED, frozenset())
 
 
 @cache
-def prices_of(decoder: Decoder) -> UnitCosts:
+def unit_costs_of(decoder: Decoder) -> UnitCosts:
     return measure_unit_costs(decoder, DECODING)
 
 
@@ -58,7 +58,7 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert multiply_adds(prices_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
+        assert multiply_adds(unit_costs_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: p
 @pytest.mark.parametrize("architecture", ["falcon", "mixtral", "deepseek_v3"])
 def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
     model = shared_model(architecture)
-    on_cpu, decoder = prices_of(decoder_of(model)), decoder_there(model)
+    on_cpu, decoder = unit_costs_of(decoder_of(model)), decoder_there(model)
     with Card():
         there = measure_unit_costs(decoder, DECODING)
     for field in fields(UnitCosts):
@@ -81,14 +81,14 @@ def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
 
 def test_the_parts_of_a_llama_cost_what_their_weights_say(llama: PreTrainedModel) -> None:
     width, inner, key_width = 32, 64, 2 * 8  # two key heads
-    prices = prices_of(decoder_of(llama))
+    unit_costs = unit_costs_of(decoder_of(llama))
     query = output = width * width
     keys_and_values = 2 * width * key_width
-    assert prices.embedding == 0
-    assert prices.keys_L.tolist() == [keys_and_values] * N_LAYERS
-    assert prices.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
-    assert prices.position_L.tolist() == [2 * width] * N_LAYERS
-    assert prices.read_XK[:, READS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
+    assert unit_costs.embedding == 0
+    assert unit_costs.keys_L.tolist() == [keys_and_values] * N_LAYERS
+    assert unit_costs.layer_L.tolist() == [query + keys_and_values + output + 3 * width * inner] * N_LAYERS
+    assert unit_costs.position_L.tolist() == [2 * width] * N_LAYERS
+    assert unit_costs.read_XK[:, READS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
 
 
 QUERIES = {"q_proj", "q_norm", "q_a_proj", "q_a_layernorm", "q_b_proj"}
@@ -125,9 +125,9 @@ def test_keys_and_values_alone_are_written_without_queries_and_priced_so(any_mod
     for ours, its in zip(alone.columns, whole.columns, strict=True):
         assert torch.equal(ours.keys, its.keys)
         assert torch.equal(ours.values, its.values)
-    prices = prices_of(decoder)
-    assert prices.keys_L.tolist() == prices_of(packed_decoder_of(any_model)).keys_L.tolist()
-    for module, keys in zip(decoder.layers, prices.keys_L, strict=True):
+    unit_costs = unit_costs_of(decoder)
+    assert unit_costs.keys_L.tolist() == unit_costs_of(packed_decoder_of(any_model)).keys_L.tolist()
+    for module, keys in zip(decoder.layers, unit_costs.keys_L, strict=True):
         ran = {path.rpartition(".")[2] for path in called if path.startswith(f"{paths_of[module]}.")}
         weights = [its.weight for path, its in module.named_modules() if path.rpartition(".")[2] in ran]
         assert ran in (KEYS_AND_VALUES - {"kv_a_proj_with_mqa"}, {"kv_a_proj_with_mqa"}, *({name} for name in TOGETHER))
@@ -143,34 +143,34 @@ def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: P
     for layer in model.model.layers:
         layer.self_attn.q_proj = nn.Sequential(layer.self_attn.q_proj, nn.Linear(32, 32))
         layer.self_attn.k_proj = nn.Sequential(layer.self_attn.k_proj, nn.Linear(16, 16))
-    prices = measure_unit_costs(Decoder(model), DECODING)
-    assert prices.keys_L.tolist() == [2 * 32 * 16 + 16 * 16] * N_LAYERS
+    unit_costs = measure_unit_costs(Decoder(model), DECODING)
+    assert unit_costs.keys_L.tolist() == [2 * 32 * 16 + 16 * 16] * N_LAYERS
 
 
 def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
     """DeepSeek's layers keep 16 numbers per position, and make keys and values of four heads of them at every step."""
-    prices = prices_of(decoder_of(shared_model("deepseek_v3")))
+    unit_costs = unit_costs_of(decoder_of(shared_model("deepseek_v3")))
     expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
-    assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
+    assert unit_costs.position_L.tolist() == [expanded + attended] * N_LAYERS
 
 
-def looped_cost(prices: UnitCosts, counts: OpCounts, n_prompt: int, hides: bool) -> float:
+def looped_cost(unit_costs: UnitCosts, counts: OpCounts, n_prompt: int, hides: bool) -> float:
     """`costs.cost`, one token, layer and position at a time; with `hides`, of a state that leaves nothing."""
     total = 0
     for token, (layers, keys) in enumerate(zip(counts.layers_T, counts.kv_layers_T, strict=True)):
-        total += prices.embedding
-        for rank, name in product(range(len(prices.read_XK)), READS):
-            total += int(prices.read_XK[rank, READS.index(name)] * counts.reads_TX(name)[token, rank])
+        total += unit_costs.embedding
+        for rank, name in product(range(len(unit_costs.read_XK)), READS):
+            total += int(unit_costs.read_XK[rank, READS.index(name)] * counts.reads_TX(name)[token, rank])
         position = n_prompt + token
         for layer in range(layers):
-            total += int(prices.layer_L[layer])
-            window = prices.window_L[layer]
+            total += int(unit_costs.layer_L[layer])
+            window = unit_costs.window_L[layer]
             for other in range(position + 1):
                 within = window is None or other > position - window
                 hidden = hides and other >= n_prompt and layer >= counts.layers_T[other - n_prompt]
                 if other == position or (within and not hidden):
-                    total += int(prices.position_L[layer])
-        total += sum(int(prices.keys_L[layer]) for layer in range(layers, layers + keys))
+                    total += int(unit_costs.position_L[layer])
+        total += sum(int(unit_costs.keys_L[layer]) for layer in range(layers, layers + keys))
     return total
 
 
@@ -178,7 +178,7 @@ def looped_cost(prices: UnitCosts, counts: OpCounts, n_prompt: int, hides: bool)
 def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -> None:
     rng = np.random.default_rng(n_prompt)
     n_tokens = 30
-    prices = UnitCosts(
+    unit_costs = UnitCosts(
         embedding=3,
         layer_L=rng.integers(1000, 2000, N_LAYERS),
         keys_L=rng.integers(100, 200, N_LAYERS),
@@ -191,17 +191,17 @@ def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(READS)))
     counts = OpCounts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)
-    seen, hidden = (multiply_adds(prices, counts, n_prompt, MODES[state]) for state in ("frozen_cache", "skip"))
-    assert seen == looped_cost(prices, counts, n_prompt, hides=False)
-    assert hidden == looped_cost(prices, counts, n_prompt, hides=True)
+    seen, hidden = (multiply_adds(unit_costs, counts, n_prompt, MODES[state]) for state in ("frozen_cache", "skip"))
+    assert seen == looped_cost(unit_costs, counts, n_prompt, hides=False)
+    assert hidden == looped_cost(unit_costs, counts, n_prompt, hides=True)
     assert hidden < seen
 
 
 def test_no_decided_token_costs_nothing(llama: PreTrainedModel) -> None:
-    prices = prices_of(decoder_of(llama))
+    unit_costs = unit_costs_of(decoder_of(llama))
     none = np.array([], dtype=np.int64)
     for state in (MODES["skip"], None):
-        assert multiply_adds(prices, required_ops(none, LAYER_X, state), 5, state) == 0
+        assert multiply_adds(unit_costs, required_ops(none, LAYER_X, state), 5, state) == 0
 
 
 EXITS = [3, 1, 6, 1, 4, 3]  # the layers that six tokens exit at
@@ -245,14 +245,14 @@ def test_exits_alone_cost_their_layers_and_one_read(mode: str) -> None:
     layer_L, position_L = np.array([7, 8, 9, 10, 11, 12]), np.array([1, 1, 2, 2, 3, 3])
     read_XK = np.zeros((len(exitable_layers) + 1, len(READS)), np.int64)
     read_XK[:, READS.index("head_reads")] = head
-    prices = UnitCosts(0, layer_L, layer_L // 3, position_L, read_XK, [None] * n_layers, layer_L, 0)
+    unit_costs = UnitCosts(0, layer_L, layer_L // 3, position_L, read_XK, [None] * n_layers, layer_L, 0)
     exit_layer_T = np.array([3, 1, 5, 1])
     expected = 0
     for place, exit_layer in enumerate(exit_layer_T):
         for layer in range(exit_layer + 1):
             expected += layer_L[layer] + position_L[layer] * (N_PROMPT + place + 1)
         expected += head
-    columns = cost_columns(prices, None, exit_layer_T, exitable_layers, mode, N_PROMPT)
+    columns = cost_columns(unit_costs, None, exit_layer_T, exitable_layers, mode, N_PROMPT)
     assert columns["macs_to_exit"] == expected
     assert (columns["macs_required"] or 0) >= expected or mode == "skip", "whose later tokens attend to fewer positions"
     assert (columns["macs_full"] or 0) > expected

@@ -102,8 +102,8 @@ def test_a_thread_that_generates_and_threads_that_count_do_not_meet(architecture
         counted = [pool.submit(measure_unit_costs, decoder, DECODING) for _ in range(12)]
         for text in texts:
             assert torch.equal(text.result(), alone)
-        for prices in counted:
-            assert_equal(prices.result(), expected)
+        for unit_costs in counted:
+            assert_equal(unit_costs.result(), expected)
 
 
 class Uneven(nn.Linear):

@@ -43,7 +43,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"output_scores": True}, "output_scores=True can't be followed here"),
     ({"output_hidden_states": True}, "output_hidden_states=True can't be followed here"),
     ({"cache_implementation": "static"}, "cache_implementation=static can't be followed here"),
-    ({"cache": "own"}, "a cache was handed in"),
+    ({"cache": "own"}, "a cache was given"),
     ({"token_type_ids": torch.zeros(1, 4, dtype=torch.long)}, "token_type_ids"),
     ({"position_ids": torch.tensor([[3, 4, 5, 6]])}, "position_ids are not those"),
     ({"assistant_model": "own"}, "assistant_model can't be followed here"),
@@ -55,7 +55,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}, "pad on the left"),
     ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "pad on the left"),
     ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "row 1 has no token"),
-    ({"input_ids": TWO, "streamer": Recorded()}, "a streamer takes one row, got 2"),
+    ({"input_ids": TWO, "streamer": Recorded()}, "a streamer takes one sequence, got 2"),
     ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "give at least one row"),
     ({"input_ids": torch.full((1, CONTEXT), 9)}, "row 0 can't be generated: the prompt has 256 tokens, .* no room"),
     ({"input_ids": torch.tensor([[3, 99999, 4]])}, "row 0 has token 99999, and the model's vocabulary has the ids 0"),
@@ -84,7 +84,9 @@ def test_top_p_of_0_is_greedy(model: PreTrainedModel, drafts: Setting, prompt: l
 def test_a_row_that_reaches_the_context_ends_there_with_a_word(model: PreTrainedModel, drafts: Setting) -> None:
     prompt = [3, 4, 5] * 84
     whole = plain(model, prompt)
-    with pytest.warns(UserWarning, match=r"row 0 ends after 4 new tokens, where the model's context ends.* at most 4"):
+    with pytest.warns(
+        UserWarning, match=r"sequence 0 ends after 4 new tokens, where the model's context ends.* at most 4"
+    ):
         assert plain(model, prompt, custom_generate=drafts) == whole[: CONTEXT - len(prompt)]
     assert plain(model, prompt, custom_generate=drafts, max_new_tokens=4) == whole[:4]  # a warning would be an error
 

@@ -47,7 +47,7 @@ def linked_away(folder: Path) -> None:
         (altered(lambda held: held.update(format=2)), "has format 2, and this version of eexit reads 1"),
         (altered(lambda held: held["configuration"].update(parameter=0.1), sealed=False), "guarantee is void"),
         (altered(lambda held: held.pop("model")), "is half a setting"),
-        (altered(lambda held: held["config"].update(gate_of_tomorrow=1)), "asks for what this version of eexit does"),
+        (altered(lambda held: held["config"].update(gate_of_tomorrow=1)), "has fields that this version of eexit"),
         (altered(lambda held: held["config"].update(probe="../outside")), "names ../outside, which is outside of that"),
         (altered(lambda held: held["files"].update({"/etc/passwd": "0"})), "names /etc/passwd, which is outside"),
         (linked_away, "names away/passwd, which is outside"),

@@ -78,8 +78,8 @@ def test_a_row_runs_what_it_says(architecture: str) -> None:
     n_layers_to_draft, n_read, n_decided = draft.layer + 1, rounds.drafted_R.sum(), len(trace.token_id_T) - 1
     assert alone.ran.reads == n_read + rounds.length_R.sum()
     none_L, read_XK = np.zeros(decoder.n_layers), np.ones((len(EXITABLE) + 1, len(READS)))
-    prices = UnitCosts(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
-    columns = draft_columns(rounds, draft, n_decided, prices, EXITABLE)
+    unit_costs = UnitCosts(1, np.array([1, 0, 0, 2, 1, 1, 1]), none_L, none_L, read_XK, [None] * 7, none_L, 0)
+    columns = draft_columns(rounds, draft, n_decided, unit_costs, EXITABLE)
     assert columns["layer_calls"] == alone.ran.calls_L.sum()
     assert alone.ran.calls_L[n_layers_to_draft:].tolist() == [columns["passes"]] * (
         decoder.n_layers - n_layers_to_draft

@@ -74,7 +74,7 @@ def test_invariant_8_scoring_gives_the_exits_of_gated_rules(llama: PreTrainedMod
 
 
 def test_a_gate_costs_one_product_with_a_vector(llama: PreTrainedModel) -> None:
-    prices = measure_unit_costs(decoder_of(llama), decoding_of(llama))
+    unit_costs = measure_unit_costs(decoder_of(llama), decoding_of(llama))
     plain = measure_unit_costs(decoder_of(llama), SAMPLED)
-    assert prices.read_XK[:, READS.index("gate_reads")].tolist() == [WIDTH] * len(EXITABLE) + [0]
+    assert unit_costs.read_XK[:, READS.index("gate_reads")].tolist() == [WIDTH] * len(EXITABLE) + [0]
     assert not plain.read_XK[:, READS.index("gate_reads")].any()

@@ -102,11 +102,11 @@ def test_a_mapped_layer_costs_what_its_maps_say(llama: PreTrainedModel) -> None:
     decoder, key_width = decoder_of(llama), 2 * 8  # two key heads
     own = 2 * WIDTH * key_width
     for form, price in {STREAMS: own + WIDTH * WIDTH, KEYS: own}.items():
-        prices = measure_unit_costs(decoder, decoding_of(decoder, form))
-        assert prices.mapped_LL is not None
+        unit_costs = measure_unit_costs(decoder, decoding_of(decoder, form))
+        assert unit_costs.mapped_LL is not None
         for exit_layer, layer in np.ndindex(N_LAYERS, N_LAYERS):
             is_mapped = exit_layer in EXITABLE and layer > exit_layer + 1
-            assert prices.mapped_LL[exit_layer, layer] == (price if is_mapped else own)
+            assert unit_costs.mapped_LL[exit_layer, layer] == (price if is_mapped else own)
     assert measure_unit_costs(decoder, replace(SAMPLED, kv_maps=None)).mapped_LL is None
 
 

@@ -121,7 +121,7 @@ def test_no_layer_runs_beyond_an_exit(llama: PreTrainedModel) -> None:
         ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
         ("@eexit.mode\ndef normal(exit, layer): ...", "mode normal: there is one of that name already"),
         ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of hidden, probe, distribution, history"),
-        ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or say parameter="),
+        ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or give parameter="),
         ("@eexit.mode\ndef a(exit): ...", "mode a is a function of an exit and of a skipped layer"),
         ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: fill is hidden, kv, copy or none"),
         ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "mode a: needs are hidden_in and embedding"),
@@ -143,11 +143,11 @@ def test_what_can_not_be_a_rule_or_a_state_is_refused(text: str, says: str) -> N
 SHOWN = "return layer.top2_prob[:, 0]"
 AT_DEF, AT_LINE = r" \(mine.py, line 2\)$", r" \(mine.py, line 4: (return|raise) .*\)$"
 WRONG_RULES = [
-    ("", "return layer.logits[:, 0] > 0", "layer 1: it looks at logits, .*: say needs=\"logits\"" + AT_LINE),
+    ("", "return layer.logits[:, 0] > 0", "layer 1: it uses logits, .*: give needs=\"logits\"" + AT_LINE),
     ("", "return layer.top2_prob > 0", r"layer 1: gives \(2, 2\), not \(2,\)" + AT_DEF),
     ("", "return True", r"layer 1: gives a bool, not a \(2,\) tensor of bool" + AT_DEF),
     ("", "return None", r"layer 1: gives a NoneType, not a \(2,\) tensor of bool" + AT_DEF),
-    ("", SHOWN, "layer 1: gives numbers, not True or False: if they are chances, say draws=True" + AT_DEF),
+    ("", SHOWN, "layer 1: gives numbers, not True or False: if they are exit probabilities, give draws=True" + AT_DEF),
     ("", "return 1 / 0", "layer 1: ZeroDivisionError: division by zero" + AT_LINE),
     ("", "raise SystemExit(3)", r"layer 1: it calls sys.exit\(3\)" + AT_LINE),
     ("draws=True", f"{SHOWN} / 0 * 0", "layer 1: gives NaN, 2 times of 2" + AT_DEF),

@@ -35,7 +35,7 @@ def test_each_says_what_it_is(kind: dict[str, Rule | Mode]) -> None:
 
 
 def test_rules_that_look_at_something_say_at_what() -> None:
-    assert {name for name, rule in RULES.items() if not rule.sees} == set(BLIND)
+    assert {name for name, rule in RULES.items() if not rule.score_name} == set(BLIND)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ MISFITS = [
         with_an_eighth_layer,
         "it has model.layers.7.input_layernorm.weight and 8 more that the architecture has no use for",
     ),
-    (with_fewer_tokens, "model.embed_tokens.weight is 200 × 32 where config.json asks for 256 × 32"),
+    (with_fewer_tokens, "model.embed_tokens.weight is 200 × 32 where config.json has 256 × 32"),
 ]
 
 

@@ -93,11 +93,11 @@ def test_a_model_whose_products_depend_on_other_rows_is_refused_in_float32(folde
 @pytest.mark.parametrize("quantize", [INT8, INT4])
 def test_multiply_adds_stay_and_bytes_are_fewer_as_was_estimated(folder: Path, quantize: str) -> None:
     model, whole = by_torchao(folder, quantize), load_model_and_tokenizer(config(folder), "cpu")[0]
-    prices, of_whole = (measure_unit_costs(decoder_of(each), SHORT) for each in (model, whole))
+    unit_costs, of_whole = (measure_unit_costs(decoder_of(each), SHORT) for each in (model, whole))
     for name in ("before", "layer_L", "keys_L", "position_L", "read_XK"):
-        assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (prices, of_whole))), name
+        assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (unit_costs, of_whole))), name
     *_, (layer, head) = estimate_memory(config(folder, quantize=quantize))
-    assert (prices.weight_bytes_L.tolist(), prices.head_weight_bytes) == ([layer] * 7, head)
+    assert (unit_costs.weight_bytes_L.tolist(), unit_costs.head_weight_bytes) == ([layer] * 7, head)
     assert layer < 0.45 * of_whole.weight_bytes_L[0]
     assert head == of_whole.head_weight_bytes
     assert packed_decoder_of(whole).n_layers == 7

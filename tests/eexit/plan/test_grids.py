@@ -46,7 +46,7 @@ def test_shares_cosines_and_layers_are_spaced_linearly_and_nats_by_equal_ratios(
         ("2:1:3", "k: a range goes from its lower end to its higher one, got 2:1:3"),
         ("1:1:3", "k: a range goes from its lower end to its higher one, got 1:1:3"),
         ("0:1:3", "k: a range in 1/nat is spaced by equal ratios and starts above 0, got 0:1:3: give 0 by itself"),
-        ("1:1.001:9", "k: 1:1.001:9 has more values than 4 digits can tell apart: ask for fewer"),
+        ("1:1.001:9", "k: 1:1.001:9 has more values than 4 digits can distinguish: give fewer"),
         ("1:inf:3", "k: 1:inf:3 is not finite: mode normal is the limit"),
         ("nan", "k: nan is not finite"),
     ],

@@ -131,8 +131,8 @@ def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rules": ["predicted_kl=1"]}, "rule predicted_kl looks at a trained probe: give --probe"),
-        (MAPPING, "mode mapped_residual makes keys and values by trained maps: give --kv-maps"),
+        ({"rules": ["predicted_kl=1"]}, "rule predicted_kl reads a trained probe: give --probe"),
+        (MAPPING, "mode mapped_residual uses trained KV maps: give --kv-maps"),
         ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "mapped_residual makes keys and val"),
         ({"kv_maps": "maps"}, r"maps has no effect: give mode mapped_residual"),
         ({"kv_maps": "linear", **MAPPING}, "holds no kv_maps, since it was trained with --what linear: give --readout"),

@@ -27,7 +27,7 @@ UNOBSERVED: dict[Observe, set[str]] = {
     "final": {"kl", "top_token_ids", "top_tokens", "top_prob"},
     "none": {"kl", "top_token_ids", "top_tokens", "top_prob", "logprob", "final_token_id", "entropy"},
 }
-ASKED: dict[Observe, str] = {"final": "at its final layer alone", "none": "full depth was asked nothing"}
+ASKED: dict[Observe, str] = {"final": "at its final layer alone", "none": "full depth was not recorded"}
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, record_ful
 def test_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
     for risk in ("disagreement", "perplexity"):
         assert refusal(choose.main, sweeps / "none", "--risk", risk) == (
-            f"error: {sweeps}/none was swept with --record-full-depth none, and risk {risk} needs what full depth says "
-            "of its texts: sweep with --record-full-depth final, or choose another --risk"
+            f"error: {sweeps}/none was swept with --record-full-depth none, and risk {risk} needs full depth's "
+            f"predictions on its texts: sweep with --record-full-depth final, or choose another --risk"
         )
-        assert "needs what full depth says" not in here(choose.main, str(sweeps / "final"), "--risk", risk).stderr
+        assert "needs full depth's predictions" not in here(choose.main, str(sweeps / "final"), "--risk", risk).stderr
     for asked in ("final", "none"):
         assert refusal(export.main, sweeps / asked, "--out", tmp_path / "data") == (
             f"error: the sweep was run with --record-full-depth {asked}, and teacher data has the KL of every "

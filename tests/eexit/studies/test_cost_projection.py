@@ -1,4 +1,4 @@
-"""What exits cost at the prices of another model: counted by hand, and what is refused."""
+"""What exits cost at the unit costs of another model: counted by hand, and what is refused."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_shapes_come_from_a_name_a_folder_or_a_text(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("gpt-5", "is no model whose shapes are known"),
-        ("layers=4,width=8", "--prices-of takes layers, width, heads"),
+        ("layers=4,width=8", "--unit-costs-of takes layers, width, heads"),
         ("layers=4,width=8,heads=4,kv_heads=3,head_width=2,inner=16,vocabulary=100", "makes no decoder"),
         ("layers=0,width=8,heads=4,kv_heads=2,head_width=2,inner=16,vocabulary=100", "makes no decoder"),
         ("layers=x,width=8,heads=4,kv_heads=2,head_width=2,inner=16,vocabulary=100", "missing or no whole number"),

@@ -41,7 +41,7 @@ from jobs.judge import main
 
 KEY = "sk-THIS-IS-A-SECRET"
 PROMPTS = ("one", "two", "three", "failed")
-KEPT = "what was judged stays in judgements: the same command goes on from there"
+KEPT = "scores stay in judgements: the same command resumes from them"
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ def test_a_dry_run_counts_and_asks_nothing(out: Path, judge: Judge, monkeypatch:
     beginning, n, told = re.split(r" with ([\d,]+) characters, about 7 runs; ", done.stdout)
     assert beginning == "j would be asked 5 questions,"
     assert 4 * characters < int(n.replace(",", "")) < 6 * characters
-    assert told == "1 have a text that is known; 1 were judged before, 3 failed, 0 did not land yet\n"
+    assert told == "1 have a text that is known; 1 were judged before, 3 failed, 0 are not committed yet\n"
     assert (done.returncode, len(judge.asked), len(rows(out))) == (0, 1, 1)
 
 
@@ -301,7 +301,7 @@ def test_the_key_is_nowhere(
 @pytest.mark.parametrize(
     ("value", "flags", "reason"),
     [
-        (None, [], "OPENAI_API_KEY is not set to a key alone: set it, or say --no-key if the endpoint needs none"),
+        (None, [], "OPENAI_API_KEY is not set to a key alone: set it, or give --no-key if the endpoint needs none"),
         (" ", [], "OPENAI_API_KEY is not set"),
         ("two words", [], "OPENAI_API_KEY is not set to a key alone"),
         ("ключ", [], "OPENAI_API_KEY is not set to a key alone"),

@@ -100,7 +100,7 @@ def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_
     [(kind, line)] = kernel.finish()
     assert kind == "stderr"
     n_runs = len(pd.read_parquet(out / "generations"))
-    assert line == f"interrupted: {n_runs} runs landed; the same call with out={str(out)!r} goes on\n"
+    assert line == f"interrupted: {n_runs} runs committed; the same call with out={str(out)!r} resumes\n"
     assert kernel.run("len(cut.runs)") == [("execute_result", str(n_runs))]
 
 
@@ -110,7 +110,7 @@ def test_ctrl_c_before_anything_has_landed_is_one_line(kernel: Kernel) -> None:
     )
     time.sleep(1)
     kernel.interrupt()
-    assert kernel.finish() == [("error", "interrupted: no run has landed")]
+    assert kernel.finish() == [("error", "interrupted: no run is committed")]
 
 
 def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:

@@ -69,15 +69,15 @@ def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
             evidence = its if columns else its and token["kl"]
             tokens.append(token | columns | {"run_id": name, "exit_score": evidence})
     page, data = report(write_sweep(tmp_path / "s", generations, tokens))
-    assert {c["key"]: c["saw"] for c in data["configurations"]} == {
+    assert {c["key"]: c["score_kind"] for c in data["configurations"]} == {
         "unfrozen/kl/1": "kl",
         "unfrozen/similarity/0.95": "exit_score",
     }
-    decoded = columns_of(page, data, "exit_score")["saw"].T
+    decoded = columns_of(page, data, "exit_score")["scores"].T
     expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
     np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
     assert not any(
-        c["saw"]
+        c["score_kind"]
         for c in report(write_sweep(tmp_path / "t", generations[:1], tokens_without(tokens)))[1]["configurations"]
     )
 

@@ -42,7 +42,7 @@ def test_a_run_that_is_the_same_for_every_seed_counts_once_and_is_compared_with_
     folder = repeated(tmp_path / "s", 0.0)
     judge(folder, fails=["0-normal-None-3", "0-normal-None-4"])
     sweep = read_sweep(str(folder))
-    assert (sweep.n_landed, len(sweep.generations), len(sweep.failed)) == (24, 18, 0), "one seed did not fail"
+    assert (sweep.n_committed, len(sweep.generations), len(sweep.failed)) == (24, 18, 0), "one seed did not fail"
     normal = sweep.generations[sweep.generations["configuration"] == "normal"]
     assert list(zip(normal["seed"], normal["every_seed"], strict=True)) == [(3, True)] * 5 + [(4, True)]
     assert per_configuration(sweep)[["n", "n_seeds"]].values.tolist() == [[6, 1], [6, 2]]

@@ -54,4 +54,4 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     (times,) = known_step_times(sweep).values()
     assert times.seconds[8] == pytest.approx([(layer + 1) / 1000 for layer in [*LAYERS, FINAL]])
     section.locator("summary").click()
-    assert section.locator("details thead").inner_text().split("\t")[:2] == ["Rows", "Layer 5"]
+    assert section.locator("details thead").inner_text().split("\t")[:2] == ["Sequences", "Layer 5"]

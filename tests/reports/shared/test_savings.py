@@ -153,10 +153,10 @@ def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSwee
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():
-        priced = replace(sweep, prices_of=shapes)
+        priced = replace(sweep, unit_costs_of=shapes)
         saves = savings(priced, per_configuration(priced))
         assert saves
-        assert saves.costs[-1].label == f"multiply-adds, run, at the prices of {name}"
+        assert saves.costs[-1].label == f"multiply-adds, run, at the unit costs of {name}"
         share = (shapes.layers / 2 * shapes.layer + shapes.head) / (shapes.layers * shapes.layer + shapes.head)
         assert saves.rows["run_elsewhere"].tolist() == pytest.approx([1 - share] * len(saves.rows))
     own = savings(sweep, per_configuration(sweep))

@@ -19,7 +19,7 @@ from eexit.results.store.commit import (
     RunCounts,
     clear_debris,
     commit,
-    landed_tally,
+    committed_tally,
     remove_errors,
     repair_store,
     shard_name,
@@ -109,7 +109,7 @@ def test_what_cannot_be_written_leaves_nothing(store: Store, runs: list[Run], co
     with pytest.raises(CommitError, match="can't be written to"):
         commit(store, runs, rows_of(runs, config))
     Path(store.root, "generations").unlink()
-    assert landed_tally(store, runs) is None
+    assert committed_tally(store, runs) is None
     assert clear_debris(store) == 1
     assert list(Path(store.root, "tokens").iterdir()) == []
 
@@ -133,7 +133,7 @@ def test_the_fence_is_looked_at_before_each_file_is_published(
 
 def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:
     tally = commit(store, runs[:9], mixed(runs[:9], config))
-    assert tally == landed_tally(store, runs[:9]) == RunCounts(9, 1, 8 * TOKENS_PER_RUN)
+    assert tally == committed_tally(store, runs[:9]) == RunCounts(9, 1, 8 * TOKENS_PER_RUN)
     assert survey(store).done == ids(runs[1:9])
     commit(store, runs[9:], error_results(runs[9:], config, "no"))
     assert remove_errors(store, survey(store).with_errors) == 10
@@ -188,7 +188,7 @@ def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
 ) -> None:
     path = file(halves, folder, runs[:9])
     DAMAGES[damage](path)
-    assert landed_tally(halves, runs[:9]) is None
+    assert committed_tally(halves, runs[:9]) is None
     found, lines = repair_store(halves)
     assert found.done == ids(runs[9:])
     if (folder, damage) == ("generations", "deleted"):

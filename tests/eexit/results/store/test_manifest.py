@@ -56,7 +56,7 @@ def test_a_manifest_that_is_lost_is_written_anew_if_the_runs_are_the_commands(
     ):  # fmt: skip
         with pytest.raises(UsageError, match=f"{re.escape(has)}: give all that the sweep has grown to in one command,"):
             refuse_other_runs(store, lost.value, other)
-    assert "all 18 runs that have landed are this command's" in refuse_other_runs(store, lost.value, config)
+    assert "all 18 committed runs are this command's" in refuse_other_runs(store, lost.value, config)
     manifest = make_manifest(config, MODEL, (5,))
     with manifest_written(store, manifest):
         pass

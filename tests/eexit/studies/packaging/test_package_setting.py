@@ -87,7 +87,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     time_it(out)
     done = take(out, "--chosen", "--out", tmp_path / "mine")
     assert done.returncode == 0, done.stderr
-    assert "It was the second ask of these prompts." in done.stdout
+    assert "It was the second use of these prompts." in done.stdout
     certificate = eexit.load(tmp_path / "mine").taken.certificate
     assert certificate == Certificate.model_validate({
         "risk": "answers", "loss": "1 if the answer is wrong", "max_risk": 0.05, "confidence": 0.95, "n": 90,
@@ -103,8 +103,8 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
             in text
         )
         assert "of the 60 that full depth gets right, it loses 3%, for which nothing is certified (p = 0.2)." in text
-        assert "On 30 prompts that chose nothing, its mean loss is 3%" in text
-        assert "at 8 rows (realised): 25.0%" in text
+        assert "On 30 test prompts, its mean loss is 3%" in text
+        assert "at 8 sequences (realised): 25.0%" in text
         assert "6 rounds on a machine; 0.80 times as fast as generate." in text
         assert "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily" in text
 
@@ -136,8 +136,8 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--configuration", "skip/kl/1"], "rule kl looks at the final layer, so that all layers have to run"),
-        (["--configuration", "skip/agree"], "rule agree looks at the final layer"),
+        (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
+        (["--configuration", "skip/agree"], "rule agree reads the final layer"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),

@@ -209,14 +209,14 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
+        ({}, "no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
         ({"kl_factors": (-1.0,)}, "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1"),
         ({"kl_factors": (1.0, 1.0)}, "1.0 of rule kl is listed more than once"),
         ({"rules": {"confidense": (0.5,)}}, "unknown rule 'confidense': did you mean confidence?"),
         ({"rules": {"confidence": (1.5,)}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"fixed": (2.0,)}}, "rule fixed can't exit at layer 2: the exitable layers are 1 3 4"),
-        ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl looks at a trained probe: give --probe"),
+        ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl reads a trained probe: give --probe"),
         ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
         ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
         ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),

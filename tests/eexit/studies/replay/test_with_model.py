@@ -83,8 +83,8 @@ def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, repl
 
 def check_costs(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, replayed: ReplayResult) -> None:
     """A replay costs exactly what the run did; an oracle's, which runs beside full depth, is not known in either."""
-    prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
-    ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
+    unit_costs, exit_T = replayer.pricing.unit_costs, trace.exit_layer_T[1:]
+    ran = cost_columns(unit_costs, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
     assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
     assert (
         np.isnan(replayed.costs.macs_executed)

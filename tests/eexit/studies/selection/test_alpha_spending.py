@@ -89,7 +89,5 @@ def test_planned_asks_share_equally_and_how_many_they_are_is_said_at_the_first(t
     assert ask(out, question(), 0, planned=3) == 1
     second = ask_of(question(0.03), None, open_store(out))
     assert (second.number, second.planned, second.error) == (2, 3, first.error)
-    with pytest.raises(
-        UsageError, match="--planned-uses 4 comes too late: 3 was planned when these prompts were first asked"
-    ):
+    with pytest.raises(UsageError, match="--planned-uses 4 comes too late: 3 was planned at their first use"):
         ask_of(question(0.03), 4, open_store(out))

@@ -174,8 +174,8 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
         ({"keys": ["skip/fixed/6"]}, "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
         ({"max_risk": 0.01}, "confidence 0.95 among 2 families of settings, which share the error, takes at least 3"),
         ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
-        ({"risk": "answers"}, "has no answers to check: sweep prompts that bring an answer"),
-        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge RESULTS asks for them"),
+        ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
+        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge RESULTS adds them"),
     ],
 )
 def test_what_nothing_can_be_chosen_from_is_told(finished: Path, asked: Mapping[str, Any], message: str) -> None:
@@ -191,7 +191,7 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
     n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
     for out, asked, message in (
         (few, {"risk": "perplexity"}, "has no runs of normal, which risk perplexity compares with"),
-        (few, {"order": PARETO}, f"has {n_few} prompts to choose with, and certifying a risk of 0.05"),
+        (few, {"order": PARETO}, f"has {n_few} calibration prompts, and certifying a risk of 0.05"),
         (half, {}, "has 837 of 840 runs: finish that sweep first"),
         (wrong, {}, "has a loss of 1.5, and losses for risk disagreement are between 0 and 1: check its column"),
         (tmp_path, {}, "holds no sweep.json: give the folder of a finished sweep"),
@@ -229,12 +229,12 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
     for bound, which, may_err in ((0.2, 1, 0.0475), (0.25, 2, 0.002375), (0.2, 1, 0.0475), (0.3, 3, 0.00011875)):
         row, said = select(finished, max_risk=bound)
         assert (row["question"], row["error"]) == (which, pytest.approx(may_err))
-        assert f"Ask {which} of these prompts, of 1 planned: it may err with " in said
+        assert f"Use {which} of these prompts, of 1 planned: its error budget is " in said
     rows = pd.read_parquet(finished / "choices").sort_values(["started", "status"])
     assert rows["status"].tolist() == ["asked", "ok"] * 4
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
     assert len(CHOICES.read(open_store(finished))) == 4, "of a question and its answer, one row counts"
-    with pytest.raises(UsageError, match=r"as the fourth ask of these prompts \(error 0.000594%\), .* takes at least"):
+    with pytest.raises(UsageError, match=r"as the fourth use of these prompts \(error 0.000594%\), .* takes at least"):
         select(finished, max_risk=0.06)
 
 

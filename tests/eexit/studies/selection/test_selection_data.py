@@ -33,7 +33,7 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
     n_lost = len([prompt for prompt in marked if prompt in fails])
     assert (tested["n"], tested["mean_loss"]) == (len(marked), pytest.approx(n_lost / len(marked)))
     assert f"failed runs, each a loss of 1 {len(fails)} " in said
-    assert "failed runs of normal, as if they had said the best 3 " in said
+    assert "failed runs of normal, scored as if they were best 3 " in said
 
 
 def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:

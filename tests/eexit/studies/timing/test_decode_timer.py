@@ -92,7 +92,7 @@ def test_costs_are_those_of_the_timed_tokens(contenders: DecodeTimer) -> None:
     """Whatever a row's second token cost, which is decided before the clock starts."""
     layer_X = np.array([*contenders.decoding.exitable_layers, contenders.decoder.n_layers - 1])
     counts = required_ops(np.full(TOKENS - 2, layer_X[-1]), layer_X, None)
-    full = sum(multiply_adds(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
+    full = sum(multiply_adds(contenders.unit_costs, counts, len(prompt) + 1) for prompt in contenders.prompts)
     normal, _ = contenders.time(NoExit(), 2, contenders.prompts)
     assert (normal.macs_full, normal.macs_required, normal.macs_executed) == (full, full, full)
     fixed, _ = contenders.time(EarlyExit("unfrozen", "fixed", 2.0), 1, contenders.prompts)

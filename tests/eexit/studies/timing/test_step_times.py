@@ -1,4 +1,4 @@
-"""What T(rows, layers) allows, in closed form and beside any exits of rows, and the tables of it."""
+"""What T(sequences, layers) allows, in closed form and beside any exits of rows, and the tables of it."""
 
 from typing import Any
 

@@ -92,7 +92,7 @@ def test_every_round_of_every_contender_lands_and_the_table_sets_savings_side_by
     for key in KEYS:
         assert [line.split()[0] for line in printed.out.splitlines() if line.split()[1:2] == [key]] == ["1", "3"]
     assert f'pd.read_parquet("{finished}/timings")' in printed.out
-    assert "1 and 3 rows at a time, 2 rounds; one actor has all 2 CPUs of a node" in printed.err
+    assert "1 and 3 sequences at a time, 2 rounds; one actor has all 2 CPUs of a node" in printed.err
     assert printed.err.splitlines()[-1] == "60 tokens · done · 0:00 left"
 
 
@@ -133,7 +133,7 @@ def test_with_steps_exits_at_each_layer_are_timed_and_say_what_they_allow(
     assert {f"unfrozen/fixed/{layer}" for layer in layers} <= set(keys)
     heading = next(line for line in printed.splitlines() if line.split()[:2] == ["layer"] * 2)
     assert heading.split() == ["layer"] * (len(layers) + 1)
-    assert "A step, in milliseconds, by the rows that are decoded together" in " ".join(printed.split())
+    assert "A step, in milliseconds, by the sequences decoded together" in " ".join(printed.split())
     assert "Allowed: what exits as often at each layer as in the sweep's runs of these prompts would save" in " ".join(
         printed.split()
     )

@@ -111,7 +111,7 @@ def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path:
     n_left, n_missed = (looking.n_tokens - 1).sum(), looking.screen_misses.sum()
     assert 0 < n_missed < n_left
     assert runs.loc["normal"].screen_misses.sum() == 0
-    said = f"of the {n_left} tokens that exited by what it let through, {n_missed / n_left:.1%} were without"
+    said = f"of the {n_left} early exits decided on it, {n_missed / n_left:.1%} lacked"
     assert said in str(closing_table(store, configurations(config)).caption)
     about = dict(facts(read_sweep(store.root)))["Screen"]
     assert about == f"8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
@@ -185,8 +185,7 @@ def test_marks_that_no_text_has_are_told_in_a_line(tmp_path: Path) -> None:
     runs = list(plan_runs(config))
     commit(store, runs, rows_of(runs, config))
     assert of_chains(store, config) == (
-        "no text has <t> or </t>, so that all of each is its answer: look at what the model writes, and give "
-        "--thinking that"
+        "no text has <t> or </t>, so that each text is all answer: give --thinking the marks that the model writes"
     )
     assert of_chains(store, sweep_of("a-model", "one")) == ""
 

@@ -169,7 +169,7 @@ def test_layers_have_colours_and_another_channel_and_what_the_legend_dims_can_st
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("empty", "No run has landed yet."),
+        ("empty", "No run is committed yet."),
         ("partial", "14 runs haven't landed yet"),
         ("all failed", "Every run failed"),
         ("one prompt", "too few for intervals"),

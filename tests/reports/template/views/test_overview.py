@@ -57,8 +57,8 @@ def test_methods_have_contents_and_say_nothing_twice(walk: Walk, visit: Visit, a
     page = walk("#/methods", path=answered)
     contents = page.get_by_role("navigation", name="Contents")
     assert contents.get_by_role("link").all_inner_texts() == [
-        "Modes", "Rules", "Means and intervals", "Depth and savings", "Texts", "Comparisons", "What each layer says",
-        "This file", "Quality", "A run, as recorded", "A token, as recorded",
+        "Modes", "Rules", "Means and intervals", "Depth and savings", "Texts", "Comparisons",
+        "What each layer predicts", "This file", "Quality", "A run, as recorded", "A token, as recorded",
     ]  # fmt: skip
     assert words_seen(page) < 3600
     said = [words for words in page.locator("dd").all_inner_texts() if len(words.split()) > 8]

@@ -73,7 +73,7 @@ def test_the_strip_begins_with_a_loss_tells_tokens_turns_and_leads_to_its_run(
     assert strip.locator(".differs + .t").all_inner_texts() == [" 42", " 41"]
     strip.locator(".tokens").last.locator(".t").nth(2).hover()
     strip.get_by_text("“ is” layer 15").wait_for()
-    assert "full depth would have said the same" in strip.inner_text()
+    assert "full depth predicts the same" in strip.inner_text()
     page.keyboard.press("ArrowLeft")
     strip.get_by_text("10 of 10").wait_for()
     page.keyboard.press("ArrowLeft")
@@ -94,7 +94,7 @@ def test_the_strip_begins_with_a_loss_tells_tokens_turns_and_leads_to_its_run(
         again.get_by_text(turn).wait_for()
     text = again.locator(".tokens").last
     text.press("End")
-    again.get_by_text("full depth would have said “token 7”").wait_for()
+    again.get_by_text("full depth predicts “token 7”").wait_for()
     assert again.locator(".pinned").inner_text().strip() == "41"
     text.press("Enter")
     page.get_by_role("heading", name=f"{LOSES.key} on prompt 0").wait_for()

@@ -50,7 +50,7 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Wa
     assert page.locator("#written").inner_text() == "What was written: 3 different texts"
     assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
     same, *others = page.locator(".said-by").all()
-    assert "3 settings say this: normal, U·kl 2 (oracle), F·kl 2 (oracle)" in same.inner_text()
+    assert "3 settings wrote this:  normal, U·kl 2 (oracle), F·kl 2 (oracle)" in same.inner_text()
     assert same.locator(".right").count() == 1
     same.get_by_role("link", name="F·kl 2").hover()
     assert "colours of F·kl 2" in same.inner_text()
@@ -169,7 +169,7 @@ def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several_report: Path
     page = walk(f"#/p/0/{key}/t/3", path=several_report)
     table = page.locator(".pane table")
     heads = table.locator("thead th").all_inner_texts()
-    column = heads.index(f"Rule saw: {RULES['agree'].sees}")
+    column = heads.index(f"Exit score: {RULES['agree'].score_name}")
     stored = several.tokens.to_table(columns=["run_id", "position", "exit_score"]).to_pandas()
     (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "exit_score"]
     cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
@@ -177,7 +177,7 @@ def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several_report: Path
     assert "The exit score is the full-depth pass's" in table.locator("caption").inner_text()
     page.goto(several_report.as_uri() + "#/p/0/unfrozen/kl/1/t/3")
     page.get_by_text("The rule decides by the KL.").wait_for()
-    assert "Rule saw" not in page.locator(".pane").inner_text()
+    assert "Exit score:" not in page.locator(".pane").inner_text()
     page.goto(several_report.as_uri() + "#/p/0/unfrozen/fixed/10/t/3")
     page.get_by_role("heading", name="unfrozen/fixed/10 on prompt 0").wait_for()
-    assert "Rule saw" not in page.locator(".pane").inner_text()
+    assert "Exit score:" not in page.locator(".pane").inner_text()
