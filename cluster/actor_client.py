@@ -134,7 +134,7 @@ def _remote(pool: PoolSpec, **options: Any) -> Any:
 def start_actor(pool: PoolSpec, arguments: tuple[Any, ...], custom: CustomExits) -> ActorClient:
     """Request one more actor of `pool` from Ray, with these custom rules and modes; it starts when there is room.
 
-    Another of its threads answers calls of the group `progress`.
+    A second thread of the actor answers calls of the group `progress`.
     """
     token = uuid4().hex
     actor_class = _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})(SweepActor)

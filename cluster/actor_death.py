@@ -31,7 +31,7 @@ class LiveActors:
 
     @property
     def n_planned(self) -> int:
-        """Number of actors, with those that could not load."""
+        """Number of live actors, and of actors that could not load and are started again later."""
         return len(self.actors) + len(self._vacant)
 
     def start(self, pool: PoolSpec) -> None:

@@ -54,16 +54,16 @@ class DriverInputs:
 
 
 class Driver:
-    """Driver of one sweep, whose `drive` feeds shards to actors until every run is committed."""
+    """Driver of one sweep, which gives shards to actors until every run is committed."""
 
     def __init__(
-        self, assigned: DriverInputs, shards: Iterator[Shard], n_done: int, pools: Sequence[PoolSpec], own_ray: bool
+        self, assigned: DriverInputs, shards: Iterator[Shard], n_done: int, pools: Sequence[PoolSpec], is_own_ray: bool
     ) -> None:
         """Set up the driver of a sweep with `n_done` committed runs.
 
         Args:
             shards: The uncommitted runs; the driver consumes shards as actors need them.
-            own_ray: True if Ray was started for this sweep only, so that no nodes will join.
+            is_own_ray: True if Ray was started for this sweep only, so that no nodes will join.
         """
         job, self._lease, self._display = assigned.job, assigned.lease, assigned.display
         self._config, self._timeout = job.config, job.timeout
@@ -74,7 +74,7 @@ class Driver:
             self._store, job.config, assigned.lease, shards, self._planned - n_done, self._display.say
         )
         self._pools = pools
-        self._own_ray = own_ray
+        self._own_ray = is_own_ray
         self._supervised = 0.0
         # Runs include their prompts, so that actors need no other prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})

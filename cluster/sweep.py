@@ -19,7 +19,7 @@ from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.progress import Display
 from eexit.output.text import pluralize
-from eexit.plan.model_inspection import MemoryEstimate, ModelFacts, look_at_model, start_inspection
+from eexit.plan.model_inspection import MemoryEstimate, ModelFacts, inspect_model, start_inspection
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.plan.sweep_config import AUTO_DTYPE, SweepConfig
 from eexit.results.layout import Manifest
@@ -74,14 +74,14 @@ def run_job(
     job: SweepJob,
     display: Display | None = None,
     make_generator: MakeGenerator = model_generator,
-    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    inspect: Callable[[SweepConfig, int], ModelFacts] = inspect_model,
 ) -> SweepSummary:
     """Run all uncommitted runs of a sweep on Ray, and return when all runs are committed.
 
     Args:
         display: shows progress; by default on standard error.
         make_generator: makes the actors' generator; by default the model's.
-        look: returns the model's description for `sweep.json`, its exitable layers and an actor's memory, from the
+        inspect: returns the model's description for `sweep.json`, its exitable layers and an actor's memory, from the
             sweep's configuration and `rows_per_shard`; by default for the model that the sweep names.
 
     Raises:
@@ -92,7 +92,7 @@ def run_job(
     location = location_for_all(job.out)
     store = open_store(location)
     with ExitStack() as on_ray:
-        prepared = _prepare(job, store, look, display, on_ray)
+        prepared = _prepare(job, store, inspect, display, on_ray)
 
         def do(left: PendingSweep) -> RunCounts:
             session = prepared.session
@@ -110,7 +110,7 @@ def run_job(
 
 
 def _prepare(
-    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
+    job: SweepJob, store: Store, inspect: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
 ) -> _SweepPlan:
     """Refuse bad input before anything is loaded or written. Raise `UsageError`.
 
@@ -119,7 +119,7 @@ def _prepare(
     """
     held = read_held(store, job.config, job.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config
-    with start_inspection(look, config, job.rows_per_shard) as facts:
+    with start_inspection(inspect, config, job.rows_per_shard) as facts:
         display.say("inspecting the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()
@@ -162,4 +162,4 @@ def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | 
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(left.config), left.found.done, rows)
-        return Driver(assigned, shards, n_done, pools, own_ray=session.is_own).drive()
+        return Driver(assigned, shards, n_done, pools, is_own_ray=session.is_own).drive()

@@ -88,14 +88,14 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from cluster.assessment.assessment import Assessment, folder_of
     from cluster.assessment.prompt_splits import (
         CONFIDENCE,
-        CONFIDENCE_OF_A_LOOK,
+        CONFIDENCE_OF_A_SMOKE_RUN,
         drawn,
         sizes_at,
         split,
     )
     from cluster.assessment.recipe import Recipe
     from eexit.plan.exit_layers import every_nth_layer, with_layer_between
-    from eexit.plan.model_inspection import look_at_model
+    from eexit.plan.model_inspection import inspect_model
     from eexit.quality.learn_then_test import alpha_share
     from eexit.quality.risk_tests import prompts_without_loss
     from eexit.studies.assessment.verdict import Bound
@@ -109,7 +109,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
             f"{flags.max_new_tokens}"
         )
     folder_of(flags.out)
-    whole_sizes, confidence = sizes_at(flags.max_risk), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
+    whole_sizes, confidence = sizes_at(flags.max_risk), CONFIDENCE_OF_A_SMOKE_RUN if flags.quick else CONFIDENCE
     least = prompts_without_loss(flags.max_risk, alpha_share(confidence))
     if flags.prompts:
         parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
@@ -119,7 +119,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
     reading = {name: getattr(flags, name) for name in READING}
     trust = {TRUST: flags.trust_remote_code}
     config = config_of(flags, parts.of["run"][:1], common | reading | trust)
-    model, layers, memory = look_at_model(config, 1)
+    model, layers, memory = inspect_model(config, 1)
     if not flags.exit_layers:
         layers = with_layer_between(every_nth_layer(model["n_layers"]))
     layer_bytes, head_bytes = memory.parts if memory and memory.parts else (0, 0)
@@ -180,7 +180,7 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
     yield f"prompts: {sizes}, {parts.choosing:,} of these for calibration"
-    if assessment.is_look:
+    if assessment.is_smoke_run:
         yield "a smoke run: it certifies nothing, and does not conclude whether exits pay"
     elif bound.risk == "answers":
         yield certification_power(parts.choosing, bound.max_risk, alpha_share(bound.confidence))

@@ -68,7 +68,7 @@ def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
     folders = {step: recipe.at(step) for step in (PILOT, RUN, ORACLES)}
     failed = {step: survey(open_store(at)).n_errors for step, at in folders.items()}
     missing = [f"{pluralize(n, 'run')} of {step}, which failed" for step, n in failed.items() if n]
-    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, assessment.is_look)
+    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, assessment.is_smoke_run)
     content, places = verdict.to_json(), (folder / FILE, folder / RUN / FILE)
     changed = [place for place in places if not place.is_file() or place.read_text() != content]
     for place in changed:
@@ -117,9 +117,9 @@ class Pace:
     loading: float = 0.0
 
     def add(self, step: RecipeStep, began: float) -> None:
-        """Add a step that began at a Unix time.
+        """Include a finished step in the measured speed; `began` is the step's start in Unix time.
 
-        A sweep's shards record their start and their number of runs, so that only this call's runs count.
+        Of a sweep, only runs of this call count, by the start of each shard.
         """
         seconds, share, store = time.time() - began, 1.0, open_store(step.folder)
         if step.script == "sweep":

@@ -47,13 +47,16 @@ SWEEPS = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # with the spl
 
 @dataclass(frozen=True)
 class Assessment:
-    """Assessment of a model: the recipe, the risk bound and today's `ModelDescription`. A smoke run has `is_look`."""
+    """Assessment of a model: the recipe, the risk bound and today's `ModelDescription`.
+
+    `is_smoke_run`: a tenth of the size, and no certificate (`--quick`).
+    """
 
     recipe: Recipe
     bound: Bound
     model: Any
     config_of: Callable[[Sequence[str]], SweepConfig]  # by the arguments of `jobs/sweep.py`
-    is_look: bool = False
+    is_smoke_run: bool = False
 
     def finished(self, step: str, *columns: str) -> FinishedSweep | None:
         """Return a step's sweep; None unless it is finished and undamaged."""

@@ -26,7 +26,7 @@ CHOOSING, ORDERING, REPORTING = ROLES = ("choosing", "ordering", "reporting")  #
 SHARES: Final = {TRAINING: 16 / 64, PILOT: 6 / 64, RUN: 42 / 64}
 OF_RUN: Final = {CHOOSING: 9 / 16, ORDERING: 3 / 16, REPORTING: 4 / 16}
 SPARE: Final = 1.15  # prompts drawn for each one that the shares ask for, since a hash splits unevenly
-CONFIDENCE, CONFIDENCE_OF_A_LOOK = 0.95, 0.5  # a tenth of the prompts can have the latter
+CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN = 0.95, 0.5  # a tenth of the prompts can have the latter
 ANSWERS, DISAGREEMENT = "answers", "disagreement"  # risks
 
 
@@ -65,7 +65,7 @@ def part_of(unit: str) -> str:
 
 
 def role_of(unit: str) -> str:
-    """Return the role of a prompt of the run (choosing, ordering or reporting), by a hash of its text or group."""
+    """Return the split of a prompt of the run (ordering, calibration or test), by a hash of its text or group."""
     if in_test_split(unit):
         return REPORTING
     return ORDERING if in_pilot_split(unit) else CHOOSING
@@ -96,7 +96,7 @@ class PromptSplits:
 
 
 def split(
-    prompts: Sequence[Prompt], whole: SplitSizes, least: int, is_look: bool = False, batch: int = 1
+    prompts: Sequence[Prompt], whole: SplitSizes, least: int, is_smoke_run: bool = False, batch: int = 1
 ) -> PromptSplits:
     """Split prompts into training, pilot and run prompts by hash; smaller splits than planned are allowed.
 
@@ -105,7 +105,7 @@ def split(
     Args:
         whole: Planned sizes, of which a smoke run takes a tenth.
         least: Minimum number of choosing prompts.
-        is_look: True for a smoke run, whose run prompts come from the training split.
+        is_smoke_run: True for a smoke run, whose run prompts come from the training split.
         batch: Number of slots; the run needs two prompts per slot.
 
     Raises:
@@ -119,8 +119,10 @@ def split(
     for at in shuffled([unit_of[each.id] for each in prompts]):
         by_unit.setdefault(unit_of[prompts[at].id], []).append(prompts[at])
     parts = {part: [unit for unit in by_unit if part_of(unit) == part] for part in PARTS}
-    sizes, share, spent = (whole.tenth, SHARES[TRAINING], whole.tenth.training) if is_look else (whole, SHARES[RUN], 0)
-    to_run = parts[TRAINING if is_look else RUN][spent:]
+    sizes, share, spent = (
+        (whole.tenth, SHARES[TRAINING], whole.tenth.training) if is_smoke_run else (whole, SHARES[RUN], 0)
+    )
+    to_run = parts[TRAINING if is_smoke_run else RUN][spent:]
     roles = {role: [unit for unit in to_run if role_of(unit) == role][: getattr(sizes, role)] for role in ROLES}
     run = [unit for of_role in roles.values() for unit in of_role]
     chosen = {TRAINING: parts[TRAINING][: sizes.training], PILOT: parts[PILOT][: sizes.pilot], RUN: run}
@@ -140,13 +142,16 @@ def split(
 
 
 def _enough(need: float, share: float) -> int:
-    """Return how many prompts yield `need` hash draws of probability `share`, but for one case in a thousand."""
+    """Return the smallest number of prompts of which a hash selects `need`, each with probability `share`.
+
+    The hash selects fewer in one of a thousand cases.
+    """
     spread = 3.1 * math.sqrt(1 - share)
     return math.ceil(((spread + math.sqrt(spread**2 + 4 * need)) / 2) ** 2 / share)
 
 
 @cache  # drawing thousands takes seconds
-def drawn(whole: SplitSizes, least: int, seed: int, is_look: bool = False, batch: int = 1) -> PromptSplits:
+def drawn(whole: SplitSizes, least: int, seed: int, is_smoke_run: bool = False, batch: int = 1) -> PromptSplits:
     """Return splits of generated prompts. Raises `UsageError` for a bound that needs more prompts than can be drawn."""
     run = max(getattr(whole, role) / OF_RUN[role] for role in ROLES)
     wanted = {TRAINING: whole.training, PILOT: whole.pilot, RUN: run}
@@ -156,4 +161,4 @@ def drawn(whole: SplitSizes, least: int, seed: int, is_look: bool = False, batch
             f"{whole.choosing:,} calibration prompts take {n:,} in all, and at most {MOST:,} can be drawn: give a "
             "higher --max-risk"
         )
-    return split(draw_prompts(n, seed), whole, least, is_look, batch)
+    return split(draw_prompts(n, seed), whole, least, is_smoke_run, batch)

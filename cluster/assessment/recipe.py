@@ -96,7 +96,10 @@ class Recipe:
         ]
 
     def commands(self, bound: Bound, tokens_of_a_text: float | None = None) -> Sequence[RecipeStep]:
-        """Return all ten commands at a bound. `tokens_of_a_text` is the mean length of graded texts, if known."""
+        """Return all ten commands of an assessment at a bound.
+
+        `tokens_of_a_text` is the mean length of graded texts, if known.
+        """
         length = tokens_of_a_text or self.max_new_tokens / 2
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
         learned = n[TRAINING] * TOKENS_OF_A_TEXT

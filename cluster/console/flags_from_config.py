@@ -144,7 +144,10 @@ def _add_further_flags(parser: Parser) -> None:
 
 
 def _settings(flags: Mapping[str, Any], results: str | None, within: str | None) -> dict[str, Any]:
-    """Return the fields of the settings that a pilot finds worth a run, if one is named. Raises `UsageError`."""
+    """Return the sweep's fields that select the settings which a pilot predicts to be worth a run.
+
+    The result is empty without `results`, the folder of the pilot. Raise `UsageError`.
+    """
     if (results is None) != (within is None):
         raise UsageError("--settings-from-replay RESULTS and --within RISK=SHARE are given together")
     if results is None or within is None:

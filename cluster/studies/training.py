@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster.studies.actors import own_actor
+from cluster.studies.actors import exclusive_actor
 from cluster.sweep import run_job
 from cluster.sweep_job import SweepJob, location_for_all
 from eexit.errors import UsageError
@@ -21,7 +21,7 @@ from eexit.output.locations import redact
 from eexit.output.progress import Display
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, ArtefactCard, is_of_training, parse_card
-from eexit.plan.model_inspection import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, inspect_model
 from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.owned_folders import FOR_LEARNED, refuse_inside
@@ -48,13 +48,13 @@ def train_exits(
     asked: TrainArgs,
     device: Device = "auto",
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    inspect: Callable[[SweepConfig, int], ModelFacts] = inspect_model,
     trusts_code: bool = False,
 ) -> ArtefactCard:
     """Train on the `normal` texts of the finished sweep in `results`, write the artefact and return its card.
 
-    A damaged artefact is set aside and trained again. `look` is as in `run_job`, and `trusts_code` as in `run_study`.
-    Raise `UsageError` for bad input, and `SweepStopped` or `OSError` when all further work would fail.
+    A damaged artefact is set aside and trained again. `inspect` is as in `run_job`, and `trusts_code` as in
+    `run_study`. Raise `UsageError` for bad input, and `SweepStopped` or `OSError` when all further work would fail.
     """
     display = display or open_display()
     folder = _folder(asked.out)
@@ -68,9 +68,9 @@ def train_exits(
             {**dict(sweep.config(with_exits=False)), **grid, "record_full_depth": "none"}
         )
         job = SweepJob(config=config, out=str(folder / TEXTS_FOLDER), device=device)
-        summary = run_job(job, display, look=look)
+        summary = run_job(job, display, inspect=inspect)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])
-    plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, look)
+    plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, inspect)
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")
@@ -141,7 +141,7 @@ class TrainingJob(ModelJob):
 
 def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with own_actor(TrainingJob(plan), device, display) as actor:
+    with exclusive_actor(TrainingJob(plan), device, display) as actor:
         is_done, progress = actor.call("training.status")
         with display:
             try:

@@ -32,7 +32,7 @@ class OpCounts:
     reads_TXK: np.ndarray  # reads after each layer
 
     def reads_TX(self, name: str) -> np.ndarray:
-        """Return the reads that one of READS counts, (T, X)."""
+        """Return the reads of one kind in READS, (T, X)."""
         reads_TX: np.ndarray = self.reads_TXK[..., READS.index(name)]
         return reads_TX
 

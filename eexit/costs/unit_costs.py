@@ -133,5 +133,5 @@ def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) 
 
 
 def _instead(project: Callable[[Tensor], Tensor], projection: object, input_11F: Tensor) -> Tensor:
-    """Apply a map in place of a layer's projection."""
+    """Return the output of a map that replaces a layer's projection."""
     return project(input_11F)

@@ -49,7 +49,7 @@ class TextMatch(_FrozenModel):
 
 
 class PackagedModel(_FrozenModel):
-    """The model that a setting is for. `measured` is by precision, and `config` has the values of its configuration."""
+    """Model that a setting was made for: its weights' digests, its `config`, and the precisions `measured`."""
 
     name: str
     revision: str | None
@@ -141,7 +141,7 @@ class SettingPackage(_FrozenModel):
 
     @property
     def setting(self) -> Configuration:
-        """Configuration of all sequences."""
+        """Configuration under which the package decodes every sequence."""
         return configuration_of(self.configuration)
 
     @property

@@ -22,10 +22,10 @@ OnTokens = Callable[[int], None]  # called with a number of tokens
 
 
 class Batch:
-    """Requests in flight; requests of oracles have a full-depth pass beside the early-exit pass.
+    """Requests in flight; for requests of oracles, a full-depth pass runs beside the early-exit pass.
 
-    Beside a full-depth pass, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless the
-    early-exit decoder is another one.
+    There, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless an adapter changes its
+    weights.
     """
 
     def __init__(

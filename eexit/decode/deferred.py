@@ -57,10 +57,10 @@ class DeferredTokens:
         self.on_block: Callable[[], None] = lambda: None
 
     def run(self, visitor: ExitVisitor, inputs: ForwardInputs) -> Tensor:
-        """Take tokens through the layers; return head inputs after the final layer, (B, T, F).
+        """Run tokens through the layers; return the head inputs after the final layer, (B, T, F).
 
-        Deferred tokens join where the pass goes as deep as they are, and come first of T. Once all tokens have exited,
-        they may be deferred themselves.
+        Deferred tokens join at the layer from which theirs are deferred, and come first along T. Once all tokens have
+        exited, the remaining layers may be deferred for them too.
         """
         latest = Block(0, {"token": inputs.token_BT, "position": inputs.position_BT})
         while True:
@@ -100,9 +100,10 @@ class DeferredTokens:
     def _run(
         self, block: Block, others: ForwardInputs, visitor: ExitVisitor, stop: int, defers: bool, n_after: int = 0
     ) -> tuple[Tensor, Block | None]:
-        """Run tokens up to layer `stop`, or to where all have exited if that defers the rest.
+        """Run tokens up to layer `stop`, or up to the layer at which all have exited, if the rest is deferred.
 
-        They end `n_after` columns before the end of others. Returns head inputs, and the block there, if there is.
+        The tokens end `n_after` columns before the end of `others`. Return their head inputs, and the deferred block,
+        if any.
         """
         stopped: list[Block] = []
 

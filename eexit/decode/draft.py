@@ -78,7 +78,7 @@ class DraftBatch(Batch):
         return replace(inputs, token_BT=token_B1, position_BT=position_B1)
 
     def _accept(self, draft_BA: list[list[int]], columns: dict[str, Tensor]) -> None:
-        """Give each slot the drafts that equal full depth's next tokens, and its own next one, until it ends."""
+        """Accept drafts that equal full depth's next tokens, then full depth's own next token, until a text ends."""
         table, n_given_B, n_agreed_B = self.slots, list[int](), list[int]()
         for slot, drafts, predicted in zip(table.in_flight, draft_BA, columns["token_id_T"].tolist(), strict=True):
             n_drafted = min(len(drafts), _room(slot))

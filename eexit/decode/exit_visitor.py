@@ -26,9 +26,9 @@ NONE = -1  # the likeliest token where a rule has read none
 
 
 class ExitVisitor:
-    """State of one pass, which is called in place of each layer: exited tokens, decisions, and next tokens.
+    """One pass of tokens that may exit, called in place of each layer: it runs the layer, and decides exits.
 
-    Deferred tokens may `join`, before the visitor's own tokens of each sequence.
+    Deferred tokens may `join`, before the pass's own tokens of each sequence.
     """
 
     def __init__(self, head: LMHead, plan: ExitPlan, shape: Sequence[int]):
@@ -177,7 +177,7 @@ class ExitVisitor:
     def _read_next_tokens(
         self, rank: int, exits_N: Tensor, after_ND: Tensor, readings: Sequence[tuple[Index, HeadReading]]
     ) -> None:
-        """Read next tokens from readings that decided; keep head inputs of all tokens that exit here."""
+        """Record next tokens that deciding has read, and keep the head inputs of all tokens that exit here."""
         for index, reading in readings:
             exits_M = exits_N[index]
             tokens, at = TokenSubset(index).narrow(exits_M)

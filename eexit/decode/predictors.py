@@ -131,7 +131,7 @@ class LMHead:
     def read_layers(self, hidden_NXD: Tensor) -> HeadReading:
         """Read hidden states after the exitable layers and, last, after the final layer.
 
-        Fewer than X hidden states are those after the last of these layers.
+        If `hidden_NXD` has fewer layers, they are the last ones.
         """
         read = enumerate(self.layers[-hidden_NXD.shape[1] :])
         head_input_NXF = torch.stack([self.head_input(hidden_NXD[:, at], layer) for at, layer in read], 1)

@@ -104,7 +104,7 @@ class SlotTable:
         self._is_sent = False
 
     def shift(self) -> int:
-        """Move slots to the left by columns that are unused by now; return their number, 0 while they are few."""
+        """Move all slots' columns to the left once enough columns are unused; return the number of columns."""
         unused = min(self.first_column, self.end - self.longest_prompt)
         if unused < SLACK_COLUMNS:
             return 0
@@ -147,7 +147,7 @@ class SlotTable:
         return replace(self._plan, u_exit_N=u_exit_B, u_token_N=u_token_B, checked=self.checked)
 
     def inputs(self, n_columns: int) -> ForwardInputs:
-        """Return the latest tokens as inputs of a pass, in the last of so many columns."""
+        """Return the slots' latest tokens as inputs of a pass, which end at column `n_columns`."""
         self._send()
         attention_mask_BC = torch.arange(self.first_column, n_columns, device=self.device) >= self.first_B1
         return ForwardInputs(self.token_B1, self.position_B1, attention_mask_BC, self.first_column)

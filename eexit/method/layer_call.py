@@ -64,7 +64,7 @@ class ExitedTokens:
         return cls(flag_BT, tokens, exit_layer_BT, kept, kv_maps, checks_numbers)
 
     def has_tokens(self) -> bool:
-        """Return False if no token is known to the host to have exited."""
+        """Return False if no token has exited, as far as the host can tell without waiting for the device."""
         return self.tokens.has_tokens()
 
     def before_layer(self, layer: int) -> "ExitedTokens":
@@ -97,11 +97,11 @@ class LayerCall:
     # ---- called by modes
 
     def write(self) -> None:
-        """Have the layer make keys and values of its input."""
+        """Write the layer's keys and values for its input, and skip the rest of the layer."""
         self.writes_kv = True
 
     def replace_hidden(self, tokens: TokenSubset, hidden_MD: Tensor) -> None:
-        """Have the layer make keys and values of other hidden states."""
+        """Write keys and values from these hidden states for some tokens, in place of the layer's input."""
         self.writes_kv = True
         if self.hidden_BTD is self.hidden_before:
             self.hidden_BTD = self.hidden_before.clone()

@@ -62,7 +62,7 @@ class LayerMaps:
         return cls({layer: LinearMap.from_tensors(tensors, f"{cls.role}.{layer}") for layer in layers}, **more)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that `from_tensors` takes."""
+        """Return the tensors from which `from_tensors` restores the map."""
         return map_tensors({f"{self.role}.{layer}": each for layer, each in self.maps.items()})
 
 

@@ -56,7 +56,7 @@ Parameter = float | ExitHistogram | None
 
 @dataclass(frozen=True)
 class ExitChances:
-    """The chance to exit at a layer that is reached, and its complement with full precision near 0."""
+    """Probability to exit at a layer that a token reaches, and its complement with full precision near 0."""
 
     exit_BE: Tensor
     pass_BE: Tensor
@@ -100,7 +100,7 @@ class LayerView:
 
     @property
     def is_finite(self) -> Tensor:
-        """True for tokens whose pass has finite numbers here: (N,), or (N, E) at the final layer."""
+        """True for tokens with finite numbers in this view: (N,), or (N, E) for an oracle."""
         return self.kl.isfinite() if self.index < 0 else self.hidden_out.isfinite().all(-1)
 
     @classmethod
@@ -113,9 +113,9 @@ class LayerView:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rule(RegistryEntry):
-    """An exit rule. Its function returns an exit score, which is compared with the parameter, or the chance to exit.
+    """Exit rule, whose function returns an exit score, compared with the parameter, or an exit probability.
 
-    The function returns the chance if it takes the parameter, or if there is none.
+    The function returns a probability if it takes the parameter, or if the rule has none.
     """
 
     takes_parameter: bool = False
@@ -139,7 +139,7 @@ class Rule(RegistryEntry):
 
     @property
     def needs_history(self) -> bool:
-        """True if the rule needs the distributions of earlier layers, so that a gate can't pass over any."""
+        """True if the rule compares several layers' distributions, so that a gate can't skip reading one."""
         return self.needs == HISTORY
 
     @property
@@ -148,13 +148,13 @@ class Rule(RegistryEntry):
         return self.needs == PROBE
 
     def read_by(self, has_screen: bool) -> str | None:
-        """Return the column that counts the rule's reads; None if it reads hidden states or nothing."""
+        """Return the column that counts the rule's head reads; None if the rule has none."""
         columns = {HIDDEN: None, NOTHING: None, FINAL: None, PROBE: "probe_reads"}
         return columns.get(self.needs, "screen_reads" if has_screen else "head_reads")
 
     @property
     def returns_chance(self) -> bool:
-        """True if the function returns the chance to exit."""
+        """True if the function returns an exit probability."""
         return self.takes_parameter or not self.parameter
 
     def check(self, parameter: Parameter) -> None:
@@ -246,7 +246,7 @@ class KLRule(Rule):
 
 
 class FixedRule(Rule):
-    """Rule that exits at one layer: its parameter per layer is the chance to exit there."""
+    """Rule that exits at one layer, which is its parameter."""
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """Return 1 at the parameter's layer, else 0. A layer behind all exitable ones means the final layer."""

@@ -58,7 +58,7 @@ def refuse_unsupported(config: Any) -> None:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model of which torch.compile has compiled a module, or the forward of one."""
+    """Refuse a model with a module, or a module's forward, that torch.compile has compiled."""
     for module in model.modules():
         by_forward = hasattr(module.forward, "_torchdynamo_orig_callable")
         if by_forward or module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":

@@ -259,7 +259,7 @@ def depends_on_seed(configuration: Configuration, temperature: float | None) -> 
 
 
 def gives_its_exits(configuration: Configuration) -> bool:
-    """Return True if exits depend on neither tokens nor draws: all are at one layer, or there are none."""
+    """Return True if a configuration's exits are the same for every token: at one layer, or none."""
     if not isinstance(configuration, EarlyExit):
         return True
     rule = RULES.get(configuration.rule)

@@ -112,7 +112,7 @@ def count_different_runs(config: SweepConfig) -> int:
 
 
 def used_by(configuration: Configuration) -> frozenset[str]:
-    """Return the roles in `OF_SOME` whose artefacts this configuration's runs depend on."""
+    """Return the roles, such as probe or gate, of the artefacts that a configuration's runs depend on."""
     if not isinstance(configuration, EarlyExit):
         return frozenset()
     rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.mode)

@@ -137,7 +137,7 @@ CHANGED: Final = Risk(
 
 
 def answers_tell(accuracy: float, at_most: float) -> bool:
-    """Return True if losing half of `normal`'s correct answers breaks the bound; otherwise nonsense may keep it."""
+    """Return True if the bound is informative: losing half of `normal`'s correct answers would break it."""
     return accuracy / 2 > at_most
 
 

@@ -124,7 +124,7 @@ def _is_manifest(content: bytes) -> bool:
 
 
 def _holds_learned(folder: Store) -> bool:
-    """Return True for an artefact folder: a foreign card.json has neither such files beside it nor roles in it."""
+    """Return True for an artefact's folder, and False for one with a foreign card.json."""
     try:
         has = _there(folder, [STATE, CARD, WEIGHTS])
         return STATE in has or (CARD in has and (len(has) > 1 or is_of_training(folder.read(CARD) or b"")))

@@ -113,7 +113,7 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
 
 
 def judged_by(store: Store, judge: str) -> list[Row]:
-    """Return the valid rows of this judge under the current rubric."""
+    """Return the valid judgements by this judge with the current rubric."""
     return [row for row in JUDGEMENTS.rows(store) if (row["judge"], row["rubric"]) == (judge, RUBRIC)]
 
 

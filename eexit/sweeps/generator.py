@@ -206,7 +206,7 @@ class ModelGenerator:
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:
-        """Return the common request of all requests with the same tokens and exits, whatever their seed or mode."""
+        """Return the request that represents all with the same tokens and exits, whatever their seed or mode."""
         seed = 0 if request.configuration.key in self._same_for_every_seed else request.seed
         return replace(request, seed=seed, configuration=without_mode(request.configuration))
 

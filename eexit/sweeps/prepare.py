@@ -172,7 +172,7 @@ def _refuse_foreign(store: Store) -> None:
 
 
 def _look_through(store: Store, said: Sequence[str]) -> tuple[StoreInventory, Sequence[str]]:
-    """Repair the store, printing messages that are not in `said`; return its undamaged content and all messages."""
+    """Repair the store, and print messages that are not in `said`; return the undamaged content and all messages."""
     found, lines = repair_store(store)
     for line in lines:
         if line not in said:

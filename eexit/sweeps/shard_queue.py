@@ -116,7 +116,7 @@ class ShardQueue:
             self._give_up(shard, failure)
 
     def _say_first(self, what: str, reason: str) -> None:
-        """Report the reason of the first failure, once, so that users need not wait for the end of a failing sweep."""
+        """Report the first failure's reason at once, so that users need not wait for the end of a failing sweep."""
         if not self._has_said:
             self._has_said = True
             self._say(without_secrets(f"{what}: {first_line(reason)}"))

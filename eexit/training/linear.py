@@ -21,7 +21,7 @@ from eexit.training.trainer_inputs import TrainerInputs
 
 
 class LinearTrainer:
-    """Trainer of all layers' maps in one pass over the texts."""
+    """Trainer of a linear readout: one linear map per exitable layer, all in one pass over the texts."""
 
     def __init__(self, setup: TrainerInputs):
         self.decoder, self.layers = setup.decoder, setup.options.layers

@@ -60,16 +60,16 @@ def make_training_plan(
     sweep: FinishedSweep,
     asked: TrainArgs,
     texts: Sequence[TrainingText],
-    look: Callable[[SweepConfig, int], ModelFacts],
+    inspect: Callable[[SweepConfig, int], ModelFacts],
 ) -> TrainingPlan:
-    """Return the plan of a training on these texts; `look` returns the facts of a configuration's model.
+    """Return the plan of a training on these texts; `inspect` returns the facts of a configuration's model.
 
     `refuse_options` has accepted the options. Raise `UsageError` if the texts or the model can't be used.
     """
     given = asked.options
     learn, held_out = split(texts, sweep.name)
     config = _config(sweep, given)
-    model, layers, _ = look(config, 1)
+    model, layers, _ = inspect(config, 1)
     refuse_changed_model(sweep, model)
     refuse_misfit(config, model, layers)
     readout, rules = config.digests.get(READOUT, config.readout), tuple(given.get("rules", ()))

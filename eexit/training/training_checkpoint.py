@@ -34,7 +34,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Identity of a folder's training, as in JSON, and its progress."""
+    """Progress of a training, and its identity: the plan as JSON, which must match to resume."""
 
     identity: Mapping[str, Any]
     reached: TrainingProgress = field(default_factory=TrainingProgress)

@@ -67,9 +67,10 @@ def mean_of(values: pd.Series, kind: ValueKind = ValueKind.SHARE) -> Estimate:
 
 
 def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = None) -> Estimate:
-    """Return the share of groups, or with `of_right` of those that `normal` gets right, that the setting gets wrong.
+    """Return the share of groups in which a setting has fewer right answers than `normal`.
 
-    `normal` gets all of them right. `reporting`: True for the test split, False for the others, None for both.
+    With `of_right`, it is the share of groups in which `normal` has a right answer. `reporting`: True for the test
+    split, False for the others, None for both.
     """
     difference = gained(name, key)
     if of_right:
@@ -92,7 +93,7 @@ def saved(name: str, key: str, cost: str = "cost_run") -> Estimate:
 
 
 def saved_by_exits(name: str, key: str) -> Estimate:
-    """Return the share that exits would save if exit scores and state propagation were free."""
+    """Return the share that a configuration's exits save if deciding and state propagation were free."""
     at = {int(each.rpartition("/")[2]): saved("look", each, "cost_needed").mean for each in settings("look")[:-1]}
 
     def share(counts: Sequence[tuple[int, int]]) -> float:
@@ -102,7 +103,7 @@ def saved_by_exits(name: str, key: str) -> Estimate:
 
 
 def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.ndarray]:
-    """Return, by call, a contender's seconds per timed token over another's in the same round; (R,), R rounds."""
+    """Return, by call, a configuration's seconds per timed token as a multiple of another's in the same round, (R,)."""
     rows = pd.read_parquet(STUDY / name / "timings").assign(per_token=lambda rows: rows.seconds / rows.tokens)
     of_round = rows[rows.batch == batch].pivot(index=["started", "round"], columns="configuration", values="per_token")
     return [each.to_numpy() for _, each in (of_round[key] / of_round[beside]).dropna().groupby("started")]
@@ -149,7 +150,7 @@ def remaining_savings() -> Iterator[dict[str, Any]]:
 
 
 def timed(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield each contender's time as a multiple of another one's, over all calls and in each."""
+    """Yield each configuration's time as a multiple of another's, over all calls and in each."""
     for name, beside in product(names, ("normal", "generate")):
         rows = pd.read_parquet(STUDY / name / "timings")
         for batch, key in sorted(set(zip(rows.batch, rows.configuration, strict=True))):

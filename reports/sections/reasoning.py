@@ -90,9 +90,9 @@ def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest_needs(sweep: Sweep) -> pd.DataFrame:
-    """Return the latest row per configuration, edit of chains, and number of steps.
+    """Return the latest row per configuration, edit of the chains, and number of steps.
 
-    Rows for chains that the configuration wrote itself take precedence.
+    Rows for chains that the configuration itself wrote take precedence.
     """
     rows = sweep.rows_of(CHAINS)
     own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")

@@ -43,7 +43,7 @@ def timing_section(sweep: Sweep, saves: SavingsTable | None) -> dict[str, Any]:
 
 
 def _steps(where: str, times: Any) -> dict[str, Any]:
-    """Return milliseconds per step: a row per number of rows, a column per last layer that runs."""
+    """Return milliseconds per step: a row per number of sequences, a column per last layer that runs."""
     columns: Columns = (
         ("rows", "Sequences", "count"),
         *((f"layer_{layer}", f"Layer {layer}", "real") for layer in times.layers),

@@ -155,7 +155,7 @@ def _all_lost(quality: QualityTable, known: list[Row]) -> int:
 
 
 def _by_disagreement(quality: QualityTable) -> Found:
-    """Return the setting that saves most at little disagreement, where no answers or scores are known."""
+    """Return the setting that saves most among those with little disagreement, for sweeps without answers or scores."""
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     sound = [row for row in rows if not row["looping"]] or rows
     cost = cost_of(quality, sound)

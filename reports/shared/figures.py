@@ -36,7 +36,7 @@ class ChartVariant:
 
 @dataclass(frozen=True)
 class RowFilter:
-    """A menu of `values`. The chart draws the rows whose column `key` has the chosen value, or none."""
+    """Menu that filters a chart's rows by their value in column `key`."""
 
     label: str
     key: str

@@ -217,7 +217,7 @@ def not_held(quality: QualityTable) -> str:
 
 
 def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
-    """Return the rows that are worse than `normal` by at most the margin, by the low end of `changed`."""
+    """Return the settings that are certainly at most `margin` below `normal`, by the lower end of column `changed`."""
     return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
 
 

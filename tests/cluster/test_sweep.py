@@ -164,7 +164,7 @@ def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
     def swept(name: str) -> SweepSummary:
         config = sweep_of(tmp_path / "model", *prompts, **asked)
         job = SweepJob(config=config, out=str(tmp_path / name), rows_per_shard=8)
-        return run_job(job, NullDisplay(), look=look_here)
+        return run_job(job, NullDisplay(), inspect=look_here)
 
     steps: list[dict[str, Any]] = [
         {}, {"rules": {"confidence": [0.1, 0.2]}, "kl_factors": [1]},

@@ -8,7 +8,7 @@ import pytest
 from commands import here, refusal
 from exiting_models import save_exiting_model
 
-from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_LOOK, sizes_at, split
+from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN, sizes_at, split
 from eexit.errors import UsageError
 from eexit.plan.prompt_kinds.generators import draw_prompts
 from eexit.quality.learn_then_test import alpha_share
@@ -79,14 +79,14 @@ def test_trust_reaches_every_command_that_loads_the_model_once(tmp_path: Path) -
     assert told == {name: int(name != "choose") for name in ("sweep", "train", "replay", "choose", "timings")}
 
 
-@pytest.mark.parametrize("is_look", [False, True])
-def test_as_many_prompts_as_are_advised_are_enough(is_look: bool) -> None:
+@pytest.mark.parametrize("is_smoke_run", [False, True])
+def test_as_many_prompts_as_are_advised_are_enough(is_smoke_run: bool) -> None:
     whole, least = (
         sizes_at(0.1),
-        prompts_without_loss(0.1, alpha_share(CONFIDENCE_OF_A_LOOK if is_look else CONFIDENCE)),
+        prompts_without_loss(0.1, alpha_share(CONFIDENCE_OF_A_SMOKE_RUN if is_smoke_run else CONFIDENCE)),
     )
     with pytest.raises(UsageError, match="are enough") as refused:
-        split(draw_prompts(20, 0), whole, least, is_look)
+        split(draw_prompts(20, 0), whole, least, is_smoke_run)
     [n] = re.findall(r"([\d,]+) are enough", str(refused.value))
     for seed in range(20):
-        assert split(draw_prompts(int(n.replace(",", "")), seed), whole, least, is_look).choosing >= least
+        assert split(draw_prompts(int(n.replace(",", "")), seed), whole, least, is_smoke_run).choosing >= least

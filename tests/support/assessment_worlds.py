@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from synthetic_sweeps import FINAL, LAYERS
 
-from cluster.assessment.prompt_splits import CHOOSING, CONFIDENCE_OF_A_LOOK, ORDERING, REPORTING, role_of, sizes_at
+from cluster.assessment.prompt_splits import CHOOSING, CONFIDENCE_OF_A_SMOKE_RUN, ORDERING, REPORTING, role_of, sizes_at
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.splits import shuffled
 from eexit.quality.learn_then_test import alpha_share
@@ -89,7 +89,7 @@ class Drawn:
 
     def __init__(self, world: World, n: int, random: np.random.Generator, folder: Path) -> None:
         self.world, self.prompts, self.random, self.folder = world, prompts_of(n), random, folder
-        confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_LOOK
+        confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_SMOKE_RUN
         self.bound = BOUND.model_copy(update={"confidence": confidence})
         self.keys = {cell: keys_of(world, cell) for cell in MODES}
         self.settings = CellSettings(

@@ -97,7 +97,7 @@ def marked(
     def look(*_: Any) -> Any:
         return {**MODEL, "n_layers": n_layers}, (5,), None
 
-    return run_study(str(out), plan, display=display, look=look)
+    return run_study(str(out), plan, display=display, inspect=look)
 
 
 @command(f"the units that were finished stay in {TABLE.name}")

@@ -56,7 +56,7 @@ class RunCounts:
 
 
 def tally_of(generations: pa.Table) -> RunCounts:
-    """Return the tally of these rows."""
+    """Return the number of runs, errors and tokens in these rows."""
     reasons = generations.filter(pc.field("status") == ERROR)["error"]
     tokens = pc.sum(generations["n_tokens"]).as_py() or 0
     return RunCounts(generations.num_rows, len(reasons), tokens, reasons[0].as_py() if len(reasons) else "")

@@ -95,7 +95,10 @@ class PromptTable:
 
 @cache
 def draw_weights(n: int) -> np.ndarray:
-    """Return the weights of n prompts and a further one, (K + 1, n + 1); the first row is the mean of the n prompts."""
+    """Return K Bayesian-bootstrap draws of weights of n prompts and a further one, (K + 1, n + 1).
+
+    The first row has equal weights of the n prompts.
+    """
     drawn = np.random.default_rng(0).exponential(size=(N_DRAWS, n + 1))
     weights: np.ndarray = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
     weights /= weights.sum(axis=1, keepdims=True)
@@ -104,7 +107,10 @@ def draw_weights(n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Cells on these prompts at a bound, with the certified setting, if any."""
+    """The four cells at a bound, estimated on these prompts, and the certified setting, if any.
+
+    A level is the share saved by a cell, by its setting as run, or by the certified setting.
+    """
 
     table: PromptTable
     settings: CellSettings
@@ -118,7 +124,10 @@ class Attribution:
 
     @cached_property
     def _levels(self) -> Mapping[str, np.ndarray]:
-        """Share saved in each draw by level, (2, K + 1): the further prompt is kept, and lost."""
+        """Share saved by level in each draw of weights, (2, K + 1).
+
+        The two ends assume that one further prompt has no loss, and that it has a loss of 1.
+        """
         certified_K = self._mean(self.table.saved(self.certified, "macs_executed"))
         found = {CERTIFIED: np.stack([certified_K, certified_K])}
         for level in (*CELLS, AS_RUN):
@@ -129,7 +138,7 @@ class Attribution:
 
     @cached_property
     def _shares(self) -> Mapping[str, Shares]:
-        """Mixture in each draw by cell, (2, K + 1)."""
+        """Mixture of the two neighbours by cell in each draw of weights, (2, K + 1)."""
         lost_K, found = draw_weights(self.table.n)[:, -1], {}
         for cell, pair in self.pairs.items():
             losing = (None, None) if cell == A else pair
@@ -140,11 +149,11 @@ class Attribution:
 
     @property
     def pairs(self) -> Mapping[str, Neighbours]:
-        """The safer and the bolder setting by cell."""
+        """The safer and the bolder neighbour of the bound, by cell."""
         return self.settings._asdict()
 
     def mixture(self, cell: str) -> tuple[float, float, float]:
-        """Return the shares of the safer and of the bolder setting, and the mean loss over all prompts."""
+        """Return the shares of a cell's safer and bolder setting, and the mean loss of their mixture."""
         safe, bold = (float(share_2K[0, 0]) for share_2K in self._shares[cell])
         safe_loss, bold_loss = (float(self.table.lost(key).mean()) for key in self.pairs[cell])
         return safe, bold, safe * safe_loss + bold * bold_loss
@@ -161,11 +170,14 @@ class Attribution:
         return Estimate(mean, min(low, mean), max(high, mean), self.table.n)
 
     def is_above(self, weights: Weights, value: float) -> bool:
-        """Return True if a sum of levels is above a value, at a one-sided error of 5 %."""
+        """Return True if a weighted sum of levels is above a value, at a one-sided error of 5 %."""
         return self.table.n >= MIN_SAMPLES and bool(np.quantile(self._ends(weights)[0][1:], 1 - LEVEL) > value)
 
     def _ends(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """Return a sum of levels in each draw at both ends, (K + 1,); levels of the same losses share an end."""
+        """Return the low and the high end of a weighted sum of levels, in each draw of weights, (K + 1,).
+
+        Levels with the same losses have the same end in a draw.
+        """
         groups: dict[str, np.ndarray] = {}
         for level, weight in weights.items():
             group = D if level == AS_RUN else level

@@ -59,7 +59,7 @@ Answer = tuple[str, int | None]  # a key of `REASONS`, and the number that would
 
 
 def conclude(
-    folders: Sequence[str], bound: Bound, batch: int = 1, missing: Sequence[str] = (), is_look: bool = False
+    folders: Sequence[str], bound: Bound, batch: int = 1, missing: Sequence[str] = (), is_smoke_run: bool = False
 ) -> Verdict:
     """Return the verdict on an assessment by the folders of its pilot, run and oracles.
 
@@ -73,12 +73,12 @@ def conclude(
     for other in (sweeps[1], picked.sweep):
         refuse_changed_model(other, sweeps[0].manifest.model)
     choice, timings = latest_choice(sweeps[0].store, bound.risk, bound.max_risk, bound.confidence), sweeps[0].timings
-    return verdict_of(sweeps, picked.cells, choice, timings, bound, batch, missing, is_look)
+    return verdict_of(sweeps, picked.cells, choice, timings, bound, batch, missing, is_smoke_run)
 
 
 def verdict_of(
     sweeps: Sequence[FinishedSweep], settings: CellSettings, choice: Row | None, timings: Sequence[Row], bound: Bound,
-    batch: int, missing: Sequence[str] = (), is_look: bool = False,
+    batch: int, missing: Sequence[str] = (), is_smoke_run: bool = False,
 ) -> Verdict:  # fmt: skip
     """Return the verdict on the finished run and oracles."""
     table, run = PromptTable(sweeps, bound.risk), sweeps[0]
@@ -91,7 +91,7 @@ def verdict_of(
         share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
         gaps = BatchTimings(timings, batch, setting.key).gaps(share, run.n_layers)
     missing = [*missing, *([] if choice else ["choice"]), *([] if times.are_whole else ["times"])]
-    why, needed = judge(setting, attribution.estimate({AS_RUN: 1}), choice, bound, missing, is_look)
+    why, needed = judge(setting, attribution.estimate({AS_RUN: 1}), choice, bound, missing, is_smoke_run)
     keys = dict.fromkeys(
         key for key in (setting and setting.key, GENERATE, times.fastest) if key and times.relative_time(key).n
     )
@@ -117,10 +117,10 @@ def verdict_of(
 
 def judge(
     setting: JudgedSetting | None, as_run: Estimate, choice: Row | None, bound: Bound, missing: Sequence[str],
-    is_look: bool,
+    is_smoke_run: bool,
 ) -> Answer:  # fmt: skip
     """Return the answer by the intervals of the setting, and of the saving `as_run` within the bound."""
-    if is_look:
+    if is_smoke_run:
         return "look", None
     if missing or setting is None or choice is None:
         return "missing", None

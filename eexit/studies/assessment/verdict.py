@@ -137,7 +137,7 @@ class Verdict(BaseModel, frozen=True):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def pays(self) -> bool | None:
-        """Answer; None: not known."""
+        """True if early exit pays, False if it doesn't; None if that is not known."""
         return REASONS[self.why].pays
 
     @property

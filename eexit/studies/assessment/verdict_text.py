@@ -45,7 +45,7 @@ def cause(verdict: Verdict) -> str | None:
 
 
 def alternative(verdict: Verdict) -> str | None:
-    """Return the fastest configuration that takes less time than full depth, or than a setting that pays."""
+    """Return the fastest configuration that beats full depth in time or, if exits pay, beats the setting."""
     own = verdict.setting.key if verdict.setting else ""
     limit = verdict.timed[own].time.mean if verdict.pays and own in verdict.timed else 1.0
     times = {key: each.time for key, each in verdict.timed.items() if key != own}

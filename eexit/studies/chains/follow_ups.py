@@ -39,7 +39,7 @@ class ThoughtChain:
     closing: str
 
     def prefiller(self, kept: str) -> str:
-        """Return the start of an answer after `kept`, which is a part of this thinking or its replacement."""
+        """Return the start of a follow-up answer: the edited thinking `kept`, within the text's marks."""
         whole = "".join(self.tokens)
         if kept == whole:
             return self.opening + whole + self.closing
@@ -133,7 +133,7 @@ def _until(marked: AnswerPattern, before: str, text: str, tokens: Sequence[str])
 
 
 def _between(marked: ThinkingTags, text: str, tokens: Sequence[Mapping[str, Any]]) -> ThoughtChain:
-    """Return the first thinking of a text; its opening may stand in the prompt."""
+    """Return the first chain of thought of a text; the prompt may contain its opening mark."""
     pieces = [token["token"] for token in tokens]
     at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
     if at is None:

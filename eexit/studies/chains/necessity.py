@@ -44,12 +44,12 @@ class ChainVariant(NamedTuple):
     writer: str
 
     def for_control(self, key: str, control: str) -> "ChainVariant":
-        """Return the edit to compare a control by: of the control's own thinking, if the configuration had its own."""
+        """Return the edit to compare a control by: if the configuration edited its own chains, so does the control."""
         return ChainVariant(self.chain, control) if self.writer == key else self
 
 
 class NecessityStudy(Study):
-    """Study of necessity; a single unit of work makes all rows."""
+    """Study of how much answers need the chain of thought; one unit has all rows."""
 
     table, doing = CHAINS, "comparing"
 

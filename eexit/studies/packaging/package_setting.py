@@ -100,7 +100,7 @@ def package_setting(wanted: PackageArgs, say: Say = lambda line: None) -> Settin
 
 
 class _Packager:
-    """Builder of one setting's package in one folder."""
+    """Writer of one setting's package into a folder."""
 
     def __init__(self, sweep: FinishedSweep, config: SweepConfig, configuration: Configuration, folder: Path):
         self._sweep, self._folder, self._configuration = sweep, folder, configuration
@@ -280,7 +280,7 @@ def generate(model, **arguments):
 
 
 def readme(taken: SettingPackage, out: str) -> dict[str, str]:
-    """Return the README by its file name."""
+    """Return the package's README: file name → content."""
     model = taken.model
     facts = "\n".join(f"- {line}" for line in describe_package(taken).splitlines())
     loading, made = _loading(taken), with_versions(taken.versions)

@@ -42,7 +42,7 @@ ESTIMATED: Final = (
 
 @dataclass(frozen=True, eq=False)
 class Transcript:
-    """A run's text, and the divergence of its decided tokens in the full-depth pass; None if it was not recorded."""
+    """Text of a run, and its decided tokens' divergence in the full-depth pass (None if not recorded)."""
 
     text: TrainingText
     seed: int
@@ -129,9 +129,9 @@ def follows_from_full_depth(setting: EarlyExit, is_adapted: bool) -> bool:
 
 
 def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[EarlyExit]]:
-    """Group the configurations that one pass over a text serves: those of a rule and mode, whatever else differs.
+    """Group the configurations that one pass over a text serves: those with the same rule and mode.
 
-    A configuration whose exits do not follow from the full-depth pass is a group of its own.
+    A configuration whose exits don't follow from the full-depth pass is a group of its own.
     """
 
     def group(setting: EarlyExit) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ class Pilot:
 def settings_worth_running(
     results: str, risk: str, max_risk: float, modes: Sequence[str], of_oracle: bool = False
 ) -> Sequence[EarlyExit]:
-    """Return the settings that are worth a run in these modes, of an online rule or of the oracle.
+    """Return the settings of an online rule, or of the oracle, that are predicted to be worth a run in these modes.
 
     Raises `UsageError` if `results` is not a finished sweep, or lacks the data for the selection.
     """
@@ -199,7 +199,7 @@ def settings_worth_running(
 
 
 def is_candidate(row: Row) -> bool:
-    """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
+    """Return True for the replay of an online rule without a gate, with an exact KV cache and known costs."""
     return (
         row["rule"] in ONLINE and not MODES[row["mode"]].modifies_kv and not row["gate"] and bool(row["macs_executed"])
     )

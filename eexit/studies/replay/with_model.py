@@ -52,7 +52,7 @@ class Replayer:
 
     @torch.inference_mode()
     def replay(self, settings: Sequence[EarlyExit], transcript: Transcript) -> list[ReplayResult]:
-        """Replay a text with configurations that `from_records.together` has grouped."""
+        """Replay a text under configurations that one pass can serve (a group of `from_records.together`)."""
         if not follows_from_full_depth(settings[0], not self.decoders.is_shared):
             return [self._as_drawn(setting, transcript) for setting in settings]
         teacher = self.teacher_of(transcript)

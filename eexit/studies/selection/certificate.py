@@ -61,7 +61,7 @@ def _outcome(setting: TestedSetting, sequence: TestedSequence) -> str:
 
 
 def counted_table(choice: Selection) -> ResultTable:
-    """Return the table of prompts, groups, seeds and failures, as far as there are any."""
+    """Return the table of counted prompts, groups, seeds and failures."""
     measured = choice.measured
     (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.losses_of(NORMAL)
     is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()

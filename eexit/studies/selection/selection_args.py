@@ -76,7 +76,10 @@ class SettingFamily:
 
 
 def has_order(columns: Mapping[str, Any]) -> bool:
-    """Return True if a configuration with these columns of `eexit.results.tables.CONFIGURATION` is in a family."""
+    """Return True if settings of this configuration's rule have an order from conservative to bold.
+
+    `columns` are those of `eexit.results.tables.CONFIGURATION`.
+    """
     rule = RULES.get(columns["rule"] or "")
     return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
 

@@ -231,7 +231,7 @@ class SelectionData:
 
     @cached_property
     def _different(self) -> pa.Table:
-        """Runs, with those that are the same for every seed once."""
+        """Runs, without repeats for further seeds where all seeds give the same run."""
         is_fixed = pc.is_in(self.sweep.runs["configuration"], pa.array(self._fixed, pa.string()))
         fixed, others = self.sweep.runs.filter(is_fixed), self.sweep.runs.filter(pc.invert(is_fixed))
         return pa.concat_tables([once_each(fixed, RUN_OF_ALL_SEEDS), others])

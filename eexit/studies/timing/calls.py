@@ -41,7 +41,7 @@ def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str
 
 
 def whole_calls(timings: Sequence[Row], keys: Collection[str], batches: Collection[int], n_rounds: int) -> set[str]:
-    """Return the calls with all of these configurations at all of these batch sizes, in at least so many rounds."""
+    """Return the calls that timed all these configurations at all these batch sizes, in at least `n_rounds` rounds."""
     found: dict[str, set[tuple[str, int, int]]] = {}
     for row in timings:
         found.setdefault(row["timing_id"], set()).add((row["configuration"], row["batch"], row["round"]))
@@ -83,7 +83,7 @@ class BatchTimings:
 
     @cached_property
     def _first(self) -> str | None:
-        """The earliest call with most contenders."""
+        """The earliest call that timed the most alternatives."""
         calls = calls_of(self._rows)
         return max(calls, key=lambda call: len(self._contenders(calls[call])), default=None)
 
@@ -94,25 +94,25 @@ class BatchTimings:
 
     @cached_property
     def first_call(self) -> Mapping[str, float]:
-        """Times in the call with most contenders, by configuration."""
+        """Times by configuration, in the call that timed the most alternatives."""
         return self._contenders(calls_of(self._rows)[self._first]) if self._first else {}
 
     @property
     def fastest(self) -> str | None:
-        """The first call's fastest contender other than the setting; None: full depth."""
+        """Fastest alternative to the setting in the first call; None if full depth is faster than all."""
         others = {key: time for key, time in self.first_call.items() if key != self.setting and time < 1}
         return min(others, key=lambda key: others[key], default=None)
 
     @property
     def are_whole(self) -> bool:
-        """True if one call has all contenders, and further calls have the setting and the fastest other one."""
+        """True if one call has all alternatives, and further calls have the setting and the fastest alternative."""
         if not self.first_call or (self.setting and self.setting not in self.first_call):
             return False
         return all(self.relative_time(key).n for key in {self.setting, self.fastest} - {None} if key)
 
     @cached_property
     def _further(self) -> Mapping[str, Sequence[Row]]:
-        """The rows of further calls, at all batch sizes, by call; no prompt is in the first call too."""
+        """Rows of the further calls by call, at all batch sizes; they share no prompt with the first call."""
         known = {prompt for row in self._rows if row["timing_id"] == self._first for prompt in row["prompt_ids"]}
         shared = {row["timing_id"] for row in self.timings if known & {*row["prompt_ids"]}}
         found: dict[str, list[Row]] = {}

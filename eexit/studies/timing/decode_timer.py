@@ -167,7 +167,7 @@ def _summed(parts: Sequence[Timing]) -> Timing:
 
 
 def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
-    """Return prompt id → token ids, for prompts with room for so many tokens. Raises `UsageError` if none has."""
+    """Return prompt id → token ids, for prompts that leave room for `n_tokens` in the context. Raises `UsageError`."""
     config, context_of = generator.config, generator.engine.decoder.context_of
     runs = [Run("", prompt, NoExit(), config.seeds[0]) for prompt in config.prompts]
     tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}

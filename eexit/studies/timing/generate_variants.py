@@ -30,7 +30,7 @@ def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
 
 
 def with_identity(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of a round with a comparison of their texts and `normal`'s in place of the texts."""
+    """Return a round's rows with columns that compare each text with `normal`'s, in place of the texts."""
     normal = {row["batch"]: row[TEXTS] for row in rows if row["configuration"] == NORMAL}
     told = [_told_apart(row, normal.get(row["batch"])) for row in rows]
     return [{name: value for name, value in row.items() if name != TEXTS} for row in told]

@@ -47,7 +47,7 @@ DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all t
 
 @dataclass(frozen=True)
 class Speedup:
-    """Speed of a configuration or `generate` at a batch size, beside that of `normal` or of another baseline.
+    """Speed of a configuration or of `generate` at a batch size, as a multiple of `normal`'s or another baseline's.
 
     Savings are shares of full depth. `theoretical` and `run` are None without known costs.
     """

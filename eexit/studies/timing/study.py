@@ -60,9 +60,10 @@ class SweepExitShares:
 
 
 class TimingStudy(Study):
-    """Study of contenders at several batch sizes, with the prompts of `config`.
+    """Study of decoding times at several batch sizes, with the prompts of `config`.
 
-    A unit is a round, and a part times one contender at one batch size. The first unit warms up.
+    A unit is a round; a part times one configuration, or transformers' `generate`, at one batch size. The first unit
+    warms up.
     """
 
     table, needs_model, times = TIMINGS, True, True
@@ -268,9 +269,9 @@ def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) 
 
 
 def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Contender], n: int) -> Sequence[str]:
-    """Return the least often timed prompts, n or more, that no call has timed with more contenders; steps don't count.
+    """Return at least `n` prompts that no call has timed with more configurations, the least often timed first.
 
-    Raises `UsageError` if there are none.
+    Step times don't count. Raises `UsageError` if there are none.
     """
     by_call: dict[str, list[Mapping[str, Any]]] = {}
     for row in sweep.timings:

@@ -43,7 +43,7 @@ class MapRegression:
 
 
 class MapForm(Protocol):
-    """Interface of a form of KV maps."""
+    """Interface of a form of KV maps: the regressions that fit the maps, and their conversion to maps."""
 
     @property
     def regressions(self) -> Mapping[Pair, MapRegression]: ...
@@ -54,14 +54,14 @@ class MapForm(Protocol):
     def pairs(
         self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
     ) -> Iterable[tuple[str, Tensor, Tensor]]:
-        """Yield regressions' names, inputs and targets, for tokens with these hidden states at an exit."""
+        """Yield each regression's name, inputs and targets, for tokens with these hidden states at an exit."""
 
     def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
-        """Convert a regression's solution for `KVMaps`."""
+        """Return the maps for `KVMaps` from a regression's solution."""
 
 
 class HiddenForm:
-    """Form with the layers' inputs as targets; its prior is the hidden state at the exit itself."""
+    """Form of KV maps to the skipped layers' inputs; its prior is the hidden state at the exit."""
 
     def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
         self._deeper = {exit_layer: deeper(exit_layer, decoder.n_layers) for exit_layer in exit_layers}
@@ -89,7 +89,7 @@ class HiddenForm:
 
 
 class KVForm:
-    """Form with keys and values as targets; its prior is the layer's projections of the hidden state at the exit."""
+    """Form of KV maps to keys and values; its prior is the layers' projections of the hidden state at the exit."""
 
     def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
         self.decoder, self._deeper = decoder, {layer: deeper(layer, decoder.n_layers) for layer in exit_layers}
@@ -172,7 +172,7 @@ def is_shared(decoder: Decoder, layer: int) -> bool:
 
 
 def _probes(decoder: Decoder) -> Tensor:
-    """Return random hidden states (N, W), always the same, for comparing norms."""
+    """Return fixed random hidden states, (N, W), with which norms are compared."""
     probe_NW = torch.randn(PROBES, decoder.width, generator=torch.Generator().manual_seed(0))
     return probe_NW.to(decoder.device, decoder.dtype)
 

@@ -31,14 +31,17 @@ PENALTY: Final = 1e-4  # on the squared distance from no calibration, or for gat
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibrated log KL + log k of a layer: scale · log KL + slope · log k + shift, with scale and slope ≥ 0."""
+    """Calibration of a layer's probe, with scale and slope ≥ 0.
+
+    log KL + log k becomes scale · log KL + slope · log k + shift.
+    """
 
     scale: float
     slope: float
     shift: float  # nats
 
     def apply(self, probe: LinearMap) -> LinearMap:
-        """Return an uncalibrated probe of a layer with this calibration."""
+        """Return the layer's probe with this calibration."""
         power_11 = torch.full_like(probe.weight[-1:], self.slope - 1)
         return LinearMap(torch.cat([probe.weight[:-1] * self.scale, power_11]), probe.bias * self.scale + self.shift)
 

@@ -49,7 +49,7 @@ def test_sizes_follow_from_the_test_that_will_be_made() -> None:
 
 
 def test_drawn_prompts_have_these_sizes_and_no_two_parts() -> None:
-    parts, look = drawn(WHOLE, 151, 0), drawn(WHOLE, 37, 0, is_look=True)
+    parts, look = drawn(WHOLE, 151, 0), drawn(WHOLE, 37, 0, is_smoke_run=True)
     assert {part: len(parts.of[part]) for part in PARTS} == {"training": 300, "pilot": 200, "run": 975 + 325 + 400}
     assert (parts.choosing, parts.risk) == (975, ANSWERS)
     units = {part: {each.group or each.prompt for each in parts.of[part]} for part in PARTS}

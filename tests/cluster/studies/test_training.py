@@ -106,7 +106,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
         trained(texts, out, display=Interrupts())
     assert [path.name for path in out.iterdir()] == [STATE]
 
-    monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))
+    monkeypatch.setattr(training, "train_exits", partial(train_exits, inspect=look_here))
     command = [str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]
     assert train.main([*command, "--exit-layers", "4"]) == 2
     assert "parts holds another training (settings.layers: [2, 4] -> [4]): choose another" in capsys.readouterr().err
@@ -262,7 +262,7 @@ def test_a_damaged_artefact_is_trained_again_by_the_same_command(
         assert (program, name) == ("eexit", "train")
     (out / "mine.txt").write_text("mine")
     held = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "mine.txt"}
-    monkeypatch.setattr(training, "train_exits", partial(train_exits, look=look_here))
+    monkeypatch.setattr(training, "train_exits", partial(train_exits, inspect=look_here))
     assert train.main([*command, "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     assert f"{out} holds {says}" in said

@@ -13,7 +13,7 @@ from untrained import TINY, config_with, save_state_maps, stream_maps
 from eexit.errors import UsageError
 from eexit.plan import model_inspection
 from eexit.plan.artefacts import WEIGHTS
-from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, look_at_model
+from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, inspect_model
 from eexit.plan.runs import count_runs
 from eexit.plan.sweep_config import SweepConfig
 
@@ -43,7 +43,7 @@ def sweep(model: Path | str, **others: object) -> SweepConfig:
 
 
 def seen(model: Path, **others: object) -> ModelFacts:
-    return look_at_model(sweep(model, **others), 8)
+    return inspect_model(sweep(model, **others), 8)
 
 
 def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[str]) -> None:
@@ -94,7 +94,9 @@ def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, loo
         seen(model)
 
 
-def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks: list[str], tmp_path: Path) -> None:
+def test_each_of_the_settings_that_it_depends_on_is_smoke_runed_at(
+    model: Path, looks: list[str], tmp_path: Path
+) -> None:
     seen(model)
     seen(model, dtype="float32")
     other = copytree(model, tmp_path / "other")
@@ -106,7 +108,7 @@ def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks
     assert len(looks) == 3
 
 
-def test_what_another_cpu_found_is_looked_at_again(
+def test_what_another_cpu_found_is_smoke_runed_at_again(
     model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The meaning of `--dtype auto` depends on it, and machines may have one name and share a user's cache."""

@@ -64,19 +64,19 @@ def test_each_answer_turns_on_an_interval(
     changed: dict[str, object], as_run: tuple[float, float], pays: bool | None, why: str, more: int | None
 ) -> None:
     setting, within = CERTIFIED.model_copy(update=changed), ends(*as_run)
-    found, needed = judge(setting, within, CHOICE, BOUND, [], is_look=False)
+    found, needed = judge(setting, within, CHOICE, BOUND, [], is_smoke_run=False)
     assert (REASONS[found].pays, found) == (pays, why)
     assert needed == more
-    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_look=False)[0] == "missing"
-    assert judge(setting, within, CHOICE, BOUND, [], is_look=True)[0] == "look"
-    assert judge(None, NOTHING, None, BOUND, [], is_look=False)[0] == "missing"
+    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_smoke_run=False)[0] == "missing"
+    assert judge(setting, within, CHOICE, BOUND, [], is_smoke_run=True)[0] == "look"
+    assert judge(None, NOTHING, None, BOUND, [], is_smoke_run=False)[0] == "missing"
 
 
 def test_a_loss_is_too_much_only_where_its_interval_is_beyond_the_bound() -> None:
     setting = CERTIFIED.model_copy(update={"certified": False})
     for mean, answer in ((0.024, "not certified"), (0.06, "loses too much")):
         choice = {"tested": [TESTED | {"mean_loss": mean}]}
-        assert judge(setting, ends(0.1, 0.2), choice, BOUND, [], is_look=False)[0] == answer
+        assert judge(setting, ends(0.1, 0.2), choice, BOUND, [], is_smoke_run=False)[0] == answer
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -133,7 +133,7 @@ def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
         assert (verdict.pays, verdict.why, verdict.causes) == (None, "missing", [])
         assert verdict.missing == missing
         assert explain(verdict).endswith(f"Missing: {missing[0]}.")
-    look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_look=True)
+    look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_smoke_run=True)
     assert (look.pays, look.why) == (None, "look")
 
 

@@ -132,7 +132,7 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: p
 def test_online_rules_replayed_on_their_own_texts_are_their_runs(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running_studies, "run_study", partial(run_study, look=look_here))
+    monkeypatch.setattr(running_studies, "run_study", partial(run_study, inspect=look_here))
     monkeypatch.setattr(study, "TOKENS_PER_PART", 30)  # so that texts come in several calls
     assert (
         replay.main([str(finished), "--rules", "confidence=0.1:0.2:2", "--texts-of", "frozen_residual/confidence/0.1"])

@@ -65,7 +65,7 @@ def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
 
 @pytest.fixture
 def model_is_described_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running_studies, "run_study", partial(run_study, look=look_here))
+    monkeypatch.setattr(running_studies, "run_study", partial(run_study, inspect=look_here))
 
 
 @pytest.mark.usefixtures("ray_here", "model_is_described_here")
