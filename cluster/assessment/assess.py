@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 def begin(assessment: Assessment) -> None:
-    """Write the prompts and the mark of an assessment into its folder.
+    """Mark the folder as an assessment's, and write the prompts of each split there.
 
     Raises `UsageError` for a folder with anything else, and for a model that has changed.
     """
@@ -141,7 +141,7 @@ class Pace:
 
 
 def known_after(step: str, assessment: Assessment) -> str:
-    """Return a line on the answer after a step; empty after steps that don't bear on it."""
+    """Return a line on the result of a step, as far as it bears on the verdict; else an empty line."""
     recipe, bound = assessment.recipe, assessment.bound_now()[0]
 
     def saved(settings: Sequence[PredictedSetting]) -> str:

@@ -150,7 +150,10 @@ class Recipe:
         return RecipeStep(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
 
     def _timings(self, length: float, n_run: int) -> Sequence[RecipeStep]:
-        """Return a timing call with all configurations, and short calls with the fastest on the other prompts."""
+        """Return two steps: one long call that times all configurations, and short calls that time the fastest again.
+
+        The short calls use other prompts.
+        """
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
         what = ["--chosen", "--draft", *drafts, "--baselines", GENERATE, f"{GENERATE}/{LOOKUP}", "--steps"]
         in_a_round, slots = max(PROMPTS_OF_A_ROUND, self.batch), [*dict.fromkeys((1, self.batch))]

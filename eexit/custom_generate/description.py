@@ -10,7 +10,7 @@ from eexit.quality.certificate import certificate_sentences
 
 
 def describe_package(taken: SettingPackage) -> str:
-    """Return the description, a line per paragraph."""
+    """Return a package's description for its README, a line per paragraph."""
     return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
 
 

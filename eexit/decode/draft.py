@@ -119,5 +119,5 @@ class DraftBatch(Batch):
 
 
 def _room(slot: Slot) -> int:
-    """Return how many drafts a slot has room for: a round may yield one token more."""
+    """Return the maximum number of drafts for a slot's next round, which may yield one token more than it drafts."""
     return slot.limit - slot.n_tokens - 1

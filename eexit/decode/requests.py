@@ -45,7 +45,7 @@ class DecodingConfig:
         screen: If given, rules read its approximation of the lm_head; next tokens are read from the whole head.
         temperature: 0 is greedy.
         record_top_k: How many top tokens of each layer are recorded.
-        observe: Layers at which the full-depth pass is recorded: all exitable ones and the final one, or fewer.
+        record_full_depth: Layers at which the full-depth pass is recorded: all exitable and the final one, or fewer.
         max_rows: The largest number of requests in flight; their KV caches may allow fewer.
         memory_share: The share of a device's memory that this process may use.
     """

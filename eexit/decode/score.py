@@ -123,7 +123,7 @@ def score_texts(
 
 
 def _first_tokens(head: LMHead, reading: HeadReading, token_B: Tensor, has_prompt: bool) -> list[Tensor]:
-    """Return the columns of first tokens, (B, 1, …), which come from prefill."""
+    """Return the recorded columns of the texts' first tokens, (B, 1, …), which come from prefill."""
     reading = reading.expand(torch.zeros_like(token_B))
     likeliest_B, logprob_B = reading.likeliest_BX[:, -1], reading.logprob(token_B)
     head_input_BF = reading.head_input_UXF[reading.prefix_B, -1]

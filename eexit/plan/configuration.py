@@ -40,7 +40,7 @@ _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
 @dataclass(frozen=True)
 class NoExit:
-    """Configuration without exits. Results of other programs may have another name for its mode."""
+    """Configuration without exits: mode `normal`, or another program's name for it."""
 
     mode: str = NORMAL
 

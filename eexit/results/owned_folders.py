@@ -75,9 +75,9 @@ def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
 
 
 def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_report: bool = False) -> None:
-    """Raise `UsageError` for a path among the files of results or artefacts.
+    """Raise `UsageError` for a file to be written among those of results or artefacts.
 
-    Beside a sweep's tables, files with other names are allowed. `planned` is where this command's results will be.
+    In a sweep's own folder, files with other names are allowed. `planned` is where this command's results will be.
     """
     if "://" in str(path):
         raise UsageError(f"{flag} {redact(str(path))} is a URI: give the name of a local file")

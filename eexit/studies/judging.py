@@ -158,7 +158,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
 
 
 class JudgeClient:
-    """Connection to one judge; `timeout` is in seconds, for a whole try, and `how` has further fields of a request."""
+    """Connection to one judge. `timeout` is in seconds, for a whole try; `how` are further fields of each request."""
 
     def __init__(self, base_url: str, key: str | None, timeout: float, **how: Any) -> None:
         self.client = openai.AsyncOpenAI(

@@ -49,10 +49,11 @@ class PendingSweep:
 
 
 def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
-    """Return the manifest in `store`, called `out` in messages, extended by `config`; None if the sweep starts there.
+    """Return the manifest in `store`, extended by `config`; None if the sweep starts there.
 
-    Write and remove a probe file, and pass `say` a line about the extension. None also stands for a lost manifest of
-    this sweep's runs, after a message. Raise `UsageError` if this sweep, or any, can't be written there.
+    Messages call the store `out`; `say` receives a line about the extension. A lost manifest of this sweep's runs gives
+    None too, after a message. A probe file is written and removed. Raise `UsageError` if this sweep, or any, can't be
+    written there.
     """
     if not store.is_local:
         store.probe()  # first, since any other access to an unreachable location waits for a minute

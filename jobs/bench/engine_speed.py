@@ -158,7 +158,7 @@ def seconds_between(moments: Sequence[float]) -> list[float]:
 
 
 def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming]:
-    """Time all contenders in turns, for each number of slots, and return the times of their steps."""
+    """Time the engine's variants and transformers' `generate` in turns, for each number of slots; return step times."""
     timings: dict[tuple[int, str], StepTiming] = {}
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for n in rows:
@@ -168,7 +168,7 @@ def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming
 
 
 def figures_of(timings: Sequence[StepTiming]) -> list[dict[str, Any]]:
-    """Return a record for each contender and number of slots."""
+    """Return a record for each timed variant and number of slots."""
     own = {timed.rows: timed.step for timed in timings if timed.what == GENERATE}
     return [{**vars(timed), "ms": timed.step, "of_generate": own[timed.rows] / timed.step} for timed in timings]
 

@@ -110,7 +110,7 @@ def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.nd
 
 
 def tested() -> Iterator[dict[str, Any]]:
-    """Yield the announced tests, each also among the prompts that full depth gets right."""
+    """Yield the planned tests of the study, over all prompts and over those that full depth gets right."""
     for what, dtype, of_right in product(("again", "run"), DTYPES, (False, True)):
         found = lost(f"{what}-{dtype}", ASKED[what], of_right, reporting=False)
         p_value = round(binom.cdf(round(found.mean * found.n), found.n, AT_MOST), 4)

@@ -151,11 +151,10 @@ LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuratio
 
 
 def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
-    """Return the configuration that saves most within each of `LIMITS` of disagreement, with the lowest such limit.
+    """Return the configuration that saves most within a limit of disagreement, for each of `LIMITS` that has one.
 
-    A configuration counts if it saves something: its whole interval does, if it has one. If no such configuration is
-    within the limits, return the one with the lowest disagreement. Without known disagreements, return the one that
-    saves most.
+    A configuration counts if it certainly saves something. If none is within the limits, return the one with the lowest
+    disagreement. Without known disagreements, return the one that saves most.
     """
     sure = [row for row in rows if saves(row, column)]
     comparable = [row for row in sure if is_known(row[DISAGREEMENT])]

@@ -80,7 +80,7 @@ def verdict_of(
     sweeps: Sequence[FinishedSweep], settings: CellSettings, choice: Row | None, timings: Sequence[Row], bound: Bound,
     batch: int, missing: Sequence[str] = (), is_smoke_run: bool = False,
 ) -> Verdict:  # fmt: skip
-    """Return the verdict on the finished run and oracles."""
+    """Return the verdict, from the sweeps of the steps run and oracles, the selection and the timings."""
     table, run = PromptTable(sweeps, bound.risk), sweeps[0]
     setting = _judged_setting(run, choice) if choice else None
     attribution = Attribution(table, settings, bound.max_risk, setting.key if setting and setting.certified else None)
@@ -119,7 +119,11 @@ def judge(
     setting: JudgedSetting | None, as_run: Estimate, choice: Row | None, bound: Bound, missing: Sequence[str],
     is_smoke_run: bool,
 ) -> Answer:  # fmt: skip
-    """Return the answer by the intervals of the setting, and of the saving `as_run` within the bound."""
+    """Return the answer and, if it is open, the number of prompts or calls that would decide it.
+
+    It follows from the setting's intervals; `as_run` is the saving within the bound, for a setting that is not
+    certified.
+    """
     if is_smoke_run:
         return "look", None
     if missing or setting is None or choice is None:

@@ -71,10 +71,10 @@ class ChainEdits:
 
 
 def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdits) -> tuple[list[Prompt], int]:
-    """Return the follow-up prompts, and the number of originals without thinking, which their follow-ups lack too.
+    """Return the follow-up prompts of a sweep, and the number of its texts without thinking.
 
-    `writer` wrote the thinking with the first seed; `reader` answered the prompts too. Raise `UsageError` without
-    thinking.
+    The thinking is that of configuration `writer`, with the first seed. Prompts that configuration `reader` lacks are
+    left out. Raise `UsageError` without thinking.
     """
     config = sweep.config(with_exits=False)
     refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)

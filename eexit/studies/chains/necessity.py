@@ -173,7 +173,7 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 
 def chains_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """Return the table: a section for each edit, a line for each configuration."""
+    """Return the table of necessity: a section for each edit of the chains, a line for each configuration."""
     table = ResultTable(CAPTION)
     table.add("key", "setting")
     table.add("name", "chain")

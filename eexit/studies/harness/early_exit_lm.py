@@ -127,10 +127,10 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         return answers
 
     def _text(self, context: list[int], continuation: list[int]) -> tuple[tuple[int, ...], list[int]]:
-        """Return the prompt and the tokens to score, which begin with the context's last token if that may exit.
+        """Return the prompt, and the tokens to score after it.
 
-        As in `hf`, long texts are cut on the left, and the last token is not run. Raise `UsageError` beyond the model's
-        limits.
+        These begin with the context's last token if that may exit. As in `hf`, long texts are cut on the left, and the
+        last token is not run. Raise `UsageError` beyond the model's limits.
         """
         if not 0 < len(continuation) <= self.max_length:
             raise UsageError(

@@ -143,7 +143,7 @@ class _Packager:
     def _measured(
         self, taken: SettingPackage, dtype: str, texts: Sequence[TrainingText], wanted: PackageArgs, say: Say
     ) -> SettingPackage:
-        """Return the content with one more precision, in which some texts of the sweep are generated again."""
+        """Return the package's content with one more precision, checked by generating some texts of the sweep again."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
         weights, name, device = weights_digest(model), dtype_name(model.dtype), model.device.type
         unknown = TextMatch(device=device, weights=weights, runs=len(texts), identical=0)

@@ -212,7 +212,10 @@ def summary(
     setting: EarlyExit | Draft, replayed_T: Sequence[ReplayResult], unit_T: Sequence[str],
     exitable_layers: Sequence[int], n_layers: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the columns of means over prompts or groups (`unit_T`: each text's), with seeds averaged first."""
+    """Return a configuration's means over prompts or groups, as columns of `REPLAYS`; seeds are averaged first.
+
+    `unit_T` has the prompt or group of each text.
+    """
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])

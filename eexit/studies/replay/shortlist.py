@@ -141,9 +141,10 @@ class Pilot:
         return [each.setting for each in among if each.key in wanted]
 
     def candidates(self, mode: str) -> Sequence[PredictedSetting]:
-        """Return the cheapest setting of an online rule within each of `AIMS`, from safe to bold, in the best exit set.
+        """Return settings of an online rule in the best exit set, from safe to bold.
 
-        Raise `UsageError` if no token exits in any replay.
+        Each is the cheapest within one of `AIMS`, the loss to aim at. Raise `UsageError` if no token exits in any
+        replay.
         """
         results = self.sweep.digest_as_read(self.sweep.manifest.config)
         rows = [row for row in REPLAYS.rows(self.sweep.store) if row["results"] == results]

@@ -69,7 +69,7 @@ class SelectionData:
                 f"depth's predictions on its texts: sweep with --record-full-depth final, or choose another --risk"
             )
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
-        self._runs = self._of_asked_prompts()
+        self._runs = self._runs_with_risk()
         self._told: dict[str, LossMatrix] = {}
         if not self._any_known():
             raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
@@ -236,8 +236,8 @@ class SelectionData:
         fixed, others = self.sweep.runs.filter(is_fixed), self.sweep.runs.filter(pc.invert(is_fixed))
         return pa.concat_tables([once_each(fixed, RUN_OF_ALL_SEEDS), others])
 
-    def _of_asked_prompts(self) -> pa.Table:
-        """Return the runs of prompts with a risk: with an answer, for risk answers."""
+    def _runs_with_risk(self) -> pa.Table:
+        """Return the runs of prompts for which the risk is defined: for risk `answers`, prompts with an answer."""
         runs = self.sweep.runs_of_units
         if self.risk is not RISKS["answers"]:
             return runs

@@ -62,7 +62,7 @@ def calls_like(call: Sequence[Row], timings: Sequence[Row]) -> set[str]:
 
 
 class TimeGaps(NamedTuple):
-    """Shares of full depth's time lost to batches and to overhead, and the former less the latter, over calls."""
+    """Shares of full depth's time that savings lose to batches and to overhead, and their difference, over calls."""
 
     batches: Estimate
     overhead: Estimate
@@ -135,10 +135,12 @@ class BatchTimings:
         return found if len(ratios) >= MIN_CALLS else replace(found, low=math.nan, high=math.nan)
 
     def gaps(self, exit_share: Mapping[int, float], n_layers: int) -> TimeGaps:
-        """Return the gaps over further calls with steps at the setting's exit layers, of slots and of a single one.
+        """Return the gaps between the savings that steps allow with one slot and with all slots, and the measured
+        saving.
 
-        Steps allow a saving: that of free decisions, if all slots exited at the same steps. Batches take what steps of
-        a single slot allow beyond steps of all slots; overhead takes what these allow beyond the saving of time.
+        Step times by layers allow a saving if deciding were free and all slots exited at the same steps. The gap
+        `batches` is between the savings allowed with one slot and with all; `overhead` is between the latter and the
+        measured saving. The means are over further calls with step times at the setting's exit layers.
         """
         found: list[tuple[float, float, float]] = []
         for call, time_R in self._ratios(self.setting or "").items():

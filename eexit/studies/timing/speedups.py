@@ -68,7 +68,7 @@ class Speedup:
 
     @property
     def speedup(self) -> float:
-        """Ratio of both speeds."""
+        """Speed as a multiple of the baseline's."""
         return self.ratio.mean
 
     @property

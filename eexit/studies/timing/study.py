@@ -163,7 +163,7 @@ class TimingStudy(Study):
         return PartResult([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
 
     def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
-        """Return the rows of a round by batch size, then in the contenders' order."""
+        """Return the rows of a round, by batch size, then in the order of the timed configurations."""
         names = [contender.key for contender in self.contenders]
         rows = with_identity(super().rows(unit, results))
         return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))

@@ -24,7 +24,7 @@ from eexit.training.trainer_inputs import TrainerInputs
 
 
 class KVMapTrainer:
-    """Trainer of the maps of all exitable layers."""
+    """Trainer of KV maps from all exitable layers to their skipped layers."""
 
     def __init__(self, setup: TrainerInputs):
         """Raise `UsageError` if no exit has a skipped layer that needs a map."""

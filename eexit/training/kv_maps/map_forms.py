@@ -35,7 +35,7 @@ def deeper(exit_layer: int, n_layers: int) -> range:
 
 @dataclass(frozen=True, eq=False)
 class MapRegression:
-    """Sums and targets of one map's regression, and its prior (J, H), the map equivalent to `frozen_residual`."""
+    """Regression of one map: its moments by name, its targets, and its prior map (J, H), that of `frozen_residual`."""
 
     sums: str  # name in `SplitMoments`
     targets: slice
@@ -113,7 +113,10 @@ class KVForm:
         return all(decoder.for_keys[layer].projections and is_shared(decoder, layer) for layer in layers)
 
     def _groups(self, exit_layer: int) -> dict[int, list[int]]:
-        """Return the skipped layers, grouped by the layer whose norm represents theirs."""
+        """Return an exit's skipped layers in groups; the norms of a group differ by a gain and bias only.
+
+        The key is the layer that represents its group.
+        """
         groups: dict[int, list[int]] = {}
         for layer in self._deeper[exit_layer]:
             groups.setdefault(self._norms[layer].like, []).append(layer)
@@ -209,7 +212,7 @@ def compare_norms(decoder: Decoder, layers: Sequence[int]) -> dict[int, Rescaled
 
 
 def _scaled(like: int, given_ND: Tensor, normed_ND: Tensor, tolerance: float) -> RescaledNorm | None:
-    """Return the gain and bias that turn `given_ND` into `normed_ND`; None if there are none."""
+    """Return the gain and bias that turn `given_ND` into `normed_ND`, or None if no gain and bias do."""
     centred_ND = given_ND - given_ND.mean(0)
     gain_D = (centred_ND * normed_ND).sum(0) / centred_ND.square().sum(0)
     bias_D = normed_ND.mean(0) - gain_D * given_ND.mean(0)

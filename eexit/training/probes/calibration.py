@@ -95,7 +95,10 @@ def _least(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:
-    """Return the loss of `calibrate` from log KL + log k; log space keeps the digits of probabilities near 0 or 1."""
+    """Return the loss of `calibrate` for predicted and true log KL + log k.
+
+    Log space keeps the digits of probabilities near 0 and 1.
+    """
     seen_NK, true_NK = (log_kl_NK.clamp(*LOG_KL_RANGE).exp() for log_kl_NK in (seen_NK, true_NK))
     stop_NK, go_NK = 2 * (-true_NK).sigmoid(), (true_NK / 2).tanh()
     own_NK = torch.xlogy(stop_NK, stop_NK) + torch.xlogy(go_NK, go_NK)
