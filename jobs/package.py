@@ -37,9 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     wanted = PackageArgs(
         flags.results, flags.out, flags.configuration, flags.hub, flags.dtypes, flags.device, flags.trust_remote_code
     )
-    taken = package_setting(wanted, open_display(quiet=flags.quiet).say)
-    print(describe_package(taken))
-    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(taken, flags.out)})")
+    package = package_setting(wanted, open_display(quiet=flags.quiet).say)
+    print(describe_package(package))
+    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(package, flags.out)})")
     return 0
 
 

@@ -160,10 +160,12 @@ class Recipe:
         n_first = min(ROUNDS * in_a_round, n_run // 2)
         what += ["--batch", *map(str, slots), "--per-round", str(in_a_round)]
 
-        def step(name: str, n_prompts: int, n_rounds: int, n_calls: int, n_contenders: int, *flags: str) -> RecipeStep:
+        def step(
+            name: str, n_prompts: int, n_rounds: int, n_calls: int, n_alternatives: int, *flags: str
+        ) -> RecipeStep:
             sizes = f"--prompts {min(n_prompts, n_rounds * in_a_round)} --rounds {n_rounds} --calls {n_calls}"
             arguments = [self.at(RUN), *what, *sizes.split(), *flags, *self.execution]
-            tokens = n_calls * n_contenders * n_rounds * in_a_round * length * len(slots) * ONE_ROW
+            tokens = n_calls * n_alternatives * n_rounds * in_a_round * length * len(slots) * ONE_ROW
             return RecipeStep(name, "timings", arguments, self.at(RUN), tokens, n_calls)
 
         return (

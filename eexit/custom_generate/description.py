@@ -9,24 +9,24 @@ from eexit.plan.configuration import Draft, EarlyExit, all_modes
 from eexit.quality.certificate import certificate_sentences
 
 
-def describe_package(taken: SettingPackage) -> str:
+def describe_package(package: SettingPackage) -> str:
     """Return a package's description for its README, a line per paragraph."""
-    return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
+    return "\n".join([*_what(package), *_saved(package), *_guarantee(package), *_identity(package)])
 
 
-def call_to_load(taken: SettingPackage, folder: str) -> str:
+def call_to_load(package: SettingPackage, folder: str) -> str:
     """Return the Python call that loads the setting in a folder."""
-    files = [name for name in dict.fromkeys(each["source"] for each in taken.own) if name.endswith(PYTHON)]
+    files = [name for name in dict.fromkeys(each["source"] for each in package.own) if name.endswith(PYTHON)]
     return f"eexit.load({folder!r}" + (f", use={files!r})" if files else ")")
 
 
-def _what(taken: SettingPackage) -> Iterator[str]:
-    model, config = taken.model, taken.config
+def _what(package: SettingPackage) -> Iterator[str]:
+    model, config = package.model, package.config
     of = f"{model.name} ({model.architecture}, {model.n_layers} layers)"
-    match taken.setting:
+    match package.setting:
         case Draft(layer, n_tokens):
             yield (
-                f"{taken.key} of {of}: {n_tokens} tokens are drafted after layer {layer}; full depth keeps those it "
+                f"{package.key} of {of}: {n_tokens} tokens are drafted after layer {layer}; full depth keeps those it "
                 "agrees with."
             )
             yield (
@@ -34,13 +34,13 @@ def _what(taken: SettingPackage) -> Iterator[str]:
                 "lost."
             )
         case EarlyExit() as exit:
-            layers = ", ".join(map(str, taken.exit_layers))
-            after = "layer" if len(taken.exit_layers) == 1 else "layers"
+            layers = ", ".join(map(str, package.exit_layers))
+            after = "layer" if len(package.exit_layers) == 1 else "layers"
             yield (
-                f"{taken.key} of {of}: tokens exit after {after} {layers} where rule {exit.rule} decides so. "
+                f"{package.key} of {of}: tokens exit after {after} {layers} where rule {exit.rule} decides so. "
                 f"Mode {exit.mode}: {all_modes()[exit.mode]}."
             )
-    for own in taken.own:
+    for own in package.own:
         source = CustomSource(own["source"], own["text"])
         yield (
             f"{own['kind'].capitalize()} {own['name']} is not of eexit: {own['definition']}. Its text stands in "
@@ -54,13 +54,13 @@ def _what(taken: SettingPackage) -> Iterator[str]:
     )
 
 
-def _saved(taken: SettingPackage) -> Iterator[str]:
-    theoretical, run = taken.saved.get("theoretical"), taken.saved.get("run")
+def _saved(package: SettingPackage) -> Iterator[str]:
+    theoretical, run = package.saved.get("theoretical"), package.saved.get("run")
     yield (
         f"Multiply-adds saved in its sweep, of decided tokens: {percent(theoretical)} if deciding were free "
         f"(theoretical), {percent(run)} by what was run."
     )
-    for timed in taken.timed:
+    for timed in package.timed:
         ends = "" if timed.low is None else f" [{percent(timed.low)}, {percent(timed.high)}]"
         yield (
             f"Time saved beside full depth at {pluralize(timed.rows, 'sequence')} (realised): "
@@ -68,17 +68,17 @@ def _saved(taken: SettingPackage) -> Iterator[str]:
             f"{timed.rounds} rounds on {timed.machine}"
             + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
         )
-    if not taken.timed:
+    if not package.timed:
         yield "It was not timed: eexit timings measures its saving in time on a machine."
 
 
-def _guarantee(taken: SettingPackage) -> Iterator[str]:
-    if taken.certificate is None:
+def _guarantee(package: SettingPackage) -> Iterator[str]:
+    if package.certificate is None:
         yield "It has no guarantee: no choice (eexit choose) certified it."
     else:
-        yield from _certified(taken.certificate, taken.model.quantization)
+        yield from _certified(package.certificate, package.model.quantization)
         yield ("The guarantee covers only prompts drawn as these were, with texts generated as theirs were.")
-    yield _prompts(taken.prompts)
+    yield _prompts(package.prompts)
 
 
 def _certified(certificate: Certificate, quantization: str | None) -> Iterator[str]:
@@ -110,10 +110,10 @@ def _prompts(drawn: PromptDistribution) -> str:
     )
 
 
-def _identity(taken: SettingPackage) -> Iterator[str]:
-    for dtype, measured in taken.model.measured.items():
+def _identity(package: SettingPackage) -> Iterator[str]:
+    for dtype, measured in package.model.measured.items():
         yield (
-            f"In {dtype}{with_weights(taken.model.quantization)} on {measured.device}, {measured.identical} of "
+            f"In {dtype}{with_weights(package.model.quantization)} on {measured.device}, {measured.identical} of "
             f"{measured.runs} texts of the sweep came out the same, token for token, when it was packaged."
-            + ("" if dtype == taken.model.dtype else f" The sweep, and any guarantee, is of {taken.model.dtype}.")
+            + ("" if dtype == package.model.dtype else f" The sweep, and any guarantee, is of {package.model.dtype}.")
         )

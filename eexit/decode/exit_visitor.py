@@ -44,9 +44,9 @@ class ExitVisitor:
         self.head_inputs_at_exits: list[tuple[TokenSubset, Tensor]] = []
         rules = [group.rule for group in plan.online]
         self.predictors = predictors(head, keeps_logits=any(rule.needs == LOGITS for rule in rules))
-        self.likeliest_NE: Tensor | None = None  # if layers' likeliest tokens are compared later
+        self.top_token_NE: Tensor | None = None  # if layers' likeliest tokens are compared later
         if self.decoding.screen or any(rule.needs_history for rule in rules):
-            self.likeliest_NE = torch.full_like(plan.parameter_NE, NONE, dtype=torch.long)
+            self.top_token_NE = torch.full_like(plan.parameter_NE, NONE, dtype=torch.long)
         self.joined_BT = self.exit_N.new_empty(self.shape[0], 0)  # exits of deferred tokens
         self.needs = {name for mode, _ in plan.modes for name in mode.needs}
         self.kept: dict[str, Tensor] = {}  # hidden states that modes need, (B, T, D)
@@ -160,10 +160,10 @@ class ExitVisitor:
     def _score_group(self, rank: int, group: SlotGroup, tokens: TokenSubset, view: LayerView, part: slice) -> None:
         """Record exit scores and probabilities for a group's tokens, which are a subset of the tokens in view."""
         rule, more = group.rule, dict[str, Tensor]()
-        if self.likeliest_NE is not None and "top_token" in vars(view):
-            tokens.put(self.likeliest_NE[:, rank], view.top_token[part])
-        if self.likeliest_NE is not None and rule.needs_history:
-            columns = [self.likeliest_NE[tokens.index, at] for at in group.ranks if at <= rank]
+        if self.top_token_NE is not None and "top_token" in vars(view):
+            tokens.put(self.top_token_NE[:, rank], view.top_token[part])
+        if self.top_token_NE is not None and rule.needs_history:
+            columns = [self.top_token_NE[tokens.index, at] for at in group.ranks if at <= rank]
             more["top_token_history"] = torch.stack(columns, 1)
         checked = self.plan.needs_check(rule) and (tokens.mask_M is None or tokens.mask_M)
         score_M = rule.exit_score(view.view_for(rule.needs, part, **more), checked)
@@ -236,11 +236,11 @@ class ExitVisitor:
 
     def misses(self) -> Tensor:
         """Flag tokens that exited by a screen's likeliest token that is not the whole head's: (N,) bool."""
-        assert self.likeliest_NE is not None, "there is a screen"
+        assert self.top_token_NE is not None, "there is a screen"
         exit_N1 = self.exit_N.clamp(max=self.n_exits - 1)[:, None]
-        likeliest_N = self.likeliest_NE.gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
+        top_token_N = self.top_token_NE.gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
         has_exited_N = self.exit_N < self.n_exits
-        return has_exited_N & (likeliest_N != NONE) & (likeliest_N != self.next_tokens.likeliest_N)
+        return has_exited_N & (top_token_N != NONE) & (top_token_N != self.next_tokens.top_token_N)
 
 
 def _join(indices: Sequence[Index], n_tokens: int) -> tuple[Index, list[slice]]:

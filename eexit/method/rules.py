@@ -106,8 +106,8 @@ class LayerView:
     @classmethod
     def at_final(cls, reference: Divergence, parameter_NE: Tensor, at: Tensor | slice = slice(None)) -> LayerView:
         """Return the view of oracles for the tokens at these indices."""
-        likeliest_NX = reference.likeliest_BX[at]
-        values = {"kl": reference.kl_BE[at], "top_token": likeliest_NX[:, :-1], "final_top_token": likeliest_NX[:, -1:]}
+        top_token_NX = reference.top_token_BX[at]
+        values = {"kl": reference.kl_BE[at], "top_token": top_token_NX[:, :-1], "final_top_token": top_token_NX[:, -1:]}
         return cls(-1, parameter=parameter_NE, **values)
 
 

@@ -94,7 +94,7 @@ class Bench:
         self.questions = list(usable_prompts(generator, n_tokens).values())
 
     def round(self, n_rows: int) -> dict[str, list[float]]:
-        """Return each contender's seconds per step, in the order of the contenders."""
+        """Return each alternative's seconds per step, in the order of the alternatives."""
         prompts = [*islice(cycle(self.questions), n_rows)]
         times = {GENERATE: self._generate(prompts)}
         for configuration in (NoExit(), FROZEN, DEFERRED):

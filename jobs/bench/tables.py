@@ -156,7 +156,7 @@ def timed(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         for batch, key in sorted(set(zip(rows.batch, rows.configuration, strict=True))):
             calls = times(name, key, batch, beside)
             said = {"over calls": estimate_over_calls(calls), "each": [round(float(np.median(of)), 2) for of in calls]}
-            yield {"sweep": name, "rows": batch, "contender": key, "beside": beside, **said}
+            yield {"sweep": name, "rows": batch, "alternative": key, "beside": beside, **said}
 
 
 def of_card(name: str, table: str, rows: str, columns: Sequence[str], values: str) -> pd.DataFrame:

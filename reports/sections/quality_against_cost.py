@@ -47,7 +47,7 @@ from reports.shared.savings import SavingsTable
 from reports.shared.styles import HOLLOW, ChartStyle
 
 REPLAYED: Final[Columns] = (
-    ("configuration", "Replayed setting", "text"),
+    ("configuration", "Replayed configuration", "text"),
     ("text_of", "On texts of", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
     (DISAGREEMENT, "Expected disagreement", "share"),

@@ -18,7 +18,7 @@ from reports.shared.savings import UNTIMED, SavingsTable
 
 ALLOWED: Final = "allowed"
 TIMED: Final[Columns] = (
-    ("configuration", "Setting", "text"),
+    ("configuration", "Configuration", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
     ("run", "Multiply-adds saved, run", "share"),
     (ALLOWED, "Allowed by T(sequences, layers)", "share"),

@@ -46,7 +46,7 @@ class Transcript:
 
     text: TrainingText
     seed: int
-    teacher: Divergence | None
+    full_depth: Divergence | None
 
 
 class TextCosts(NamedTuple):
@@ -101,7 +101,7 @@ def _recorded_divergence(decided: pa.Table) -> Divergence | None:
         kl_BE=torch.tensor(nested_array(decided["kl"].combine_chunks())),
         entropy_B=torch.tensor(nested_array(decided["entropy"].combine_chunks())),
         final_lse_B=torch.full((len(decided),), torch.nan),
-        likeliest_BX=top_token_NXK[..., 0],
+        top_token_BX=top_token_NXK[..., 0],
         likeliest_log_p_BX=top_prob_NXK[..., 0].log(),
         top_token_BXK=top_token_NXK,
         top_prob_BXK=top_prob_NXK,
@@ -145,18 +145,18 @@ def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[Early
 
 def replay_recorded(settings: Sequence[EarlyExit], transcript: Transcript, layers: Sequence[int]) -> list[ReplayResult]:
     """Replay a text with oracles that follow from the recorded full-depth pass."""
-    teacher = transcript.teacher
-    assert teacher is not None
+    full_depth = transcript.full_depth
+    assert full_depth is not None
     return [
-        replay_at_full_depth(setting, transcript, seen_at_final(setting, teacher, layers), layers, None)
+        replay_at_full_depth(setting, transcript, scores_at_full_depth(setting, full_depth, layers), layers, None)
         for setting in settings
     ]
 
 
-def seen_at_final(setting: EarlyExit, teacher: Divergence, layers: Sequence[int]) -> Tensor:
+def scores_at_full_depth(setting: EarlyExit, full_depth: Divergence, layers: Sequence[int]) -> Tensor:
     """Return an oracle's exit scores on a text, (N, E)."""
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
-    return ORACLES[setting.rule].exit_score(LayerView.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
+    return ORACLES[setting.rule].exit_score(LayerView.at_final(full_depth, parameter_E.expand_as(full_depth.kl_BE)))
 
 
 def replay_at_full_depth(
@@ -170,14 +170,14 @@ def replay_at_full_depth(
 
     Costs are those of exits drawn with the run's seed, since deferred layers depend on all exits of a text.
     """
-    teacher = transcript.teacher
-    assert teacher is not None
-    agrees_NE = teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]
+    full_depth = transcript.full_depth
+    assert full_depth is not None
+    agrees_NE = full_depth.top_token_BX[:, :-1] == full_depth.top_token_BX[:, -1:]
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
     chances = RULES[setting.rule].chances_in_set(score_NE, parameter_E.expand(len(agrees_NE), -1))
-    expected = expected_exits(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
+    expected = expected_exits(exit_probabilities(chances), full_depth.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
     costs = costs_of(setting, exit_N, score_NE, len(prompt), pricing) if pricing else UNPRICED
     return ReplayResult(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, 1 - expected.same, costs)

@@ -80,7 +80,7 @@ class ReplayStudy(Study):
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
         self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # each part's texts, as a half-open range
-        is_recorded = all(transcript.teacher is not None for transcript in transcripts) and all(
+        is_recorded = all(transcript.full_depth is not None for transcript in transcripts) and all(
             setting.is_oracle and follows_from_full_depth(setting, self._is_adapted) for setting in settings
         )
         self.needs_model = not is_recorded

@@ -1,8 +1,8 @@
 """Times over calls of `eexit timings`, as multiples of full depth's time in the same round.
 
 The rounds of a call share the state of the machine, which differs between calls: so the call is the random effect. The
-first call has most contenders, and finds the fastest. Since the fastest of several equally fast ones looks faster than
-it is, only further calls on other prompts measure its time.
+first call has most alternatives, and finds the fastest. Since the fastest of several equally fast ones looks faster
+than it is, only further calls on other prompts measure its time.
 
 Shapes: R rounds.
 """
@@ -85,9 +85,9 @@ class BatchTimings:
     def _first(self) -> str | None:
         """The earliest call that timed the most alternatives."""
         calls = calls_of(self._rows)
-        return max(calls, key=lambda call: len(self._contenders(calls[call])), default=None)
+        return max(calls, key=lambda call: len(self._lossless(calls[call])), default=None)
 
-    def _contenders(self, call: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def _lossless(self, call: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return the times of `generate`, drafts and the setting, which lose nothing beyond the bound."""
         lossless = {key for key in call if mode_of(key) in (GENERATE, DRAFT)} | {self.setting}
         return {key: float(np.median(time_R)) for key, time_R in call.items() if key in lossless}
@@ -95,7 +95,7 @@ class BatchTimings:
     @cached_property
     def first_call(self) -> Mapping[str, float]:
         """Times by configuration, in the call that timed the most alternatives."""
-        return self._contenders(calls_of(self._rows)[self._first]) if self._first else {}
+        return self._lossless(calls_of(self._rows)[self._first]) if self._first else {}
 
     @property
     def fastest(self) -> str | None:

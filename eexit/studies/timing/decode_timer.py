@@ -30,7 +30,7 @@ from eexit.sweeps.generator import ModelGenerator
 
 UNTIMED_TOKENS = 2  # of each row
 
-Contender = Configuration | HFGenerate
+Alternative = Configuration | HFGenerate
 
 
 @dataclass(frozen=True)
@@ -96,38 +96,38 @@ class DecodeTimer:
             record_full_depth="none",
         )
 
-    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:
+    def warm_up(self, alternative: Alternative, batch: int, n_tokens: int) -> float:
         """Decode one batch for a number of tokens, and return the seconds."""
         began = time.perf_counter()
-        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
+        self._time(alternative, batches(self.prompts, batch)[0], n_tokens)
         return time.perf_counter() - began
 
-    def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
+    def time(self, alternative: Alternative, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
         """Decode prompts in batches, and return the timing and the tokens of each. Raises `UsageError`.
 
         Prompts of a batch have similar lengths, and the shortest text counts for all. A draft's tokens before the clock
         starts are not timed.
         """
         by_length = sorted(prompts, key=self._length, reverse=True)
-        parts = [self._time(contender, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
+        parts = [self._time(alternative, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
         timed = [timing for timing, _ in parts if timing.tokens] or [timing for timing, _ in parts[:1]]
         return _summed(timed), [text for _, texts in parts for text in texts]
 
     def _length(self, prompt: Prompt) -> int:
         return self._length_of.get(prompt, self.n_tokens)
 
-    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
+    def _time(self, alternative: Alternative, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
         watch = Stopwatch(self.decoder.device, len(rows))
-        if isinstance(contender, HFGenerate):
-            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(contender))
+        if isinstance(alternative, HFGenerate):
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(alternative))
             seconds = watch.stop()
             assert made.shape[1] == n_tokens, "all sequences ended early"
             return Timing(watch.tokens, seconds), made.tolist()
         decoding = replace(self.decoding, max_new_tokens=n_tokens, max_rows=len(rows))
         engine = Engine(self.decoder, decoding, self.student)
-        outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
+        outcomes = dict(engine.generate([Request(row, alternative, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
-        costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
+        costs = [self._costs(alternative, len(row), outcomes[index]) for index, row in enumerate(rows)]
         if engine.n_slots < len(rows):
             raise UsageError(f"there is memory for {engine.n_slots} sequences only: lower --batch {len(rows)}")
         traces = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, RequestOutput)]

@@ -128,10 +128,10 @@ def _counts(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str], n_layers: int, thresholds: Sequence[float]
 ) -> _CertaintyCounts:
     counts = _CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
-    for run_D, p_DXK, likeliest_DX in top_predictions(tokens, run_ids):
+    for run_D, p_DXK, top_token_DX in top_predictions(tokens, run_ids):
         np.add.at(counts.n_R, run_D, 1)
         for at, threshold in enumerate(thresholds):
-            counts.add(at, run_D, p_DXK[..., 0] >= threshold, likeliest_DX == likeliest_DX[:, -1:])
+            counts.add(at, run_D, p_DXK[..., 0] >= threshold, top_token_DX == top_token_DX[:, -1:])
     return counts
 
 

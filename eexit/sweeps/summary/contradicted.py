@@ -54,11 +54,11 @@ def on_normal(
     """
     known = [each for each in configurations if isinstance(each, EarlyExit) and _reads_distribution(each)]
     counts = {each.key: np.zeros((len(prompt_of_run), 2)) for each in known}
-    for run_D, p_DXK, likeliest_DX in top_predictions(tokens, [*prompt_of_run]) if known else ():
+    for run_D, p_DXK, top_token_DX in top_predictions(tokens, [*prompt_of_run]) if known else ():
         for each in known:
             exits_DX = _first_met(each, p_DXK, layers)
             if exits_DX is not None:
-                is_wrong_DX = exits_DX & (likeliest_DX[:, :-1] != likeliest_DX[:, -1:])
+                is_wrong_DX = exits_DX & (top_token_DX[:, :-1] != top_token_DX[:, -1:])
                 np.add.at(counts[each.key], run_D, np.stack([is_wrong_DX.any(1), exits_DX.any(1)], axis=1))
     prompt_R = [*prompt_of_run.values()]
     unit_R = [unit_of.get(prompt_id, prompt_id) for prompt_id in prompt_R]

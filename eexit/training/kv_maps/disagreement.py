@@ -28,7 +28,7 @@ from eexit.method.readouts import Readout
 from eexit.model.cache import BLOCK_COLUMNS, KVCache
 from eexit.model.layers import Decoder, ForwardInputs
 from eexit.plan.artefacts import CardRow
-from eexit.training.streams import ARGMAX_TOKENS, LENS, top_tokens
+from eexit.training.hidden_states import ARGMAX_TOKENS, LENS, top_tokens
 from eexit.training.texts import TrainingText
 
 ROOM_COLUMNS: Final = 4096  # of a batch's KV cache

@@ -247,7 +247,7 @@ function besideTable({ base, other, at, measure }, rows) {
   );
   const columns = [
     {
-      label: "Setting",
+      label: "Configuration",
       text: true,
       value: (row) => row.shown_as,
       show: (row) => configurationCell(row.other, row.shown_as),

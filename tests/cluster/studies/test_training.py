@@ -165,7 +165,9 @@ def test_what_is_trained_with_an_adapter_is_fitted_to_the_student_and_used_with_
     grid: dict[str, Any] = {"model": str(model), "prompts": [{"id": "0", "prompt": "?"}], "exit_every": 2}
     config = SweepConfig.model_validate({**grid, "adapter": adapters[0], "readout": str(tmp_path / "exits-0")})
     refuse_misfit(config, look_at(texts), [2, 4])
-    with pytest.raises(ValidationError, match="was trained on a student's streams: give --adapter as it was there"):
+    with pytest.raises(
+        ValidationError, match="was trained on an adapter's hidden states: give --adapter as it was there"
+    ):
         SweepConfig.model_validate({**grid, "adapter": adapters[1], "readout": str(tmp_path / "exits-0")})
 
 

@@ -97,7 +97,7 @@ def test_without_eos_tokens_a_row_goes_on(
     whole = plain(own_model, prompt)
     own, asked = (whole[: whole.index(token_id) + 1] for token_id in (whole[2], whole[-1]))
     assert len(own) < len(whole)
-    setting = Setting(drafts.taken.model_copy(update={"eos_token_ids": own[-1:]}), folders["drafts"])
+    setting = Setting(drafts.package.model_copy(update={"eos_token_ids": own[-1:]}), folders["drafts"])
 
     def made(**given: Any) -> list[int]:
         return plain(own_model, prompt, custom_generate=setting, **given)

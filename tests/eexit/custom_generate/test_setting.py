@@ -105,7 +105,7 @@ def test_invariant_9_holds_for_every_state_with_a_gate_and_a_screen(
         assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
         assert run(model, setting, prompts) == expected
         assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
-        assert (setting.taken.config["kv_maps"] is None) == (mode != "mapped_residual")
+        assert (setting.package.config["kv_maps"] is None) == (mode != "mapped_residual")
         assert "gate artefacts/gate" in setting.describe()
     assert all(each not in texts[:index] for index, each in enumerate(texts)), "states are told apart"
 

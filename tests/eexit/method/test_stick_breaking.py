@@ -49,7 +49,7 @@ def test_kl_and_entropy_are_those_of_the_definition_in_double_precision(
     entropy = -(log_final.exp() * log_final).sum(-1)[:, 0]
     torch.testing.assert_close(divergence.entropy_B.double(), entropy, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(divergence.final_lse_B, logits[:, -1].float().logsumexp(-1))
-    assert divergence.likeliest_BX.tolist() == logits.argmax(-1).tolist()
+    assert divergence.top_token_BX.tolist() == logits.argmax(-1).tolist()
     top_p = log_p.exp().gather(-1, divergence.top_token_BXK)
     torch.testing.assert_close(top_p, log_p.exp().topk(3).values)
     torch.testing.assert_close(divergence.top_prob_BXK.double(), top_p, rtol=1e-5, atol=1e-7)

@@ -24,7 +24,7 @@ from eexit.training.trainer_inputs import WAYS
         ("probe", "probe", (PROBE_ROLE,), {"readout": "raw"},
          "predicts KLs of readout raw, not of lens: give --readout as it was trained with"),
         ("probe", "probe", (PROBE_ROLE,), {"adapter": "ab" * 32},
-         "was trained on a student's streams: give --adapter as it was there"),
+         "was trained on an adapter's hidden states: give --adapter as it was there"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
          "eexit train RESULTS --what probe --out {}"),

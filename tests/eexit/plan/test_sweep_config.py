@@ -138,7 +138,7 @@ def test_full_depth_alone_uses_nothing_that_was_learned_for_exits(tmp_path: Path
         ({"kv_maps": "linear", **MAPPING}, "holds no kv_maps, since it was trained with --what linear: give --readout"),
         (
             {"kv_maps": "maps", "adapter": "student", **MAPPING},
-            "was trained on the model's own streams: give --adapter",
+            "was trained on the model's own hidden states: give --adapter",
         ),
     ],
 )

@@ -31,13 +31,15 @@ def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.Capture
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
     online = ["normal", "frozen_residual/confidence/0.9", "unfrozen/confidence/0.9"]
-    contenders = ["generate", *online, "oracles", "observation"]
-    assert list(compared) == [(rows, what) for rows in (1, 36) for what in contenders]
+    alternatives = ["generate", *online, "oracles", "observation"]
+    assert list(compared) == [(rows, what) for rows in (1, 36) for what in alternatives]
     for (rows, what), row in compared.items():
         n_steps = 2 if what == "observation" else 2 * 8  # a prompt gives the first of ten, and a step is not timed
         assert (len(row["steps"]), row["ms"]) == (n_steps, pytest.approx(1e3 * median(row["steps"])))
         assert row["of_generate"] == pytest.approx(compared[rows, "generate"]["ms"] / row["ms"])
-    assert [line.split("|")[2].strip() for line in said.out.splitlines() if line.startswith("| ")][1:] == 2 * contenders
+    assert [line.split("|")[2].strip() for line in said.out.splitlines() if line.startswith("| ")][
+        1:
+    ] == 2 * alternatives
 
 
 def test_the_help_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,13 +88,13 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     done = take(out, "--chosen", "--out", tmp_path / "mine")
     assert done.returncode == 0, done.stderr
     assert "It was the second use of these prompts." in done.stdout
-    certificate = eexit.load(tmp_path / "mine").taken.certificate
+    certificate = eexit.load(tmp_path / "mine").package.certificate
     assert certificate == Certificate.model_validate({
         "risk": "answers", "loss": "1 if the answer is wrong", "max_risk": 0.05, "confidence": 0.95, "n": 90,
         "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "test": "exact", "order": "pareto", "question": 2,
         "held_out": {"mean_loss": 0.03, "n": 30, "upper": 0.09, "p_value": 0.2},
     })  # fmt: skip
-    [timed] = eexit.load(tmp_path / "mine").taken.timed
+    [timed] = eexit.load(tmp_path / "mine").package.timed
     assert timed.saved == pytest.approx(0.25)
     assert (timed.rows, timed.rounds, timed.machine) == (8, 6, "a machine")
     for text in (done.stdout, (tmp_path / "mine" / "README.md").read_text()):
@@ -218,7 +218,7 @@ def test_a_screen_is_taken_along_and_a_changed_one_is_refused(
 
 
 def save_probe(folder: Path, student: str) -> str:
-    """A random probe of a student's streams, in a folder such as training leaves."""
+    """A random probe of an adapter's hidden states, in a folder such as training leaves."""
     folder.mkdir()
     save_file(PROBE.tensors(), folder / WEIGHTS)
     files, adapter = {WEIGHTS: sha256([folder / WEIGHTS])}, read_card(student, ADAPTER).digest
@@ -241,7 +241,7 @@ def test_what_was_trained_is_taken_along_and_the_original_is_not_needed(model: P
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     for index, key in enumerate(keys):
         setting = eexit.load(tmp_path / f"{index}")
-        assert (setting.taken.config["probe"] is None) == (index == 1)
+        assert (setting.package.config["probe"] is None) == (index == 1)
         for prompt, token_ids, layers in texts_of(out, key):
             made = loaded.generate(
                 torch.tensor([prompt]), custom_generate=setting, max_new_tokens=10, return_dict_in_generate=True

@@ -33,16 +33,17 @@ def kl(*factors: float) -> list[EarlyExit]:
 def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -> None:
     """8,000 draws: within 3 standard errors, at each layer; so are KL and disagreement at the exits drawn."""
     transcript, n_seeds = random_transcript(100), 80
-    assert transcript.teacher is not None
-    teacher, factor = transcript.teacher, 0.7
+    assert transcript.full_depth is not None
+    full_depth, factor = transcript.full_depth, 0.7
     [replayed] = replay_recorded(kl(factor), transcript, EXITABLE)
     stops_N = [
-        stop_by_kl(RuleInputs(its, [], torch.empty(0), [], [], (), None), factor)[0] for its in teacher.kl_BE.tolist()
+        stop_by_kl(RuleInputs(its, [], torch.empty(0), [], [], (), None), factor)[0]
+        for its in full_depth.kl_BE.tolist()
     ]
     draws_SN = [exit_draws(seed, [1, 2], 101)[1:].tolist() for seed in range(n_seeds)]
     exit_SN = np.array([[draw(stops, u) for stops, u in zip(stops_N, u_N, strict=True)] for u_N in draws_SN])
-    kl_NX = np.pad(teacher.kl_BE.numpy(), ((0, 0), (0, 1)))
-    unlike_NX = (teacher.likeliest_BX != teacher.likeliest_BX[:, -1:]).numpy().astype(float)
+    kl_NX = np.pad(full_depth.kl_BE.numpy(), ((0, 0), (0, 1)))
+    unlike_NX = (full_depth.top_token_BX != full_depth.top_token_BX[:, -1:]).numpy().astype(float)
     token_N = np.arange(100)
     for expected, sampled_SN in [
         *((replayed.share_X[rank], (exit_SN == rank).astype(float)) for rank in range(len(EXITABLE) + 1)),
@@ -55,11 +56,11 @@ def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -
 
 def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
     transcript = random_transcript(50)
-    assert transcript.teacher is not None
+    assert transcript.full_depth is not None
     first, never = replay_recorded(kl(0.0, 1e9), transcript, EXITABLE)
     assert first.share_X.tolist() == [1, 0, 0, 0]
-    assert first.expected_kl == pytest.approx(transcript.teacher.kl_BE[:, 0].double().mean().item())
-    unlike_N = transcript.teacher.likeliest_BX[:, 0] != transcript.teacher.likeliest_BX[:, -1]
+    assert first.expected_kl == pytest.approx(transcript.full_depth.kl_BE[:, 0].double().mean().item())
+    unlike_N = transcript.full_depth.top_token_BX[:, 0] != transcript.full_depth.top_token_BX[:, -1]
     assert first.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
     assert never.share_X == pytest.approx([0, 0, 0, 1])
     assert (never.expected_kl, never.expected_disagreement) == pytest.approx((0, 0))

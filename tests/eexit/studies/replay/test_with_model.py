@@ -58,9 +58,9 @@ def transcript_of(trace: RequestOutput, recorded: bool = True) -> Transcript:
     logits_NXV = torch.full((len(trace.token_id_T) - 1, len(EXITABLE) + 1, 97), -50.0)
     logits_NXV.scatter_(-1, torch.tensor(trace.top_token_ids_TXK[1:, :, :1]).long(), 50.0)
     likeliest = divergence_from_final(logits_NXV, 3)
-    teacher = replace(likeliest, kl_BE=torch.tensor(trace.kl_TE[1:]))
+    full_depth = replace(likeliest, kl_BE=torch.tensor(trace.kl_TE[1:]))
     text = TrainingText("a", PROMPTS[0], tuple(trace.token_id_T.tolist()))
-    return Transcript(text, SEED, teacher if recorded else None)
+    return Transcript(text, SEED, full_depth if recorded else None)
 
 
 def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, replayed: ReplayResult) -> None:

@@ -22,7 +22,7 @@ def test_only_further_calls_with_other_prompts_count() -> None:
     first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, KEYS[-1]: 0.8, "unfrozen/fixed/5": 0.1}, "a")
     assert calls_of(first)["1"]["generate"].mean() == pytest.approx(0.9)
     times = BatchTimings(first, 1, KEYS[-1])
-    assert times.fastest == "generate/lookup", "what doesn't keep the bound is no contender"
+    assert times.fastest == "generate/lookup", "what doesn't keep the bound is no alternative"
     assert BatchTimings(first, 1, None).first_call.keys() == {"generate", "generate/lookup"}
     assert not times.are_whole
     same = BatchTimings([*first, *timed("2", {"generate/lookup": 0.6, KEYS[-1]: 0.8}, "a")], 1, KEYS[-1])

@@ -12,7 +12,7 @@ TOKENS = 10
 
 
 @pytest.fixture(scope="module")
-def contenders(tmp_path_factory: pytest.TempPathFactory) -> DecodeTimer:
+def alternatives(tmp_path_factory: pytest.TempPathFactory) -> DecodeTimer:
     folder = tmp_path_factory.mktemp("model")
     save_byte_model(folder)
     prompts = tuple(Prompt(id=text, prompt=text) for text in ("one", "two and two and"))
@@ -20,10 +20,10 @@ def contenders(tmp_path_factory: pytest.TempPathFactory) -> DecodeTimer:
     return DecodeTimer(config, "cpu", TOKENS)
 
 
-def test_transformers_own_with_lookup_writes_what_generate_does(contenders: DecodeTimer) -> None:
+def test_transformers_own_with_lookup_writes_what_generate_does(alternatives: DecodeTimer) -> None:
     assert settings_of(HFGenerate(variant=LOOKUP)) == {"prompt_lookup_num_tokens": 5}
     plain, looked_up = (
-        contenders.time(each, 1, contenders.prompts)[1] for each in (HFGenerate(), HFGenerate(variant=LOOKUP))
+        alternatives.time(each, 1, alternatives.prompts)[1] for each in (HFGenerate(), HFGenerate(variant=LOOKUP))
     )
     assert looked_up == plain
-    assert contenders.time(NoExit(), 1, contenders.prompts)[1] == plain
+    assert alternatives.time(NoExit(), 1, alternatives.prompts)[1] == plain

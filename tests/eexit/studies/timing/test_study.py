@@ -198,7 +198,7 @@ def test_among_the_fastest_steps_are_at_the_exit_layers_of_what_is_timed(tmp_pat
 
     def steps(key: str, only_fastest: bool) -> set[str]:
         args = TimingArgs((key,), (1,), 1, 4, 1, with_steps=True, only_fastest=only_fastest)
-        return {each.key for each in make_plan(sweep, args).contenders if "/fixed/" in each.key}
+        return {each.key for each in make_plan(sweep, args).alternatives if "/fixed/" in each.key}
 
     assert steps("unfrozen/confidence/0.9@4", only_fastest=True) == {"unfrozen/fixed/4"}
     both = {"unfrozen/fixed/2", "unfrozen/fixed/4"}
