@@ -38,7 +38,8 @@ def check_model(model: PreTrainedModel, package: SettingPackage, name: str) -> N
     for fact, value in package.model.config.items():
         if fact not in facts or facts[fact] != value:
             raise UsageError(
-                f"{name} is for {_called(package)} with {fact}={value}, and this model has {facts.get(fact)}: {_WAY_OUT}"
+                f"{name} is for {_called(package)} with {fact}={value}, and this model has {facts.get(fact)}: "
+                f"{_WAY_OUT}"
             )
 
 

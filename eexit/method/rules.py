@@ -1,4 +1,4 @@
-"""Exit rules: the chance to exit at each exitable layer that a token reaches.
+"""Exit rules: the exit probability at each exitable layer that a token reaches.
 
 A rule is a function of a `LayerView`, decorated with `rule`: those at the end of this module as well as those in users'
 files and notebooks. Engine, records and reports name no rule. This module does not import torch, so that the command
@@ -206,9 +206,9 @@ class Rule(RegistryEntry):
         return score.float()
 
     def chances(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
-        """Return the chances to exit, each from one layer's score and the token's parameter.
+        """Return exit probabilities, each from one layer's score and the token's parameter.
 
-        Without a score, the parameters are the chances.
+        Without a score, the parameters are the probabilities.
         """
         if score_BE is None:
             return ExitChances(parameter_BE, 1 - parameter_BE)
@@ -220,7 +220,7 @@ class Rule(RegistryEntry):
         return ExitChances(exit_BE, 1 - exit_BE)
 
     def chances_in_set(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
-        """Return the chances, with none to exit at layers outside the exit set, whose parameter is NaN."""
+        """Return exit probabilities, 0 at layers outside the exit set, whose parameter is NaN."""
         chances, outside_BE = self.chances(score_BE, parameter_BE), parameter_BE.isnan()
         return ExitChances(chances.exit_BE.masked_fill(outside_BE, 0), chances.pass_BE.masked_fill(outside_BE, 1))
 
@@ -269,7 +269,7 @@ class RandomRule(Rule):
             raise ValueError(f"{parameter.of} decided no token, so that rule {CONTROL} has no exits to follow")
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """Return the chance to exit at each layer: the copied exits at it, over those at it and deeper."""
+        """Return the exit probability at each layer: the copied exits at it, over the exits at it and deeper."""
         assert isinstance(parameter, ExitHistogram)
         counts = dict(parameter.counts)
         for layer in counts:
@@ -307,7 +307,7 @@ def rule(
     """Make a function a rule, whose name is the function's and whose definition is its docstring.
 
     `function(layer, parameter)` returns (N,) bool: True for tokens that exit at the layer. `parameter` is (N,), and is
-    left out where the rule has none. With `draws=True`, it returns the chance in [0, 1] instead. `function(layer)` of a
+    left out where the rule has none. With `draws=True`, it returns the exit probability instead. `function(layer)` of a
     rule with a parameter returns scores (N,): tokens exit where they are at least the parameter, or at most with
     `at_most=True`. Scores are recorded, so that a replay tries any threshold in one pass.
 
@@ -345,7 +345,7 @@ def rule(
     parameter=KL_FACTOR, unit="1/nat", needs=FINAL, score_name="KL, nats", draws=True, kind=KLRule, least=0, example=0.5
 )  # fmt: skip
 def kl(layer: LayerView) -> Tensor:
-    """exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
+    """exits with probability 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
     return layer.kl
 
 
@@ -405,7 +405,7 @@ def patience(layer: LayerView) -> Tensor:
     example=0.5, short="pkl",
 )  # fmt: skip
 def predicted_kl(layer: LayerView) -> Tensor:
-    """exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's hidden state"""
+    """exits with probability 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's hidden state"""
     return layer.predicted_kl
 
 

@@ -1,5 +1,6 @@
 """Configurations of runs: a run exits early (`EarlyExit`), drafts (`Draft`), or does neither (`NoExit`).
 
+Mode `normal` is full depth without exits, with which other modes are compared.
 This module does not import torch.
 """
 

@@ -1,4 +1,4 @@
-"""The engine's speed beside that of transformers' `generate`: milliseconds of a step of so many rows.
+"""The engine's speed beside that of transformers' `generate`: milliseconds of a step by number of sequences.
 
     python jobs/bench                                1, 8, 27 and 108 rows, about ten minutes on two CPU cores
     python jobs/bench --quick                        1 and 8 rows, within a minute

@@ -4,7 +4,8 @@
 
 Prompts are counted, not runs, and 95 % intervals are over prompts; those of times are over calls. Parquet and JSON are
 read as they are, without the readers of result folders, so that the study outlives their format. What the code of that
-commit made of several tables at once is not here: intervals of the ledger, what steps allow, costs per right answer.
+commit made of several tables at once is not here: intervals of the attribution, what steps allow, costs per right
+answer.
 """
 
 import json

@@ -1,8 +1,9 @@
 """Multiply-adds saved within a bound on the loss, in four cells on the same prompts, and the gain of fixing one thing.
 
-The oracle decides in cells A (exact KV cache) and B (the mode's), the rule in C and D likewise. A has all exitable
-layers and loses nothing. Each other cell has two neighbouring settings, which a pilot selected on other prompts
-(`eexit.studies.replay.shortlist`): mixed over prompts and with full depth, they lose the bound on average.
+A cell combines what decides exits with a KV cache: the oracle decides in A (exact KV cache) and B (the mode's), the
+rule in C (exact) and D (the mode's). A has all exitable layers and loses nothing. Each other cell has two settings,
+which a pilot selected on other prompts (`eexit.studies.replay.shortlist`): mixed over prompts and with full depth, they
+lose the bound on average.
 
 Intervals are quantiles of a Bayesian bootstrap over prompts (Rubin 1981); each draw has its own mixture. For one end,
 one further prompt is lost by all settings, and for the other by none, as in the interval of Clopper and Pearson. In six
