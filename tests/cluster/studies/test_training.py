@@ -112,7 +112,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     assert "parts holds another training (settings.layers: [2, 4] -> [4]): choose another" in capsys.readouterr().err
     assert train.main(command) == 0
     printed = capsys.readouterr()
-    assert "going on" in printed.err
+    assert "resuming" in printed.err
     assert re.search(r"linear +[0-9.]+% +[0-9.]+%", printed.out)
     [line] = [line for line in printed.out.splitlines() if line.startswith("eexit sweep ")]
     planned, _ = load_job(shlex.split(line)[2:], sweep.DEMO)

@@ -56,7 +56,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "pad on the left"),
     ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "row 1 has no token"),
     ({"input_ids": TWO, "streamer": Recorded()}, "a streamer takes one sequence, got 2"),
-    ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "give at least one row"),
+    ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "give at least one sequence"),
     ({"input_ids": torch.full((1, CONTEXT), 9)}, "row 0 can't be generated: the prompt has 256 tokens, .* no room"),
     ({"input_ids": torch.tensor([[3, 99999, 4]])}, "row 0 has token 99999, and the model's vocabulary has the ids 0"),
     ({"input_ids": torch.tensor([[3, -1]])}, "row 0 has token -1, and the model's vocabulary"),

@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
         "layer 0 keeps no keys and values per position",
     ),
     "memories": (
-        lambda: tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4), "it keeps memories of its own"
+        lambda: tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4), "it keeps memories outside the KV cache"
     ),
     "encoder within": (
         lambda: tf.BertConfig(**SMALL, **HEADS, is_decoder=True),

@@ -32,16 +32,16 @@ prompts is the mean loss over single prompts.
  its speed (eexit timings RESULTS)           not measured
 
 
-                                       mean loss       for
- choice    setting             cost for choosing reporting n at most    p
+                                     mean loss, mean loss,
+ choice    setting             cost calibration       test n at most    p
  ────────────────────────────────────────────────────────────────────────
- certified skip/confidence/0.9  70%         1.5%      2.5% 8     48% 0.28
- naive     skip/confidence/0.9  70%         1.5%      2.5% 8     48% 0.28
+ certified skip/confidence/0.9  70%        1.5%       2.5% 8     48% 0.28
+ naive     skip/confidence/0.9  70%        1.5%       2.5% 8     48% 0.28
 
-On n test prompts, which had no part in the selection. At most: the
-risk by these alone, with the same confidence. p: that it is above the
-bound. Naive: the cheapest setting whose mean loss is within the bound,
-which has no guarantee.
+On n test prompts, which had no part in the selection. At most: the risk
+by these alone, with the same confidence. p: that it is above the bound.
+Naive: the cheapest setting whose mean loss is within the bound, which has
+no guarantee.
 Use 1 of these prompts, of 1 planned: its error budget is 4.75%, that of all uses 5%.
 Certified: skip/confidence/0.9, the cheapest that is, at 70% of full depth.
 With 95% confidence, over prompts like these, the share of prompts whose answer full depth gets
