@@ -49,7 +49,7 @@ def _refuse_precision(model: PreTrainedModel, package: SettingPackage, name: str
         measured_with = with_weights(package.model.quantization) or " with weights as they were"
         is_this = "not quantised" if quantization is None else f"quantised ({quantization})"
         raise UsageError(
-            f"{name} was measured{measured_with}, and the model is {is_this}: load it as {name}/README.md says, or "
+            f"{name} was measured{measured_with}, and the model is {is_this}: load it as in {name}/README.md, or "
             "package a setting of this one"
         )
     dtype, device, measured = dtype_name(model.dtype), model.device.type, package.model.measured

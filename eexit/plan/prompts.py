@@ -47,7 +47,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     if path.suffix.lower() not in READERS:
         *most, last = READERS
         what = path.suffix or "a name without ending"
-        raise UsageError(f"{path}: can't tell what {what} is: use {', '.join(most)} or {last}")
+        raise UsageError(f"{path}: {what} is not supported: use {', '.join(most)} or {last}")
     try:
         return _gathered(READERS[path.suffix.lower()](path), f"{path}")
     except OSError as error:

@@ -155,7 +155,7 @@ _TESTED: Final = schema(
             "fraction", "of the prompts that normal gets right, those that are lost; null where answers aren't the risk"
         ),
         "n_of_right": int32("prompts", "of the calibration split that normal gets right"),
-        "p_of_right": float64("1", "as p_value, of these alone, though not what was asked"),
+        "p_of_right": float64("1", "as p_value, of these prompts alone; not the tested hypothesis"),
         "loss_of_prompts": float64(
             "1",
             "mean over single prompts, where mean_loss and p_value are of groups of unequal size, which count once "
@@ -217,7 +217,7 @@ CHOICES: Final = StudyTable(
 OF_UNITS: Final = {
     "unit_macs_full": ("multiply-adds", "what full depth costs"),
     "unit_macs_to_exit": ("multiply-adds", "of the layers up to the exits and one read of each token"),
-    "unit_cost_looks": ("multiply-adds", "of what deciding looks at beside that read; NaN for oracles"),
+    "unit_cost_looks": ("multiply-adds", "of deciding, besides that read; NaN for oracles"),
     "unit_disagreement": ("fraction of decided tokens", "expected_disagreement of its texts"),
     "unit_changed": ("chance", "that any token of a text is not full depth's, given those before it"),
 }
@@ -241,8 +241,8 @@ REPLAYS: Final = StudyTable(
         "tokens": int64("tokens", "decided tokens of these texts", nullable=False),
         "drawn": boolean(
             "flag",
-            "whether expected_kl and expected_disagreement are those of exits drawn with the runs' seeds, since exits "
-            "left to chance alter the KV cache; else they are exact expectations, or the rule leaves nothing to chance",
+            "whether expected_kl and expected_disagreement are those of exits drawn with the runs' seeds, since "
+            "random exits alter the KV cache; else they are exact expectations, or exits are not random",
             nullable=False,
         ),
         **{

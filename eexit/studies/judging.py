@@ -50,7 +50,7 @@ HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nr
 _KEPT_HEADERS: Final = ("retry-after", "retry-after-ms", "x-should-retry")
 _FINAL: Final = {  # statuses that are the same for all texts
     **dict.fromkeys(range(300, 400), "has moved, and a request is not sent on: give --base-url its new address"),
-    **dict.fromkeys((401, 402), "lets nobody in without its key: is it right (--key-from), and has it quota left?"),
+    **dict.fromkeys((401, 402), "refuses access: is the key right (--key-from), and has it quota left?"),
     **dict.fromkeys((404, 405), "has nothing there: are --base-url and --model right?"),
 }
 _IDENTITY: Final = ("run_id", "prompt_id", *CONFIGURATION, "seed")
@@ -145,7 +145,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
             async with asyncio.timeout(self._seconds):
                 async with aclosing(await super().send(request, **{**how, "stream": True})) as reply:
                     if reply.headers.get("content-encoding", "identity") != "identity":
-                        raise JudgeRequestError("the endpoint compresses its replies, which it was asked not to do")
+                        raise JudgeRequestError("the endpoint compresses its replies, against the request")
                     content = bytearray()
                     async for chunk in reply.aiter_raw():
                         content += chunk

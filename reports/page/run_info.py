@@ -10,7 +10,7 @@ from eexit.results.configuration_means import screen_misses
 from reports.read.sweep import Sweep
 from reports.sections.learned_exits import trained
 
-SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
+SAME: Final = "where tokens are greedy and exits are not random, all seeds have the same run"
 
 UNOBSERVED: Final = {
     "none": "disagreement and perplexity: full depth was not recorded (--record-full-depth none)",

@@ -189,8 +189,8 @@ def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
     yield basis(shown.points, measure.column, "Bars")
     if shown.has_replays:
         yield (
-            "Thin lines: settings that were replayed on recorded texts (teacher-forced: what exits do to later tokens "
-            "is left out)."
+            "Thin lines: settings that were replayed on recorded texts (teacher-forced: without what exits do to "
+            "later tokens)."
         )
 
 

@@ -112,7 +112,7 @@ def test_a_lost_manifest_of_own_rules_is_written_anew_if_they_are_what_they_were
     sealed = encode_generations(kept.rows.replace_schema_metadata(), kept.tokens, kept.attempt)
     shard.write_bytes(sealed)  # as versions wrote it that recorded nothing of own rules
     (out / "sweep.json").unlink()
-    with pytest.raises(ValueError, match="and whether as_it_was is what it was can't be told: choose another out"):
+    with pytest.raises(ValueError, match="and whether as_it_was has changed is unknown: choose another out"):
         again(use=[MINE])
 
 

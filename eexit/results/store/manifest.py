@@ -114,10 +114,10 @@ def refuse_other_runs(store: Store, lost: MissingManifestError, config: SweepCon
         refuse_changed(described, f"--out {store.root}")
         names = {name for column in ("mode", "rule") for name in shard.rows[column].to_pylist()}
         if unknown := sorted(names & custom - {each["name"] for each in described}):
-            raise UsageError(f"{lost}, and whether {unknown[0]} is what it was can't be told: choose another --out")
+            raise UsageError(f"{lost}, and whether {unknown[0]} has changed is unknown: choose another --out")
     return (
         f"{lost}: it is written anew, since all {len(rows):,} committed runs are this command's; "
-        "whether the model is still the same can't be told"
+        "whether the model is still the same is unknown"
     )
 
 

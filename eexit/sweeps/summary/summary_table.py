@@ -52,8 +52,7 @@ CAPTION = (
 # For a sweep with several seeds.
 DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
 DIFFERENT_CAPTION = (
-    " Different: runs without repeats. Where tokens are greedy and exits are not left to chance, all seeds have the "
-    "same run."
+    " Different: runs without repeats. Where tokens are greedy and exits are not random, all seeds have the same run."
 )
 # For a sweep whose prompts have answers.
 ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")

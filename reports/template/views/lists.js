@@ -135,7 +135,7 @@ const ORACLE = "it reads the final layer to decide, so it saves nothing at run t
 
 const HOW = {
   "Means and intervals": {
-    Mean: "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not left to chance, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
+    Mean: "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not random, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
     Interval:
       "Written in brackets, and drawn as error bars or bands: over prompts, never tokens. Shares have the interval of Clopper and Pearson (Korn and Graubard's where prompts count in part), differences of paired shares that of Bonett and Price, and all else Student's. With too few prompts there is none.",
   },
@@ -195,7 +195,7 @@ const HOW = {
     "Rounding in this file":
       "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; exit scores to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
     "CSV, JSON":
-      "Those of a chart or a table have its rows, those of runs all runs that this file holds, and those of tokens all that this file holds of each token of a run, rounded as described above. JSON also records their number, their source and the choices. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
+      "Files saved from a chart or a table have its rows, files of runs all runs in this report, and files of tokens all records of a run's tokens, rounded as described above. JSON also records their number, their source and the choices. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
   },
 };
 
