@@ -100,9 +100,10 @@ class Assessment:
                 refuse_changed_model(sweep, self.model)
 
     def first_left(self, tried: Collection[str] = ()) -> int | None:
-        """Return the index of the first step that is not done, if any. `tried` sweeps may have failed runs.
+        """Return the index of the first step that is not done; None if all are.
 
-        Raises `UsageError` if the step's folder has results of other inputs, which the command can't replace.
+        Failed runs don't make a sweep in `tried` undone, since this call has retried them. Raises `UsageError` if the
+        step's folder has results of other inputs, which the command can't replace.
         """
         return next((at for at, step in enumerate(self.commands()) if not self._is_done(step, tried)), None)
 

@@ -28,7 +28,7 @@ class TokenSubset:
         return cls(slice(None)).narrow(flag_N)[0]
 
     def narrow(self, flag_M: Tensor) -> tuple["TokenSubset", Index]:
-        """Return the selected tokens with this flag, and their index into the results computed so far."""
+        """Return the subset of these tokens with this flag, and their places in results computed for all of these."""
         if flag_M.device.type != "cpu":
             return TokenSubset(self.index, flag_M if self.mask_M is None else self.mask_M & flag_M), slice(None)
         at = flag_M.nonzero()[:, 0]

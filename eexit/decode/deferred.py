@@ -123,7 +123,7 @@ class DeferredTokens:
         return first.layer == second.layer and first.shape.numel() + second.shape.numel() <= self.most_tokens
 
     def _defer(self, block: Block) -> None:
-        """Add tokens behind the others."""
+        """Defer a block of tokens, behind earlier ones."""
         last = self.blocks[-1] if self.blocks else None
         if last and self._fits(last, block) and last.shape[1] + block.shape[1] <= BLOCK_TOKENS:
             block = self.blocks.pop().append(block)

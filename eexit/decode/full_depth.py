@@ -46,10 +46,10 @@ def full_depth_pass(
 def prefill(
     decoders: DecoderPair, decoding: DecodingConfig, prompts: Sequence[Sequence[int]], end: int
 ) -> tuple[HeadReading, dict[Decoder, KVCache]]:
-    """Run different prompts together at full depth, once with each decoder, so that they end before column `end`.
+    """Run prompts at full depth, with the full-depth and the early-exit decoder, so that they end before column `end`.
 
-    Returns the full-depth decoder's reading after the last tokens, at the observed layers and the final one, and the KV
-    caches.
+    The prompts are different. Returns the full-depth decoder's reading after the last tokens, at the observed layers
+    and the final one, and the decoders' KV caches.
     """
     head, caches = LMHead(decoders.full_depth, decoding), dict[Decoder, KVCache]()
     layers = head.layers[-max(1, decoding.n_observed) :]

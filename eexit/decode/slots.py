@@ -197,7 +197,7 @@ class SlotTable:
             slot.is_finite = bool(is_finite)
 
     def _make_room(self, n_tokens: int) -> None:
-        """Double the records' room if slots have more tokens."""
+        """Double the room for records if `n_tokens` more would not fit."""
         room = self.records["token_id_T"].shape[1]
         if n_tokens > room:
             more = self._records(min(room, self.decoding.max_new_tokens - room))

@@ -41,7 +41,7 @@ class LinearMap:
 
 
 def map_tensors(maps: Mapping[str, LinearMap]) -> dict[str, Tensor]:
-    """Return the tensors that an artefact stores of maps, by their names."""
+    """Return named linear maps as tensors by name, as an artefact stores them."""
     return {f"{name}.{part}": tensor for name, each in maps.items() for part, tensor in vars(each).items()}
 
 

@@ -101,7 +101,7 @@ class KVCache(Cache):
         return [part for each in self.columns if each.is_initialized for part in (each.keys, each.values)]
 
     def begin(self, n_rows: int, start: int, n_tokens: int, first: int = 0) -> None:
-        """Begin a pass of `n_tokens` tokens in each of the first slots."""
+        """Begin a pass of `n_tokens` tokens in each of the first `n_rows` slots, from column `start` on."""
         self.n_rows, self.start, self.first = n_rows, start, first
         if start + n_tokens > self.capacity:
             self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS

@@ -191,7 +191,7 @@ class JudgeClient:
 
 
 def _meaning(status: int) -> JudgeRequestError:
-    """Return the error for a status other than success."""
+    """Return the error for an HTTP status other than success, with its usual cause."""
     if reason := _FINAL.get(status):
         return JudgeRequestError(f"the endpoint {reason} (status {status})", is_final=True)
     of_text = status < 500 and status not in (408, 409, 429)

@@ -43,7 +43,7 @@ def test_actors_fit_the_nodes(fields: dict[str, object], nodes: list[dict[str, f
 @pytest.mark.parametrize("fields", [{"device": "cuda"}, {"gpus_per_actor": 1}, {"cpus_per_actor": 9}])
 def test_what_no_node_can_hold_is_refused_unless_a_node_may_come(fields: dict[str, object]) -> None:
     with pytest.raises(
-        UsageError, match=r"no node can hold an actor of .* \(there is a node of 8 CPUs\): ask for what"
+        UsageError, match=r"no node can hold an actor of .* \(there is a node of 8 CPUs\): lower the request"
     ):
         plan_pools(job(**fields), [{"CPU": 8}])
     with pytest.raises(UsageError, match="no node can hold"):

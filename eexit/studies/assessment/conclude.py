@@ -33,7 +33,7 @@ from eexit.studies.assessment.cells import (
     PromptTable,
     Weights,
 )
-from eexit.studies.assessment.verdict import Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
+from eexit.studies.assessment.verdict import AlternativeTime, Bound, Cause, Cell, JudgedSetting, Verdict
 from eexit.studies.replay.shortlist import CellSettings, Pilot
 from eexit.studies.selection.study import latest_choice
 from eexit.studies.timing.calls import BatchTimings, TimeGaps
@@ -109,7 +109,7 @@ def verdict_of(
         costs={name: attribution.estimate(weights) for name, weights in COSTS_OF.items()},
         gaps=({Cause.BATCHES: gaps.batches} if batch > 1 else {}) | {Cause.OVERHEAD: gaps.overhead} if gaps else {},
         timed={
-            key: ContenderTime(time=times.relative_time(key), of_generate=times.relative_time(key, GENERATE))
+            key: AlternativeTime(time=times.relative_time(key), of_generate=times.relative_time(key, GENERATE))
             for key in keys
         },
     )

@@ -85,7 +85,7 @@ class Bound(BaseModel, frozen=True):
 
 
 class Cell(BaseModel, frozen=True):
-    """Shares saved of full depth's multiply-adds and lost of all prompts, and the cell's settings with their shares."""
+    """Cell of the attribution: the share of multiply-adds saved, prompts lost, and settings with their shares."""
 
     mode: str
     saved: Measured
@@ -109,7 +109,7 @@ class JudgedSetting(BaseModel, frozen=True):
     time: Measured = NOTHING  # as a multiple of full depth's; `n` counts calls
 
 
-class ContenderTime(BaseModel, frozen=True):
+class AlternativeTime(BaseModel, frozen=True):
     """Time over calls as a multiple of full depth's, and of transformers' `generate`."""
 
     time: Measured
@@ -132,7 +132,7 @@ class Verdict(BaseModel, frozen=True):
     gains: dict[str, Measured] = Field(default_factory=dict)  # of fixing one thing alone
     costs: dict[str, Measured] = Field(default_factory=dict)  # of a restriction alone, and on average over both orders
     gaps: dict[str, Measured] = Field(default_factory=dict)  # shares of full depth's time
-    timed: dict[str, ContenderTime] = Field(default_factory=dict)  # by configuration
+    timed: dict[str, AlternativeTime] = Field(default_factory=dict)  # by configuration
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -129,9 +129,10 @@ class Pilot:
         return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
 
     def settings_of(self, mode: str, of_oracle: bool) -> Sequence[EarlyExit]:
-        """Return the settings of a mode to run, of the oracle or of online rules.
+        """Return the settings to run in a mode: of the oracle, or of online rules.
 
-        These are the cell's settings. For online rules in a mode that alters the KV cache, all candidates run.
+        They are the two settings of the mode's cell. For online rules in a mode that alters the KV cache, all
+        candidates run.
         """
         is_exact, cells = not MODES[mode].modifies_kv, self.cells
         if of_oracle and is_exact:
@@ -164,9 +165,9 @@ class Pilot:
         return cheapest_within(best, aims)
 
     def _loss_per_disagreement(self, mode: str, replays: Mapping[str, Row]) -> float:
-        """Return the mean loss of the pilot's online settings in a mode per disagreement of their replays.
+        """Return the ratio of loss to replayed disagreement, by the pilot's online settings in a mode.
 
-        Half a prompt is added to the loss, since few prompts may lose none. Return 1 without such settings.
+        Half a prompt is added to the loss, since few prompts may lose none. Without such settings, the ratio is 1.
         """
         pairs = []
         for each in self._settings(mode, ONLINE):

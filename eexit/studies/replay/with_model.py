@@ -73,14 +73,14 @@ class Replayer:
             return scores_at_full_depth(setting, full_depth, self.layers)
         if setting.rule not in ONLINE:
             return None
-        seen_NE = self._seen_by(setting, transcript)
+        seen_NE = self._ungated_scores(setting, transcript)
         if setting.gate is None or setting.gate == PERFECT:
             return seen_NE
         is_shut_NE = self.chances_of(transcript)[setting.gated_rule] < float(setting.gate)
         return seen_NE.masked_fill(is_shut_NE, torch.nan)
 
-    def _seen_by(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
-        """Return an online rule's ungated exit scores: at the exit set if scores depend on it, else at all layers."""
+    def _ungated_scores(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
+        """Return an online rule's exit scores without a gate, at all layers or, if they depend on it, the exit set."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.needs_history else ()
         key = (

@@ -82,7 +82,7 @@ def _other_folders(store: Store) -> Iterator[Store]:
 
 
 def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
-    """Return the folders with selections in a folder, or one level deeper, except one."""
+    """Yield the folders with selections in `home`, or one level deeper, except `folder`."""
     for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
         for found in sorted(home.glob(pattern)):
             if found.parent != folder:

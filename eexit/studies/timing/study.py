@@ -92,7 +92,10 @@ class TimingStudy(Study):
         return pluralize(self.n_tokens, "token") if least == self.n_tokens else f"{least} to {self.n_tokens} tokens"
 
     def load(self, device: str) -> Sequence[str]:
-        """Raise `UsageError` if the model can't be loaded, or if no prompt leaves room for so many tokens."""
+        """Load the model, and find the prompts to time; return remarks for users.
+
+        Raise `UsageError` if the model can't be loaded, or if no prompt leaves room for its tokens.
+        """
         from eexit.studies.timing.decode_timer import DecodeTimer
         from eexit.studies.timing.plain_generate import drafts_itself
 

@@ -156,8 +156,8 @@ BAD_FLAGS = {
     "--within answers=0.02": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--settings-from-replay results/a --within answers=2": "--within is a risk and a share, as in answers=0.02, "
     f"got answers=2: risks are {', '.join(RISKS)}",
-    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay selects  "
-    "rules are run, and --kl-factors too: give one of them",
+    "--settings-from-replay results/a --within answers=0.02 --kl-factors 1": "--settings-from-replay selects "
+    "the rules, and --kl-factors too: give one of them",
     "--only unfrozen/kl/3": "--only unfrozen/kl/3 is no configuration of this sweep: did you mean "
     "unfrozen/kl/4 or unfrozen/kl/2?",
     "--rules confidense=0.9": "unknown rule 'confidense': did you mean confidence? (--rules)",

@@ -114,7 +114,7 @@ def test_the_kind_of_a_prompt_is_what_it_names_or_else_what_its_id_says() -> Non
 
 
 BAD = {
-    "ending.doc": (b"x", "can't tell what .doc is: use .txt, .jsonl, .csv or .parquet"),
+    "ending.doc": (b"x", ".doc is not supported: use .txt, .jsonl, .csv or .parquet"),
     "empty.txt": (b"", "holds no prompt: write at least one"),
     "blank.txt": (b" \n\n", "holds no prompt: write at least one"),
     "header.csv": (b"id,prompt\n", "holds no prompt: write at least one"),

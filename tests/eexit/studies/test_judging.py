@@ -254,7 +254,7 @@ def test_a_second_call_at_the_same_time_is_refused_and_asks_nothing(out: Path, j
 
 
 STOPPING: list[tuple[Response, str, int]] = [
-    (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint lets nobody in without its key", 1),
+    (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint refuses access", 1),
     (refusal(500, "broken"), "5 failures in a row, the last: the endpoint fails (status 500)", 5 * TRIES),
     (refusal(400, "json_schema?"), "5 failures in a row, the last: the endpoint refuses the text, --temp", 5),
     (completion("hm"), "5 failures in a row, the last: no usable answer (Invalid JSON", 5),
@@ -407,7 +407,7 @@ LASTING: list[tuple[Response, int, tuple[bool, bool], str]] = [
         refusal(402, "pay"),
         1,
         FINAL,
-        "the endpoint lets nobody in without its key: is it right (--key-from), and has it q",
+        "the endpoint refuses access: is the key right (--key-from), and has it quota left",
     ),
     (
         refusal(404, "no such model"),

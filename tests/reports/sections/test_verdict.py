@@ -12,7 +12,7 @@ from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_sweeps import CHOSEN
 
 from eexit.quality.estimates import NOTHING, Estimate
-from eexit.studies.assessment.verdict import FILE, Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
+from eexit.studies.assessment.verdict import FILE, AlternativeTime, Bound, Cause, Cell, JudgedSetting, Verdict
 from reports import build_report
 from reports.sections.verdict import verdict
 
@@ -44,7 +44,7 @@ GIVEN = Verdict(
     gains={"mode": interval(0.05), "knowledge": interval(0.2), "both": interval(0.3), "deciding": NOTHING},
     costs={"mode alone": interval(0.1)},
     gaps={"overhead": interval(0.1)},
-    timed={"generate/lookup": ContenderTime(time=interval(0.83))},
+    timed={"generate/lookup": AlternativeTime(time=interval(0.83))},
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from eexit.studies.assessment.conclude import judge, verdict_of
 from eexit.studies.assessment.verdict import (
     FILE,
     REASONS,
-    ContenderTime,
+    AlternativeTime,
     JudgedSetting,
     Verdict,
     read_verdict,
@@ -138,12 +138,12 @@ def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
 
 
 def test_what_is_faster_is_said_beneath_a_yes_too() -> None:
-    timed = {"a": ContenderTime(time=ends(0.7, 0.9)), "generate": ContenderTime(time=ends(0.6, 0.8))}
+    timed = {"a": AlternativeTime(time=ends(0.7, 0.9)), "generate": AlternativeTime(time=ends(0.6, 0.8))}
     yes = Verdict(why="pays", bound=BOUND, batch=1, setting=CERTIFIED, timed=timed)
     assert alternative(yes) == "generate"
     assert "Faster: generate, 0.70 (0.60 to 0.80) of full depth's time." in [*sentences(yes)]
     assert alternative(yes.model_copy(update={"timed": {"a": timed["a"]}})) is None
-    slow = {"generate": ContenderTime(time=ends(0.9, 1.1))}
+    slow = {"generate": AlternativeTime(time=ends(0.9, 1.1))}
     assert alternative(yes.model_copy(update={"why": "slower", "timed": slow})) is None
 
 
@@ -165,4 +165,4 @@ def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
     assert found is None
     assert f"{FILE} is no verdict of format 5" in line
     assert [*sentences(Verdict(why="look", bound=BOUND, batch=1))] == []
-    assert json.loads(ContenderTime(time=NOTHING).model_dump_json())["time"]["mean"] is None
+    assert json.loads(AlternativeTime(time=NOTHING).model_dump_json())["time"]["mean"] is None

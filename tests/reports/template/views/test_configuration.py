@@ -170,7 +170,7 @@ def test_layers_have_colours_and_another_channel_and_what_the_legend_dims_can_st
     ("name", "sentence"),
     [
         ("empty", "No run is committed yet."),
-        ("partial", "14 runs haven't landed yet"),
+        ("partial", "14 runs aren't committed yet"),
         ("all failed", "Every run failed"),
         ("one prompt", "too few for intervals"),
         ("one configuration", "no normal runs"),
