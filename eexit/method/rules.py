@@ -90,7 +90,7 @@ class LayerView:
             raise AttributeError(name)
         needs = [f'"{need}"' for need, names in NEEDS.items() if name in names]
         way_out = f"give needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
-        raise AttributeError(f"it uses {name}, which its needs lack:  {way_out}")
+        raise AttributeError(f"it uses {name}, which its needs lack: {way_out}")
 
     def view_for(self, needs: str, tokens: slice, **more: Tensor) -> LayerView:
         """Return the view of some of the tokens for a rule with this need."""

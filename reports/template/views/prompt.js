@@ -122,7 +122,7 @@ function saidBy(prompt, { text, members }, base) {
     h(
       "p.who-said",
       markOf(members[0].run),
-      n === 1 ? " One setting wrote this:  " : ` ${n} settings wrote this:  `,
+      n === 1 ? " One setting wrote this: " : ` ${n} settings wrote this: `,
       ...links(members.slice(0, MOST_NAMES)),
       whose,
     ),
