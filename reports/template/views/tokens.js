@@ -163,7 +163,8 @@ function layerTable({ kl, probability: drawnFrom, scores, top, read }, rank, { r
         here && !earlyExit ? "tr.here" : "tr",
         name(r, here && earlyExit ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
-        hasScores && h("td", last(r) || scores[r] === null ? "–" : besideThreshold(scores[r], r === rank, { rule, parameter })),
+        hasScores &&
+          h("td", last(r) || scores[r] === null ? "–" : besideThreshold(scores[r], r === rank, { rule, parameter })),
         probability && (unseen(r) ? h("td", "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
@@ -200,10 +201,7 @@ function layerTable({ kl, probability: drawnFrom, scores, top, read }, rank, { r
     h("caption", caption),
     h(
       "thead",
-      h(
-        "tr",
-        ...heads.map((head) => head && h(head === "Top tokens" ? "th.words" : "th", { scope: "col" }, head)),
-      ),
+      h("tr", ...heads.map((head) => head && h(head === "Top tokens" ? "th.words" : "th", { scope: "col" }, head))),
     ),
     h("tbody", ...rows),
   );
