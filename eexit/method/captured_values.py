@@ -226,7 +226,7 @@ def _used(code: CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _loads(code: CodeType) -> Iterator[list[str]]:
-    """Yield each name that the code loads, with the attributes that are read from it at once, such as `a.b.c`."""
+    """Yield each name that the code loads, with the attributes that are read from it at once."""
     chain: list[str] = []
     for instruction in dis.get_instructions(code):
         name = instruction.argval
