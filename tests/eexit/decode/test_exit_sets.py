@@ -81,7 +81,7 @@ def test_a_screen_of_all_tokens_and_full_rank_is_the_whole_head(llama: PreTraine
 
 @pytest.mark.parametrize("layers", [(3,), (1, 4)])
 @pytest.mark.parametrize("looks_through", ["head", "screen"])
-def test_invariant_7_a_set_is_smoke_runed_at_and_no_layer_else(
+def test_invariant_7_a_set_is_looked_at_and_no_layer_else(
     llama: PreTrainedModel, looks_through: str, layers: tuple[int, ...]
 ) -> None:
     decoder, decoding = decoder_of(llama), replace(SAMPLED, record_full_depth="none")

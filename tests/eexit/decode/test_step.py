@@ -298,7 +298,7 @@ def test_deferred_tokens_in_blocks_are_those_of_the_reference(
         assert_same(run_alone(decoder_of(model), decoding, request).trace, trace)
 
 
-def test_runs_in_flight_run_what_they_owe_before_others_come(
+def test_rows_in_flight_run_what_they_owe_before_others_come(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder, requests = (

@@ -94,9 +94,7 @@ def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, loo
         seen(model)
 
 
-def test_each_of_the_settings_that_it_depends_on_is_smoke_runed_at(
-    model: Path, looks: list[str], tmp_path: Path
-) -> None:
+def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks: list[str], tmp_path: Path) -> None:
     seen(model)
     seen(model, dtype="float32")
     other = copytree(model, tmp_path / "other")
@@ -108,7 +106,7 @@ def test_each_of_the_settings_that_it_depends_on_is_smoke_runed_at(
     assert len(looks) == 3
 
 
-def test_what_another_cpu_found_is_smoke_runed_at_again(
+def test_what_another_cpu_found_is_looked_at_again(
     model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The meaning of `--dtype auto` depends on it, and machines may have one name and share a user's cache."""

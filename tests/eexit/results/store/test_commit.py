@@ -114,7 +114,7 @@ def test_what_cannot_be_written_leaves_nothing(store: Store, runs: list[Run], co
     assert list(Path(store.root, "tokens").iterdir()) == []
 
 
-def test_the_fence_is_smoke_runed_at_before_each_file_is_published(
+def test_the_fence_is_looked_at_before_each_file_is_published(
     store: Store, runs: list[Run], config: SweepConfig
 ) -> None:
     looks: list[int] = []
