@@ -22,7 +22,7 @@ from eexit.output.progress import Display
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, ArtefactCard, is_of_training, parse_card
 from eexit.plan.model_inspection import ModelFacts, inspect_model
-from eexit.plan.sweep_config import NO_EXITS, SweepConfig
+from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.owned_folders import FOR_LEARNED, refuse_inside
 from eexit.results.store.folder import open_store
@@ -129,9 +129,9 @@ class TrainingJob(ModelJob):
             raise UsageError(
                 f"node {ray.util.get_node_ip_address()} has no {plan.folder}: give --out a folder that all nodes share"
             )
-        model, _ = load_model_and_tokenizer(plan.sweep_config, device)
-        decoder = build_decoders(model.requires_grad_(False), plan.sweep_config.adapter, packed=False).early_exit
-        readout = load_readout(plan.sweep_config, plan.options.layers, decoder)
+        model, _ = load_model_and_tokenizer(plan.config, device)
+        decoder = build_decoders(model.requires_grad_(False), plan.config.adapter, packed=False).early_exit
+        readout = load_readout(plan.config, plan.options.layers, decoder)
         setup = TrainerInputs(decoder, plan.options, readout, plan.learn)
         trainer = TRAINERS[plan.options.what](setup)
         self.training = Training(trainer, plan)
