@@ -101,16 +101,7 @@ class Recipe:
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
         learned = n[TRAINING] * TOKENS_OF_A_TEXT
         sets, training = ["--exit-sets", *self.exit_sets], [self.at(TEXTS), *self.execution]
-        of_texts = [
-            "--modes",
-            NORMAL,
-            "--record-full-depth",
-            "none",
-            "--temperature",
-            "1",
-            "--max-new-tokens",
-            str(TEXT_TOKENS),
-        ]
+        of_texts = f"--modes {NORMAL} --record-full-depth none --temperature 1 --max-new-tokens {TEXT_TOKENS}".split()
         in_pilot = ["--modes", NORMAL, EXACT, DEPLOYED, "--rules", ORACLE, *_flags(IN_THE_PILOT), *sets]
         replays = [self.at(PILOT), "--rules", *_flags(REPLAYED), "--modes", EXACT, *sets, *self.execution]
         within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.max_risk:g}"]
