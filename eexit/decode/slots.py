@@ -241,9 +241,5 @@ def max_length(request: Request, decoding: DecodingConfig, decoder: Decoder) -> 
 
 def finite(columns: Mapping[str, Tensor]) -> Tensor:
     """Flag tokens whose KLs, entropy and log-probability, as far as recorded, are finite: (N,) bool."""
-    is_finite = columns["exit_logprob_T"].isfinite()
-    if "entropy_T" in columns:
-        is_finite = is_finite & columns["entropy_T"].isfinite()
-    if "kl_TE" in columns:
-        is_finite = is_finite & columns["kl_TE"].isfinite().all(-1)
-    return is_finite
+    found = [columns[name].isfinite() for name in ("exit_logprob_T", "entropy_T", "kl_TE") if name in columns]
+    return torch.stack([part if part.ndim == 1 else part.all(-1) for part in found]).all(0)
