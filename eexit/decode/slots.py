@@ -141,10 +141,8 @@ class SlotTable:
     def plan(self) -> ExitPlan:
         """Return how the latest tokens exit."""
         self._send()
-        u_exit_B, u_token_B = (
-            u_BP.gather(1, self.n_tokens_B[:, None])[:, 0] for u_BP in (self.u_exit_BP, self.u_token_BP)
-        )
-        return replace(self._plan, u_exit_N=u_exit_B, u_token_N=u_token_B, checked=self.checked)
+        u_exit_B1, u_token_B1 = (u_BP.gather(1, self.n_tokens_B[:, None]) for u_BP in (self.u_exit_BP, self.u_token_BP))
+        return replace(self._plan, u_exit_N=u_exit_B1[:, 0], u_token_N=u_token_B1[:, 0], checked=self.checked)
 
     def inputs(self, n_columns: int) -> ForwardInputs:
         """Return the latest tokens as inputs of a pass, in the last of so many columns."""
