@@ -36,7 +36,7 @@ DRAFT_TOKENS, N_DRAFTS = 4, 2
 ROUNDS, PROMPTS_OF_A_ROUND = 8, 4  # of the call that finds the fastest
 N_CALLS, ROUNDS_OF_A_CALL = 24, 2  # further ones, over which times have intervals
 PARTS_OF_A_TRAINING: Final = {LINEAR: 3, KV_MAPS: 6}  # multiples of its texts' duration
-ONE_ROW: Final = 6  # duration of a token with one slot, as a multiple of its duration in a sweep
+ONE_ROW: Final = 15  # duration of a token with one slot, as a multiple of its duration in a sweep
 
 
 @dataclass(frozen=True)
