@@ -15,7 +15,7 @@ from eexit.output.text import percent, pluralize
 from eexit.plan.artefacts import CARD, parse_card
 from eexit.plan.configuration import EarlyExit
 from eexit.results.layout import ASSESSMENT
-from eexit.results.parquet_files import GenerationsFile, StoreLocation, list_files, read_shards
+from eexit.results.parquet_files import GenerationsFile, list_files, read_shards
 from eexit.results.store.commit import survey
 from eexit.results.store.extend import record_places
 from eexit.results.store.folder import open_store
@@ -39,10 +39,8 @@ def begin(assessment: Assessment) -> None:
     """
     folder = folder_of(assessment.recipe.out)
     for place in (folder, folder / RUN):
-        store = open_store(place)
-        if (place / FILE).exists() and read_verdict(StoreLocation(store.filesystem, store.root))[0] is None:
-            way_out = "move it, or choose another --out"
-            raise UsageError(f"{place / FILE} is not of an assessment of this version: {way_out}")
+        if (place / FILE).exists() and read_verdict(open_store(place))[0] is None:
+            raise UsageError(f"{place / FILE} is no verdict of this version: move it, or choose another --out")
     assessment.refuse_foreign_sweeps()
     if not (folder / ASSESSMENT).is_file():  # by which all assessments share an error budget
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,12 +160,11 @@ def known_after(step: str, assessment: Assessment) -> str:
     if step == ORACLES:
         verdict = conclude([*map(recipe.at, (PILOT, RUN, ORACLES))], bound, recipe.batch)
         return ", ".join(f"{name} {percent(cell.saved.mean)}" for name, cell in verdict.cells.items())
-    run = assessment.finished(RUN) if step in (CHOICE, TIMES) else None
-    if run is None:
+    if step not in (CHOICE, TIMES) or (run := assessment.finished(RUN)) is None:
         return ""
     choice = latest_choice(run.store, bound.risk, bound.max_risk, bound.confidence)
     setting = choice["configuration"] if choice else None
     if step == CHOICE:
-        return f"{setting} is certified" if setting else "no setting is certified"
+        return f"{setting or 'no setting'} is certified"
     fastest = BatchTimings(run.timings, recipe.batch, setting).fastest
     return f"the fastest alternative is {fastest or 'full depth'}, by one call"

@@ -87,10 +87,10 @@ class PromptSplits:
         for part in PARTS:
             path = Path(self.file(out, part)).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = (
+            fields = [
                 {name: value for name, value in asdict(each).items() if value is not None} for each in self.of[part]
-            )
-            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            ]
+            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in fields)
             if not path.is_file() or path.read_text(encoding="utf-8") != content:
                 write_atomic(path, content)
 
@@ -130,10 +130,8 @@ def split(
     if n < least or n_run < 2 * batch or not all([*roles.values(), *chosen.values()]):
         needs = [(least, OF_RUN[CHOOSING]), (1, OF_RUN[ORDERING]), (1, OF_RUN[REPORTING]), (2 * batch, 1.0)]
         enough = max(_enough(spent + _enough(need, of_run), share) for need, of_run in needs)
-        why, lower = (
-            f"{n} of them are for calibration, and a setting without any loss takes {least}",
-            "a higher --max-risk",
-        )
+        why = f"{n} of them are for calibration, and a setting without any loss takes {least}"
+        lower = "a higher --max-risk"
         if n >= least and n_run < 2 * batch:
             why = f"the run has {n_run} of them, and timing batches of {batch} takes {2 * batch}"
             lower = f"a --batch below {batch}"
@@ -157,8 +155,6 @@ def drawn(whole: SplitSizes, least: int, seed: int, is_smoke_run: bool = False, 
     wanted = {TRAINING: whole.training, PILOT: whole.pilot, RUN: run}
     n = math.ceil(SPARE * max(wanted[part] / SHARES[part] for part in PARTS))
     if n > MOST:
-        raise UsageError(
-            f"{whole.choosing:,} calibration prompts take {n:,} in all, and at most {MOST:,} can be drawn: give a "
-            "higher --max-risk"
-        )
+        why = f"{whole.choosing:,} calibration prompts take {n:,} in all, and at most {MOST:,} can be drawn"
+        raise UsageError(f"{why}: give a higher --max-risk")
     return split(draw_prompts(n, seed), whole, least, is_smoke_run, batch)

@@ -36,7 +36,7 @@ DRAFT_TOKENS, N_DRAFTS = 4, 2
 ROUNDS, PROMPTS_OF_A_ROUND = 8, 4  # of the call that finds the fastest
 N_CALLS, ROUNDS_OF_A_CALL = 24, 2  # further ones, over which times have intervals
 PARTS_OF_A_TRAINING: Final = {LINEAR: 3, KV_MAPS: 6}  # multiples of its texts' duration
-ONE_ROW: Final = 6  # duration of a token with one slot, as a multiple of its duration in a sweep
+ONE_ROW: Final = 15  # duration of a token with one slot, as a multiple of its duration in a sweep
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,7 @@ class Recipe:
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
         learned = n[TRAINING] * TOKENS_OF_A_TEXT
         sets, training = ["--exit-sets", *self.exit_sets], [self.at(TEXTS), *self.execution]
-        of_texts = [
-            "--modes",
-            NORMAL,
-            "--record-full-depth",
-            "none",
-            "--temperature",
-            "1",
-            "--max-new-tokens",
-            str(TEXT_TOKENS),
-        ]
+        of_texts = f"--modes {NORMAL} --record-full-depth none --temperature 1 --max-new-tokens {TEXT_TOKENS}".split()
         in_pilot = ["--modes", NORMAL, EXACT, DEPLOYED, "--rules", ORACLE, *_flags(IN_THE_PILOT), *sets]
         replays = [self.at(PILOT), "--rules", *_flags(REPLAYED), "--modes", EXACT, *sets, *self.execution]
         within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.max_risk:g}"]

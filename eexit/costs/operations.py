@@ -166,11 +166,6 @@ class DraftRounds:
     accepted_R: np.ndarray
     rejected_R: np.ndarray  # 1 if full depth's next token differed from a draft, else 0
 
-    @classmethod
-    def from_rounds(cls, rounds: Sequence[Sequence[int]]) -> "DraftRounds":
-        """Make draft rounds from one sequence per round, with its numbers in the order of the fields."""
-        return cls(*np.array(rounds, np.int64).reshape(-1, 4).T)
-
     @property
     def length_R(self) -> np.ndarray:
         """Number of tokens that each round ran through the layers."""

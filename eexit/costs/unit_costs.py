@@ -123,15 +123,10 @@ def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) 
 
     def write(layer: VisitedLayer, hidden_11D: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
         if maps and maps.form == KEYS:
-            layer.write_keys(hidden_11D, [partial(_instead, each) for each in of_layer])
+            layer.write_keys(hidden_11D, [partial(lambda instead, _, input: instead(input), each) for each in of_layer])
         else:
             hidden_11D = hidden_11D.to(decoder.devices[layer.index])
             layer.write_keys(hidden_11D + of_layer[0](hidden_11D))
 
     decoder.run(visit, _token(decoder, 1), decoder.cache(1, 1))
     return keys_L, mapped_LL
-
-
-def _instead(project: Callable[[Tensor], Tensor], projection: object, input_11F: Tensor) -> Tensor:
-    """Return the output of a map that replaces a layer's projection."""
-    return project(input_11F)

@@ -112,7 +112,7 @@ class DraftBatch(Batch):
 
     def output(self, at: int) -> Outcome:
         outcome, slot = super().output(at), self.slots.in_flight[at]
-        rounds = DraftRounds.from_rounds(self.rounds.pop(slot.index, []))
+        rounds = DraftRounds(*np.array(self.rounds.pop(slot.index, []), np.int64).reshape(-1, 4).T)
         if isinstance(outcome, RequestFailure):
             return outcome
         return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.slots.layers))

@@ -46,7 +46,7 @@ class Engine:
 
     def __init__(self, decoder: Decoder, decoding: DecodingConfig, student: Decoder | None = None):
         self.decoder, self.decoding, self.student = decoder, decoding, student
-        self.decoders = DecoderPair.from_decoders(decoder, student)
+        self.decoders = DecoderPair(decoder, student or decoder)
         self.n_slots = 0  # of the latest batch
 
     def generate(
@@ -86,7 +86,7 @@ class Engine:
         `normal` goes with the oracles of the same decoder, if there are some.
         """
         configuration, n_prompt = request.configuration, len(request.prompt_token_ids)
-        decoders = self.decoders if isinstance(configuration, EarlyExit) else self.decoders.without_student
+        decoders = self.decoders if isinstance(configuration, EarlyExit) else DecoderPair(self.decoder, self.decoder)
         is_normal = isinstance(configuration, NoExit) and decoders == self.decoders
         draft = (configuration, self._reaches_context(request)) if isinstance(configuration, Draft) else None
         is_beyond_switch = self.decoder.context_of(n_prompt) == self.decoder.context

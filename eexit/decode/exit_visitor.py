@@ -96,9 +96,9 @@ class ExitVisitor:
             if mode.modifies_kv:
                 flag_BT = exit_BT < self.n_exits
                 flag_BT = flag_BT if flag_B1 is None else flag_BT & flag_B1
-                exit_layer_BT, checks = self.plan.layer_X[exit_BT], self.plan.needs_check(mode)
-                exited = ExitedTokens.from_flag(flag_BT, exit_layer_BT, self.kept, self.decoding.kv_maps, checks)
-                self.exited.append((mode, exited))
+                tokens, exit_layer_BT = TokenSubset.from_flag(flag_BT.flatten()), self.plan.layer_X[exit_BT]
+                parts = (flag_BT, tokens, exit_layer_BT, self.kept, self.decoding.kv_maps)
+                self.exited.append((mode, ExitedTokens(*parts, checks_numbers=self.plan.needs_check(mode))))
                 flag_BT1 = flag_BT[..., None]
                 self.frozen_BT1 = flag_BT1 if self.frozen_BT1 is None else self.frozen_BT1 | flag_BT1
 

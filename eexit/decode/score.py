@@ -68,7 +68,8 @@ def score_texts(
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[ScoredText]:  # fmt: skip
     """Score several texts after the same prompt, each by itself and with the same draws; otherwise as `score`."""
-    decoders = DecoderPair.from_decoders(decoder, student if isinstance(request.configuration, EarlyExit) else None)
+    early_exit = student if isinstance(request.configuration, EarlyExit) else None
+    decoders = DecoderPair(decoder, early_exit or decoder)
     prompt, n_prompt, longest = request.prompt_token_ids, len(request.prompt_token_ids), max(map(len, texts))
     if u_exit_T is None:
         u_exit_T = exit_draws(request.seed, list(prompt), longest)
@@ -79,10 +80,8 @@ def score_texts(
     reading, caches = prefill(decoders, decoding, [prompt or (texts[0][0],)], max(1, n_prompt))
     head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoder, decoding)
     slot_B, length = torch.arange(len(texts), device=decoder.device), n_prompt + longest
-    deferred, cache = (
-        DeferredTokens(head, decoders.early_exit.cache(len(texts), length)),
-        decoder.cache(len(texts), length),
-    )
+    deferred = DeferredTokens(head, decoders.early_exit.cache(len(texts), length))
+    cache = decoder.cache(len(texts), length)
     deferred.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
     if request.is_oracle:
         cache.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)

@@ -141,10 +141,8 @@ class SlotTable:
     def plan(self) -> ExitPlan:
         """Return how the latest tokens exit."""
         self._send()
-        u_exit_B, u_token_B = (
-            u_BP.gather(1, self.n_tokens_B[:, None])[:, 0] for u_BP in (self.u_exit_BP, self.u_token_BP)
-        )
-        return replace(self._plan, u_exit_N=u_exit_B, u_token_N=u_token_B, checked=self.checked)
+        u_exit_B1, u_token_B1 = (u_BP.gather(1, self.n_tokens_B[:, None]) for u_BP in (self.u_exit_BP, self.u_token_BP))
+        return replace(self._plan, u_exit_N=u_exit_B1[:, 0], u_token_N=u_token_B1[:, 0], checked=self.checked)
 
     def inputs(self, n_columns: int) -> ForwardInputs:
         """Return the slots' latest tokens as inputs of a pass, which end at column `n_columns`."""
@@ -241,9 +239,5 @@ def max_length(request: Request, decoding: DecodingConfig, decoder: Decoder) -> 
 
 def finite(columns: Mapping[str, Tensor]) -> Tensor:
     """Flag tokens whose KLs, entropy and log-probability, as far as recorded, are finite: (N,) bool."""
-    is_finite = columns["exit_logprob_T"].isfinite()
-    if "entropy_T" in columns:
-        is_finite = is_finite & columns["entropy_T"].isfinite()
-    if "kl_TE" in columns:
-        is_finite = is_finite & columns["kl_TE"].isfinite().all(-1)
-    return is_finite
+    found = [columns[name].isfinite() for name in ("exit_logprob_T", "entropy_T", "kl_TE") if name in columns]
+    return torch.stack([part if part.ndim == 1 else part.all(-1) for part in found]).all(0)

@@ -54,15 +54,6 @@ class ExitedTokens:
     kv_maps: KVMaps | None
     checks_numbers: bool = True  # of custom modes
 
-    @classmethod
-    def from_flag(
-        cls, flag_BT: Tensor, exit_layer_BT: Tensor, kept: Mapping[str, Tensor], kv_maps: KVMaps | None,
-        checks_numbers: bool = True,
-    ) -> "ExitedTokens":  # fmt: skip
-        """Select the tokens with this flag."""
-        tokens = TokenSubset.from_flag(flag_BT.flatten())
-        return cls(flag_BT, tokens, exit_layer_BT, kept, kv_maps, checks_numbers)
-
     def has_tokens(self) -> bool:
         """Return False if no token has exited, as far as the host can tell without waiting for the device."""
         return self.tokens.has_tokens()

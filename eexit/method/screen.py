@@ -37,7 +37,7 @@ class Screen:
         output = decoder.head_alone.get_output_embeddings()
         path = next((name for name, module in decoder.head_alone.named_modules() if module is output), None)
         if output is None or path is None:
-            raise UsageError("--screen screen can't be used with this model: its head has no output embeddings")
+            raise UsageError("--screen can't be used with this model: its head has no output embeddings")
         self.n_tokens, self._weight_VF, self.bias_V = size.n_tokens, plain_weight(output), plain_bias(output)
         # With the model's scaling and soft-cap.
         self._head: Any = replace_module(decoder.head_alone, path, self._exact_logits)

@@ -28,13 +28,26 @@ from eexit.quality.estimates import MIN_SAMPLES, NOTHING, Estimate
 from eexit.quality.intervals import LEVEL, TAILS
 from eexit.quality.risks import RISKS, losses
 from eexit.results.finished_sweep import FinishedSweep
-from eexit.studies.replay.shortlist import CellSettings, Neighbours
+from eexit.studies.replay.shortlist import CellSettings
 
 A, B, C, D = CELLS = ("A", "B", "C", "D")
 AS_RUN, CERTIFIED = "as run", "certified"  # further levels: D with all operations, and the certified setting
 N_DRAWS: Final = 2000
 COSTS: Final = ("macs_full", "macs_to_exit", "macs_executed")
 Weights = Mapping[str, float]  # of levels in a sum
+GAINS: Final[Mapping[str, Weights]] = {  # of fixing one thing alone
+    "mode": {C: 1, D: -1},
+    "knowledge": {B: 1, D: -1},
+    "both": {A: 1, D: -1},
+    "deciding": {D: 1, AS_RUN: -1},
+    "proof": {AS_RUN: 1, CERTIFIED: -1},
+}
+COSTS_OF: Final[Mapping[str, Weights]] = {
+    "mode alone": {A: 1, B: -1},
+    "knowledge alone": {A: 1, C: -1},
+    "mode on average": {A: 0.5, B: -0.5, C: 0.5, D: -0.5},
+    "knowledge on average": {A: 0.5, C: -0.5, B: 0.5, D: -0.5},
+}
 
 
 class Shares(NamedTuple):
@@ -133,7 +146,7 @@ class Attribution:
         found = {CERTIFIED: np.stack([certified_K, certified_K])}
         for level in (*CELLS, AS_RUN):
             cell, cost = (D, "macs_executed") if level == AS_RUN else (level, "macs_to_exit")
-            safe_K, bold_K = (self._mean(self.table.saved(key, cost)) for key in self.pairs[cell])
+            safe_K, bold_K = (self._mean(self.table.saved(key, cost)) for key in getattr(self.settings, cell))
             found[level] = self._shares[cell].safe * safe_K + self._shares[cell].bold * bold_K
         return found
 
@@ -141,22 +154,17 @@ class Attribution:
     def _shares(self) -> Mapping[str, Shares]:
         """Mixture of the two neighbours by cell in each draw of weights, (2, K + 1)."""
         lost_K, found = draw_weights(self.table.n)[:, -1], {}
-        for cell, pair in self.pairs.items():
+        for cell, pair in self.settings._asdict().items():
             losing = (None, None) if cell == A else pair
             kept = [(self._mean(self.table.lost(key), 0.0), lost_K * (key is not None)) for key in losing]
             safe_2K, bold_2K = (np.stack([kept_K, kept_K + further_K]) for kept_K, further_K in kept)
             found[cell] = Shares.at_bound(safe_2K, bold_2K, self.max_risk)
         return found
 
-    @property
-    def pairs(self) -> Mapping[str, Neighbours]:
-        """The safer and the bolder neighbour of the bound, by cell."""
-        return self.settings._asdict()
-
     def mixture(self, cell: str) -> tuple[float, float, float]:
         """Return the shares of a cell's safer and bolder setting, and the mean loss of their mixture."""
         safe, bold = (float(share_2K[0, 0]) for share_2K in self._shares[cell])
-        safe_loss, bold_loss = (float(self.table.lost(key).mean()) for key in self.pairs[cell])
+        safe_loss, bold_loss = (float(self.table.lost(key).mean()) for key in getattr(self.settings, cell))
         return safe, bold, safe * safe_loss + bold * bold_loss
 
     def estimate(self, weights: Weights) -> Estimate:

@@ -6,7 +6,6 @@ numbers are null where nothing was measured.
 
 import math
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import pyarrow.fs
@@ -19,25 +18,18 @@ FILE: Final = "verdict.json"
 FORMAT: Final = 5
 
 
-class Cause(StrEnum):
-    """Cause of an answer other than yes; the last three are of time, where multiply-adds are saved."""
-
-    CEILING = "ceiling", "even the oracle with the exact KV cache saves little"
-    MODE = "mode", "the KV cache of skipped layers misleads later tokens"
-    KNOWLEDGE = "knowledge", "the exit rule misses tokens that the oracle lets exit"
-    DECIDING = "deciding", "exit scores, and KV entries of skipped layers"
-    PROOF = "proof", "more is within the bound than so few prompts certify"
-    TIME = "time", "multiply-adds are saved, and time is not"
-    BATCHES = "batches", "fewer layers save less of a step of several slots than of one"
-    OVERHEAD = "overhead", "the clock gives less than such steps allow"
-
-    meaning: str
-
-    def __new__(cls, name: str, meaning: str) -> "Cause":
-        """Return a member whose value is its name."""
-        cause = str.__new__(cls, name)
-        cause._value_, cause.meaning = name, meaning
-        return cause
+# Causes of an answer other than yes; the last three are of time, where multiply-adds are saved.
+CAUSES: Final[Mapping[str, str]] = {
+    "ceiling": "even the oracle with the exact KV cache saves little",
+    "mode": "the KV cache of skipped layers misleads later tokens",
+    "knowledge": "the exit rule misses tokens that the oracle lets exit",
+    "deciding": "exit scores, and KV entries of skipped layers",
+    "proof": "more is within the bound than so few prompts certify",
+    "time": "multiply-adds are saved, and time is not",
+    "batches": "fewer layers save less of a step of several slots than of one",
+    "overhead": "the clock gives less than such steps allow",
+}
+Cause = Annotated[str, Field(pattern=f"^({'|'.join(CAUSES)})$")]
 
 
 class Reason(NamedTuple):
@@ -141,7 +133,7 @@ class Verdict(BaseModel, frozen=True):
         return REASONS[self.why].pays
 
     @property
-    def cause(self) -> Cause | None:
+    def cause(self) -> str | None:
         """Certain cause, if any."""
         return self.causes[0] if len(self.causes) == 1 else None
 

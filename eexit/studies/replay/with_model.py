@@ -47,7 +47,7 @@ class Replayer:
         """Load the model of a sweep. Raise `UsageError` as `ModelGenerator` does."""
         generator = ModelGenerator(config, device)
         engine = generator.engine
-        decoders = DecoderPair.from_decoders(engine.decoder, engine.student)
+        decoders = DecoderPair(engine.decoder, engine.student or engine.decoder)
         return cls(decoders, replace(engine.decoding, record_top_k=0), generator.unit_costs)
 
     @torch.inference_mode()

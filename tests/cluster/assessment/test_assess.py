@@ -289,4 +289,4 @@ def test_what_is_not_this_assessment_is_refused(flags: list[str], tmp_path: Path
     shutil.rmtree(flags[1])
     shutil.move(tmp_path / "model", flags[1])
     (out / FILE).write_text("somebody's")
-    assert "is not of an assessment of this version: move it" in refused(*mine)
+    assert "is no verdict of this version: move it" in refused(*mine)

@@ -213,12 +213,12 @@ def test_room_for_deferred_tokens_is_accounted_for(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(DeferredTokens, "run", noted)
     decoder, length = decoder_of(long_llama()), N_LONG + len(PROMPTS[1])
-    of_normal = row_bytes(False, DecoderPair.from_decoders(decoder), LONG_TEXT, length, [Request((1,), NoExit())])
+    of_normal = row_bytes(False, DecoderPair(decoder, decoder), LONG_TEXT, length, [Request((1,), NoExit())])
     for other in (SHALLOW, EarlyExit("between", "fixed", 1.0)):
         requests = [Request(PROMPTS[1], each) for each in (SHALLOW, SHALLOW, other)]
         held.clear()
         traces_of(Engine(decoder, replace(LONG_TEXT, record_full_depth="none")).generate(requests))
-        of_row = row_bytes(False, DecoderPair.from_decoders(decoder), LONG_TEXT, length, requests)
+        of_row = row_bytes(False, DecoderPair(decoder, decoder), LONG_TEXT, length, requests)
         assert 0.9 * 3 * (of_row - of_normal) < max(held) < 3 * (of_row - of_normal)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
+from eexit.cpu.token_subset import TokenSubset
 from eexit.method.kv_maps import FORMS, STREAMS, KVMaps
 from eexit.method.layer_call import ExitedTokens, LayerCall
 from eexit.method.modes import MODES
@@ -27,7 +28,7 @@ def maps_of(form: str, decoder: Decoder) -> tuple[Mapping[str, Tensor], KVMaps]:
 def written(decoder: Decoder, maps: KVMaps, hidden_BW: Tensor) -> tuple[Tensor, Tensor]:
     """Return a layer's keys and values of exited tokens, each at position 3 of its sequence."""
     cache, flag_B1 = decoder.cache(len(hidden_BW), 4), torch.ones(len(hidden_BW), 1).bool()
-    exited = ExitedTokens.from_flag(flag_B1, torch.tensor(AFTER)[:, None], {}, maps)
+    exited = ExitedTokens(flag_B1, TokenSubset.from_flag(flag_B1[:, 0]), torch.tensor(AFTER)[:, None], {}, maps)
 
     def visit(layer: VisitedLayer, entering_B1W: Tensor) -> Tensor:
         if layer.index == LAYER:

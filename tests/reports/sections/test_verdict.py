@@ -12,7 +12,7 @@ from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
 from synthetic_sweeps import CHOSEN
 
 from eexit.quality.estimates import NOTHING, Estimate
-from eexit.studies.assessment.verdict import FILE, AlternativeTime, Bound, Cause, Cell, JudgedSetting, Verdict
+from eexit.studies.assessment.verdict import FILE, AlternativeTime, Bound, Cell, JudgedSetting, Verdict
 from reports import build_report
 from reports.sections.verdict import verdict
 
@@ -30,7 +30,7 @@ def cell(saved: float, bold: str, lost: float = 0.02) -> Cell:
 
 GIVEN = Verdict(
     why="costs more",
-    causes=[Cause.KNOWLEDGE],
+    causes=["knowledge"],
     bound=Bound(risk="answers", max_risk=0.02),
     batch=1,
     where="tiny · float32 · a CPU (2 cores) · 2 threads · 1 row at a time",
@@ -98,7 +98,7 @@ UNDECIDED = "The cause is not decided between mode and knowledge."
     ("changed", "answer", "cause"),
     [
         ({"why": "pays", "causes": []}, "Yes.", None),
-        ({"causes": [Cause.MODE, Cause.KNOWLEDGE]}, "No.", UNDECIDED),
+        ({"causes": ["mode", "knowledge"]}, "No.", UNDECIDED),
         ({"why": "missing", "causes": [], "missing": ["run"]}, "Not known.", None),
         ({"why": "look", "causes": []}, "Not known.", None),
     ],

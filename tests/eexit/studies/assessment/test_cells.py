@@ -14,8 +14,7 @@ import pytest
 from assessment_worlds import BOUND, WORLDS, Drawn, World, summed
 
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, Attribution, PromptTable, Shares
-from eexit.studies.assessment.conclude import COSTS_OF, GAINS
+from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, COSTS_OF, GAINS, Attribution, PromptTable, Shares
 
 AT_MOST = BOUND.max_risk
 SUMS = {**{name: {name: 1.0} for name in (*CELLS, AS_RUN, CERTIFIED)}, **GAINS, **COSTS_OF}

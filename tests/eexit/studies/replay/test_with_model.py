@@ -46,7 +46,7 @@ SEED = 3
 @pytest.fixture(scope="module")
 def replayer(llama: PreTrainedModel) -> Replayer:
     decoder = decoder_of(llama)
-    return Replayer(DecoderPair.from_decoders(decoder), DECODING, measure_unit_costs(decoder, DECODING))
+    return Replayer(DecoderPair(decoder, decoder), DECODING, measure_unit_costs(decoder, DECODING))
 
 
 def generate(model: PreTrainedModel, configuration: Configuration, decoding: DecodingConfig = GREEDY) -> RequestOutput:
@@ -138,7 +138,7 @@ def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
     gate = random_gate([EarlyExit("unfrozen", "confidence", SOME["confidence"][0]).gated_rule])
     screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
     decoding = replace(GREEDY, gate=gate, screen=screen)
-    replayer = Replayer(DecoderPair.from_decoders(decoder), decoding, measure_unit_costs(decoder, decoding))
+    replayer = Replayer(DecoderPair(decoder, decoder), decoding, measure_unit_costs(decoder, decoding))
     sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
     thresholds = [None, "0.4", "0.6"] if rule == "confidence" else [None]
     settings = [EarlyExit("unfrozen", rule, parameter, layers, chance) for layers in sets for chance in thresholds]
@@ -166,7 +166,7 @@ def test_every_rule_with_and_without_a_gate_costs_in_a_replay_what_its_run_did(
     gate = random_gate([each.gated_rule for each in gated])
     screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
     decoding = replace(GREEDY, gate=gate, screen=screen)
-    replayer = Replayer(DecoderPair.from_decoders(decoder), decoding, measure_unit_costs(decoder, decoding))
+    replayer = Replayer(DecoderPair(decoder, decoder), decoding, measure_unit_costs(decoder, decoding))
     settings = [*plain, *(replace(each, gate="0.5") for each in gated)]
     requests = [Request(PROMPTS[0], each, SEED) for each in settings]
     traces = traces_of(Engine(decoder, decoding).generate(requests))
@@ -245,7 +245,7 @@ def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
 ) -> None:
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path)))
     decoder = decoder_of(llama)
-    adapted = Replayer(DecoderPair.from_decoders(decoder, student), DECODING, measure_unit_costs(decoder, DECODING))
+    adapted = Replayer(DecoderPair(decoder, student), DECODING, measure_unit_costs(decoder, DECODING))
     setting = EarlyExit("unfrozen", "confidence", 0.3)
     request = Request(PROMPTS[0], setting, SEED)
     trace = traces_of(Engine(decoder, GREEDY, student).generate([request]))[0]
