@@ -47,10 +47,7 @@ SWEEPS = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # with the spl
 
 @dataclass(frozen=True)
 class Assessment:
-    """Assessment of a model: the recipe, the risk bound and today's `ModelDescription`.
-
-    `is_smoke_run`: a tenth of the size, and no certificate (`--quick`).
-    """
+    """Assessment of a model: recipe, risk bound and today's `ModelDescription`; a smoke run has a tenth of the size."""
 
     recipe: Recipe
     bound: Bound
@@ -102,8 +99,7 @@ class Assessment:
     def first_left(self, tried: Collection[str] = ()) -> int | None:
         """Return the index of the first step that is not done; None if all are.
 
-        Failed runs don't make a sweep in `tried` undone, since this call has retried them. Raises `UsageError` if the
-        step's folder has results of other inputs, which the command can't replace.
+        Sweeps in `tried` may have failed runs. Raises `UsageError` if the step's folder has results of other inputs.
         """
         return next((at for at, step in enumerate(self.commands()) if not self._is_done(step, tried)), None)
 

@@ -119,10 +119,9 @@ def split(
     for at in shuffled([unit_of[each.id] for each in prompts]):
         by_unit.setdefault(unit_of[prompts[at].id], []).append(prompts[at])
     parts = {part: [unit for unit in by_unit if part_of(unit) == part] for part in PARTS}
-    sizes, share, spent = (
-        (whole.tenth, SHARES[TRAINING], whole.tenth.training) if is_smoke_run else (whole, SHARES[RUN], 0)
-    )
-    to_run = parts[TRAINING if is_smoke_run else RUN][spent:]
+    sizes, source = (whole.tenth, TRAINING) if is_smoke_run else (whole, RUN)
+    share, spent = SHARES[source], sizes.training if is_smoke_run else 0
+    to_run = parts[source][spent:]
     roles = {role: [unit for unit in to_run if role_of(unit) == role][: getattr(sizes, role)] for role in ROLES}
     run = [unit for of_role in roles.values() for unit in of_role]
     chosen = {TRAINING: parts[TRAINING][: sizes.training], PILOT: parts[PILOT][: sizes.pilot], RUN: run}
@@ -140,10 +139,7 @@ def split(
 
 
 def _enough(need: float, share: float) -> int:
-    """Return the smallest number of prompts of which a hash selects `need`, each with probability `share`.
-
-    The hash selects fewer in one of a thousand cases.
-    """
+    """Return of how many prompts a hash selects `need`, each with probability `share`, in 999 of 1,000 cases."""
     spread = 3.1 * math.sqrt(1 - share)
     return math.ceil(((spread + math.sqrt(spread**2 + 4 * need)) / 2) ** 2 / share)
 

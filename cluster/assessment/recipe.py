@@ -96,10 +96,7 @@ class Recipe:
         ]
 
     def commands(self, bound: Bound, tokens_of_a_text: float | None = None) -> Sequence[RecipeStep]:
-        """Return all ten commands of an assessment at a bound.
-
-        `tokens_of_a_text` is the mean length of graded texts, if known.
-        """
+        """Return all ten commands at a bound. `tokens_of_a_text` is the mean length of graded texts, if known."""
         length = tokens_of_a_text or self.max_new_tokens / 2
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
         learned = n[TRAINING] * TOKENS_OF_A_TEXT
@@ -141,22 +138,17 @@ class Recipe:
         return RecipeStep(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
 
     def _timings(self, length: float, n_run: int) -> Sequence[RecipeStep]:
-        """Return two steps: one long call that times all configurations, and short calls that time the fastest again.
-
-        The short calls use other prompts.
-        """
+        """Return a call that times all configurations, and short calls that time the fastest on other prompts."""
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
         what = ["--chosen", "--draft", *drafts, "--baselines", GENERATE, f"{GENERATE}/{LOOKUP}", "--steps"]
         in_a_round, slots = max(PROMPTS_OF_A_ROUND, self.batch), [*dict.fromkeys((1, self.batch))]
         n_first = min(ROUNDS * in_a_round, n_run // 2)
         what += ["--batch", *map(str, slots), "--per-round", str(in_a_round)]
 
-        def step(
-            name: str, n_prompts: int, n_rounds: int, n_calls: int, n_alternatives: int, *flags: str
-        ) -> RecipeStep:
+        def step(name: str, n_prompts: int, n_rounds: int, n_calls: int, n_timed: int, *flags: str) -> RecipeStep:
             sizes = f"--prompts {min(n_prompts, n_rounds * in_a_round)} --rounds {n_rounds} --calls {n_calls}"
             arguments = [self.at(RUN), *what, *sizes.split(), *flags, *self.execution]
-            tokens = n_calls * n_alternatives * n_rounds * in_a_round * length * len(slots) * ONE_ROW
+            tokens = n_calls * n_timed * n_rounds * in_a_round * length * len(slots) * ONE_ROW
             return RecipeStep(name, "timings", arguments, self.at(RUN), tokens, n_calls)
 
         return (

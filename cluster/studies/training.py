@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import ray
-from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from ray.exceptions import RayError
 
 from cluster.studies.actors import exclusive_actor
@@ -23,6 +22,7 @@ from eexit.output.progress import Display
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, ArtefactCard, is_of_training, parse_card
 from eexit.plan.model_inspection import ModelFacts, inspect_model
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.owned_folders import FOR_LEARNED, refuse_inside
 from eexit.results.store.folder import open_store

@@ -109,10 +109,7 @@ class PromptTable:
 
 @cache
 def draw_weights(n: int) -> np.ndarray:
-    """Return K Bayesian-bootstrap draws of weights of n prompts and a further one, (K + 1, n + 1).
-
-    The first row has equal weights of the n prompts.
-    """
+    """Return equal weights of n prompts, then K draws of weights of them and a further one, (K + 1, n + 1)."""
     drawn = np.random.default_rng(0).exponential(size=(N_DRAWS, n + 1))
     weights: np.ndarray = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
     weights /= weights.sum(axis=1, keepdims=True)
@@ -121,10 +118,7 @@ def draw_weights(n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The four cells at a bound, estimated on these prompts, and the certified setting, if any.
-
-    A level is the share saved by a cell, by its setting as run, or by the certified setting.
-    """
+    """The four cells at a bound, estimated on these prompts, and the certified setting, if any."""
 
     table: PromptTable
     settings: CellSettings
@@ -138,10 +132,7 @@ class Attribution:
 
     @cached_property
     def _levels(self) -> Mapping[str, np.ndarray]:
-        """Share saved by level in each draw of weights, (2, K + 1).
-
-        The two ends assume that one further prompt has no loss, and that it has a loss of 1.
-        """
+        """Share saved by level in each draw of weights, (2, K + 1): a further prompt has no loss, or a loss of 1."""
         certified_K = self._mean(self.table.saved(self.certified, "macs_executed"))
         found = {CERTIFIED: np.stack([certified_K, certified_K])}
         for level in (*CELLS, AS_RUN):
@@ -183,10 +174,7 @@ class Attribution:
         return self.table.n >= MIN_SAMPLES and bool(np.quantile(self._ends(weights)[0][1:], 1 - LEVEL) > value)
 
     def _ends(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """Return the low and the high end of a weighted sum of levels, in each draw of weights, (K + 1,).
-
-        Levels with the same losses have the same end in a draw.
-        """
+        """Return both ends of a weighted sum of levels in each draw, (K + 1,); levels of the same losses share one."""
         groups: dict[str, np.ndarray] = {}
         for level, weight in weights.items():
             group = D if level == AS_RUN else level
