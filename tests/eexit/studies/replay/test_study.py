@@ -50,7 +50,7 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
 
 
 def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
-    running: dict[str, Any] = {"display": NullDisplay(), "look": look_here}
+    running: dict[str, Any] = {"display": NullDisplay(), "inspect": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     text_of = others.pop("text_of", "normal")
     return run_study(str(out), plan_of(text_of, **others), **running).rows

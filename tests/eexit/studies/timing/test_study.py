@@ -56,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def timed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
-    running: dict[str, Any] = {"display": NullDisplay(), "look": look_here}
+    running: dict[str, Any] = {"display": NullDisplay(), "inspect": look_here}
     running |= {name: others.pop(name) for name in running if name in others}
     asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
     what = TimingArgs(**asked)
