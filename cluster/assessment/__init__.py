@@ -1,1 +1,1 @@
-"""Assessment of whether early exit pays for a model on a machine: a recipe of commands of `jobs/`, and their verdict."""
+"""Assessment of whether early exit pays for a model on a machine: a recipe of commands of `jobs/`, and a verdict."""
