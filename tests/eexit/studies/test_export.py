@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,20 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 from byte_model import save_byte_model
 from commands import here, refusal
+from landed_sweep import land_all
 from transformers import PreTrainedTokenizerFast
 
 from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
 from eexit.results.layout import MANIFEST, decode_manifest, encode_manifest
 from eexit.results.shard_tables import ShardTables
 from eexit.results.store.commit import commit, publish_shard
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
 from eexit.studies.export import CONVERSATIONS, OF_TOKENS
-from eexit.sweeps.generator import ModelGenerator
 from jobs.files.export import main
 
 KEYS = ("normal", "unfrozen/kl/0.05", "unfrozen/kl/4", "frozen_residual/kl/0.05", "frozen_residual/kl/4")
@@ -51,12 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model=str(folder / "model"), dtype="float32", prompts=prompts, system="Be kind.", prefiller="Well, ",
         rules={"kl": (0.05, 4.0)}, exit_every=2, max_new_tokens=9, temperature=0.7,
     )  # fmt: skip
-    generator = ModelGenerator(config, "cpu")
-    store, runs = open_store(folder / "out"), list(plan_runs(config))
-    manifest = make_manifest(config, asdict(describe_model(config)), generator.engine.decoding.exitable_layers)
-    store.publish(MANIFEST, encode_manifest(manifest))
-    for some in (runs[:4], runs[4:]):
-        commit(store, some, generator.generate(some))
+    land_all(folder / "out", config)
     return folder
 
 

@@ -20,18 +20,15 @@ import pytest
 from commands import here
 from driving import wait_until
 from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
-from scripted import rows_of, sweep_of
+from landed_sweep import land_rows
+from scripted import sweep_of
 
 import eexit.studies
-from eexit.plan.runs import Run, plan_runs
+from eexit.plan.runs import Run
 from eexit.quality.rubric import TextScores, question
-from eexit.results.layout import MANIFEST, encode_manifest
-from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
-from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import JUDGING, hold
-from eexit.results.store.manifest import make_manifest
 from eexit.studies import judging as judging_module
 from eexit.studies.judging import MOST_BYTES, TRIES, JudgeClient, JudgeRequestError
 from jobs.judge import main
@@ -47,20 +44,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def text_of(run: Run) -> str:
-    return f"{run.prompt.prompt} {run.seed}" + (" é longer" if run.configuration.key.endswith("/0.5") else "")
+def write(out: Path, prompts: Sequence[str] = PROMPTS, leave_out: int = 0, **fields: Any) -> Path:
+    """A sweep in which unfrozen/kl/1 has the texts of normal; the runs of the prompt `failed` are errors."""
 
+    def columns(run: Run) -> dict[str, Any]:
+        failed = {"status": "error", "error": "no"} if run.prompt.prompt == "failed" else {}
+        longer = " é longer" if run.configuration.key.endswith("/0.5") else ""
+        return {"text": f"{run.prompt.prompt} {run.seed}{longer}", **failed}
 
-def write(out: Path, prompts: Sequence[str] = PROMPTS, land_first: int | None = None, **fields: Any) -> Path:
-    """A sweep whose texts are given; the runs of the prompt `failed` are errors."""
     config = sweep_of("m", *prompts, **{"modes": ("normal", "unfrozen"), "kl_factors": (0.5, 1.0), **fields})
-    store, runs = open_store(out), list(plan_runs(config))[:land_first]
-    manifest = make_manifest(config, {"name": "m", "n_layers": 30, "dtype": "float32"}, (5,))
-    store.publish(MANIFEST, encode_manifest(manifest))
-    failed, done = ([run for run in runs if (run.prompt.prompt == "failed") == fails] for fails in (True, False))
-    commit(store, failed, error_results(failed, config, "no"))
-    commit(store, done, rows_of(done, config, lambda run: {"text": text_of(run)}))
-    return out
+    return land_rows(out, config, columns, leave_out)
 
 
 @pytest.fixture
@@ -109,9 +102,9 @@ def test_every_text_is_scored_equal_ones_once_and_nothing_twice(out: Path, judge
 
 
 def test_what_has_landed_is_judged(tmp_path: Path, judge: Judge) -> None:
-    out = write(tmp_path / "out", land_first=4)  # of the second prompt, only normal
+    out = write(tmp_path / "out", leave_out=2)
     assert judged(out, judge).returncode == 0
-    assert Counter(texts(out).loc[rows(out).run_id].prompt) == {"one": 3, "two": 1}
+    assert Counter(texts(out).loc[rows(out).run_id].prompt) == {"one": 1, "two": 3, "three": 3}
 
 
 def test_a_limit_judges_a_sample_of_which_a_larger_one_has_all(tmp_path: Path, judge: Judge) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blank_rows import blank
 from synthetic_sweeps import add, run_rows, write_runs
 
 from eexit.errors import UsageError
@@ -64,11 +65,9 @@ def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[flo
     sweep = read_finished(str(folder), ["run_id"])
     results = sweep.digest_as_read(sweep.manifest.config)
     rows: list[dict[str, Any]] = [
-        EarlyExit("unfrozen", "confidence", parameter).columns | {
-            "text_of": NORMAL, "prompts": N, "texts": N, "tokens": N, "drawn": False, "mean_depth": 1.0,
-            "expected_kl": 0.0, "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)],
-            "macs_full": 100.0, "macs_to_exit": 100 * (1 - saved), "macs_required": 100.0, "macs_executed": 101.0,
-            "readout": "lens", "screen": None, "model": "tiny", "units": [], "results": results,
+        blank(REPLAYS) | EarlyExit("unfrozen", "confidence", parameter).columns | {
+            "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)], "macs_full": 100.0,
+            "macs_to_exit": 100 * (1 - saved), "macs_required": 100.0, "macs_executed": 101.0, "results": results,
         }
         for parameter, (disagreement, saved) in replays.items()
     ]  # fmt: skip
