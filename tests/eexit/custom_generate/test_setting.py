@@ -52,15 +52,14 @@ RULES = {"confidence": [confidence_of("llama")]}
 
 
 def from_sweep(out: Path, key: str, seed: int = 0) -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
-    """Return the prompts of a sweep, and its texts with their exit layers, of which some are early and some not."""
+    """Return the prompts of a sweep, and its texts with their exit layers."""
     texts = texts_of(out, key, seed)
-    assert key == DRAFT or len({layer for _, _, layers in texts for layer in layers[1:]}) > 1
     return [prompt for prompt, *_ in texts], [(token_ids, layers) for _, token_ids, layers in texts]
 
 
-def packaged(out: Path, folder: Path, key: str, packed: bool = False) -> Setting:
+def packaged(out: Path, folder: Path, key: str) -> Setting:
     package_setting(PackageArgs(str(out), str(folder), key))
-    return eexit.load(folder, packed)
+    return eexit.load(folder)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -70,6 +69,7 @@ def test_invariant_9_the_texts_are_those_of_the_sweep(architecture: str, folders
     prompts, expected = from_sweep(made["sweep"], exit_key(architecture))
     assert len(prompts) == len(TEXTS) == 8
     assert len({len(prompt) for prompt in prompts}) > 4
+    assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
     assert run(model, setting, prompts) == expected
     assert [run(model, setting, [prompt])[0] for prompt in prompts[::3]] == expected[::3]
     if architecture == "llama":  # that other families' weights can be packed is what invariant 3 says
@@ -95,6 +95,7 @@ def test_invariant_9_holds_for_every_state(form: str, folders: Folders, model: P
     texts: list[Any] = []
     for mode, setting in settings.items():
         prompts, expected = from_sweep(out, f"{mode}/{rule}+gate0.5")
+        assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
         assert run(model, setting, prompts) == expected
         assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
         assert (setting.taken.config["kv_maps"] is None) == (mode != "mapped_residual")
