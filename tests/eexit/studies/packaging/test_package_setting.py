@@ -90,7 +90,8 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     found = {"n": 90, "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "held_out": HELD_OUT}
     assert taken.certificate == Certificate.model_validate({**ASKED, **found})
     [timed] = taken.timed
-    assert (timed.saved, timed.rows, timed.rounds, timed.machine) == (pytest.approx(0.25), 8, 6, "a machine")
+    assert timed.saved == pytest.approx(0.25)
+    assert (timed.rows, timed.rounds, timed.machine) == (8, 6, "a machine")
     for text in (printed, (tmp_path / "mine" / "README.md").read_text()):
         for sentence in (
             "It was the second ask of these prompts.",
