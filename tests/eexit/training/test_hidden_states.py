@@ -23,9 +23,7 @@ def texts_of(model: PreTrainedModel) -> tuple[list[TrainingText], np.ndarray]:
     requests = [Request(prompt, NoExit()) for prompt in PROMPTS]
     traces = traces_of(Engine(decoder_of(model), DECODING).generate(requests))
     both = [traces[index] for index in range(len(PROMPTS))]
-    texts = [
-        TrainingText(str(index), PROMPTS[index], tuple(trace.token_id_T.tolist())) for index, trace in enumerate(both)
-    ]
+    texts = [TrainingText(str(at), PROMPTS[at], tuple(trace.token_id_T.tolist())) for at, trace in enumerate(both)]
     return texts, np.concatenate([trace.kl_TE for trace in both])
 
 

@@ -25,9 +25,7 @@ def idle_after_1(llama: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def test_where_later_layers_are_the_identity_the_readout_is_exact(
-    llama: PreTrainedModel, idle_after_1: PreTrainedModel
-) -> None:
+def test_where_later_layers_are_idle_it_is_exact(llama: PreTrainedModel, idle_after_1: PreTrainedModel) -> None:
     texts = learned(llama)  # any texts will do
     decoder = Decoder(idle_after_1)
     trainer = LinearTrainer(TrainerInputs(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))

@@ -14,14 +14,7 @@ from assessment_worlds import BATCH, BOUND, WORLDS, Drawn
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.results.parquet_files import StoreLocation
 from eexit.studies.assessment.conclude import judge, verdict_of
-from eexit.studies.assessment.verdict import (
-    FILE,
-    REASONS,
-    AlternativeTime,
-    JudgedSetting,
-    Verdict,
-    read_verdict,
-)
+from eexit.studies.assessment.verdict import FILE, REASONS, AlternativeTime, JudgedSetting, Verdict, read_verdict
 from eexit.studies.assessment.verdict_text import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
 
 SCREEN = 24  # lines of a terminal
@@ -123,16 +116,14 @@ def test_in_most_draws_the_truth_is_told_and_hardly_ever_anything_else(name: str
 def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
     drawn = Drawn(WORLDS["pays"][0], 200, np.random.default_rng(0), tmp_path)
     sweeps, timings = [drawn.run, drawn.oracles], drawn.timings()
-    for choice, timed, missing in (
-        (None, timings, ["choice"]),
-        (drawn.choice, [], ["times"]),
-        (drawn.choice, timings, ["1 run of run, which failed"]),
+    for choice, timed, failed, missing in (
+        (None, timings, [], "choice"),
+        (drawn.choice, [], [], "times"),
+        (drawn.choice, timings, ["1 run of run, which failed"], "1 run of run, which failed"),
     ):
-        given = missing if "failed" in missing[0] else []
-        verdict = verdict_of(sweeps, drawn.settings, choice, timed, drawn.bound, BATCH, given)
+        verdict = verdict_of(sweeps, drawn.settings, choice, timed, drawn.bound, BATCH, failed)
         assert (verdict.pays, verdict.why, verdict.causes) == (None, "missing", [])
-        assert verdict.missing == missing
-        assert explain(verdict).endswith(f"Missing: {missing[0]}.")
+        assert explain(verdict).endswith(f"Missing: {missing}.")
     look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_smoke_run=True)
     assert (look.pays, look.why) == (None, "look")
 
@@ -154,15 +145,13 @@ def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
         verdict = Drawn(WORLDS[name][0], 1700, np.random.default_rng(0), tmp_path).verdict()
         (tmp_path / FILE).write_text(verdict.to_json())
         read, left_out = read_verdict(location)
-        assert read
-        assert (read.to_json(), left_out) == (verdict.to_json(), ())
+        assert (read and read.to_json(), left_out) == (verdict.to_json(), ())
         assert json.loads(verdict.to_json())["pays"] == verdict.pays
         assert explain(verdict).startswith(REASONS[verdict.why].sentence[:-1])
         assert (cause(verdict) is None) == (verdict.cause is None and not verdict.causes)
         assert [each.title for each in tables(verdict)] == ["Cells", "Gains", "Time"]
     (tmp_path / FILE).write_text(json.dumps({"format": 4}))
     found, (line,) = read_verdict(location)
-    assert found is None
-    assert f"{FILE} is no verdict of format 5" in line
+    assert (found, f"{FILE} is no verdict of format 5" in line) == (None, True)
     assert [*sentences(Verdict(why="look", bound=BOUND, batch=1))] == []
     assert json.loads(AlternativeTime(time=NOTHING).model_dump_json())["time"]["mean"] is None

@@ -36,10 +36,8 @@ def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -
     assert transcript.full_depth is not None
     full_depth, factor = transcript.full_depth, 0.7
     [replayed] = replay_recorded(kl(factor), transcript, EXITABLE)
-    stops_N = [
-        stop_by_kl(RuleInputs(its, [], torch.empty(0), [], [], (), None), factor)[0]
-        for its in full_depth.kl_BE.tolist()
-    ]
+    inputs = [RuleInputs(kl_E, [], torch.empty(0), [], [], (), None) for kl_E in full_depth.kl_BE.tolist()]
+    stops_N = [stop_by_kl(each, factor)[0] for each in inputs]
     draws_SN = [exit_draws(seed, [1, 2], 101)[1:].tolist() for seed in range(n_seeds)]
     exit_SN = np.array([[draw(stops, u) for stops, u in zip(stops_N, u_N, strict=True)] for u_N in draws_SN])
     kl_NX = np.pad(full_depth.kl_BE.numpy(), ((0, 0), (0, 1)))
@@ -68,12 +66,8 @@ def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
 
 def test_settings_are_replayed_together_where_they_see_the_same() -> None:
     parameters: dict[str, list[Parameter]] = {**SOME, "random": [control(1, 1, 1, 1)]}
-    settings = [
-        EarlyExit(mode, rule, parameter)
-        for mode in ("unfrozen", "skip")
-        for rule in RULES
-        for parameter in parameters[rule]
-    ]
+    given = [(rule, parameter) for rule in RULES for parameter in parameters[rule]]
+    settings = [EarlyExit(mode, *each) for mode in ("unfrozen", "skip") for each in given]
     groups = together(settings, is_adapted=False)
     assert [its for group in groups for its in group] == settings
     assert [len(group) for group in groups if group[0].mode == "unfrozen"] == [len(parameters[rule]) for rule in RULES]
@@ -95,11 +89,10 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert row["units"] == [unit_digest("a"), unit_digest("b")]
     assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
-    six = summary(
-        EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, 7
-    )
+    of_six = list("abcdef")
+    six = summary(EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], of_six, EXITABLE, 7)
     assert six["expected_kl_low"] < six["expected_kl"] == 2.5 < six["expected_kl_high"]
     assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1)), "which is given"
-    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, list("abcdef"), EXITABLE, 7)
+    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, of_six, EXITABLE, 7)
     assert six["mean_depth_low"] == pytest.approx(0.025 ** (1 / 6)), "that none of six exits is no certainty"
     assert six["macs_full"] is None

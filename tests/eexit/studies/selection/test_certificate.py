@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from selecting import ALONE, CONFIG, PROMPTS, land, printed
+
+from eexit.plan.runs import Run
 
 ONE_LOST_IN_TEN = """
                                     of              of those that   p of
@@ -56,15 +59,14 @@ certified (p = 0.0012).
 
 def test_a_certificate_of_answers_and_groups_is_printed(tmp_path: Path) -> None:
     """Eight groups of ten prompts and forty alone: of each group, one prompt in ten is lost."""
-    prompts = tuple(
-        replace(prompt, answer="4", group=f"{at // 10}" if at < 80 else None) for at, prompt in enumerate(ALONE.prompts)
-    )
-    lost = {("skip", prompt) for prompt in PROMPTS[:80:10]}
-    out = land(
-        tmp_path / "out",
-        ALONE.model_copy(update={"prompts": prompts}),
-        lambda run: {"correct": (run.configuration.mode, run.prompt.prompt) not in lost, "lcs_share": 1.0},
-    )
+    groups = [*(f"{at // 10}" for at in range(80)), *[None] * 40]
+    prompts = [replace(each, answer="4", group=group) for each, group in zip(ALONE.prompts, groups, strict=True)]
+    lost, config = {("skip", prompt) for prompt in PROMPTS[:80:10]}, ALONE.model_copy(update={"prompts": (*prompts,)})
+
+    def numbers(run: Run) -> dict[str, Any]:
+        return {"correct": (run.configuration.mode, run.prompt.prompt) not in lost, "lcs_share": 1.0}
+
+    out = land(tmp_path / "out", config, numbers)
     assert printed(out, risk="answers", max_risk=0.2) == ONE_LOST_IN_TEN.splitlines()[1:]
 
 
