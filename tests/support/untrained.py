@@ -3,7 +3,7 @@
 Shapes: W width of a hidden state.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,22 +43,14 @@ def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part
     return Probe(maps)
 
 
-def _readout_maps(seed: int) -> dict[int, LinearMap]:
+def _maps(layers: Iterable[int], n: int, std: float, seed: int) -> dict[int, LinearMap]:
     generator = torch.Generator().manual_seed(seed)
-    return {
-        layer: LinearMap(_normal(generator, WIDTH, WIDTH, std=0.2), _normal(generator, WIDTH, std=0.2))
-        for layer in range(6)
-    }
+    return {layer: LinearMap(_normal(generator, WIDTH, n, std=std), _normal(generator, n, std=std)) for layer in layers}
 
 
 def random_gate(rules: Sequence[str], layers: Sequence[int] = EXITABLE) -> Gate:
     """Return a gate for these rules, at these layers, with probabilities of about a half."""
-    generator, n_rules = torch.Generator().manual_seed(0), len(rules)
-    parts = {
-        layer: LinearMap(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
-        for layer in layers
-    }
-    return Gate(parts, tuple(rules))
+    return Gate(_maps(layers, len(rules), std=0.05, seed=0), tuple(rules))
 
 
 def _linear_map(generator: torch.Generator, name: str, n: int, m: int, std: float) -> dict[str, torch.Tensor]:
@@ -111,7 +103,7 @@ def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: M
 
 PROBE: Final = random_probe()
 KV_MAPS: Final = KVMaps.from_tensors(stream_maps(), range(N_LAYERS), N_LAYERS)
-LINEAR: Final = LinearReadout(_readout_maps(1))
+LINEAR: Final = LinearReadout(_maps(range(6), WIDTH, std=0.2, seed=1))
 TINY: Final = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
 
 

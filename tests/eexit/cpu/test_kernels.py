@@ -3,13 +3,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from references import decoder_of
 from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 
 from eexit.cpu import kernels
 from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig
-from eexit.model.layers import Decoder
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,7 @@ def test_without_a_compiler_that_can_rows_decode_all_the_same(
     llama: PreTrainedModel, use_compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, compiler: str,
     reason: str,
 ) -> None:  # fmt: skip
-    decoding = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=2)
-    engine = Engine(Decoder(llama), decoding)
+    engine = Engine(decoder_of(llama), DecodingConfig((1, 3, 4), 12, eos_token_ids=frozenset(), record_top_k=2))
     requests = [kl_request((5, 80, 7, 7, 31), "frozen_residual", k) for k in (0.3, 1.0)]
     ours = dict(engine.generate(requests))
     use_compiler(compiler)
