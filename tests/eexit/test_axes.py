@@ -67,9 +67,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_names_say_the_axes_of_what_they_hold(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
-) -> None:
+def test_names_state_the_axes(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     seen: dict[str, int] = {}
     for module, names in PARTS.items():
         for name in names:

@@ -123,9 +123,7 @@ MODES_AND_FORMS = [*((mode, STREAMS) for mode in MODES), ("mapped_residual", KEY
 
 
 @pytest.mark.parametrize(("at", "mode", "form"), [(at, *each) for at, each in enumerate(MODES_AND_FORMS)])
-def test_a_step_takes_a_copy_in_every_mode_and_by_every_rule(
-    llama: PreTrainedModel, at: int, mode: str, form: str
-) -> None:
+def test_a_step_takes_a_copy_in_every_mode_by_every_rule(llama: PreTrainedModel, at: int, mode: str, form: str) -> None:
     """With online rules, it also waits for their decisions."""
     of_keys = KVMaps.from_tensors(key_maps(decoder_of(llama)), range(N_LAYERS), N_LAYERS)
     decoding = replace(DECODING, kv_maps=of_keys) if form == KEYS else DECODING
@@ -148,9 +146,7 @@ def test_drafts_are_those_of_the_cpu(llama: PreTrainedModel, spread: bool) -> No
 
 
 @CARDS
-def test_gates_and_screens_decide_as_on_a_cpu(
-    llama: PreTrainedModel, spread: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gates_and_screens_as_on_a_cpu(llama: PreTrainedModel, spread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "is_unquantized", lambda weight: True)  # a tensor there has no memory here
     decoder, size, moment = decoder_there(llama, spread), ScreenSize(8, 16), torch.eye(llama.config.hidden_size)
     exits = [EarlyExit("frozen_residual", rule, SOME[rule][0]) for rule in ONLINE]

@@ -80,25 +80,25 @@ def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _save(folder: Path, what: str, tensors: Mapping[str, torch.Tensor], **card: Any) -> Path:
+    folder.mkdir()
+    save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
+    fields = {
+        "what": what, "holds": (what,), "layers": range(N_LAYERS - 1), "readout": "lens",
+        "files": {WEIGHTS: sha256([folder / WEIGHTS])},
+    }  # fmt: skip
+    write_card(folder, ArtefactCard.model_validate(fields | card))
+    return folder
+
+
 def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
     """Save an artefact of KV maps for this `eexit.plan.model_description.ModelDescription`, and return its folder."""
-    return _save(folder, STATE_ROLE, tensors, model)
+    return _save(folder, STATE_ROLE, tensors, model=dict(model))
 
 
 def save_gate(folder: Path, gate: Gate, model: Mapping[str, Any]) -> Path:
     """Save an artefact of a gate, and return its folder."""
-    return _save(folder, GATE, gate.tensors(), model, settings={"rules": gate.rules})
-
-
-def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any], **more: Any) -> Path:
-    folder.mkdir()
-    save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
-    fields = {
-        "what": role, "holds": (role,), "model": dict(model), "layers": range(N_LAYERS - 1), "readout": "lens",
-        "files": {WEIGHTS: sha256([folder / WEIGHTS])},
-    }  # fmt: skip
-    write_card(folder, ArtefactCard.model_validate(fields | more))
-    return folder
+    return _save(folder, GATE, gate.tensors(), model=dict(model), settings={"rules": gate.rules})
 
 
 PROBE: Final = random_probe()
@@ -109,12 +109,8 @@ TINY: Final = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers"
 
 def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Path:
     """Write a readout, or else a probe, with a card of model `TINY` and these fields; return its folder."""
-    folder.mkdir()
-    save_file(LINEAR.tensors() if READOUT in holds else PROBE.tensors(), folder / WEIGHTS)
-    files = {WEIGHTS: sha256([folder / WEIGHTS])}
-    fields = {"what": what, "holds": holds, "model": TINY, "layers": range(6), "readout": "lens", "files": files}
-    write_card(folder, ArtefactCard.model_validate({**fields, **card}))
-    return folder
+    tensors = LINEAR.tensors() if READOUT in holds else PROBE.tensors()
+    return _save(folder, what, tensors, **{"holds": holds, "model": TINY, **card})
 
 
 def config_with(**fields: Any) -> SweepConfig:

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import fields, replace
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -12,7 +11,7 @@ from axes import EXITABLE
 from card import Card
 from on_cards import decoder_there
 from ran import Products
-from references import decoder_of, packed_decoder_of, shared_model
+from references import decoder_of, packed_decoder_of, shared_model, unit_costs_of
 from tiny_models import VOCABULARY
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,11 +34,6 @@ FULL_DEPTH = required_ops(np.full(N_DECIDED, N_LAYERS - 1), LAYER_X, None)
 DECODING = DecodingConfig(EXITABLE, N_DECIDED, frozenset())
 
 
-@cache
-def prices_of(decoder: Decoder) -> UnitCosts:
-    return measure_unit_costs(decoder, DECODING)
-
-
 @torch.inference_mode()
 def its_own_multiply_adds(model: PreTrainedModel) -> int:
     """Return the cost of decided tokens in the model's own forward, whose eager code is products that torch counts."""
@@ -58,7 +52,7 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert multiply_adds(prices_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
+        assert multiply_adds(unit_costs_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +65,7 @@ def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: p
 @pytest.mark.parametrize("architecture", ["falcon", "mixtral", "deepseek_v3"])
 def test_prices_are_the_same_on_an_accelerator(architecture: str) -> None:
     model = shared_model(architecture)
-    on_cpu, decoder = prices_of(decoder_of(model)), decoder_there(model)
+    on_cpu, decoder = unit_costs_of(decoder_of(model)), decoder_there(model)
     with Card():
         there = measure_unit_costs(decoder, DECODING)
     for field in fields(UnitCosts):
@@ -91,7 +85,7 @@ def test_the_parts_of_a_llama_cost_what_their_weights_have_numbers(llama: PreTra
     assert prices.mapped_LL is None
     assert prices.read_XK[:, READS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
     assert prices.read_XK[:, READS.index("gate_reads")].tolist() == [width] * len(EXITABLE) + [0]
-    assert not prices_of(decoder_of(llama)).read_XK[:, READS.index("gate_reads")].any()
+    assert not unit_costs_of(decoder_of(llama)).read_XK[:, READS.index("gate_reads")].any()
 
 
 def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: PreTrainedModel) -> None:
@@ -106,7 +100,7 @@ def test_a_query_projection_with_adapters_inside_is_left_out_as_a_whole(llama: P
 def test_keys_that_layers_expand_from_what_they_keep_are_part_of_each_position() -> None:
     """DeepSeek's layers keep 16 numbers per position, and make keys and values of four heads of them at every step."""
     expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
-    prices = prices_of(decoder_of(shared_model("deepseek_v3")))
+    prices = unit_costs_of(decoder_of(shared_model("deepseek_v3")))
     assert prices.position_L.tolist() == [expanded + attended] * N_LAYERS
 
 
@@ -163,9 +157,8 @@ def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
         assert counts.layers_T[token] == exit_layer + 1 + n_deeper * runs
         assert counts.kv_layers_T[token] == n_deeper * writes
         assert counts.reads_TX("head_reads")[token].tolist() == (exit_layer == LAYER_X).tolist()
-    assert (
-        multiply_adds(prices_of(decoder_of(shared_model("llama"))), required_ops(exits[:0], LAYER_X, its), 5, its) == 0
-    )
+    costs = unit_costs_of(decoder_of(shared_model("llama")))
+    assert multiply_adds(costs, required_ops(exits[:0], LAYER_X, its), 5, its) == 0
 
 
 @pytest.mark.parametrize("mode", [mode for mode, its in MODES.items() if not its.needs_kv_maps])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE
-from references import decoder_of, shared_model
+from references import decoder_of, shared_model, unit_costs_of
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -65,7 +65,7 @@ def with_queries_by(kind: type[Any]) -> PreTrainedModel:
 def test_nothing_is_set_on_the_process_or_the_model_while_products_are_counted() -> None:
     decoder = Decoder(with_queries_by(Watchful))
     Watchful.seen.clear()
-    assert_equal(measure_unit_costs(decoder, DECODING), measure_unit_costs(decoder_of(shared_model("llama")), DECODING))
+    assert_equal(measure_unit_costs(decoder, DECODING), unit_costs_of(decoder_of(shared_model("llama"))))
     assert Watchful.seen == {(0, True, True, 0)}
 
 
@@ -77,7 +77,7 @@ def n_hooks_of(model: PreTrainedModel) -> int:
 def test_linear_modules_that_no_operator_shows_are_counted_by_their_shapes_in_a_copy() -> None:
     model = with_queries_by(Opaque)
     decoder, buffer, n_hooks = Decoder(model), model.model.layers[0].self_attn.q_proj.qweight, n_hooks_of(model)
-    ours, expected = (measure_unit_costs(each, DECODING) for each in (decoder, decoder_of(shared_model("llama"))))
+    ours, expected = measure_unit_costs(decoder, DECODING), unit_costs_of(decoder_of(shared_model("llama")))
     assert ours.layer_L.tolist() == expected.layer_L.tolist()
     assert ours.keys_L.tolist() == expected.keys_L.tolist()
     assert model.model.layers[0].self_attn.q_proj.qweight is buffer
@@ -87,7 +87,7 @@ def test_linear_modules_that_no_operator_shows_are_counted_by_their_shapes_in_a_
 @pytest.mark.parametrize("architecture", ["llama", "falcon"])
 def test_a_thread_that_generates_and_threads_that_count_do_not_meet(architecture: str) -> None:
     model = shared_model(architecture)
-    expected, decoder = measure_unit_costs(decoder_of(model), DECODING), decoder_of(model)
+    decoder, expected = decoder_of(model), unit_costs_of(decoder_of(model))
     token_1T = torch.tensor([[1, 2, 3]])
 
     def generate() -> Tensor:

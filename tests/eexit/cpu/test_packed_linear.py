@@ -62,9 +62,7 @@ def test_plain_weights_that_are_kept_multiply_few_rows_and_no_more() -> None:
         ({1: (1.8, 2.0)}, 0),  # twice the memory for a tenth of the time
     ],
 )
-def test_plain_weights_are_kept_for_as_many_rows_as_they_are_clearly_faster_with(
-    seconds: dict[int, tuple[float, float]], few_rows: int
-) -> None:
+def test_plain_weights_are_kept_for_rows_they_speed_up(seconds: dict[int, tuple[float, float]], few_rows: int) -> None:
     assert faster_plain(seconds) == few_rows
 
 

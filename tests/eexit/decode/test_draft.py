@@ -87,9 +87,7 @@ def test_a_row_runs_what_its_counts_state(architecture: str) -> None:
     assert alone.columns["macs_required"] == alone.columns["macs_full"] < alone.columns["macs_executed"]
 
 
-def test_drafts_reach_beyond_the_room_that_records_have(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drafts_reach_beyond_the_room_for_records(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = requests_of(DRAFTS)
     expected = generate(llama, requests)
     monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 3)

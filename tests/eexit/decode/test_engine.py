@@ -121,9 +121,7 @@ def test_a_row_takes_nothing_over_from_a_broken_one(llama: PreTrainedModel, exit
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_limit_beyond_the_context_costs_nothing(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
-) -> None:
+def test_limit_beyond_the_context(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     """Room for records grows with the rows."""
     decoder, modes = decoder_of(llama), [mode for mode in exiting_modes() if mode not in MAPPING]
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in modes for seed in (0, 1)]
@@ -164,9 +162,7 @@ def test_rows_beside_others_reach_the_end_of_the_context(architecture: str, exit
 
 
 @pytest.mark.parametrize("rows_of_room", [1, 5, 100])
-def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int
-) -> None:
+def test_rows_fit_the_cards_memory(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int) -> None:
     exits = [("normal", None), ("unfrozen", 0.3), ("unfrozen", 3), ("frozen_residual", 0), ("frozen_residual", 1)]
     decoding, requests = replace(DECODING, max_new_tokens=3), [kl_request(PROMPT, mode, k) for mode, k in exits]
     with Card():
@@ -181,9 +177,7 @@ def test_as_many_rows_are_in_flight_as_the_card_has_room_for(
         assert half.n_slots == max(1, min(rows_of_room // 2, len(requests)))
 
 
-def test_of_two_cards_the_one_that_is_full_first_limits_the_rows(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_cards_the_fuller_one_limits_the_rows(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, free = decoder_there(llama, spread=True), {DEVICE: 1 << 30, OTHER: 1 << 29}
     monkeypatch.setattr(Memory, "mem_get_info", lambda its, device: (free[device], 1 << 30))
     assert budget_of(decoder, 1.0) == int(FREE_SHARE * (1 << 29)) * 7 // N_ON_OTHER

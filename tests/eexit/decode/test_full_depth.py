@@ -133,9 +133,7 @@ def test_modes_that_leave_the_cache_alone_take_one_pass_over_each_prefix(
     assert n_slots == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"
 
 
-def test_passes_have_few_sizes_and_padding_changes_nothing(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passes_have_few_sizes_and_padding_is_harmless(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     for most in (1, 5, 16, 17, 108, 432):
         sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
         assert len(sizes - {0}) <= full_depth.MAX_BATCH_SIZES

@@ -70,9 +70,7 @@ def test_invariants_3_and_8_hold_for_screens_of_every_set(llama: PreTrainedModel
 
 @pytest.mark.parametrize("layers", [(3,), (1, 4)])
 @pytest.mark.parametrize("is_screened", [False, True])
-def test_invariant_7_layers_of_the_set_are_read_and_no_others(
-    llama: PreTrainedModel, is_screened: bool, layers: tuple[int, ...]
-) -> None:
+def test_invariant_7_only_the_set_is_read(llama: PreTrainedModel, is_screened: bool, layers: tuple[int, ...]) -> None:
     decoding = replace(screened(llama, 6, 9, packed=False) if is_screened else SAMPLED, record_full_depth="none")
     request = Request(PROMPTS[0], EarlyExit("frozen_residual", "confidence", 0.3, layers), 3)
     alone = run_alone(decoder_of(llama), decoding, request)

@@ -43,7 +43,7 @@ def test_a_token_is_that_of_the_definition(spread: float, top_p: float, dtype: t
     assert all(gap < 1e-2 for gap in near)
 
 
-def test_the_vocabulary_is_sorted_only_for_rows_whose_token_is_not_among_the_likeliest(
+def test_the_vocabulary_is_sorted_only_for_rows_beyond_the_likeliest_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generator, whole = torch.Generator().manual_seed(4), sampling._pick_of_all

@@ -22,9 +22,7 @@ from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 
 
 @pytest.mark.parametrize(("at", "rule"), [*enumerate(RULES)])
-def test_invariant_8_holds_for_every_rule_and_mode(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, at: int, rule: str
-) -> None:
+def test_invariant_8_of_every_rule(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, at: int, rule: str) -> None:
     """Each rule with all its parameters in two modes, and so each mode with four rules, oracles among them."""
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 10)
     modes = [mode for index, mode in enumerate(MODES) if (index - at) % len(MODES) in (0, 2)]
@@ -36,9 +34,7 @@ def test_invariant_8_holds_for_every_rule_and_mode(
 
 
 @pytest.mark.parametrize("architecture", KINDS)
-def test_invariant_8_holds_for_normal_rule_kl_and_an_online_rule_in_every_mode(
-    monkeypatch: pytest.MonkeyPatch, architecture: str
-) -> None:
+def test_invariant_8_holds_for_every_family_and_mode(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 6)
     model = shared_model(architecture)
     requests, traces = together(model)

@@ -129,9 +129,7 @@ WRONG_RULES = [
 
 
 @pytest.mark.parametrize(("options", "text", "says"), WRONG_RULES)
-def test_a_rule_that_gives_what_it_may_not_says_where(
-    llama: PreTrainedModel, options: str, text: str, says: str
-) -> None:
+def test_wrong_rules_say_where(llama: PreTrainedModel, options: str, text: str, says: str) -> None:
     use_text(CustomSource("mine.py", f"import eexit\n@eexit.rule({options})\ndef a(layer):\n    {text}\n"))
     requests = grid([EarlyExit("skip", "a", 0.5 if "parameter" in options else None)], [(3, 4), (5, 6)])
     with pytest.raises(UsageError, match=f"^rule a, {says}"):
@@ -161,9 +159,7 @@ def test_a_rule_that_gives_what_it_may_not_says_where(
         ),
     ],
 )  # fmt: skip
-def test_a_mode_that_gives_what_it_may_not_says_where(
-    llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str
-) -> None:
+def test_wrong_modes_say_where(llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str) -> None:
     """Check one token too, for which (1, 1) or (32,) would be broadcast."""
     use_text(CustomSource("mine.py", f"import eexit\n@eexit.mode({options})\ndef a(exit, layer):\n    {text}\n"))
     requests = grid([EarlyExit("a", "fixed", 1.0)], [(3, 4), (5, 6), (7, 8), (9, 10)][:n_rows])
@@ -187,9 +183,7 @@ def test_a_row_whose_own_numbers_blow_up_fails_alone_and_not_by_its_mode() -> No
     assert_same(outcomes[1], traces[1])
 
 
-def test_what_a_file_prints_and_how_long_it_takes_is_said(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_files_prints_and_time_are_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(custom, "SECONDS_UNSAID", 0.2)
     text = "import sys, time\nprint('hello', 3)\nprint('there', file=sys.stdout)\n"
     text += "show = lambda: print('later')\ntime.sleep(0.5)\n"

@@ -44,9 +44,7 @@ def n_own(model: PreTrainedModel, base: PreTrainedModel) -> int:
 @pytest.mark.parametrize(
     ("architecture", "modules"), [("llama", ["q_proj", "v_proj"]), ("gemma3", ["k_proj", "embed_tokens"])]
 )
-def test_a_merged_model_has_the_logits_of_peft_and_shares_what_does_not_change(
-    tmp_path: Path, architecture: str, modules: list[str]
-) -> None:
+def test_a_merged_model_is_pefts_and_shares_the_rest(tmp_path: Path, architecture: str, modules: list[str]) -> None:
     base = tiny_model(architecture)
     before = copy.deepcopy(base.state_dict())
     folder = save_adapter(base, tmp_path, modules)
@@ -172,9 +170,7 @@ def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrain
     assert own_weights(llama, str(tmp_path / "tuned")) == sum(part.numel() for part in llama.parameters())
 
 
-def test_without_peft_an_adapter_is_refused(
-    llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_needs_peft(llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_adapter(llama, tmp_path)
     monkeypatch.setitem(sys.modules, "peft", None)
     for use in (merged, own_weights):

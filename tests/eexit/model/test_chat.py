@@ -52,9 +52,7 @@ def whole(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, prefille
 
 
 @pytest.mark.parametrize("prompt", PLAIN)
-def test_texts_without_control_tokens_are_tokenised_as_the_template_wrote_them(
-    default: PreTrainedTokenizerBase, prompt: str
-) -> None:
+def test_texts_without_control_tokens_are_tokenised_as_rendered(default: PreTrainedTokenizerBase, prompt: str) -> None:
     for prefiller in ("", "Sure, ", "\n"):
         assert ids(default, prompt, SYSTEM, prefiller) == whole(default, prompt, SYSTEM, prefiller)
 

@@ -114,9 +114,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_whole_checkpoints_of_every_family_are_loaded_and_their_keys_and_values_estimated(
-    tmp_path: Path, architecture: str
-) -> None:
+def test_checkpoints_of_every_family_are_loaded_and_their_cache_estimated(tmp_path: Path, architecture: str) -> None:
     saved = shared_model(architecture)
     save_byte_model(tmp_path)
     tiny_model(architecture).save_pretrained(tmp_path)
@@ -160,9 +158,7 @@ def test_masks_that_old_checkpoints_hold_are_no_weights(tmp_path: Path) -> None:
         ([1e6], "float16", r"1 of the 32 .*model\.norm\.weight are NaN or infinite in float16: .* try another --dtype"),
     ],
 )
-def test_weights_that_are_not_finite_in_the_dtype_are_named(
-    tmp_path: Path, numbers: list[float], dtype: str, line: str
-) -> None:
+def test_weights_not_finite_in_the_dtype_are_named(tmp_path: Path, numbers: list[float], dtype: str, line: str) -> None:
     save_byte_model(tmp_path)
     adding(model__norm__weight=torch.tensor([*numbers, *[1.0] * (32 - len(numbers))]))(tmp_path)
     with pytest.raises(UsageError, match=line) if line else nullcontext():
@@ -217,9 +213,7 @@ def split_otherwise(folder: Path) -> None:
         (split_otherwise, {"tokenizer"}),
     ],
 )
-def test_a_model_folder_is_identified_by_all_that_results_depend_on(
-    tmp_path: Path, change: Change, parts: set[str]
-) -> None:
+def test_a_folder_is_identified_by_all_that_results_depend_on(tmp_path: Path, change: Change, parts: set[str]) -> None:
     folder, copy = tmp_path / "model", tmp_path / "copy"
     save_byte_model(folder)
     shutil.copytree(folder, copy)

@@ -3,13 +3,11 @@
 from collections import Counter
 
 import torch
-from references import decoder_of, packed_decoder_of
+from references import decoder_of, packed_decoder_of, unit_costs_of
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from eexit.decode.predictors import measure_unit_costs
-from eexit.decode.requests import DecodingConfig
 from eexit.model.layers import ForwardInputs, Layer
 
 APART = {"k_proj", "v_proj"}
@@ -21,10 +19,7 @@ def test_keys_and_values_alone_are_the_layers_own_without_queries(any_model: Pre
     """Check sequences of several lengths."""
     decoder, cache = decoder_of(any_model), decoder_of(any_model).cache(2, 5)
     inputs = ForwardInputs.from_texts([(5, 80, 7), (9, 8, 60, 61, 3)], torch.device("cpu"))
-    decoding = DecodingConfig((1, 3, 4), 2, frozenset())
-    keys_L, packed_L = (
-        measure_unit_costs(each, decoding).keys_L.tolist() for each in (decoder, packed_decoder_of(any_model))
-    )
+    keys_L, packed_L = (unit_costs_of(each).keys_L.tolist() for each in (decoder, packed_decoder_of(any_model)))
     assert keys_L == packed_L
 
     def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:

@@ -59,9 +59,7 @@ def test_a_corrupt_download_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         ("{tmp}/broken", "model .*broken can't be loaded"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
-) -> None:
+def test_a_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     (tmp_path / "broken").mkdir()
     for name, content in {"text.gguf": "not a model", "notes.txt": "not a model", "broken/config.json": "{"}.items():

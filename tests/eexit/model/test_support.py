@@ -191,9 +191,7 @@ def test_a_model_under_autocast(family: str) -> None:
             Decoder(model)
 
 
-def test_a_model_that_is_offloaded_in_part_or_has_a_layer_on_two_devices(
-    llama: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_a_model_offloaded_in_part_or_with_a_layer_on_two_devices(llama: PreTrainedModel, tmp_path: Path) -> None:
     with Card() as card:
         model = card.take(llama, partial(card_of, llama))
         model.model.layers[3].to_empty(device="meta")

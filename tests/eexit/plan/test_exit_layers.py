@@ -12,9 +12,7 @@ from eexit.plan.exit_layers import resolve_exitable_layers
     ("fields", "n_layers", "layers"),
     [({}, 30, (5, 10, 15, 20, 25)), ({}, 26, (5, 10, 15, 20)), ({"exit_layers": (0, 28)}, 30, (0, 28))],
 )
-def test_exitable_layers_default_to_every_fifth_below_the_final_one(
-    fields: dict[str, Any], n_layers: int, layers: tuple[int, ...]
-) -> None:
+def test_exitable_layers_default_to_every_fifth(fields: dict[str, Any], n_layers: int, layers: tuple[int, ...]) -> None:
     assert resolve_exitable_layers(sweep_of("a/model", **fields), n_layers) == layers
 
 
