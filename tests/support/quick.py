@@ -63,7 +63,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_exits_need",
     ),
     "eexit/plan/test_exit_layers.py": ("test_",),
-    "eexit/decode/test_score.py": ("test_a_text_may_be_anything",),
     # Plans and bad input, without a process.
     "jobs/test_sweep.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out"),
     "cluster/console/test_dry_run.py": ("test_the_plan_is_shown",),

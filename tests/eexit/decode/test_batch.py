@@ -9,6 +9,7 @@ import pytest
 from axes import control, some
 from references import shared_model
 from rows import ARCHITECTURES, ENDING, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate, modes_of
+from traces import spy_on
 
 from eexit.costs.operations import OpCounts
 from eexit.decode import engine, slots
@@ -40,16 +41,10 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
     for module in (kv_cache, slots, engine):
         monkeypatch.setattr(module, "SLACK_COLUMNS", 3)
     monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
-    moved, move_left = list[int](), KVCache.move_left
-
-    def noted(cache: KVCache, n_columns: int) -> None:
-        moved.append(n_columns)
-        move_left(cache, n_columns)
-
-    monkeypatch.setattr(KVCache, "move_left", noted)
+    moved = spy_on(monkeypatch, KVCache, "move_left", lambda cache, n_columns: n_columns)
     model = shared_model(architecture)
-    exits = [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
-    exits += [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
+    exits: list[Configuration] = [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
+    exits += [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
     drafts: list[Configuration] = [Draft(3, 2)] * 3
     for decoding, each in ((ENDING, [*exits, NoExit()]), (replace(ENDING, temperature=0.0), drafts)):
         requests = [Request(PROMPTS[seed % 3], configuration, seed) for seed, configuration in enumerate(each)]

@@ -15,7 +15,7 @@ from references import decoder_of, shared_model
 from rows import ENDING, PROMPTS, SAMPLED, as_reference, assert_scored_alike, generate, modes_of
 from tiny_models import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
-from traces import assert_same, traces_of
+from traces import assert_same, spy_on, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode import deferred, engine
@@ -25,7 +25,6 @@ from eexit.decode.requests import DecodingConfig, Request
 from eexit.method.custom import use_files
 from eexit.method.rules import Parameter
 from eexit.model.decoders import DecoderPair
-from eexit.model.layers import ForwardInputs, Visit
 from eexit.plan.configuration import EarlyExit, NoExit
 
 MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
@@ -158,12 +157,6 @@ def test_they_run_together_before_other_rows_come(llama: PreTrainedModel, monkey
         SAMPLED, record_full_depth="none", max_rows=2,
         stop_fn=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids],
     )  # fmt: skip
-    passes, run = list[int](), decoder.run
-
-    def noted(visit: Visit, inputs: ForwardInputs, *given: Any) -> torch.Tensor:
-        passes.append(inputs.token_BT.shape[1])
-        return run(visit, inputs, *given)
-
-    monkeypatch.setattr(decoder, "run", noted)
+    passes = spy_on(monkeypatch, decoder, "run", lambda visit, inputs, *_: inputs.token_BT.shape[1])
     traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[seed], SHALLOW) for seed in range(3)]))
     assert passes[1:] == [1, 1, 1, 1, 4, max(map(len, PROMPTS[2:])), 1, 1, 1, 1]

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from card import DEVICE, OTHER, Card, Memory
@@ -60,13 +59,6 @@ def test_rows_end_where_stop_fn_is_true(llama: PreTrainedModel) -> None:
     for index, trace in traces_of(Engine(decoder_of(llama), stopping).generate(requests)).items():
         assert trace.token_id_T.tolist() == whole[index].token_id_T[:4].tolist()
         assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)
-
-
-def test_a_row_takes_no_record_over_from_the_one_before_it(llama: PreTrainedModel) -> None:
-    requests = [Request(PROMPT, EarlyExit("skip", "confidence", 0.02)), Request(PROMPT, NoExit())]
-    outcomes = traces_of(Engine(decoder_of(llama), replace(DECODING, max_rows=1)).generate(requests))
-    assert outcomes[1].exit_prob_TX[:, -1].tolist() == [1] * 12
-    assert np.isnan(outcomes[1].exit_score_TE).all()
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from references import decoder_of, shared_model
 from rows import PROMPTS, SAMPLED, assert_as_reference, each_rule, generate, grid, modes_of
-from torch import Tensor
-from traces import CLOSE, assert_same, kl_request, traces_of
+from traces import CLOSE, assert_same, kl_request, spy_on, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode import full_depth
@@ -63,14 +62,8 @@ def test_records_made_in_blocks_are_those_of_the_reference(monkeypatch: pytest.M
 def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_recorded_layer(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, record_full_depth: Observe, reads: int
 ) -> None:
-    decoder, n_read = decoder_of(llama), list[int]()
-    head = decoder.lm_head
-
-    def counted(head_input_BF: Tensor) -> Tensor:
-        n_read.append(len(head_input_BF))
-        return head(head_input_BF)
-
-    monkeypatch.setattr(decoder, "lm_head", counted)
+    decoder = decoder_of(llama)
+    n_read = spy_on(monkeypatch, decoder, "lm_head", len)
     greedy = replace(SAMPLED, temperature=0.0, record_full_depth=record_full_depth)
     [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], NoExit())])).values()
     assert sum(n_read) == max(1, greedy.n_observed) + reads * (len(trace.token_id_T) - 1)  # first, those of prefill

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from traces import spy_on
 
 from eexit.decode import sampling
 from eexit.decode.sampling import N_LIKELIEST, pick_tokens
@@ -46,16 +47,11 @@ def test_a_token_is_that_of_the_definition(spread: float, top_p: float, dtype: t
 def test_the_vocabulary_is_sorted_only_for_rows_beyond_the_likeliest_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    generator, whole = torch.Generator().manual_seed(4), sampling._pick_of_all
+    generator = torch.Generator().manual_seed(4)
     logits_BV, u_B = torch.randn(400, VOCABULARY, generator=generator), torch.rand(400, generator=generator)
     token_B, is_known_B = sampling._pick_of_likeliest(logits_BV.softmax(-1), 1.0, u_B)
-    expected_B, n_sorted = whole(logits_BV.softmax(-1), 1.0, u_B), list[int]()
+    expected_B = sampling._pick_of_all(logits_BV.softmax(-1), 1.0, u_B)
     assert token_B[is_known_B].tolist() == expected_B[is_known_B].tolist()
-
-    def counted(p_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
-        n_sorted.append(len(p_BV))
-        return whole(p_BV, top_p, u_B)
-
-    monkeypatch.setattr(sampling, "_pick_of_all", counted)
+    n_sorted = spy_on(monkeypatch, sampling, "_pick_of_all", lambda p_BV, *_: len(p_BV))
     assert pick_tokens(logits_BV, 1.0, 1.0, u_B).tolist() == expected_B.tolist()
     assert 0 < sum(n_sorted) == int((~is_known_B).sum()) < 400

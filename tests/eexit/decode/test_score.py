@@ -3,8 +3,6 @@
 Sets, screens, gates, KV maps, custom modes and students are scored where they are compared with the reference.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from axes import SOME
@@ -40,17 +38,6 @@ def test_invariant_8_holds_for_every_family_and_mode(monkeypatch: pytest.MonkeyP
     requests, traces = together(model)
     assert_scored_alike(packed_decoder_of(model), requests, traces, SAMPLED)
     assert {request.configuration.mode for request in requests} == {NORMAL, *modes_of(model)}
-
-
-def test_a_text_may_be_anything_and_of_any_length(llama: PreTrainedModel) -> None:
-    decoder = decoder_of(llama)
-    request = Request(PROMPTS[0], EarlyExit("unfrozen", "confidence", SOME["confidence"][0]))
-    one = score(decoder, DECODING, request, [7])
-    assert (one.exit_layer_T.tolist(), one.exit_prob_TX.tolist()) == ([6], [[0, 0, 0, 1]])
-    several = score(decoder, DECODING, request, [7, 7, 30, 2, 2])
-    assert several.exit_logprob_T[0] == pytest.approx(one.exit_logprob_T[0])
-    normal = score(decoder, DECODING, replace(request, configuration=NoExit()), [7, 7, 30, 2, 2])
-    assert set(normal.exit_layer_T.tolist()) == {6}
 
 
 TEXTS = ([7, 7, 30, 2, 2, 61, 13], [7], [5, 80], [7, 7, 30, 2, 90, 61, 13, 8, 8, 70, 21])
