@@ -44,7 +44,7 @@ class Launches:
 @cache
 def decoder_there(n_layers: int) -> Decoder:
     with Card() as card:
-        return Decoder(card.take(tiny_model("llama", num_hidden_layers=n_layers)))
+        return Decoder(card.take(tiny_model("llama", num_hidden_layers=n_layers, initializer_range=0.02)))
 
 
 @cache
