@@ -1,7 +1,6 @@
 """Unit costs are counted in one thread, with nothing set on the process or on the model, which others use meanwhile."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -82,25 +81,6 @@ def test_linear_modules_that_no_operator_shows_are_counted_by_their_shapes_in_a_
     assert ours.keys_L.tolist() == expected.keys_L.tolist()
     assert model.model.layers[0].self_attn.q_proj.qweight is buffer
     assert n_hooks_of(model) == n_hooks
-
-
-@pytest.mark.parametrize("architecture", ["llama", "falcon"])
-def test_a_thread_that_generates_and_threads_that_count_do_not_meet(architecture: str) -> None:
-    model = shared_model(architecture)
-    decoder, expected = decoder_of(model), unit_costs_of(decoder_of(model))
-    token_1T = torch.tensor([[1, 2, 3]])
-
-    def generate() -> Tensor:
-        made: Tensor = model.generate(token_1T, max_new_tokens=6, do_sample=False, pad_token_id=0)  # type: ignore[operator]  # of a mixin
-        return made
-
-    alone = generate()
-    with ThreadPoolExecutor(4) as pool:
-        texts = [pool.submit(generate) for _ in range(12)]
-        counted = [pool.submit(measure_unit_costs, decoder, DECODING) for _ in range(12)]
-        assert all(torch.equal(text.result(), alone) for text in texts)
-        for prices in counted:
-            assert_equal(prices.result(), expected)
 
 
 class Uneven(nn.Linear):

@@ -1,6 +1,7 @@
 """Visiting the layers of transformers' own forward changes nothing, and leaves the model as it was."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
@@ -129,6 +130,23 @@ def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
     assert not any("forward" in vars(module) for module in model.modules())
     assert type(model.config._attn_implementation) is str
     assert generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist() == before
+
+
+@torch.inference_mode()
+def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
+    model, visited = shared_model("llama"), []
+    decoder, expected = decoder_of(model), own_logits(model, TEXTS[1])
+
+    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+        visited.append(layer.index)
+        if layer.index == 2:
+            assert torch.equal(other.submit(own_logits, model, TEXTS[1]).result(), expected)
+        return layer.run(hidden_BTW)
+
+    with ThreadPoolExecutor(1) as other:
+        ready_1TH = decoder.run(visit, ForwardInputs.from_texts(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
+    assert torch.equal(decoder.lm_head(ready_1TH[0]), expected)
+    assert visited == list(range(7))
 
 
 def test_a_language_model_within_another_decodes_as_it_does() -> None:
