@@ -63,7 +63,8 @@ def test_invariant_3_holds_within_exit_sets(shift: int, architecture: str) -> No
 
 
 def test_invariants_3_and_8_hold_for_screens_of_every_set(llama: PreTrainedModel) -> None:
-    decoding, requests = replace(screened(llama, 6, 9), readout=LINEAR), with_sets(llama, 3)
+    decoding = replace(screened(llama, 6, 9), readout=LINEAR)
+    requests = with_sets(llama, 3, (*GATED, "patience", "predicted_kl", "kl"))
     traces = as_reference(llama, requests, decoding)
     assert_scored_alike(packed_decoder_of(llama), requests, traces, decoding)
 
