@@ -157,8 +157,12 @@ def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
         assert counts.layers_T[token] == exit_layer + 1 + n_deeper * runs
         assert counts.kv_layers_T[token] == n_deeper * writes
         assert counts.reads_TX("head_reads")[token].tolist() == (exit_layer == LAYER_X).tolist()
-    costs = unit_costs_of(decoder_of(shared_model("llama")))
-    assert multiply_adds(costs, required_ops(exits[:0], LAYER_X, its), 5, its) == 0
+
+
+@pytest.mark.parametrize("mode", ["normal", "skip"])
+def test_no_decided_token_costs_nothing(mode: str) -> None:
+    costs, its = unit_costs_of(decoder_of(shared_model("llama"))), MODES.get(mode)
+    assert multiply_adds(costs, required_ops(np.array([], dtype=np.int64), LAYER_X, its), 5, its) == 0
 
 
 @pytest.mark.parametrize("mode", [mode for mode, its in MODES.items() if not its.needs_kv_maps])
