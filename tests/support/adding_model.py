@@ -6,16 +6,6 @@ repeat the previous one, so that a model that exits there goes wrong. After "<th
 comes at once, and needs all layers: the first learns to add the last two numbers, the second the last four, the third
 the last eight, and the fourth moves the sum to the answer's position. There, the first layer is sure of the last number
 in its input, since that is the answer after a chain.
-
-Results of `eexit chains`, in percent of 200 prompts with 95 % intervals (`pytest -m slow
-tests/eexit/studies/chains` produces them):
-
-| setting | with chain | without | necessity | beside control |
-| --- | ---: | ---: | ---: | ---: |
-| `normal` | 99.5 | 100.0 | −0.5 (−2.2 to +1.2) | |
-| `unfrozen/confidence/0.8` | 94.5 | 13.5 | +81.0 (+74.5 to +85.9) | +95.0 (+85.2 to +104.0) |
-| its control, `random` | 29.5 | 43.5 | −14.0 (−22.9 to −4.9) | |
-| `unfrozen/fixed/0` | 15.0 | 13.5 | +1.5 (−3.9 to +6.9) | |
 """
 
 from collections.abc import Sequence
