@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         plan = judging.plan_judging(*asked)  # planned under the lease: another call may have judged texts meanwhile
         done = judging.judge_sweep(plan, judge, flags.concurrency, display, lease)
     rows = judging.judged_by(store, flags.model)
-    console_of(columns=110).print(judging.judgements_table(rows, plan.keys, plan.groups))
+    console_of(columns=110).print(judging.judgements_table(rows, plan.keys, plan.unit_of))
     print(read_snippet(flags.results, "judgements", "judged", THAT_COUNT))
     if n_errors := done.counts[ERROR]:
         failed = f"{pluralize(n_errors, 'run')} got no judgement, such as: {done.reason}"

@@ -63,19 +63,18 @@ def run_rows(
     configuration = of or (NoExit(mode) if k is None else EarlyExit(mode, "kl", k))
     naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
     tokens: list[dict[str, Any]] = []
+    drawn = 0.2 if mode != "normal" else 0.0
     for i, piece in enumerate(pieces):
-        early = k is not None and i > 0 and i % int(2 * k) == 0
-        layer = LAYERS[i % len(LAYERS)] if early else FINAL
-        drawn = 0.2 if mode != "normal" and i > 0 else 0.0
-        exit_prob = [drawn / 5 * 5 / 5] * 5
+        early, token_id = k is not None and i > 0 and i % int(2 * k) == 0, 100 + sum(piece.encode()) % 900
+        exit_prob = [drawn / 5 if i else 0.0] * 5
         tokens.append(naming | {
-            "position": i, "decided": i > 0, "drafted": False, "token_id": 100 + sum(piece.encode()) % 900,
-            "token": piece, "exit_layer": layer, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
+            "position": i, "decided": i > 0, "drafted": False, "token_id": token_id, "token": piece,
+            "exit_layer": LAYERS[i % len(LAYERS)] if early else FINAL, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
             "exit_prob": [*exit_prob, 1 - sum(exit_prob)], "logprob": -1.5,
-            "final_token_id": 100 + sum(piece.encode()) % 900 if i % 3 else 7, "entropy": 2.0,
+            "final_token_id": token_id if i % 3 else 7, "entropy": 2.0,
         })  # fmt: skip
-    decided = [token["exit_layer"] for token in tokens if token["decided"]]
-    differs = [token["token_id"] != token["final_token_id"] for token in tokens if token["decided"]]
+    decided = [token["exit_layer"] for token in tokens[1:]]
+    differs = [token["token_id"] != token["final_token_id"] for token in tokens[1:]]
     counts = {layer: decided.count(layer) for layer in [*LAYERS, FINAL]}
     generation = naming | {
         "prompt": prompt, "model": "tiny", "status": "ok", "error": None, "finish_reason": "length",
@@ -92,25 +91,23 @@ def run_rows(
 
 
 def swept(
-    folder: Path,
-    grid: Sequence[Configuration] = PAIR,
-    n_prompts: int = 6,
-    seeds: Sequence[int] = (0,),
+    folder: Path, grid: Sequence[Configuration] = PAIR, n_prompts: int = 6, seeds: Sequence[int] = (0,),
     columns: Callable[[Configuration, int, int], Mapping[str, Any]] = lambda configuration, prompt, seed: {},
     pieces: Callable[[Configuration, int, int], list[str]] = lambda *_: ["a", "b", "c", "d"],
     of_token: Callable[[Configuration, Mapping[str, Any]], Mapping[str, Any]] = lambda configuration, token: {},
     temperature: float | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write every run of a grid. `columns` and `pieces` are functions of configuration, prompt and seed.
 
     `of_token` returns changed columns of a token row.
     """
     runs = []
     for prompt, configuration, seed in product(range(n_prompts), grid, seeds):
-        its = configuration, prompt, seed
         k = 1.0 if isinstance(configuration, EarlyExit) else None
-        asked = f"{prompt}", f"Question {prompt}?", configuration.mode if k else NORMAL, k, pieces(*its), seed
-        row, tokens = run_rows(*asked, of=configuration, **columns(*its))
+        mode, of_run = configuration.mode if k else NORMAL, (configuration, prompt, seed)
+        row, tokens = run_rows(
+            f"{prompt}", f"Question {prompt}?", mode, k, pieces(*of_run), seed, configuration, **columns(*of_run)
+        )
         runs.append((row, [{**token, **of_token(configuration, token)} for token in tokens]))
     return write_runs(folder, runs, float(len(seeds) > 1) if temperature is None else temperature)
 
@@ -186,33 +183,25 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
 
 
-PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
 BOTH: Final = ("unfrozen", "frozen_residual")
-
-
-def answers_grid(modes: Sequence[str]) -> list[Configuration]:
-    """Return `normal`, then each setting of two rules with its control."""
-    found: list[Configuration] = [NoExit()]
-    for mode, rule in product(modes, PARAMETERS):
-        for parameter in PARAMETERS[rule]:
-            followed = EarlyExit(mode, rule, parameter)
-            found += [followed, EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))]
-    return found
-
-
-def boldness(configuration: Configuration) -> float:
-    """Return how much the configuration exits early, from 0 to 1. A control has its configuration's boldness."""
-    key = str(configuration.columns["control_of"] or configuration.key)
-    return {"0.7": 0.8, "0.9": 0.3, "0.5": 0.6, "2": 0.2}.get(key.rpartition("/")[2], 0.0)
+# Rule and parameter of settings with answers → how much they exit early, from 0 to 1.
+BOLDNESS: Final = {("confidence", 0.7): 0.8, ("confidence", 0.9): 0.3, ("kl", 0.5): 0.6, ("kl", 2.0): 0.2}
 
 
 def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,), modes: Sequence[str] = BOTH) -> Path:
-    """Write a sweep whose accuracy falls with boldness; controls are worse. Prompts 0 and 1 have no answer."""
+    """Write a sweep of two rules whose accuracy falls with boldness; each setting is followed by its control.
+
+    Controls are worse. Prompts 0 and 1 have no answer.
+    """
     draw, hard = np.random.default_rng(3), dict[int, float]()
+    bold_and_worse: dict[Configuration, tuple[float, float]] = {NoExit(): (0.0, 0.0)}
+    for mode, ((rule, parameter), bold) in product(modes, BOLDNESS.items()):
+        followed = EarlyExit(mode, rule, parameter)
+        bold_and_worse[followed] = bold, bold
+        bold_and_worse[EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))] = bold, 2 * bold
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
-        bold = boldness(configuration)
-        worse = bold * (2.0 if configuration.columns["control_of"] else 1.0)
+        bold, worse = bold_and_worse[configuration]
         if prompt not in hard:
             hard[prompt] = draw.uniform()
         right = bool(hard[prompt] + 0.3 * worse + 0.1 * draw.uniform() < 0.8)
@@ -223,7 +212,7 @@ def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,),
             "macs_executed": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
         }  # fmt: skip
 
-    return swept(folder, answers_grid(modes), n_prompts, seeds, columns)
+    return swept(folder, [*bold_and_worse], n_prompts, seeds, columns)
 
 
 def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
@@ -241,15 +230,10 @@ def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int
         costs = {"macs_full": 100.0, "macs_executed": 100.0} if exits else {}
         return found | costs | ({} if configuration.mode == NORMAL else exits)
 
-    n_prompts = len(next(iter(marks.values())))
-    return swept(
-        folder,
-        [*marks],
-        n_prompts,
-        seeds,
-        columns,
-        lambda its, prompt, _: ["So", " it", " is", f" {word(its, prompt)}"],
-    )
+    def pieces(configuration: Configuration, prompt: int, seed: int) -> list[str]:
+        return ["So", " it", " is", f" {word(configuration, prompt)}"]
+
+    return swept(folder, [*marks], len(next(iter(marks.values()))), seeds, columns, pieces)
 
 
 def with_kinds(folder: Path, kinds: Sequence[str | None]) -> Path:
@@ -268,12 +252,9 @@ def add(folder: Path, table: StudyTable, rows: Iterable[dict[str, Any]], call: i
 
 
 def timing_rows(
-    seconds: Mapping[Any, Sequence[float]],
-    call: int = 1,
-    batch: int = 1,
-    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {},
-    **change: Any,
-) -> list[dict[str, Any]]:
+    seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1,
+    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {}, **change: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return timings with the seconds of each configuration (or `HFGenerate`) in each round, at one batch size."""
     return [
         {
@@ -333,8 +314,7 @@ def choose(
     bold = "unfrozen/confidence/0.7"
     tested = [
         {"configuration": key, "mean_loss": mean, "n": 150, "p_value": p, "certified": chosen == key, "cost": cost,
-         "prompts_needed": None, "loss_of_prompts": of_prompts,
-         "n_of_prompts": of_prompts and 813}
+         "prompts_needed": None, "loss_of_prompts": of_prompts, "n_of_prompts": of_prompts and 813}
         for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), (bold, 0.049, 0.4, 0.62))
     ]  # fmt: skip
     its = {
