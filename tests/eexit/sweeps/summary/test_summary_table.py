@@ -84,7 +84,7 @@ def test_each_column_of_the_closing_table_and_the_same_numbers_in_the_report_and
     }
     for words in (
         "cut texts of normal (25.0%)", "Computed in float32.", "all seeds have the same run", "Correct:",
-        "Cost per right:", "Accepted:", "of the 16 tokens that exited by what it let through, 12.5% were without",
+        "Cost per right:", "Accepted:", "of the 8 tokens that exited by what it let through, 12.5% were without",
     ):  # fmt: skip
         assert words in str(table.caption)
     sweep, rows = read_sweep(store.root), figures(store, PLANNED, SAME, ASKED)
@@ -97,7 +97,7 @@ def test_each_column_of_the_closing_table_and_the_same_numbers_in_the_report_and
     assert drafts
     assert saves.rows.set_index("configuration").loc["skip/confidence/0.9", "run_per_right"] == pytest.approx(-0.2)
     assert drafts.drafts[["acceptance", "expected"]].to_numpy().tolist() == [[0.75, 1.5]]
-    assert dict(facts(sweep))["Screen"] == "8:8, without the likeliest token at 12.5% of 16 exits"
+    assert dict(facts(sweep))["Screen"] == "8:8, without the likeliest token at 12.5% of 8 exits"
 
 
 def test_what_no_run_has_is_no_column_also_of_a_version_without_parts(store: Store, tmp_path: Path) -> None:
