@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import refusal
@@ -25,7 +26,7 @@ def load(*arguments: str, default: Path = DEMO) -> SweepJob:
     return load_job(arguments, default)[0]
 
 
-FLAGS = {  # text of flags → fields of the sweep; the demo's system prompt stays where only flags are given
+FLAGS: dict[str, dict[str, Any]] = {  # flags → fields of the sweep
     "": {"rules": {"kl": (0.5, 1.0, 2.0, 4.0)}, "max_new_tokens": 100},
     "--kl-factors 0.5 2,3 --modes normal,unfrozen --seeds -3": {
         "rules": {"kl": (0.5, 2.0, 3.0)}, "modes": ("normal", "unfrozen"), "seeds": (-3,),
@@ -57,7 +58,7 @@ def test_how_a_sweep_is_executed_is_no_part_of_it() -> None:
     assert (job.actors, job.out, job.config) == (2, "elsewhere", load().config)
 
 
-TABLES = {
+TABLES: dict[str, dict[str, Any]] = {
     'rules = ["kl=0.5,1,2", "fixed=10,15", "agree"]': {"rules": {"kl": (0.5, 1, 2), "fixed": (10, 15), "agree": ()}},
     "rules = {kl = [0.5, 1, 2], agree = []}": {"rules": {"kl": (0.5, 1, 2), "agree": ()}},
     'draft = ["10,20:2"]\nrules = ["agree"]': {"draft": ("10:2", "20:2"), "rules": {"agree": ()}},
