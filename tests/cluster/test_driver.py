@@ -50,12 +50,20 @@ def test_actors_that_find_no_room_hold_nothing_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_runs_that_raise_become_error_rows_and_their_neighbours_are_done(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, "one", "raise", "three", "four")
-    tally = drive(config, tmp_path / "out", rows=18)
-    errors = alone(assert_complete(config, tmp_path / "out"), "raise")
-    assert set(errors.error) == {"RuntimeError: no such luck"}
-    assert (tally.runs, tally.errors) == (36, 9)
+@pytest.mark.parametrize(
+    ("prompts", "rows"),
+    [(["one", "raise", "three", "four"], 18), ([*"0123", *["raise"] * 25, "last"], 4), (["die"] * 4 + [*"0123"], 2)],
+)
+def test_runs_that_fail_become_error_rows_and_their_neighbours_are_done(
+    tmp_path: Path, prompts: list[str], rows: int
+) -> None:
+    """Also many bad prompts in a row, and prompts that kill their process."""
+    config = sweep_of(tmp_path, *prompts, modes=["normal"])
+    tally = drive(config, tmp_path / "out", rows=rows)
+    bad = next(prompt for prompt in prompts if prompt in ("raise", "die"))
+    errors = alone(assert_complete(config, tmp_path / "out"), bad)
+    assert (tally.runs, tally.errors) == (len(prompts), prompts.count(bad))
+    assert bad == "die" or set(errors.error) == {"RuntimeError: no such luck"}
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -84,14 +92,6 @@ def test_what_does_not_fit_is_asked_for_once(tmp_path: Path) -> None:
     drive(config, tmp_path / "out", rows=8, actors=1)
     assert_undisturbed(config, tmp_path / "out")
     assert len(list((tmp_path / "out" / "generations").iterdir())) == 12  # two at a time
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_many_bad_prompts_next_to_each_other_stop_nothing(tmp_path: Path) -> None:
-    prompts = [f"good {n}" for n in range(4)] + ["raise"] * 25 + ["last"]
-    config = sweep_of(tmp_path, *prompts, modes=["normal"])
-    drive(config, tmp_path / "out", rows=4)
-    assert len(alone(assert_complete(config, tmp_path / "out"), "raise")) == 25
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -122,7 +122,7 @@ def closing_table(
     warnings = [contradicted_rules(contradicted), cut_warning(cut_shares) if has_answers else ""]
     caption = "\n".join([*filter(None, warnings), CAPTION])
     caption += "".join(each for each, is_there in captions.items() if is_there)
-    if missed := screen_misses(done):
+    if missed := screen_misses(pa.concat_tables(of.done for of in found)):
         caption += SCREENED_CAPTION.format(n_left=missed[0], missed=percent(missed[1]))
     table = ResultTable(caption)
     table.add("key", "configuration", shorten=short_name)
