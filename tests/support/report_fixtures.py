@@ -137,7 +137,7 @@ class Pages:
             self.wrong.append(message.text)
 
     def _check_request(self, request: Any) -> None:
-        own = ("file:", "about:")
+        own: tuple[str, ...] = ("file:", "about:")
         if not request.is_navigation_request():
             own = (request.frame.url.partition("#")[0].removesuffix(".html") + ".data/",)
         if not request.url.startswith((*own, "blob:", "data:")):

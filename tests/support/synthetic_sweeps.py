@@ -209,7 +209,7 @@ def with_answers(folder: Path, n_prompts: int = 12, modes: Sequence[str] = BOTH)
     return swept(folder, [*boldness], n_prompts, columns=columns)
 
 
-def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
+def graded(folder: Path, marks: Mapping[Any, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
     """Write a sweep with given answers: a letter of `marks` per prompt, ✓ where the configuration is right.
 
     `exits` are numbers of all runs but `normal`'s.

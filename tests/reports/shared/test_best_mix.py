@@ -81,7 +81,7 @@ def test_a_mix_is_the_best_by_means_and_equal_on_average() -> None:
     assert found.differences[SAVED].mean == pytest.approx(0, abs=1e-12)
     loss, gain = found.differences[LOSS], turned.differences[LOSS]
     assert loss.mean == pytest.approx(truth_of(values_PCM.mean(axis=0)))
-    assert (gain.low, gain.high) == (pytest.approx(-loss.high), pytest.approx(-loss.low))
+    assert [gain.low, gain.high] == pytest.approx([-loss.high, -loss.low])
 
 
 def test_a_setting_beside_itself_differs_in_nothing_and_one_out_of_reach_has_no_mix() -> None:

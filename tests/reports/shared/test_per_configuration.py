@@ -42,8 +42,8 @@ def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_pa
     }
     names = ["loop_share", "loop_share_n", "looping"]
     trade = means_of(tmp_path / "0", changes)
-    assert trade.loc[KL_1.key, names].tolist() == [pytest.approx((0.95 + 0.15) / 2), 2, True]
-    assert trade.loc["normal", names].tolist() == [pytest.approx(0.02), 1, False]
+    assert [*trade.loc[KL_1.key, names]] == [pytest.approx((0.95 + 0.15) / 2), 2, True]
+    assert [*trade.loc["normal", names]] == [pytest.approx(0.02), 1, False]
     half = changes | {("unfrozen", 1): {"n_tokens": 40, "longest_loop": 2}}
     assert not means_of(tmp_path / "1", half).loc[KL_1.key, "looping"]
     alike = changes | {("normal", 0): {"n_tokens": 100, "longest_loop": 60}}

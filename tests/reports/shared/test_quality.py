@@ -1,6 +1,7 @@
 """Quality of each configuration: answers, judges, replays, and the certified setting."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,9 +66,14 @@ def test_of_a_setting_that_was_replayed_again_the_latest_counts(folder: Path) ->
 
 def test_replays_that_were_read_otherwise_are_curves_of_their_own(folder: Path) -> None:
     replay(folder, factors=(4.0,))
-    trained = {"factors": (4.0,), "readout": "exits/linear", "screen": "8:16"}
+    trained: dict[str, Any] = {"factors": (4.0,), "readout": "exits/linear", "screen": "8:16"}
     replay(folder, 2, **trained)
-    gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
+    gated: dict[str, Any] = {
+        "configuration": "unfrozen/kl/4@1,2+gate0.1",
+        "mode": "unfrozen",
+        "exit_set": "1,2",
+        "gate": "0.1",
+    }
     replay(folder, 3, **trained, **gated)
     assert {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
         "unfrozen/kl on texts of normal, read through unknown, decided by the whole head",
