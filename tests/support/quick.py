@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 TESTS: Final = Path(__file__).parents[1]
-NOT_QUICK: Final = {"browser", "node_modules", "ray_environment"}
+NOT_QUICK: Final = {"context", "node_modules", "ray_environment"}
 
 # Folder → files whose tests are all quick.
 WHOLE: Final[dict[str, tuple[str, ...]]] = {

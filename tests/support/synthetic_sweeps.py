@@ -40,15 +40,6 @@ KL_1 = EarlyExit("unfrozen", "kl", 1.0)
 PAIR: tuple[Configuration, ...] = (NoExit(), KL_1)
 JUDGE: Final = "judge-1"
 CHOSEN: Final = "unfrozen/confidence/0.9"
-UNUSUAL: dict[str, dict[str, Any]] = {
-    "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
-    "partial": {"n_prompts": 1, "n_runs": 21},
-    "all failed": {"n_prompts": 2, "fail": lambda *run: True},
-    "one prompt": {"n_prompts": 1},
-    "one configuration": {"n_prompts": 6, "configurations": [("unfrozen", 1.0)]},
-    "only normal": {"n_prompts": 6, "configurations": [("normal", None)]},
-    "no normal": {"n_prompts": 6, "configurations": CONFIGURATIONS[1:]},
-}
 
 
 def run_rows(
@@ -183,25 +174,25 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
 
 
+# Rule → parameter → how much the setting exits early, from 0 to 1.
+BOLD: Final = {"confidence": {0.7: 0.8, 0.9: 0.3}, "kl": {0.5: 0.6, 2.0: 0.2}}
 BOTH: Final = ("unfrozen", "frozen_residual")
-# Rule and parameter of settings with answers → how much they exit early, from 0 to 1.
-BOLDNESS: Final = {("confidence", 0.7): 0.8, ("confidence", 0.9): 0.3, ("kl", 0.5): 0.6, ("kl", 2.0): 0.2}
 
 
-def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,), modes: Sequence[str] = BOTH) -> Path:
-    """Write a sweep of two rules whose accuracy falls with boldness; each setting is followed by its control.
+def with_answers(folder: Path, n_prompts: int = 12, modes: Sequence[str] = BOTH) -> Path:
+    """Write a sweep of `normal`, and of the settings of two rules with a control each.
 
-    Controls are worse. Prompts 0 and 1 have no answer.
+    Accuracy falls with boldness; controls are worse. Prompts 0 and 1 have no answer.
     """
-    draw, hard = np.random.default_rng(3), dict[int, float]()
-    bold_and_worse: dict[Configuration, tuple[float, float]] = {NoExit(): (0.0, 0.0)}
-    for mode, ((rule, parameter), bold) in product(modes, BOLDNESS.items()):
-        followed = EarlyExit(mode, rule, parameter)
-        bold_and_worse[followed] = bold, bold
-        bold_and_worse[EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))] = bold, 2 * bold
+    draw, hard, boldness = np.random.default_rng(3), dict[int, float](), dict[Configuration, float]({NoExit(): 0.0})
+    for mode, rule in product(modes, BOLD):
+        for parameter, bold in BOLD[rule].items():
+            setting = EarlyExit(mode, rule, parameter)
+            boldness |= {setting: bold, EarlyExit(mode, CONTROL, ExitHistogram(setting.key, ())): bold}
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
-        bold, worse = bold_and_worse[configuration]
+        bold = boldness[configuration]
+        worse = bold * (2.0 if configuration.columns["control_of"] else 1.0)
         if prompt not in hard:
             hard[prompt] = draw.uniform()
         right = bool(hard[prompt] + 0.3 * worse + 0.1 * draw.uniform() < 0.8)
@@ -212,26 +203,25 @@ def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,),
             "macs_executed": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
         }  # fmt: skip
 
-    return swept(folder, [*bold_and_worse], n_prompts, seeds, columns)
+    return swept(folder, [*boldness], n_prompts, columns=columns)
 
 
-def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
+def graded(folder: Path, marks: Mapping[Any, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
     """Write a sweep with given answers: a letter of `marks` per prompt, ✓ where the configuration is right.
 
     `exits` are numbers of all runs but `normal`'s.
     """
 
-    def word(configuration: Configuration, prompt: int) -> str:
-        return "42" if marks[configuration][prompt] == "✓" else "41"
+    words = {"✓": "42", "✗": "41"}
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"answer": "42", "found_answer": word(configuration, prompt)}
-        found["correct"] = found["found_answer"] == "42"
+        mark = marks[configuration][prompt]
         costs = {"macs_full": 100.0, "macs_executed": 100.0} if exits else {}
-        return found | costs | ({} if configuration.mode == NORMAL else exits)
+        found = {"answer": "42", "found_answer": words[mark], "correct": mark == "✓"} | costs
+        return found | ({} if configuration.mode == NORMAL else exits)
 
     def pieces(configuration: Configuration, prompt: int, seed: int) -> list[str]:
-        return ["So", " it", " is", f" {word(configuration, prompt)}"]
+        return ["So", " it", " is", f" {words[marks[configuration][prompt]]}"]
 
     return swept(folder, [*marks], len(next(iter(marks.values()))), seeds, columns, pieces)
 
@@ -325,8 +315,6 @@ def choose(
         "choice_id": f"{call:032x}", "status": "ok", "risk": "disagreement", "loss": "a loss", "max_risk": 0.05,
         "confidence": 0.95, "question": 1, "planned": 1, "error": 0.05, "cost_by": "run",
         "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
-        **(its if chosen else {}), "naive_configuration": bold, "naive_mean_loss": 0.049, "naive_n": 150,
-        "naive_p_value": 0.4, "naive_cost": 0.62, "naive_reporting_mean_loss": 0.06, "naive_reporting_n": 50,
-        "naive_reporting_upper": 0.12, "naive_reporting_p_value": 0.7,
+        **(its if chosen else {}),
     }  # fmt: skip
     add(folder, CHOICES, [row | change], call)
