@@ -108,13 +108,13 @@ PARTICIPLES = {
 }  # fmt: skip
 # Names that gave way to the field's words.
 RETIRED = {
-    "are_all", "are_none", "AskedOfRows", "asks", "beside", "ByKL", "chosen", "Alternative", "Contenders", "fork_of",
+    "are_all", "are_none", "AskedOfRows", "asks", "beside", "ByKL", "chosen", "Contender", "Contenders", "fork_of",
     "handed_over", "HandedOver", "here", "InARow", "keys_alone", "KeysAlone", "KeysWritten", "know", "land",
-    "landed", "committed_tally", "Layer", "learned", "Leaves", "Ledger", "ledger", "lifecycle", "likeliest",
-    "likeliest_so_far", "inspect_model", "LossesAndCosts", "make_known", "not_committed", "observe", "owes",
-    "exclusive_actor", "Pieces", "Prices", "read_committed", "refusals", "disagreeing", "screening", "seals", "settle",
+    "landed", "landed_tally", "Layer", "learned", "Leaves", "Ledger", "ledger", "lifecycle", "likeliest",
+    "likeliest_so_far", "look_at_model", "LossesAndCosts", "make_known", "not_landed", "observe", "owes",
+    "own_actor", "Pieces", "Prices", "read_landed", "refusals", "says_otherwise", "screening", "seals", "settle",
     "shown", "Silence", "StandIn", "StateMaps", "streams", "sure_and_wrong", "take_apart", "take_home",
-    "take_stock", "Taught", "teach", "teacher", "Teacher", "teacher_pass", "Times", "wait_for_result", "WhatToTime",
+    "take_stock", "Taught", "teach", "teacher", "Teacher", "teacher_pass", "Times", "waited_for", "WhatToTime",
     "WhatToTrain", "Whereabouts", "whereabouts", "whole_files", "worth_running", "writing_shards",
 }  # fmt: skip
 NO_VERBS = {

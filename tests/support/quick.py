@@ -14,7 +14,16 @@ NOT_QUICK: Final = {"context", "node_modules", "ray_environment"}
 # Folder → files whose tests are all quick.
 WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/method": ("divergence", "kv_maps", "rules", "stick_breaking"),
-    "eexit/plan": ("artefact_check", "artefacts", "config", "configuration", "grids", "prompts", "runs", "splits"),
+    "eexit/plan": (
+        "artefact_check",
+        "artefacts",
+        "configuration",
+        "grids",
+        "prompts",
+        "runs",
+        "splits",
+        "sweep_config",
+    ),
     "eexit/output": ("locations", "palette", "result_table"),
     "eexit/results": ("checksums", "layout", "original_format"),
     "eexit/results/store": ("commit", "folder", "manifest"),
