@@ -56,7 +56,7 @@ def test_what_no_node_can_hold_is_refused_unless_a_node_may_come(fields: dict[st
 
 
 def test_gpus_of_several_nodes_hold_no_actor_together() -> None:
-    with pytest.raises(UsageError, match=r"2 GPUs \(there is a node of 8 CPUs and 1 GPUs\): ask"):
+    with pytest.raises(UsageError, match=r"2 GPUs \(there is a node of 8 CPUs and 1 GPUs\): lower"):
         plan_pools(job(gpus_per_actor=2), [{"CPU": 8, "GPU": 1}] * 2)
 
 

@@ -24,7 +24,7 @@ from jobs.assess import main
         ("--prompts empty.txt", "empty.txt: holds no prompt"),
         ("--max-risk 0", "--max-risk must be above 0 and below 1, as in 0.02, got 0"),
         ("--max-risk 0.0001", "prompts: give a higher --max-risk"),
-        ("--prompts more.jsonl --max-risk 0.3 --batch 32", "of 32 rows takes 64; .* are enough, or a --batch below 32"),
+        ("--prompts more.jsonl --max-risk 0.3 --batch 32", "of 32 takes 64; .* are enough, or a --batch below 32"),
         ("--max-new-tokens 1", "--max-new-tokens must be at least 3"),
         ("--batch 0", "must be a whole number above 0, got 0"),
         ("--dtype int4", "unknown dtype 'int4': choose from"),
@@ -33,7 +33,7 @@ from jobs.assess import main
         ("--out=", "--out is empty: give a folder"),
         ("--out s3://bucket/assess", "--out s3://bucket/assess is a URI: give a folder"),
         ("--out few.jsonl", "few.jsonl is a file: give a folder"),
-        ("--model tiny --exit-layers 2 --out foreign", "verdict.json is not of an assessment"),
+        ("--model tiny --exit-layers 2 --out foreign", "verdict.json is no verdict of this version"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(

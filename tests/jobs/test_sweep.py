@@ -89,7 +89,7 @@ def test_a_sweep_says_what_it_does_and_ends_with_its_table_and_where_to_look(fin
 @pytest.mark.parametrize(
     ("thinking", "closed", "line"),
     [
-        (("<t>", "</t>"), None, "no text has <t> or </t>, .* give --thinking that"),
+        (("<t>", "</t>"), None, "no text has <t> or </t>, .* give --thinking the marks"),
         (("<t>", "</t>"), False, "2 of 2 chains of thought never closed, .*: raise --max-new-tokens"),
         (("<t>", "</t>"), True, "^$"),
         (None, None, "^$"),

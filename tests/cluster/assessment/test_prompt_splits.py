@@ -27,8 +27,8 @@ WHOLE = sizes_at(0.02)
 
 def test_sizes_follow_from_the_test_that_will_be_made() -> None:
     assert (WHOLE.choosing, WHOLE.tenth.choosing, WHOLE.tenth.ordering) == (975, 98, 33)
-    assert certification_power(975, 0.02, alpha_share(0.95)).endswith("loses 1.02% with a chance of 80%")
-    assert certification_power(100, 0.02, alpha_share(0.95)).endswith("with a chance of 0%")
+    assert certification_power(975, 0.02, alpha_share(0.95)).endswith("loses 1.02% with probability 80%")
+    assert certification_power(100, 0.02, alpha_share(0.95)).endswith("with probability 0%")
 
 
 @pytest.mark.parametrize("n_calls", [6, 24])

@@ -64,7 +64,7 @@ def test_commands_that_work_show_and_write_no_secret(
     *_, line, report = done.stdout.splitlines()
     assert report == f"s3://…@{BUCKET}/mine/report.html?…"
     again = command("sweep", *flags, "--json", tmp_path / "figures.json")
-    assert without_steps(again.stderr) == f"nothing is left to do: 2 runs landed in s3://…@{BUCKET}/mine?…\n"
+    assert without_steps(again.stderr) == f"nothing is left to do: 2 runs committed in s3://…@{BUCKET}/mine?…\n"
     assert command("sweep", *flags, "--temperature", "1").returncode == 2
     assert command("report", uri(wire, "mine"), "--out", tmp_path / "report.html").returncode == 0
     filesystem, root = fs.FileSystem.from_uri(uri(wire, ""))

@@ -115,7 +115,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     command = [str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]
     assert "holds another training (settings.layers: " in refusal(train.main, *command, "--exit-layers", "4")
     done = here(train.main, *command)
-    assert (done.returncode, "going on" in done.stderr) == (0, True)
+    assert (done.returncode, "resuming" in done.stderr) == (0, True)
     assert re.search(r"linear +[0-9.]+% +[0-9.]+%", done.stdout)
     [line] = [line for line in done.stdout.splitlines() if line.startswith("eexit sweep ")]
     planned, _ = load_job(shlex.split(line)[2:], sweep.DEMO)
@@ -149,7 +149,7 @@ def test_what_is_trained_with_an_adapter_is_used_with_it(texts: Path, model: Pat
     grid: dict[str, Any] = {"model": str(model), "prompts": [{"id": "0", "prompt": "?"}], "exit_every": 2}
     reading = {"readout": str(tmp_path / "exits")}
     refuse_misfit(SweepConfig.model_validate({**grid, **reading, "adapter": adapter}), base.model, [2, 4])
-    with pytest.raises(ValidationError, match="was trained on a student's streams"):
+    with pytest.raises(ValidationError, match="was trained on an adapter's hidden states"):
         SweepConfig.model_validate({**grid, **reading})
 
 

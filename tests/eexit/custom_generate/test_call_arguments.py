@@ -49,12 +49,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stopping_criteria": [Own()]}, "Own can't be followed here"),
     ({"stop_strings": "a"}, "stop_strings need the model's tokenizer"),
     ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 0, 1], [1, 1, 1]])}, "pad on the left"),
-    ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "row 1 has no token"),
+    ({"input_ids": TWO, "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "sequence 1 has no token"),
     ({"input_ids": TWO, "streamer": Recorded()}, "a streamer takes one sequence, got 2"),
     ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "give at least one sequence"),
-    ({"input_ids": torch.full((1, CONTEXT), 9)}, "row 0 can't be generated: the prompt has 256 tokens, .* no room"),
-    ({"input_ids": torch.tensor([[3, 99999, 4]])}, "row 0 has token 99999, and the model's vocabulary has the ids 0"),
-    ({"input_ids": torch.tensor([[3, -1]])}, "row 0 has token -1"),
+    (
+        {"input_ids": torch.full((1, CONTEXT), 9)},
+        "sequence 0 can't be generated: the prompt has 256 tokens, .* no room",
+    ),
+    (
+        {"input_ids": torch.tensor([[3, 99999, 4]])},
+        "sequence 0 has token 99999, and the model's vocabulary has the ids 0",
+    ),
+    ({"input_ids": torch.tensor([[3, -1]])}, "sequence 0 has token -1"),
     ({"inputs_embeds": torch.zeros(1, 3, 32), "input_ids": None}, "inputs_embeds"),
 ]
 
@@ -77,7 +83,7 @@ def test_top_p_of_0_is_greedy(model: PreTrainedModel, drafts: Setting, prompt: l
 def test_a_row_that_reaches_the_context_ends_there_with_a_word(model: PreTrainedModel, drafts: Setting) -> None:
     prompt = [3, 4, 5] * 84
     whole = plain(model, prompt)
-    with pytest.warns(UserWarning, match=r"row 0 ends after 4 new tokens.* at most 4"):
+    with pytest.warns(UserWarning, match=r"sequence 0 ends after 4 new tokens.* at most 4"):
         assert plain(model, prompt, custom_generate=drafts) == whole[: CONTEXT - len(prompt)]
     assert plain(model, prompt, custom_generate=drafts, max_new_tokens=4) == whole[:4]  # a warning would be an error
 

@@ -43,8 +43,9 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
     moved = spy_on(monkeypatch, KVCache, "move_left", lambda cache, n_columns: n_columns)
     model = shared_model(architecture)
-    exits: list[Configuration] = [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
+    exits: list[Configuration] = []
     exits += [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
+    exits += [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
     drafts: list[Configuration] = [Draft(3, 2)] * 3
     for decoding, each in ((ENDING, [*exits, NoExit()]), (replace(ENDING, temperature=0.0), drafts)):
         requests = [Request(PROMPTS[seed % 3], configuration, seed) for seed, configuration in enumerate(each)]

@@ -85,7 +85,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     ),
     "fewer tokens": (
         adding(model__embed_tokens__weight=torch.zeros(200, 32)),
-        MISFIT + r"model.embed_tokens.weight is 200 × 32 where config.json asks for 256 × 32\. .*",
+        MISFIT + r"model.embed_tokens.weight is 200 × 32 where config.json has 256 × 32\. .*",
     ),
     "no expert 1": (lose_an_expert, r".*layers\.2\.mlp\.experts\.down_proj is 3 × 32 × 64 where .* 4 × 32 × 64.*"),
     "cut off": (cut_off, r": model\.safetensors is cut off or damaged \(.*\): get it again"),

@@ -22,7 +22,7 @@ SETTINGS = {"settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 3
         ("readout", "probe", PROBE, {}, "holds no readout, since it was trained with --what probe: give --probe {}"),
         ("probe", "linear", READOUT, {}, "holds no probe, since it was trained with --what linear: give --readout {}"),
         ("probe", "probe", PROBE, {"readout": "raw"}, "predicts KLs of readout raw, not of lens"),
-        ("probe", "probe", PROBE, {"adapter": "ab" * 32}, "was trained on a student's streams: give --adapter"),
+        ("probe", "probe", PROBE, {"adapter": "ab" * 32}, "was trained on an adapter's hidden states: give --adapter"),
         ("probe", "probe", PROBE, OTHER_WEIGHTS, f"is damaged: {WEIGHTS} is not the file that was trained; train it "
          "again: eexit train RESULTS --what probe --out {}"),
         ("probe", "probe", PROBE, OTHER_WEIGHTS | SETTINGS,

@@ -98,7 +98,7 @@ def table(*columns: list[Any], name: str = "prompt") -> bytes:
 
 
 BAD: dict[str, tuple[bytes | None, str]] = {
-    "a.doc": (b"x", "can't tell what .doc is: use .txt, .jsonl, .csv or .parquet"),
+    "a.doc": (b"x", ".doc is not supported: use .txt, .jsonl, .csv or .parquet"),
     "empty.txt": (b"", "holds no prompt"),
     "blank.txt": (b" \n\n", "holds no prompt"),
     "header.csv": (b"id,prompt\n", "holds no prompt"),
@@ -132,7 +132,7 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "quote.csv": (b'prompt\n"x\n', "line 2: not CSV (unexpected end of data)"),
     "text.parquet": (b"not parquet", "not a Parquet file (Parquet magic bytes not found"),
     "nowhere.txt": (None, "can't be read (No such file or directory)"),
-    ".": (None, "can't tell what a name without ending is"),
+    ".": (None, "a name without ending is not supported"),
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"thinking": ["<t>", "<t>"]}, "as in <think> </think>, or none, got <t> <t>"),
         ({"thinking_until": ""}, "thinking_until is empty"),
         ({"thinking_until": "(answer"}, r"thinking_until '\(answer' is no regular expression \(missing"),
-        ({"thinking": ["<t>", "</t>"], "thinking_until": "A:"}, "thinking <t> </t> and thinking_until A: both say"),
+        ({"thinking": ["<t>", "</t>"], "thinking_until": "A:"}, "thinking <t> </t> and thinking_until A: both mark"),
         ({"beam": 3}, "Extra inputs are not permitted"),
         ({"controls": [{"of": "normal", "counts": {29: 1}}]}, "normal is no configuration that exits"),
         ({"screen": "8:1"}, "selects 2 tokens or more"),
@@ -63,10 +63,10 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"gate": "gate", "rules": ["patience=2"]}, "rule patience compares all layers of its set"),
         ({"rules": ["predicted_kl=1"]}, "rule predicted_kl reads a trained probe: give --probe"),
         (MAPPING, "mode mapped_residual uses trained KV maps: give --kv-maps"),
-        ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "mapped_residual makes keys and val"),
+        ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "mapped_residual uses trained KV maps"),
         ({"kv_maps": "maps"}, r"maps has no effect: give mode mapped_residual"),
         ({"kv_maps": "linear", **MAPPING}, "holds no kv_maps, since it was trained with --what linear: give --readout"),
-        ({"kv_maps": "maps", "adapter": "student", **MAPPING}, "trained on the model's own streams: give --adapter"),
+        ({"kv_maps": "maps", "adapter": "student", **MAPPING}, "trained on the model's own hidden states: give --adapter"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:

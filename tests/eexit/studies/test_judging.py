@@ -187,7 +187,7 @@ def test_a_second_call_at_the_same_time_is_refused_and_asks_nothing(out: Path, j
 @pytest.mark.parametrize(
     ("response", "reason", "n_asked"),
     [
-        (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint lets nobody in", 1),
+        (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint refuses access", 1),
         (refusal(500, "broken"), "5 failures in a row, the last: the endpoint fails (status 500)", 5 * TRIES),
         (completion("hm"), "5 failures in a row, the last: no usable answer (Invalid JSON", 5),
     ],
@@ -311,7 +311,7 @@ LASTING: list[tuple[Response, int, tuple[bool, bool], str]] = [
     (refusal(429, "slow down"), TRIES, ELSE, "the endpoint is asked too often, or has no quota left (status 429)"),
     (refusal(429, "wait", {"Retry-After": "86400"}), 1, ELSE, "the endpoint is asked too often"),
     (Response(hangs=True), TRIES, ELSE, "the endpoint did not answer within 0.2 s (--timeout)"),
-    (refusal(402, "pay"), 1, FINAL, "the endpoint lets nobody in without its key"),
+    (refusal(402, "pay"), 1, FINAL, "the endpoint refuses access"),
     (refusal(404, "no such model"), 1, FINAL, "the endpoint has nothing there"),
     (refusal(400, "json_schema?"), 1, TEXT, "the endpoint refuses the text, --temp"),
     (Response(307, headers={"Location": "/v1/chat/completions"}), 1, FINAL, "the endpoint has moved"),

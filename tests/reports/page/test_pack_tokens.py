@@ -54,11 +54,11 @@ def test_exit_scores_come_back_from_the_file_once(tmp_path: Path) -> None:
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
     by_kl, by_own = (run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"], of=of) for of in (None, own))
     scoreless = write_runs(tmp_path / "t", [by_kl])
-    assert not any(each["saw"] for each in packed_in(scoreless)[1]["configurations"])
+    assert not any(each["score_kind"] for each in packed_in(scoreless)[1]["configurations"])
     for its, of_kl, of_own in zip(seen, by_kl[1], by_own[1], strict=True):
         of_kl["exit_score"], of_own["exit_score"] = its and of_kl["kl"], its
     page, data = packed_in(write_runs(tmp_path / "s", [by_kl, by_own]))
-    saw = {each["key"]: each["saw"] for each in data["configurations"]}
+    saw = {each["key"]: each["score_kind"] for each in data["configurations"]}
     assert saw == {"unfrozen/kl/1": "kl", "unfrozen/similarity/0.95": "exit_score"}
     expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
     decoded = columns_of(page, data, "exit_score")["scores"].T

@@ -47,8 +47,8 @@ def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence:
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ({"n_prompts": 0, "configurations": [], "n_runs": 21}, "No run has landed"),
-        ({"n_prompts": 1, "n_runs": 21}, "14 runs haven't landed"),
+        ({"n_prompts": 0, "configurations": [], "n_runs": 21}, "No run is committed yet"),
+        ({"n_prompts": 1, "n_runs": 21}, "14 runs aren't committed yet"),
         ({"n_prompts": 2, "fail": lambda *run: True}, "Every run failed"),
         ({"n_prompts": 1}, "too few for intervals"),
         ({"configurations": [("unfrozen", 1.0)]}, "no normal runs"),

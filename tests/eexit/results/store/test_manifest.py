@@ -52,7 +52,7 @@ def test_a_lost_manifest_is_written_anew_for_the_same_runs(store: Store, content
     ):  # fmt: skip
         with pytest.raises(UsageError, match=re.escape(has)):
             refuse_other_runs(store, lost.value, other)
-    assert "all 18 runs that have landed" in refuse_other_runs(store, lost.value, CONFIG)
+    assert "all 18 committed runs" in refuse_other_runs(store, lost.value, CONFIG)
     with manifest_written(store, HELD):
         pass
     assert read_manifest(store) == HELD

@@ -200,7 +200,7 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
     assert rows["status"].tolist() == ["asked", "ok"] * 4
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
     assert len(CHOICES.read(open_store(finished))) == 4, "of a question and its answer, one row counts"
-    with pytest.raises(UsageError, match=r"as the fourth ask of these prompts \(error 0.000594%\)"):
+    with pytest.raises(UsageError, match=r"as the fourth use of these prompts \(error 0.000594%\)"):
         select(finished, max_risk=0.06)
 
 

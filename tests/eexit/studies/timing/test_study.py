@@ -90,7 +90,7 @@ def test_every_round_of_every_contender_lands(finished: Path, monkeypatch: pytes
     printed = [*map(str.split, done.stdout.splitlines())]
     assert ["3", "generate/lookup", *["–"] * 5] in printed
     assert ["layer"] * 3 in printed
-    assert "1 and 3 rows at a time, 2 rounds; one actor has all 2 CPUs of a node" in done.stderr
+    assert "1 and 3 sequences at a time, 2 rounds; one actor has all 2 CPUs of a node" in done.stderr
 
 
 def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Wa
     assert page.locator("#written").inner_text() == "What was written: 3 different texts"
     assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
     same, *others = page.locator(".said-by").all()
-    assert "3 settings say this: normal, U·kl 2, F·kl 2" in same.inner_text()
+    assert "3 settings wrote this: normal, U·kl 2, F·kl 2" in same.inner_text()
     assert same.locator(".right").count() == 1
     same.get_by_role("link", name="F·kl 2").hover()
     assert "colours of F·kl 2" in same.inner_text()

@@ -37,7 +37,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tokens(walk: Walk, recorded: Path) -> None:
     page = walk(f"{RUN}/t/2", path=recorded)
     rows, heads = page.locator(".pane tbody tr"), page.locator(".pane thead th").all_inner_texts()
-    (saw,) = (number for number, head in enumerate(heads, 1) if head.startswith("Rule saw: "))
+    (saw,) = (number for number, head in enumerate(heads, 1) if head.startswith("Exit score: "))
     scores = page.locator(f".pane tbody tr > :nth-child({saw})").all_inner_texts()
     assert scores == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
     said = rows.nth(1).locator("td").last
