@@ -130,7 +130,7 @@ BAD_FLAGS = {
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
     "--settings-from-replay results/a": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--settings-from-replay results/a --within answers=2": "--within is … got answers=2: risks are …",
-    "--settings-from-replay a --within answers=0.02 --kl-factors 1": "…-replay selects …, and --kl-factors too: give one…",
+    "--settings-from-replay a --within answers=0.02 --kl-factors 1": "…-replay selects …, and --kl-factors too: …",
     "--only unfrozen/kl/3": "--only unfrozen/kl/3 is no … did you mean unfrozen/kl/4 or unfrozen/kl/2?",
     "--rules margin=x": "the parameter of rule margin must be a number, got 'x' (--rules)",
     "--rules kl=1,1": "1.0 of rule kl is listed more than once (--rules)",

@@ -54,11 +54,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "give at least one sequence"),
     (
         {"input_ids": torch.full((1, CONTEXT), 9)},
-        "sequence 0 can't be generated: the prompt has 256 tokens, .* no room",
+        "sequence 0 can't be generated: .* 256 tokens, .* no room",
     ),
     (
         {"input_ids": torch.tensor([[3, 99999, 4]])},
-        "sequence 0 has token 99999, and the model's vocabulary has the ids 0",
+        "sequence 0 has token 99999, and .* has the ids 0",
     ),
     ({"input_ids": torch.tensor([[3, -1]])}, "sequence 0 has token -1"),
     ({"inputs_embeds": torch.zeros(1, 3, 32), "input_ids": None}, "inputs_embeds"),

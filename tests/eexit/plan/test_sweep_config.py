@@ -63,10 +63,10 @@ def test_defaults_are_the_documented_grid() -> None:
         ({"gate": "gate", "rules": ["patience=2"]}, "rule patience compares all layers of its set"),
         ({"rules": ["predicted_kl=1"]}, "rule predicted_kl reads a trained probe: give --probe"),
         (MAPPING, "mode mapped_residual uses trained KV maps: give --kv-maps"),
-        ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "mapped_residual uses trained KV maps"),
+        ({"controls": [{"of": "mapped_residual/agree", "counts": {1: 2, 6: 1}}]}, "uses trained KV maps"),
         ({"kv_maps": "maps"}, r"maps has no effect: give mode mapped_residual"),
         ({"kv_maps": "linear", **MAPPING}, "holds no kv_maps, since it was trained with --what linear: give --readout"),
-        ({"kv_maps": "maps", "adapter": "student", **MAPPING}, "trained on the model's own hidden states: give --adapter"),
+        ({"kv_maps": "maps", "adapter": "student", **MAPPING}, "on the model's own hidden states: give --adapter"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:

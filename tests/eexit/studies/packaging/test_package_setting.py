@@ -98,7 +98,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
             "With 95% confidence, over prompts like these, the share of prompts whose answer full depth gets right",
             "of the 60 that full depth gets right, it loses 3%, for which nothing is certified (p = 0.2).",
             "On 30 test prompts, its mean loss is 3%",
-            "at 8 rows (realised): 25.0%",
+            "at 8 sequences (realised): 25.0%",
             "6 rounds on a machine; 0.80 times as fast as generate.",
             "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily",
         ):
