@@ -72,7 +72,7 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
 
 
 class SweepActor:
-    """Actor with one generator: `do` gets one shard at a time, while another thread answers `progress`."""
+    """Actor that holds a loaded model: `do` executes one shard, while another thread answers calls of `progress`."""
 
     def __init__(
         self, make_generator: MakeGenerator, config: SweepConfig, out: str, device: str, lease: str, token: str

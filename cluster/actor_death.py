@@ -38,7 +38,10 @@ class LiveActors:
         self.actors.append(self._start(pool))
 
     def record_commit(self, shard: Shard, tally: RunCounts) -> None:
-        """Record that a shard was committed or rehearsed; after a commit, start the actors that could not load."""
+        """Record that a shard was committed or, for a rehearsal, that its run succeeded; `tally` has its counts.
+
+        After a commit, actors that failed to load the model are started again.
+        """
         self._queue.record_commit(shard, tally)
         while self._vacant and not shard.rehearsal:
             self.start(self._vacant.pop())

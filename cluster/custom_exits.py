@@ -43,7 +43,10 @@ class CustomExits:
 
 
 def _pickled(entries: list[Rule | Mode]) -> bytes:
-    """Return the pickled entries with their modules, which need not exist on the actor's node. Raise `UsageError`."""
+    """Return the pickled entries with their modules, which need not exist on the actor's node.
+
+    Raise `UsageError` if an entry can't be pickled.
+    """
     with ExitStack() as by_value:
         modules = {sys.modules.get(each.function.__module__) for each in entries} - {sys.modules["__main__"], None}
         for module in modules:

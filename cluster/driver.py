@@ -83,7 +83,7 @@ class Driver:
         self._live = LiveActors(start, self._queue, self._store, assigned.lease, self._display.say)
 
     def drive(self) -> RunCounts:
-        """Commit every run; return the number of committed runs, errors and tokens.
+        """Execute every uncommitted run on the actors and commit it, or its error; return the counts of this call.
 
         Raise `UsageError` if the model can't be loaded, and `SweepStopped` if all further runs would be errors.
         """
@@ -119,7 +119,7 @@ class Driver:
                     actor.assign(shard)
 
     def _handle_answers(self, liveness: RayHealth) -> None:
-        """Wait for answers of actors, for SECONDS_BETWEEN_POLLS at most, and handle them."""
+        """Handle results and errors of actors' calls, waiting SECONDS_BETWEEN_POLLS at most; `liveness` checks Ray."""
         owners = {ref: actor for actor in self._live.actors for ref in (actor.loading, *actor.shards) if ref}
         answered, _ = ray.wait(list(owners), timeout=SECONDS_BETWEEN_POLLS)
         for ref in answered:

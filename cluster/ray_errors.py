@@ -9,12 +9,12 @@ CAUSES = ("The actor is dead because", "The actor died because")
 
 
 def failure_of_call(error: RayTaskError) -> ShardFailure:
-    """Return the failure of a call that raised; its actor is alive."""
+    """Return the failure of a shard whose call raised `error`; its actor is alive."""
     return failure_of(error.cause if isinstance(error.cause, Exception) else error)
 
 
 def failure_of_actor(error: RayError) -> ShardFailure:
-    """Return the failure of an actor whose process is gone or unreachable."""
+    """Return the failure of a shard whose actor's process is gone or unreachable, by the error that showed it."""
     out_of_memory = isinstance(error, OutOfMemoryError) or "memory pressure" in str(error)
     kind = FailureKind.MEMORY if out_of_memory else FailureKind.DIED
     return ShardFailure(kind, f"the process that did it died: {_cause(error)}")

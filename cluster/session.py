@@ -45,9 +45,10 @@ class RaySession:
 
 @contextmanager
 def ray_session(say: Callable[[str], None] = lambda line: None) -> Iterator[RaySession]:
-    """Use the Ray that this process has joined, else join the cluster of a job or of RAY_ADDRESS, else start one.
+    """Yield a session of the Ray joined before; else join the cluster of a Ray job or of RAY_ADDRESS, else start one.
 
-    Leave a joined Ray and end a started one. `say` gets a line on the step that takes its seconds. Raise `UsageError`.
+    At the end, leave a cluster that was joined here, and shut down a Ray that was started here. `say` gets a line
+    before joining or starting, which takes seconds. Raise `UsageError` if that fails.
     """
     if ray.is_initialized():
         yield _session(is_own=False)
@@ -130,7 +131,10 @@ class RayHealth:
     """
 
     def __init__(self, is_own: bool, pools: Sequence[PoolSpec], say: Callable[[str], None]) -> None:
-        """Watch the Ray of this process; `is_own` is True if this process started Ray, on this machine alone."""
+        """Watch the Ray of this process; `say` gets a line on a problem.
+
+        `is_own` is True if this process started Ray, on this machine alone.
+        """
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
         own_node = next(node for node in ray.nodes() if node["NodeID"] == self._node)

@@ -112,7 +112,7 @@ def run_job(
 def _prepare(
     job: SweepJob, store: Store, inspect: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
 ) -> _SweepPlan:
-    """Refuse bad input before anything is loaded or written. Raise `UsageError`.
+    """Raise `UsageError` for bad input, before anything is loaded or written; return the facts of the sweep.
 
     Without committed runs, Ray starts meanwhile in `on_ray`, as another process reads the model's facts: both take
     seconds.
@@ -152,7 +152,7 @@ def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: Ray
 
 
 def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | None, session: RaySession) -> RunCounts:
-    """Run the uncommitted runs on Ray."""
+    """Run the uncommitted runs (`left`) on Ray."""
     job, display, n_planned = assigned.job, assigned.display, count_runs(left.config)
     with display:
         pools = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)

@@ -1,4 +1,7 @@
-"""Early exit in language models: sweeps, packages with one setting, and the names of the original module."""
+"""Early exit in language models: sweeps, packages with one setting, and the names of the original module.
+
+eexit/README.md defines this project's words, such as decided token, read and control, in the section Words.
+"""
 
 import logging
 from importlib import import_module

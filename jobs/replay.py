@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def threshold(text: str) -> str:
-    """Return a probability, or `PERFECT`, as keys have it. Raise `ValueError`."""
+    """Return a probability, or `PERFECT`, as keys have it. Raise `ValueError` for other text."""
     return text if text == PERFECT else f"{float(text):g}"
 
 

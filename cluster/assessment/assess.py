@@ -49,10 +49,7 @@ def begin(assessment: Assessment) -> None:
 
 
 def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
-    """Run the commands that are not done, and write `verdict.json`.
-
-    Returns:
-        The verdict, and True if it has changed.
+    """Run the commands that are not done, and write `verdict.json`; return the verdict, and True if it has changed.
 
     Raises:
         UsageError: As `begin` does, for a step that can't be done, and if another process holds the folder.

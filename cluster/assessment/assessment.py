@@ -47,7 +47,7 @@ SWEEPS = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # with the spl
 
 @dataclass(frozen=True)
 class Assessment:
-    """Assessment of a model: recipe, risk bound and today's `ModelDescription`; a smoke run has a tenth of the size."""
+    """Assessment of a model: recipe, risk bound, and the model as it is now; a smoke run has a tenth of the prompts."""
 
     recipe: Recipe
     bound: Bound
@@ -56,7 +56,7 @@ class Assessment:
     is_smoke_run: bool = False
 
     def finished(self, step: str, *columns: str) -> FinishedSweep | None:
-        """Return a step's sweep; None unless it is finished and undamaged."""
+        """Return a step's sweep with `columns` of its runs; None if the sweep is missing, unfinished or damaged."""
         try:
             return read_finished(self.recipe.at(step), ["run_id", *columns])
         except (UsageError, DamagedError):

@@ -46,7 +46,9 @@ class SplitSizes:
 
 
 def sizes_at(max_risk: float) -> SplitSizes:
-    """Return the sizes that certify a loss of half the bound with 80 % power. Raises `UsageError` for a small bound.
+    """Return the sizes that certify `max_risk`, in 80 % of cases, for a setting that loses half of it.
+
+    Raise `UsageError` if a small `max_risk` takes too many prompts.
 
     >>> sizes_at(0.02)
     SplitSizes(training=300, pilot=200, choosing=975, ordering=325, reporting=400)
@@ -100,16 +102,13 @@ def split(
 ) -> PromptSplits:
     """Split prompts into training, pilot and run prompts by hash; smaller splits than planned are allowed.
 
-    If at least half of the prompts have an answer, prompts without an answer are left out.
+    If at least half of the prompts have an answer, the others are left out. Raise `UsageError` for too few prompts.
 
     Args:
         whole: Planned sizes, of which a smoke run takes a tenth.
         least: Minimum number of choosing prompts.
         is_smoke_run: True for a smoke run, whose run prompts come from the training split.
         batch: Number of slots; the run needs two prompts per slot.
-
-    Raises:
-        UsageError: For too few prompts.
     """
     answered = [each for each in prompts if each.answer or each.answer_pattern]
     risk = ANSWERS if 2 * len(answered) >= len(prompts) else DISAGREEMENT
@@ -139,7 +138,7 @@ def split(
 
 
 def _enough(need: float, share: float) -> int:
-    """Return of how many prompts a hash selects `need`, each with probability `share`, in 999 of 1,000 cases."""
+    """Return how many prompts to have: a hash with probability `share` selects `need` or more in 99.9 % of cases."""
     spread = 3.1 * math.sqrt(1 - share)
     return math.ceil(((spread + math.sqrt(spread**2 + 4 * need)) / 2) ** 2 / share)
 

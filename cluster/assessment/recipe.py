@@ -1,6 +1,7 @@
 """Ten commands of an assessment, in order, as `eexit assess --dry-run` prints them; `jobs/README.md` explains them.
 
-The run has the settings of cells C and D and those to certify, the oracles have cells A and B on the same prompts.
+Cells combine what decides exits with a KV cache (`eexit.studies.assessment.cells`). The run has the settings of cells C
+and D and further ones to certify; the oracles have cells A and B on the same prompts.
 """
 
 import shlex
@@ -82,7 +83,7 @@ class Recipe:
 
     @property
     def piloted(self) -> Sequence[str]:
-        """Keys of the pilot's configurations: cell A's oracle, cell B's and few settings of C and D by exit set."""
+        """Keys of the pilot: the oracle in cell A and, by exit set, in cell B, and few settings of cells C and D."""
         online = [key for mode in (EXACT, DEPLOYED) for key in self.keys(mode, IN_THE_PILOT)]
         return [NORMAL, EarlyExit(EXACT, ORACLE).key, *self.keys(DEPLOYED, {ORACLE: (None,)}), *online]
 

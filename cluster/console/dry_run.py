@@ -34,7 +34,7 @@ OBSERVED: Final = {  # for values of `--record-full-depth` other than all
 
 
 def describe_plan(job: SweepJob, options: CommandOptions) -> str:
-    """Return the plan as lines of text, from facts of the model, without writing anything. Raise `UsageError`."""
+    """Return the plan as lines of text, from the model's facts; write nothing. Raise `UsageError` for bad input."""
     config, by = _grown(job)
     grid, n_runs = configurations(config), count_runs(config)
     model, exitable_layers, memory = inspect_model(config, job.rows_per_shard)

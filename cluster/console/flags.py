@@ -14,14 +14,14 @@ _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses numbers of t
 
 
 def study_parser(description: str | None, results: str = "folder or URI of a finished sweep") -> Parser:
-    """Return a parser for a study, whose first argument is the sweep's folder."""
+    """Return a parser for a study, whose first argument is the sweep's folder, with `results` as its help."""
     parser = Parser(description)
     parser.add_argument("results", help=results)
     return parser
 
 
 def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool = True) -> argparse.Namespace:
-    """Add the flags of commands that load a model, and parse `arguments`. Raise `UsageError`.
+    """Add the flags of commands that load a model, and parse `arguments`. Raise `UsageError` for a wrong flag or file.
 
     Custom rules and modes are loaded; without `with_own_exits`, there is no flag for their files.
     """

@@ -146,7 +146,8 @@ def _add_further_flags(parser: Parser) -> None:
 def _settings(flags: Mapping[str, Any], results: str | None, within: str | None) -> dict[str, Any]:
     """Return the sweep's fields that select the settings which a pilot predicts to be worth a run.
 
-    The result is empty without `results`, the folder of the pilot. Raise `UsageError`.
+    `results` is the pilot's folder, and `within` a risk with its bound, such as answers=0.02. The result is empty
+    without both. Raise `UsageError` for unusable values, and for flags that select settings too.
     """
     if (results is None) != (within is None):
         raise UsageError("--settings-from-replay RESULTS and --within RISK=SHARE are given together")
@@ -183,9 +184,9 @@ def _figures(name: str | None) -> Path | None:
 
 
 def _table(flags: dict[str, Any], default: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the path and content of the TOML file; remove `--config` from `flags`.
+    """Return the path and content of the TOML file in `--config`, else of `default`; remove `--config` from `flags`.
 
-    If `flags` has prompts but no file, the content is empty.
+    With `--prompts` and no `--config`, no file is read: the content is empty.
     """
     file = flags.pop("config", None)
     if file and "://" in file:
@@ -253,7 +254,7 @@ def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
 
 
 def _split(name: str, values: list[str]) -> list[str]:
-    """Split values at commas, except values with a colon, such as 10,20:2,4.
+    """Split the values of flag `name` at commas, except values with a colon, such as 10,20:2,4 (drafts at two layers).
 
     Exit sets, configuration keys, thinking marks and file paths are never split.
     """

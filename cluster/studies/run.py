@@ -37,7 +37,10 @@ class StudyResult(Generic[S]):
     rows: Sequence[Row]
 
     def show(self, results: str, columns: int) -> None:
-        """Print the closing tables, `columns` wide where the output is no terminal, and a hint on reading the rows."""
+        """Print the closing tables and a line of Python that reads the rows; `results` is the folder in that line.
+
+        Where the output is no terminal, tables are at least `columns` characters wide.
+        """
         console = console_of(columns)
         for each in self.study.summary(self.rows):
             console.print(Text(each) if isinstance(each, str) else each)

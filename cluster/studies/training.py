@@ -51,10 +51,12 @@ def train_exits(
     inspect: Callable[[SweepConfig, int], ModelFacts] = inspect_model,
     trusts_code: bool = False,
 ) -> ArtefactCard:
-    """Train on the `normal` texts of the finished sweep in `results`, write the artefact and return its card.
+    """Train the artefact that `asked` describes (a readout, probe, gate or KV maps), write it and return its card.
 
-    A damaged artefact is set aside and trained again. `inspect` is as in `run_job`, and `trusts_code` as in
-    `run_study`. Raise `UsageError` for bad input, and `SweepStopped` or `OSError` when all further work would fail.
+    The texts are those of mode `normal`, full depth, in the finished sweep in `results`, and of further prompts in
+    `asked`. A damaged artefact is set aside and trained again. `inspect` returns a model's facts, as in `run_job`. With
+    `trusts_code`, the model's own Python code may run. Raise `UsageError` for bad input, and `SweepStopped` or
+    `OSError` when all further work would fail.
     """
     display = display or open_display()
     folder = _folder(asked.out)

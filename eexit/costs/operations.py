@@ -1,6 +1,8 @@
 """Operation counts of runs, and their multiply-adds: of full depth, as exits require, and as run.
 
-`eexit.costs.unit_costs` counts the costs of a model's parts for one token. This module does not import torch.
+`eexit.costs.unit_costs` counts the costs of a model's parts for one token. This module does not import torch. A *read*
+is a prediction from a hidden state, by the lm_head, a screen, a probe or a gate. A *decided* token is any generated
+token but a run's first.
 
 Letters besides the table's: T decided tokens of a run, K kinds of reads (READS), R draft rounds.
 """
@@ -72,12 +74,14 @@ def run_counts(
     configuration: Configuration, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray | None = None,
     missed_T: np.ndarray | None = None, has_screen: bool = False,
 ) -> OpCounts | None:  # fmt: skip
-    """Return the operations of a run that is decoded alone; None for oracles and drafts.
+    """Return the operation counts of a run that is decoded alone; None for oracles and drafts.
 
     Besides the required operations, the counts include the rule's reads, and the keys and values of all skipped layers.
     Oracles have no counts, since they share a full-depth pass.
 
     Args:
+        layer_X: The exitable layers and the final one.
+        exit_layer_T: Exit layers of the decided tokens.
         score_TE: Exit scores, NaN where the rule computed none; None for a rule that reads no layer.
         missed_T: True for tokens that exited only because of the screen's approximation.
     """
@@ -135,9 +139,9 @@ def cost_columns(
     unit_costs: UnitCosts, counts: OpCounts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
     n_prompt: int,
 ) -> dict[str, float | int | None]:  # fmt: skip
-    """Return a run's cost columns, given the exit layers of its decided tokens.
+    """Return a run's cost columns: multiply-adds at full depth, up to the exits, as exits require, and as executed.
 
-    Without `counts`, the columns on executed operations are None.
+    `exit_layer_T` has the exits of the run's decided tokens. Without `counts`, columns on executed operations are None.
     """
     layer_X, exit_mode = np.array([*exitable_layers, len(unit_costs.layer_L) - 1]), MODES.get(mode)
     full = required_ops(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
@@ -176,9 +180,10 @@ class DraftRounds:
         return np.diff(self.input_index_R, append=n_decided)
 
     def counts(self, layer: int, layer_X: np.ndarray) -> OpCounts:
-        """Return the operations of all rounds' tokens, if `layer` drafts; rejected drafts are included.
+        """Return the operation counts of all rounds, rejected drafts included, if `layer` drafts.
 
-        Every token runs through all layers, and the final layer reads it. `layer` reads every token but a round's last.
+        All tokens run through all layers. The lm_head reads each at the final layer, and all but a round's last at
+        `layer`. `layer_X` has the exitable layers and the final one.
         """
         first_T = np.repeat(np.cumsum(self.length_R) - self.length_R, self.length_R)
         index_T = np.arange(len(first_T)) - first_T  # in the round

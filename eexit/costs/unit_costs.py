@@ -106,10 +106,11 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
 
 
 def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the multiply-adds of keys and values alone.
+    """Return the price of a skipped layer: the multiply-adds of keys and values, without the rest of the layer.
 
     Returns:
-        The multiply-adds of each layer's projections, (L,), and with KV maps, by exit layer and skipped layer, (L, L).
+        By layer, (L,), of the layer's own projections; by exit layer and skipped layer, (L, L), of the KV map in `maps`
+        or, without a map, of the projections.
     """
     keys_L = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)

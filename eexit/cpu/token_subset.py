@@ -17,7 +17,7 @@ Index = Tensor | slice
 
 @dataclass(frozen=True)
 class TokenSubset:
-    """Subset of a pass's tokens, by `index`; all are computed, and those with `mask_M` True count (None: all)."""
+    """Subset of a pass's tokens: `index` selects those to compute; `mask_M` those whose results count (None: all)."""
 
     index: Index
     mask_M: Tensor | None = None

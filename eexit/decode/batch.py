@@ -81,7 +81,7 @@ class Batch:
         return self.slots.inputs(self.slots.end + 1)
 
     def record_predictions(self, ended: Sequence[int], on_tokens: OnTokens) -> None:
-        """Record full-depth predictions for finished texts, unless a full-depth pass ran with them."""
+        """Record full-depth predictions for the texts of slots `ended`, unless a full-depth pass ran with them."""
         if self.decoding.n_observed and not self.full_depth:
             prompts = self.deferred.cache if self.decoders.is_shared else None
             record_predictions(self.slots, ended, self.full_depth_head, prompts, on_tokens)
@@ -94,7 +94,7 @@ class Batch:
 
     @torch.inference_mode()
     def admit(self, requests: Mapping[int, Request]) -> None:
-        """Give these requests, by their numbers, slots and their first tokens."""
+        """Give these requests (number → request) slots and their first tokens."""
         slots = self.slots
         if len(slots):
             self.deferred.run_all(slots.plan(), slots.inputs(slots.end))

@@ -100,7 +100,7 @@ class DeferredTokens:
     def _run(
         self, block: Block, others: ForwardInputs, visitor: ExitVisitor, stop: int, defers: bool, n_after: int = 0
     ) -> tuple[Tensor, Block | None]:
-        """Run tokens up to layer `stop`, or up to the layer at which all have exited, if the rest is deferred.
+        """Run tokens up to layer `stop` or, if `defers`, up to the layer at which all have exited.
 
         The tokens end `n_after` columns before the end of `others`. Return their head inputs, and the deferred block,
         if any.
@@ -130,7 +130,7 @@ class DeferredTokens:
         self.blocks.append(block)
 
     def _run_blocks(self, plan: ExitPlan, older: list[Block], inputs: ForwardInputs, n_after: int, stop: int) -> None:
-        """Run tokens, which end `n_after` columns before the end of others, up to a layer that they are deferred from.
+        """Run the `older` deferred tokens, which end `n_after` columns before `inputs` do, up to layer `stop`.
 
         They are removed from the list as they run, so that their memory is freed.
         """

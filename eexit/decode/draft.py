@@ -71,7 +71,7 @@ class DraftBatch(Batch):
         return visitor
 
     def _inputs(self, token_B1: Tensor, index: int) -> ForwardInputs:
-        """Return the tokens at an index of the round as inputs; slots without room for these tokens reject them."""
+        """Return `token_B1`, token `index` of each slot's round, as inputs; tokens beyond a limit will be rejected."""
         inputs = self.slots.inputs(self.slots.end + 1 + index)
         last_B1 = np.array([[len(slot.prompt) + slot.limit - 1] for slot in self.slots.in_flight])
         position_B1 = torch.minimum(inputs.position_BT + index, *to_device([last_B1], self.slots.device))

@@ -95,7 +95,10 @@ class Engine:
     def _decode(
         self, batch: Batch, requests: Sequence[Request], waiting: list[int], progress: OnTokens, observed: OnTokens
     ) -> Iterator[tuple[int, Outcome]]:
-        """Yield the outcome of each request, as slots become free for those in `waiting` (from its end)."""
+        """Decode `requests`, admitting those at the indices in `waiting` from its end; yield each index and outcome.
+
+        `progress` and `observed` are as in `generate`.
+        """
         slots = batch.slots
         while waiting or len(slots):
             while waiting and len(slots) < batch.n_slots:
@@ -138,7 +141,7 @@ class Engine:
         return Batch(self.n_slots, length, decoders, self.decoding, requests, has_oracles)
 
     def _retire(self, batch: Batch, observed: OnTokens) -> Iterator[tuple[int, Outcome]]:
-        """Yield each finished request's index and outcome, after recording its predictions and freeing its slot."""
+        """Record and free slots of finished requests; yield each index and outcome. `observed` is as in `generate`."""
         ended = batch.slots.ended()
         batch.record_predictions(ended, observed)
         outcomes = [(batch.slots.in_flight[at].index, batch.output(at)) for at in ended]

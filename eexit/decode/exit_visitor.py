@@ -129,7 +129,7 @@ class ExitVisitor:
     def _score(
         self, rank: int, is_reached_N: Tensor, before_ND: Tensor, after_ND: Tensor
     ) -> list[tuple[Index, HeadReading]]:
-        """Note exit scores and probabilities of groups that read this layer; return the LM head's readings."""
+        """Record exit scores and probabilities of groups that read layer `rank` of E; return the LM head's readings."""
         layer, readings = self.decoding.exitable_layers[rank], list[tuple[Index, HeadReading]]()
         by_predictor = defaultdict[str | None, list[tuple[SlotGroup, TokenSubset]]](list)
         for group in self.plan.online:
@@ -158,7 +158,7 @@ class ExitVisitor:
         return readings
 
     def _score_group(self, rank: int, group: SlotGroup, tokens: TokenSubset, view: LayerView, part: slice) -> None:
-        """Record exit scores and probabilities for a group's tokens, which are a subset of the tokens in view."""
+        """Record exit scores and probabilities for a group's tokens, which are slice `part` of the tokens in `view`."""
         rule, more = group.rule, dict[str, Tensor]()
         if self.top_token_NE is not None and "top_token" in vars(view):
             tokens.put(self.top_token_NE[:, rank], view.top_token[part])
@@ -177,7 +177,7 @@ class ExitVisitor:
     def _read_next_tokens(
         self, rank: int, exits_N: Tensor, after_ND: Tensor, readings: Sequence[tuple[Index, HeadReading]]
     ) -> None:
-        """Record next tokens that deciding has read, and keep the head inputs of all tokens that exit here."""
+        """Record next tokens that were read to decide exits, and keep the head inputs of all tokens that exit here."""
         for index, reading in readings:
             exits_M = exits_N[index]
             tokens, at = TokenSubset(index).narrow(exits_M)

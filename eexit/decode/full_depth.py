@@ -61,7 +61,7 @@ def prefill(
 
 
 def padded(index_N: np.ndarray, most: int) -> np.ndarray:
-    """Repeat the last index, so that there are at most MAX_BATCH_SIZES different numbers of indices up to `most`."""
+    """Pad indices with the last one to one of MAX_BATCH_SIZES lengths up to `most`: new lengths cost compilations."""
     step = -(-most // MAX_BATCH_SIZES)
     n_indices = min(-(-len(index_N) // step) * step, most)
     return np.pad(index_N, (0, n_indices - len(index_N)), mode="edge")
@@ -83,7 +83,7 @@ class SharedPrefixes:
         self.cache.copy_rows(prefilled, *to_device([prompt_P, free_P], self.head.decoder.device))
 
     def read(self, slots: SlotTable) -> HeadReading:
-        """Run and read the latest token of every prefix at full depth; return the reading of each slot."""
+        """Run the latest token of each unique prefix through all layers and the head; return each slot's reading."""
         indices = self._split(slots.in_flight)
         prefixes = np.array([slot.prefix for slot in slots.in_flight])
         prefix_B, slot_U, source_P, target_P = to_device([prefixes, *indices], slots.device)

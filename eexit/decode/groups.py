@@ -103,7 +103,7 @@ class ExitPlan:
 
     @cached_property
     def go_on_NE(self) -> Tensor:
-        """Complements of `stop_NE`, precise near 0."""
+        """Probabilities of not exiting, 1 − `stop_NE`, computed without cancellation near 0."""
         return torch.ones_like(self.parameter_NE)
 
     @cached_property

@@ -1,7 +1,8 @@
 """Predictors from hidden states: the LM head, at one layer or at all; a screen; a probe.
 
-Logits are made for a few tokens at a time, so that their memory grows neither with the batch nor with the number of
-exitable layers.
+To *read* a hidden state is to predict from it. The LM head reads next-token distributions, behind a readout. Logits are
+made for a few tokens at a time, so that their memory grows neither with the batch nor with the number of exitable
+layers.
 
 Letters besides the table's: U tokens that a reading was made for, which several tokens may share.
 """
@@ -51,7 +52,7 @@ class NextTokens:
         return cls(number_N.long(), number_N, number_N.long(), number_NK.long(), number_NK)
 
     def fill(self, tokens: TokenSubset, others: "NextTokens") -> None:
-        """Fill in the selected tokens."""
+        """Copy `others`, the next tokens of `tokens`, to the places of these tokens."""
         for each in fields(NextTokens):
             if (part := getattr(self, each.name)).numel():
                 tokens.put(part, getattr(others, each.name))
@@ -89,7 +90,7 @@ class HeadReading(Divergence):
         return self.logits_UV[self.prefix_B[at], token_M].float() - self.final_lse_B[at]
 
     def values(self) -> dict[str, Any]:
-        """Return values of `LayerView`, of the last layer."""
+        """Return the fields of a `LayerView` for the last layer."""
         values = {
             "top2_prob": self.top_prob_BXK[:, -1, :2],
             "entropy": self.entropy_B,

@@ -93,7 +93,7 @@ class SlotTable:
         self._is_sent = False
 
     def remove(self, at: int) -> None:
-        """Free a slot; the last one with an early-exit pass, if the slot had one, and then the last one move up."""
+        """Free a slot. The last slot with an early-exit pass, if this slot has one, and then the last slot move up."""
         self.free_records.append(self.in_flight[at].record)
         if at < self.n_early:
             self.n_early -= 1
@@ -165,10 +165,10 @@ class SlotTable:
         return records
 
     def record(self, columns: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
-        """Record a token for these slots, by default for all.
+        """Append a token to each of `slots`, by default to all; the host waits for the device.
 
-        For all slots, the token follows a pass that has filled the next column of the KV caches. The host waits for the
-        device here.
+        Without `slots`, a pass has filled the next column of the KV caches, and the table moves on by a column. With
+        `slots`, the table stays at its column.
 
         Args:
             columns: The token's values in each recorded column, one per slot.

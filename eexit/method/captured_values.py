@@ -66,7 +66,7 @@ def _describe(value: object, digests: "_Digests") -> str:
 
 
 class _Digests:
-    """SHA-256 digests of values, each computed once. A value inside itself counts by how far out it began."""
+    """SHA-256 digests of values, each computed once. A value inside itself counts as the number of levels to it."""
 
     def __init__(self) -> None:
         self._done: dict[int, bytes] = {}
@@ -105,7 +105,7 @@ def _sha256(*parts: bytes) -> bytes:
 
 
 def _parts(value: Any) -> tuple[str, Sequence[Any]]:
-    """Return the kind of a value, and the values that make it up. Raise `TypeError` if they can't be had."""
+    """Return a label of a value's type, and the values that make up its digest. Raise `TypeError` if there are none."""
     torch, numpy, kind = sys.modules.get("torch"), sys.modules.get("numpy"), type(value)
     if kind in (list, tuple):
         return kind.__name__, value
@@ -226,7 +226,7 @@ def _used(code: CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _loads(code: CodeType) -> Iterator[list[str]]:
-    """Yield each name that the code loads, with the attributes that are read from it at once."""
+    """Yield each name that the code loads, with attributes read directly from it, as in ["np", "linalg", "norm"]."""
     chain: list[str] = []
     for instruction in dis.get_instructions(code):
         name = instruction.argval

@@ -87,10 +87,10 @@ _running_file: ContextVar[CustomSource | None] = ContextVar("_running_file", def
 
 
 def entry_fields(kind: str, function: Any, known: Mapping[str, RegistryEntry]) -> dict[str, Any]:
-    """Return the fields of a `RegistryEntry` that follow from a decorated function.
+    """Return the fields of a `RegistryEntry` that follow from a decorated function; `kind` is rule or mode.
 
-    Raise `UsageError` for what has no text, such as a number or a `functools.partial`, and for a name that can't be in
-    configurations' keys or is one of eexit's.
+    Raise `UsageError` for an object without source code, such as a number or a `functools.partial`. Raise it also for a
+    name that can't be in a configuration's key, or that `known` has as one of eexit's.
     """
     if not callable(function) or not hasattr(function, "__name__") or not hasattr(inspect.unwrap(function), "__code__"):
         raise UsageError(f"a {kind} is made of a function that has a name, as def gives it one, got {function!r}")
@@ -198,7 +198,7 @@ def _running(source: CustomSource, module: ModuleType) -> Iterator[None]:
 
 
 def cause_of(error: BaseException, file: str, elsewhere: str = "") -> str:
-    """Return the message of an error from a user's code, with the last line of the file that led there, if one did."""
+    """Return the message of an error from a user's code, with the line of `file` that led there, else `elsewhere`."""
     frames = traceback.extract_tb(error.__traceback__)
     in_file = [frame for frame in frames if frame.filename == file]
     if isinstance(error, SystemExit):

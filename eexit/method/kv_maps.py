@@ -54,7 +54,7 @@ class KVMaps:
 
         Args:
             exit_layer_N: the exit layers, each with a map to `layer`.
-            input_NF: the hidden states at the exits; for keys and values, the inputs that these give the projections.
+            input_NF: the hidden states at the exits; for keys and values, the projections' inputs for them.
         """
         by_exit = {at: self.of_layers[at, layer] for at in range(layer - 1) if (at, layer) in self.of_layers}
         outputs = [input_NF.new_empty(len(input_NF), each.weight.shape[1]) for each in next(iter(by_exit.values()))]

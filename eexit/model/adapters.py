@@ -57,7 +57,7 @@ def merged(model: PreTrainedModel, folder: str) -> PreTrainedModel:
 
 
 def refuse_merging(folder: str, how: str) -> None:
-    """Raise `UsageError` for an adapter of weights that are quantised, or on several devices."""
+    """Raise `UsageError`: an adapter can't be merged into weights that are `how`, such as "quantised (int8)"."""
     raise UsageError(
         f"--adapter {folder} is merged into weights, and those of this model are {how}: load the model with weights as "
         "they were, on one device"

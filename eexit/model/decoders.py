@@ -18,7 +18,7 @@ class DecoderPair:
 
     @property
     def is_shared(self) -> bool:
-        """True if both are one decoder."""
+        """True if both passes use the same decoder."""
         return self.early_exit is self.full_depth
 
 

@@ -32,7 +32,7 @@ def values_of(config: GenerationConfig | None) -> dict[str, Any]:
 
 
 def values_in(location: str, config: Any, **fetching: Any) -> dict[str, Any]:
-    """Return these values of a model that is not loaded; without a file, its configuration `config` may have some."""
+    """Return the values (`values_of`) of a model that is not loaded, by its generation_config or else its `config`."""
     if not Path(location).is_file():  # of GGUF, which has no such file
         with suppress(OSError):  # there is none, and transformers makes one of the configuration, too
             return values_of(GenerationConfig.from_pretrained(location, **fetching))

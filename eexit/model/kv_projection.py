@@ -46,7 +46,7 @@ class KVProjection:
         return layer
 
     def write(self, cache: KVCache, projections: Sequence[Projection], /, *args: Any, **kwargs: Any) -> None:
-        """Write the layer's keys and values for these arguments; `projections`, if any, replace the layer's own."""
+        """Write the layer's keys and values for these arguments; `projections`, if any, replace the layer's own two."""
         layer = self.projecting(self.layer, projections) if projections else self.layer
         cache.only_keys = True
         try:
@@ -69,7 +69,7 @@ def without_queries(layer: nn.Module, cache: KVCache, index: int, /, *args: Any,
     expected = columns.keys.clone(), columns.values.clone()
 
     def write(copy: nn.Module) -> tuple[bool, Sequence[Tensor]]:
-        """Write keys and values with a copy of the layer; return True if they equal the layer's, and the pair."""
+        """Write keys and values with a copy of the layer; return True if they equal the layer's, and both tensors."""
         columns.reset()
         KVProjection(copy).write(cache, (), *args, **kwargs)
         parts = columns.keys, columns.values

@@ -52,7 +52,7 @@ class VisitedLayer:
     def run(self, hidden_BTD: Tensor, projections: Sequence[Projection] = ()) -> Tensor:
         """Run the layer, which writes its keys and values; return the hidden states after it, (B, T, D).
 
-        `projections` replace the layer's own to keys and to values, which have to be two modules.
+        `projections`, if any, replace the layer's own projections to keys and to values, which have to be two modules.
         """
         module, (args, kwargs) = self.decoder.layers[self.index], self._arguments()
         if projections:
@@ -223,9 +223,9 @@ class Decoder:
 
     @torch.inference_mode()
     def _inspect(self, config: Any, path: str, name: str) -> None:
-        """Find the modules behind the layers, and check that visits of layers change nothing.
+        """Find the model's parts after the layers, such as norm and head, and check that layer visits change nothing.
 
-        `path` is that of the stack of layers, and `name` that of their list in it.
+        `path` and `name` lead to the layers, as `structure.find_stack` returns them.
         """
         model: Any = self.model
         texts = support.checked_texts(self.vocabulary, self.context)

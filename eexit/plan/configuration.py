@@ -192,7 +192,7 @@ class HFGenerate:
 
     @property
     def columns(self) -> Columns:
-        """Values that identify the baseline in the columns of a configuration."""
+        """Values of the baseline in the columns that identify a configuration."""
         return {**_NO_COLUMNS, "configuration": self.key, "draft_layer": self.draft_layer}
 
 
@@ -234,7 +234,8 @@ def _short(rule: str) -> str:
 def configuration_of(columns: Mapping[str, Any]) -> Configuration:
     """Return the configuration with these `COLUMNS`; columns that are None may be missing.
 
-    A control's histogram is no column and stays empty.
+    The histogram of a control (rule `random`, with the exit layers of another configuration) is in no column and stays
+    empty.
     """
     if (length := columns.get("draft_length")) is not None:
         return Draft(int(columns["draft_layer"]), int(length))

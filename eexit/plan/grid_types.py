@@ -33,7 +33,7 @@ def distinct(values: tuple[Any, ...], of: str = "") -> tuple[Any, ...]:
 
 
 def _distinguishable(parameters: tuple[float, ...], name: str) -> tuple[float, ...]:
-    """Refuse parameters that are equal when rounded to six digits, as tables and the report show them."""
+    """Refuse parameters of `name` that are equal when rounded to six digits, as tables and the report show them."""
     shown: dict[str, float] = {}
     for parameter in parameters:
         first = shown.setdefault(f"{parameter:g}", parameter)

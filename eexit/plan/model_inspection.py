@@ -201,7 +201,8 @@ def _end_with_the_first_process() -> None:
 def inspect_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     """Return a sweep's model description, its exitable layers, and an actor's memory for the largest shard.
 
-    Inspects the model in a subprocess unless the result is cached. Raises: `UsageError`.
+    Inspects the model in a subprocess unless the result is cached. Raise `UsageError` for an unusable model, layer or
+    artefact.
     """
     with start_inspection(inspect_model, config, rows_per_shard) as facts:
         return facts()
@@ -260,7 +261,7 @@ def characters(config: SweepConfig) -> list[int]:
 
 
 def _facts(config: SweepConfig, rows_per_shard: int, found: InspectedModel) -> ModelFacts:
-    """Return a model's facts for this sweep, from its inspection. Raises `UsageError`."""
+    """Return an inspected model's facts for this sweep. Raise `UsageError` for misfitting layers or artefacts."""
     layers = resolve_exitable_layers(config, found.description["n_layers"])
     refuse_misfit(config, found.description, layers)
     return found.description, layers, _memory(config, min(rows_per_shard, count_runs(config)), found)
@@ -280,7 +281,7 @@ def _memory(config: SweepConfig, rows: int, found: InspectedModel) -> MemoryEsti
 
 
 def _find(config: SweepConfig) -> tuple[Any, ...]:
-    """Return the fields of `InspectedModel`, without loading weights. Raises `UsageError`."""
+    """Return the fields of `InspectedModel`, without loading weights. Raise `UsageError` for an unusable model."""
     from eexit.plan.model_description import describe_model, estimate_memory
 
     model = asdict(describe_model(config))

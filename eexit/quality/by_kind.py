@@ -31,7 +31,7 @@ BETTER: Final = Risk("correct", "", "", "", lambda number, normal: number - norm
 
 @dataclass(frozen=True)
 class PairedMetrics(Estimates):
-    """Metrics of a configuration on some prompts: shares with intervals, over the prompts that have a value."""
+    """Metrics of a configuration, some beside `normal`'s on the same prompts, each over the prompts with a value."""
 
     accuracy: Estimate  # correct answers, over prompts with an expected one
     cut: Estimate  # texts that `max_new_tokens` ended, over the same prompts (`eexit.quality.text_metrics.cut`)

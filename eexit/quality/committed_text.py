@@ -117,7 +117,7 @@ def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
 
 
 def before_own_question(text: str, kind: AnswerType) -> str:
-    """Return the text up to the first question after an answer, without the questions before."""
+    """Return the text up to the first question after an answer of this kind, without the questions before."""
     kept: list[str] = []
     answered, line_begins = False, True
     for sentence in sentences(text):
@@ -133,7 +133,7 @@ def before_own_question(text: str, kind: AnswerType) -> str:
 
 
 def undenied(text: str, kind: AnswerType) -> str:
-    """Return the text without the answers that it rejects, leaves open or corrects later."""
+    """Return the text without the answers of this kind that it rejects, leaves open or corrects later."""
     *_, corrected = (0, *(match.start() for match in _CORRECTION.finditer(text)))
     text = kind.without_alternatives(text[corrected:])
     if not _DENIES.search(text):

@@ -62,7 +62,10 @@ def _are_parts(values_P: np.ndarray) -> bool:
 
 
 def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
-    """Return how many whole values of this variance are as precise as these; fewer, as their variance is estimated."""
+    """Return the effective number of prompts: so many whole values of `whole_variance` have as precise a mean as these.
+
+    The squared ratio of the normal to Student's quantile lowers it, since the variance of `values_P` is estimated.
+    """
     n = len(values_P)
     if n == 1:  # one value has no variance
         return 0.0

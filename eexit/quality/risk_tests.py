@@ -4,7 +4,8 @@ Losses lie in [0, 1], and prompts are independent draws. The sum of losses of 0 
 the p-value. For other losses, a bet against the hypothesis is made prompt by prompt. Under it, the capital is ever
 multiplied by p with probability 1 / p at most (Waudby-Smith and Ramdas 2024; `WSR` in Bates et al. 2021).
 
-The choice of the test may depend on the definition of a loss, never on observed losses.
+Throughout, `at_most` is the bound α on the risk, and `error` the probability δ of a false certificate. The choice
+of the test may depend on the definition of a loss, never on observed losses.
 
 Shapes: … any leading axes; P prompts, in an order that does not depend on their losses.
 """

@@ -48,7 +48,7 @@ class Risk:
 
     @property
     def compares(self) -> bool:
-        """True if it needs runs of normal."""
+        """True if a loss needs the prompt's `normal` run."""
         return self.best is not None
 
 

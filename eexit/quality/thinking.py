@@ -38,7 +38,7 @@ class ThinkingSpans:
         return "".join(text[start:end] for start, end in zip(starts, ends, strict=True))
 
     def parts(self, pieces: Sequence[str]) -> list[str]:
-        """Return the part of each token, given the tokens' texts: the part of the token's first character."""
+        """Return "thinking" or "answer" for each token, by its first character; `pieces` are the tokens' texts."""
         starts = [0, *accumulate(map(len, pieces))][: len(pieces)]
         return [THINKING if any(start <= at < end for start, end in self.spans) else ANSWER for at in starts]
 

@@ -65,7 +65,7 @@ Column = Sequence[Any] | np.ndarray
 class RunSummary:
     """Number of runs, of different runs and of errors of a configuration, with its successful rows.
 
-    Where all seeds give the same run, it counts once, both in `n_different` and in `done`, the rows without an error.
+    Runs that are equal for all seeds count once, both in `n_different` and in `done`, the rows without an error.
     """
 
     n_runs: int

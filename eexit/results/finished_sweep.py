@@ -87,7 +87,7 @@ class FinishedSweep:
         return content_hash(model, self.manifest.config.get("digests", {}), sorted(runs, key=lambda run: run["run_id"]))
 
     def digest_as_read(self, config: Mapping[str, Any]) -> str:
-        """Return a hash of all that replays are made from where layers are read as this configuration has it."""
+        """Return a hash of all that replays depend on: the sweep, and the readout and screen in `config`."""
         return content_hash(
             self.digest, config.get("digests", {}).get(READOUT, config["readout"]), str(config["screen"])
         )
@@ -120,7 +120,7 @@ class FinishedSweep:
         return exit_counts(self.runs)
 
     def exit_share_G(self, key: str) -> list[float]:
-        """Return the share of a configuration's decided tokens at each exit layer; NaN if it has none."""
+        """Return the share of a configuration's decided tokens at each exit layer; NaN without decided tokens."""
         counts = self.exit_counts.get(key, Counter())
         total = counts.total()
         return [counts[layer] / total if total else math.nan for layer in self.exit_layers_G]

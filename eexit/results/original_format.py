@@ -52,7 +52,7 @@ def evaluation_of(
 def entry_of_text(
     prompt: str, tokens: Sequence[str], exit_layers: Sequence[int | None], exitable_layers: Sequence[int]
 ) -> dict[str, Any]:
-    """Return a prompt with a single result that has only tokens and their exit layers."""
+    """Return a prompt's entry in the original format, with one result that has only tokens and their exit layers."""
     evaluation = {
         "tokens": list(tokens),
         "chosen_exit_layers": list(exit_layers),

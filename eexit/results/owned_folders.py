@@ -75,9 +75,10 @@ def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
 
 
 def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_report: bool = False) -> None:
-    """Raise `UsageError` for a file to be written among those of results or artefacts.
+    """Raise `UsageError` if the file to be written, which `flag` named, would be among those of results or artefacts.
 
-    In a sweep's own folder, files with other names are allowed. `planned` is where this command's results will be.
+    In a sweep's own folder, files with other names are allowed; with `is_report`, so is the name of its report.
+    `planned` is where this command's results will be.
     """
     if "://" in str(path):
         raise UsageError(f"{flag} {redact(str(path))} is a URI: give the name of a local file")

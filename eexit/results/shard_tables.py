@@ -71,7 +71,7 @@ def exit_statistics(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_
 def part_columns(
     trace: TokenColumns, part_T: Sequence[str], exitable_layers: Sequence[int], n_layers: int
 ) -> dict[str, Any]:
-    """Return the columns of a generations row about thinking and answer, except `thinking_closed`."""
+    """Return a generations row's columns about thinking and answer, except `thinking_closed`, from the run's output."""
     columns: dict[str, Any] = {}
     for part in PARTS:
         is_of_T = np.array(part_T) == part
@@ -118,7 +118,11 @@ def generation_columns(
     exitable_layers: Sequence[int],
     n_layers: int,
 ) -> dict[str, Any]:
-    """Return the columns of a generations row that follow from the run's output: text, exits and quality."""
+    """Return the columns of a generations row that follow from the run's output: text, exits and quality.
+
+    `trace` is the output, and `normal` that of the prompt's `normal` run; without it, comparisons are left out.
+    `pieces` are the tokens' texts.
+    """
     tokens = trace.token_id_T
     compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
     if normal and trace.exit_top_token_ids_TK.size and len(trace.final_token_id_T):

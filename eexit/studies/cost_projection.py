@@ -146,6 +146,6 @@ def cost_at(
 
 
 def full_cost_at(shapes: ModelShape, n_decided: np.ndarray) -> np.ndarray:
-    """Return the full-depth multiply-adds of texts with these numbers of decided tokens."""
+    """Return the full-depth multiply-adds of texts by their numbers of decided tokens; prefill is left out."""
     cost: np.ndarray = n_decided * (shapes.layers * shapes.layer + shapes.head)
     return cost

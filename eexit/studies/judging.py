@@ -133,7 +133,8 @@ class _Completion(BaseModel):  # the fields of a completion that are read
 class _BoundedClient(openai.DefaultAsyncHttpxClient):
     """HTTP client that reads at most `MOST_BYTES` of a reply within `seconds` of the request, without redirects.
 
-    Replies must be uncompressed, and only headers on retries are kept: compression or a charset may expand a reply.
+    Compressed replies are refused, and reply headers are dropped except those on retries: compression or a charset
+    could expand a reply.
     """
 
     def __init__(self, seconds: float) -> None:

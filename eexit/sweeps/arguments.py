@@ -89,7 +89,10 @@ def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], 
 
 
 def with_controls(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with controls in place of the sweep that they follow. Raise `UsageError`."""
+    """Return the fields with controls in place of the sweep whose exits they copy.
+
+    Raise `UsageError` for modes that can't have controls, and as `controls_of` does.
+    """
     others = {name: value for name, value in fields.items() if name not in (CONTROLS_OF, CONTROLS_IN)}
     results, modes = str(fields.get(CONTROLS_OF) or ""), fields.get(CONTROLS_IN) or ()
     if not isinstance(modes, list | tuple):

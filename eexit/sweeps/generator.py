@@ -211,7 +211,7 @@ class ModelGenerator:
         return replace(request, seed=seed, configuration=without_mode(request.configuration))
 
     def _in_its_mode(self, trace: RequestOutput, request: Request) -> RequestOutput:
-        """Return a request's output, given the output with the same tokens and exits in another mode or seed."""
+        """Return a request's output, given `trace`, the output with equal tokens and exits in another mode or seed."""
         configuration = request.configuration
         if without_mode(configuration) == configuration:
             return trace

@@ -83,7 +83,7 @@ def _facts(config: SweepConfig, rows: int, loaded: Loaded | None) -> tuple[Mappi
 
 
 def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Display) -> RunCounts:
-    """Commit every remaining run, or its error."""
+    """Commit every remaining run (`left`), or its error."""
     n_planned, n_done = count_runs(left.config), prepare_store(left, asked.out, display)
     shards = cut(plan_runs(left.config), left.found.done, asked.rows_per_shard)
     queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done, display.say)

@@ -45,7 +45,7 @@ def failure_of(error: BaseException) -> ShardFailure:
 
 
 def next_tries(shard: Shard, kind: FailureKind, any_good: bool) -> list[Shard]:
-    """Return the shards to try next; none if the only run of this shard is given up.
+    """Return the shards to try after a failure; none if the only run of this shard is given up.
 
     Halves keep most runs together. But until a run has succeeded, single runs of many prompts show sooner if any can.
     """

@@ -25,7 +25,7 @@ _METADATA: Final = "training"
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Progress of a training."""
+    """Blocks of texts in a training's sums so far, their answer tokens, and the seconds that they took."""
 
     blocks: int = 0  # in the sums
     tokens: int = 0  # of the answers in these blocks

@@ -94,7 +94,7 @@ class Bench:
         self.questions = list(usable_prompts(generator, n_tokens).values())
 
     def round(self, n_rows: int) -> dict[str, list[float]]:
-        """Return each alternative's seconds per step, in the order of the alternatives."""
+        """Time one round with `n_rows` slots: decode with each alternative in turn; return their seconds per step."""
         prompts = [*islice(cycle(self.questions), n_rows)]
         times = {GENERATE: self._generate(prompts)}
         for configuration in (NoExit(), FROZEN, DEFERRED):
@@ -105,7 +105,7 @@ class Bench:
         return {**times, OBSERVATION: [observed / (self.n_tokens - 1)]}
 
     def _oracles(self, n_rows: int) -> list[Request]:
-        """Return `n_rows` requests of the grid.
+        """Return `n_rows` requests of oracles: prompts and configurations of the benchmark's grid.
 
         They are evenly spaced in a larger grid; a smaller grid is repeated with further seeds.
         """

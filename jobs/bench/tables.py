@@ -68,10 +68,10 @@ def mean_of(values: pd.Series, kind: ValueKind = ValueKind.SHARE) -> Estimate:
 
 
 def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = None) -> Estimate:
-    """Return the share of groups in which a setting has fewer right answers than `normal`.
+    """Return the share of groups in which setting `key` has fewer right answers than `normal`.
 
-    With `of_right`, it is the share of groups in which `normal` has a right answer. `reporting`: True for the test
-    split, False for the others, None for both.
+    With `of_right`, only groups in which `normal` has a right answer count. `reporting`: True for the test split, False
+    for the other splits, None for all.
     """
     difference = gained(name, key)
     if of_right:
@@ -82,14 +82,14 @@ def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = N
 
 
 def ratio(name: str, key: str, above: Callable[[pd.DataFrame], Any], below: str) -> Estimate:
-    """Return the ratio Σ above / Σ below over groups, with its interval, for a configuration's runs."""
+    """Return Σ above / Σ below over groups, with its interval, for a configuration; `above` is a function of runs."""
     runs = runs_of(name).query("configuration == @key and n_decided > 0").assign(above=above)
     sums = runs.dropna(subset=["above", below]).groupby("unit")[["above", below]].sum().to_numpy(float)
     return estimate_ratios(sums[:, :1], sums[:, 1:])[0]
 
 
 def saved(name: str, key: str, cost: str = "cost_run") -> Estimate:
-    """Return the share of full-depth multiply-adds that was not run; with `cost_needed`, that was not needed."""
+    """Return the share of full-depth multiply-adds that was not run; with `cost_needed`, that exits did not need."""
     return ratio(name, key, lambda runs: runs.cost_full - runs[cost].astype(float), "cost_full")
 
 
@@ -104,7 +104,7 @@ def saved_by_exits(name: str, key: str) -> Estimate:
 
 
 def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.ndarray]:
-    """Return, by call, a configuration's seconds per timed token as a multiple of another's in the same round, (R,)."""
+    """Return, by call, setting `key`'s seconds per timed token as a multiple of `beside`'s in the same round, (R,)."""
     rows = pd.read_parquet(STUDY / name / "timings").assign(per_token=lambda rows: rows.seconds / rows.tokens)
     of_round = rows[rows.batch == batch].pivot(index=["started", "round"], columns="configuration", values="per_token")
     return [each.to_numpy() for _, each in (of_round[key] / of_round[beside]).dropna().groupby("started")]
@@ -139,7 +139,10 @@ def gained_lost(difference: pd.Series) -> str:
 
 
 def remaining_savings() -> Iterator[dict[str, Any]]:
-    """Yield the savings that remain under each restriction, in float32."""
+    """Yield the saving that remains as each restriction is added to the earlier ones, in float32, and its setting.
+
+    The restrictions: none, an altered KV cache, a rule in place of the oracle, a certificate, the cost of deciding.
+    """
     places = {key: name for name in PILOT for key in settings(name) if not key.startswith("unfrozen")}
     within = {key: saved_by_exits(name, key) for key, name in places.items() if lost(name, key).mean <= AT_MOST}
     yield {"restriction": "", "left": saved_by_exits("pilot", "unfrozen/agree"), "by": "unfrozen/agree"}
@@ -151,7 +154,10 @@ def remaining_savings() -> Iterator[dict[str, Any]]:
 
 
 def timed(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield each configuration's time as a multiple of another's, over all calls and in each."""
+    """Yield each configuration's time as a multiple of that of `normal` and of `generate`, over all calls and by call.
+
+    `names` are sweeps of the study.
+    """
     for name, beside in product(names, ("normal", "generate")):
         rows = pd.read_parquet(STUDY / name / "timings")
         for batch, key in sorted(set(zip(rows.batch, rows.configuration, strict=True))):

@@ -141,7 +141,7 @@ def side_folder(out: Path) -> Path:
 
 
 def split_blobs(packed: PackedTokens, room: int) -> tuple[Blobs, Blobs]:
-    """Return the blobs that stay in the page, and the others: whole kinds, the largest first, until the rest fits."""
+    """Return the blobs that stay in the page, and others: whole `KINDS`, the largest first, until the rest fits."""
     kept: Blobs = dict(packed.blobs)
     outside: Blobs = {}
     for kind in reversed(KINDS):

@@ -196,7 +196,7 @@ def _drafted(tokens: pa.Table) -> np.ndarray:
 
 
 def _exit_scores(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the exit scores, (T, E), and configuration → the packed kind that holds its scores.
+    """Return the exit scores, (T, E), and configuration → the kind of blob that has its scores, `OWN` or `KL`.
 
     `keys` has each token's configuration. Scores that equal the recorded KLs become NaN, so that they aren't stored
     twice.

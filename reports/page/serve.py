@@ -95,7 +95,7 @@ class ReportServer(ThreadingHTTPServer):
             return path
 
     def side_files(self) -> dict[str, Path]:
-        """Return address → side file, for the pages that still exist."""
+        """Return URL path → side file (tokens that a page loads on demand), for the pages that still exist."""
         folders = [side_folder(path) for path in self.built]
         return {f"/{side.relative_to(self.folder)}": side for folder in folders for side in folder.glob("*.js")}
 

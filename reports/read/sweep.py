@@ -240,7 +240,10 @@ def assemble(read: Sweep) -> Sweep:
 
 
 def _is_again(generations: pd.DataFrame, fixed: Collection[str]) -> np.ndarray:
-    """Return a mask of runs of these configurations that repeat another seed's. One without an error is spared."""
+    """Return a mask of redundant runs: further seeds of a prompt in configurations `fixed`, whose seeds run alike.
+
+    One run of each prompt and configuration is kept, without an error if there is such a run.
+    """
     good_first = (generations["status"] != OK).to_numpy().argsort(kind="stable")
     repeats = generations.iloc[good_first].duplicated(["prompt_id", "configuration"]).to_numpy()
     is_repeat = np.empty(len(generations), dtype=bool)

@@ -13,7 +13,10 @@ from reports.read.sweep import Sweep
 
 
 def confident_section(sweep: Sweep, held: Collection[str]) -> list[tuple[float, ...]]:
-    """Return the confident errors on the page's prompts: indices of prompt and run, position, both probabilities."""
+    """Return the confident errors (`confident_wrong`) of the prompts in `held`, which the page has.
+
+    Each has indices of prompt and run, the position, and the token's probabilities at the exit and at full depth.
+    """
     runs = sweep.generations.loc[sweep.generations["prompt_id"].isin(held), ["run_id", "prompt_id"]]
     numbers = {prompt_id: number for number, prompt_id in enumerate(held)}
     at = runs["prompt_id"].map(numbers), runs.groupby("prompt_id").cumcount()

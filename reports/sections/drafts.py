@@ -217,7 +217,7 @@ def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
 
 
 def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
-    """Return a row per draft, with the counts of its runs."""
+    """Return a row per draft: numbers of prompts and failed runs, and estimates of acceptance and expected speed-up."""
     names = [*OF_DRAFTS, "acceptance_per_token"]
     done = sweep.done[["configuration", "prompt_id", "unit", *names]].astype(dict.fromkeys(names, float))
     by_key = dict([*done.groupby("configuration")])

@@ -1,7 +1,8 @@
 """The overview's section "Quality against cost": its chart, and how it is read.
 
 The chart shows each measure of quality against each sense of saving. A line joins the parameters of a mode and rule.
-Controls, replayed settings and the chosen one have marks of their own. The page's script chooses the rows.
+Controls (rule `random`, which copies another configuration's exit layers), replayed settings and the chosen one have
+marks of their own. The page's script chooses the rows.
 """
 
 import json
@@ -86,7 +87,7 @@ class TradeOff:
 
     @cached_property
     def points(self) -> pd.DataFrame:
-        """Configurations that are drawn as points: neither `normal` nor controls of the sweep's configurations."""
+        """Configurations that are drawn as points: neither `normal` nor controls of configurations in the sweep."""
         rows = self.quality.rows
         return rows[(rows["mode"] != NORMAL) & rows["beneath"].isna()]
 
@@ -221,11 +222,11 @@ def _how_points_are_read(rows: pd.DataFrame) -> str:
 
 
 def trade_off_chart(shown: TradeOff, description: str) -> alt.LayerChart:
-    """Return a line per mode and rule, with a point and its interval per parameter, on scales that fit the page's rows.
+    """Return a chart with a line per mode and rule, and a point with its interval per parameter.
 
-    In grey: controls, each joined to its configuration by a dotted line, and a band of what counts as good as full
-    depth. A thick line joins full depth and the online settings that nothing beats in both. Replayed settings are thin
-    lines; a chosen setting has a ring.
+    Scales fit the page's rows. In grey: controls, each joined to its configuration by a dotted line, and a band of what
+    counts as good as full depth. A thick line joins full depth and the online settings that no other beats in both
+    measure and cost. Replayed settings are thin lines; a chosen setting has a ring.
     """
     measure, cost, looks, points = shown.measure, shown.cost, shown.looks, shown.points
     scale = alt.Scale(zero=True, nice=False, padding=ROOM_PIXELS)
@@ -316,7 +317,7 @@ def _full_depth(known: str, x: alt.X, y: alt.Y) -> Iterator[alt.Chart]:
 
 
 def _controls(base: alt.Chart, shown: TradeOff, tooltip: list[alt.Tooltip]) -> Iterator[alt.Chart]:
-    """Yield grey points, each with a dotted line from the configuration that it controls."""
+    """Yield controls as grey points, each with a dotted line to the configuration whose exit layers it copies."""
     across, up = f"{shown.cost.column}_control", f"{shown.measure.column}_control"
     if not shown.drawn.reindex(columns=[across, up]).notna().all(axis=1).any():
         return

@@ -49,7 +49,7 @@ class _Mixes:
     difference_BGM: np.ndarray
 
     def best(self, best_by: int, sign: int) -> np.ndarray:
-        """Return the index of the best mix of each resample, (B,)."""
+        """Return each resample's mix, (B,), that is highest in measure `best_by` or, if `sign` is −1, lowest."""
         advantage_BG = np.where(self.is_there_BG, sign * self.difference_BGM[..., best_by], np.inf)
         best_B: np.ndarray = advantage_BG.argmin(axis=1)
         return best_B

@@ -77,7 +77,7 @@ def one(chart: alt.Chart | alt.LayerChart) -> tuple[ChartVariant]:
 
 
 def basis(frame: pd.DataFrame, name: str, where: str = "") -> str:
-    """Return the end of a caption: the number of prompts and seeds.
+    """Return the end of a caption: the number of prompts and seeds behind column `name`.
 
     If the column has intervals, `where` comes first, which tells how they are drawn.
     """

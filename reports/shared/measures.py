@@ -119,7 +119,7 @@ def _judged(judge: Judge, several: bool) -> Measure:
 
 
 def costs(columns: Collection[str], measured: Sequence[TimingSetup], elsewhere: str | None) -> list[CostAxis]:
-    """Return the senses of saving that have a column.
+    """Return the senses of saving that are among `columns`.
 
     They are multiply-adds: theoretical, as run, per right answer where texts have chains of thought, and at another
     model's unit costs (`elsewhere` is its name). Where measured, time is one too.

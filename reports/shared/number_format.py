@@ -9,7 +9,7 @@ Row = dict[Any, Any]
 
 
 def with_interval(row: Row, name: str) -> str:
-    """Return a share, its interval if there is one, and its n if that differs from the row's."""
+    """Return share `name` of a row, its interval if there is one, and its n if that differs from the row's."""
     fewer = "" if not is_known(row[name]) or row[f"{name}_n"] == row["n"] else f" (n = {row[f'{name}_n']:.0f})"
     return percent(row[name]) + bracketed(row[f"{name}_low"], row[f"{name}_high"], ".1%") + fewer
 

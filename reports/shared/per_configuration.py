@@ -41,11 +41,12 @@ LOOPING: Final = 0.5  # share of a text; above it, the text is mostly one loop
 def per_configuration(sweep: Sweep) -> pd.DataFrame:
     """Return one row per configuration, with every statistic averaged over sampling units.
 
-    `layers_skipped` is 1 − mean depth, and `perplexity` a geometric mean. `contradicted` is the share of
-    early exits on the text of `normal` that the final layer contradicts (`eexit.sweeps.summary.contradicted`), and
-    `contradicted_of` their number. `<name>_control` is the mean of the configuration's control, if the sweep has one.
-    In a control's row, `beneath` is the configuration that it controls, if the sweep has that. `looping` is True if
-    more than `LOOPING` of the text is one loop (`loop_share`), unless that is so for `normal` too.
+    `layers_skipped` is 1 − mean depth, and `perplexity` a geometric mean. `contradicted` is the share of early exits on
+    the text of `normal` that the final layer contradicts (`eexit.sweeps.summary.contradicted`), and `contradicted_of`
+    their number. `<name>_control` is the mean of the configuration's control (random exits at the same depth), if the
+    sweep has one. In a control's row, `beneath` is the configuration whose exit layers it copies, if the sweep has that
+    configuration. `looping` is True if more than `LOOPING` of the text is one loop (`loop_share`), unless that is so
+    for `normal` too.
     """
     averaged = [*AVERAGED, *([CORRECT, CUT] if sweep.has_answers else []), *sweep.extra]
     numbers = sweep.done.astype(dict.fromkeys([*averaged, *OF_CONTRADICTED], float))

@@ -39,7 +39,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "eiou"
 
 
 def in_steps(question: str, answer: str | int, steps: int, what: str = "the number") -> Prompt:
-    """Return a question with a request to think first; `what` describes the answer."""
+    """Return a question with a request to think first. `steps` is how many steps it takes; `what` names the answer."""
     asked = f'{question}\nThink step by step, then end with "Answer:" and {what}.'
     return Prompt("", asked, answer=str(answer), steps=steps)
 

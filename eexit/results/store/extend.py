@@ -33,7 +33,7 @@ from eexit.results.store.manifest import (
 
 
 def extended_config(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
-    """Return the configuration of the sweep in `store` once it is extended by `asked`; no model is needed.
+    """Return the configuration of the sweep in `store`, with manifest `held`, once it is extended by `asked`.
 
     It is the stored configuration if this contains all of `asked`. `refuse_other_dtype` compares `--dtype auto` later,
     once it is resolved. Raise `UsageError` for runs that can't be in one sweep.
@@ -62,12 +62,12 @@ def extended_config(store: Store, held: Manifest, asked: SweepConfig) -> SweepCo
 
 
 def with_places(stored: SweepConfig, asked: SweepConfig) -> SweepConfig:
-    """Return a configuration whose artefacts are at the places of another one's: their digests are compared instead."""
+    """Return `stored` with the artefacts at their places in `asked`, whose digests are compared instead of places."""
     return stored.model_copy(update={role: getattr(asked, role) for role in stored.digests if role in asked.digests})
 
 
 def record_places(store: Store, asked: SweepConfig) -> None:
-    """Record the present places of artefacts in the manifest, such as after all folders were moved."""
+    """Record the places of artefacts in `asked` in the manifest, such as after all folders were moved."""
     held = read_manifest(store)
     stored = stored_config(store, held) if held else None
     if held and stored and (placed := with_places(stored, asked)) != stored:
@@ -87,7 +87,7 @@ def stored_config(store: Store, held: Manifest) -> SweepConfig:
 
 
 def growth(before: SweepConfig, after: SweepConfig) -> str:
-    """Return how a sweep was extended, such as `2 prompts and 1 seed: 36 runs more`; empty if it was not."""
+    """Return by what a sweep grew, such as `2 prompts and 1 seed: 36 runs more`; empty if it is the same as before."""
     sizes = (
         (len(after.prompts) - len(before.prompts), "prompt"),
         (len(configurations(after)) - len(configurations(before)), "configuration"),
@@ -125,7 +125,10 @@ def manifest_written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
 
 
 def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[str]) -> None:
-    """Restore the previous manifest if no shard was added, or remove the files of a sweep without any shard."""
+    """Restore the previous manifest (`held`) if no shard was added, or remove the files of a sweep without any shard.
+
+    `there` are the shards from before.
+    """
     found = list_files(store)
     if held and manifest != held and {*found.stems} <= there:
         store.publish(MANIFEST, encode_manifest(held))

@@ -99,7 +99,10 @@ class Lease:
         return self._holder.token
 
     def take(self, say: Callable[[str], object]) -> None:
-        """Become the holder, or the successor of a dead one. Raise `UsageError` if a living driver holds the lease."""
+        """Become the holder, or the successor of a dead one; `say` gets a line if that takes waiting.
+
+        Raise `UsageError` if a living driver holds the lease.
+        """
         held = self._read()
         if held or not self._store.create(self._use.file, _content(self._holder)):
             self._succeed(held or self._read(), say)
@@ -182,7 +185,10 @@ def refuse_if_held(store: Store, use: LeasePurpose) -> None:
 
 
 def is_fenced(store: Store, token: str, actor: str) -> bool:
-    """Return True if the lease with `token` is over, or fences off the actor with this token. Raise `OSError`."""
+    """Return True if the actor with token `actor` may not commit: the lease with `token` is over, or fences it off.
+
+    Raise `OSError` if the lease can't be read.
+    """
     holder = _read(store, DRIVING)
     return holder is None or holder.token != token or actor in holder.fenced
 

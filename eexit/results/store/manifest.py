@@ -53,7 +53,7 @@ def make_manifest(
 
 
 def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
-    """Return the manifest of a sweep that was extended to `config`, with its original start and package versions."""
+    """Return the manifest `held`, extended to the grid of `config`, with its original start and package versions."""
     grown = make_manifest(config, held.model, held.exitable_layers, held.dtype_asked)
     return replace(grown, started=held.started, versions=held.versions)
 

@@ -3,7 +3,7 @@
 A cell combines what decides exits with a KV cache: the oracle decides in A (exact KV cache) and B (the mode's), the
 rule in C (exact) and D (the mode's). A has all exitable layers and loses nothing. Each other cell has two settings,
 which a pilot selected on other prompts (`eexit.studies.replay.shortlist`): mixed over prompts and with full depth, they
-lose the bound on average.
+lose the bound on average. Further levels of saving are D with all operations (as run), and the certified setting.
 
 Intervals are quantiles of a Bayesian bootstrap over prompts (Rubin 1981); each draw has its own mixture. For one end,
 one further prompt is lost by all settings, and for the other by none, as in the interval of Clopper and Pearson. In six
@@ -89,7 +89,7 @@ class PromptTable:
         self._costs = {key: costs_3CP[:, place] for place, key in enumerate(found.configurations)}
 
     def lost(self, key: str | None) -> np.ndarray:
-        """Return the loss of each prompt, (P,); None is full depth."""
+        """Return the loss of each prompt under setting `key`, (P,); None is full depth."""
         return np.zeros(self.n) if key is None else self._loss[key]
 
     def saved(self, key: str | None, cost: str = "macs_to_exit") -> np.ndarray:
@@ -109,7 +109,11 @@ class PromptTable:
 
 @cache
 def draw_weights(n: int) -> np.ndarray:
-    """Return equal weights of n prompts, then K draws of weights of them and a further one, (K + 1, n + 1)."""
+    """Return weights of n prompts and of a further, hypothetical one, (K + 1, n + 1).
+
+    Row 0 has equal weights, 0 for the further prompt; the others are draws of the Bayesian bootstrap over n + 1
+    prompts.
+    """
     drawn = np.random.default_rng(0).exponential(size=(N_DRAWS, n + 1))
     weights: np.ndarray = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
     weights /= weights.sum(axis=1, keepdims=True)
@@ -170,11 +174,11 @@ class Attribution:
         return Estimate(mean, min(low, mean), max(high, mean), self.table.n)
 
     def is_above(self, weights: Weights, value: float) -> bool:
-        """Return True if a weighted sum of levels is above a value, at a one-sided error of 5 %."""
+        """Return True if a weighted sum of levels' savings is above `value`, at a one-sided error of 5 %."""
         return self.table.n >= MIN_SAMPLES and bool(np.quantile(self._ends(weights)[0][1:], 1 - LEVEL) > value)
 
     def _ends(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """Return both ends of a weighted sum of levels in each draw, (K + 1,); levels of the same losses share one."""
+        """Return both ends of a weighted sum of levels in each draw, (K + 1,); levels with equal losses share ends."""
         groups: dict[str, np.ndarray] = {}
         for level, weight in weights.items():
             group = D if level == AS_RUN else level

@@ -35,9 +35,10 @@ Answer = tuple[str, int | None]  # a key of `REASONS`, and the number that would
 def conclude(
     folders: Sequence[str], bound: Bound, batch: int = 1, missing: Sequence[str] = (), is_smoke_run: bool = False
 ) -> Verdict:
-    """Return the verdict on an assessment by the folders of its pilot, run and oracles.
+    """Return the verdict on an assessment, by the folders of its pilot, run and oracles.
 
-    Raises `UsageError` where a folder has no finished sweep, and where two of them have different models.
+    `batch` is the batch size of all times, and `missing` describes what was not done. Raise `UsageError` for a folder
+    without a finished sweep, and for different models.
     """
     pilot, *others = folders
     identity = ("prompt_id", "prompt", "configuration", "seed", "status", "exit_layer_counts")
@@ -54,7 +55,7 @@ def verdict_of(
     sweeps: Sequence[FinishedSweep], settings: CellSettings, choice: Row | None, timings: Sequence[Row], bound: Bound,
     batch: int, missing: Sequence[str] = (), is_smoke_run: bool = False,
 ) -> Verdict:  # fmt: skip
-    """Return the verdict, from the sweeps of the steps run and oracles, the selection and the timings."""
+    """Return the verdict by the sweeps of run and oracles, cells' `settings`, the selection `choice` and timings."""
     table, run = PromptTable(sweeps, bound.risk), sweeps[0]
     setting = _judged_setting(run, choice) if choice else None
     attribution = Attribution(table, settings, bound.max_risk, setting.key if setting and setting.certified else None)

@@ -77,7 +77,7 @@ class Bound(BaseModel, frozen=True):
 
 
 class Cell(BaseModel, frozen=True):
-    """Cell of the attribution: the share of multiply-adds saved, prompts lost, and settings with their shares."""
+    """Cell of the attribution: the shares saved and lost, and the two settings that are mixed, with their shares."""
 
     mode: str
     saved: Measured
@@ -109,7 +109,7 @@ class AlternativeTime(BaseModel, frozen=True):
 
 
 class Verdict(BaseModel, frozen=True):
-    """Answer, its reason and causes (one that is certain, or several to choose from), and the tables behind them."""
+    """Verdict on whether early exit pays: reason, the certain cause or else all possible ones, and their numbers."""
 
     format: Literal[5] = FORMAT
     why: str = Field(pattern=f"^({'|'.join(REASONS)})$")

@@ -87,7 +87,7 @@ def tables(verdict: Verdict) -> Iterator[TextTable]:
 
 
 def setting_line(verdict: Verdict) -> str | None:
-    """Return the setting's losses, each with its prompts, and its saving as run."""
+    """Return a line on the verdict's setting: each loss with its n, and the saving as run; None without a setting."""
     setting = verdict.setting
     if setting is None:
         return None

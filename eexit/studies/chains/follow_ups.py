@@ -104,7 +104,10 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdi
 def _chains(
     sweep: FinishedSweep, writer: str, seed: int, marked: ThinkingTags | AnswerPattern | None
 ) -> dict[str, ThoughtChain]:
-    """Return the thinking of each prompt, with the commonest marks in place of missing ones."""
+    """Return prompt id → the thinking that configuration `writer` wrote with `seed`; `marked` finds it in a text.
+
+    Each missing mark is replaced by the most common one of these texts. Raise `UsageError` if no thinking closes.
+    """
     prefillers = sweep.manifest.of_prompts("prefiller")
     columns = ["prompt_id", "configuration", "seed", "status", "text"]
     wanted = (pc.field("configuration") == writer) & (pc.field("seed") == seed) & (pc.field("status") == OK)
@@ -133,7 +136,7 @@ def _until(marked: AnswerPattern, before: str, text: str, tokens: Sequence[str])
 
 
 def _between(marked: ThinkingTags, text: str, tokens: Sequence[Mapping[str, Any]]) -> ThoughtChain:
-    """Return the first chain of thought of a text; the prompt may contain its opening mark."""
+    """Return a text's first chain of thought, between the tags `marked`; the prompt may contain the opening tag."""
     pieces = [token["token"] for token in tokens]
     at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
     if at is None:

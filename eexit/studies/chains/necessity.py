@@ -54,7 +54,11 @@ class NecessityStudy(Study):
     table, doing = CHAINS, "comparing"
 
     def __init__(self, sweep: FinishedSweep, follow_ups: Sequence[str]) -> None:
-        """Raise `UsageError` for a sweep without thinking or checked answers, or for follow-up prompts of another."""
+        """Read a sweep's runs, and those of `follow_ups`, the locations of the sweeps of its follow-up prompts.
+
+        Raise `UsageError` if the sweep has no thinking or no checked answers, or if follow-up prompts were made from
+        another sweep.
+        """
         if sweep.runs["n_thinking_tokens"].null_count == len(sweep.runs):
             raise UsageError(f"{sweep.name} has no chains of thought: run it with --thinking or --thinking-until")
         if sweep.runs["correct"].null_count == len(sweep.runs):
@@ -77,7 +81,7 @@ class NecessityStudy(Study):
         self._without = {kept: self._rights(pa.concat_tables(runs)) for kept, runs in parts.items()}
 
     def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[ChainVariant, pa.Table]]:
-        """Yield each edit of a follow-up sweep, and its runs relabelled with the original prompts."""
+        """Yield each edit in follow-up sweep number `number`, and its runs with the ids of the original prompts."""
         sweep = self._sweep
         if difference := first_difference(sweep.manifest.model, other.manifest.model, "model"):
             raise UsageError(f"--necessity {other.name} is not of the model of {sweep.name} ({difference})")
@@ -97,7 +101,10 @@ class NecessityStudy(Study):
             yield kept, runs.filter(pa.array([kept_of[each] == kept for each in ids], pa.bool_()))
 
     def _of_originals(self, runs: pa.Table, ids: Sequence[str], before: str) -> pa.Table:
-        """Return the runs of these prompts with the columns of `losses`; seeds of other sweeps are further draws."""
+        """Return the runs with the ids of their original prompts, and with the columns of `losses`.
+
+        Seeds of other sweeps are further draws, whose names begin with `before`.
+        """
         draws = [f"{before}{seed}" for seed in runs["seed"].to_pylist()]
         named = {"prompt_id": ids, "unit": [self._unit_of[each] for each in ids], "draw": draws}
         table = runs.select(["configuration", "status", "correct"])
@@ -147,7 +154,7 @@ class NecessityStudy(Study):
                         }
 
     def _needs(self, key: str, kept: ChainVariant) -> np.ndarray:
-        """Return a configuration's accuracy with the thinking minus that without, (P,)."""
+        """Return configuration `key`'s accuracy with the thinking minus its accuracy after the edit `kept`, (P,)."""
         unknown_P = np.full(len(self._units), np.nan)
         needs_P: np.ndarray = self._with.get(key, unknown_P) - self._without.get(kept, {}).get(key, unknown_P)
         return needs_P

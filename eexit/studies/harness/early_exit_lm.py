@@ -87,7 +87,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         )  # fmt: skip
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return the entries of the harness's results besides the arguments."""
+        """Return the harness's record of the model, with the configuration, exitable layers and mean depth added."""
         exits = {"exit_layers": list(self._decoding.exitable_layers), "mean_depth": self.mean_depth}
         return {**super().get_model_info(), "configuration": self._configuration.key, **exits}
 
@@ -97,7 +97,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
 
     @property
     def n_decided(self) -> int:
-        """Number of decided tokens so far."""
+        """Number of tokens so far that have an exit decision."""
         return self.exit_layer_counts.total()
 
     @property
@@ -195,7 +195,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
 
 
 def sampling(asked: dict[str, Any]) -> tuple[float, float]:
-    """Return a task's temperature and top-p. Raise `UsageError` for options that the engine lacks."""
+    """Return the temperature and top-p that a task asks for. Raise `UsageError` for options that the engine lacks."""
     temperature = float(asked.get("temperature") or 0) if asked.get("do_sample") else 0.0
     known = {*KNOWN, *(OF_SAMPLING if not temperature else ())}
     unsupported = {
@@ -212,7 +212,8 @@ def sampling(asked: dict[str, Any]) -> tuple[float, float]:
 class StopStrings:
     """Stop criterion: a slot's text ends in a stop string, by the harness's definition for `hf`.
 
-    It decodes two more tokens than the string has, since the model may have spelt it in other tokens.
+    It turns the slot's last tokens into text, two more than the stop string has: the model may spell it in other
+    tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, strings: Sequence[str]):
@@ -232,7 +233,10 @@ class StopStrings:
 
 
 def lm_config(model: str, mode: str, rule: str | None, parameter: float | None, options: dict[str, Any]) -> SweepConfig:
-    """Return the sweep configuration of the evaluated configuration, and load custom rules. Raise `UsageError`."""
+    """Return the sweep configuration of the evaluated configuration, and load custom rules.
+
+    Raise `UsageError` for a mode without a rule or a rule without a mode, and for invalid options.
+    """
     if (mode == NORMAL) != (rule is None):
         raise UsageError(
             f"mode and rule belong together, as in mode=skip,rule=confidence,parameter=0.9, got mode={mode}"

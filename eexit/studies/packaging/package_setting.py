@@ -73,7 +73,7 @@ class PackageArgs:
 
 
 def package_setting(wanted: PackageArgs, say: Say = lambda line: None) -> SettingPackage:
-    """Write the setting's package. Raise `UsageError` if the setting can't be packaged."""
+    """Write the package that the flags describe. Raise `UsageError` if the setting can't be packaged."""
     out = _free_place(wanted.out)
     if wanted.hub is not None:
         _refuse_hub(wanted.hub)
@@ -110,7 +110,7 @@ class _Packager:
         self._of_sweep = config
 
     def take(self, texts: Sequence[TrainingText], wanted: PackageArgs, say: Say) -> SettingPackage:
-        """Return the package's content, after the model has generated the sweep's texts again in each precision."""
+        """Return the package's content, after the model has generated `texts` of the sweep again in each dtype."""
         package = self._unmeasured()
         for dtype in dict.fromkeys((self._of_sweep.dtype, *wanted.dtypes)):
             package = self._measured(package, dtype, texts, wanted, say)
@@ -143,7 +143,7 @@ class _Packager:
     def _measured(
         self, package: SettingPackage, dtype: str, texts: Sequence[TrainingText], wanted: PackageArgs, say: Say
     ) -> SettingPackage:
-        """Return the package's content with one more precision, checked by generating some texts of the sweep again."""
+        """Return the package with `dtype` added, and with the number of the sweep's `texts` that it reproduces."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
         weights, name, device = weights_digest(model), dtype_name(model.dtype), model.device.type
         unknown = TextMatch(device=device, weights=weights, runs=len(texts), identical=0)
@@ -216,7 +216,7 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
 
 
 def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Copy the sweep's artefacts into the folder, and return their new paths by role. Raise `UsageError`."""
+    """Copy the sweep's artefacts into the folder, and return new paths by role. Raise `UsageError` for altered ones."""
     places: dict[str, str] = {}
     for role, location in locations_of(config).items():
         name, card = f"{ARTEFACTS}/{role}", read_card(location, role)

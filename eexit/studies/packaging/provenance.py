@@ -95,7 +95,7 @@ def timed(store: Store, key: str) -> list[TimingRecord]:
 
 
 def mean_savings(sweep: FinishedSweep, key: str) -> dict[str, float | None]:
-    """Return the shares of full-depth multiply-adds that the setting's runs saved, in theory and as run."""
+    """Return the shares of full-depth multiply-adds that a setting saves, if deciding were free and as run."""
     costs = {"theoretical": "macs_required", "run": "macs_executed"}
     return {name: sweep.saved(key, cost).as_dict["mean"] for name, cost in costs.items()}
 

@@ -166,7 +166,7 @@ def replay_at_full_depth(
     layers: Sequence[int],
     pricing: CostModel | None,
 ) -> ReplayResult:
-    """Replay a text with a configuration that follows from the full-depth pass, given its exit scores, if it has any.
+    """Replay a text with a configuration that follows from the full-depth pass, given the exit scores, if any.
 
     Costs are those of exits drawn with the run's seed, since deferred layers depend on all exits of a text.
     """
@@ -186,7 +186,7 @@ def replay_at_full_depth(
 def costs_of(
     setting: EarlyExit, exit_N: np.ndarray, score_NE: Tensor | None, n_prompt: int, pricing: CostModel
 ) -> TextCosts:
-    """Return the costs of a text whose tokens exit at `exit_N`, indices into X, by these exit scores.
+    """Return the costs (by `pricing`) of a text whose tokens exit at `exit_N`, indices into X, by these scores.
 
     `macs_executed` minus `macs_required` is the cost of exit scores; an oracle has no `macs_executed`, since it saves
     nothing.

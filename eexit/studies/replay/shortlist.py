@@ -64,7 +64,7 @@ class PredictedSetting(NamedTuple):
 
 
 def columns_of(risk: str) -> Sequence[str]:
-    """Return the columns of a pilot's runs that are read."""
+    """Return the columns of its runs that a `Pilot` needs for this risk."""
     return ("prompt_id", "prompt", "configuration", "seed", "status", *COSTS, RISKS[risk].column)
 
 
@@ -100,7 +100,7 @@ class Pilot:
 
     @classmethod
     def read(cls, results: str, risk: str, max_risk: float, flag: str = "") -> "Pilot":
-        """Read a pilot. Raise `UsageError` if `results` is no finished sweep."""
+        """Read the pilot in `results`, which `flag` named. Raise `UsageError` if it is no finished sweep."""
         return cls(read_finished(results, columns_of(risk), flag), risk, max_risk)
 
     @property
@@ -208,7 +208,7 @@ def is_candidate(row: Row) -> bool:
 
 
 def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:
-    """Return the setting with the least cost within each of these losses, from safe to bold.
+    """Return the cheapest of the settings `found` within each of the losses `aims`, from safe to bold.
 
     Without any such setting, return the one that loses least.
     """

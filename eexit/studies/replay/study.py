@@ -152,10 +152,11 @@ class ReplayArgs:
 
 
 def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> ReplayStudy:
-    """Return the study. Raise `UsageError` for configurations that can't be replayed.
+    """Return the study that replays the configurations in `asked` on the texts of configuration `text_of`.
 
     Without `modes`, oracles are replayed in modes that keep the full-depth KV cache, where all their inputs are
-    recorded. Other rules are replayed in the modes of the sweep.
+    recorded. Other rules are replayed in the modes of the sweep. Raise `UsageError` for configurations that can't be
+    replayed.
     """
     kl_factors, rules, modes = asked.kl_factors, asked.rules, asked.modes
     if not kl_factors and not rules:
@@ -200,7 +201,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
 def _config(
     stored: SweepConfig, grid: Mapping[str, Any], exitable_layers: Sequence[int], replaced: Mapping[str, str]
 ) -> SweepConfig:
-    """Return the sweep's configuration with another grid, validated as any sweep's."""
+    """Return the stored configuration with another grid and `replaced` fields, validated as any sweep's."""
     rules = [ONLINE[name] for name in grid["rules"] if name in ONLINE]
     uses = {
         PROBE: any(rule.needs_probe for rule in rules),

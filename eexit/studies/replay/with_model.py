@@ -80,7 +80,7 @@ class Replayer:
         return seen_NE.masked_fill(is_shut_NE, torch.nan)
 
     def _ungated_scores(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
-        """Return an online rule's exit scores without a gate, at all layers or, if they depend on it, the exit set."""
+        """Return an online rule's ungated exit scores, at all layers or, if it compares layers, at its exit set."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.needs_history else ()
         key = (

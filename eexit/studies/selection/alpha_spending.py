@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 def columns_of(sweep: FinishedSweep, units: Sequence[str]) -> dict[str, Any]:
-    """Return the columns of `CHOICES` that identify uses of the same prompts."""
+    """Return the columns of `CHOICES` by which uses of prompts are found: model, runs, and digests of `units`."""
     config = sweep.manifest.config
     return {
         "model": config["model"],
@@ -45,9 +45,10 @@ def hash_of_runs(config: Mapping[str, Any], model: Mapping[str, Any]) -> str:
 
 
 def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
-    """Return the number of this use, given its columns, among those in `store` and beside it.
+    """Return which use of its calibration prompts a selection is, among the uses in `store` and folders beside it.
 
-    Without `planned`, the earlier uses determine how many are planned, or one is. Raises `UsageError` if they differ.
+    `question` has the selection's columns. Without `planned`, the first use determines how many uses are planned, or
+    one is. Raise `UsageError` if `planned` is another number.
     """
     before = _each_once(_asked_in([store, *_other_folders(store)], question))
     declared = before[0]["planned"] if before else planned or 1
@@ -90,5 +91,5 @@ def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
 
 
 def _what(row: Row) -> tuple[Any, ...]:
-    """Return the columns that the same selection shares."""
+    """Return the values by which two rows are of the same selection."""
     return tuple(tuple(row[name]) if name in ("asked", "units") else row[name] for name in QUESTION)

@@ -33,7 +33,7 @@ class HeldOutResult:
 
 @dataclass(frozen=True)
 class TestedSetting:
-    """Setting in its sequence, with its test."""
+    """Tested setting of a `TestedSequence`: its mean loss, the p-value of its test, its cost and further figures."""
 
     configuration: str
     mean_loss: float  # over the prompts for choosing
@@ -97,7 +97,7 @@ class Selection:
 
 
 def choose_setting(measured: SelectionData, sequences: Sequence[SettingSequence], ask: AlphaShare) -> Selection:
-    """Return the cheapest setting with a bounded risk, and all tests."""
+    """Return the tests of all settings in `sequences`, and the cheapest certified one; `ask` has the error budget."""
     tested = _test(measured, sequences, ask)
     settings = [setting for sequence in tested for setting in sequence.tested]
     chosen = _cheapest([setting for setting in settings if setting.certified])
@@ -154,7 +154,7 @@ def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting
 
 
 def _needed(measured: SelectionData, setting: TestedSetting, error: float) -> int | None:
-    """Return the number of prompts that would certify a setting which these don't."""
+    """Return how many prompts would certify a setting at this error; None if these do, or if no number would."""
     if setting.p_value <= error or not setting.n:
         return None
     losses = measured.choosing.losses_of(setting.configuration)

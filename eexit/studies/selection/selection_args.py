@@ -199,14 +199,17 @@ def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[
 
 
 def _asked_for_by_name(question: SelectionArgs, unordered: Sequence[str], costless: Sequence[SettingFamily]) -> bool:
-    """Return True if a setting that can't be tested was named itself, not only its mode."""
+    """Return True if a setting that can't be tested was named itself, and not only by its mode."""
     rules = {key.split("/")[1] for key in unordered if "/" in key} | {family.rule for family in costless}
     keys = {*unordered, *(key for family in costless for key in family.settings)}
     return bool(rules & set(question.rules) or keys & set(question.keys))
 
 
 def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask: AlphaShare) -> None:
-    """Raise `UsageError` if `n` prompts without any loss can't certify a setting."""
+    """Raise `UsageError` if `n` prompts without any loss can't certify a setting.
+
+    The sequences, `n_sequences`, share the error budget in `ask` equally. `name` is the sweep's in the message.
+    """
     least = prompts_without_loss(question.max_risk, ask.error / n_sequences)
     if n < least:
         which = f", as the {ordinal(ask.number)} use of these prompts (error {short_percent(ask.error)}),"

@@ -175,7 +175,7 @@ class SelectionData:
         return None if wrong is None else 1 - wrong
 
     def cut(self, key: str) -> float | None:
-        """Return the share of a configuration's texts for choosing that `max_new_tokens` ended."""
+        """Return the share of a configuration's texts of calibration prompts that `max_new_tokens` ended."""
         share = cut_shares(self._of_part("choosing"), self.sweep.unit_of).get(key, math.nan)
         return None if math.isnan(share) else share
 
@@ -278,7 +278,7 @@ class VacuousBoundError(UsageError):
 
 
 def refuse_empty(measured: SelectionData) -> None:
-    """Raise `VacuousBoundError` if `normal` gets too few answers right for a bound on lost ones."""
+    """Raise `VacuousBoundError` if `normal` gets too few answers right for a bound on lost answers."""
     question, right = measured.question, measured.accuracy(NORMAL)
     if measured.risk is not RISKS["answers"] or right is None or answers_tell(right, question.max_risk):
         return
@@ -337,10 +337,9 @@ def _judgements(sweep: FinishedSweep) -> dict[tuple[str, str], dict[str, float |
 
 
 def _with_scores(runs: pa.Table, judged: Mapping[tuple[str, str], Mapping[str, float | None]]) -> pa.Table:
-    """Return the runs once for each judge and rubric, with the score; scores of the same seed, judge and rubric are
-    compared.
+    """Return the runs once for each judge and rubric, with the score; `draw` gets both, so that neither is mixed.
 
-    Without a usable judgement, a text has the worst score, and that of `normal` the best.
+    A text without a usable judgement gets the worst score or, under `normal`, the best.
     """
     names = list(zip(runs["run_id"].to_pylist(), runs["configuration"].to_pylist(), strict=True))
     tables = [runs.append_column(SCORE, pa.nulls(runs.num_rows, pa.float64()))] * (not judged)

@@ -1,8 +1,9 @@
 """Times over calls of `eexit timings`, as multiples of full depth's time in the same round.
 
 The rounds of a call share the state of the machine, which differs between calls: so the call is the random effect. The
-first call has most alternatives, and finds the fastest. Since the fastest of several equally fast ones looks faster
-than it is, only further calls on other prompts measure its time.
+first call has most alternatives (configurations, and variants of transformers' `generate`), and finds the fastest.
+Since the fastest of several equally fast alternatives looks faster than it is, only further calls on other prompts
+measure its time.
 
 Shapes: R rounds.
 """
@@ -24,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str, np.ndarray]]:
-    """Return the time by call and configuration as a multiple of another's in the same round, (R,)."""
+    """Return the time by call and configuration, as a multiple of configuration `beside`'s in the same round, (R,)."""
     seconds: dict[str, dict[str, dict[int, float]]] = {}
     for row in timings:
         of_call = seconds.setdefault(row["timing_id"], {})
@@ -122,12 +123,12 @@ class BatchTimings:
         return found
 
     def _ratios(self, key: str, beside: str = NORMAL) -> dict[str, np.ndarray]:
-        """Return the time in each further call as a multiple of another's, (R,)."""
+        """Return a configuration's time in each further call, as a multiple of configuration `beside`'s, (R,)."""
         rows = [row for of_call in self._further.values() for row in of_call if row["batch"] == self.batch]
         return {call: times[key] for call, times in calls_of(rows, beside).items() if key in times}
 
     def relative_time(self, key: str, beside: str = NORMAL) -> Estimate:
-        """Return the time over further calls; fewer than `MIN_CALLS`: no interval."""
+        """Return `key`'s time as a multiple of `beside`'s, over further calls; fewer than `MIN_CALLS`: no interval."""
         ratios = [*self._ratios(key, beside).values()]
         if not ratios:
             return NOTHING

@@ -103,7 +103,7 @@ class DecodeTimer:
         return time.perf_counter() - began
 
     def time(self, alternative: Alternative, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
-        """Decode prompts in batches, and return the timing and the tokens of each. Raises `UsageError`.
+        """Decode prompts in batches; return the timing and the tokens of each. Raise `UsageError` for a failed request.
 
         Prompts of a batch have similar lengths, and the shortest text counts for all. A draft's tokens before the clock
         starts are not timed.
@@ -167,7 +167,7 @@ def _summed(parts: Sequence[Timing]) -> Timing:
 
 
 def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
-    """Return prompt id → token ids, for prompts that leave room for `n_tokens` in the context. Raises `UsageError`."""
+    """Return prompt id → token ids, for prompts with room for `n_tokens` after them. Raise `UsageError` for none."""
     config, context_of = generator.config, generator.engine.decoder.context_of
     runs = [Run("", prompt, NoExit(), config.seeds[0]) for prompt in config.prompts]
     tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}

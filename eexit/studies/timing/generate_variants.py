@@ -21,7 +21,7 @@ BESIDE_CAPTION = (
 
 
 def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
-    """Return the variants with these keys, always with plain `generate` first. Raises `UsageError`."""
+    """Return the variants with these keys, always with plain `generate` first. Raise `UsageError` for another key."""
     known = {f"{GENERATE}/{variant}": HFGenerate(variant=variant) for variant in VARIANTS}
     for key in keys:
         if key not in (GENERATE, *known):

@@ -49,7 +49,8 @@ DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all t
 class Speedup:
     """Speed of a configuration or of `generate` at a batch size, as a multiple of `normal`'s or another baseline's.
 
-    Savings are shares of full depth. `theoretical` and `run` are None without known costs.
+    `theoretical` and `run` are saved shares of full-depth multiply-adds: if deciding were free, and of all that ran.
+    They are None without known costs.
     """
 
     configuration: str
@@ -116,7 +117,7 @@ def speedups(measurements: Iterable[Mapping[str, Any]], beside: str = NORMAL) ->
 
 
 def speedups_of(measurements: Sequence[Mapping[str, Any]], key: str, beside: str = NORMAL) -> list[Speedup]:
-    """Return a configuration's speed-ups by batch size, over calls on the latest call's machine and in its dtype."""
+    """Return `key`'s speed-ups over `beside` by batch size, over calls on the last call's machine and in its dtype."""
     setup = next((_setup(row) for row in reversed(measurements) if row["configuration"] == key), None)
     there = [row for row in measurements if _setup(row) == setup]
     return [each for each in speedups(there, beside) if each.configuration == key]

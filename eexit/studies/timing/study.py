@@ -1,6 +1,7 @@
 """Study of times: configurations of a finished sweep, at several batch sizes, on some of its prompts.
 
-Each round times all of them once, in an order of its own.
+Each round times all alternatives (configurations, and variants of transformers' `generate`) once, in an order of its
+own.
 """
 
 from collections import Counter
@@ -180,7 +181,7 @@ class TimingStudy(Study):
 
 
 def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Sequence[Any]:
-    """Return the prompts of a round, counted from 1: `per_round` prompts in turn, or all prompts for None."""
+    """Return the prompts of round `number`, from 1: `per_round` prompts in turn, or all prompts for None."""
     n_turns = max(1, len(prompts) // (per_round or len(prompts)))
     return prompts[(number - 1) % n_turns :: n_turns][:per_round]
 
@@ -226,7 +227,7 @@ class TimingArgs:
 
 
 def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
-    """Return the study.
+    """Return the study that times the configurations in `asked`.
 
     Raises `UsageError` for configurations that can't be timed, and if all prompts failed.
     """
@@ -273,9 +274,10 @@ def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) 
 
 
 def _fresh(sweep: FinishedSweep, ids: Sequence[str], alternatives: Sequence[Alternative], n: int) -> Sequence[str]:
-    """Return at least `n` prompts that no call has timed with more configurations, the least often timed first.
+    """Return at least `n` prompts that no call has timed with more alternatives than these, least often timed first.
 
-    Step times don't count. Raises `UsageError` if there are none.
+    Alternatives that exit at one layer, as for step times, don't count. Raise `UsageError` if there are no such
+    prompts.
     """
     by_call: dict[str, list[Mapping[str, Any]]] = {}
     for row in sweep.timings:

@@ -6,7 +6,8 @@ the final layer's token. A token that exits at the first sure layer is contradic
 is another. A token that is confirmed at a layer can be taken back by a deeper layer. Where the final layer itself is
 not sure, no layer can be confirmed: first layers cover only the other tokens.
 
-Prompts are counted, never tokens: a prompt has the mean of its runs, and a run the mean of its decided tokens.
+Prompts are counted, never tokens: a prompt has the mean of its runs, and a run the mean of its decided tokens,
+which are all but its first.
 
 Shapes: C thresholds, R runs, P prompts, D decided tokens, X exitable layers and the final one, M measures.
 """
@@ -39,7 +40,7 @@ def confidence_by_depth(
     unit_of: Mapping[str, str],
     thresholds: Sequence[float] = (SURE,),
 ) -> pd.DataFrame:
-    """Return a row for each threshold, kind of prompt, all prompts first, and layer; no row if nothing was recorded.
+    """Return a row per threshold, kind of prompt (first all prompts) and layer; no row if nothing was recorded.
 
     `tokens` have `run_id` and `OF_TOP_PREDICTIONS`; tokens of runs in `prompt_of` (run id → prompt id) count. `layers`
     are the exitable layers and the final one. `kind_of` and `unit_of` map prompt ids to kinds, if any, and to sampling
@@ -47,13 +48,13 @@ def confidence_by_depth(
 
     Columns, each share and first layer with its 95 % interval over prompts and their number (`_low`, `_high`, `_n`):
         threshold, kind, layer: `layer` is 0-based.
-        sure, confirmed: shares of decided tokens that are so at this layer.
+        sure, confirmed: shares of decided tokens that are sure, or confirmed, at this layer (as the module defines).
         contradicted: share of contradicted tokens among tokens that are first sure at this exitable layer.
         exits_contradicted: that share over all exitable layers; like the following columns, the same for a whole kind.
         taken_back: share of tokens not confirmed at some deeper layer, among tokens confirmed at an exitable layer.
-        first_sure, first_confirmed: first such layer of tokens whose final layer is sure (share `sure` of the last
-            row). It is the median over prompts of the medians over tokens; NaN without such a token. A median of an
-            even number is the lower of the two in the middle, so that it is a layer.
+        first_sure, first_confirmed: first sure, or confirmed, layer of tokens whose final layer is sure (share `sure`
+            of the last row). It is the median over prompts of the medians over tokens; NaN without such a token. A
+            median of an even number is the lower of the two in the middle, so that it is a layer.
     """
     for threshold in thresholds:
         if not isinstance(threshold, Real) or not 0 < threshold <= 1:
@@ -82,9 +83,11 @@ class _CertaintyCounts:
     """Counts of the decided tokens of R runs, at C thresholds and X layers.
 
     - `n_R`: all decided tokens.
-    - `sure`, `confirmed`, (C, R, X): tokens that are so at a layer.
-    - `exits`, `contradicted`, (C, R, X): tokens first sure at an exitable layer, and those with another final token.
-    - `early`, `taken_back`, (C, R, 1): tokens confirmed at an exitable layer, and those not confirmed at a deeper one.
+    - `sure`, `confirmed`, (C, R, X): tokens that are sure, or confirmed, at a layer (the module's top defines both).
+    - `exits`: tokens that are first sure at an exitable layer. `contradicted`: tokens of `exits` for which the final
+      layer predicts another token. (C, R, X) each.
+    - `early`: tokens confirmed at any exitable layer. `taken_back`: tokens of `early` that a deeper layer does not
+      confirm. (C, R, 1) each.
     - `first_CRMX`: tokens that are first sure, or first confirmed, at a layer.
     """
 
@@ -144,7 +147,11 @@ def _medians(count_CRMX: np.ndarray, layer_X: np.ndarray) -> np.ndarray:
 
 
 def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np.ndarray) -> list[dict[str, float]]:
-    """Return the measures of each layer, from the runs of one kind of prompt."""
+    """Return a row per layer with the estimates of `confidence_by_depth`, from the runs of one kind of prompt.
+
+    `shares` maps columns to each run's shares of decided tokens, `median_RM` has each run's median first layers, and
+    `unit_R` the sampling units.
+    """
     of_units = {name: means_of_groups(share_RX, unit_R) for name, share_RX in shares.items()}
     each = {
         name: estimate_columns(of_units[name], [ValueKind.SHARE] * of_units[name].shape[1]) for name in MEASURES

@@ -46,10 +46,10 @@ class SweepSummary:
         return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
 
     def figures(self) -> list[dict[str, Any]]:
-        """Return runs, different runs, errors and mean measures of each configuration, read from the results.
+        """Return each configuration's counts of runs, different runs and errors, and its mean measures, by the results.
 
-        `by_kind` has accuracy, cut texts, disagreement, and savings and losses compared with `normal`, by kind of
-        prompt.
+        Runs that are the same for every seed are one different run. `by_kind` has accuracy, cut texts, disagreement,
+        and savings and losses compared with `normal`, by kind of prompt.
         """
         prompts = [asdict(prompt) for prompt in self.config.prompts]
         planned, same = configurations(self.config), same_for_every_seed(self.config)

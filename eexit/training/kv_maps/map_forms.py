@@ -212,7 +212,10 @@ def compare_norms(decoder: Decoder, layers: Sequence[int]) -> dict[int, Rescaled
 
 
 def _scaled(like: int, given_ND: Tensor, normed_ND: Tensor, tolerance: float) -> RescaledNorm | None:
-    """Return the gain and bias that turn `given_ND` into `normed_ND`, or None if no gain and bias do."""
+    """Return the gain and bias that turn `given_ND`, the norm of layer `like`, into `normed_ND`; None if none do.
+
+    The largest error in a dimension may be `tolerance` times its largest value.
+    """
     centred_ND = given_ND - given_ND.mean(0)
     gain_D = (centred_ND * normed_ND).sum(0) / centred_ND.square().sum(0)
     bias_D = normed_ND.mean(0) - gain_D * given_ND.mean(0)

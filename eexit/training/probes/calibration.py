@@ -95,7 +95,7 @@ def _least(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:
-    """Return the loss of `calibrate` for predicted and true log KL + log k.
+    """Return the loss of `calibrate`, from log KL + log k as predicted (`seen_NK`) and as true.
 
     Log space keeps the digits of probabilities near 0 and 1.
     """

@@ -84,7 +84,7 @@ class GateTrainer:
         return self.gate.tensors()
 
     def _fit(self, learn: Moments, choose: Moments) -> Tensor:
-        """Return a layer's ridge regressions, (J, R), one per rule, each with a penalty of its own."""
+        """Return a layer's ridge regressions on `learn`, (J, R), one per rule; `choose` chooses the penalty of each."""
         prior_D1 = torch.zeros_like(learn.both_JH[1:, :1])
         maps = [
             best_fit(learn.targets(of_rule), choose.targets(of_rule), [prior_D1], refit=False)

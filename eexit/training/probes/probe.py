@@ -79,7 +79,10 @@ class ProbeTrainer:
 
 
 def linear_probe(learn: Moments, choose: Moments) -> LinearMap:
-    """Return the ridge regression of log KL on a layer's hidden state, which is independent of the KL factor; fp32."""
+    """Return the ridge regression of log KL on a layer's hidden state, independent of the KL factor; fp32.
+
+    It is fitted to the moments `learn`, and `choose` has those by which the penalty is chosen.
+    """
     map_J1 = best_fit(learn, choose, [torch.zeros_like(learn.both_JH[1:])], refit=False)
     return linear_map(torch.cat([map_J1, torch.zeros_like(map_J1[:1])]))
 

@@ -34,7 +34,10 @@ DOSE: Final = (
 
 
 def dose_figures(configurations: pd.DataFrame, looks: ChartStyle) -> Iterator[Figure]:
-    """Yield two charts, with a variant per rule with a numeric parameter; each variant has its own axis."""
+    """Yield a chart of early exits and one of mean depth, against the rule's parameter.
+
+    Each has a variant with an axis of its own for each rule with a numeric parameter.
+    """
     dose = dose_response(configurations)
     rules = dose.loc[dose["parameter"].notna(), "rule"].unique().tolist() if len(dose) else []
     names = list(dict.fromkeys(map(parameter_name, rules)))
