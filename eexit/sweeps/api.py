@@ -27,6 +27,7 @@ from eexit.output.text import describe_precision, pluralize
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, sampling_units
+from eexit.quality.by_kind import COLUMNS, by_kind
 from eexit.results.committed import predictions_of, read_columns, runs_with_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.layout import REPORT, Manifest, side_folder_name
@@ -36,6 +37,7 @@ from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import SweepSpec, arguments_named, from_python, signature_of
 from eexit.sweeps.summary.certainty import SURE, confidence_by_depth
 from eexit.sweeps.summary.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
+from eexit.sweeps.summary.paired_difference import paired_difference
 from eexit.sweeps.summary.summary_table import closing_table
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
 # Entry points of functions of a sweep's location and a path, which write the report there and return the path.
 REPORT_BUILDERS: Final = "eexit.report_builders"
+BY: Final = ("kind", "group", "steps")  # fields by which prompts are divided
 SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
 
 
@@ -113,6 +116,64 @@ class SweepResults:
                 "record_top_k=1 or more and record_full_depth='all'"
             )
         return found
+
+    def by_kind(self) -> pd.DataFrame:
+        """Return each configuration's accuracy, losses, depth and savings by kind of prompt, paired with `normal`.
+
+        There is one row per configuration and kind. `eexit.quality.by_kind.PairedMetrics` defines the columns; each has
+        its 95 % interval over prompts or groups, and their number (`_low`, `_high`, `_n`). Raise `ValueError` if no
+        prompt has a kind.
+        """
+        prompts = self.manifest.config["prompts"]
+        found = by_kind(read_columns(self._store, COLUMNS), self._divided("kind"), sampling_units(prompts))
+        return pd.DataFrame(
+            [
+                {"configuration": each.key, "kind": kind, **of.columns()}
+                for each in self.configurations
+                for kind, of in found.get(each.key, {}).items()
+            ]
+        )
+
+    def paired_difference(self, settings: str, others: str, *, at: str, by: str | None = None) -> pd.DataFrame:
+        """Return `settings` less `others` on the same prompts and seeds, at equal depth, cost or threshold.
+
+            sweep.paired_difference("unfrozen", "frozen_residual", at="layers_skipped", by="kind")
+
+        Args:
+            settings, others: a mode, a mode and a rule (`unfrozen/confidence`) or a configuration's key. Settings of
+                two modes are compared within a rule, exit set and gate.
+            at: `layers_skipped` or `macs` compares each setting with the best mix of two of the others, full depth
+                included, that skips as many layers or executes as many multiply-adds. A mix draws one of its two
+                settings for each prompt. `threshold` compares settings of the same parameter.
+            by: `kind`, `group` or `steps` of prompts: adds rows for each value, after those of all prompts.
+
+        Returns:
+            A row per setting: `configuration`, the `other` setting or mix, and the differences in `correct`,
+            `disagreement`, `layers_skipped` and `saved` (multiply-adds), each with its 95 % interval over prompts or
+            groups and their number (`_low`, `_high`, `_n`). Intervals of differences from a mix include the error of
+            the mix. The report's "Side by side" has the same numbers.
+
+        Raises:
+            ValueError: The sweep lacks such settings, nothing can be compared, or no prompt has a value of `by`.
+        """
+        config, planned = self.manifest.config, self.configurations
+        fixed = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
+        done = self.runs[self.runs["status"] == OK]
+        done = done.assign(unit=done["prompt_id"].map(sampling_units(config["prompts"])))
+        value_of = {} if by is None else self._divided(by)
+        found = paired_difference(done, planned, fixed, settings, others, at, value_of)
+        return found.drop(columns="by") if by is None else found.rename(columns={"by": by})
+
+    def _divided(self, by: str) -> dict[str, Any]:
+        """Return prompt id → kind, group or steps. Raise `UsageError` if no prompt has any."""
+        prompts = self.manifest.config["prompts"]
+        if by not in BY:
+            raise UsageError(f"by must be {', '.join(BY)}, got {by!r}")
+        value_of = {prompt["id"]: value for prompt in prompts if (value := prompt.get(by)) is not None}
+        value_of = kinds(prompts) if by == "kind" else value_of
+        if not value_of:
+            raise UsageError(f"no prompt of {redact(self.out)} has {by}: give prompts a field {by}")
+        return value_of
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one page of HTML, beside the results or to `path`; return its path."""

@@ -59,6 +59,33 @@ def test_runs_and_tokens_are_those_of_the_plan_in_its_order_and_errors_are_rows(
     assert tokens.groupby("run_id").position.apply(lambda of: of.tolist() == [*range(len(of))]).all()
 
 
+def test_completion_offers_the_public_names_alone() -> None:
+    assert dir(eexit) == sorted([*eexit.__all__, "open"])
+    assert all(hasattr(eexit, name) for name in dir(eexit))
+
+
+def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(model: str, tmp_path: Path) -> None:
+    prompts = [
+        {"id": "sum-1", "prompt": "3 + 4?", "answer": "7", "group": "a", "steps": 2},
+        {"id": "b", "prompt": "Rome?", "kind": "fact"},
+        "of no kind",
+    ]
+    swept = eexit.sweep(prompts, model=model, out=tmp_path / "out", quiet=True, **{**GRID, "seeds": [0]})
+    for runs in (swept.runs, pd.read_parquet(tmp_path / "out" / "generations")):
+        told = runs.drop_duplicates("prompt_id").set_index("prompt_id")[["kind", "group", "steps"]]
+        told = told.astype(object).where(told.notna(), None)
+        assert told.loc[["sum-1", "b", "2"]].values.tolist() == [["sum", "a", 2], ["fact", None, None], [None] * 3]
+    found = swept.by_kind()
+    assert [*zip(found.configuration, found.kind, strict=True)] == [
+        (each.key, kind) for each in swept.configurations for kind in ("fact", "sum")
+    ]
+    right = swept.runs.query("kind == 'sum'").set_index("configuration").correct.astype(float)
+    assert found.query("kind == 'sum'").set_index("configuration").accuracy.to_dict() == right.to_dict()
+    assert (found.accuracy_n, found.disagreement_n)[0].tolist() == [0, 1] * 5
+    with pytest.raises(ValueError, match=r"^no prompt of .* has kind: give prompts a field kind$"):
+        eexit.sweep(["one"], model=model, quiet=True, **{**GRID, "max_new_tokens": 2, "seeds": [0]}).by_kind()
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_command_and_call_make_the_same_and_go_on_with_each_others(
     swept: eexit.SweepResults, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
