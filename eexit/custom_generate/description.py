@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 from eexit.custom_generate.package import Certificate, PromptDistribution, SettingPackage
 from eexit.method.custom import PYTHON, CustomSource
-from eexit.output.text import format_number, ordinal, percent, short_percent, with_weights
+from eexit.output.text import format_number, in_python, ordinal, percent, short_percent, with_weights
 from eexit.plan.configuration import Draft, EarlyExit, all_modes
 from eexit.quality.certificate import certificate_sentences
 
 
 def describe_package(taken: SettingPackage) -> str:
     """Return the description, a line per paragraph."""
-    return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
+    lines = [*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)]
+    return in_python("\n".join(lines), ["use"])
 
 
 def call_to_load(taken: SettingPackage, folder: str) -> str:
@@ -66,7 +67,7 @@ def _saved(taken: SettingPackage) -> Iterator[str]:
             f"Time saved beside full depth at {timed.rows} row{'s' * (timed.rows > 1)} (realised): "
             f"{percent(timed.saved)}{ends}, {format_number(timed.tokens_per_second, '.1f')} tokens per second, "
             f"{timed.rounds} rounds on {timed.machine}"
-            + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
+            + (f"; {timed.of_generate:.2f} × generate's time." if timed.of_generate else ".")
         )
     if not taken.timed:
         yield "It was not timed: what it saves in time on a machine is what eexit timings measures there."

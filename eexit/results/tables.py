@@ -198,11 +198,11 @@ GENERATIONS: Final = schema(
             "how often a layer was run for the run, be it for one token or for several together; layers_run counts "
             "each token; null but for mode draft",
         ),
-        "expected_speedup": float64(
+        "expected_time": float64(
             "1",
-            "how many times as fast as normal it is if a call of a layer or of the head takes its cost of one token "
-            "whatever the number of tokens, attention apart: as where fetching weights takes the time; null but for "
-            "mode draft",
+            "its time as a multiple of full depth's, lower is better, if a call of a layer or of the head takes its "
+            "cost of one token whatever the number of tokens, attention apart: as where fetching weights takes the "
+            "time; null but for mode draft",
         ),
         "perplexity": float64(
             "1",

@@ -239,7 +239,7 @@ def test_it_is_replayed_timed_and_taken_home_as_the_built_in_one(out: Path, tiny
 def test_a_setting_is_loaded_with_the_file_alone(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
     assert here(package.main, out, "--configuration", KEY, "--out", tmp_path / "home", "--use", MINE).returncode == 0
     own_exits()
-    with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give --use my_exits\.py"):
+    with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give use='my_exits.py'"):
         eexit.load(tmp_path / "home")
     (tmp_path / "my_exits.py").write_text(MINE.read_text() + "\n")
     with pytest.raises(ValueError, match=r"home has another rule sure than my_exits\.py now has"):

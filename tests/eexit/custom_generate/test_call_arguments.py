@@ -73,7 +73,7 @@ def test_what_can_not_be_done_is_refused_by_name(
     given |= {name: own[name] if isinstance(value, str) and value == "own" else value for name, value in asked.items()}
     with pytest.raises(ValueError, match=reason):
         setting.generate(model, **given)
-    assert setting.stats["eexit_rows_total"] == 0
+    assert setting.stats["sequences"] == 0
 
 
 def test_top_p_of_0_is_greedy(model: PreTrainedModel, drafts: Setting, prompt: list[int]) -> None:

@@ -105,7 +105,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
         assert "of the 60 that full depth gets right, it loses 3%, for which nothing is certified (p = 0.2)." in text
         assert "On 30 prompts that chose nothing, its mean loss is 3%" in text
         assert "at 8 rows (realised): 25.0%" in text
-        assert "6 rounds on a machine; 0.80 times as fast as generate." in text
+        assert "6 rounds on a machine; 1.25 × generate's time." in text
         assert "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily" in text
 
 
