@@ -137,7 +137,9 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
-def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
+def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
     done = eexit.sweep(["one", "two", "three", "four"], model=model, quiet=True, out=tmp_path / "out", **grid)
     shown: dict[str, Callable[[], str]] = {
@@ -150,6 +152,9 @@ def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(mo
     said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts. Means are over these runs."
     for name, show in shown.items():
         assert said in " ".join(show().split()), name
+    assert capsys.readouterr().err == ""
+    eexit.open(tmp_path / "out")
+    assert capsys.readouterr().err == f"{tmp_path / 'out'} is unfinished: it has 10 of 20 runs\n"
 
 
 def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
@@ -192,6 +197,66 @@ def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepR
         bare = eexit.sweep(["one"], model=model, quiet=True, **{**GRID, "max_new_tokens": 2, "seeds": [0], **options})
         with pytest.raises(ValueError, match="has no layer's top tokens of normal: sweep with norm"):
             bare.confidence_by_depth()
+
+
+def test_several_models_have_a_folder_and_results_each(model: str, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    grid: dict[str, Any] = {**GRID, "seeds": [0], "rules": {"fixed": [2]}, "max_new_tokens": 2}
+    one, two = eexit.sweep(iter(["one", "two"]), model=[model, other], out=tmp_path / "out", quiet=True, **grid)
+    assert [Path(each.out).relative_to(tmp_path) for each in (one, two)] == [
+        Path("out") / Path(model).name,
+        Path("out/other"),
+    ]
+    assert one.runs.text.tolist() == two.runs.text.tolist()
+    assert [each.manifest.model["name"] for each in (one, two)] == [model, str(other)]
+    loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    of_loaded = {name: value for name, value in grid.items() if name != "dtype"}
+    [again] = eexit.sweep(["one", "two"], model=[loaded], tokenizer=[tokenizer], quiet=True, **of_loaded)
+    assert again.runs.text.tolist() == one.runs.text.tolist()
+    refused: dict[str, dict[str, Any]] = {
+        "model is an empty list": {"model": []},
+        f"two models would have the folder {Path(model).name} of out": {"model": [model, model], "out": tmp_path / "b"},
+        "tokenizer must be a list of 2, one for each model": {"model": [model, loaded], "tokenizer": tokenizer},
+        "model must be a name, a path or a model of transformers, got '5'": {"model": [model, 5]},
+    }
+    for line, asked in refused.items():
+        with pytest.raises(ValueError, match=line):
+            eexit.sweep(["one"], quiet=True, **{**of_loaded, **asked})
+    assert not (tmp_path / "b").exists(), "the first model does not run before the second is accepted"
+
+
+@pytest.mark.usefixtures("own_exits")
+def test_a_folder_shrinks_by_configurations_and_grows_back(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_exits: Callable[[], None]
+) -> None:
+    @eexit.rule(parameter="probability")
+    def surely(layer: Any, parameter: Any) -> Any:
+        return layer.top2_prob[:, 0] >= parameter
+
+    out = tmp_path / "out"
+    asked: dict[str, Any] = {**GRID, "model": model, "out": out, "quiet": True, "rows_per_shard": 10}
+    rules: dict[Any, Any] = {"confidence": [0.05, 0.9], surely: [0.5]}
+    swept = eexit.sweep(["one", "two"], **{**asked, "rules": rules})
+    runs, tokens = swept.runs, swept.tokens
+    own_exits()  # as in a fresh kernel, without the function
+    opened = eexit.open(out)
+    gone = ["unfrozen/surely/0.5", "frozen_residual/surely/0.5", "frozen_residual/confidence/0.05"]
+    with pytest.raises(ValueError, match=r"has no configuration unfrozen/surly/0.5: did you mean unfrozen/surely/0.5"):
+        opened.remove(["unfrozen/surly/0.5"])
+    with pytest.raises(ValueError, match=r"^nothing would be left of .*: remove that folder instead$"):
+        opened.remove([each.key for each in opened.configurations])
+    assert len(opened.runs) == 28
+    opened.remove(configurations=gone)
+    assert capsys.readouterr().err == (
+        f"{out} shrinks by 3 configurations ({', '.join(gone)}): 12 runs removed, a grid of 16 runs left\n"
+    )
+    stays = ~runs.configuration.isin(gone)
+    assert_same(opened.runs, runs[stays], ["run_id"])
+    assert_same(opened.tokens, tokens[~tokens.configuration.isin(gone)], ["run_id", "position"])
+    assert {path.stem for path in (out / "tokens").iterdir()} == {path.stem for path in (out / "generations").iterdir()}
+    assert (opened.manifest.n_runs, opened.manifest.own, opened.progress()) == (16, [], "")
+    again = eexit.sweep(["one", "two"], **asked)
+    assert_same(again.runs, runs[runs.rule != "surely"], ["run_id"])
 
 
 def test_without_out_results_live_as_long_as_the_object(model: str) -> None:
