@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     taken = package_setting(wanted, open_display(quiet=flags.quiet).say)
     print(describe_package(taken))
-    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(taken, flags.out)})")
+    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(taken, flags.out, flags.use)})")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Description of a packaged setting in sentences: its method, its savings, and the scope of its guarantee."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from eexit.custom_generate.package import Certificate, PromptDistribution, SettingPackage
 from eexit.method.custom import PYTHON, CustomSource
@@ -15,9 +16,13 @@ def describe_package(taken: SettingPackage) -> str:
     return in_python("\n".join(lines), ["use"])
 
 
-def call_to_load(taken: SettingPackage, folder: str) -> str:
-    """Return the Python call that loads the setting in a folder."""
-    files = [name for name in dict.fromkeys(each["source"] for each in taken.own) if name.endswith(PYTHON)]
+def call_to_load(taken: SettingPackage, folder: str, use: Sequence[str] = ()) -> str:
+    """Return the Python call that loads the setting in a folder; `use` are paths of its custom rules' and modes' files.
+
+    Without paths, the files are named as when they were packaged.
+    """
+    named = [name for name in dict.fromkeys(each["source"] for each in taken.own) if name.endswith(PYTHON)]
+    files = [next((path for path in use if Path(path).name == name), name) for name in named]
     return f"eexit.load({folder!r}" + (f", use={files!r})" if files else ")")
 
 

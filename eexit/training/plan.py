@@ -35,6 +35,7 @@ class TrainArgs:
     options: Mapping[str, Any] = field(
         default_factory=dict
     )  # layers, and those of `eexit.training.trainer_inputs.WAYS`
+    flags: Sequence[str] = ()  # further ones as given, for the command that trains it again
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TrainingPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        data = {name: value for name, value in self.data.items() if name != "sweep"}  # its path may change
+        data = {name: value for name, value in self.data.items() if name not in ("sweep", "flags")}  # paths may change
         return {"settings": self.options.as_dict(), "model": dict(self.model), "data": data}
 
 
@@ -77,6 +78,8 @@ def make_training_plan(
     every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
         "sweep": sweep.name,
+        "flags": [*asked.flags],
+        **({"quantize": config.quantize} if config.quantize else {}),
         "n_prompts": len(learn),
         "n_tokens": n_tokens(learn),
         "n_held_out_prompts": len(held_out),

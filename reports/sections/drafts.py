@@ -136,7 +136,7 @@ def _speed(drafts: DraftTable, columns: Columns) -> Iterator[Figure]:
         caption = (
             "Not measured: time as a multiple of normal's if calls of layers and of the head took as long for several "
             "tokens as for one, attention apart. Below 1: green, above: violet. "
-            f"{_basis(drafts)} eexit timings RESULTS measures it."
+            f"{_basis(drafts)} eexit timings measures it."
         )
         chart = time_chart(drafts, None, f"Expected time by layer and N. {caption}")
         title = "Expected time, not measured"

@@ -108,7 +108,7 @@ def _of_certified(choice: Selection, chosen: TestedSetting) -> dict[str, str | N
     for beside, speedups in (("full depth", choice.realised), ("transformers' generate", choice.beside_generate)):
         for each in speedups:
             found[f"its time, as a multiple of that of {beside}, at {each.batch} rows"] = f"{each.time.mean:.2f}"
-    return found if choice.realised else found | {"its time (eexit timings RESULTS)": "not measured"}
+    return found if choice.realised else found | {"its time, which eexit timings measures": "not measured"}
 
 
 def _share(known: float | None) -> str | None:

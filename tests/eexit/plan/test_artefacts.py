@@ -26,15 +26,14 @@ from eexit.training.trainer_inputs import WAYS
         ("probe", "probe", (PROBE_ROLE,), {"adapter": "ab" * 32},
          "was trained on a student's streams: give --adapter as it was there"),
         ("probe", "probe", (PROBE_ROLE,), {"files": {WEIGHTS: "0"}},
-         f"is damaged: {WEIGHTS} is not the file that was trained; train it again: "
-         "eexit train RESULTS --what probe --out {}"),
+         f"is damaged: {WEIGHTS} is not the file that was trained; train it again, by the command that made it"),
         ("probe", "probe", (PROBE_ROLE,),
-         {"files": {WEIGHTS: "0", "gone": "0"}, "data": {"sweep": "results/my texts"},
-          "settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 32}},
+         {"files": {WEIGHTS: "0", "gone": "0"}, "layers": (5, 10),
+          "data": {"sweep": "results/my texts", "flags": ["--readout", "exits/linear", "--use", "my rules.py"]}},
          f"is damaged: {WEIGHTS} is not the file that was trained; train it again: eexit train "
-         "'results/my texts' --what probe --out {} --exit-layers 5 10 --readout FOLDER"),
-        ("readout", "linear", (READOUT,), {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}; train it again: "
-         "eexit train RESULTS --what linear --out {}"),
+         "'results/my texts' --what probe --out {} --exit-layers 5 10 --readout exits/linear --use 'my rules.py'"),
+        ("readout", "linear", (READOUT,), {"files": {}},
+         f"is damaged: {CARD} does not name {WEIGHTS}; train it again, by the command that made it"),
     ],
 )  # fmt: skip
 def test_an_artefact_that_does_not_fit_is_refused_in_a_line(

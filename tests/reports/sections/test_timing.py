@@ -46,7 +46,7 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     assert "20.0%" in section.locator("tbody tr", has_text=SETTING.key).inner_text()
     if not steps:
         assert all(math.isnan(share) for share in allowed)
-        assert "eexit timings RESULTS --steps does that" in section.inner_text()
+        assert "eexit timings --steps does that" in section.inner_text()
         return
     shares = exit_shares(sweep)[SETTING.key]
     alone = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (FINAL + 1)

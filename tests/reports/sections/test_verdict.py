@@ -141,7 +141,7 @@ def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) ->
     assert said.sentences[1].startswith("Beside full depth, it is at ")
     assert set(found.rows["cut"]) == {1.0}
     assert said.sentences[2].startswith("Careful: max_new_tokens cut texts of normal (100.0%), ")
-    assert said.sentences[3] == "Nothing is certified: eexit choose RESULTS does that."
+    assert said.sentences[3] == "Nothing is certified: eexit choose does that."
     assert [weight["label"] for weight in said.weights] == [
         "layers skipped", "saved if deciding were free", "added by deciding",
     ]  # fmt: skip

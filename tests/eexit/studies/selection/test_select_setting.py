@@ -175,7 +175,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
         ({"max_risk": 0.01}, "confidence 0.95 among 2 families of settings, which share the error, takes at least 3"),
         ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
         ({"risk": "answers"}, "has no answers to check: sweep prompts that bring an answer"),
-        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge RESULTS asks for them"),
+        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
     ],
 )
 def test_what_nothing_can_be_chosen_from_is_told(finished: Path, asked: Mapping[str, Any], message: str) -> None:
