@@ -367,8 +367,9 @@ def open(results: str | Path) -> SweepResults:
     """
     is_uri = isinstance(results, str) and "://" in results
     opened = SweepResults(str(results if is_uri else path_from(results, "results")))
-    if committed := opened.progress():
-        print(f"{redact(opened.out)} is unfinished: it has {committed}", file=sys.stderr)
+    with suppress(DamagedError):  # which reading the results raises
+        if committed := opened.progress():
+            print(f"{redact(opened.out)} is unfinished: it has {committed}", file=sys.stderr)
     return opened
 
 

@@ -77,7 +77,7 @@ def test_a_damaged_card_is_refused_in_a_line(tmp_path: Path, content: str) -> No
     with pytest.raises(
         UsageError,
         match=f"--readout {tmp_path} has a {CARD} that is damaged, or of another version: train it again, by the "
-        f"command that made it: eexit train … --out {tmp_path}$",
+        "command that made it$",
     ):
         read_card(str(tmp_path), READOUT)
 
