@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -23,6 +23,9 @@ from eexit.results.store.manifest import first_difference
 from eexit.training.texts import TrainingText, n_tokens
 from eexit.training.trainer_inputs import WAYS, TrainingOptions, rule_and_parameter
 from eexit.training.training_checkpoint import read_saved
+
+
+OF_COMMAND: Final = ("sweep", "flags", "quantize")  # values of a card for printed commands; paths may change
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,12 @@ class TrainingPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        data = {name: value for name, value in self.data.items() if name not in ("sweep", "flags")}  # paths may change
-        return {"settings": self.options.as_dict(), "model": dict(self.model), "data": data}
+        return _identity(self.options.as_dict(), self.model, self.data)
+
+
+def _identity(settings: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: value for name, value in data.items() if name not in OF_COMMAND}
+    return {"settings": dict(settings), "model": dict(model), "data": texts}
 
 
 def make_training_plan(
@@ -148,8 +155,7 @@ def is_finished(plan: TrainingPlan) -> bool:
     """
     card = _read_card(plan.folder / CARD)
     if card:
-        data = {name: value for name, value in card.data.items() if name != "sweep"}
-        _refuse(plan, {"settings": card.settings, "model": card.model, "data": data})
+        _refuse(plan, _identity(card.settings, card.model, card.data))
         if reason := damage(plan.folder, card):
             raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
         return True
