@@ -6,16 +6,16 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Final
 
-from cluster.console.sweep_flags import CommandOptions
+from cluster.console.flags_from_config import CommandOptions
 from cluster.sweep_job import SweepJob
 from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
 from eexit.output.locations import redact
 from eexit.output.text import describe_precision, format_bytes, pluralize
 from eexit.plan.artefacts import ADAPTER, KV_MAPS, PROBE
-from eexit.plan.config import SweepConfig
-from eexit.plan.model_inspection import look_at_model
+from eexit.plan.model_inspection import inspect_model
 from eexit.plan.runs import configurations
 from eexit.plan.splits import kinds
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.store.extend import extended_config, growth, stored_config
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import MissingManifestError, read_manifest
@@ -30,7 +30,7 @@ OBSERVED: Final = {  # for values of `--record-full-depth` other than all
 def describe_plan(job: SweepJob, options: CommandOptions) -> str:
     """Return the plan as lines of text, from facts of the model, without writing anything. Raise `UsageError`."""
     config, by = _grown(job)
-    model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
+    model, exitable_layers, memory = inspect_model(config, job.rows_per_shard)
     work = forecast_lines(config, job.rows_per_shard, model, memory, job.out)
     lines = {
         "model": f"{config.model} ({model['architecture']}, {pluralize(model['n_layers'], 'layer')}, "
@@ -85,14 +85,14 @@ def _kinds_and_answers(config: SweepConfig) -> str:
 def _to_fetch(config: SweepConfig) -> str:
     n_bytes = bytes_to_fetch(config.model, config.revision)
     if n_bytes is None:
-        return "unknown: the hub does not say how large the weights are"
+        return "unknown: the hub lists no size of the weights"
     return f"{format_bytes(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
 
 
 def bytes_to_fetch(model: str, revision: str | None) -> int | None:
-    """Return the bytes of weights that are yet to be downloaded for a model on the hub; None if unknown.
+    """Return the bytes of weights that a run must download from the hub; None if unknown.
 
-    Any other model is on this machine, or is downloaded with its facts.
+    The result is 0 for the default model, local files, cached models, and models that can't be reached.
     """
     if model == DEFAULT_MODEL or files_of(model):
         return 0
@@ -112,7 +112,7 @@ def bytes_to_fetch(model: str, revision: str | None) -> int | None:
 
 
 def _of_prompts(config: SweepConfig, name: str) -> str:
-    """Return a line on the sweep's text of this kind, and on prompts with one of their own."""
+    """Return a line on field `name`, the sweep's system prompt or prefiller, and on prompts with another one."""
     n_own = sum(getattr(prompt, name) is not None for prompt in config.prompts)
     if n_own == len(config.prompts):
         return "each prompt's own"

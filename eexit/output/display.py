@@ -74,11 +74,11 @@ class PlainDisplay(PacedDisplay):
         self._every = every
 
     def show(self, progress: Progress, last: bool = False) -> None:
-        told = self._pace.describe(progress)
+        text = self._pace.describe(progress)
         if last or time.monotonic() >= self._next:
             wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
             self._next = time.monotonic() + wait
-            self.say(f"{progress.tokens:,} tokens · {told}")
+            self.say(f"{progress.tokens:,} tokens · {text}")
 
     def say(self, line: str) -> None:
         print(printable(line), file=self._stream, flush=True)
@@ -123,7 +123,7 @@ class NotebookBar(PacedDisplay):
             self._bar = None
 
     def show(self, progress: Progress, last: bool = False) -> None:
-        told = self._pace.describe(progress)
+        text = self._pace.describe(progress)
         if self._bar is None:
             from tqdm.auto import tqdm  # here, since it warns where ipywidgets are missing
 
@@ -131,7 +131,7 @@ class NotebookBar(PacedDisplay):
         if last or time.monotonic() >= self._next:
             self._next = time.monotonic() + SECONDS_BETWEEN_UPDATES
             self._bar.n = progress.share
-            self._bar.set_description_str(told)
+            self._bar.set_description_str(text)
 
     def say(self, line: str) -> None:
         print(printable(line), flush=True)

@@ -38,10 +38,10 @@ class MatchCriterion:
 
 
 def matchings(quality: str) -> tuple[MatchCriterion, ...]:
-    """Return the three criteria by which mixes are matched.
+    """Return the three criteria for the best mix to compare a setting with.
 
-    Two find the best quality, at equal skipped layers and at equal cost as run. One finds the most skipped layers at
-    equal quality.
+    Two maximise quality, at equal skipped layers and at equal cost as run. One maximises skipped layers, at equal
+    quality.
     """
     return (
         MatchCriterion(EQUAL_LAYERS, LAYERS_SKIPPED, quality),

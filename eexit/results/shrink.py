@@ -7,9 +7,9 @@ from typing import Any
 from eexit.errors import UsageError
 from eexit.output.text import pluralize, truncate_lines
 from eexit.plan.artefacts import GATE, OF_SOME
-from eexit.plan.config import GATE_THRESHOLDS
 from eexit.plan.configuration import configuration_of, mode_of
 from eexit.plan.runs import used_by
+from eexit.plan.sweep_config import GATE_THRESHOLDS
 from eexit.results.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.layout import MANIFEST, encode_manifest
 from eexit.results.parquet_files import DamagedError, list_files, read_shards

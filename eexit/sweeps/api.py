@@ -237,7 +237,7 @@ class SweepResults:
         n_prompts = len(self.manifest.config["prompts"])
         of_prompts = pc.count_distinct(read_columns(self._store, ["prompt_id"])["prompt_id"]).as_py()
         of_all = f"of {of_prompts:,} of {n_prompts:,} prompts"
-        return [f"Unfinished: {committed} have landed, {of_all}. Means are over these runs."]
+        return [f"Unfinished: {committed} are committed, {of_all}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}
@@ -393,9 +393,9 @@ def _interrupted(out: str) -> SweepResults:
     try:
         results = SweepResults(out)
     except UsageError:
-        raise Interrupted("interrupted: no run has landed") from None
+        raise Interrupted("interrupted: no run is committed") from None
     committed = results.progress() or "all runs"
-    print(f"interrupted: {committed} are committed; the same call with out={redact(out)!r} goes on", file=sys.stderr)
+    print(f"interrupted: {committed} committed; the same call with out={redact(out)!r} resumes", file=sys.stderr)
     return results
 
 

@@ -8,10 +8,10 @@ from statistics import median
 from typing import Any
 
 from eexit.output.text import format_bytes, pluralize, with_weights
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, MemoryEstimate, characters
 from eexit.plan.runs import configurations, count_different_runs, count_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.parquet_files import DamagedError
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
@@ -63,5 +63,5 @@ def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
     for row in rows:
         if (row["folder"], row["started"]) == (latest["folder"], latest["started"]):
             seconds.setdefault(row["batch"], []).append(row["seconds"] * row["batch"] / row["tokens"])
-    times = ", ".join(f"{pluralize(rows, 'row')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
+    times = ", ".join(f"{pluralize(n, 'sequence')} {1e3 * median(seconds[n]):.1f} ms" for n in sorted(seconds))
     return f"{times}, at full depth ({latest['folder']}: {latest['machine']}, {latest['dtype']})"

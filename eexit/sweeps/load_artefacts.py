@@ -13,7 +13,7 @@ from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.layers import Decoder
 from eexit.plan.artefact_check import cards_of
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, READOUT, WEIGHTS
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 
 
 def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:

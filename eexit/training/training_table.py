@@ -7,7 +7,7 @@ from typing import Final
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, percent
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, ArtefactCard, CardRow
-from eexit.plan.config import AUTO_DTYPE
+from eexit.plan.sweep_config import AUTO_DTYPE
 
 CAPTION: Final = (
     "Readout: % of tokens with full depth's top token at this layer. Gate and probe: % of tokens that pass the gate or "

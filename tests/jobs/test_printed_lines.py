@@ -12,9 +12,9 @@ from commands import here
 from exiting_models import save_exiting_model
 from house import ROOT, modules, tree
 
-from cluster.console.sweep_flags import sweep_parser
+from cluster.console.flags_from_config import sweep_parser
 from eexit.plan.artefacts import GATE, KV_MAPS, PROBE, READOUT, ArtefactCard, training_advice
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.training.training_table import sweep_command
 from jobs import assess, choose, find_scripts, package, replay, timings, train
 from jobs.files import student

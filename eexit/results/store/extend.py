@@ -17,9 +17,9 @@ from eexit.errors import UsageError
 from eexit.method.custom_manifest import refuse_changed
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import OF_SOME
-from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import configurations, count_runs
+from eexit.plan.sweep_config import AUTO_DTYPE, GRID, SweepConfig
 from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode_manifest
 from eexit.results.parquet_files import list_files
 from eexit.results.store.folder import Store

@@ -88,13 +88,13 @@ def _named(planned: Sequence[Configuration], name: str) -> list[EarlyExit]:
 
 
 def _rows(
-    numbers: PairedNumbers, landed: Collection[str], pairs: Sequence[tuple[str, Sequence[str]]], equal: str | None
+    numbers: PairedNumbers, committed: Collection[str], pairs: Sequence[tuple[str, Sequence[str]]], equal: str | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the row of each pair of which both have runs; `equal` is the measure in which a mix equals the setting."""
-    metrics = numbers.metrics([key for key in numbers.keys if key in landed])
+    metrics = numbers.metrics([key for key in numbers.keys if key in committed])
     for key, others in pairs:
-        points = [other for other in others if other in landed]
-        if key not in landed or not points:
+        points = [other for other in others if other in committed]
+        if key not in committed or not points:
             continue
         if equal is None:
             _, means_PXD = numbers.differences([key], points[0])

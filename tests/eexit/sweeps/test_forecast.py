@@ -25,10 +25,10 @@ def time_it(folder: Path, number: int, **fields: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "step"),
     [
-        ({}, "1 row 100.0 ms, 8 rows 200.0 ms, at full depth ({}: a machine, float32)"),
+        ({}, "1 sequence 100.0 ms, 8 sequences 200.0 ms, at full depth ({}: a machine, float32)"),
         (
             {"quantization": "int8"},
-            "1 row 150.0 ms, 8 rows 300.0 ms, at full depth ({}: a machine, float32 with int8 weights)",
+            "1 sequence 150.0 ms, 8 sequences 300.0 ms, at full depth ({}: a machine, float32 with int8 weights)",
         ),
         ({"dtype": "bfloat16"}, ""),
         ({"name": "another/model"}, ""),

@@ -62,7 +62,7 @@ def test_at_one_threshold_it_is_the_reports_pair(swept: eexit.SweepResults, fold
         (f"{ONE}/{each}", f"{OTHER}/{each}") for each in ("confidence/0.7", "confidence/0.9", "kl/0.5", "kl/2")
     ]
     of_pairs = [*zip(found["other"], found["configuration"], strict=True)]
-    pd.testing.assert_frame_equal(found[ESTIMATES], expected.loc[of_pairs, ESTIMATES].reset_index(drop=True))
+    pd.testing.assert_frame_equal(found[ESTIMATES], expected.reindex(of_pairs)[ESTIMATES].reset_index(drop=True))
 
 
 def test_each_kind_has_the_differences_of_its_own_prompts(swept: eexit.SweepResults) -> None:

@@ -1,25 +1,18 @@
-"""The steps around a sweep's runs, in this process or on a cluster: checks before, and a summary after."""
+"""Preparation of a sweep, here or on a cluster: check its location, write its manifest, find its remaining runs."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import redact
 from eexit.output.progress import Display
-from eexit.output.text import describe_precision, pluralize, truncate_lines, unapplied_sentence
-from eexit.plan.config import SweepConfig
-from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
-from eexit.results.committed import read_columns
-from eexit.results.configuration_means import figures
+from eexit.output.text import pluralize, truncate_lines, unapplied_sentence
+from eexit.plan.runs import count_runs, same_in_several_modes
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import (
-    MANIFEST,
     REPORT,
     REPORT_HEAD_BYTES,
     SIDE_FILES,
@@ -42,47 +35,7 @@ from eexit.results.store.manifest import (
     refuse_other_runs,
     with_grid,
 )
-
-
-@dataclass(frozen=True)
-class SweepSummary:
-    """Outcome of a sweep. `model` and `dtype_asked` are as in `sweep.json`.
-
-    `out` is an absolute path or a URI. `done` runs were committed with a result, and `errors` runs with an error;
-    together they are all runs of `config`. `tally` counts the runs committed by this call, none if nothing remained to
-    do.
-    """
-
-    config: SweepConfig
-    out: str
-    model: Mapping[str, Any]
-    dtype_asked: str
-    done: int
-    errors: int
-    tally: RunCounts
-
-    @property
-    def precision(self) -> str:
-        """Precision in which the model computes, as messages name it."""
-        return describe_precision(self.model, self.dtype_asked)
-
-    @property
-    def of_errors(self) -> str:
-        """Number of failed runs and the reason of the first, read from the results."""
-        runs = read_columns(open_store(self.out), ["status", "error"])
-        reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
-        runs = pluralize(self.done + self.errors, "run")
-        return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
-
-    def figures(self) -> list[dict[str, Any]]:
-        """Return runs, different runs, errors and mean measures of each configuration, read from the results.
-
-        `by_kind` has accuracy, cut texts, disagreement, and savings and losses compared with `normal`, by kind of
-        prompt.
-        """
-        prompts = [asdict(prompt) for prompt in self.config.prompts]
-        planned, same = configurations(self.config), same_for_every_seed(self.config)
-        return figures(open_store(self.out), planned, same, prompts)
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 
 @dataclass(frozen=True)
@@ -96,10 +49,11 @@ class PendingSweep:
 
 
 def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
-    """Return the manifest in `store`, called `out` in messages, extended by `config`; None if the sweep starts there.
+    """Return the manifest in `store`, extended by `config`; None if the sweep starts there.
 
-    Write and remove a probe file, and pass `say` a line about the extension. None also stands for a lost manifest of
-    this sweep's runs, after a message. Raise `UsageError` if this sweep, or any, can't be written there.
+    Messages call the store `out`; `say` receives a line about the extension. A lost manifest of this sweep's runs gives
+    None too, after a message. A probe file is written and removed. Raise `UsageError` if this sweep, or any, can't be
+    written there.
     """
     if not store.is_local:
         store.probe()  # first, since any other access to an unreachable location waits for a minute
@@ -159,7 +113,7 @@ def run_pending(
         found, said = _look_through(store, [])
         tally = RunCounts()
         if len(found.done) == n_planned:
-            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} landed in {redact(out)}")
+            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} committed in {redact(out)}")
         else:
             if line := _same_texts(config):
                 display.say(line)
@@ -169,7 +123,7 @@ def run_pending(
             found, _ = _look_through(store, said)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
-        raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
+        raise SweepStopped(f"{missing:,} committed runs are damaged or gone")
     return SweepSummary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
 
 
@@ -201,14 +155,6 @@ def prepare_store(left: PendingSweep, out: str, display: Display) -> int:
     return n_done
 
 
-def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str], None]) -> None:
-    """Rewrite a missing manifest: without it, results can't be read, and actors refuse to load."""
-    with suppress(OSError, pa.ArrowException):  # if the location can't be written to, committing raises
-        if manifest and not store.has(MANIFEST):
-            store.publish(MANIFEST, manifest)
-            say(f"{MANIFEST} was gone and is put back")
-
-
 def _refuse_foreign(store: Store) -> None:
     """Raise `UsageError` for a foreign file in place of a sweep's file: it would be replaced, or prevent all reading.
 
@@ -227,7 +173,7 @@ def _refuse_foreign(store: Store) -> None:
 
 
 def _look_through(store: Store, said: Sequence[str]) -> tuple[StoreInventory, Sequence[str]]:
-    """Repair the store, printing messages that are not in `said`; return its undamaged content and all messages."""
+    """Repair the store, and print messages that are not in `said`; return the undamaged content and all messages."""
     found, lines = repair_store(store)
     for line in lines:
         if line not in said:
