@@ -152,8 +152,8 @@ def test_an_unfinished_sweep_says_how_much_is_committed_wherever_it_shows_means(
     for path in (tmp_path / "out" / "generations").iterdir():
         if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
             path.unlink()
-    line = "Unfinished: 10 of 20 runs are committed, of 2 of 4 prompts."
-    assert all(line in " ".join(show().split()) for show in shown)
+    said = "Unfinished: 10 of 20 runs are committed, of 2 of 4 prompts."
+    assert all(said in " ".join(show().split()) for show in shown)
     assert capsys.readouterr().err == ""
     eexit.open(tmp_path / "out")
     assert capsys.readouterr().err == f"{tmp_path / 'out'} is unfinished: it has 10 of 20 runs\n"

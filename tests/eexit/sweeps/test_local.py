@@ -75,7 +75,7 @@ def kernel(model: str) -> Iterator[Kernel]:
 def test_progress_is_tqdms_bar_below_what_is_said(kernel: Kernel) -> None:
     shown = kernel.run("done = eexit.sweep(['one', 'two'], model=model, exit_every=2, max_new_tokens=8)")
     [said] = [text for kind, text in shown if kind == "stdout"]
-    assert said.splitlines()[0] == "looking at the model"
+    assert said.splitlines()[0] == "inspecting the model"
     assert said.splitlines()[-1] == "18 runs to do"
     assert len([text for kind, text in shown if kind == "widget"]) == 1
     values = [text for kind, text in shown if kind == "value"]
