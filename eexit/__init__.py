@@ -55,6 +55,11 @@ __all__ = [
 ]  # without `open`: `import *` would replace Python's built-in
 
 
+def __dir__() -> list[str]:
+    """Return the public names, for completion."""
+    return sorted(_HOMES)
+
+
 def __getattr__(name: str) -> object:
     """Return a public name, imported on first use so that readers of results do not import torch."""
     if name not in _HOMES:

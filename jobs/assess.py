@@ -206,10 +206,15 @@ def finish(verdict: "Verdict", out: str, is_another: bool, trusts_code: bool) ->
     if is_another or not (Path(run).expanduser() / REPORT).is_file():
         sweep.write_report(run, open_store(Path(run).expanduser()))
     if verdict.pays:
-        trust = ["--trust-remote-code"] if trusts_code else []
-        print(shlex.join(["eexit", "package", run, "--chosen", "--out", inside(out, "setting"), *trust]))
+        print(package_command(out, trusts_code))
     print(redact(inside(run, REPORT)))
     print(redact(inside(out, FILE)))
+
+
+def package_command(out: str, trusts_code: bool) -> str:
+    """Return the command that packages the certified setting of an assessment."""
+    trust = ["--trust-remote-code"] if trusts_code else []
+    return shlex.join(["eexit", "package", inside(out, "run"), "--chosen", "--out", inside(out, "setting"), *trust])
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:

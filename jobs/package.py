@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     package = package_setting(wanted, open_display(quiet=flags.quiet).say)
     print(describe_package(package))
-    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(package, flags.out)})")
+    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(package, flags.out, flags.use)})")
     return 0
 
 

@@ -40,13 +40,19 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.training.training_table import sweep_command, training_table
 
     prompts = read_prompts(flags.prompts) if flags.prompts else ()
-    asked = TrainArgs(flags.what, flags.out, prompts, options=options_of(flags))
+    asked = TrainArgs(flags.what, flags.out, prompts, options_of(flags), further_flags(flags))
     display = open_display(quiet=flags.quiet)
     card = train_exits(flags.results, asked, flags.device, display, trusts_code=flags.trust_remote_code)
     console = Console()
     console.print(training_table(card))
     print(sweep_command(card, flags.out, given_to_sweep(flags)))
     return 0
+
+
+def further_flags(flags: Namespace) -> list[str]:
+    """Return the flags, as given, that a training again needs besides `--what`, `--out` and `--exit-layers`."""
+    prompts = ["--prompts", flags.prompts] if flags.prompts else []
+    return [*prompts, *(["--rules", *flags.rules] if flags.rules else []), *given_to_sweep(flags)]
 
 
 def given_to_sweep(flags: Namespace) -> list[str]:

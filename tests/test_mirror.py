@@ -8,9 +8,9 @@ CROSS_CUTTING = {
     "eexit/test_axes.py", "eexit/test_cards.py", "eexit/test_invariants.py", "eexit/test_launches.py",
     "eexit/results/store/test_s3.py", "cluster/test_chaos.py", "cluster/test_faults.py",
     "cluster/console/test_secrets.py", "cluster/deploy/test_definitions.py", "jobs/test_command.py",
-    "jobs/test_dtypes.py", "jobs/test_readme.py", "jobs/test_submit.py", "jobs/test_trust.py",
-    "jobs/files/test_results.py", "jobs/sweeps/prompts/test_study.py", "reports/sections/test_sentences.py",
-    "reports/template/test_every_page.py", "reports/template/test_javascript.py",
+    "jobs/test_dtypes.py", "jobs/test_printed_lines.py", "jobs/test_readme.py", "jobs/test_submit.py",
+    "jobs/test_trust.py", "jobs/files/test_results.py", "jobs/sweeps/prompts/test_study.py",
+    "reports/sections/test_sentences.py", "reports/template/test_every_page.py", "reports/template/test_javascript.py",
 }  # fmt: skip
 
 

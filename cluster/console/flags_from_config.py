@@ -71,8 +71,7 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     Raises:
         UsageError: For bad input.
     """
-    parser = _make_parser(description, demo=_read_toml(default))
-    _add_further_flags(parser)
+    parser = sweep_parser(default, description)
     given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
     flags: dict[str, Any] = {
         name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()
@@ -99,6 +98,13 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
 
         refuse_for_file(json_name, "--json", planned=job.out)
     return job, CommandOptions(dry_run, quiet, figures, prompts_from, controls_from)
+
+
+def sweep_parser(default: Path, description: str = "") -> Parser:
+    """Return the parser of `eexit sweep`; its help shows the values of the TOML file `default`."""
+    parser = _make_parser(description, demo=_read_toml(default))
+    _add_further_flags(parser)
+    return parser
 
 
 def _add_further_flags(parser: Parser) -> None:

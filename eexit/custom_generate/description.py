@@ -1,22 +1,28 @@
 """Description of a packaged setting in sentences: its method, its savings, and the scope of its guarantee."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from eexit.custom_generate.package import Certificate, PromptDistribution, SettingPackage
 from eexit.method.custom import PYTHON, CustomSource
-from eexit.output.text import format_number, ordinal, percent, pluralize, short_percent, with_weights
+from eexit.output.text import format_number, in_python, ordinal, percent, pluralize, short_percent, with_weights
 from eexit.plan.configuration import Draft, EarlyExit, all_modes
 from eexit.quality.certificate import certificate_sentences
 
 
 def describe_package(package: SettingPackage) -> str:
     """Return a package's description for its README, a line per paragraph."""
-    return "\n".join([*_what(package), *_saved(package), *_guarantee(package), *_identity(package)])
+    lines = [*_what(package), *_saved(package), *_guarantee(package), *_identity(package)]
+    return in_python("\n".join(lines), ["use"])
 
 
-def call_to_load(package: SettingPackage, folder: str) -> str:
-    """Return the Python call that loads the setting in a folder."""
-    files = [name for name in dict.fromkeys(each["source"] for each in package.own) if name.endswith(PYTHON)]
+def call_to_load(package: SettingPackage, folder: str, use: Sequence[str] = ()) -> str:
+    """Return the Python call that loads the setting in a folder; `use` are paths of its custom rules' and modes' files.
+
+    Without paths, the files are named as when they were packaged.
+    """
+    named = [name for name in dict.fromkeys(each["source"] for each in package.own) if name.endswith(PYTHON)]
+    files = [next((path for path in use if Path(path).name == name), name) for name in named]
     return f"eexit.load({folder!r}" + (f", use={files!r})" if files else ")")
 
 
@@ -66,7 +72,7 @@ def _saved(package: SettingPackage) -> Iterator[str]:
             f"Time saved beside full depth at {pluralize(timed.rows, 'sequence')} (realised): "
             f"{percent(timed.saved)}{ends}, {format_number(timed.tokens_per_second, '.1f')} tokens per second, "
             f"{timed.rounds} rounds on {timed.machine}"
-            + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
+            + (f"; {timed.of_generate:.2f} × generate's time." if timed.of_generate else ".")
         )
     if not package.timed:
         yield "It was not timed: eexit timings measures its saving in time on a machine."

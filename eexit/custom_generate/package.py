@@ -115,7 +115,7 @@ class TimingRecord(_FrozenModel):
     high: float | None
     rounds: int
     machine: str | None
-    beside_generate: float | None = None  # speed as a multiple of that of transformers' own generation
+    of_generate: float | None = None  # time as a multiple of that of transformers' own generation
 
 
 class SettingPackage(_FrozenModel):

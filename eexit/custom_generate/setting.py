@@ -47,7 +47,7 @@ from eexit.model.quantization import dtype_name
 from eexit.model.structure import copied
 from eexit.model.support import refuse_autocast, refuse_training
 from eexit.output.locations import path_from
-from eexit.output.text import unapplied_sentence
+from eexit.output.text import in_python, unapplied_sentence
 from eexit.plan.runs import LENGTH
 from eexit.results.configuration_means import saved_share
 from eexit.sweeps.generator import decoding_of
@@ -83,7 +83,7 @@ _READY: Final[MutableMapping["Setting", MutableMapping[PreTrainedModel, _BoundMo
 
 
 class SettingStats:
-    """Counters of generated sequences and their costs, as Prometheus can collect them. Threads may share them."""
+    """Counters of generated sequences and their costs. Threads may share them."""
 
     def __init__(self, n_layers: int) -> None:
         self._n_layers = n_layers
@@ -95,7 +95,7 @@ class SettingStats:
         decided = trace.exit_layer_T[1:]
         with _counting:
             self._exits.update(decided.tolist())
-            self._totals["rows"] += 1
+            self._totals["sequences"] += 1
             self._totals["tokens"] += len(trace.token_id_T)
             self._totals["decided_tokens"] += len(decided)
             self._totals["layers_run"] += int(costs["layers_run"] or 0)
@@ -103,19 +103,20 @@ class SettingStats:
             self._totals["drafted_tokens"] += int(trace.drafted_T.sum())
             self._totals.update({name: int(costs[name] or 0) for name in COSTS})
 
-    def read(self) -> dict[str, float]:
-        """Return each total by name, and exits by layer; layers and multiply-adds cover decided tokens.
+    def read(self) -> dict[str, Any]:
+        """Return the total of each counter, `exits` by layer, and `saved`.
 
-        `eexit_saved_ratio` is 1 − macs_executed / macs_full, the saved share of full-depth multiply-adds.
+        Layers and multiply-adds cover decided tokens. `saved` is 1 − macs_executed / macs_full, the saved share of
+        full-depth multiply-adds; None before any.
         """
         with _counting:
             totals, exits = Counter(self._totals), Counter(self._exits)
-        names = ("rows", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth", *COSTS)
+        counted = "sequences", "tokens", "decided_tokens", "drafted_tokens", "layers_run", "layers_of_full_depth"
         full = totals["macs_full"]
         return {
-            **{f"eexit_{name}_total": float(totals[name]) for name in names},
-            **{f'eexit_exits_total{{layer="{layer}"}}': float(n) for layer, n in sorted(exits.items())},
-            "eexit_saved_ratio": saved_share(totals["macs_executed"], full) if full else 0.0,
+            **{name: totals[name] for name in (*counted, *COSTS)},
+            "exits": dict(sorted(exits.items())),
+            "saved": saved_share(totals["macs_executed"], full) if full else None,
         }
 
 
@@ -127,9 +128,12 @@ def load(folder: str | Path, packed: bool = False, use: str | Path | Sequence[st
     which are run; their text in the folder never is. Raise `UsageError` for a folder that is no setting, or was
     altered.
     """
-    use_files(use)
-    path = path_from(folder, "folder")
-    return Setting(read_package(path), path, packed)
+    try:
+        use_files(use)
+        path = path_from(folder, "folder")
+        return Setting(read_package(path), path, packed)
+    except UsageError as error:
+        raise UsageError(in_python(str(error), ["use"])) from error.__cause__
 
 
 class Setting:
@@ -148,8 +152,8 @@ class Setting:
         return f"<setting {self.package.key} of {self.package.model.name}, from {self.folder}>"
 
     @property
-    def stats(self) -> dict[str, float]:
-        """Counters since the setting was loaded, by Prometheus names."""
+    def stats(self) -> dict[str, Any]:
+        """Counters since the setting was loaded, such as `tokens`, `exits` by layer and `saved`."""
         return self._stats.read()
 
     def describe(self) -> str:

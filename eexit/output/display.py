@@ -1,6 +1,6 @@
 """Progress displays of sweeps, studies and timings, and the width of printed tables.
 
-A terminal gets a live bar, a notebook one output that is updated in place. Other streams get plain lines.
+A terminal gets a live bar, a notebook tqdm's. Other streams get plain lines.
 """
 
 import sys
@@ -74,11 +74,11 @@ class PlainDisplay(PacedDisplay):
         self._every = every
 
     def show(self, progress: Progress, last: bool = False) -> None:
-        told = self._pace.describe(progress)
+        text = self._pace.describe(progress)
         if last or time.monotonic() >= self._next:
             wait = min(max(self._every, self._pace.seconds / 20), MOST_SECONDS_BETWEEN_LINES)
             self._next = time.monotonic() + wait
-            self.say(f"{progress.tokens:,} tokens · {told}")
+            self.say(f"{progress.tokens:,} tokens · {text}")
 
     def say(self, line: str) -> None:
         print(printable(line), file=self._stream, flush=True)
@@ -110,40 +110,31 @@ class BarDisplay(PacedDisplay):
         self._console.print(printable(line), highlight=False, markup=False)
 
 
-class CellOutput(PacedDisplay):
-    """Display in one output of a notebook cell: the messages so far, and the progress below, updated in place.
-
-    The output is plain text and needs no widgets.
-    """
+class NotebookBar(PacedDisplay):
+    """Display in a notebook: tqdm's bar, and messages as lines. Without ipywidgets, tqdm's bar is text."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: list[str] = []
-        self._progress = ""
-        self._handle: Any = None
+        self._bar: Any = None
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def show(self, progress: Progress, last: bool = False) -> None:
-        n_full, told = round(progress.share * BAR_COLUMNS), self._pace.describe(progress)
-        self._progress = f"{'█' * n_full}{'░' * (BAR_COLUMNS - n_full)} {told}"
-        if last:
-            self._lines.append(self._progress)
-            self._progress = ""
+        text = self._pace.describe(progress)
+        if self._bar is None:
+            from tqdm.auto import tqdm  # here, since it warns where ipywidgets are missing
+
+            self._bar = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}| {desc}")
         if last or time.monotonic() >= self._next:
             self._next = time.monotonic() + SECONDS_BETWEEN_UPDATES
-            self._update()
+            self._bar.n = progress.share
+            self._bar.set_description_str(text)
 
     def say(self, line: str) -> None:
-        self._lines.append(line)
-        self._update()
-
-    def _update(self) -> None:
-        from IPython.display import display
-
-        text = {"text/plain": "\n".join(filter(None, [*self._lines, self._progress]))}
-        if self._handle is None:
-            self._handle = display(text, raw=True, display_id=True)
-        else:
-            self._handle.update(text, raw=True)
+        print(printable(line), flush=True)
 
 
 def open_display(quiet: bool = False) -> Display:
@@ -151,7 +142,7 @@ def open_display(quiet: bool = False) -> Display:
     if quiet:
         return NullDisplay()
     if is_notebook():
-        return CellOutput()
+        return NotebookBar()
     return BarDisplay(sys.stderr) if sys.stderr.isatty() else PlainDisplay(sys.stderr)
 
 

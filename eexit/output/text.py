@@ -4,7 +4,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 SHORT: Final = 3  # names of this length or less are similar by chance, such as gpu and cpu
@@ -140,6 +140,21 @@ def describe_precision(model: Mapping[str, Any], dtype_asked: str) -> str:
 
 def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def in_python(message: str, arguments: Iterable[str]) -> str:
+    """Return a message with arguments of a call in place of flags.
+
+    >>> in_python("give --use mine.py, or --max-new-tokens", ["use", "max_new_tokens"])
+    "give use='mine.py', or max_new_tokens"
+    """
+    names = {flag(name): name for name in arguments}
+
+    def argument(found: re.Match[str]) -> str:
+        name, file = names.get(found[1]), found[2]
+        return found[0] if name is None else f"{name}={file!r}" if file else name
+
+    return re.sub(r"(--[a-z][a-z-]*)(?: (\S+\.py)\b)?", argument, message)
 
 
 def unapplied_sentence(values: Mapping[str, Any], what: str) -> str:

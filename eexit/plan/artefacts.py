@@ -142,14 +142,13 @@ def read_card(location: str, role: str) -> ArtefactCard:
         card = parse_card((folder / CARD).read_bytes())
     except (ValueError, OSError) as error:
         raise UsageError(
-            f"{name} has a {CARD} that is damaged, or of another version: train it again, by the command that made it: "
-            f"eexit train … --out {shlex.quote(location)}"
+            f"{name} has a {CARD} that is damaged, or of another version: train it again, by the command that made it"
         ) from error
     if role not in card.holds:
         way_out = " or ".join(f"{FLAGS[held]} {location}" for held in card.holds)
         raise UsageError(f"{name} holds no {role}, since it was trained with --what {card.what}: give {way_out}")
     if reason := damage(folder, card):
-        raise UsageError(f"{name} is damaged: {reason}; train it again: {training_command(card, location)}")
+        raise UsageError(f"{name} is damaged: {reason}; {training_advice(card, location)}")
     return card
 
 
@@ -165,22 +164,13 @@ def damage(folder: Path, card: ArtefactCard) -> str | None:
     return None
 
 
-def training_command(card: ArtefactCard, location: str) -> str:
-    """Return the command that trains the artefact of this card again.
-
-    FOLDER stands for a trained readout or an adapter, of which the card has only the digest; FILE for further prompts.
-    """
-    options = {("exit_layers" if name == "layers" else name): value for name, value in card.settings.items()}
-    for role in (READOUT, ADAPTER):
-        if role in options and options[role] not in READOUTS:
-            options[role] = "FOLDER"
-    if Path(location, TEXTS_FOLDER).expanduser().is_dir():
-        options["prompts"] = "FILE"
-    words = ["eexit", "train", str(card.data.get("sweep", "RESULTS"))]
-    for name, given in {"what": card.what, "out": location, **options}.items():
-        values = given if isinstance(given, list) else [given]
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
+def training_advice(card: ArtefactCard, location: str) -> str:
+    """Return the advice to train the artefact of this card again, with the command if the card records its flags."""
+    if not {"sweep", "flags"} <= card.data.keys():
+        return "train it again, by the command that made it"
+    layers = ["--exit-layers", *map(str, card.layers)]
+    words = ["eexit", "train", card.data["sweep"], "--what", card.what, "--out", location, *layers]
+    return f"train it again: {shlex.join([*words, *card.data['flags']])}"
 
 
 def locations_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -40,9 +40,14 @@ def sampling_units(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def kinds(prompts: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return prompt id → kind: the prompt's `kind`, or else that of its id; prompts without either are left out."""
-    known = ((prompt["id"], prompt.get("kind") or sort_of(prompt["id"])) for prompt in prompts)
+    """Return prompt id → kind (`kind_of`); prompts without a kind are left out."""
+    known = ((prompt["id"], kind_of(prompt["id"], prompt.get("kind"))) for prompt in prompts)
     return {prompt_id: kind for prompt_id, kind in known if kind}
+
+
+def kind_of(prompt_id: str, kind: str | None) -> str | None:
+    """Return a prompt's kind: its `kind`, or else that of its id; None without either."""
+    return kind or sort_of(prompt_id) or None
 
 
 def shuffled(units: Sequence[str]) -> list[int]:

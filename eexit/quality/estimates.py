@@ -70,6 +70,11 @@ class Estimates:
         """Return the mean, low, high and n of each estimate for JSON; unknown values are None."""
         return {each.name: getattr(self, each.name).as_dict for each in fields(self)}
 
+    def columns(self) -> dict[str, float]:
+        """Return the columns of each estimate (`Estimate.columns`)."""
+        named = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return {column: number for name, of in named for column, number in of.columns(name).items()}
+
 
 NOTHING: Final = Estimate(math.nan, math.nan, math.nan, 0)
 

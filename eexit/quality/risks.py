@@ -118,7 +118,7 @@ RISKS: Final[dict[str, Risk]] = {
         "by how much the judge's score, the mean of coherence, completeness, clarity and no repetition (1 to 5 each), "
         "is lower than that of full depth's text, over 4, or 0 where it is not lower",
         "the mean drop in the judge's score, as a share of its range of 4,",
-        "no judgements of settings and of normal: eexit judge RESULTS adds them",
+        "no judgements of settings and of normal: eexit judge scores texts",
         lambda number, normal: np.maximum(0.0, normal - number) / 4,
         best=BEST_SCORE,
     ),

@@ -39,7 +39,7 @@ MEASURES: Final = tuple(
     field.name
     for field in GENERATIONS
     if any(of(field.type) for of in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean))
-    and field.name not in ("parameter", "kl_factor", "seed")
+    and field.name not in ("parameter", "kl_factor", "seed", "steps")
 )
 SHARES: Final = frozenset({
     CUT, LOOP_SHARE, LAYERS_SKIPPED,
@@ -52,9 +52,9 @@ OF_NORMAL: Final = (*OF_GIVEN_EXITS, "disagreement", "equal_share", "lcs_share")
 DRAFT_RATIOS: Final = {
     "acceptance": ("accepted", "drafted"),
     "tokens_per_pass": ("decided", "passes"),
-    "expected_speedup": ("decided", "serial"),
+    "expected_time": ("serial", "decided"),
 }
-OF_DRAFTS: Final = ("accepted", "drafted", "passes", "tokens_per_pass", "expected_speedup")
+OF_DRAFTS: Final = ("accepted", "drafted", "passes", "tokens_per_pass", "expected_time")
 
 Numbers = TypeVar("Numbers", float, np.ndarray)
 Name = TypeVar("Name", bound=Hashable)
@@ -127,7 +127,7 @@ def estimate_drafts(values: Mapping[str, np.ndarray], prompt_R: Column, unit_R: 
     `values` has an array (R,) for each of the columns `OF_DRAFTS`.
     """
     decided_R = values["passes"] * values["tokens_per_pass"]
-    sums = {**values, "decided": decided_R, "serial": decided_R / values["expected_speedup"]}  # in full-depth tokens
+    sums = {**values, "decided": decided_R, "serial": decided_R * values["expected_time"]}  # in full-depth tokens
     sums["drafted"] = np.where(values["drafted"] > 0, values["drafted"], np.nan)
     return {
         name: estimate_ratio(

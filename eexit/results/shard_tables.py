@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from eexit.plan.runs import EOS, ERROR, OK, Run
+from eexit.plan.splits import kind_of
 from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.text_metrics import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.quality.thinking import PARTS
@@ -51,6 +52,9 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
         "prompt_id": run.prompt.id,
         "prompt": run.prompt.prompt,
         "answer": run.prompt.answer,
+        "kind": kind_of(run.prompt.id, run.prompt.kind),
+        "group": run.prompt.group,
+        "steps": run.prompt.steps,
         **run.configuration.columns,
         "readout": config.readout,
         "seed": run.seed,

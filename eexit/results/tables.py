@@ -98,6 +98,9 @@ GENERATIONS: Final = schema(
         **RUN,
         "prompt": string("text", "the user's prompt", nullable=False),
         "answer": string("text", "the prompt's right answer; else null"),
+        "kind": string("name", "the prompt's kind or, without one, that of its id (sum of sum-17); else null"),
+        "group": string("name", "the group of prompts that depend on each other, one sampling unit; else null"),
+        "steps": int32("steps", "steps from the prompt to its answer; else null"),
         **CONFIGURATION,
         "readout": string("name", "how a layer's hidden state becomes logits: a name or a folder"),
         **SEED,
@@ -197,11 +200,11 @@ GENERATIONS: Final = schema(
             "how often a layer was run for the run, be it for one token or for several together; layers_run counts "
             "each token; null but for mode draft",
         ),
-        "expected_speedup": float64(
+        "expected_time": float64(
             "1",
-            "how many times as fast as normal it is if a call of a layer or of the head takes its cost of one token "
-            "whatever the number of tokens, attention apart: as where fetching weights takes the time; null but for "
-            "mode draft",
+            "its time as a multiple of full depth's, lower is better, if a call of a layer or of the head takes its "
+            "cost of one token whatever the number of tokens, attention apart: as where fetching weights takes the "
+            "time; null but for mode draft",
         ),
         "perplexity": float64(
             "1",

@@ -9,11 +9,12 @@ import shutil
 import sys
 import tempfile
 import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 import pandas as pd
 import pyarrow as pa
@@ -23,31 +24,37 @@ from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
 from eexit.output.locations import path_from, redact
 from eexit.output.result_table import ResultTable
-from eexit.output.text import describe_precision, pluralize
+from eexit.output.text import describe_precision
 from eexit.plan.configuration import NORMAL, Configuration, configuration_of, depends_on_seed
+from eexit.plan.prompts import prompts_of
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, sampling_units
+from eexit.quality.by_kind import COLUMNS, by_kind
 from eexit.results.committed import predictions_of, read_columns, runs_with_tokens
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.parquet_files import DamagedError, conform, list_files, read_shards, read_tokens
+from eexit.results.shrink import remove_configurations
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import SweepSpec, arguments_named, from_python, signature_of
 from eexit.sweeps.summary.certainty import SURE, confidence_by_depth
 from eexit.sweeps.summary.coloured_texts import MOST_PROMPTS, table_as_html, texts_as_html
+from eexit.sweeps.summary.paired_difference import paired_difference
 from eexit.sweeps.summary.summary_table import closing_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from eexit.model.chat import Tokenizer
     from eexit.sweeps.local import Loaded
+
+    ModelArgument: TypeAlias = str | Path | PreTrainedModel
 
 # Arguments about loading a model, which have no effect on a loaded one.
 OF_LOADING: Final = ("revision", "trust_remote_code", "dtype", "quantize", "device")
 # Entry points of functions of a sweep's location and a path, which write the report there and return the path.
 REPORT_BUILDERS: Final = "eexit.report_builders"
+BY: Final = ("kind", "group", "steps")  # fields by which prompts are divided
 SHOWN: Final = ("run_id", "prompt_id", "configuration", "seed", "status", "n_tokens")
 
 
@@ -114,6 +121,64 @@ class SweepResults:
             )
         return found
 
+    def by_kind(self) -> pd.DataFrame:
+        """Return each configuration's accuracy, losses, depth and savings by kind of prompt, paired with `normal`.
+
+        There is one row per configuration and kind. `eexit.quality.by_kind.PairedMetrics` defines the columns; each has
+        its 95 % interval over prompts or groups, and their number (`_low`, `_high`, `_n`). Raise `ValueError` if no
+        prompt has a kind.
+        """
+        prompts = self.manifest.config["prompts"]
+        found = by_kind(read_columns(self._store, COLUMNS), self._values_by("kind"), sampling_units(prompts))
+        return pd.DataFrame(
+            [
+                {"configuration": each.key, "kind": kind, **of.columns()}
+                for each in self.configurations
+                for kind, of in found.get(each.key, {}).items()
+            ]
+        )
+
+    def paired_difference(self, settings: str, others: str, *, at: str, by: str | None = None) -> pd.DataFrame:
+        """Return `settings` less `others` on the same prompts and seeds, at equal depth, cost or threshold.
+
+            sweep.paired_difference("unfrozen", "frozen_residual", at="layers_skipped", by="kind")
+
+        Args:
+            settings, others: a mode, a mode and a rule (`unfrozen/confidence`) or a configuration's key. Settings of
+                two modes are compared within a rule, exit set and gate.
+            at: `layers_skipped` or `macs` compares each setting with the best mix of two of the others, full depth
+                included, that skips as many layers or executes as many multiply-adds. A mix draws one of its two
+                settings for each prompt. `threshold` compares settings of the same parameter.
+            by: `kind`, `group` or `steps` of prompts: adds rows for each value, after those of all prompts.
+
+        Returns:
+            A row per setting and value of `by`: `configuration`, the `other` setting or mix, and the differences in
+            `correct`, `disagreement`, `layers_skipped` and `saved` (multiply-adds), each with its 95 % interval over
+            prompts or groups and their number (`_low`, `_high`, `_n`). Intervals of differences from a mix include the
+            error of the mix. The report's "Side by side" has the same numbers.
+
+        Raises:
+            ValueError: The sweep lacks such settings, nothing can be compared, or no prompt has a value of `by`.
+        """
+        config, planned = self.manifest.config, self.configurations
+        fixed = {each.key for each in planned if not depends_on_seed(each, config["temperature"])}
+        done = self.runs[self.runs["status"] == OK]
+        done = done.assign(unit=done["prompt_id"].map(sampling_units(config["prompts"])))
+        value_of = {} if by is None else self._values_by(by)
+        found = paired_difference(done, planned, fixed, settings, others, at, value_of)
+        return found.drop(columns="by") if by is None else found.rename(columns={"by": by})
+
+    def _values_by(self, by: str) -> dict[str, Any]:
+        """Return prompt id → kind, group or steps. Raise `UsageError` if no prompt has any."""
+        prompts = self.manifest.config["prompts"]
+        if by not in BY:
+            raise UsageError(f"by must be {', '.join(BY)}, got {by!r}")
+        value_of = {prompt["id"]: value for prompt in prompts if (value := prompt.get(by)) is not None}
+        value_of = kinds(prompts) if by == "kind" else value_of
+        if not value_of:
+            raise UsageError(f"no prompt of {redact(self.out)} has {by}: give prompts a field {by}")
+        return value_of
+
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one page of HTML, beside the results or to `path`; return its path."""
         if path is None and not self._store.is_local:
@@ -147,15 +212,32 @@ class SweepResults:
         """Exitable layers, then the final one."""
         return [*self.manifest.exitable_layers, self.manifest.model["n_layers"] - 1]
 
+    def remove(self, configurations: Sequence[str]) -> None:
+        """Remove configurations, by their keys, and their runs from the folder, after printing what goes.
+
+        The rest stays as it is, and the same call as before runs what is missing again. Raise `ValueError` for an
+        unknown key or all keys.
+        """
+        keys = [configurations] if isinstance(configurations, str) else [*configurations]
+        with arguments_named(SweepSpec):
+            remove_configurations(self._store, redact(self.out), keys, partial(print, file=sys.stderr))
+        for cached in ("runs", "tokens"):
+            vars(self).pop(cached, None)
+
+    def progress(self) -> str:
+        """Return the committed share of an unfinished sweep, such as `121 of 440 runs`; empty for a finished one."""
+        planned = self.manifest.n_runs or 0
+        n_runs = pc.count_distinct(read_columns(self._store, ["run_id"])["run_id"]).as_py()
+        return f"{n_runs:,} of {planned:,} runs" if n_runs < planned else ""
+
     def _missing_runs(self) -> list[str]:
         """Return a line about the committed part of a sweep; no line for a finished sweep."""
-        planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
-        landed = read_columns(self._store, ["run_id", "prompt_id"])
-        n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)
-        if n_runs >= planned:
+        if not (committed := self.progress()):
             return []
-        landed_of = f"{n_runs:,} of {planned:,} runs are committed, of {of_prompts:,} of {n_prompts:,} prompts"
-        return [f"Unfinished: {landed_of}. Means are over these runs."]
+        n_prompts = len(self.manifest.config["prompts"])
+        of_prompts = pc.count_distinct(read_columns(self._store, ["prompt_id"])["prompt_id"]).as_py()
+        of_all = f"of {of_prompts:,} of {n_prompts:,} prompts"
+        return [f"Unfinished: {committed} are committed, {of_all}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}
@@ -167,25 +249,41 @@ class SweepResults:
         return frame.loc[order.sort_values([*order.columns]).index].reset_index(drop=True)
 
 
+@overload
+def sweep(
+    prompts: Any, *, model: "ModelArgument" = ..., tokenizer: Any = ..., out: str | Path | None = ...,
+    quiet: bool = ..., **arguments: Any,
+) -> SweepResults: ...  # fmt: skip
+
+
+@overload
+def sweep(
+    prompts: Any, *, model: "Sequence[ModelArgument]", tokenizer: Any = ..., out: str | Path | None = ...,
+    quiet: bool = ..., **arguments: Any,
+) -> list[SweepResults]: ...  # fmt: skip
+
+
 def sweep(
     prompts: Any,
     *,
-    model: "str | Path | PreTrainedModel" = "smollm2-135m",
-    tokenizer: "Tokenizer | None" = None,
+    model: "ModelArgument | Sequence[ModelArgument]" = "smollm2-135m",
+    tokenizer: Any = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **arguments: Any,
-) -> SweepResults:
+) -> SweepResults | list[SweepResults]:
     """Run prompts under each configuration and seed in this process, or resume such a sweep; return the results.
 
-    At a prompt or in a notebook, Ctrl-C returns the committed results, and the same call with their `out` resumes.
-    Raise `ValueError` with a line that names an invalid argument, or `SweepStopped` when continuing would only fail.
-    Committed runs stay in `out`.
+    The size of the work is printed before it starts. At a prompt or in a notebook, Ctrl-C returns the committed
+    results, and the same call with their `out` resumes. Raise `ValueError` with a line that names an invalid argument,
+    or `SweepStopped` when continuing would only fail. Committed runs stay in `out`.
 
     Args:
         prompts: a list of texts or dicts, a DataFrame, or the path of a file of prompts. Dicts and columns have the
             fields of such a file: `prompt`, and others such as `answer`.
-        model: a name, a folder, a GGUF file or, with its `tokenizer`, a loaded model, which stays unchanged.
+        model: a name, a folder, a GGUF file or, with its `tokenizer`, a loaded model, which stays unchanged. A list of
+            such models gives a list of results, one per model, each in a folder of `out` with the model's name.
+        tokenizer: the loaded model's; of several models, a list with None for those that are named.
         out: a folder or URI; the command can resume the sweep there too, and committed runs are not repeated. By
             default a temporary folder, removed with the returned object, except for a report in it.
         quiet: show no progress.
@@ -193,26 +291,86 @@ def sweep(
             `exit_layers`, `max_new_tokens`, `seeds`, `dtype`, `device` and so on.
     """
     with arguments_named(SweepSpec):
-        loaded = _loaded(model, tokenizer, arguments)
-        of_model = {"model": model} if loaded is None else _fields_of(loaded)
-        given = {**arguments, **of_model, **({} if out is None else {"out": out})}
-        asked = from_python(SweepSpec, prompts, given, "eexit.sweep")
-        if out is not None:
-            return _swept(asked, loaded, quiet)
-        folder = tempfile.mkdtemp(prefix="eexit-")
+        if not isinstance(model, list | tuple):
+            return _sweep_one(*_plan_sweep(prompts, model, tokenizer, out, arguments), quiet)
+        tokenizers = [None] * len(model) if tokenizer is None else tokenizer
+        if not isinstance(tokenizers, list | tuple) or len(tokenizers) != len(model):
+            raise UsageError(f"tokenizer must be a list of {len(model)}, one for each model, with None for named ones")
+        outs, prompts = _folders_of(model, out), prompts_of(prompts)
+        return _sweep_each(
+            [_plan_sweep(prompts, *each, arguments) for each in zip(model, tokenizers, outs, strict=True)], quiet
+        )  # all models are refused or accepted before the first one runs
+
+
+def _plan_sweep(
+    prompts: Any, model: Any, tokenizer: Any, out: str | Path | None, arguments: Mapping[str, Any]
+) -> "tuple[SweepSpec, Loaded | None, bool]":
+    """Return the sweep that a call describes, its loaded model if any, and True if its folder was named."""
+    loaded = _loaded(model, tokenizer, arguments)
+    of_model = {"model": model} if loaded is None else _fields_of(loaded)
+    given = {**arguments, **of_model, **({} if out is None else {"out": out})}
+    return from_python(SweepSpec, prompts, given, "eexit.sweep"), loaded, out is not None
+
+
+def _folders_of(models: Sequence[Any], out: str | Path | None) -> list[str | None]:
+    """Return each model's folder in `out`. Raise `UsageError` if there are no models, or two have one name."""
+    if not models:
+        raise UsageError("model is an empty list: give at least one model")
+    if out is None:
+        return [None] * len(models)
+    names = [
+        str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "name_or_path", "")
+        for model in models
+    ]
+    folders = [Path(name or "model").name.removesuffix(".gguf") for name in names]
+    if repeated := [name for name in folders if folders.count(name) > 1]:
+        raise UsageError(
+            f"two models would have the folder {repeated[0]} of out: sweep them one by one, each with an out"
+        )
+    return [f"{str(out).rstrip('/')}/{name}" for name in folders]
+
+
+def _sweep_each(planned: "Sequence[tuple[SweepSpec, Loaded | None, bool]]", quiet: bool) -> list[SweepResults]:
+    """Run the sweeps one by one, and return the results; after Ctrl-C, those of the models so far."""
+    found: list[SweepResults] = []
+    for number, each in enumerate(planned, 1):
+        open_display(quiet).say(f"model {number} of {len(planned)}: {each[0].config.model}")
         try:
-            done = _swept(asked.model_copy(update={"out": folder}), loaded, quiet)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        weakref.finalize(done, _remove_results, folder)
-        return done
+            found.append(_sweep_one(*each, quiet))
+        except Interrupted as interrupted:
+            if not found:
+                raise
+            print(interrupted, file=sys.stderr)
+            break
+        if found[-1].progress():
+            break
+    return found
+
+
+def _sweep_one(asked: SweepSpec, loaded: "Loaded | None", is_kept: bool, quiet: bool) -> SweepResults:
+    if is_kept:
+        return _swept(asked, loaded, quiet)
+    folder = tempfile.mkdtemp(prefix="eexit-")
+    try:
+        done = _swept(asked.model_copy(update={"out": folder}), loaded, quiet)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(done, _remove_results, folder)
+    return done
 
 
 def open(results: str | Path) -> SweepResults:
-    """Return the results of a sweep in a folder or URI, whoever made them. Raise `ValueError` if there are none."""
+    """Return the results of a sweep in a folder or URI, whoever made them. Raise `ValueError` if there are none.
+
+    Print a line about an unfinished sweep.
+    """
     is_uri = isinstance(results, str) and "://" in results
-    return SweepResults(str(results if is_uri else path_from(results, "results")))
+    opened = SweepResults(str(results if is_uri else path_from(results, "results")))
+    with suppress(DamagedError):  # which reading the results raises
+        if committed := opened.progress():
+            print(f"{redact(opened.out)} is unfinished: it has {committed}", file=sys.stderr)
+    return opened
 
 
 def _swept(asked: SweepSpec, loaded: "Loaded | None", quiet: bool) -> SweepResults:
@@ -236,8 +394,8 @@ def _interrupted(out: str) -> SweepResults:
         results = SweepResults(out)
     except UsageError:
         raise Interrupted("interrupted: no run is committed") from None
-    landed = pluralize(len(read_columns(open_store(out), ["status"])), "run")
-    print(f"interrupted: {landed} committed; the same call with out={redact(out)!r} resumes", file=sys.stderr)
+    committed = results.progress() or "all runs"
+    print(f"interrupted: {committed} committed; the same call with out={redact(out)!r} resumes", file=sys.stderr)
     return results
 
 
@@ -252,7 +410,7 @@ def _remove_results(folder: str) -> None:
         os.rmdir(folder)
 
 
-def _loaded(model: Any, tokenizer: Any, arguments: dict[str, Any]) -> "Loaded | None":
+def _loaded(model: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> "Loaded | None":
     """Return the loaded model with its tokenizer; None if `model` is a name.
 
     Raise `UsageError` for a model that can't be used, a missing tokenizer, and arguments without effect.

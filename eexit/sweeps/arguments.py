@@ -15,7 +15,7 @@ from eexit.errors import UsageError
 from eexit.method.custom import use_files
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import Rule
-from eexit.output.text import flag
+from eexit.output.text import in_python
 from eexit.plan.field_types import Count
 from eexit.plan.prompts import prompts_of
 from eexit.plan.runs import refuse_unknown_only
@@ -118,12 +118,10 @@ def signature_of(kind: type[SweepSpec], **own: Any) -> Signature:
 @contextmanager
 def arguments_named(kind: type[SweepSpec]) -> Iterator[None]:
     """Convert a `UsageError` to one that names arguments in place of flags: `max_new_tokens` for `--max-new-tokens`."""
-    names = {flag(name): name for name in (*names_of(kind), "prompts")}
     try:
         yield
-    except UsageError as error:
-        said = re.sub(r"--[a-z][a-z-]*", lambda found: names.get(found[0], found[0]), str(error))
-        raise UsageError(said) from error.__cause__  # so that the original error is shown once
+    except UsageError as error:  # the new one has its cause, so that the original error is shown once
+        raise UsageError(in_python(str(error), (*names_of(kind), "prompts"))) from error.__cause__
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ def draft_columns(
 ) -> dict[str, float | int | None]:
     """Return a run's columns on drafts.
 
-    `expected_speedup` assumes that a pass over a few tokens takes as long as a pass over one. This holds if fetching
+    `expected_time` assumes that a pass over a few tokens takes as long as a pass over one. This holds if fetching
     weights takes most of the time. Attention is left out.
     """
     drafted, accepted, n_rounds = int(rounds.drafted_R.sum()), int(rounds.accepted_R.sum()), len(rounds.input_index_R)
@@ -32,5 +32,5 @@ def draft_columns(
         "passes": n_rounds,
         "layer_calls": drafted * (draft.layer + 1) + n_rounds * n_layers,
         "tokens_per_pass": n_decided / n_rounds if n_rounds else None,
-        "expected_speedup": full_pass * n_decided / serial if n_rounds else None,
+        "expected_time": serial / (full_pass * n_decided) if n_decided else None,
     }

@@ -16,7 +16,7 @@ from eexit.output.text import pluralize
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.model_description import describe_loaded
-from eexit.plan.model_inspection import facts_here
+from eexit.plan.model_inspection import MemoryEstimate, facts_here
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.plan.sweep_config import AUTO_DTYPE, SweepConfig
 from eexit.results.layout import MANIFEST
@@ -26,6 +26,7 @@ from eexit.results.store.extend import stored_config
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import put_manifest_back, refuse_other_dtype
 from eexit.sweeps.arguments import SweepSpec
+from eexit.sweeps.forecast import forecast_lines
 from eexit.sweeps.generator import ModelGenerator
 from eexit.sweeps.prepare import (
     PendingSweep,
@@ -55,7 +56,7 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
     config = stored_config(store, held).model_copy(update={"dtype": asked.config.dtype}) if held else asked.config
     if loaded is None:
         display.say("inspecting the model")
-    model, exitable_layers = _facts(config, asked.rows_per_shard, loaded)
+    model, exitable_layers, memory = _facts(config, asked.rows_per_shard, loaded)
     dtype: str = config.dtype
     if dtype == AUTO_DTYPE:
         dtype = dtype_name(choose_dtype(dtype, choose_device(asked.device), config.quantize))
@@ -64,6 +65,8 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
     manifest = manifest_for(store, held, asked.config, model, exitable_layers, dtype)
 
     def do(left: PendingSweep) -> RunCounts:
+        for name, text in forecast_lines(left.config, asked.rows_per_shard, model, memory, location).items():
+            display.say(f"{name}: {text}")
         if loaded is None:
             display.say("loading the model")
         return _do(left, ModelGenerator(left.config, asked.device, loaded=loaded), asked, display)
@@ -71,15 +74,19 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
     return run_pending(manifest, location, asked.out, display, do)
 
 
-def _facts(config: SweepConfig, rows: int, loaded: Loaded | None) -> tuple[Mapping[str, Any], Sequence[int]]:
-    """Return the model's description and its exitable layers. Raise `UsageError` for an artefact that does not fit."""
+def _facts(
+    config: SweepConfig, rows: int, loaded: Loaded | None
+) -> tuple[Mapping[str, Any], Sequence[int], MemoryEstimate | None]:
+    """Return the model's description, its exitable layers, and the memory of a model that is yet to be loaded.
+
+    Raise `UsageError` for an artefact that does not fit.
+    """
     if loaded is None:
-        model, layers, _ = facts_here(config, rows)
-        return model, layers
+        return facts_here(config, rows)
     model = asdict(describe_loaded(*loaded))
     layers = resolve_exitable_layers(config, model["n_layers"])
     refuse_misfit(config, model, layers)
-    return model, layers
+    return model, layers, None
 
 
 def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Display) -> RunCounts:

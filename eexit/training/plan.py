@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -24,6 +24,8 @@ from eexit.training.texts import TrainingText, n_tokens
 from eexit.training.trainer_inputs import WAYS, TrainingOptions, rule_and_parameter
 from eexit.training.training_checkpoint import read_saved
 
+OF_COMMAND: Final = ("sweep", "flags", "quantize")  # values of a card for printed commands; paths may change
+
 
 @dataclass(frozen=True)
 class TrainArgs:
@@ -35,6 +37,7 @@ class TrainArgs:
     options: Mapping[str, Any] = field(
         default_factory=dict
     )  # layers, and those of `eexit.training.trainer_inputs.WAYS`
+    flags: Sequence[str] = ()  # further ones as given, for the command that trains it again
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,12 @@ class TrainingPlan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        data = {name: value for name, value in self.data.items() if name != "sweep"}  # its path may change
-        return {"settings": self.options.as_dict(), "model": dict(self.model), "data": data}
+        return _identity(self.options.as_dict(), self.model, self.data)
+
+
+def _identity(settings: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: value for name, value in data.items() if name not in OF_COMMAND}
+    return {"settings": dict(settings), "model": dict(model), "data": texts}
 
 
 def make_training_plan(
@@ -77,6 +84,8 @@ def make_training_plan(
     every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
         "sweep": sweep.name,
+        "flags": [*asked.flags],
+        **({"quantize": config.quantize} if config.quantize else {}),
         "n_prompts": len(learn),
         "n_tokens": n_tokens(learn),
         "n_held_out_prompts": len(held_out),
@@ -145,8 +154,7 @@ def is_finished(plan: TrainingPlan) -> bool:
     """
     card = _read_card(plan.folder / CARD)
     if card:
-        data = {name: value for name, value in card.data.items() if name != "sweep"}
-        _refuse(plan, {"settings": card.settings, "model": card.model, "data": data})
+        _refuse(plan, _identity(card.settings, card.model, card.data))
         if reason := damage(plan.folder, card):
             raise DamagedArtefactError(f"{plan.folder} holds this training's artefact, but {reason}")
         return True

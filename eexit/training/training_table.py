@@ -7,6 +7,7 @@ from typing import Final
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, percent
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, ArtefactCard, CardRow
+from eexit.plan.sweep_config import AUTO_DTYPE
 
 CAPTION: Final = (
     "Readout: % of tokens with full depth's top token at this layer. Gate and probe: % of tokens that pass the gate or "
@@ -57,6 +58,10 @@ def sweep_command(card: ArtefactCard, out: str, given: Sequence[str] = ()) -> st
     words = ["eexit", "sweep", "--model", card.model["name"]]
     if card.model.get("revision"):
         words += ["--revision", card.model["revision"]]
+    if card.dtype_asked not in ("", AUTO_DTYPE):
+        words += ["--dtype", card.dtype_asked]
+    if card.data.get("quantize"):
+        words += ["--quantize", card.data["quantize"]]
     for role in card.holds:
         words += [FLAGS[role], out, *USES.get(role, ())]
     if rules:

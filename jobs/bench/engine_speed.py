@@ -6,7 +6,7 @@
     python jobs/bench --model Qwen/Qwen2.5-1.5B --json figures.json
 
 EOS does not end rows, and all decode greedily. The first two tokens of a row are not timed. Contenders take turns, and
-a figure is the median over the steps of all rounds. × generate: how many times as fast as `generate` of the same run.
+a figure is the median over the steps of all rounds. × generate: time as a multiple of that of `generate` in the run.
 
 generate                            transformers, batched: full depth, nothing read, nothing recorded
 normal                              full depth on the engine; no predictions for finished texts, as in the next two
@@ -170,7 +170,7 @@ def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming
 def figures_of(timings: Sequence[StepTiming]) -> list[dict[str, Any]]:
     """Return a record for each timed variant and number of slots."""
     own = {timed.rows: timed.step for timed in timings if timed.what == GENERATE}
-    return [{**vars(timed), "ms": timed.step, "of_generate": own[timed.rows] / timed.step} for timed in timings]
+    return [{**vars(timed), "ms": timed.step, "of_generate": timed.step / own[timed.rows]} for timed in timings]
 
 
 def speed_table(figures: Sequence[dict[str, Any]]) -> Table:

@@ -66,11 +66,15 @@ def main(arguments: Sequence[str]) -> int:
     trainer = early(get_peft_model(model, lora), options, data_collator=padded, train_dataset=texts)
     trainer.train(resume_from_checkpoint=options.resume_from_checkpoint)
     trainer.save_model()
-    words = ["--model", config.model, *(["--revision", config.revision] if config.revision else [])]
-    words += ["--trust-remote-code"] if flags.trust_remote_code else []
-    out = f"{options.output_dir.rstrip('/')}-sweep"
-    print(shlex.join(["eexit", "sweep", *words, "--adapter", options.output_dir, "--out", out]))
+    print(sweep_command(config, options.output_dir, flags.trust_remote_code))
     return 0
+
+
+def sweep_command(config: SweepConfig, adapter: str, trusts_code: bool) -> str:
+    """Return the command that sweeps the demo's prompts with an adapter of this configuration's model."""
+    words = ["--model", config.model, *(["--revision", config.revision] if config.revision else [])]
+    words += ["--trust-remote-code"] if trusts_code else []
+    return shlex.join(["eexit", "sweep", *words, "--adapter", adapter, "--out", f"{adapter.rstrip('/')}-sweep"])
 
 
 def config_and_texts(flags: Namespace) -> tuple[SweepConfig, list[dict[str, list[int]]]]:

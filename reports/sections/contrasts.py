@@ -3,13 +3,14 @@
 Two configurations are compared, or a setting of one series with a mix of another's settings. A mix draws one of two
 settings for each prompt, so its cost and quality are between theirs. The mix is the best one, full depth included, that
 costs as much as the setting or is as good. All differences are paired over prompts, seeds averaged first, with
-intervals over prompts. Differences from a mix take share and mix as estimated, not known (`reports.shared.best_mix`).
+intervals over prompts. Differences from a mix take share and mix as estimated, not known
+(`eexit.results.paired_runs`).
 
 Shapes: P prompts, C configurations, M measures.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ import pandas as pd
 
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import ENDS, Estimate, ValueKind, estimate_columns
-from reports.shared.best_mix import beside_best_mix
+from eexit.quality.estimates import ENDS
+from eexit.results.paired_runs import MATCHED
 from reports.shared.charts import (
     OPACITY,
     ROOM_PIXELS,
@@ -160,12 +161,6 @@ def paired_chart(
 
 MOST_CONFIGURATIONS: Final = 40  # with more, some pairs are left out
 MOST_SERIES: Final = 12  # likewise
-EQUAL_LAYERS: Final = "equal layers skipped"
-EQUAL_RUN: Final = "equal multiply-adds run"
-EQUAL_QUALITY: Final = {CORRECT: "equal right answers", DISAGREEMENT: "equal disagreement"}
-MATCHED: Final = (CORRECT, DISAGREEMENT, SKIPPED, RUN)  # the measures of a setting and a mix
-KINDS: Final = [ValueKind.NUMBER if name == RUN else ValueKind.DIFFERENCE for name in MATCHED]
-_IS_BETTER_HIGH: Final = {CORRECT: True, DISAGREEMENT: False, SKIPPED: True, RUN: True}
 
 
 def pairs(runs: PairedRuns) -> pd.DataFrame:
@@ -199,7 +194,7 @@ def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     Columns: `base` and `other`; `at`, what the pairs have in common; `settings`, the number of pairs; and the
     estimates. A prompt counts if all pairs have it. `trade` has a row per configuration.
     """
-    known = _PromptMetrics(runs.committed, runs.of_units(MATCHED))
+    known = runs.numbers.metrics(runs.committed)
     rows = []
     for base, other, at, keys in _together(trade):
         if keys:
@@ -243,7 +238,7 @@ def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
     """
     if trade.empty:
         return pd.DataFrame()
-    known = _PromptMetrics(runs.committed, runs.of_units(MATCHED))
+    known = runs.numbers.metrics(runs.committed)
     exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
     series = {str(name): rows for name, rows in exits.groupby("series", sort=False)}
     rows = []
@@ -256,65 +251,5 @@ def beside_mixes(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
         for key in series[other]["configuration"]:
             if key in known.keys:
                 named = {"configuration": key, "series": other, "base": base}
-                rows += [named | found for found in known.matched(key, points)]
+                rows += [named | found.columns for found in known.matched(key, points)]
     return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class MatchCriterion:
-    """Way to match a mix to a setting: among mixes equal in the measure `equal`, the best by `best_by`."""
-
-    at: str
-    equal: str
-    best_by: str
-
-
-def matchings(quality: str) -> tuple[MatchCriterion, ...]:
-    """Return the three criteria for the best mix to compare a setting with.
-
-    Two maximise quality, at equal skipped layers and at equal cost as run. One maximises skipped layers, at equal
-    quality.
-    """
-    return (
-        MatchCriterion(EQUAL_LAYERS, SKIPPED, quality),
-        MatchCriterion(EQUAL_RUN, RUN, quality),
-        MatchCriterion(EQUAL_QUALITY[quality], quality, SKIPPED),
-    )
-
-
-@dataclass(frozen=True)
-class _PromptMetrics:
-    """Values of each prompt under each configuration, seeds averaged, in the order of `MATCHED`."""
-
-    keys: list[str]
-    values_PCM: np.ndarray
-
-    def of_keys(self, keys: Sequence[str]) -> np.ndarray:
-        return self.values_PCM[:, [self.keys.index(key) for key in keys]]
-
-    def estimated(self, differences_PM: np.ndarray) -> dict[str, float]:
-        return _columns(estimate_columns(differences_PM, KINDS))
-
-    def matched(self, key: str, points: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the setting's differences from the best mix of two of `points`, for each matching."""
-        has_answers = not np.isnan(self.of_keys([key])[:, 0, MATCHED.index(CORRECT)]).all()
-        values_PCM, keys = self.of_keys([key, *points]), [key, *points]
-        for matching in matchings(CORRECT if has_answers else DISAGREEMENT):
-            at = MATCHED.index(matching.equal), MATCHED.index(matching.best_by)
-            found = beside_best_mix(values_PCM, *at, KINDS, _IS_BETTER_HIGH[matching.best_by])
-            if found:
-                named = asdict(matching) | {"mix": _mix_words(keys[found.one], keys[found.other], found.share)}
-                yield named | _columns(found.differences)
-
-
-def _columns(estimates: Sequence[Estimate]) -> dict[str, float]:
-    """Return the columns of the estimates of `MATCHED`."""
-    named = zip(MATCHED, estimates, strict=True)
-    return {column: number for name, each in named for column, number in each.columns(name).items()}
-
-
-def _mix_words(one: str, other: str, share: float) -> str:
-    parts = [(key, part) for key, part in ((one, 1 - share), (other, share)) if round(100 * part)]
-    if len(parts) == 1:
-        return parts[0][0]
-    return " + ".join(f"{100 * part:.0f}% {key}" for key, part in parts)

@@ -1,7 +1,7 @@
-"""The overview's section "Drafts": acceptance and speed-up, by layer and by number of tokens at a time.
+"""The overview's section "Drafts": acceptance and time, by layer and by number of tokens at a time.
 
-Acceptance, tokens per pass and the expected speed-up are ratios of sums over prompts; acceptance per token is a mean.
-Seeds of a prompt are averaged first. All have intervals over prompts. Measured speed-ups are medians over rounds with
+Acceptance, tokens per pass and the expected time are ratios of sums over prompts; acceptance per token is a mean.
+Seeds of a prompt are averaged first. All have intervals over prompts. Measured times are medians over rounds with
 intervals over calls, as `eexit.studies.timing.speedups` computes them. Plain decoding is `normal`, full depth on the
 same path, and transformers' `generate`. A draft has to beat both.
 """
@@ -39,9 +39,9 @@ class DraftTable:
     """One row per draft, then one each of `normal`, `generate` and `generate/LAYER` if they were timed with drafts.
 
     Columns: the configuration's; `pair`, which is LAYER:N; `n` prompts and `n_failed` runs; the estimates `acceptance`,
-    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected speed-up. For each `TimingSetup`: `speedup`
-    over `normal` and `over_generate` over transformers' own, with intervals and number of rounds; `tokens_per_s`; and
-    `fastest`, True for the fastest draft. `rows` is sorted by layer and then by N.
+    `acceptance_per_token`, `tokens_per_pass` and `expected`, the expected time. For each `TimingSetup`: `time` as a
+    multiple of that of `normal` and `of_generate` of transformers' own, with intervals and number of rounds;
+    `tokens_per_s`; and `fastest`, True for the fastest draft. `rows` is sorted by layer and then by N.
     """
 
     rows: pd.DataFrame
@@ -72,7 +72,7 @@ def drafted(sweep: Sweep) -> DraftTable | None:
         return None
     rows = _counted(configurations, sweep)
     keys = [configuration.key for configuration in configurations]
-    over_generate = {where.label: found for where, found in speedups_by_place(sweep.rows_of(TIMINGS), GENERATE)}
+    by_place = {where.label: found for where, found in speedups_by_place(sweep.rows_of(TIMINGS), GENERATE)}
     measured = []
     for where, found in speedups_by_place(sweep.rows_of(TIMINGS)):
         if not found.keys() & set(keys):
@@ -80,8 +80,8 @@ def drafted(sweep: Sweep) -> DraftTable | None:
         measured.append(where)
         beside = {key: _naming(columns) for key, columns in _plain(found).items()}
         rows += [row for key, row in beside.items() if key not in {row["configuration"] for row in rows}]
-        of_generate = over_generate.get(where.label, {})
-        fastest = max((key for key in keys if key in found), key=lambda key: found[key].speedup)
+        of_generate = by_place.get(where.label, {})
+        fastest = min((key for key in keys if key in found), key=lambda key: found[key].time.mean)
         for row in rows:
             key = row["configuration"]
             if key in found:
@@ -119,30 +119,28 @@ def _acceptance(drafts: DraftTable, columns: Columns, is_sampled: bool) -> Itera
 
 
 def _speed(drafts: DraftTable, columns: Columns) -> Iterator[Figure]:
-    """Yield the measured speed-up with a variant per batch size, or the expected one if nothing was timed."""
+    """Yield the measured time with a variant per batch size, or the expected one if nothing was timed."""
     if drafts.measured:
         caption = (
-            "How many times as fast as normal, which is full depth on the same path: above 1 (green), time is saved; "
-            f"below (violet), it takes longer ({timed_over(drafts.measured)}). Outlined: the fastest."
+            "Time as a multiple of normal's, which is full depth on the same path: below 1 (green), time is saved; "
+            f"above (violet), it takes longer ({timed_over(drafts.measured)}). Outlined: the fastest."
         )
         variants = [
             ChartVariant(
-                each.label, speed_chart(drafts, each, f"Measured speed-up by layer and N at {each.label}. {caption}")
+                each.label, time_chart(drafts, each, f"Measured time by layer and N at {each.label}. {caption}")
             )
             for each in drafts.measured
         ]
-        yield Figure(
-            "draft-speed", "Measured speed-up", caption, variants, drafts.drafts, columns, choice="Measured at"
-        )
+        yield Figure("draft-time", "Measured time", caption, variants, drafts.drafts, columns, choice="Measured at")
     elif drafts.drafts["expected"].notna().any():
         caption = (
-            "Not measured: how many times as fast as normal it would be if calls of layers and of the head took as "
-            "long for several tokens as for one, attention apart. Above 1: green, below: violet. "
-            f"{_basis(drafts)} eexit timings RESULTS measures it."
+            "Not measured: time as a multiple of normal's if calls of layers and of the head took as long for several "
+            "tokens as for one, attention apart. Below 1: green, above: violet. "
+            f"{_basis(drafts)} eexit timings measures it."
         )
-        chart = speed_chart(drafts, None, f"Expected speed-up by layer and N. {caption}")
-        title = "Expected speed-up, not measured"
-        yield Figure("draft-speed", title, caption, one(chart), drafts.drafts, columns)
+        chart = time_chart(drafts, None, f"Expected time by layer and N. {caption}")
+        title = "Expected time, not measured"
+        yield Figure("draft-time", title, caption, one(chart), drafts.drafts, columns)
 
 
 def _columns(drafts: DraftTable, measured: Sequence[TimingSetup] = ()) -> Iterator[tuple[str, str, str]]:
@@ -151,10 +149,10 @@ def _columns(drafts: DraftTable, measured: Sequence[TimingSetup] = ()) -> Iterat
     yield "acceptance", "Acceptance", "share"
     yield "acceptance_per_token", "Acceptance per token", "share"
     yield "tokens_per_pass", "Tokens per pass", "times"
-    yield "expected", "× normal, expected", "times"
+    yield "expected", "× full depth's time, expected", "times"
     for each in measured:
-        yield each.column("speedup"), f"× normal, measured, {each.label}", "times"
-        yield each.column("over_generate"), f"× generate, measured, {each.label}", "times"
+        yield each.column("time"), f"× full depth's time, measured, {each.label}", "times"
+        yield each.column("of_generate"), f"× generate's time, measured, {each.label}", "times"
         yield each.column("tokens_per_s"), f"Tokens/s, {each.label}", "real"
     yield "n", "n prompts", "count"
     if drafts.rows["n_failed"].fillna(0).any():
@@ -168,12 +166,12 @@ def _basis(drafts: DraftTable) -> str:
     return f"{intervals}n = {count}."
 
 
-def speed_chart(drafts: DraftTable, measured: TimingSetup | None, description: str) -> alt.LayerChart:
-    """Return the speed-up over `normal`, measured or expected; the fastest measured one is outlined."""
-    name = measured.column("speedup") if measured else "expected"
+def time_chart(drafts: DraftTable, measured: TimingSetup | None, description: str) -> alt.LayerChart:
+    """Return the time as a multiple of that of `normal`, measured or expected; the fastest draft is outlined."""
+    name = measured.column("time") if measured else "expected"
     known = drafts.drafts[name].dropna()
     most = max(known.max(), 1 / known.min(), 1.05)  # so a small difference has no strong colour
-    scale = {"type": "log", "domain": [1 / most, 1, most], "range": [SLOWER, AS_FAST, FASTER]}
+    scale = {"type": "log", "domain": [1 / most, 1, most], "range": [FASTER, AS_FAST, SLOWER]}
     colour = alt.Color(f"{name}:Q", legend=None, scale=scale)
     return _grid(drafts, name, colour, measured, description)
 
@@ -229,15 +227,15 @@ def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
         ids = [runs[name].to_numpy() for name in ("prompt_id", "unit")]
         found = estimate_drafts({name: runs[name].to_numpy() for name in OF_DRAFTS}, *ids)
         found |= estimates_of(configuration, runs[["acceptance_per_token"]], runs)
-        found["expected"] = found.pop("expected_speedup")
+        found["expected"] = found.pop("expected_time")
         row |= {"n": int(prompts.get(configuration.key, 0)), "n_failed": int(failed.get(configuration.key, 0))}
         counted_rows.append(row | {k: v for name, each in found.items() for k, v in each.columns(name).items()})
     return counted_rows
 
 
-def _numbers(speedup: Speedup, over_generate: Speedup | None, where: TimingSetup) -> dict[str, Any]:
+def _numbers(speedup: Speedup, of_generate: Speedup | None, where: TimingSetup) -> dict[str, Any]:
     return {
-        **speedup.ratio.columns(where.column("speedup")),
-        **(over_generate.ratio if over_generate else NOTHING).columns(where.column("over_generate")),
+        **speedup.time.columns(where.column("time")),
+        **(of_generate.time if of_generate else NOTHING).columns(where.column("of_generate")),
         where.column("tokens_per_s"): speedup.tokens_per_second,
     }

@@ -37,7 +37,7 @@ def timing_section(sweep: Sweep, saves: SavingsTable | None) -> dict[str, Any]:
         "fewer layers would save if deciding were free and all sequences exited at the same steps."
     )
     if rows[ALLOWED].isna().all():
-        about += " What a step allows was not measured: eexit timings RESULTS --steps does that."
+        about += " What a step allows was not measured: eexit timings --steps does that."
     places = list(dict.fromkeys(where.label for where in saves.measured if where.label in set(rows["at"])))
     return {"about": about, "table": table(rows, TIMED), "places": places, "steps": steps}
 

@@ -181,7 +181,7 @@ def _certificate_sentence(choices: pd.DataFrame) -> str:
     """Return a sentence on the strictest certificate, or on the lack of certificates."""
     rows = choices.to_dict("records")
     if not rows:
-        return "Nothing is certified: eexit choose RESULTS does that."
+        return "Nothing is certified: eexit choose does that."
     chosen = [row for row in rows if isinstance(row["configuration"], str)]
     row = min(chosen or rows[-1:], key=lambda each: each["max_risk"])
     bounded = row["risk"], row["max_risk"], row["confidence"]

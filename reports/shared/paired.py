@@ -1,7 +1,7 @@
 """Paired differences of configurations on the same prompts and seeds."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import ValueKind, estimate_columns, means_of_units
 from eexit.quality.intervals import mcnemar
-from eexit.results.configuration_means import exponential, is_share, saved_share
+from eexit.results.configuration_means import exponential
+from eexit.results.paired_runs import PairedNumbers
 from reports.read.sweep import Sweep
 from reports.shared.measures import CORRECT, PERPLEXITY, RUN, SKIPPED
 from reports.shared.per_configuration import naming
@@ -31,47 +31,23 @@ GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # suffixes of columns that go 
 
 @dataclass(frozen=True)
 class PairedRuns:
-    """Numbers of runs: N pairs of prompt and seed × X columns × C configurations."""
+    """Paired runs of a sweep: its configurations' numbers by pair of prompt and seed."""
 
     sweep: Sweep
-    columns: list[str]
-    index: pd.Index  # of the pairs: sampling unit, prompt and seed
-    numbers_NXC: np.ndarray
+    numbers: PairedNumbers
 
     @classmethod
     def from_sweep(cls, sweep: Sweep) -> "PairedRuns":
         """Return the paired runs of a sweep. A run that is the same for every seed is paired with each seed's run."""
         columns = ["log_perplexity", *DIFFERENCES[1:], SKIPPED, RUN, CORRECT, *sweep.extra]
         keys = [configuration.key for configuration in sweep.configurations]
-        names = ("macs_executed", "macs_full", "mean_depth")
-        run, full, depth = (sweep.done[name].to_numpy(dtype=float, na_value=np.nan) for name in names)
-        derived: dict[str, np.ndarray] = {SKIPPED: 1 - depth, RUN: saved_share(run, np.where(full > 0, full, np.nan))}
-        done = sweep.done.assign(**derived)
-        done = done.astype(dict.fromkeys(columns, float))
-        means = done.pivot_table(columns, ["unit", "prompt_id", "seed"], "configuration", aggfunc="mean")
-        means = means.reindex(columns=pd.MultiIndex.from_product([columns, keys]))
-        of_fixed = means.columns.get_level_values(1).isin(sweep.same_for_every_seed)
-        numbers = means.to_numpy(copy=True)
-        numbers[:, of_fixed] = means.loc[:, of_fixed].groupby("prompt_id").transform("first")
-        return cls(sweep, columns, means.index, numbers.reshape(len(means), len(columns), len(keys)))
+        return cls(sweep, PairedNumbers.from_runs(sweep.done, columns, keys, sweep.same_for_every_seed))
 
     @cached_property
     def committed(self) -> list[str]:
         """The configurations with a run that did not fail, in the sweep's order."""
         landed = set(self.sweep.done["configuration"])
-        return [configuration.key for configuration in self.sweep.configurations if configuration.key in landed]
-
-    def of_units(self, columns: Sequence[str]) -> np.ndarray:
-        """Return the means over seeds, (P prompts or groups, configurations, these columns)."""
-        keys = [configuration.key for configuration in self.sweep.configurations]
-        at_X, at_C = [self.columns.index(name) for name in columns], [keys.index(key) for key in self.committed]
-        return self._averaged(self.numbers_NXC[:, at_X][:, :, at_C]).transpose(0, 2, 1)
-
-    def _averaged(self, numbers_NXC: np.ndarray) -> np.ndarray:
-        """Return means over the seeds and prompts of each sampling unit."""
-        ids = (self.index.get_level_values(name).to_numpy() for name in ("prompt_id", "unit"))
-        means = means_of_units(numbers_NXC.reshape(len(self.index), -1), *ids)
-        return means.reshape(len(means), *numbers_NXC.shape[1:])
+        return [key for key in self.numbers.keys if key in landed]
 
     def differences(self, baseline: str = NORMAL, only: Collection[str] | None = None) -> pd.DataFrame:
         """Return the paired differences of each configuration, or of the keys `only`, from configuration `baseline`.
@@ -80,31 +56,26 @@ class PairedRuns:
         layers skipped, multiply-adds saved, accuracy and scores. A prompt's difference is the mean over its seeds;
         `n_seeds` is the number of seeds with any. The frame is empty if `baseline` has no run.
         """
-        sweep, columns = self.sweep, self.columns
-        keys = [configuration.key for configuration in sweep.configurations]
-        compared = [at for at, key in enumerate(keys) if key != baseline and (only is None or key in only)]
+        sweep, numbers = self.sweep, self.numbers
+        compared = [key for key in numbers.keys if key != baseline and (only is None or key in only)]
         if not compared or baseline not in self.committed:
             return pd.DataFrame()
         # D configurations are compared with the baseline, over P prompts or groups.
-        differences_NXD = self.numbers_NXC[:, :, compared] - self.numbers_NXC[:, :, [keys.index(baseline)]]
-        means_PXD = self._averaged(differences_NXD)
-        kinds = [ValueKind.DIFFERENCE if is_share(name) else ValueKind.NUMBER for name in columns for _ in compared]
-        found = estimate_columns(means_PXD.reshape(len(means_PXD), -1), kinds)
+        differences_NXD, means_PXD = numbers.differences(compared, baseline)
         paired_ND = ~np.isnan(differences_NXD).all(axis=1)
-        seed_N = self.index.get_level_values("seed")
-        fixed, marked = sweep.same_for_every_seed, sweep.marked
+        seed_N = numbers.index.get_level_values("seed")
+        fixed, named = sweep.same_for_every_seed, {each.key: each for each in sweep.configurations}
         rows = []
-        for number, index in enumerate(compared):
-            of = dict(zip(columns, found[number :: len(compared)], strict=True))
+        for at, (key, of) in enumerate(zip(compared, numbers.estimated(means_PXD), strict=True)):
             n = max(estimate.n for estimate in of.values())
             if n:
-                row = naming(sweep.configurations[index], marked) | {"baseline": baseline, "n": int(n)}
-                row["n_seeds"] = 1 if {keys[index], baseline} <= fixed else seed_N[paired_ND[:, number]].nunique()
+                row = naming(named[key], sweep.marked) | {"baseline": baseline, "n": int(n)}
+                row["n_seeds"] = 1 if {key, baseline} <= fixed else seed_N[paired_ND[:, at]].nunique()
                 row |= exponential(of["log_perplexity"]).columns(PERPLEXITY)
-                for name in columns[1:]:
+                for name in numbers.columns[1:]:
                     row |= of[name].columns(name)
                 if sweep.has_answers:
-                    of_prompts = means_PXD[:, columns.index(CORRECT), number]
+                    of_prompts = means_PXD[:, numbers.columns.index(CORRECT), at]
                     row |= _gains(of_prompts[~np.isnan(of_prompts)])
                 rows.append(row)
         return pd.DataFrame(rows)

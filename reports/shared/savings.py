@@ -146,7 +146,7 @@ def _numbers(speedup: Speedup, where: TimingSetup) -> dict[str, float]:
     }
 
 
-UNTIMED: Final = "Realised savings were not measured: eexit timings RESULTS does that."
+UNTIMED: Final = "Realised savings were not measured: eexit timings does that."
 LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuration within each is named
 
 

@@ -93,7 +93,7 @@ def test_a_manifest_says_what_readers_need_of_own_rules_and_is_written_anew_if_t
     again = partial(eexit.sweep, PROMPTS, model=tiny, out=out, quiet=True, **GRID)
     other = tmp_path / "my_exits.py"
     other.write_text(MINE.read_text() + "\n# changed\n")
-    with pytest.raises(ValueError, match=r"has another rule sure than my_exits\.py now has: give use my_exits\.py"):
+    with pytest.raises(ValueError, match=r"has another rule sure than my_exits\.py now has: give use='my_exits\.py'"):
         again(use=[other])
     own_exits()
     assert len(again(use=[MINE]).runs) == 3 * 7
@@ -201,11 +201,11 @@ def test_it_is_replayed_timed_and_packaged_as_the_built_in_one_and_loaded_with_t
     home = tmp_path / "home"
     done = here(package.main, out, "--configuration", KEY, "--out", home, *use)
     assert done.returncode == 0, done.stderr
-    assert "use=['my_exits.py'])" in done.stdout
+    assert f"use=[{str(MINE)!r}])" in done.stdout
     assert "Rule sure is not of eexit: exits where `confidence` does." in (home / "README.md").read_text()
 
     own_exits()
-    with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give --use my_exits\.py"):
+    with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give use='my_exits.py'"):
         eexit.load(home)
     (tmp_path / "my_exits.py").write_text(MINE.read_text() + "\n")
     with pytest.raises(ValueError, match=r"home has another rule sure than my_exits\.py now has"):

@@ -182,14 +182,14 @@ def repair_store(store: Store) -> tuple[StoreInventory, list[str]]:
         aside = store.set_aside(generations_name(stem), tokens_name(stem))
         lines.append(f"{reason}: its runs are done again; what is left of it is in {aside}")
     for stem, run_ids in found.superseded.items():
-        n_left = _drop(store, stem, run_ids)
+        n_left = drop_runs(store, stem, run_ids)
         what = f"{len(run_ids)} of its runs were" if n_left else "all of its runs were"
         lines.append(f"{store.path(generations_name(stem))}: {what} there twice; the later attempt's rows stay")
     lines += [f"{store.path(name)} is not one of the sweep's files, and is left alone" for name in found.foreign]
     return survey(store) if found.damaged or found.superseded else found, truncate_lines(lines)
 
 
-def _drop(store: Store, stem: str, run_ids: Collection[str]) -> int:
+def drop_runs(store: Store, stem: str, run_ids: Collection[str]) -> int:
     """Remove these runs from a shard, committing the rest as a new shard first; return how many runs remain."""
     shard = read_generations(store, stem)
     kept = without(shard.rows, run_ids)

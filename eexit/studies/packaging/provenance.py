@@ -78,7 +78,7 @@ def drawn(config: SweepConfig) -> PromptDistribution:
 def timed(store: Store, key: str) -> list[TimingRecord]:
     """Return the setting's time savings, as last measured."""
     rows = TIMINGS.rows(store)
-    beside_generate = {each.batch: each.speedup for each in speedups_of(rows, key, GENERATE)}
+    of_generate = {each.batch: each.time.mean for each in speedups_of(rows, key, GENERATE)}
     return [
         TimingRecord(
             rows=each.batch,
@@ -88,7 +88,7 @@ def timed(store: Store, key: str) -> list[TimingRecord]:
             high=each.saved.high if is_known(each.saved.high) else None,
             rounds=each.rounds,
             machine=each.machine,
-            beside_generate=beside_generate.get(each.batch),
+            of_generate=of_generate.get(each.batch),
         )
         for each in speedups_of(rows, key)
     ]

@@ -105,11 +105,11 @@ def _of_certified(choice: Selection, chosen: TestedSetting) -> dict[str, str | N
         if name in of_right and is_known((ratio := of_right[name].beside_normal).mean):
             ends = bracketed(ratio.low, ratio.high, ".2f")
             found[f"its {what} per right answer, as a multiple of normal's"] = f"{ratio.mean:.2f}{ends}"
-    for beside, speedups in ((NORMAL, choice.realised), ("transformers' generate", choice.beside_generate)):
+    for beside, speedups in (("full depth", choice.realised), ("transformers' generate", choice.beside_generate)):
         for each in speedups:
             at_batch = f"at {pluralize(each.batch, 'sequence')}"
-            found[f"its speed, as a multiple of that of {beside}, {at_batch}"] = f"{each.speedup:.2f}"
-    return found if choice.realised else found | {"its speed (eexit timings RESULTS)": "not measured"}
+            found[f"its time, as a multiple of that of {beside}, {at_batch}"] = f"{each.time.mean:.2f}"
+    return found if choice.realised else found | {"its time, which eexit timings measures": "not measured"}
 
 
 def _share(known: float | None) -> str | None:

@@ -37,7 +37,7 @@ COLUMNS = [
     *("prompt_id", "configuration", "status", "finish_reason", "n_tokens", "mean_depth", "disagreement"),
     *("longest_loop", "perplexity", "tokens_until_difference", "correct"),
     *("exit_rate", "exits_on_normal", "contradicted_on_normal", "screen_reads", "screen_misses"),
-    *("drafted", "accepted", "passes", "tokens_per_pass", "expected_speedup"),
+    *("drafted", "accepted", "passes", "tokens_per_pass", "expected_time"),
 ]
 # The report's words, hyphenated where the table exceeds 80 columns.
 HEADINGS = tuple(
@@ -70,10 +70,10 @@ UNOBSERVED_CAPTION = " Disagreement and perplexity are unknown: full depth was n
 # For a sweep with rules that use a screen.
 SCREENED_CAPTION = " Screen: of the {n_left:,} early exits decided on it, {missed} lacked the whole head's top token."
 # For a sweep with drafts; the report uses the same words.
-DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\nspeed-\nup")
+DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\ntime")
 DRAFTS_CAPTION = (
-    " Accepted: of all drafted tokens, those that full depth agreed with. Expected speed-up: times as fast as normal, "
-    "if a call of a layer or of the head takes as long for several tokens as for one; eexit timings measures "
+    " Accepted: of all drafted tokens, those that full depth agreed with. Expected time: × full depth's, lower is "
+    "better, if a call of a layer or of the head takes as long for several tokens as for one; eexit timings measures "
     "it."
 )
 
@@ -133,7 +133,7 @@ def closing_table(
         counts = [of.n_runs, *[of.n_different] * has_repeats, *[of.n_errors] * has_errors]
         means = [*_means(its, has_answers), *_taken_cells(of_right.get(configuration.key), taken)]
         drafts = (
-            [percent(its["acceptance"].mean), format_number(its["expected_speedup"].mean, ".2f")] if has_drafts else []
+            [percent(its["acceptance"].mean), format_number(its["expected_time"].mean, ".2f")] if has_drafts else []
         )
         table.add_row(configuration.key, *(f"{count:,}" for count in counts), *means, *drafts)
     return table

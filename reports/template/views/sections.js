@@ -28,8 +28,8 @@ const reasoningSection = () =>
 const DRAFTS_HOW = {
   "Drafts, acceptance":
     "The share of all drafted tokens that full depth agreed with, those after the first wrong one counted as drafted: a ratio of sums over runs. Acceptance per token leaves those out, and is a mean over prompts.",
-  "Drafts, speed-up":
-    "Measured: seconds of normal, which is full depth on the same path, over seconds, in the same round; the median over rounds. Expected: the same if a call of a layer or of the head takes as long for several tokens as for one, attention apart. A draft beats plain decoding only if it is faster than normal and than transformers' own generate, and certainly so if both intervals are above 1.",
+  "Drafts, time":
+    "Measured: seconds over those of normal, which is full depth on the same path, in the same round; the median over rounds. Expected: the same if a call of a layer or of the head takes as long for several tokens as for one, attention apart. A draft beats plain decoding only if its time is below that of normal and of transformers' own generate, and certainly so if both intervals are below 1.",
 };
 
 // Definitions for the methods page.

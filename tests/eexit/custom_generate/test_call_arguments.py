@@ -72,7 +72,7 @@ def test_others_are_refused(model: PreTrainedModel, setting: Setting, asked: dic
     given |= {name: own[name] if isinstance(value, str) and value == "own" else value for name, value in asked.items()}
     with pytest.raises(ValueError, match=reason):
         setting.generate(model, **given)
-    assert setting.stats["eexit_rows_total"] == 0
+    assert setting.stats["sequences"] == 0
 
 
 def test_top_p_of_0_is_greedy(model: PreTrainedModel, drafts: Setting, prompt: list[int]) -> None:

@@ -4,9 +4,9 @@ import copy
 import gc
 import hashlib
 import pickle
-import re
 import shutil
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -180,7 +180,7 @@ def test_costs_and_stats_say_what_was_run(
     model: PreTrainedModel, setting: Setting, prompts: list[list[int]], expected: list[tuple[list[int], list[int]]]
 ) -> None:
     inputs = batch(prompts[:3])
-    assert set(setting.stats.values()) == {0.0}
+    assert [*setting.stats.values()] == [0] * (len(setting.stats) - 2) + [{}, None]
     output = model.generate(  # type: ignore[operator]
         **inputs, custom_generate=setting, max_new_tokens=N_TOKENS, return_dict_in_generate=True
     )
@@ -189,14 +189,12 @@ def test_costs_and_stats_say_what_was_run(
     assert sum(layer + 1 for layer in layers) <= run_layers <= 7 * len(layers)
     assert all(0 < cost["macs_required"] <= cost["macs_executed"] for cost in output.costs)
     stats = setting.stats
-    assert (stats["eexit_rows_total"], stats["eexit_tokens_total"]) == (3, 3 * N_TOKENS)
-    assert stats["eexit_layers_run_total"] == run_layers
-    assert {name: n for name, n in stats.items() if "exits_total" in name} == {
-        f'eexit_exits_total{{layer="{layer}"}}': layers.count(layer) for layer in sorted(set(layers))
-    }
+    assert (stats["sequences"], stats["tokens"]) == (3, 3 * N_TOKENS)
+    assert stats["layers_run"] == run_layers
+    assert stats["exits"] == Counter(layers)
     full, done = (sum(cost[name] for cost in output.costs) for name in ("macs_full", "macs_executed"))
-    assert stats["eexit_saved_ratio"] == pytest.approx(1 - done / full, abs=1e-6)
-    assert all(re.fullmatch(r'[a-z_]+(\{[a-z]+="\d+"\})?', name) for name in stats)
+    assert stats["saved"] == pytest.approx(1 - done / full, abs=1e-6)
+    assert all(name.isidentifier() for name in stats)
 
 
 def test_sampling_is_repeated_by_a_seed(model: PreTrainedModel, folders: Folders, prompts: list[list[int]]) -> None:
@@ -309,5 +307,5 @@ def test_a_setting_can_be_copied_and_pickled(folders: Folders, prompt: list[int]
     for copied in (copy.deepcopy(setting), pickle.loads(pickle.dumps(setting))):
         assert copied.stats == setting.stats
         assert plain(model, prompt, custom_generate=copied) == whole
-        assert copied.stats["eexit_rows_total"] == 2
-    assert setting.stats["eexit_rows_total"] == 1
+        assert copied.stats["sequences"] == 2
+    assert setting.stats["sequences"] == 1

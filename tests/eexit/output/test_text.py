@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eexit.output.text import did_you_mean, format_number
+from eexit.output.text import did_you_mean, format_number, in_python
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,9 @@ def test_a_number_is_written_as_format_does_but_for_zero(number: float | None, f
 )
 def test_a_name_that_is_nearly_right_is_told_with_those_that_may_be_meant(name: str, expected: str) -> None:
     assert did_you_mean(name, ["frozen_residual", "frozen_cache", "skip"], "choose one") == expected
+
+
+def test_advice_to_a_caller_has_arguments_in_place_of_flags() -> None:
+    said = "give --use my rule.py or --use a/mine.py (SHA-256 01…), --max-new-tokens 5 or --other"
+    expected = "give use my rule.py or use='a/mine.py' (SHA-256 01…), max_new_tokens 5 or --other"
+    assert in_python(said, ["use", "max_new_tokens"]) == expected

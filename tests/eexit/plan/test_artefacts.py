@@ -13,7 +13,10 @@ from eexit.plan.artefacts import CARD, FLAGS, PROBE, READOUT, WEIGHTS, read_card
 from eexit.training.trainer_inputs import WAYS
 
 OTHER_WEIGHTS = {"files": {WEIGHTS: "0"}}
-SETTINGS = {"settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 32}, "data": {"sweep": "my texts"}}
+RECORDED_FLAGS = {
+    "layers": (5, 10),
+    "data": {"sweep": "my texts", "flags": ["--readout", "exits/linear", "--use", "my rules.py"]},
+}
 
 
 @pytest.mark.parametrize(
@@ -24,9 +27,9 @@ SETTINGS = {"settings": {"what": "probe", "layers": [5, 10], "readout": "ab" * 3
         ("probe", "probe", PROBE, {"readout": "raw"}, "predicts KLs of readout raw, not of lens"),
         ("probe", "probe", PROBE, {"adapter": "ab" * 32}, "was trained on an adapter's hidden states: give --adapter"),
         ("probe", "probe", PROBE, OTHER_WEIGHTS, f"is damaged: {WEIGHTS} is not the file that was trained; train it "
-         "again: eexit train RESULTS --what probe --out {}"),
-        ("probe", "probe", PROBE, OTHER_WEIGHTS | SETTINGS,
-         "eexit train 'my texts' --what probe --out {} --exit-layers 5 10 --readout FOLDER"),
+         "again, by the command that made it"),
+        ("probe", "probe", PROBE, OTHER_WEIGHTS | RECORDED_FLAGS, "train it again: eexit train "
+         "'my texts' --what probe --out {} --exit-layers 5 10 --readout exits/linear --use 'my rules.py'"),
         ("readout", "linear", READOUT, {"files": {}}, f"is damaged: {CARD} does not name {WEIGHTS}"),
     ],
 )  # fmt: skip
@@ -63,7 +66,7 @@ def test_no_flipped_bit_of_a_card_is_read_as_data(tmp_path: Path, what: str) -> 
             read_card(str(place), role)
         line = str(refused.value)
         assert line.startswith(f"{FLAGS[role]} {place} has a {CARD} that is damaged, or of another version")
-        assert line.endswith(f": eexit train … --out {place}")
+        assert line.endswith(": train it again, by the command that made it")
         assert "\n" not in line
 
 

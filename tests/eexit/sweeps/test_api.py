@@ -40,7 +40,10 @@ NORMAL = {**GRID, "rules": {}, "modes": ["normal"]}
 
 @pytest.fixture(scope="module")
 def swept(model: str, tmp_path_factory: pytest.TempPathFactory) -> eexit.SweepResults:
-    return eexit.sweep(PROMPTS, model=model, out=tmp_path_factory.mktemp("swept") / "out", **GRID)
+    results: eexit.SweepResults = eexit.sweep(
+        PROMPTS, model=model, out=tmp_path_factory.mktemp("swept") / "out", **GRID
+    )
+    return results
 
 
 def loaded_from(model: str | Path, **how: Any) -> dict[str, Any]:
@@ -61,6 +64,33 @@ def test_runs_and_tokens_are_those_of_the_plan_in_its_order_and_errors_are_rows(
     assert runs.correct.notna().sum() == 10
     assert tokens.run_id.drop_duplicates().tolist() == runs[runs.status == "ok"].run_id.tolist()
     assert tokens.groupby("run_id").position.apply(lambda of: of.tolist() == [*range(len(of))]).all()
+
+
+def test_completion_offers_the_public_names_alone() -> None:
+    assert dir(eexit) == sorted([*eexit.__all__, "open"])
+    assert all(hasattr(eexit, name) for name in dir(eexit))
+
+
+def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(model: str, tmp_path: Path) -> None:
+    prompts = [
+        {"id": "sum-1", "prompt": "3 + 4?", "answer": "7", "group": "a", "steps": 2},
+        {"id": "b", "prompt": "Rome?", "kind": "fact"},
+        "of no kind",
+    ]
+    swept = eexit.sweep(prompts, model=model, out=tmp_path / "out", **{**GRID, "seeds": [0]})
+    for runs in (swept.runs, pd.read_parquet(tmp_path / "out" / "generations")):
+        columns = runs.drop_duplicates("prompt_id").set_index("prompt_id")[["kind", "group", "steps"]]
+        columns = columns.astype(object).where(columns.notna(), None)
+        assert columns.loc[["sum-1", "b", "2"]].values.tolist() == [["sum", "a", 2], ["fact", None, None], [None] * 3]
+    found = swept.by_kind()
+    assert [*zip(found.configuration, found.kind, strict=True)] == [
+        (each.key, kind) for each in swept.configurations for kind in ("fact", "sum")
+    ]
+    right = swept.runs.query("kind == 'sum'").set_index("configuration").correct.astype(float)
+    assert found.query("kind == 'sum'").set_index("configuration").accuracy.to_dict() == right.to_dict()
+    assert (found.accuracy_n, found.disagreement_n)[0].tolist() == [0, 1] * 5
+    with pytest.raises(ValueError, match=r"^no prompt of .* has kind: give prompts a field kind$"):
+        eexit.sweep(["one"], model=model, **{**NORMAL, "max_new_tokens": 2}).by_kind()
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -112,7 +142,9 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
-def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(model: str, tmp_path: Path) -> None:
+def test_an_unfinished_sweep_says_how_much_is_committed_wherever_it_shows_means(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
     done = eexit.sweep(["one", "two", "three", "four"], model=model, out=tmp_path / "out", **grid)
     shown = (done.__repr__, done._repr_html_, lambda: str(done.table.caption))
@@ -122,6 +154,9 @@ def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(mo
             path.unlink()
     said = "Unfinished: 10 of 20 runs are committed, of 2 of 4 prompts."
     assert all(said in " ".join(show().split()) for show in shown)
+    assert capsys.readouterr().err == ""
+    eexit.open(tmp_path / "out")
+    assert capsys.readouterr().err == f"{tmp_path / 'out'} is unfinished: it has 10 of 20 runs\n"
 
 
 def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
@@ -151,6 +186,63 @@ def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepR
         bare = eexit.sweep(["one"], model=model, **{**GRID, "max_new_tokens": 2, "seeds": [0], **options})
         with pytest.raises(ValueError, match="has no layer's top tokens of normal: sweep with norm"):
             bare.confidence_by_depth()
+
+
+def test_several_models_have_a_folder_and_results_each(model: str, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    grid: dict[str, Any] = {**GRID, "seeds": [0], "rules": {"fixed": [2]}, "max_new_tokens": 2}
+    one, two = eexit.sweep(iter(["one", "two"]), model=[model, other], out=tmp_path / "out", **grid)
+    assert [Path(each.out) for each in (one, two)] == [tmp_path / "out" / name for name in (Path(model).name, "other")]
+    assert one.runs.text.tolist() == two.runs.text.tolist()
+    assert [each.manifest.model["name"] for each in (one, two)] == [model, str(other)]
+    given = loaded_from(model)
+    of_loaded = {name: value for name, value in grid.items() if name != "dtype"}
+    lists: dict[str, Any] = {name: [value] for name, value in given.items()}
+    [again] = eexit.sweep(["one", "two"], **lists, **of_loaded)
+    assert again.runs.text.tolist() == one.runs.text.tolist()
+    refused: dict[str, dict[str, Any]] = {
+        "model is an empty list": {"model": []},
+        f"two models would have the folder {Path(model).name} of out": {"model": [model, model], "out": tmp_path / "b"},
+        "tokenizer must be a list of 2, one for each model": {**given, "model": [model, given["model"]]},
+        "model must be a name, a path or a model of transformers, got '5'": {"model": [model, 5]},
+    }
+    for line, asked in refused.items():
+        with pytest.raises(ValueError, match=line):
+            eexit.sweep(["one"], **{**of_loaded, **asked})
+    assert not (tmp_path / "b").exists(), "the first model does not run before the second is accepted"
+
+
+def test_a_folder_shrinks_by_configurations_and_grows_back(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_exits: Callable[[], None]
+) -> None:
+    @eexit.rule(parameter="probability")
+    def surely(layer: Any, parameter: Any) -> Any:
+        return layer.top2_prob[:, 0] >= parameter
+
+    out = tmp_path / "out"
+    asked: dict[str, Any] = {**GRID, "model": model, "out": out, "rows_per_shard": 10}
+    rules: dict[Any, Any] = {"confidence": [0.05, 0.9], surely: [0.5]}
+    swept = eexit.sweep(["one", "two"], **{**asked, "rules": rules})
+    runs, tokens = swept.runs, swept.tokens
+    own_exits()  # as in a fresh kernel, without the function
+    opened = eexit.open(out)
+    gone = ["unfrozen/surely/0.5", "frozen_residual/surely/0.5", "frozen_residual/confidence/0.05"]
+    with pytest.raises(ValueError, match=r"has no configuration unfrozen/surly/0.5: did you mean unfrozen/surely/0.5"):
+        opened.remove(["unfrozen/surly/0.5"])
+    with pytest.raises(ValueError, match=r"^nothing would be left of .*: remove that folder instead$"):
+        opened.remove([each.key for each in opened.configurations])
+    assert len(opened.runs) == 28
+    opened.remove(configurations=gone)
+    assert capsys.readouterr().err == (
+        f"{out} shrinks by 3 configurations ({', '.join(gone)}): 12 runs removed, a grid of 16 runs left\n"
+    )
+    stays = ~runs.configuration.isin(gone)
+    assert_same(opened.runs, runs[stays], ["run_id"])
+    assert_same(opened.tokens, tokens[~tokens.configuration.isin(gone)], ["run_id", "position"])
+    assert {path.stem for path in (out / "tokens").iterdir()} == {path.stem for path in (out / "generations").iterdir()}
+    assert (opened.manifest.n_runs, opened.manifest.own, opened.progress()) == (16, [], "")
+    again = eexit.sweep(["one", "two"], **asked)
+    assert_same(again.runs, runs[runs.rule != "surely"], ["run_id"])
 
 
 def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(

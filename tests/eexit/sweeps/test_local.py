@@ -18,6 +18,7 @@ from eexit.plan.sweep_config import SweepConfig
 from eexit.results.shard_tables import ProgressCallback, ShardTables
 from eexit.sweeps import local
 
+WIDGET, FIGURE_SPACE = "application/vnd.jupyter.widget-view+json", "\u2007"  # tqdm's spaces
 SECONDS = 120.0  # until a kernel is given up
 LONG = "max_new_tokens=400, rows_per_shard=1, record_top_k=0"  # of 500 prompts, which take minutes
 
@@ -43,8 +44,10 @@ class Kernel:
                 continue
             if kind == "status" and content["execution_state"] == "idle":
                 return [*outputs.values()]
-            if kind in ("display_data", "update_display_data"):
-                outputs[content["transient"]["display_id"]] = "display", content["data"]["text/plain"]
+            if kind == "display_data" and WIDGET in content["data"]:
+                outputs[content["data"][WIDGET]["model_id"]] = "widget", content["data"]["text/plain"]
+            elif kind == "comm_msg" and "value" in (state := content["data"].get("state", {})):
+                outputs[content["comm_id"]] = "value", str(state["value"]).replace(FIGURE_SPACE, " ")
             elif kind == "stream":
                 before = outputs.get(content["name"], ("", ""))[1]
                 outputs[content["name"]] = content["name"], before + content["text"]
@@ -69,15 +72,16 @@ def kernel(model: str) -> Iterator[Kernel]:
         manager.shutdown_kernel(now=True)
 
 
-def test_progress_is_one_output_that_is_updated(kernel: Kernel) -> None:
+def test_progress_is_tqdms_bar_below_what_is_said(kernel: Kernel) -> None:
     shown = kernel.run("done = eexit.sweep(['one', 'two'], model=model, exit_every=2, max_new_tokens=8)")
-    progress = [text for kind, text in shown if kind == "display"]
-    assert len(progress) == 1
-    *said, last = progress[0].splitlines()
-    assert said[-1] == "18 runs to do"
-    assert last.startswith("████████████████ ")
-    assert " · 18/18 runs · " in f" · {last.split(' ', 1)[1]}"
-    assert not any("runs" in text for kind, text in shown if kind != "display")
+    [said] = [text for kind, text in shown if kind == "stdout"]
+    assert said.splitlines()[0] == "inspecting the model"
+    assert said.splitlines()[-1] == "18 runs to do"
+    assert len([text for kind, text in shown if kind == "widget"]) == 1
+    values = [text for kind, text in shown if kind == "value"]
+    assert "1.0" in values, "the bar is full"
+    assert [text for text in values if "18/18 runs" in text and "0 errors" in text]
+    assert {kind for kind, _ in shown} == {"stdout", "widget", "value"}
 
 
 def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_
     [(kind, line)] = kernel.finish()
     assert kind == "stderr"
     n_runs = len(pd.read_parquet(out / "generations"))
-    assert line == f"interrupted: {n_runs} runs committed; the same call with out={str(out)!r} resumes\n"
+    assert line == f"interrupted: {n_runs} of 4,500 runs committed; the same call with out={str(out)!r} resumes\n"
     assert kernel.run("len(cut.runs)") == [("execute_result", str(n_runs))]
 
 

@@ -13,11 +13,10 @@ from synthetic_sweeps import BOTH, with_answers
 
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit, short_name
 from eexit.quality.estimates import ValueKind, estimate_columns
+from eexit.results.paired_runs import EQUAL_LAYERS, EQUAL_QUALITY
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.contrasts import (
     CONTROL,
-    EQUAL_LAYERS,
-    EQUAL_QUALITY,
     PairedContrast,
     averages,
     beside_mixes,

@@ -123,7 +123,7 @@ def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) ->
     assert said.headline.startswith("No setting is shown to be as good as full depth; the nearest costs ")
     assert level.startswith("Beside full depth, it is at ")
     assert careful.startswith("Careful: max_new_tokens cut texts of normal (100.0%), ")
-    assert certified == "Nothing is certified: eexit choose RESULTS does that."
+    assert certified == "Nothing is certified: eexit choose does that."
     assert [weight["label"] for weight in said.weights] == [
         "layers skipped", "saved if deciding were free", "added by deciding",
     ]  # fmt: skip

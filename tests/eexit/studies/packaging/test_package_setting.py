@@ -99,7 +99,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
             "of the 60 that full depth gets right, it loses 3%, for which nothing is certified (p = 0.2).",
             "On 30 test prompts, its mean loss is 3%",
             "at 8 sequences (realised): 25.0%",
-            "6 rounds on a machine; 0.80 times as fast as generate.",
+            "6 rounds on a machine; 1.25 × generate's time.",
             "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily",
         ):
             assert sentence in text

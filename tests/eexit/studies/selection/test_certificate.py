@@ -32,7 +32,7 @@ prompts is the mean loss over single prompts.
  right answers of the certified setting             98.5%
  of its texts, those that max_new_tokens cut         100%
  its texts that are not those of normal                0%
- its speed (eexit timings RESULTS)           not measured
+ its time, which eexit timings measures      not measured
 
 
                                      mean loss, mean loss,

@@ -145,7 +145,7 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         ({"max_risk": 0.01}, "confidence 0.95 among 2 families of settings, which share the error, takes at least 3"),
         ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
         ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
-        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge RESULTS adds them"),
+        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
     ],
 )
 def test_what_nothing_can_be_chosen_from_is_told(finished: Path, asked: Mapping[str, Any], message: str) -> None:

@@ -30,7 +30,7 @@ CONFIG = SweepConfig(
     draft=("5:2",), seeds=(0, 1), screen="8:8",
 )  # fmt: skip
 PLANNED, SAME, ASKED = configurations(CONFIG), same_for_every_seed(CONFIG), [asdict(prompt) for prompt in PROMPTS]
-DRAFTS = {"drafted": 8, "accepted": 6, "passes": 4, "tokens_per_pass": 2.75, "expected_speedup": 1.5}
+DRAFTS = {"drafted": 8, "accepted": 6, "passes": 4, "tokens_per_pass": 2.75, "expected_time": 0.5}
 
 
 def columns(run: Run) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_each_column_of_the_closing_table_and_the_same_numbers_in_the_report_and
         "tokens per right": ["4.0", "6.0", "6.0", "4.0"],
         "95 % interval": cells_of(table)["95 % interval"],
         "accepted": ["–", "–", "–", "75.0%"],
-        "expected speed- up": ["–", "–", "–", "1.50"],
+        "expected time": ["–", "–", "–", "0.50"],
     }
     for words in (
         "cut texts of normal (25.0%)", "Computed in float32.", "all seeds have the same run", "Correct:",
@@ -96,7 +96,7 @@ def test_each_column_of_the_closing_table_and_the_same_numbers_in_the_report_and
     assert saves
     assert drafts
     assert saves.rows.set_index("configuration").loc["skip/confidence/0.9", "run_per_right"] == pytest.approx(-0.2)
-    assert drafts.drafts[["acceptance", "expected"]].to_numpy().tolist() == [[0.75, 1.5]]
+    assert drafts.drafts[["acceptance", "expected"]].to_numpy().tolist() == [[0.75, 0.5]]
     assert dict(facts(sweep))["Screen"] == "8:8, without the likeliest token at 12.5% of 8 exits"
 
 

@@ -3,7 +3,7 @@
 A mix draws one of two settings for each prompt. Its mean is between theirs, and its share makes it equal to the setting
 in one measure. The difference in any other measure depends on three estimates from the same prompts: the means, the
 share, and which mix is the best. An interval that takes share and mix as known covers the truth in as few as 4 of 100
-samples where costs vary more than quality (tests/reports/shared/test_best_mix.py). So the interval is the widest of
+samples where costs vary more than quality (tests/eexit/quality/test_best_mix.py). So the interval is the widest of
 
 - the interval of the paired differences from the chosen mix,
 - Student's interval with the linearised error of the share: a prompt whose costs differ changes the share,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from eexit.quality.best_mix import MixComparison, beside_best_mix
 from eexit.quality.estimates import ValueKind, estimate_columns
-from reports.shared.best_mix import MixComparison, beside_best_mix
 
 LOSS, SAVED = 0, 1
 KINDS = [ValueKind.DIFFERENCE, ValueKind.DIFFERENCE]

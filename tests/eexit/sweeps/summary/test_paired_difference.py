@@ -1,0 +1,118 @@
+"""Paired differences in Python are those of the report's "Side by side", overall and by kind of prompt."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_sweeps import with_answers, with_kinds, write_manifest
+
+import eexit
+from eexit.quality.estimates import ENDS, ValueKind, estimate_columns
+from eexit.results.paired_runs import EQUAL_LAYERS, EQUAL_RUN, MATCHED
+from reports.read.sweep import read_sweep
+from reports.sections.contrasts import beside_mixes, pairs
+from reports.shared.paired import PairedRuns
+from reports.shared.per_configuration import per_configuration
+
+ONE, OTHER = "unfrozen", "frozen_residual"
+KINDS = ["sum", "fact"] * 6
+ESTIMATES = [f"{name}{end}" for name in MATCHED for end in ENDS]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return two modes with two rules and controls; two prompts have no answer."""
+    return with_kinds(with_answers(tmp_path_factory.mktemp("paired") / "s", 12), KINDS)
+
+
+@pytest.fixture(scope="module")
+def swept(folder: Path) -> eexit.SweepResults:
+    return eexit.open(folder)
+
+
+def renamed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.rename(columns={f"saved{end}": f"run{end}" for end in ENDS})
+
+
+@pytest.mark.parametrize(("at", "criterion"), [("layers_skipped", EQUAL_LAYERS), ("macs", EQUAL_RUN)])
+def test_at_equal_depth_or_cost_it_is_the_reports_number(
+    swept: eexit.SweepResults, folder: Path, at: str, criterion: str
+) -> None:
+    sweep = read_sweep(str(folder))
+    shown = beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep))
+    shown = shown[(shown["at"] == criterion) & shown["configuration"].str.startswith(f"{ONE}/")]
+    same_rule = [
+        base == f"{OTHER}/{series.partition('/')[2]}"
+        for base, series in zip(shown["base"], shown["series"], strict=True)
+    ]
+    expected = shown[same_rule].set_index("configuration")
+    found = renamed(swept.paired_difference(ONE, OTHER, at=at)).set_index("configuration")
+    assert len(found) > 1
+    pd.testing.assert_frame_equal(found[ESTIMATES], expected.loc[found.index, ESTIMATES])
+    assert found["other"].tolist() == expected.loc[found.index, "mix"].tolist()
+
+
+def test_at_one_threshold_it_is_the_reports_pair(swept: eexit.SweepResults, folder: Path) -> None:
+    expected = pairs(PairedRuns.from_sweep(read_sweep(str(folder)))).set_index(["baseline", "configuration"])
+    found = renamed(swept.paired_difference(OTHER, ONE, at="threshold"))
+    assert [*zip(found["other"], found["configuration"], strict=True)] == [
+        (f"{ONE}/{each}", f"{OTHER}/{each}") for each in ("confidence/0.7", "confidence/0.9", "kl/0.5", "kl/2")
+    ]
+    of_pairs = [*zip(found["other"], found["configuration"], strict=True)]
+    pd.testing.assert_frame_equal(found[ESTIMATES], expected.reindex(of_pairs)[ESTIMATES].reset_index(drop=True))
+
+
+def test_each_kind_has_the_differences_of_its_own_prompts(swept: eexit.SweepResults) -> None:
+    found = swept.paired_difference(ONE, OTHER, at="threshold", by="kind")
+    assert found["kind"].unique().tolist() == ["all prompts", "fact", "sum"]
+    key = f"{ONE}/confidence/0.7"
+    its = found[(found["kind"] == "fact") & (found["configuration"] == key)].iloc[0]
+    right = swept.runs.astype({"correct": float}).pivot_table("correct", "prompt_id", "configuration")
+    facts = right[[KINDS[int(prompt)] == "fact" for prompt in right.index]]
+    (expected,) = estimate_columns(
+        (facts[key] - facts[f"{OTHER}/confidence/0.7"]).dropna().to_numpy()[:, None], [ValueKind.DIFFERENCE]
+    )
+    assert expected.n == 5
+    assert [its[f"correct{end}"] for end in ENDS] == pytest.approx(
+        [expected.mean, expected.low, expected.high, expected.n]
+    )
+    depth = swept.paired_difference(ONE, OTHER, at="layers_skipped", by="kind")
+    assert {*depth["kind"]} == {"all prompts", "fact", "sum"}
+    assert np.allclose(depth["layers_skipped"], 0)
+
+
+def test_prompts_of_a_group_count_once_and_intervals_are_over_groups(tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 12)
+    about = json.loads((folder / "sweep.json").read_text())
+    for at, prompt in enumerate(about["config"]["prompts"]):
+        prompt["group"] = str(at // 2)
+    write_manifest(folder, about)
+    found = eexit.open(folder).paired_difference(ONE, OTHER, at="threshold")
+    assert {*found["correct_n"]} == {5}, "ten prompts with answers in five groups"
+    assert {*found["disagreement_n"]} == {6}
+
+
+def test_what_can_not_be_compared_is_refused_in_a_line(swept: eexit.SweepResults, folder: Path) -> None:
+    refused: dict[str, Callable[[], object]] = {
+        "at must be layers_skipped, macs, threshold, got 'depth'": lambda: swept.paired_difference(
+            ONE, OTHER, at="depth"
+        ),
+        "by must be kind, group, steps, got 'answer'": lambda: swept.paired_difference(
+            ONE, OTHER, at="macs", by="answer"
+        ),
+        f"no prompt of {folder} has steps: give prompts a field steps": lambda: swept.paired_difference(
+            ONE, OTHER, at="macs", by="steps"
+        ),
+        "the sweep has no settings of 'unfrozn': did you mean unfrozen?": lambda: swept.paired_difference(
+            "unfrozn", OTHER, at="macs"
+        ),
+        "no setting of unfrozen/kl has one of frozen_residual/confidence with the same rule, threshold, exit set and "
+        "gate": lambda: swept.paired_difference(f"{ONE}/kl", f"{OTHER}/confidence", at="threshold"),
+    }
+    for line, call in refused.items():
+        with pytest.raises(ValueError) as raised:  # noqa: PT011
+            call()
+        assert str(raised.value) == line
