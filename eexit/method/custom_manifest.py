@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from eexit.errors import UsageError
 from eexit.method.captured_values import NotDescribedError, captured_values
-from eexit.method.custom import SHOWN, CustomSource, digest_of, text_of
+from eexit.method.custom import SHOWN, CustomSource, digest_of, needs_of, text_of
 from eexit.method.modes import KINDS as MODE_KINDS
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import RULES, Rule
@@ -72,6 +72,8 @@ def register_from_manifest(descriptions: Sequence[Described]) -> None:
             continue
         kind = Rule if each["kind"] == RULE else MODE_KINDS[each["fill"]]
         declared = {field.name: each[field.name] for field in fields(kind) if field.name in each}
+        if "needs" in declared:
+            declared["needs"] = needs_of(declared["needs"])
         source = CustomSource(each["source"], each["text"])
         kind(**{**declared, "source": source, "function": _not_given, "given": False}).register()
 

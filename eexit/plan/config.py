@@ -238,7 +238,7 @@ def _refuse_rules(config: SweepConfig) -> None:
             f"rule {oracles[0]} decides by what the full-depth model predicts at every exitable layer, which "
             f"--record-full-depth {config.record_full_depth} leaves out: give --record-full-depth all, or other rules"
         )
-    if config.screen and (wanting := [name for name in config.rules if RULES[name].needs == LOGITS]):
+    if config.screen and (wanting := [name for name in config.rules if LOGITS in RULES[name].needs]):
         raise ValueError(
             f"rule {wanting[0]} reads the logits of all tokens, and screen {config.screen} gives those of some: leave "
             "--screen out"

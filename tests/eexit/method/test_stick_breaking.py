@@ -6,6 +6,7 @@ import pytest
 import torch
 from reference.generation import draw, stick_breaking
 from reference.rules import RuleInputs, stop_by_kl
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from eexit.cpu import kernels
@@ -36,7 +37,7 @@ def compiled(logits: Tensor, top_k: int) -> Divergence:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [5, 1000, 5120])
-def test_kl_and_entropy_are_those_of_the_definition_in_double_precision(
+def test_kl_jsd_and_entropy_are_those_of_the_definition_in_double_precision(
     compare: Compare, vocabulary: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
@@ -46,6 +47,8 @@ def test_kl_and_entropy_are_those_of_the_definition_in_double_precision(
     divergence = compare(logits, 3)
     kl = (log_final.exp() * (log_final - log_p[:, :-1])).sum(-1)
     torch.testing.assert_close(divergence.kl_BE.double(), kl, rtol=1e-5, atol=2e-5)
+    jsd = torch.tensor(jensenshannon(log_final.exp(), log_p[:, :-1].exp(), axis=-1) ** 2)
+    torch.testing.assert_close(divergence.jsd_BE.double(), jsd, rtol=0, atol=2e-6)
     entropy = -(log_final.exp() * log_final).sum(-1)[:, 0]
     torch.testing.assert_close(divergence.entropy_B.double(), entropy, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(divergence.final_lse_B, logits[:, -1].float().logsumexp(-1))
@@ -69,12 +72,14 @@ def test_no_top_tokens_are_noted_unless_asked_for(compare: Compare) -> None:
     assert divergence.top_token_BXK.shape == divergence.top_prob_BXK.shape == (2, 3, 0)
 
 
-def test_kl_is_zero_to_itself_and_never_negative(compare: Compare) -> None:
+def test_divergences_are_zero_to_itself_and_never_negative(compare: Compare) -> None:
     final = torch.tensor([[0.0, 1e4, -1e4], [3.0, 3.0, 3.0], [80.0, -80.0, 0.0]])
     near = final + 1e-3 * torch.randn(3, 3)
-    kl = compare(torch.stack([final, near, final], 1), 0).kl_BE
-    assert kl[:, 0].tolist() == [0, 0, 0]
-    assert (kl >= 0).all()
+    compared = compare(torch.stack([final, near, final], 1), 0)
+    assert compared.kl_BE[:, 0].tolist() == [0, 0, 0]
+    assert compared.jsd_BE[:, 0].max() < 1e-6
+    for divergence_BE in (compared.kl_BE, compared.jsd_BE):
+        assert (divergence_BE >= 0).all()
 
 
 def test_probabilities_and_choices_are_those_of_the_plain_loops() -> None:

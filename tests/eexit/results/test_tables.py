@@ -24,8 +24,8 @@ from reports.read.sweep import read_sweep
 
 UNOBSERVED: dict[Observe, set[str]] = {
     "all": set(),
-    "final": {"kl", "top_token_ids", "top_tokens", "top_prob"},
-    "none": {"kl", "top_token_ids", "top_tokens", "top_prob", "logprob", "final_token_id", "entropy"},
+    "final": {"kl", "jsd", "top_token_ids", "top_tokens", "top_prob"},
+    "none": {"kl", "jsd", "top_token_ids", "top_tokens", "top_prob", "logprob", "final_token_id", "entropy"},
 }
 ASKED: dict[Observe, str] = {"final": "at its final layer alone", "none": "full depth was asked nothing"}
 

@@ -240,8 +240,8 @@ def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(swept: eexit.
         f"a rule is made of a function that has a name, as def gives it one, got {(wrapped := partial(named))}": (
             lambda: eexit.rule()(wrapped)
         ),
-        "rule named: needs is one of hidden, probe, distribution, history, logits, final, got ['logits']": (
-            lambda: eexit.rule(needs=["logits"])(named)
+        "rule named: needs are of hidden, hidden_history, probe, distribution, history, logits, final, got 'head'": (
+            lambda: eexit.rule(needs=["logits", "head"])(named)
         ),
         "unknown dtype 'float31': did you mean float32 or float16? (dtype in load_default_model_and_tokenizer)": (
             lambda: eexit.load_default_model_and_tokenizer(dtype="float31")
