@@ -144,7 +144,8 @@ class SweepConfig(BaseModel):
         description="exitable layers that a rule reads and exits at, as in 25 20,25 all; one configuration per set",
     )
     readout: Text = Field(
-        "lens", description="lens: final norm and lm_head; raw: lm_head alone; or a folder from eexit train"
+        "lens",
+        description="lens: final norm and lm_head; raw: lm_head alone; or a folder from eexit train or tuned-lens",
     )
     probe: Text | None = Field(None, description="folder of a trained probe, for rule predicted_kl")
     adapter: Text | None = Field(
