@@ -61,9 +61,10 @@ SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
         tuple[float, ...], Field((), description="KL factors of rule kl, short for --rules kl=…; higher exits later")
     )
 }
+COMPUTED: Final = ("digests", "shown_names")  # fields that no user gives
 # Fields by which a sweep can grow: prompts, configurations and seeds.
 GRID: Final = frozenset({
-    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
+    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only", "shown_names",
 })  # fmt: skip
 # Replacement of a sweep's grid: full depth alone, without the artefacts that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
@@ -158,6 +159,9 @@ class SweepConfig(BaseModel):
     )
     kv_maps: Text | None = Field(None, description=f"folder of trained KV maps, for mode {' or '.join(MAPPING)}")
     digests: dict[Text, Text] = Field({}, description="SHA-256 of the artefacts; computed")
+    shown_names: dict[Text, Text] = Field(
+        {}, description="names in files → names of custom rules and modes that were redefined; computed"
+    )
     screen: Annotated[Text | None, AfterValidator(validated_screen)] = Field(
         None,
         description="RANK:TOKENS, as in 32:256: rules decide by the tokens that a low-rank approximation of the LM "

@@ -51,7 +51,7 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
         "prompt_id": run.prompt.id,
         "prompt": run.prompt.prompt,
         "answer": run.prompt.answer,
-        **run.configuration.columns,
+        **run.columns,
         "readout": config.readout,
         "seed": run.seed,
         "model": config.model,
@@ -171,7 +171,7 @@ def tokens_table(
     columns: dict[str, Any] = {
         "run_id": same(run.run_id),
         "prompt_id": same(run.prompt.id),
-        **{name: same(value) for name, value in run.configuration.columns.items()},
+        **{name: same(value) for name, value in run.columns.items()},
         "seed": same(run.seed),
         "position": position,
         "decided": position > 0,

@@ -28,9 +28,10 @@ from eexit.plan.configuration import NORMAL, Configuration, configuration_of, de
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, sampling_units
 from eexit.results.committed import predictions_of, read_columns, runs_with_tokens
-from eexit.results.finished_sweep import manifest_of
+from eexit.results.finished_sweep import manifest_of, n_planned_runs
 from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.parquet_files import DamagedError, conform, list_files, read_shards, read_tokens
+from eexit.results.shown_names import shown_names, with_shown_names
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 from eexit.sweeps.arguments import SweepSpec, arguments_named, from_python, signature_of
@@ -83,7 +84,8 @@ class SweepResults:
             if isinstance(shard, DamagedError):
                 raise shard
             tables.append(conform(read_tokens(self._store, shard), TOKENS))
-        return self._in_order(pa.concat_tables(tables), "position")
+        rows = with_shown_names(pa.concat_tables(tables), shown_names(self._store))
+        return self._in_order(rows, "position")
 
     @property
     def table(self) -> ResultTable:
@@ -150,8 +152,8 @@ class SweepResults:
     def _missing_runs(self) -> list[str]:
         """Return a line about the committed part of a sweep; no line for a finished sweep."""
         planned, n_prompts = self.manifest.n_runs or 0, len(self.manifest.config["prompts"])
-        landed = read_columns(self._store, ["run_id", "prompt_id"])
-        n_runs, of_prompts = (pc.count_distinct(landed[name]).as_py() for name in landed.column_names)
+        landed = read_columns(self._store, ["run_id", "prompt_id", "configuration"])
+        n_runs, of_prompts = n_planned_runs(landed), pc.count_distinct(landed["prompt_id"]).as_py()
         if n_runs >= planned:
             return []
         landed_of = f"{n_runs:,} of {planned:,} runs have landed, of {of_prompts:,} of {n_prompts:,} prompts"

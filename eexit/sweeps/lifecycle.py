@@ -1,9 +1,10 @@
 """The steps around a sweep's runs, in this process or on a cluster: checks before, and a summary after."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,9 +16,11 @@ from eexit.output.locations import redact
 from eexit.output.progress import Display
 from eexit.output.text import describe_precision, pluralize, truncate_lines, unapplied_sentence
 from eexit.plan.config import SweepConfig
-from eexit.plan.runs import ERROR, configurations, count_runs, same_for_every_seed, same_in_several_modes
+from eexit.plan.configuration import EARLIER_MARK, Configuration, configuration_of, depends_on_seed, is_earlier
+from eexit.plan.runs import ERROR, count_runs, plan_runs, same_in_several_modes
 from eexit.results.committed import read_columns
 from eexit.results.configuration_means import figures
+from eexit.results.finished_sweep import manifest_of
 from eexit.results.layout import (
     MANIFEST,
     REPORT,
@@ -31,7 +34,14 @@ from eexit.results.layout import (
 from eexit.results.owned_folders import FOR_RESULTS, refuse_inside
 from eexit.results.parquet_files import list_files
 from eexit.results.store.commit import RunCounts, StoreInventory, clear_debris, remove_errors, repair_store
-from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config
+from eexit.results.store.extend import (
+    extended_config,
+    growth,
+    manifest_written,
+    refuse_missing,
+    stored_config,
+    with_earlier_texts,
+)
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import Lease, hold
 from eexit.results.store.manifest import (
@@ -81,8 +91,19 @@ class SweepSummary:
         prompt.
         """
         prompts = [asdict(prompt) for prompt in self.config.prompts]
-        planned, same = configurations(self.config), same_for_every_seed(self.config)
-        return figures(open_store(self.out), planned, same, prompts)
+        return figures(open_store(self.out), self.configurations, self.same_for_every_seed, prompts)
+
+    @cached_property
+    def configurations(self) -> list[Configuration]:
+        """The configurations in order, including those of redefined rules and modes, which no longer run."""
+        held = manifest_of(open_store(self.out), self.out)
+        return [configuration_of(columns) for columns in held.configurations]
+
+    @property
+    def same_for_every_seed(self) -> frozenset[str]:
+        """Keys of configurations whose runs are the same for every seed, so that one run stands for all."""
+        temperature = self.config.temperature
+        return frozenset(each.key for each in self.configurations if not depends_on_seed(each, temperature))
 
 
 @dataclass(frozen=True)
@@ -114,10 +135,15 @@ def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], 
         return None
     if not held:
         return None
-    whole = extended_config(store, held, config)
-    if by := growth(stored_config(store, held), whole):
+    present = with_earlier_texts(store, held, config, config.exits)
+    for name in {each["name"] for each in present.own} - {each["name"] for each in held.own}:
+        if is_earlier(name):
+            say(f"{name.partition(EARLIER_MARK)[0]} was redefined: its results in {redact(out)} stay, as {name}")
+    whole = extended_config(store, present, config)
+    refuse_missing(store, present, whole)
+    if by := growth(stored_config(store, present), whole):
         say(f"{redact(out)} grows by {by}")
-    return with_grid(held, whole)
+    return with_grid(present, whole)
 
 
 def manifest_for(
@@ -156,7 +182,9 @@ def run_pending(
     store = open_store(location)
     with hold(store) as lease, manifest_written(store, manifest) as config:
         n_planned = count_runs(config)
-        found, said = _look_through(store, [])
+        # Runs of redefined rules stay, and are in no plan.
+        planned = {run.run_id for run in plan_runs(config)} if config.shown_names else None
+        found, said = _look_through(store, [], planned)
         tally = RunCounts()
         if len(found.done) == n_planned:
             display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} landed in {redact(out)}")
@@ -166,7 +194,7 @@ def run_pending(
             if unapplied := _unapplied(manifest, config):
                 display.say(unapplied_sentence(unapplied, "a sweep"))
             tally = do(PendingSweep(config, store, lease, found))
-            found, _ = _look_through(store, said)
+            found, _ = _look_through(store, said, planned)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
         raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
@@ -226,9 +254,11 @@ def _refuse_foreign(store: Store) -> None:
             raise UsageError(f"{store.path(name)} is not a report's file: choose another --out, or move it elsewhere")
 
 
-def _look_through(store: Store, said: Sequence[str]) -> tuple[StoreInventory, Sequence[str]]:
+def _look_through(
+    store: Store, said: Sequence[str], planned: Collection[str] | None
+) -> tuple[StoreInventory, Sequence[str]]:
     """Repair the store, printing messages that are not in `said`; return its undamaged content and all messages."""
-    found, lines = repair_store(store)
+    found, lines = repair_store(store, planned)
     for line in lines:
         if line not in said:
             print(line, file=sys.stderr)

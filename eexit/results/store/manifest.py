@@ -13,6 +13,7 @@ from eexit.method.custom_manifest import custom_entries, descriptions_of, refuse
 from eexit.output.text import truncate_lines
 from eexit.plan.artefact_check import cards_of
 from eexit.plan.config import SweepConfig
+from eexit.plan.configuration import is_earlier
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.results.checksums import custom_of
 from eexit.results.layout import MANIFEST, Manifest, UnsupportedFormatError, decode_manifest
@@ -50,9 +51,17 @@ def make_manifest(
 
 
 def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
-    """Return the manifest of a sweep that was extended to `config`, with its original start and package versions."""
+    """Return the manifest of a sweep that was extended to `config`, with its original start and package versions.
+
+    Descriptions of custom rules and modes stay, and so do configurations of redefined ones.
+    """
     grown = make_manifest(config, held.model, held.exitable_layers, held.dtype_asked)
-    return replace(grown, started=held.started, versions=held.versions)
+    known = {(each["kind"], each["name"]) for each in held.own}
+    return replace(
+        grown, started=held.started, versions=held.versions,
+        own=[*held.own, *[each for each in grown.own if (each["kind"], each["name"]) not in known]],
+        configurations=[*grown.configurations, *[each for each in held.configurations if is_earlier(each["key"])]],
+    )  # fmt: skip
 
 
 def read_manifest(store: Store) -> Manifest | None:
