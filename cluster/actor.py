@@ -18,8 +18,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from cluster.custom_exits import CustomExits
 from eexit.errors import UsageError
 from eexit.output.events import log, log_to_stderr
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Generator, ShardTables
 from eexit.results.store.commit import CommitError, RunCounts, shard_name
@@ -36,13 +36,13 @@ class ActorMetrics:
     """Prometheus metrics of an actor since its start; Ray serves them at the node's endpoint, prefixed with `ray_`."""
 
     def __init__(self) -> None:
-        self.runs = Counter("eexit_runs", "runs landed, errors included")
-        self.errors = Counter("eexit_errors", "runs landed as errors")
-        self.tokens = Counter("eexit_tokens", "tokens generated, whether they landed or not")
+        self.runs = Counter("eexit_runs", "committed runs, errors included")
+        self.errors = Counter("eexit_errors", "runs committed as errors")
+        self.tokens = Counter("eexit_tokens", "generated tokens, committed or not")
         self.shard_seconds = Histogram(
-            "eexit_shard_seconds", "seconds from a shard's start to its landing", BUCKET_SECONDS
+            "eexit_shard_seconds", "seconds from a shard's start to its commit", BUCKET_SECONDS
         )
-        self.rows_in_flight = Gauge("eexit_rows_in_flight", "runs of the shard at hand")
+        self.runs_in_flight = Gauge("eexit_runs_in_flight", "runs of the current shard")
 
 
 def model_generator(config: SweepConfig, device: str) -> Generator:
@@ -61,12 +61,12 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     assigned = ray.get_runtime_context().get_assigned_resources()
     torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     generator = ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
-    prices = generator.prices
+    unit_costs = generator.unit_costs
     log(
         "loaded",
         seconds=round(time.monotonic() - began, 3),
-        layer_weight_bytes=int(prices.weight_bytes_L.max()),
-        head_weight_bytes=prices.head_weight_bytes,
+        layer_weight_bytes=int(unit_costs.weight_bytes_L.max()),
+        head_weight_bytes=unit_costs.head_weight_bytes,
     )
     return generator
 
@@ -94,13 +94,13 @@ class SweepActor:
         self._rows = 0
         log_to_stderr()
 
-    def load(self, own: CustomExits) -> None:
+    def load(self, custom: CustomExits) -> None:
         """Load the generator. An exception in the constructor would reach the driver as text only."""
-        own.register()
+        custom.register()
         if not self._store.has(MANIFEST):
             node = ray.util.get_node_ip_address()
             raise UsageError(
-                f"node {node} does not see {self._store.root}: give --out a folder that all nodes share, or a URI"
+                f"node {node} has no {self._store.root}: give --out a folder that all nodes share, or a URI"
             )
         generator = self._make_generator(self._config, device_here(self._device))
         self._runner = ShardRunner(generator, self._store, self._refuse_if_fenced, self._end_if_broken, self._count)
@@ -116,7 +116,7 @@ class SweepActor:
             self._metrics.errors.inc(tally.errors)
         self._metrics.shard_seconds.observe(seconds)
         log(
-            "landed",
+            "committed",
             shard=shard_name(runs),
             seconds=round(seconds, 3),
             **asdict(tally),
@@ -130,19 +130,19 @@ class SweepActor:
             return runner.rehearse(runs)
 
     def progress(self) -> ShardProgress:
-        self._metrics.rows_in_flight.set(self._rows)  # Ray shows a gauge for a few seconds only
+        self._metrics.runs_in_flight.set(self._rows)  # Ray shows a gauge for a few seconds only
         return self._runner.in_flight if self._runner else ShardProgress()
 
     @contextmanager
     def _at_work(self, runs: Sequence[Run]) -> Iterator[ShardRunner]:
         assert self._runner, "it is loaded first"
         self._rows = len(runs)
-        self._metrics.rows_in_flight.set(self._rows)
+        self._metrics.runs_in_flight.set(self._rows)
         try:
             yield self._runner
         finally:
             self._rows = 0
-            self._metrics.rows_in_flight.set(0)
+            self._metrics.runs_in_flight.set(0)
 
     def _count(self, tokens: int) -> None:
         if tokens:

@@ -17,7 +17,7 @@ from cluster.custom_exits import CustomExits
 from eexit.sweeps.shard_runner import ShardProgress
 from eexit.sweeps.shards import Shard
 
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_TO_DIE = 10.0  # to wait for a killed actor's calls to end
 ACCELERATOR_SHARE = (
     0.001  # of a node's `accelerator_type:…` resource; Ray itself requests this share to place an actor there
@@ -112,11 +112,11 @@ def ask(pool: PoolSpec, function: Callable[..., Any], *arguments: Any) -> Any:
     return _remote(pool)(function).remote(*arguments)
 
 
-def waited_for(ref: Any, look: Callable[[], None]) -> Any:
-    """Return a call's result; while waiting, call `look` about once a second, which may raise."""
-    while not ray.wait([ref], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+def wait_for_result(ref: Any, check: Callable[[], None]) -> Any:
+    """Return a call's result; while waiting, call `check` about once a second, which may raise."""
+    while not ray.wait([ref], timeout=SECONDS_BETWEEN_POLLS)[0]:
         signals.check()
-        look()
+        check()
     return ray.get(ref)
 
 
@@ -131,14 +131,14 @@ def _remote(pool: PoolSpec, **options: Any) -> Any:
     )
 
 
-def start_actor(pool: PoolSpec, arguments: tuple[Any, ...], own: CustomExits) -> ActorClient:
-    """Request one more actor of `pool` from Ray, with the custom rules and modes `own`; it starts when there is room.
+def start_actor(pool: PoolSpec, arguments: tuple[Any, ...], custom: CustomExits) -> ActorClient:
+    """Request one more actor of `pool` from Ray, with these custom rules and modes; it starts when there is room.
 
-    Another of its threads answers calls of the group `progress`.
+    A second thread of the actor answers calls of the group `progress`.
     """
     token = uuid4().hex
-    actor = _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})(SweepActor)
-    handle = actor.remote(*arguments, token)
-    worker = ActorClient(handle, pool, token, loading=handle.load.remote(own))
-    worker.ask()
-    return worker
+    actor_class = _remote(pool, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1})(SweepActor)
+    handle = actor_class.remote(*arguments, token)
+    client = ActorClient(handle, pool, token, loading=handle.load.remote(custom))
+    client.ask()
+    return client

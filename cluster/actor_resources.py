@@ -64,9 +64,7 @@ def plan_pools(
             wanted = pool.each + (f" on {pool.accelerator}" if pool.accelerator and not pool.gpus else "")
             there = ", ".join(sorted({_describe(node) for node in nodes}))
             way_out = ", or give --actors where an autoscaler will bring it" if nodes_may_come else ""
-            raise UsageError(
-                f"no node can hold an actor of {wanted} (there is {there}): ask for what is there{way_out}"
-            )
+            raise UsageError(f"no node can hold an actor of {wanted} (there is {there}): lower the request{way_out}")
     return [_with_memory(pool, nodes, memory) for pool in pools] if memory else pools
 
 

@@ -129,13 +129,13 @@ class RayHealth:
     Without it, calls to actors of a broken Ray would wait forever.
     """
 
-    def __init__(self, own: bool, pools: Sequence[PoolSpec], say: Callable[[str], None]) -> None:
-        """Watch the Ray of this process; `own` is True if this process started Ray, on this machine alone."""
+    def __init__(self, is_own: bool, pools: Sequence[PoolSpec], say: Callable[[str], None]) -> None:
+        """Watch the Ray of this process; `is_own` is True if this process started Ray, on this machine alone."""
         context = ray.get_runtime_context()
         self._head, self._node = context.gcs_address, context.get_node_id()
         own_node = next(node for node in ray.nodes() if node["NodeID"] == self._node)
         self._raylet = f"{own_node['NodeManagerAddress']}:{own_node['NodeManagerPort']}"
-        self._kind = "own" if own else "cluster"
+        self._kind = "own" if is_own else "cluster"
         self._pools = pools
         self._say = say
         self._answered = self._at_work = time.monotonic()
@@ -157,9 +157,9 @@ class RayHealth:
             )
 
     def check_raylet(self) -> None:
-        """Raise `SweepStopped` if this machine's raylet has died, which ends actors: no run is to blame.
+        """Raise `SweepStopped` if the raylet, Ray's process on this machine, has died.
 
-        Ray itself notices it seconds later.
+        Its actors die with it, through no fault of their runs. Ray itself reports the death seconds later.
         """
         if not answers(self._raylet):
             raise SweepStopped("the part of Ray that runs on this machine (its raylet) has died: was memory short?")

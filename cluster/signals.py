@@ -47,7 +47,10 @@ def listen_again() -> None:
 
 
 def check() -> None:
-    """Raise `KeyboardInterrupt` if a signal came: Python drops exceptions that are raised in a finaliser."""
+    """Raise `KeyboardInterrupt` if a signal has come.
+
+    The signal's own exception may be lost: Python drops exceptions that are raised in a finaliser.
+    """
     if _listening and _came.is_set():
         raise KeyboardInterrupt
 

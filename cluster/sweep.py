@@ -9,7 +9,7 @@ from typing import Any
 from ray.exceptions import RayTaskError
 
 from cluster.actor import MakeGenerator, auto_dtype, model_generator
-from cluster.actor_client import ask, waited_for
+from cluster.actor_client import ask, wait_for_result
 from cluster.actor_resources import plan_pools, shortages
 from cluster.driver import Driver, DriverInputs
 from cluster.ray_errors import failure_of_call
@@ -19,9 +19,9 @@ from eexit.errors import UsageError
 from eexit.output.display import open_display
 from eexit.output.progress import Display
 from eexit.output.text import pluralize
-from eexit.plan.config import AUTO_DTYPE, SweepConfig
-from eexit.plan.model_inspection import MemoryEstimate, ModelFacts, look_at_model, start_inspection
+from eexit.plan.model_inspection import MemoryEstimate, ModelFacts, inspect_model, start_inspection
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.sweep_config import AUTO_DTYPE, SweepConfig
 from eexit.results.layout import Manifest
 from eexit.results.store.commit import RunCounts
 from eexit.results.store.extend import stored_config
@@ -29,8 +29,9 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import refuse_other_dtype
 from eexit.sweeps.api import SweepResults
 from eexit.sweeps.arguments import arguments_named, from_python, signature_of
-from eexit.sweeps.lifecycle import PendingSweep, SweepSummary, manifest_for, prepare_store, read_held, run_pending
+from eexit.sweeps.prepare import PendingSweep, manifest_for, prepare_store, read_held, run_pending
 from eexit.sweeps.shards import cut, rows_for
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ def run_job(
     job: SweepJob,
     display: Display | None = None,
     make_generator: MakeGenerator = model_generator,
-    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    inspect: Callable[[SweepConfig, int], ModelFacts] = inspect_model,
 ) -> SweepSummary:
     """Run all uncommitted runs of a sweep on Ray, and return when all runs are committed.
 
     Args:
         display: shows progress; by default on standard error.
         make_generator: makes the actors' generator; by default the model's.
-        look: returns the model's description for `sweep.json`, its exitable layers and an actor's memory, from the
+        inspect: returns the model's description for `sweep.json`, its exitable layers and an actor's memory, from the
             sweep's configuration and `rows_per_shard`; by default for the model that the sweep names.
 
     Raises:
@@ -91,7 +92,7 @@ def run_job(
     location = location_for_all(job.out)
     store = open_store(location)
     with ExitStack() as on_ray:
-        prepared = _prepare(job, store, look, display, on_ray)
+        prepared = _prepare(job, store, inspect, display, on_ray)
 
         def do(left: PendingSweep) -> RunCounts:
             session = prepared.session
@@ -109,7 +110,7 @@ def run_job(
 
 
 def _prepare(
-    job: SweepJob, store: Store, look: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
+    job: SweepJob, store: Store, inspect: Callable[[SweepConfig, int], ModelFacts], display: Display, on_ray: ExitStack
 ) -> _SweepPlan:
     """Refuse bad input before anything is loaded or written. Raise `UsageError`.
 
@@ -118,8 +119,8 @@ def _prepare(
     """
     held = read_held(store, job.config, job.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": job.config.dtype}) if held else job.config
-    with start_inspection(look, config, job.rows_per_shard) as facts:
-        display.say("looking at the model")
+    with start_inspection(inspect, config, job.rows_per_shard) as facts:
+        display.say("inspecting the model")
         session = None if held else on_ray.enter_context(ray_session(display.say))
         model, exitable_layers, memory = facts()
     # A resumed sweep has a dtype, which the actors' is compared with if any run remains.
@@ -138,16 +139,16 @@ def _dtype(job: SweepJob, here: str, memory: MemoryEstimate | None, session: Ray
     pool = plan_pools(job, session.nodes, memory, nodes_may_come=not session.is_own)[0]
     if session.is_here and pool.fits(session.nodes[0]) and not session.nodes[0].get("GPU"):
         return here
-    display.say("asking where the model will run what --dtype auto is there")
+    display.say("finding out what --dtype auto is where the model will run")
     lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
     asked, liveness = ask(pool, auto_dtype, lean, job.device), RayHealth(session.is_own, [pool], display.say)
     try:
-        return str(waited_for(asked, partial(liveness.check, at_work=False)))
+        return str(wait_for_result(asked, partial(liveness.check, at_work=False)))
     except RayTaskError as error:
         if isinstance(error.cause, UsageError):
             raise error.cause from error
         reason = failure_of_call(error).reason
-        raise UsageError(f"--dtype auto can't be told where the model will run: {reason}; give --dtype") from error
+        raise UsageError(f"--dtype auto can't be resolved where the model will run: {reason}; give --dtype") from error
 
 
 def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | None, session: RaySession) -> RunCounts:
@@ -161,4 +162,4 @@ def _drive(assigned: DriverInputs, left: PendingSweep, memory: MemoryEstimate | 
             display.say(line)
         rows = rows_for(n_planned, sum(pool.actors for pool in pools), job.rows_per_shard)
         shards = cut(plan_runs(left.config), left.found.done, rows)
-        return Driver(assigned, shards, n_done, pools, own_ray=session.is_own).drive()
+        return Driver(assigned, shards, n_done, pools, is_own_ray=session.is_own).drive()

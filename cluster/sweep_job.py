@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 from eexit.errors import UsageError
-from eexit.plan.config import COMPUTED, SHORT_FIELDS, SweepConfig
 from eexit.plan.field_types import Count, Float
+from eexit.plan.sweep_config import COMPUTED, SHORT_FIELDS, SweepConfig
 from eexit.sweeps.arguments import SweepSpec, placed
 
 

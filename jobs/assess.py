@@ -30,21 +30,21 @@ from rich.text import Text
 
 from cluster.console.command import command
 from cluster.console.flags import seed, study_flags, whole
+from cluster.console.flags_from_config import load_job
 from cluster.console.parser import Parser
-from cluster.console.sweep_flags import load_job
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import inside, redact
 from eexit.output.text import describe_precision, pluralize
-from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.prompts import read_prompts
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.plan.validation_errors import explain
 from eexit.results.layout import REPORT
 from jobs import choose, replay, sweep, timings, train
 
 if TYPE_CHECKING:
     from cluster.assessment.assessment import Assessment
-    from eexit.plan.config import Prompt
+    from eexit.plan.sweep_config import Prompt
     from eexit.studies.assessment.verdict import Verdict
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
@@ -54,7 +54,7 @@ TRUST = "trust_remote_code"  # every command is told anew
 READING = ("system", "thinking", "thinking_until")
 
 
-@command("what is finished stays: the same command goes on from there")
+@command("finished steps stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit assess`. Return 0 if there is a verdict, 1 if it stopped before, 2 for bad input."""
     flags = read_flags(arguments)
@@ -88,14 +88,14 @@ def assessment_of(flags: Namespace) -> "Assessment":
     from cluster.assessment.assessment import Assessment, folder_of
     from cluster.assessment.prompt_splits import (
         CONFIDENCE,
-        CONFIDENCE_OF_A_LOOK,
+        CONFIDENCE_OF_A_SMOKE_RUN,
         drawn,
         sizes_at,
         split,
     )
     from cluster.assessment.recipe import Recipe
     from eexit.plan.exit_layers import every_nth_layer, with_layer_between
-    from eexit.plan.model_inspection import look_at_model
+    from eexit.plan.model_inspection import inspect_model
     from eexit.quality.learn_then_test import alpha_share
     from eexit.quality.risk_tests import prompts_without_loss
     from eexit.studies.assessment.verdict import Bound
@@ -109,7 +109,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
             f"{flags.max_new_tokens}"
         )
     folder_of(flags.out)
-    whole_sizes, confidence = sizes_at(flags.max_risk), CONFIDENCE_OF_A_LOOK if flags.quick else CONFIDENCE
+    whole_sizes, confidence = sizes_at(flags.max_risk), CONFIDENCE_OF_A_SMOKE_RUN if flags.quick else CONFIDENCE
     least = prompts_without_loss(flags.max_risk, alpha_share(confidence))
     if flags.prompts:
         parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
@@ -119,7 +119,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
     reading = {name: getattr(flags, name) for name in READING}
     trust = {TRUST: flags.trust_remote_code}
     config = config_of(flags, parts.of["run"][:1], common | reading | trust)
-    model, layers, memory = look_at_model(config, 1)
+    model, layers, memory = inspect_model(config, 1)
     if not flags.exit_layers:
         layers = with_layer_between(every_nth_layer(model["n_layers"]))
     layer_bytes, head_bytes = memory.parts if memory and memory.parts else (0, 0)
@@ -179,16 +179,16 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
-    yield f"prompts: {sizes}, {parts.choosing:,} of these for choosing"
-    if assessment.is_look:
-        yield "a smoke run: it certifies nothing, and does not say whether exits pay"
+    yield f"prompts: {sizes}, {parts.choosing:,} of these for calibration"
+    if assessment.is_smoke_run:
+        yield "a smoke run: it certifies nothing, and does not conclude whether exits pay"
     elif bound.risk == "answers":
         yield certification_power(parts.choosing, bound.max_risk, alpha_share(bound.confidence))
     else:
-        yield "too few prompts bring an answer: the risk is disagreement with full depth, token by token"
+        yield "too few prompts have an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
     yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
-    yield f"{N_CALLS} calls can tell a time below {time_told(N_CALLS):.2f} of full depth's"
+    yield f"{N_CALLS} calls can show a time below {time_told(N_CALLS):.2f} of full depth's"
 
 
 def finish(verdict: "Verdict", out: str, is_another: bool, trusts_code: bool) -> None:

@@ -39,7 +39,7 @@ THAT_COUNT = (
 THE_ENDPOINTS = "endpoint"  # instead of a temperature
 
 
-@command("what was judged stays in judgements: the same command goes on from there")
+@command("scores stay in judgements: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit judge`.
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         plan = judging.plan_judging(*asked)  # planned under the lease: another call may have judged texts meanwhile
         done = judging.judge_sweep(plan, judge, flags.concurrency, display, lease)
     rows = judging.judged_by(store, flags.model)
-    console_of(columns=110).print(judging.judgements_table(rows, plan.keys, plan.groups))
+    console_of(columns=110).print(judging.judgements_table(rows, plan.keys, plan.unit_of))
     print(read_snippet(flags.results, "judgements", "judged", THAT_COUNT))
     if n_errors := done.counts[ERROR]:
         failed = f"{pluralize(n_errors, 'run')} got no judgement, such as: {done.reason}"
@@ -83,7 +83,7 @@ def read_key(name: str) -> str:
     where = name if name == KEY_FROM else "the environment variable that --key-from names"
     key = os.environ.get(name, "").strip()
     if not re.fullmatch("[!-~]+", key):
-        raise UsageError(f"{where} is not set to a key alone: set it, or say --no-key if the endpoint needs none")
+        raise UsageError(f"{where} is not set to a key alone: set it, or give --no-key if the endpoint needs none")
     return key
 
 

@@ -37,9 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     wanted = PackageArgs(
         flags.results, flags.out, flags.configuration, flags.hub, flags.dtypes, flags.device, flags.trust_remote_code
     )
-    taken = package_setting(wanted, open_display(quiet=flags.quiet).say)
-    print(describe_package(taken))
-    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(taken, flags.out)})")
+    package = package_setting(wanted, open_display(quiet=flags.quiet).say)
+    print(describe_package(package))
+    print(f"import eexit; model.generate(**inputs, custom_generate={call_to_load(package, flags.out)})")
     return 0
 
 
@@ -55,7 +55,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.several("--dtypes", "DTYPE", further, choices=DTYPES)
     flags = study_flags(parser, arguments)
     if flags.chosen == (flags.configuration is not None):
-        raise UsageError("give either --chosen or --configuration KEY, which says which setting is packaged")
+        raise UsageError("give either --chosen or --configuration KEY: each selects the setting to package")
     return flags
 
 

@@ -29,9 +29,9 @@ from cluster.console.flags import study_flags, study_parser
 from eexit.method.rules import RULES
 from eexit.output.display import open_display
 from eexit.output.text import flag
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, NORMAL, PERFECT
 from eexit.plan.grids import parse_numbers, parse_rules
+from eexit.plan.sweep_config import SweepConfig
 
 REPLACED = {"readout": "READOUT", "probe": "FOLDER", "gate": "FOLDER", "kv_maps": "FOLDER", "screen": "WHAT"}
 

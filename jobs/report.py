@@ -4,7 +4,7 @@
     eexit report results/demo --out demo.html --open
     eexit report results/large --prompts 200           texts and tokens of 200 prompts, means over all prompts
     eexit report results/large --ids 17 recursion      texts and tokens of these prompts
-    eexit report results/demo --prices-of llama-2-7b   these exits at the unit costs of another model
+    eexit report results/demo --unit-costs-of llama-2-7b   these exits at the unit costs of another model
     eexit report results/demo --serve                  at http://127.0.0.1:8000, rebuilt while the sweep runs
     eexit report early_exit_analysis.json
 
@@ -65,7 +65,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         help=f"a setting is as good as full depth if it is worse by less than this margin (default: {MARGIN})",
     )
     parser.add_argument(
-        "--prices-of",
+        "--unit-costs-of",
         metavar="MODEL",
         help=f"add the cost at another model's unit costs: {', '.join(KNOWN)}, a folder, or shapes",
     )
@@ -87,8 +87,8 @@ def options_of(flags: Namespace) -> "PageOptions":
     from reports.page.build import PageOptions
     from reports.read.prompt_choice import MOST
 
-    prices_of = shapes_of(flags.prices_of) if flags.prices_of else None
-    return PageOptions(flags.ids or flags.prompts or MOST, margin=flags.margin, prices_of=prices_of)
+    unit_costs_of = shapes_of(flags.unit_costs_of) if flags.unit_costs_of else None
+    return PageOptions(flags.ids or flags.prompts or MOST, margin=flags.margin, unit_costs_of=unit_costs_of)
 
 
 def write(flags: Namespace, progress: Progress) -> Path:
@@ -106,7 +106,7 @@ def write(flags: Namespace, progress: Progress) -> Path:
         drawn = load_results_json(results)
         return generate_multi_prompt_html_visualization(drawn, out or Path(results).with_suffix(".html"))
     if out is None and "://" in results:
-        raise NotASweepError(f"{results} is not a local folder: say where the report goes with --out FILE")
+        raise NotASweepError(f"{results} is not a local folder: give the report's path with --out FILE")
     return build_report(results, out or Path(results) / REPORT, options_of(flags), progress)
 
 

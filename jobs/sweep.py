@@ -23,23 +23,23 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cluster.console.command import command
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.output.display import open_display
 from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, read_snippet, redact, without_secrets
 from eexit.output.text import pluralize, printable
-from eexit.plan.config import SweepConfig
 from eexit.plan.field_types import NO_MARKS
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
 if TYPE_CHECKING:
     from eexit.results.store.folder import Store
-    from eexit.sweeps.lifecycle import SweepSummary
+    from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 DEMO = Path(__file__).parent / "sweeps" / "demo.toml"
 
 
-@command("what has landed stays: the same command goes on from there")
+@command("committed runs stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit sweep`.
 
@@ -98,8 +98,8 @@ def of_chains(store: "Store", config: SweepConfig) -> str:
     closed = read_columns(store, ["thinking_closed"])["thinking_closed"]
     if config.thinking and config.thinking != (NO_MARKS,) and closed.null_count == len(closed):
         return (
-            f"no text has {config.thinking[0]} or {config.thinking[1]}, so that all of each is its answer: look at "
-            "what the model writes, and give --thinking that"
+            f"no text has {config.thinking[0]} or {config.thinking[1]}, so that each text is all answer: give "
+            f"--thinking the marks that the model writes"
         )
     n, n_open = len(closed) - closed.null_count, pc.sum(pc.invert(closed)).as_py()
     if not n_open:

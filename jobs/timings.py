@@ -121,8 +121,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--steps",
         action="store_true",
-        help="time exits of all rows at each exitable layer too (with --fastest, at the configurations' exit layers): "
-        "how long a step takes by rows and layers, and what that allows the timed configurations to save",
+        help="time steps whose sequences all exit at one layer too (at each exitable layer; with --fastest, at the "
+        "configurations' exit layers): step times by sequences and layers bound the savings of timed "
+        "configurations",
     )
     flags = study_flags(parser, arguments)
     if flags.chosen and flags.configurations:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def given_to_sweep(flags: Namespace) -> list[str]:
-    """Return those training flags that a sweep with the new artefact needs as well."""
+    """Return the training's flags that a sweep with the new artefact needs too."""
     names = ("readout", "adapter")
     words = [word for name in names if getattr(flags, name) for word in (f"--{name}", getattr(flags, name))]
     trusted = ["--trust-remote-code"] if flags.trust_remote_code else []

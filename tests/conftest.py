@@ -1,4 +1,4 @@
-"""Fixtures that tests of several folders share: models, and a C compiler that is present or missing.
+"""Fixtures that tests of several folders share, and the order of the tests.
 
 The process that distributes tests imports this file too, and all others wait for it. So torch and transformers are
 imported where they are needed.
@@ -7,7 +7,6 @@ imported where they are needed.
 import gc
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -164,30 +163,3 @@ def llama() -> "PreTrainedModel":
     from references import shared_model
 
     return shared_model("llama")
-
-
-@pytest.fixture(scope="session")
-def can_compile(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skip the test if no C file at all compiles with our flags; if one does, ours must too."""
-    from eexit.cpu import kernels
-
-    anything = tmp_path_factory.mktemp("compiled")
-    (anything / "nothing.c").touch()
-    compiling = [os.environ.get("CC", "cc"), *kernels.FLAGS, "nothing.c", "-lm", "-o", "nothing.so"]
-    try:
-        subprocess.run(compiling, cwd=anything, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no C compiler that takes these flags: {error}")
-
-
-@pytest.fixture
-def use_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Yield a function that has the C files compiled anew by this command, whatever it may be."""
-    from eexit.cpu import kernels
-
-    def use(compiler: str) -> None:
-        monkeypatch.setenv("CC", compiler)
-        kernels._compiled.cache_clear()
-
-    yield use
-    kernels._compiled.cache_clear()

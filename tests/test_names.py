@@ -110,11 +110,12 @@ PARTICIPLES = {
 RETIRED = {
     "are_all", "are_none", "AskedOfRows", "asks", "beside", "ByKL", "chosen", "Contender", "Contenders", "fork_of",
     "handed_over", "HandedOver", "here", "InARow", "keys_alone", "KeysAlone", "KeysWritten", "know", "land",
-    "landed", "learned", "Leaves", "Ledger", "ledger", "likeliest", "likeliest_so_far", "LossesAndCosts",
-    "make_known", "observe", "owes", "Pieces", "Prices", "refusals", "screening", "seals", "settle", "shown",
-    "Silence", "StandIn", "StateMaps", "sure_and_wrong", "take_apart", "take_home", "take_stock", "Taught", "teach",
-    "Teacher", "teacher", "teacher_pass", "WhatToTime", "WhatToTrain", "Whereabouts", "whereabouts", "whole_files",
-    "worth_running", "writing_shards",
+    "landed", "landed_tally", "Layer", "learned", "Leaves", "Ledger", "ledger", "lifecycle", "likeliest",
+    "likeliest_so_far", "look_at_model", "LossesAndCosts", "make_known", "not_landed", "observe", "owes",
+    "own_actor", "Pieces", "Prices", "read_landed", "refusals", "says_otherwise", "screening", "seals", "settle",
+    "shown", "Silence", "StandIn", "StateMaps", "streams", "sure_and_wrong", "take_apart", "take_home",
+    "take_stock", "Taught", "teach", "teacher", "Teacher", "teacher_pass", "Times", "waited_for", "WhatToTime",
+    "WhatToTrain", "Whereabouts", "whereabouts", "whole_files", "worth_running", "writing_shards",
 }  # fmt: skip
 NO_VERBS = {
     "a", "above", "after", "all", "also", "an", "and", "another", "any", "as", "at", "before", "below", "beside",

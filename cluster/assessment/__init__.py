@@ -1,4 +1,1 @@
-"""Whether early exit pays, for a model on a machine: a recipe of ordinary commands of `jobs/`, and its verdict.
-
-The conclusion from their tables is `eexit.studies.assessment`.
-"""
+"""Assessment of whether early exit pays for a model on a machine: a recipe of commands of `jobs/`, and a verdict."""

@@ -15,7 +15,7 @@ from eexit.output.text import percent, pluralize
 from eexit.plan.artefacts import CARD, parse_card
 from eexit.plan.configuration import EarlyExit
 from eexit.results.layout import ASSESSMENT
-from eexit.results.parquet_files import GenerationsFile, StoreLocation, list_files, read_shards
+from eexit.results.parquet_files import GenerationsFile, list_files, read_shards
 from eexit.results.store.commit import survey
 from eexit.results.store.extend import record_places
 from eexit.results.store.folder import open_store
@@ -25,7 +25,7 @@ from eexit.studies.assessment.conclude import conclude
 from eexit.studies.assessment.verdict import FILE, Verdict, read_verdict
 from eexit.studies.replay.shortlist import EXACT, ORACLE, Pilot, PredictedSetting, neighbours
 from eexit.studies.selection.study import latest_choice
-from eexit.studies.timing.calls import Times
+from eexit.studies.timing.calls import BatchTimings
 
 BAD_INPUT: Final = 2  # the exit code of a command that can't use its input
 Do = Callable[[str, Sequence[str]], int]  # runs a script of `jobs/` in this process, and returns its exit code
@@ -33,16 +33,14 @@ Say = Callable[[str], None]
 
 
 def begin(assessment: Assessment) -> None:
-    """Write the prompts and the mark of an assessment into its folder.
+    """Mark the folder as an assessment's, and write the prompts of each split there.
 
     Raises `UsageError` for a folder with anything else, and for a model that has changed.
     """
     folder = folder_of(assessment.recipe.out)
     for place in (folder, folder / RUN):
-        store = open_store(place)
-        if (place / FILE).exists() and read_verdict(StoreLocation(store.filesystem, store.root))[0] is None:
-            way_out = "move it, or choose another --out"
-            raise UsageError(f"{place / FILE} is not of an assessment of this version: {way_out}")
+        if (place / FILE).exists() and read_verdict(open_store(place))[0] is None:
+            raise UsageError(f"{place / FILE} is no verdict of this version: move it, or choose another --out")
     assessment.refuse_foreign_sweeps()
     if not (folder / ASSESSMENT).is_file():  # by which all assessments share an error budget
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +66,7 @@ def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
     folders = {step: recipe.at(step) for step in (PILOT, RUN, ORACLES)}
     failed = {step: survey(open_store(at)).n_errors for step, at in folders.items()}
     missing = [f"{pluralize(n, 'run')} of {step}, which failed" for step, n in failed.items() if n]
-    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, assessment.is_look)
+    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, assessment.is_smoke_run)
     content, places = verdict.to_json(), (folder / FILE, folder / RUN / FILE)
     changed = [place for place in places if not place.is_file() or place.read_text() != content]
     for place in changed:
@@ -100,7 +98,7 @@ def _run_steps(assessment: Assessment, do: Do, say: Say) -> None:
         if code == BAD_INPUT:
             raise UsageError(f"step {step} can't be done")
         if code and command.script != "choose":  # whose exit code is 1 if nothing that saves is certified
-            raise SweepStopped(f"step {step} has not come to its end")
+            raise SweepStopped(f"step {step} is not finished")
         if known := known_after(command.name, assessment):
             say(f"known so far: {known}")
 
@@ -117,9 +115,9 @@ class Pace:
     loading: float = 0.0
 
     def add(self, step: RecipeStep, began: float) -> None:
-        """Add a step that began at a Unix time.
+        """Include a finished step in the measured speed; `began` is the step's start in Unix time.
 
-        A sweep's shards record their start and their number of runs, so that only this call's runs count.
+        Of a sweep, only runs of this call count, by the start of each shard.
         """
         seconds, share, store = time.time() - began, 1.0, open_store(step.folder)
         if step.script == "sweep":
@@ -141,7 +139,7 @@ class Pace:
 
 
 def known_after(step: str, assessment: Assessment) -> str:
-    """Return a line on the answer after a step; empty after steps that don't bear on it."""
+    """Return a line on the result of a step, as far as it bears on the verdict; else an empty line."""
     recipe, bound = assessment.recipe, assessment.bound_now()[0]
 
     def saved(settings: Sequence[PredictedSetting]) -> str:
@@ -162,12 +160,11 @@ def known_after(step: str, assessment: Assessment) -> str:
     if step == ORACLES:
         verdict = conclude([*map(recipe.at, (PILOT, RUN, ORACLES))], bound, recipe.batch)
         return ", ".join(f"{name} {percent(cell.saved.mean)}" for name, cell in verdict.cells.items())
-    run = assessment.finished(RUN) if step in (CHOICE, TIMES) else None
-    if run is None:
+    if step not in (CHOICE, TIMES) or (run := assessment.finished(RUN)) is None:
         return ""
     choice = latest_choice(run.store, bound.risk, bound.max_risk, bound.confidence)
     setting = choice["configuration"] if choice else None
     if step == CHOICE:
-        return f"{setting} is certified" if setting else "no setting is certified"
-    fastest = Times(run.timings, recipe.batch, setting).fastest
+        return f"{setting or 'no setting'} is certified"
+    fastest = BatchTimings(run.timings, recipe.batch, setting).fastest
     return f"the fastest alternative is {fastest or 'full depth'}, by one call"

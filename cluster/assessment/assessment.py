@@ -20,10 +20,10 @@ from eexit.errors import UsageError
 from eexit.output.locations import redact
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import CARD
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EVERY, GENERATE, NORMAL, EarlyExit, parse_exit_set
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import count_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.intervals import clopper_pearson
 from eexit.quality.risks import RISKS, answers_tell
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
@@ -37,7 +37,7 @@ from eexit.results.study_tables import REPLAYS
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.replay.shortlist import EXACT
 from eexit.studies.selection.study import latest_choice
-from eexit.studies.timing.calls import Times, whole_calls
+from eexit.studies.timing.calls import BatchTimings, whole_calls
 from eexit.studies.timing.study import FIRST_STATE
 from eexit.training.plan import DamagedArtefactError, TrainArgs, is_finished, make_training_plan
 from eexit.training.texts import read_texts
@@ -47,13 +47,13 @@ SWEEPS = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # with the spl
 
 @dataclass(frozen=True)
 class Assessment:
-    """Assessment of a model: the recipe, the risk bound and today's `ModelDescription`. A smoke run has `is_look`."""
+    """Assessment of a model: recipe, risk bound and today's `ModelDescription`; a smoke run has a tenth of the size."""
 
     recipe: Recipe
     bound: Bound
     model: Any
     config_of: Callable[[Sequence[str]], SweepConfig]  # by the arguments of `jobs/sweep.py`
-    is_look: bool = False
+    is_smoke_run: bool = False
 
     def finished(self, step: str, *columns: str) -> FinishedSweep | None:
         """Return a step's sweep; None unless it is finished and undamaged."""
@@ -97,9 +97,9 @@ class Assessment:
                 refuse_changed_model(sweep, self.model)
 
     def first_left(self, tried: Collection[str] = ()) -> int | None:
-        """Return the index of the first step that is not done, if any. `tried` sweeps may have failed runs.
+        """Return the index of the first step that is not done; None if all are.
 
-        Raises `UsageError` if the step's folder has results of other inputs, which the command can't replace.
+        Sweeps in `tried` may have failed runs. Raises `UsageError` if the step's folder has results of other inputs.
         """
         return next((at for at, step in enumerate(self.commands()) if not self._is_done(step, tried)), None)
 
@@ -148,7 +148,7 @@ class Assessment:
         keys = {GENERATE, *([setting] if setting else [])}
         if step.name == TIMES:
             return bool(whole_calls(sweep.timings, {NORMAL, *keys, *layers.values()}, {1, batch}, of_recipe.ROUNDS))
-        times = Times(sweep.timings, batch, setting)
+        times = BatchTimings(sweep.timings, batch, setting)
         if setting:
             exit_set = next(each["exit_set"] for each in sweep.manifest.configurations if each["key"] == setting)
             keys |= {layers[layer] for layer in parse_exit_set(exit_set or EVERY) or layers}

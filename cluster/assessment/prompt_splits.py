@@ -15,9 +15,9 @@ from typing import Final
 
 from eexit.errors import UsageError
 from eexit.output.atomic_files import write_atomic
-from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.generators import MOST, draw_prompts
 from eexit.plan.splits import in_pilot_split, in_test_split, is_drawn, sampling_units, shuffled
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.learn_then_test import alpha_share
 from eexit.quality.risk_tests import MOST_PROMPTS, prompts_for_loss
 
@@ -26,7 +26,7 @@ CHOOSING, ORDERING, REPORTING = ROLES = ("choosing", "ordering", "reporting")  #
 SHARES: Final = {TRAINING: 16 / 64, PILOT: 6 / 64, RUN: 42 / 64}
 OF_RUN: Final = {CHOOSING: 9 / 16, ORDERING: 3 / 16, REPORTING: 4 / 16}
 SPARE: Final = 1.15  # prompts drawn for each one that the shares ask for, since a hash splits unevenly
-CONFIDENCE, CONFIDENCE_OF_A_LOOK = 0.95, 0.5  # a tenth of the prompts can have the latter
+CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN = 0.95, 0.5  # a tenth of the prompts can have the latter
 ANSWERS, DISAGREEMENT = "answers", "disagreement"  # risks
 
 
@@ -65,7 +65,7 @@ def part_of(unit: str) -> str:
 
 
 def role_of(unit: str) -> str:
-    """Return the role of a prompt of the run (choosing, ordering or reporting), by a hash of its text or group."""
+    """Return the split of a prompt of the run (ordering, calibration or test), by a hash of its text or group."""
     if in_test_split(unit):
         return REPORTING
     return ORDERING if in_pilot_split(unit) else CHOOSING
@@ -87,16 +87,16 @@ class PromptSplits:
         for part in PARTS:
             path = Path(self.file(out, part)).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = (
+            fields = [
                 {name: value for name, value in asdict(each).items() if value is not None} for each in self.of[part]
-            )
-            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            ]
+            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in fields)
             if not path.is_file() or path.read_text(encoding="utf-8") != content:
                 write_atomic(path, content)
 
 
 def split(
-    prompts: Sequence[Prompt], whole: SplitSizes, least: int, is_look: bool = False, batch: int = 1
+    prompts: Sequence[Prompt], whole: SplitSizes, least: int, is_smoke_run: bool = False, batch: int = 1
 ) -> PromptSplits:
     """Split prompts into training, pilot and run prompts by hash; smaller splits than planned are allowed.
 
@@ -105,7 +105,7 @@ def split(
     Args:
         whole: Planned sizes, of which a smoke run takes a tenth.
         least: Minimum number of choosing prompts.
-        is_look: True for a smoke run, whose run prompts come from the training split.
+        is_smoke_run: True for a smoke run, whose run prompts come from the training split.
         batch: Number of slots; the run needs two prompts per slot.
 
     Raises:
@@ -119,8 +119,9 @@ def split(
     for at in shuffled([unit_of[each.id] for each in prompts]):
         by_unit.setdefault(unit_of[prompts[at].id], []).append(prompts[at])
     parts = {part: [unit for unit in by_unit if part_of(unit) == part] for part in PARTS}
-    sizes, share, spent = (whole.tenth, SHARES[TRAINING], whole.tenth.training) if is_look else (whole, SHARES[RUN], 0)
-    to_run = parts[TRAINING if is_look else RUN][spent:]
+    sizes, source = (whole.tenth, TRAINING) if is_smoke_run else (whole, RUN)
+    share, spent = SHARES[source], sizes.training if is_smoke_run else 0
+    to_run = parts[source][spent:]
     roles = {role: [unit for unit in to_run if role_of(unit) == role][: getattr(sizes, role)] for role in ROLES}
     run = [unit for of_role in roles.values() for unit in of_role]
     chosen = {TRAINING: parts[TRAINING][: sizes.training], PILOT: parts[PILOT][: sizes.pilot], RUN: run}
@@ -128,32 +129,28 @@ def split(
     if n < least or n_run < 2 * batch or not all([*roles.values(), *chosen.values()]):
         needs = [(least, OF_RUN[CHOOSING]), (1, OF_RUN[ORDERING]), (1, OF_RUN[REPORTING]), (2 * batch, 1.0)]
         enough = max(_enough(spent + _enough(need, of_run), share) for need, of_run in needs)
-        why, lower = (
-            f"{n} of them are for choosing, and a setting without any loss takes {least}",
-            "a higher --max-risk",
-        )
+        why = f"{n} of them are for calibration, and a setting without any loss takes {least}"
+        lower = "a higher --max-risk"
         if n >= least and n_run < 2 * batch:
-            why = f"the run has {n_run} of them, and timing batches of {batch} rows takes {2 * batch}"
+            why = f"the run has {n_run} of them, and timing batches of {batch} takes {2 * batch}"
             lower = f"a --batch below {batch}"
         raise UsageError(f"{len(prompts):,} prompts are too few: {why}; {enough:,} are enough, or {lower}")
     return PromptSplits({part: [each for unit in of for each in by_unit[unit]] for part, of in chosen.items()}, n, risk)
 
 
 def _enough(need: float, share: float) -> int:
-    """Return how many prompts yield `need` hash draws of probability `share`, but for one case in a thousand."""
+    """Return of how many prompts a hash selects `need`, each with probability `share`, in 999 of 1,000 cases."""
     spread = 3.1 * math.sqrt(1 - share)
     return math.ceil(((spread + math.sqrt(spread**2 + 4 * need)) / 2) ** 2 / share)
 
 
 @cache  # drawing thousands takes seconds
-def drawn(whole: SplitSizes, least: int, seed: int, is_look: bool = False, batch: int = 1) -> PromptSplits:
+def drawn(whole: SplitSizes, least: int, seed: int, is_smoke_run: bool = False, batch: int = 1) -> PromptSplits:
     """Return splits of generated prompts. Raises `UsageError` for a bound that needs more prompts than can be drawn."""
     run = max(getattr(whole, role) / OF_RUN[role] for role in ROLES)
     wanted = {TRAINING: whole.training, PILOT: whole.pilot, RUN: run}
     n = math.ceil(SPARE * max(wanted[part] / SHARES[part] for part in PARTS))
     if n > MOST:
-        raise UsageError(
-            f"{whole.choosing:,} prompts for choosing take {n:,} in all, and at most {MOST:,} can be drawn: give a "
-            "higher --max-risk"
-        )
-    return split(draw_prompts(n, seed), whole, least, is_look, batch)
+        why = f"{whole.choosing:,} calibration prompts take {n:,} in all, and at most {MOST:,} can be drawn"
+        raise UsageError(f"{why}: give a higher --max-risk")
+    return split(draw_prompts(n, seed), whole, least, is_smoke_run, batch)

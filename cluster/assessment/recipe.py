@@ -36,7 +36,7 @@ DRAFT_TOKENS, N_DRAFTS = 4, 2
 ROUNDS, PROMPTS_OF_A_ROUND = 8, 4  # of the call that finds the fastest
 N_CALLS, ROUNDS_OF_A_CALL = 24, 2  # further ones, over which times have intervals
 PARTS_OF_A_TRAINING: Final = {LINEAR: 3, KV_MAPS: 6}  # multiples of its texts' duration
-ONE_ROW: Final = 6  # duration of a token with one slot, as a multiple of its duration in a sweep
+ONE_ROW: Final = 15  # duration of a token with one slot, as a multiple of its duration in a sweep
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,7 @@ class Recipe:
         n = {part: len(self.parts.of[part]) for part in (TRAINING, PILOT, RUN)}
         learned = n[TRAINING] * TOKENS_OF_A_TEXT
         sets, training = ["--exit-sets", *self.exit_sets], [self.at(TEXTS), *self.execution]
-        of_texts = [
-            "--modes",
-            NORMAL,
-            "--record-full-depth",
-            "none",
-            "--temperature",
-            "1",
-            "--max-new-tokens",
-            str(TEXT_TOKENS),
-        ]
+        of_texts = f"--modes {NORMAL} --record-full-depth none --temperature 1 --max-new-tokens {TEXT_TOKENS}".split()
         in_pilot = ["--modes", NORMAL, EXACT, DEPLOYED, "--rules", ORACLE, *_flags(IN_THE_PILOT), *sets]
         replays = [self.at(PILOT), "--rules", *_flags(REPLAYED), "--modes", EXACT, *sets, *self.execution]
         within = ["--settings-from-replay", self.at(PILOT), "--within", f"{bound.risk}={bound.max_risk:g}"]
@@ -147,17 +138,17 @@ class Recipe:
         return RecipeStep(what, "train", arguments, self.at(what), learned * PARTS_OF_A_TRAINING[what])
 
     def _timings(self, length: float, n_run: int) -> Sequence[RecipeStep]:
-        """Return a timing call with all configurations, and short calls with the fastest on the other prompts."""
+        """Return a call that times all configurations, and short calls that time the fastest on other prompts."""
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
         what = ["--chosen", "--draft", *drafts, "--baselines", GENERATE, f"{GENERATE}/{LOOKUP}", "--steps"]
         in_a_round, slots = max(PROMPTS_OF_A_ROUND, self.batch), [*dict.fromkeys((1, self.batch))]
         n_first = min(ROUNDS * in_a_round, n_run // 2)
         what += ["--batch", *map(str, slots), "--per-round", str(in_a_round)]
 
-        def step(name: str, n_prompts: int, n_rounds: int, n_calls: int, n_contenders: int, *flags: str) -> RecipeStep:
+        def step(name: str, n_prompts: int, n_rounds: int, n_calls: int, n_timed: int, *flags: str) -> RecipeStep:
             sizes = f"--prompts {min(n_prompts, n_rounds * in_a_round)} --rounds {n_rounds} --calls {n_calls}"
             arguments = [self.at(RUN), *what, *sizes.split(), *flags, *self.execution]
-            tokens = n_calls * n_contenders * n_rounds * in_a_round * length * len(slots) * ONE_ROW
+            tokens = n_calls * n_timed * n_rounds * in_a_round * length * len(slots) * ONE_ROW
             return RecipeStep(name, "timings", arguments, self.at(RUN), tokens, n_calls)
 
         return (

@@ -10,17 +10,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from cluster.console.sweep_flags import CommandOptions
+from cluster.console.flags_from_config import CommandOptions
 from cluster.sweep_job import SweepJob
 from eexit.model.sources import DEFAULT_MODEL, files_of, hub_is_reachable
 from eexit.output.locations import redact
 from eexit.output.text import describe_precision, format_bytes, pluralize, with_weights
 from eexit.plan.artefacts import ADAPTER, KV_MAPS, PROBE
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL
-from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, look_at_model
+from eexit.plan.model_inspection import CHARACTERS_PER_TOKEN, characters, inspect_model
 from eexit.plan.runs import configurations, count_different_runs, count_runs
 from eexit.plan.splits import kinds
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.parquet_files import DamagedError
 from eexit.results.store.extend import extended_config, growth, stored_config, with_earlier_texts
 from eexit.results.store.folder import open_store
@@ -37,7 +37,7 @@ def describe_plan(job: SweepJob, options: CommandOptions) -> str:
     """Return the plan as lines of text, from facts of the model, without writing anything. Raise `UsageError`."""
     config, by = _grown(job)
     grid, n_runs = configurations(config), count_runs(config)
-    model, exitable_layers, memory = look_at_model(config, job.rows_per_shard)
+    model, exitable_layers, memory = inspect_model(config, job.rows_per_shard)
     rows = min(job.rows_per_shard, n_runs)
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
     n_new = sum(map(config.limit_of, config.prompts)) * len(grid) * len(config.seeds)
@@ -111,14 +111,14 @@ def _kinds_and_answers(config: SweepConfig) -> str:
 def _to_fetch(config: SweepConfig) -> str:
     n_bytes = bytes_to_fetch(config.model, config.revision)
     if n_bytes is None:
-        return "unknown: the hub does not say how large the weights are"
+        return "unknown: the hub lists no size of the weights"
     return f"{format_bytes(n_bytes)} of weights, by each node that lacks them" if n_bytes else "nothing"
 
 
 def bytes_to_fetch(model: str, revision: str | None) -> int | None:
-    """Return the bytes of weights that are yet to be downloaded for a model on the hub; None if unknown.
+    """Return the bytes of weights that a run must download from the hub; None if unknown.
 
-    Any other model is on this machine, or is downloaded with its facts.
+    The result is 0 for the default model, local files, cached models, and models that can't be reached.
     """
     if model == DEFAULT_MODEL or files_of(model):
         return 0
@@ -151,12 +151,12 @@ def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
     for row in rows:
         if (row["folder"], row["started"]) == (latest["folder"], latest["started"]):
             seconds.setdefault(row["batch"], []).append(row["seconds"] * row["batch"] / row["tokens"])
-    times = ", ".join(f"{pluralize(rows, 'row')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
+    times = ", ".join(f"{pluralize(rows, 'sequence')} {1e3 * median(seconds[rows]):.1f} ms" for rows in sorted(seconds))
     return f"{times}, at full depth ({latest['folder']}: {latest['machine']}, {latest['dtype']})"
 
 
 def _of_prompts(config: SweepConfig, name: str) -> str:
-    """Return a line on the sweep's text of this kind, and on prompts with one of their own."""
+    """Return a line on field `name`, the sweep's system prompt or prefiller, and on prompts with another one."""
     n_own = sum(getattr(prompt, name) is not None for prompt in config.prompts)
     if n_own == len(config.prompts):
         return "each prompt's own"

@@ -7,8 +7,8 @@ from functools import partial
 
 from cluster.console.parser import Parser
 from eexit.method.custom import use_files
-from eexit.plan.config import SweepConfig
 from eexit.plan.field_types import LEAST_SEED, MOST_COUNT, MOST_SEED
+from eexit.plan.sweep_config import SweepConfig
 
 _WHOLE = re.compile(r"[+-]?\d{1,1000}", re.ASCII)  # Python refuses numbers of thousands of digits
 

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster import signals
 from cluster.actor import device_here
-from cluster.actor_client import SECONDS_BETWEEN_LOOKS, waited_for
+from cluster.actor_client import SECONDS_BETWEEN_POLLS, wait_for_result
 from cluster.actor_resources import Node
 from cluster.custom_exits import CustomExits
 from cluster.ray_errors import failure_of_actor, failure_of_call
@@ -35,22 +35,22 @@ SECONDS_TO_GET_FREE = 20.0  # for work that has just ended to release its resour
 class StudyActor:
     """Actor with a study or a training; it does one thing at a time."""
 
-    def __init__(self, work: ModelJob) -> None:
+    def __init__(self, job: ModelJob) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # progress bars would fill the log
-        self._work: Any = work
+        self._job: Any = job
 
-    def load(self, device: str, threads: int, own: CustomExits) -> Sequence[str]:
-        """Load the work's model; return remarks for users. Raise `UsageError` if it can't be loaded."""
-        own.register()
+    def load(self, device: str, threads: int, custom: CustomExits) -> Sequence[str]:
+        """Load the job's model; return remarks for users. Raise `UsageError` if it can't be loaded."""
+        custom.register()
         import torch  # not above, so that the driver need not import it
 
         torch.set_num_threads(threads)
-        remarks: Sequence[str] = self._work.load(device_here(device))
+        remarks: Sequence[str] = self._job.load(device_here(device))
         return remarks
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the actor's job; a dotted name calls a method of an attribute."""
-        return attrgetter(method)(self._work)(*arguments)
+        return attrgetter(method)(self._job)(*arguments)
 
 
 def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:
@@ -60,7 +60,7 @@ def room_for(device: str, nodes: Sequence[Node]) -> dict[str, float]:
     """
     has_gpu = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= 1 for node in nodes)
     if device == "cuda" and not has_gpu:
-        raise UsageError("--device cuda needs a node with a GPU, and Ray knows of none: leave --device out")
+        raise UsageError("--device cuda needs a node with a GPU, and Ray has none: leave --device out")
     if has_gpu and device in ("auto", "cuda"):
         return {"CPU": 1, "GPU": 1}
     # All CPUs of the largest nodes: fewer would not be all CPUs of such a node.
@@ -89,7 +89,7 @@ class ExclusiveActor:
     def wait(self, ref: Any) -> Any:
         """Return a call's result. Raise its `UsageError`, or `SweepStopped` for any other failure."""
         try:
-            return waited_for(ref, partial(self.liveness.check, at_work=True))
+            return wait_for_result(ref, partial(self.liveness.check, at_work=True))
         except RayTaskError as error:
             if isinstance(error.cause, UsageError):
                 raise error.cause from error
@@ -101,50 +101,50 @@ class ExclusiveActor:
 
 
 @contextmanager
-def own_actor(work: ModelJob, device: str, display: Display) -> Iterator[ExclusiveActor]:
+def exclusive_actor(job: ModelJob, device: str, display: Display) -> Iterator[ExclusiveActor]:
     """Yield an exclusive actor that has loaded the model for this job, after starting Ray if necessary.
 
     Raise `UsageError` if the resources are not free.
     """
     with ray_session() as session:
         room = room_for(device, session.nodes)
-        display.say(f"{work.opening}; one actor has {_describe(room)}")
-        with _alone(work, room, session.is_own) as handle:
-            actor = ExclusiveActor(handle, RayHealth(session.is_own, [], display.say), work.oom_hint)
-            for remark in actor.wait(handle.load.remote(device, room["CPU"], CustomExits.among(work.exits))):
+        display.say(f"{job.opening}; one actor has {_describe(room)}")
+        with _exclusive(job, room, session.is_own) as handle:
+            actor = ExclusiveActor(handle, RayHealth(session.is_own, [], display.say), job.oom_hint)
+            for remark in actor.wait(handle.load.remote(device, room["CPU"], CustomExits.among(job.exits))):
                 display.say(remark)
             yield actor
 
 
 @contextmanager
-def _alone(work: ModelJob, room: dict[str, float], own_ray: bool) -> Iterator[Any]:
+def _exclusive(job: ModelJob, room: dict[str, float], is_own_ray: bool) -> Iterator[Any]:
     """Start an actor alone in a placement group, and stop the actor when the context ends.
 
-    With `own_ray`, the placement group is not removed, since Ray ends soon after.
+    With `is_own_ray`, the placement group is not removed, since Ray ends soon after.
     """
     group = placement_group([room])
     handle: Any = None
     try:
-        _wait_for(group, room, work.doing)
+        _wait_for(group, room, job.doing)
         handle = ray.remote(StudyActor).options(
             num_cpus=room["CPU"],
             num_gpus=room.get("GPU", 0),
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-        ).remote(work)  # fmt: skip
+        ).remote(job)  # fmt: skip
         yield handle
     finally:
         if handle is not None:
             ray.kill(handle)
         # Removing waits for the head of Ray, forever if a signal to all processes has ended the head too.
-        if not own_ray and answers(ray.get_runtime_context().gcs_address):
+        if not is_own_ray and answers(ray.get_runtime_context().gcs_address):
             remove_placement_group(group)
 
 
 def _wait_for(group: Any, room: Node, doing: str) -> None:
     end = time.monotonic() + SECONDS_TO_GET_FREE
-    while not group.wait(SECONDS_BETWEEN_LOOKS):
+    while not group.wait(SECONDS_BETWEEN_POLLS):
         signals.check()
         if time.monotonic() > end:
             free, all_ = ray.available_resources(), ray.cluster_resources()

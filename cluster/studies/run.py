@@ -19,8 +19,8 @@ from cluster.sweep_job import location_for_all
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import read_snippet, redact
 from eexit.output.progress import Display, Progress
-from eexit.plan.config import SweepConfig
-from eexit.plan.model_inspection import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, inspect_model
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import ASSESSING, TIMING, hold, refuse_if_held
@@ -49,13 +49,13 @@ def run_study(
     plan: Callable[[FinishedSweep], S],
     device: str = "auto",
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    inspect: Callable[[SweepConfig, int], ModelFacts] = inspect_model,
     columns: Sequence[str] = ("prompt_id", "status"),
     trusts_code: bool = False,
 ) -> StudyResult[S]:
     """Do the study that `plan` makes of the finished sweep in `results`, and publish its rows there.
 
-    `columns` are those of the runs that `plan` needs, and `look` is as in `run_job`. With `trusts_code`, the model's
+    `columns` are those of the runs that `plan` needs, and `inspect` is as in `run_job`. With `trusts_code`, the model's
     own Python code may run. Raise `UsageError` for bad input or for timing a folder in use, and `SweepStopped` or
     `OSError` if all further work would fail. Rows that were published before stay.
     """
@@ -67,11 +67,11 @@ def run_study(
     if study.times and sweep.store.is_local:  # it locks the results
         refuse_if_held(open_store(Path(sweep.store.root).parent), ASSESSING)  # by another process
     with hold(sweep.store, display.say, TIMING) if study.times else nullcontext():
-        return _done(study, sweep, device, display, look)
+        return _done(study, sweep, device, display, inspect)
 
 
 def _done(
-    study: S, sweep: FinishedSweep, device: str, display: Display, look: Callable[[SweepConfig, int], ModelFacts]
+    study: S, sweep: FinishedSweep, device: str, display: Display, inspect: Callable[[SweepConfig, int], ModelFacts]
 ) -> StudyResult[S]:
     call, units = StudyRun(study, sweep.store), study.units()
     left = call.pending(units, display)
@@ -83,10 +83,10 @@ def _done(
             display.say(study.opening)
         _in_order(call, left, study.run_part, display)
         return StudyResult(study, call.committed_rows(units))
-    refuse_changed_model(sweep, look(study.config, 1)[0])
-    from cluster.studies.actors import own_actor  # here, since Ray takes a second to import
+    refuse_changed_model(sweep, inspect(study.config, 1)[0])
+    from cluster.studies.actors import exclusive_actor  # here, since Ray takes a second to import
 
-    with own_actor(study, device, display) as actor:
+    with exclusive_actor(study, device, display) as actor:
         can_be_done = [unit for unit in actor.call("units") if not call.is_committed(unit)]
         _in_order(call, can_be_done, partial(actor.call, "run_part"), display)
     return StudyResult(study, call.committed_rows(units))
@@ -94,7 +94,7 @@ def _done(
 
 @dataclass
 class StudyRun:
-    """One call of a command: the rows that it adds to a sweep, and their file."""
+    """One execution of a study: the rows that it adds to a sweep's table, and the file that holds them."""
 
     study: Study
     store: Store

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster.studies.actors import own_actor
+from cluster.studies.actors import exclusive_actor
 from cluster.sweep import run_job
 from cluster.sweep_job import SweepJob, location_for_all
 from eexit.errors import UsageError
@@ -21,8 +21,8 @@ from eexit.output.locations import redact
 from eexit.output.progress import Display
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import CARD, TEXTS_FOLDER, WEIGHTS, ArtefactCard, is_of_training, parse_card
-from eexit.plan.config import NO_EXITS, SweepConfig
-from eexit.plan.model_inspection import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, inspect_model
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.results.finished_sweep import read_finished
 from eexit.results.owned_folders import FOR_LEARNED, refuse_inside
 from eexit.results.store.folder import open_store
@@ -48,13 +48,13 @@ def train_exits(
     asked: TrainArgs,
     device: Device = "auto",
     display: Display | None = None,
-    look: Callable[[SweepConfig, int], ModelFacts] = look_at_model,
+    inspect: Callable[[SweepConfig, int], ModelFacts] = inspect_model,
     trusts_code: bool = False,
 ) -> ArtefactCard:
     """Train on the `normal` texts of the finished sweep in `results`, write the artefact and return its card.
 
-    A damaged artefact is set aside and trained again. `look` is as in `run_job`, and `trusts_code` as in `run_study`.
-    Raise `UsageError` for bad input, and `SweepStopped` or `OSError` when all further work would fail.
+    A damaged artefact is set aside and trained again. `inspect` is as in `run_job`, and `trusts_code` as in
+    `run_study`. Raise `UsageError` for bad input, and `SweepStopped` or `OSError` when all further work would fail.
     """
     display = display or open_display()
     folder = _folder(asked.out)
@@ -68,9 +68,9 @@ def train_exits(
             {**dict(sweep.config(with_exits=False)), **grid, "record_full_depth": "none"}
         )
         job = SweepJob(config=config, out=str(folder / TEXTS_FOLDER), device=device)
-        summary = run_job(job, display, look=look)
+        summary = run_job(job, display, inspect=inspect)
         texts = distinct([*texts, *read_texts(open_store(summary.out))])
-    plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, look)
+    plan = make_training_plan(sweep, replace(asked, out=str(folder)), texts, inspect)
     try:
         if is_finished(plan):
             display.say(f"nothing is left to do: {folder} holds this training's artefact")
@@ -127,8 +127,7 @@ class TrainingJob(ModelJob):
         plan = self._plan
         if not plan.folder.is_dir():
             raise UsageError(
-                f"node {ray.util.get_node_ip_address()} does not see {plan.folder}: give --out a folder that all "
-                "nodes share"
+                f"node {ray.util.get_node_ip_address()} has no {plan.folder}: give --out a folder that all nodes share"
             )
         model, _ = load_model_and_tokenizer(plan.config, device)
         decoder = build_decoders(model.requires_grad_(False), plan.config.adapter, packed=False).early_exit
@@ -137,12 +136,12 @@ class TrainingJob(ModelJob):
         trainer = TRAINERS[plan.options.what](setup)
         self.training = Training(trainer, plan)
         n_before = self.training.reached.tokens
-        return [f"{pluralize(n_before, 'token')} were learned from before: going on"] if n_before else []
+        return [f"{pluralize(n_before, 'token')} are in the saved moments: resuming"] if n_before else []
 
 
 def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with own_actor(TrainingJob(plan), device, display) as actor:
+    with exclusive_actor(TrainingJob(plan), device, display) as actor:
         is_done, progress = actor.call("training.status")
         with display:
             try:
@@ -150,12 +149,12 @@ def _train(plan: TrainingPlan, device: str, display: Display) -> ArtefactCard:
                     display.show(progress)
                     is_done, progress = actor.call("training.advance", SECONDS_PER_CALL)
             except KeyboardInterrupt:
-                display.say("saving what was learned")
+                display.say("saving the artefact")
                 with suppress(RayError):  # if saving fails or takes too long, the last state stays
                     ray.get(actor.handle.call.remote("training.save"), timeout=SECONDS_TO_SAVE)
                 raise
             actor.call("training.save")
-            display.say("learned; measuring on held-out texts, which may take minutes")
+            display.say("fitted; measuring on held-out texts, which may take minutes")
             measuring = progress.doing.replace(plan.options.what, "measuring", 1)
             display.show(replace(progress, doing=measuring, with_rate=False, open_ended=True))
             card: ArtefactCard = actor.call("training.finish")

@@ -32,7 +32,7 @@ class OpCounts:
     reads_TXK: np.ndarray  # reads after each layer
 
     def reads_TX(self, name: str) -> np.ndarray:
-        """Return the reads that one of READS counts, (T, X)."""
+        """Return the reads of one kind in READS, (T, X)."""
         reads_TX: np.ndarray = self.reads_TXK[..., READS.index(name)]
         return reads_TX
 
@@ -104,48 +104,50 @@ def run_counts(
     return replace(counts, kv_layers_T=(layer_X[-1] - exit_layer_T) * mode.writes_kv)
 
 
-def multiply_adds(prices: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode | None = None) -> float:
+def multiply_adds(unit_costs: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode | None = None) -> float:
     """Return the multiply-adds of operations.
 
     A token's input stands at position `n_prompt` + its index. In each layer that runs, the token attends to its own
     position and to earlier ones in the layer's window. A mode may hide a position in layers that did not run for it.
     """
-    n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(prices.layer_L))[:, None]
+    n_tokens, layer_L1 = len(counts.layers_T), np.arange(len(unit_costs.layer_L))[:, None]
     run_LT = layer_L1 < counts.layers_T
     keys_LT = ~run_LT & (layer_L1 < counts.layers_T + counts.kv_layers_T)
     position_T = n_prompt + counts.input_index_T
     end = int(position_T.max(initial=0)) + 1
-    window_L1 = np.array([end if window is None else window for window in prices.window_L])[:, None]
+    window_L1 = np.array([end if window is None else window for window in unit_costs.window_L])[:, None]
     first_LT = np.maximum(position_T + 1 - window_L1, 0)
     attended_LT = position_T + 1 - first_LT
     if mode and mode.hides_positions:
         n_hidden_LT = np.pad(np.cumsum(~run_LT, 1), ((0, 0), (1, 0)))  # before each token
         n_hidden_before_window_LT = np.take_along_axis(n_hidden_LT, np.maximum(first_LT - n_prompt, 0), 1)
         attended_LT -= n_hidden_LT[:, :-1] - n_hidden_before_window_LT
-    keys_cost_LT = mode.cost(prices.keys_L, prices.mapped_LL, counts.layers_T - 1) if mode else prices.keys_L[:, None]
-    layers = (prices.layer_L[:, None] * run_LT + keys_cost_LT * keys_LT).sum()
-    attention = (prices.position_L[:, None] * attended_LT * run_LT).sum()
-    reads = (prices.read_XK * counts.reads_TXK.sum(0)).sum()
-    return float(prices.embedding * n_tokens + layers + attention + reads)
+    keys_cost_LT = (
+        mode.cost(unit_costs.keys_L, unit_costs.mapped_LL, counts.layers_T - 1) if mode else unit_costs.keys_L[:, None]
+    )
+    layers = (unit_costs.layer_L[:, None] * run_LT + keys_cost_LT * keys_LT).sum()
+    attention = (unit_costs.position_L[:, None] * attended_LT * run_LT).sum()
+    reads = (unit_costs.read_XK * counts.reads_TXK.sum(0)).sum()
+    return float(unit_costs.embedding * n_tokens + layers + attention + reads)
 
 
 def cost_columns(
-    prices: UnitCosts, counts: OpCounts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
+    unit_costs: UnitCosts, counts: OpCounts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
     n_prompt: int,
 ) -> dict[str, float | int | None]:  # fmt: skip
     """Return a run's cost columns, given the exit layers of its decided tokens.
 
     Without `counts`, the columns on executed operations are None.
     """
-    layer_X, exit_mode = np.array([*exitable_layers, len(prices.layer_L) - 1]), MODES.get(mode)
+    layer_X, exit_mode = np.array([*exitable_layers, len(unit_costs.layer_L) - 1]), MODES.get(mode)
     full = required_ops(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
     required = required_ops(exit_layer_T, layer_X, exit_mode)
     to_exit = replace(required, layers_T=exit_layer_T + 1, kv_layers_T=np.zeros_like(exit_layer_T))
     return {
-        "macs_full": multiply_adds(prices, full, n_prompt),
-        "macs_to_exit": multiply_adds(prices, to_exit, n_prompt),
-        "macs_required": multiply_adds(prices, required, n_prompt, exit_mode),
-        "macs_executed": None if counts is None else multiply_adds(prices, counts, n_prompt, exit_mode),
+        "macs_full": multiply_adds(unit_costs, full, n_prompt),
+        "macs_to_exit": multiply_adds(unit_costs, to_exit, n_prompt),
+        "macs_required": multiply_adds(unit_costs, required, n_prompt, exit_mode),
+        "macs_executed": None if counts is None else multiply_adds(unit_costs, counts, n_prompt, exit_mode),
         "layers_run": None if counts is None else int(counts.layers_T.sum()),
         **{name: None if counts is None else int(counts.reads_TX(name).sum()) for name in READS},
         "kv_writes": None if counts is None else int(counts.kv_layers_T.sum()),
@@ -163,11 +165,6 @@ class DraftRounds:
     drafted_R: np.ndarray
     accepted_R: np.ndarray
     rejected_R: np.ndarray  # 1 if full depth's next token differed from a draft, else 0
-
-    @classmethod
-    def from_rounds(cls, rounds: Sequence[Sequence[int]]) -> "DraftRounds":
-        """Make draft rounds from one sequence per round, with its numbers in the order of the fields."""
-        return cls(*np.array(rounds, np.int64).reshape(-1, 4).T)
 
     @property
     def length_R(self) -> np.ndarray:

@@ -39,7 +39,7 @@ class ProductCounter(TorchDispatchMode):
         return result
 
     def count(self, run: Callable[..., Any], *args: Any) -> tuple[Any, int]:
-        """Return a function's result, and how many multiply-adds it took."""
+        """Return a function's result, and the number of multiply-adds that it took."""
         before = self._flops
         result = run(*args)
         return result, (self._flops - before) // 2

@@ -16,7 +16,7 @@ from eexit.costs.operations import READS, UnitCosts
 from eexit.costs.product_counter import ProductCounter
 from eexit.errors import UsageError
 from eexit.method.kv_maps import KEYS, KVMaps
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 from eexit.model.quantization import weight_bytes
 
 Reads = Mapping[str, Callable[[Tensor], object]]  # by column of READS: what reads a hidden state (1, D)
@@ -44,7 +44,7 @@ def count_unit_costs(
             {name: counter.count(read, hidden_1D)[1] for name, read in reads.items()} for reads in reads_of(counted)
         ]
     head = decoder.head_alone.get_output_embeddings()
-    prices = UnitCosts(
+    unit_costs = UnitCosts(
         embedding=embedding,
         layer_L=2 * at_one_L - at_two_L,
         keys_L=keys_L,
@@ -55,24 +55,25 @@ def count_unit_costs(
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
     )
-    _refuse_impossible(prices)
-    return prices
+    _refuse_impossible(unit_costs)
+    return unit_costs
 
 
-def _refuse_impossible(prices: UnitCosts) -> None:
+def _refuse_impossible(unit_costs: UnitCosts) -> None:
     """Raise `UsageError` for costs below zero, or costs of keys and values alone above the whole layer's."""
     counts = {
-        "what runs before layer 0": np.array([prices.embedding]), "layer": prices.layer_L, "keys and values of layer":
-        prices.keys_L, "a position in layer": prices.position_L, "a read at exitable layer": prices.read_XK.min(1),
+        "the part before layer 0": np.array([unit_costs.embedding]), "layer": unit_costs.layer_L,
+        "keys and values of layer": unit_costs.keys_L, "a position in layer": unit_costs.position_L,
+        "a read at exitable layer": unit_costs.read_XK.min(1),
     }  # fmt: skip
     for part, count in counts.items():
         if (count < 0).any():
             at = int(count.argmin())
             raise UsageError(f"multiply-adds can't be counted: {part} {at} would have {count[at]}")
-    if (prices.keys_L > (whole_L := prices.layer_L + prices.position_L)).any():
-        at = int((prices.keys_L - whole_L).argmax())
+    if (unit_costs.keys_L > (whole_L := unit_costs.layer_L + unit_costs.position_L)).any():
+        at = int((unit_costs.keys_L - whole_L).argmax())
         raise UsageError(
-            f"multiply-adds can't be counted: keys and values alone of layer {at} have {prices.keys_L[at]}, and all of "
+            f"multiply-adds can't be counted: keys and values of layer {at} have {unit_costs.keys_L[at]}, and all of "
             f"the layer {whole_L[at]}"
         )
 
@@ -91,7 +92,7 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
     """
     costs, hidden_1D = list[int](), torch.empty(0)
 
-    def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_11D: Tensor) -> Tensor:
         nonlocal hidden_1D
         after_11D: Tensor
         after_11D, cost = counter.count(layer.run, hidden_11D)
@@ -113,24 +114,19 @@ def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) 
     keys_L = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)
 
-    def visit(layer: Layer, hidden_11D: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_11D: Tensor) -> Tensor:
         keys_L[layer.index] = mapped_LL[:, layer.index] = counter.count(layer.write_keys, hidden_11D)[1]
         for (exit_layer, index), of_layer in maps.of_layers.items() if maps else ():
             if index == layer.index:
                 mapped_LL[exit_layer, index] = counter.count(write, layer, hidden_11D, of_layer)[1]
         return hidden_11D
 
-    def write(layer: Layer, hidden_11D: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
+    def write(layer: VisitedLayer, hidden_11D: Tensor, of_layer: Sequence[Callable[[Tensor], Tensor]]) -> None:
         if maps and maps.form == KEYS:
-            layer.write_keys(hidden_11D, [partial(_instead, each) for each in of_layer])
+            layer.write_keys(hidden_11D, [partial(lambda instead, _, input: instead(input), each) for each in of_layer])
         else:
             hidden_11D = hidden_11D.to(decoder.devices[layer.index])
             layer.write_keys(hidden_11D + of_layer[0](hidden_11D))
 
     decoder.run(visit, _token(decoder, 1), decoder.cache(1, 1))
     return keys_L, mapped_LL
-
-
-def _instead(project: Callable[[Tensor], Tensor], projection: object, input_11F: Tensor) -> Tensor:
-    """Apply a map in place of a layer's projection."""
-    return project(input_11F)

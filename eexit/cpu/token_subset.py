@@ -17,18 +17,18 @@ Index = Tensor | slice
 
 @dataclass(frozen=True)
 class TokenSubset:
-    """The tokens at `index`, which are computed for; results count where `mask_M` is True (None: everywhere)."""
+    """Subset of a pass's tokens, by `index`; all are computed, and those with `mask_M` True count (None: all)."""
 
     index: Index
     mask_M: Tensor | None = None
 
     @classmethod
     def from_flag(cls, flag_N: Tensor) -> "TokenSubset":
-        """Select the tokens with this flag."""
+        """Return the subset of tokens whose flag is True."""
         return cls(slice(None)).narrow(flag_N)[0]
 
     def narrow(self, flag_M: Tensor) -> tuple["TokenSubset", Index]:
-        """Return the selected tokens with this flag, and their index into the results computed so far."""
+        """Return the subset of these tokens with this flag, and their places in results computed for all of these."""
         if flag_M.device.type != "cpu":
             return TokenSubset(self.index, flag_M if self.mask_M is None else self.mask_M & flag_M), slice(None)
         at = flag_M.nonzero()[:, 0]

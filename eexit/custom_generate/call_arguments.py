@@ -39,7 +39,7 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
 }  # fmt: skip
 _CACHES: Final = ("cache_implementation", "compile_config", "prefill_chunk_size")  # these change no text
 # For each processor or criterion, the value of generation_config that sets it, and the attribute that has this value.
-# Processors set by the model's own file are dropped; `generate` also converts min_new_tokens to min_length.
+# Processors set by the model's generation_config are dropped; `generate` also converts min_new_tokens to min_length.
 _FOLLOW_FROM: Final[Mapping[str, tuple[str, str]]] = {
     "RepetitionPenaltyLogitsProcessor": ("repetition_penalty", "penalty"),
     "NoRepeatNGramLogitsProcessor": ("no_repeat_ngram_size", "ngram_size"),
@@ -102,26 +102,26 @@ class StopChecker:
 
 
 def with_stop_strings(
-    model: PreTrainedModel, asked: Mapping[str, Any], tokenizer: Any, strings: str | Sequence[str] | None
+    model: PreTrainedModel, requested: Mapping[str, Any], tokenizer: Any, strings: str | Sequence[str] | None
 ) -> dict[str, Any]:
     """Return a call's arguments, with stop strings as a criterion. Raise `UsageError` if they lack a tokenizer.
 
     Stop strings may also be set in the given generation_config, or in that of the model.
     """
-    given: GenerationConfig | None = asked.get("generation_config")
+    given: GenerationConfig | None = requested.get("generation_config")
     strings = strings or (given and given.stop_strings) or getattr(model.generation_config, "stop_strings", None)
     if not strings:
-        return dict(asked)
+        return dict(requested)
     if tokenizer is None:
         raise UsageError("stop_strings need the model's tokenizer: give tokenizer=… as well")
     texts = [strings] if isinstance(strings, str) else list(strings)
-    criteria = StoppingCriteriaList([*(asked.get("stopping_criteria") or ()), StopStringCriteria(tokenizer, texts)])
-    return {**asked, "stopping_criteria": criteria, "stop_strings": None}
+    criteria = StoppingCriteriaList([*(requested.get("stopping_criteria") or ()), StopStringCriteria(tokenizer, texts)])
+    return {**requested, "stopping_criteria": criteria, "stop_strings": None}
 
 
-def dropped_arguments(asked: Mapping[str, Any]) -> dict[str, Any]:
+def dropped_arguments(requested: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call that `generate` does not pass on."""
-    return {name: asked[name] for name in _KEPT_BACK if asked.get(name) is not None}
+    return {name: requested[name] for name in _KEPT_BACK if requested.get(name) is not None}
 
 
 def names_an_eos_token(model: PreTrainedModel) -> bool:
@@ -130,65 +130,72 @@ def names_an_eos_token(model: PreTrainedModel) -> bool:
 
 
 def parse_call(
-    input_ids: Tensor, processors: Sequence[Any], criteria: Sequence[StoppingCriteria], asked: GenerationConfig,
-    others: Mapping[str, Any], seed: int | None, own: GenerationConfig | None = None,
+    input_ids: Tensor, processors: Sequence[Any], criteria: Sequence[StoppingCriteria], requested: GenerationConfig,
+    others: Mapping[str, Any], seed: int | None, model_config: GenerationConfig | None = None,
 ) -> GenerateCall:  # fmt: skip
     """Return the parsed call; `others` are all further arguments. Raise `UsageError` for an unsupported argument.
 
-    Unsupported values that follow from the model's `own` generation_config alone are not applied.
+    Unsupported values that follow from the model's generation_config (`model_config`) alone are not applied.
     """
     unapplied: dict[str, Any] = {}
-    processors = _without_own(processors, own, input_ids.shape[1], unapplied)
-    criteria = _without_own(criteria, own, input_ids.shape[1], unapplied)
-    _refuse_config(asked, own)
+    processors = _without_model_config(processors, model_config, input_ids.shape[1], unapplied)
+    criteria = _without_model_config(criteria, model_config, input_ids.shape[1], unapplied)
+    _refuse_config(requested, model_config)
     _refuse_arguments(others)
     prompts = _prompts(input_ids, others.get("attention_mask"), others.get("position_ids"))
-    temperature, top_p = _sampling(processors, bool(asked.do_sample))
+    temperature, top_p = _sampling(processors, bool(requested.do_sample))
     ends = [each.eos_token_id.tolist() for each in criteria if isinstance(each, EosTokenCriteria)]
     lengths = [each.max_length for each in criteria if isinstance(each, MaxLengthCriteria)]
     if not lengths or min(lengths) <= input_ids.shape[1]:
         raise UsageError("no token is to be generated: give max_new_tokens of 1 or more")
     streamer = others.get("streamer")
     if streamer is not None and len(prompts) > 1:
-        raise UsageError(f"a streamer takes one row, got {len(prompts)}: give one prompt, or no streamer")
+        raise UsageError(f"a streamer takes one sequence, got {len(prompts)}: give one prompt, or no streamer")
     return GenerateCall(
         prompts,
         min(lengths) - input_ids.shape[1],
         frozenset(token_id for ids in ends for token_id in ids),
-        asked.pad_token_id if asked._pad_token_tensor is None else int(asked._pad_token_tensor),
+        requested.pad_token_id if requested._pad_token_tensor is None else int(requested._pad_token_tensor),
         temperature,
         top_p,
         _stop_strings(criteria),
         streamer,
-        bool(asked.return_dict_in_generate),
+        bool(requested.return_dict_in_generate),
         _seeds(seed, len(prompts), temperature),
         unapplied,
     )
 
 
-def _without_own(
-    given: Sequence[Any], own: GenerationConfig | None, n_prompt: int, unapplied: dict[str, Any]
+def _without_model_config(
+    given: Sequence[Any], model_config: GenerationConfig | None, n_prompt: int, unapplied: dict[str, Any]
 ) -> list[Any]:
-    """Return the processors or criteria not set by the model's own file; add the others' values to `unapplied`."""
+    """Return the processors or criteria that the caller requested, without those from the model's generation_config.
+
+    Add the values of the removed ones to `unapplied`.
+    """
     left: list[Any] = []
     for each in given:
         name, attribute = _FOLLOW_FROM.get(type(each).__name__, ("", ""))
-        value = _own_value(own, name, n_prompt)
+        value = _own_value(model_config, name, n_prompt)
         if value is None or _plain(getattr(each, attribute, None)) != _plain(value):
             left.append(each)
-        elif name != "min_length" or own is None or own.min_new_tokens is None:
+        elif name != "min_length" or model_config is None or model_config.min_new_tokens is None:
             unapplied[name] = value
     return left
 
 
-def _own_value(own: GenerationConfig | None, name: str, n_prompt: int) -> Any:
+def _own_value(model_config: GenerationConfig | None, name: str, n_prompt: int) -> Any:
     """Return the value that the model's own generation_config gives a call; None if it sets none."""
-    if own is None or not name:
+    if model_config is None or not name:
         return None
-    if name == "min_length" and own.min_new_tokens is not None:
-        return own.min_new_tokens + n_prompt
-    value = getattr(own, name, None)
-    return own._get_default_generation_params()[name] if name == "top_k" and value is None and own.do_sample else value
+    if name == "min_length" and model_config.min_new_tokens is not None:
+        return model_config.min_new_tokens + n_prompt
+    value = getattr(model_config, name, None)
+    return (
+        model_config._get_default_generation_params()[name]
+        if name == "top_k" and value is None and model_config.do_sample
+        else value
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -197,19 +204,23 @@ def _plain(value: Any) -> Any:
     return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
-def _refuse_config(asked: GenerationConfig, own: GenerationConfig | None) -> None:
-    mode = asked.get_generation_mode()
+def _refuse_config(requested: GenerationConfig, model_config: GenerationConfig | None) -> None:
+    mode = requested.get_generation_mode()
     if mode not in _MODES:
-        raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: ask for greedy search or sampling")
+        raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: use greedy search or sampling")
     for name, neutral in _NEUTRAL.items():
-        is_own = name in _CACHES and own is not None and getattr(own, name, None) == getattr(asked, name, None)
-        if (value := getattr(asked, name, None)) not in neutral and not is_own:
+        is_own = (
+            name in _CACHES
+            and model_config is not None
+            and getattr(model_config, name, None) == getattr(requested, name, None)
+        )
+        if (value := getattr(requested, name, None)) not in neutral and not is_own:
             raise UsageError(f"{name}={value} can't be followed here: leave it out")
 
 
 def _refuse_arguments(others: Mapping[str, Any]) -> None:
     if getattr(others.get("cache"), "_is_user_defined", False):
-        raise UsageError("a cache was handed in, and rows with exits need their own: leave cache out")
+        raise UsageError("a cache was given, and exits need their own: leave cache out")
     for name, value in others.items():
         if name not in (*_MADE, "streamer") and value is not None and value is not False:
             raise UsageError(f"{name} can't be followed here: leave it out")
@@ -218,13 +229,13 @@ def _refuse_arguments(others: Mapping[str, Any]) -> None:
 def _prompts(input_ids: Tensor, mask_BT: Tensor | None, position_BT: Tensor | None) -> list[tuple[int, ...]]:
     """Return each sequence's tokens without padding."""
     if not input_ids.numel():
-        raise UsageError(f"input_ids are of shape {tuple(input_ids.shape)}: give at least one row with one token")
+        raise UsageError(f"input_ids are of shape {tuple(input_ids.shape)}: give at least one sequence with one token")
     real_BT = torch.ones_like(input_ids, dtype=torch.bool) if mask_BT is None else mask_BT.bool().to(input_ids.device)
     if (real_BT[:, :-1] & ~real_BT[:, 1:]).any():
         raise UsageError("attention_mask hides tokens behind others: pad on the left (tokenizer.padding_side = 'left')")
     if not real_BT[:, -1].all():
         row = int((~real_BT[:, -1]).nonzero()[0, 0])
-        raise UsageError(f"row {row} has no token that attention_mask lets through: leave it out")
+        raise UsageError(f"sequence {row} has no token that attention_mask shows: leave it out")
     if position_BT is not None:
         expected_BT = (real_BT.cumsum(-1) - 1).to(position_BT.device)
         if ((position_BT != expected_BT) & real_BT.to(position_BT.device)).any():
@@ -247,8 +258,8 @@ def _sampling(processors: Sequence[Any], do_sample: bool) -> tuple[float, float]
                 )
             case _:
                 raise UsageError(
-                    f"{type(processor).__name__} changes logits, and exits are decided on the model's own: leave out "
-                    "what asks for it, or, if the model's generation_config does, give its neutral value, as in "
+                    f"{type(processor).__name__} changes logits, and exits are decided on the model's own: leave it "
+                    f"out or, if the model's generation_config has it, give its neutral value, as in "
                     "repetition_penalty=1.0"
                 )
     if not do_sample or top_p == 0:  # 0 keeps only the likeliest token

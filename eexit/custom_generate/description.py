@@ -4,29 +4,29 @@ from collections.abc import Iterator
 
 from eexit.custom_generate.package import Certificate, PromptDistribution, SettingPackage
 from eexit.method.custom import PYTHON, CustomSource
-from eexit.output.text import format_number, ordinal, percent, short_percent, with_weights
+from eexit.output.text import format_number, ordinal, percent, pluralize, short_percent, with_weights
 from eexit.plan.configuration import Draft, EarlyExit, all_modes
 from eexit.quality.certificate import certificate_sentences
 
 
-def describe_package(taken: SettingPackage) -> str:
-    """Return the description, a line per paragraph."""
-    return "\n".join([*_what(taken), *_saved(taken), *_guarantee(taken), *_identity(taken)])
+def describe_package(package: SettingPackage) -> str:
+    """Return a package's description for its README, a line per paragraph."""
+    return "\n".join([*_what(package), *_saved(package), *_guarantee(package), *_identity(package)])
 
 
-def call_to_load(taken: SettingPackage, folder: str) -> str:
+def call_to_load(package: SettingPackage, folder: str) -> str:
     """Return the Python call that loads the setting in a folder."""
-    files = [name for name in dict.fromkeys(each["source"] for each in taken.own) if name.endswith(PYTHON)]
+    files = [name for name in dict.fromkeys(each["source"] for each in package.own) if name.endswith(PYTHON)]
     return f"eexit.load({folder!r}" + (f", use={files!r})" if files else ")")
 
 
-def _what(taken: SettingPackage) -> Iterator[str]:
-    model, config = taken.model, taken.config
+def _what(package: SettingPackage) -> Iterator[str]:
+    model, config = package.model, package.config
     of = f"{model.name} ({model.architecture}, {model.n_layers} layers)"
-    match taken.setting:
+    match package.setting:
         case Draft(layer, n_tokens):
             yield (
-                f"{taken.key} of {of}: {n_tokens} tokens are drafted after layer {layer}; full depth keeps those it "
+                f"{package.key} of {of}: {n_tokens} tokens are drafted after layer {layer}; full depth keeps those it "
                 "agrees with."
             )
             yield (
@@ -34,13 +34,13 @@ def _what(taken: SettingPackage) -> Iterator[str]:
                 "lost."
             )
         case EarlyExit() as exit:
-            layers = ", ".join(map(str, taken.exit_layers))
-            after = "layer" if len(taken.exit_layers) == 1 else "layers"
+            layers = ", ".join(map(str, package.exit_layers))
+            after = "layer" if len(package.exit_layers) == 1 else "layers"
             yield (
-                f"{taken.key} of {of}: tokens leave after {after} {layers} where rule {exit.rule} says so. "
+                f"{package.key} of {of}: tokens exit after {after} {layers} where rule {exit.rule} decides so. "
                 f"Mode {exit.mode}: {all_modes()[exit.mode]}."
             )
-    for own in taken.own:
+    for own in package.own:
         source = CustomSource(own["source"], own["text"])
         yield (
             f"{own['kind'].capitalize()} {own['name']} is not of eexit: {own['definition']}. Its text stands in "
@@ -54,34 +54,31 @@ def _what(taken: SettingPackage) -> Iterator[str]:
     )
 
 
-def _saved(taken: SettingPackage) -> Iterator[str]:
-    theoretical, run = taken.saved.get("theoretical"), taken.saved.get("run")
+def _saved(package: SettingPackage) -> Iterator[str]:
+    theoretical, run = package.saved.get("theoretical"), package.saved.get("run")
     yield (
         f"Multiply-adds saved in its sweep, of decided tokens: {percent(theoretical)} if deciding were free "
         f"(theoretical), {percent(run)} by what was run."
     )
-    for timed in taken.timed:
+    for timed in package.timed:
         ends = "" if timed.low is None else f" [{percent(timed.low)}, {percent(timed.high)}]"
         yield (
-            f"Time saved beside full depth at {timed.rows} row{'s' * (timed.rows > 1)} (realised): "
+            f"Time saved beside full depth at {pluralize(timed.rows, 'sequence')} (realised): "
             f"{percent(timed.saved)}{ends}, {format_number(timed.tokens_per_second, '.1f')} tokens per second, "
             f"{timed.rounds} rounds on {timed.machine}"
             + (f"; {timed.beside_generate:.2f} times as fast as generate." if timed.beside_generate else ".")
         )
-    if not taken.timed:
-        yield "It was not timed: what it saves in time on a machine is what eexit timings measures there."
+    if not package.timed:
+        yield "It was not timed: eexit timings measures its saving in time on a machine."
 
 
-def _guarantee(taken: SettingPackage) -> Iterator[str]:
-    if taken.certificate is None:
+def _guarantee(package: SettingPackage) -> Iterator[str]:
+    if package.certificate is None:
         yield "It has no guarantee: no choice (eexit choose) certified it."
     else:
-        yield from _certified(taken.certificate, taken.model.quantization)
-        yield (
-            "The guarantee is about prompts drawn as those were, and texts made as theirs were: of others it says "
-            "nothing."
-        )
-    yield _prompts(taken.prompts)
+        yield from _certified(package.certificate, package.model.quantization)
+        yield ("The guarantee covers only prompts drawn as these were, with texts generated as theirs were.")
+    yield _prompts(package.prompts)
 
 
 def _certified(certificate: Certificate, quantization: str | None) -> Iterator[str]:
@@ -89,14 +86,14 @@ def _certified(certificate: Certificate, quantization: str | None) -> Iterator[s
     said = " ".join(certificate_sentences(*bounded, certificate.model_dump()))
     yield f"Certified{with_weights(quantization)}, by risk {certificate.risk}. {said} The loss: {certificate.loss}."
     if certificate.question > 1:
-        yield f"It was the {ordinal(certificate.question)} ask of these prompts."
+        yield f"It was the {ordinal(certificate.question)} use of these prompts."
     held_out = certificate.held_out
     if held_out is None:
-        yield "It was not checked on prompts that chose nothing."
+        yield "It was not checked on test prompts."
     else:
         mean, upper = short_percent(held_out.mean_loss), short_percent(held_out.upper)
         yield (
-            f"On {held_out.n} prompts that chose nothing, its mean loss is {mean}, so that by these alone the risk is "
+            f"On {held_out.n} test prompts, its mean loss is {mean}, so that by these alone the risk is "
             f"at most {upper}."
         )
 
@@ -113,10 +110,10 @@ def _prompts(drawn: PromptDistribution) -> str:
     )
 
 
-def _identity(taken: SettingPackage) -> Iterator[str]:
-    for dtype, measured in taken.model.measured.items():
+def _identity(package: SettingPackage) -> Iterator[str]:
+    for dtype, measured in package.model.measured.items():
         yield (
-            f"In {dtype}{with_weights(taken.model.quantization)} on {measured.device}, {measured.identical} of "
+            f"In {dtype}{with_weights(package.model.quantization)} on {measured.device}, {measured.identical} of "
             f"{measured.runs} texts of the sweep came out the same, token for token, when it was packaged."
-            + ("" if dtype == taken.model.dtype else f" The sweep, and any guarantee, is of {taken.model.dtype}.")
+            + ("" if dtype == package.model.dtype else f" The sweep, and any guarantee, is of {package.model.dtype}.")
         )

@@ -14,7 +14,7 @@ from eexit.model.support import refuse_compiled, refuse_hooked
 from eexit.output.text import truncate_lines, with_weights
 from eexit.plan.model_description import weights_digest
 
-_WAY_OUT: Final = "load that model, or take a setting of this one home"
+_WAY_OUT: Final = "load that model, or package a setting of this one"
 
 
 # Names of files, tokens, returned values and weight formats, none of which changes what the layers compute.
@@ -25,48 +25,49 @@ _ASIDE: Final = (
 )  # fmt: skip
 
 
-def check_model(model: PreTrainedModel, taken: SettingPackage, name: str) -> None:
-    """Raise `UsageError` unless a model has the weights and configuration that the package `taken` was made for.
+def check_model(model: PreTrainedModel, package: SettingPackage, name: str) -> None:
+    """Raise `UsageError` unless a model has the weights and configuration that a package was made for.
 
     `name` is the setting's name in messages.
     """
     refuse_unusual(model)
-    _refuse_precision(model, taken, name)  # before weights are read
-    if weights_digest(model) != taken.model.measured[dtype_name(model.dtype)].weights:
-        raise UsageError(f"{name} is for {_called(taken)}, and this model has other weights: {_WAY_OUT}")
+    _refuse_precision(model, package, name)  # before weights are read
+    if weights_digest(model) != package.model.measured[dtype_name(model.dtype)].weights:
+        raise UsageError(f"{name} is for {_called(package)}, and this model has other weights: {_WAY_OUT}")
     facts = config_facts(model)
-    for fact, value in taken.model.config.items():
+    for fact, value in package.model.config.items():
         if fact not in facts or facts[fact] != value:
             raise UsageError(
-                f"{name} is for {_called(taken)} with {fact}={value}, and this model has {facts.get(fact)}: {_WAY_OUT}"
+                f"{name} is for {_called(package)} with {fact}={value}, and this model has {facts.get(fact)}: "
+                f"{_WAY_OUT}"
             )
 
 
-def _refuse_precision(model: PreTrainedModel, taken: SettingPackage, name: str) -> None:
+def _refuse_precision(model: PreTrainedModel, package: SettingPackage, name: str) -> None:
     quantization = quantization_of(model)
-    if quantization != taken.model.quantization:
-        measured_with = with_weights(taken.model.quantization) or " with weights as they were"
+    if quantization != package.model.quantization:
+        measured_with = with_weights(package.model.quantization) or " with weights as they were"
         is_this = "not quantised" if quantization is None else f"quantised ({quantization})"
         raise UsageError(
-            f"{name} was measured{measured_with}, and the model is {is_this}: load it as {name}/README.md says, or "
-            "take a setting of this one home"
+            f"{name} was measured{measured_with}, and the model is {is_this}: load it as in {name}/README.md, or "
+            "package a setting of this one"
         )
-    dtype, device, measured = dtype_name(model.dtype), model.device.type, taken.model.measured
+    dtype, device, measured = dtype_name(model.dtype), model.device.type, package.model.measured
     if dtype not in measured:
         known = " or ".join(f"dtype=torch.{each}" for each in measured)
         raise UsageError(
-            f"{name} was not measured in {dtype}: load the model with {known}, or take the setting home again with "
+            f"{name} was not measured in {dtype}: load the model with {known}, or package the setting again with "
             f"--dtypes {dtype}"
         )
     if device != measured[dtype].device:
         raise UsageError(
-            f"{name} was measured on {measured[dtype].device}, and the model is on {device}: move it there, or take "
-            f"the setting home again on a machine with {device}"
+            f"{name} was measured on {measured[dtype].device}, and the model is on {device}: move it there, or "
+            f"package the setting again on a machine with {device}"
         )
 
 
-def _called(taken: SettingPackage) -> str:
-    return taken.model.name + (f" at revision {taken.model.revision}" if taken.model.revision else "")
+def _called(package: SettingPackage) -> str:
+    return package.model.name + (f" at revision {package.model.revision}" if package.model.revision else "")
 
 
 def config_facts(model: PreTrainedModel) -> dict[str, Any]:

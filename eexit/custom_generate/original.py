@@ -26,10 +26,10 @@ from eexit.model.layers import Decoder
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.sources import DEFAULT_MODEL
 from eexit.output.text import did_you_mean
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, EarlyExit, NoExit, exiting_modes
 from eexit.plan.exit_layers import every_nth_layer
 from eexit.plan.grid_types import MAPPING
+from eexit.plan.sweep_config import SweepConfig
 from eexit.plan.validation_errors import explain
 from eexit.results.original_format import evaluation_of
 from eexit.results.shard_tables import exit_statistics, text_pieces
@@ -66,9 +66,7 @@ class EarlyExitGenerator(ABC):
             meant = did_you_mean(mode, modes, f"choose from {', '.join(modes)}")
             raise UsageError(f"unknown mode {mode!r}: {meant}")
         if mode in MAPPING:
-            raise UsageError(
-                f"mode {mode} needs trained KV maps: run a sweep with --kv-maps, and take its setting home"
-            )
+            raise UsageError(f"mode {mode} needs trained KV maps: run a sweep with --kv-maps, and package its setting")
         if readout not in READOUTS:
             raise UsageError(f"unknown readout {readout!r}: choose from {', '.join(READOUTS)}")
         self.tokenizer, self.mode, self.readout = tokenizer, mode, READOUTS[readout]

@@ -6,8 +6,8 @@
     custom_generate/ for a repository on the Hugging Face Hub (`eexit package --hub`)
 
 A setting is a sweep's configuration without prompts and with one setting in place of a grid. It therefore covers all
-that a sweep may use: a new artefact needs only one more field of `eexit.plan.config.SweepConfig` and one more role in
-`eexit.plan.artefacts.FLAGS`. This module does not import torch.
+that a sweep may use: a new artefact needs only one more field of `eexit.plan.sweep_config.SweepConfig` and one more
+role in `eexit.plan.artefacts.FLAGS`. This module does not import torch.
 """
 
 import json
@@ -20,10 +20,10 @@ from eexit.errors import UsageError
 from eexit.method.custom_manifest import refuse_changed
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import locations_of
-from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.configuration import EVERY, Configuration, Draft, EarlyExit, configuration_of
 from eexit.plan.hashes import checksum
 from eexit.plan.runs import used_by
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 
 SETTING: Final = "setting.json"
 README: Final = "README.md"
@@ -49,7 +49,7 @@ class TextMatch(_FrozenModel):
 
 
 class PackagedModel(_FrozenModel):
-    """The model that a setting is for. `measured` is by precision, and `config` has the values of its configuration."""
+    """Model that a setting was made for: its weights' digests, its `config`, and the precisions `measured`."""
 
     name: str
     revision: str | None
@@ -141,7 +141,7 @@ class SettingPackage(_FrozenModel):
 
     @property
     def setting(self) -> Configuration:
-        """Configuration of all sequences."""
+        """Configuration under which the package decodes every sequence."""
         return configuration_of(self.configuration)
 
     @property
@@ -179,8 +179,8 @@ def single_setting_config(
     return {**whole, "digests": digests, "exit_layers": exitable_layers}
 
 
-def encode_package(taken: SettingPackage) -> str:
-    content = taken.model_dump(mode="json")
+def encode_package(package: SettingPackage) -> str:
+    content = package.model_dump(mode="json")
     return json.dumps({**content, _CHECKSUM: checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -204,31 +204,31 @@ def read_package(folder: Path) -> SettingPackage:
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise UsageError(f"{folder}/{SETTING} was altered, so that its guarantee is void: {_PACKAGE_AGAIN}")
     try:
-        taken = SettingPackage.model_validate(held)
+        package = SettingPackage.model_validate(held)
     except ValidationError as error:
         raise UsageError(f"{folder}/{SETTING} is half a setting ({_first(error)}): {_PACKAGE_AGAIN}") from error
-    for name, digest in taken.files.items():
+    for name, digest in package.files.items():
         path = inside(folder, name)
         if not path.is_file():
             raise UsageError(f"{folder} is half a setting, since {name} is missing: {_PACKAGE_AGAIN}")
         if sha256([path]) != digest:
             raise UsageError(f"{folder}/{name} is not the file that was packaged: {_PACKAGE_AGAIN}")
-    return taken
+    return package
 
 
-def packaged_config(taken: SettingPackage, folder: Path) -> SweepConfig:
+def packaged_config(package: SettingPackage, folder: Path) -> SweepConfig:
     """Return the sweep's configuration with the artefacts' current paths, without loading a model or trusting its code.
 
     Raise `UsageError` if this version can't read it, or unless its custom rule and mode are given again.
     """
-    refuse_changed(taken.own, str(folder))
-    artefacts = {role: str(inside(folder, name)) for role, name in locations_of(taken.config).items()}
+    refuse_changed(package.own, str(folder))
+    artefacts = {role: str(inside(folder, name)) for role, name in locations_of(package.config).items()}
     try:
-        return SweepConfig.model_validate({**taken.config, **_NO_PROMPTS, **artefacts, "trust_remote_code": False})
+        return SweepConfig.model_validate({**package.config, **_NO_PROMPTS, **artefacts, "trust_remote_code": False})
     except ValidationError as error:
         raise UsageError(
-            f"{folder} asks for what this version of eexit does not know ({_first(error)}): install the version that "
-            f"made it ({taken.versions.get('eexit')})"
+            f"{folder} has fields that this version of eexit lacks ({_first(error)}): install the version that "
+            f"made it ({package.versions.get('eexit')})"
         ) from error
 
 

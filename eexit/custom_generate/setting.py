@@ -75,7 +75,7 @@ class _BoundModel:
 
     decoders: DecoderPair
     decoding: DecodingConfig
-    prices: UnitCosts
+    unit_costs: UnitCosts
 
 
 # Outside of settings, so that they can be copied and pickled, and with weak keys, so that models can be freed.
@@ -138,14 +138,14 @@ class Setting:
     The model stays unchanged, and several threads may use it at once.
     """
 
-    def __init__(self, taken: SettingPackage, folder: Path, packed: bool = False):
+    def __init__(self, package: SettingPackage, folder: Path, packed: bool = False):
         """Raise `UsageError` for a setting that this version does not support."""
-        self.taken, self.folder, self._packed = taken, folder, packed
-        self._config, self._follows = packaged_config(taken, folder), taken.setting
-        self._stats = SettingStats(taken.model.n_layers)
+        self.package, self.folder, self._packed = package, folder, packed
+        self._config, self._follows = packaged_config(package, folder), package.setting
+        self._stats = SettingStats(package.model.n_layers)
 
     def __repr__(self) -> str:
-        return f"<setting {self.taken.key} of {self.taken.model.name}, from {self.folder}>"
+        return f"<setting {self.package.key} of {self.package.model.name}, from {self.folder}>"
 
     @property
     def stats(self) -> dict[str, float]:
@@ -154,7 +154,7 @@ class Setting:
 
     def describe(self) -> str:
         """Return sentences about the setting, its savings, and the scope of its guarantee."""
-        return describe_package(self.taken)
+        return describe_package(self.package)
 
     def generate(
         self, model: PreTrainedModel, *inputs: Tensor, tokenizer: Tokenizer | None = None,
@@ -183,7 +183,7 @@ class Setting:
         if call.unapplied:
             warnings.warn(unapplied_sentence(call.unapplied, "a setting"), stacklevel=2)
         if not call.eos_token_ids and not names_an_eos_token(model):
-            call = replace(call, eos_token_ids=frozenset(self.taken.eos_token_ids))
+            call = replace(call, eos_token_ids=frozenset(self.package.eos_token_ids))
         ready = self._ready_for(model)
         traces = self._decode(ready, call, input_ids.device)
         costs = [self._count(ready, prompt, trace) for prompt, trace in zip(call.prompts, traces, strict=True)]
@@ -195,13 +195,13 @@ class Setting:
         refuse_autocast(model.device)
         models = _READY.setdefault(self, WeakKeyDictionary())
         if model not in models:
-            check_model(model, self.taken, str(self.folder))
+            check_model(model, self.package, str(self.folder))
             # Only the outermost module is copied, so that the model can be freed. Packing changes the others too.
             decoders = build_decoders(
                 sharing(model) if self._packed else copied(model), self._config.adapter, self._packed
             )
             moment = self.folder / MOMENT.format(dtype=dtype_name(model.dtype))
-            decoding = decoding_of(self._config, decoders, frozenset(self.taken.eos_token_ids), moment)
+            decoding = decoding_of(self._config, decoders, frozenset(self.package.eos_token_ids), moment)
             decoding = replace(decoding, record_full_depth="none", record_top_k=0)
             models[model] = _BoundModel(decoders, decoding, measure_unit_costs(decoders.full_depth, decoding))
         return models[model]
@@ -217,12 +217,12 @@ class Setting:
             top_p=call.top_p,
             stop_fn=watcher if call.criteria or call.streamer is not None else None,
         )
-        seeds = call.seeds or [self.taken.seed] * len(call.prompts)
+        seeds = call.seeds or [self.package.seed] * len(call.prompts)
         requests = [Request(prompt, self._follows, seed) for prompt, seed in zip(call.prompts, seeds, strict=True)]
         engine, traces = Engine(ready.decoders.full_depth, decoding, ready.decoders.early_exit), {}
         for row, outcome in engine.generate(requests):
             if isinstance(outcome, RequestFailure):
-                raise UsageError(f"row {row} can't be generated: {outcome.error}")
+                raise UsageError(f"sequence {row} can't be generated: {outcome.error}")
             traces[row] = outcome
             _warn_of_an_early_end(row, outcome, call.max_new_tokens)
         watcher.end()
@@ -231,7 +231,7 @@ class Setting:
     def _count(self, ready: _BoundModel, prompt: Sequence[int], trace: RequestOutput) -> dict[str, float | int | None]:
         """Return the cost of a sequence's decided tokens, and add it to `stats`."""
         exits, layers = trace.exit_layer_T[1:], ready.decoding.exitable_layers
-        costs = cost_columns(ready.prices, trace.counts, exits, layers, self._follows.mode, len(prompt))
+        costs = cost_columns(ready.unit_costs, trace.counts, exits, layers, self._follows.mode, len(prompt))
         self._stats.add(trace, costs)
         return costs
 
@@ -258,7 +258,8 @@ def _refuse_unknown_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) ->
         for token_id in prompt:
             if not 0 <= token_id < vocabulary:
                 raise UsageError(
-                    f"row {row} has token {token_id}, and the model's vocabulary has the ids 0 to {vocabulary - 1}: "
+                    f"sequence {row} has token {token_id}, and the model's vocabulary has the ids 0 to "
+                    f"{vocabulary - 1}: "
                     "use the model's own tokenizer"
                 )
 
@@ -267,7 +268,8 @@ def _warn_of_an_early_end(row: int, trace: RequestOutput, max_new_tokens: int) -
     n_tokens = len(trace.token_id_T)
     if trace.finish_reason == LENGTH and n_tokens < max_new_tokens:
         warnings.warn(
-            f"row {row} ends after {n_tokens} new tokens, where the model's context ends; plain generate may go on "
-            f"beyond it: ask for at most {n_tokens}, or give a shorter prompt",
+            f"sequence {row} ends after {n_tokens} new tokens, where the model's context ends; plain generate may go "
+            f"on "
+            f"beyond it: generate at most {n_tokens}, or give a shorter prompt",
             stacklevel=2,
         )

@@ -22,10 +22,10 @@ OnTokens = Callable[[int], None]  # called with a number of tokens
 
 
 class Batch:
-    """Requests in flight; requests of oracles have a full-depth pass beside the early-exit pass.
+    """Requests in flight; for requests of oracles, a full-depth pass runs beside the early-exit pass.
 
-    Beside a full-depth pass, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless the
-    early-exit decoder is another one.
+    There, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless an adapter changes its
+    weights.
     """
 
     def __init__(
@@ -35,9 +35,8 @@ class Batch:
         """Make room for `n_slots` of these requests at a time, of up to `length` tokens each."""
         self.decoders, self.decoding, self.n_slots = decoders, decoding, n_slots
         self.slots = SlotTable(n_slots, decoding, requests, decoders.full_depth)
-        self.head, self.full_depth_head = (
-            LMHead(each, decoding) for each in (decoders.early_exit, decoders.full_depth)
-        )
+        self.head = LMHead(decoders.early_exit, decoding)
+        self.full_depth_head = LMHead(decoders.full_depth, decoding)
         self.deferred = DeferredTokens(self.head, decoders.early_exit.cache(n_slots, length))
         self.full_depth = SharedPrefixes(self.full_depth_head, n_slots, length) if has_oracles else None
 

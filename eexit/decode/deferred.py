@@ -17,7 +17,7 @@ from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import LMHead
 from eexit.model.cache import KVCache
-from eexit.model.layers import ForwardInputs, Layer
+from eexit.model.layers import ForwardInputs, VisitedLayer
 
 DEFERRED_TOKENS: Final = 1024  # of all sequences, run at a time: activations take 15 times their hidden states
 BLOCK_TOKENS: Final = 32  # of a sequence, kept in one tensor: a step copies so many at most
@@ -57,10 +57,10 @@ class DeferredTokens:
         self.on_block: Callable[[], None] = lambda: None
 
     def run(self, visitor: ExitVisitor, inputs: ForwardInputs) -> Tensor:
-        """Take tokens through the layers; return head inputs after the final layer, (B, T, F).
+        """Run tokens through the layers; return the head inputs after the final layer, (B, T, F).
 
-        Deferred tokens join where the pass goes as deep as they are, and come first of T. Once all tokens have exited,
-        they may be deferred themselves.
+        Deferred tokens join at the layer from which theirs are deferred, and come first along T. Once all tokens have
+        exited, the remaining layers may be deferred for them too.
         """
         latest = Block(0, {"token": inputs.token_BT, "position": inputs.position_BT})
         while True:
@@ -100,13 +100,14 @@ class DeferredTokens:
     def _run(
         self, block: Block, others: ForwardInputs, visitor: ExitVisitor, stop: int, defers: bool, n_after: int = 0
     ) -> tuple[Tensor, Block | None]:
-        """Run tokens up to layer `stop`, or to where all have exited if that defers the rest.
+        """Run tokens up to layer `stop`, or up to the layer at which all have exited, if the rest is deferred.
 
-        They end `n_after` columns before the end of others. Returns head inputs, and the block there, if there is.
+        The tokens end `n_after` columns before the end of `others`. Return their head inputs, and the deferred block,
+        if any.
         """
         stopped: list[Block] = []
 
-        def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def visit(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             if not stopped and (layer.index == stop or (defers and visitor.all_exited)):
                 stopped.append(Block(layer.index, {**block.parts, "hidden": hidden_BTD}))
             return hidden_BTD if stopped else visitor(layer, hidden_BTD)
@@ -122,7 +123,7 @@ class DeferredTokens:
         return first.layer == second.layer and first.shape.numel() + second.shape.numel() <= self.most_tokens
 
     def _defer(self, block: Block) -> None:
-        """Add tokens behind the others."""
+        """Defer a block of tokens, behind earlier ones."""
         last = self.blocks[-1] if self.blocks else None
         if last and self._fits(last, block) and last.shape[1] + block.shape[1] <= BLOCK_TOKENS:
             block = self.blocks.pop().append(block)

@@ -78,7 +78,7 @@ class DraftBatch(Batch):
         return replace(inputs, token_BT=token_B1, position_BT=position_B1)
 
     def _accept(self, draft_BA: list[list[int]], columns: dict[str, Tensor]) -> None:
-        """Give each slot the drafts that equal full depth's next tokens, and its own next one, until it ends."""
+        """Accept drafts that equal full depth's next tokens, then full depth's own next token, until a text ends."""
         table, n_given_B, n_agreed_B = self.slots, list[int](), list[int]()
         for slot, drafts, predicted in zip(table.in_flight, draft_BA, columns["token_id_T"].tolist(), strict=True):
             n_drafted = min(len(drafts), _room(slot))
@@ -112,12 +112,12 @@ class DraftBatch(Batch):
 
     def output(self, at: int) -> Outcome:
         outcome, slot = super().output(at), self.slots.in_flight[at]
-        rounds = DraftRounds.from_rounds(self.rounds.pop(slot.index, []))
+        rounds = DraftRounds(*np.array(self.rounds.pop(slot.index, []), np.int64).reshape(-1, 4).T)
         if isinstance(outcome, RequestFailure):
             return outcome
         return replace(outcome, rounds=rounds, counts=rounds.counts(self.draft.layer, self.slots.layers))
 
 
 def _room(slot: Slot) -> int:
-    """Return how many drafts a slot has room for: a round may yield one token more."""
+    """Return the maximum number of drafts for a slot's next round, which may yield one token more than it drafts."""
     return slot.limit - slot.n_tokens - 1

@@ -38,15 +38,15 @@ def refuse_mode(mode: str, decoder: Decoder) -> None:
 
 
 class Engine:
-    """Decoder of requests, whose early-exit pass may have the weights of a student.
+    """Decoder of requests; an adapter may give the early-exit pass other weights, the student's.
 
-    A student is of the same architecture. It decodes requests of all modes with exits, after a first token of the
-    decoder's. The full-depth pass is always the decoder's.
+    The student has the same architecture. It decodes requests of all modes with exits, after a first token from the
+    full-depth decoder. The full-depth pass always has the original weights.
     """
 
     def __init__(self, decoder: Decoder, decoding: DecodingConfig, student: Decoder | None = None):
         self.decoder, self.decoding, self.student = decoder, decoding, student
-        self.decoders = DecoderPair.from_decoders(decoder, student)
+        self.decoders = DecoderPair(decoder, student or decoder)
         self.n_slots = 0  # of the latest batch
 
     def generate(
@@ -86,7 +86,7 @@ class Engine:
         `normal` goes with the oracles of the same decoder, if there are some.
         """
         configuration, n_prompt = request.configuration, len(request.prompt_token_ids)
-        decoders = self.decoders if isinstance(configuration, EarlyExit) else self.decoders.without_student
+        decoders = self.decoders if isinstance(configuration, EarlyExit) else DecoderPair(self.decoder, self.decoder)
         is_normal = isinstance(configuration, NoExit) and decoders == self.decoders
         draft = (configuration, self._reaches_context(request)) if isinstance(configuration, Draft) else None
         is_beyond_switch = self.decoder.context_of(n_prompt) == self.decoder.context
@@ -95,7 +95,7 @@ class Engine:
     def _decode(
         self, batch: Batch, requests: Sequence[Request], waiting: list[int], progress: OnTokens, observed: OnTokens
     ) -> Iterator[tuple[int, Outcome]]:
-        """Yield the outcomes of a batch's requests, which are taken from the end of `waiting`."""
+        """Yield the outcome of each request, as slots become free for those in `waiting` (from its end)."""
         slots = batch.slots
         while waiting or len(slots):
             while waiting and len(slots) < batch.n_slots:
@@ -147,7 +147,7 @@ class Engine:
 
 
 def _next(waiting: list[int], requests: Sequence[Request], batch: Batch) -> list[int]:
-    """Take requests from the end of `waiting` that a batch has free slots for, with few enough prompts to prefill."""
+    """Take the next requests from the end of `waiting`: as many as fit into free slots and into one prefill."""
     indices: list[int] = []
     prompts: set[tuple[int, ...]] = set()
     while waiting and len(batch.slots) + len(indices) < batch.n_slots:
@@ -159,7 +159,7 @@ def _next(waiting: list[int], requests: Sequence[Request], batch: Batch) -> list
 
 
 def budget_of(decoder: Decoder, memory_share: float) -> int:
-    """Return the bytes that a decoder's KV cache may take; over several devices, as the first full one allows."""
+    """Return the bytes that a decoder's KV cache may have; the device that fills up first limits a model on several."""
     n_layers = Counter(decoder.devices)
     return min(cache_budget(each, memory_share) * decoder.n_layers // n for each, n in n_layers.items())
 

@@ -20,15 +20,15 @@ from eexit.decode.predictors import HeadReading, LMHead, NextTokens, predictors
 from eexit.method.layer_call import ExitedTokens, LayerCall
 from eexit.method.modes import Mode
 from eexit.method.rules import HIDDEN_HISTORY, HISTORIES, HISTORY, LOGITS, LayerView
-from eexit.model.layers import Layer
+from eexit.model.layers import VisitedLayer
 
 NONE = -1  # the likeliest token where a rule has read none
 
 
 class ExitVisitor:
-    """State of one pass, which is called in place of each layer: exited tokens, decisions, and next tokens.
+    """One pass of tokens that may exit, called in place of each layer: it runs the layer, and decides exits.
 
-    Deferred tokens may `join`, before the visitor's own tokens of each sequence.
+    Deferred tokens may `join`, before the pass's own tokens of each sequence.
     """
 
     def __init__(self, head: LMHead, plan: ExitPlan, shape: Sequence[int]):
@@ -58,7 +58,7 @@ class ExitVisitor:
         self.exited: list[tuple[Mode, ExitedTokens]] = []  # by modes that alter the KV cache
         self.frozen_BT1: Tensor | None = None  # tokens whose hidden state stays that at the exit
 
-    def __call__(self, layer: Layer, hidden_BTD: Tensor) -> Tensor:
+    def __call__(self, layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
         with record_function("layers"):
             call = LayerCall(layer, hidden_BTD)
             for mode, exited in self.exited:
@@ -101,9 +101,9 @@ class ExitVisitor:
             if mode.modifies_kv:
                 flag_BT = exit_BT < self.n_exits
                 flag_BT = flag_BT if flag_B1 is None else flag_BT & flag_B1
-                exit_layer_BT, checks = self.plan.layer_X[exit_BT], self.plan.needs_check(mode)
-                exited = ExitedTokens.from_flag(flag_BT, exit_layer_BT, self.kept, self.decoding.kv_maps, checks)
-                self.exited.append((mode, exited))
+                tokens, exit_layer_BT = TokenSubset.from_flag(flag_BT.flatten()), self.plan.layer_X[exit_BT]
+                parts = (flag_BT, tokens, exit_layer_BT, self.kept, self.decoding.kv_maps)
+                self.exited.append((mode, ExitedTokens(*parts, checks_numbers=self.plan.needs_check(mode))))
                 flag_BT1 = flag_BT[..., None]
                 self.frozen_BT1 = flag_BT1 if self.frozen_BT1 is None else self.frozen_BT1 | flag_BT1
 
@@ -188,7 +188,7 @@ class ExitVisitor:
     def _read_next_tokens(
         self, rank: int, exits_N: Tensor, after_ND: Tensor, readings: Sequence[tuple[Index, HeadReading]]
     ) -> None:
-        """Read next tokens from readings that decided; keep head inputs of all tokens that exit here."""
+        """Record next tokens that deciding has read, and keep the head inputs of all tokens that exit here."""
         for index, reading in readings:
             exits_M = exits_N[index]
             tokens, at = TokenSubset(index).narrow(exits_M)
@@ -248,9 +248,9 @@ class ExitVisitor:
     def misses(self) -> Tensor:
         """Flag tokens that exited by a screen's likeliest token that is not the whole head's: (N,) bool."""
         exit_N1 = self.exit_N.clamp(max=self.n_exits - 1)[:, None]
-        likeliest_N = self.history["top_token"].gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
+        top_token_N = self.history["top_token"].gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
         has_exited_N = self.exit_N < self.n_exits
-        return has_exited_N & (likeliest_N != NONE) & (likeliest_N != self.next_tokens.likeliest_N)
+        return has_exited_N & (top_token_N != NONE) & (top_token_N != self.next_tokens.top_token_N)
 
 
 def _join(indices: Sequence[Index], n_tokens: int) -> tuple[Index, list[slice]]:

@@ -18,7 +18,7 @@ from eexit.decode.slots import Slot, SlotTable
 from eexit.model.cache import KVCache
 from eexit.model.decoders import DecoderPair
 from eexit.model.devices import to_device
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 
 OBSERVED_TOKENS: Final = 2048  # of finished texts, run at a time, but at least a whole text
 READ_TOKENS: Final = 256  # of finished texts whose logits are kept at a time
@@ -32,7 +32,7 @@ def full_depth_pass(
     """Run all layers; return the hidden states after some layers, at some tokens of each sequence, (B, T, X, D)."""
     hidden: dict[int, Tensor] = {}
 
-    def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
         after_BTD = layer.run(hidden_BTD)
         if layer.index in layers:
             hidden[layer.index] = after_BTD[:, at].to(decoder.device)
@@ -46,10 +46,10 @@ def full_depth_pass(
 def prefill(
     decoders: DecoderPair, decoding: DecodingConfig, prompts: Sequence[Sequence[int]], end: int
 ) -> tuple[HeadReading, dict[Decoder, KVCache]]:
-    """Run different prompts together at full depth, once with each decoder, so that they end before column `end`.
+    """Run prompts at full depth, with the full-depth and the early-exit decoder, so that they end before column `end`.
 
-    Returns the full-depth decoder's reading after the last tokens, at the observed layers and the final one, and the KV
-    caches.
+    The prompts are different. Returns the full-depth decoder's reading after the last tokens, at the observed layers
+    and the final one, and the decoders' KV caches.
     """
     head, caches = LMHead(decoders.full_depth, decoding), dict[Decoder, KVCache]()
     layers = head.layers[-max(1, decoding.n_observed) :]

@@ -139,7 +139,7 @@ class ExitPlan:
             self.stop_NE[at], self.go_on_NE[at] = chances.exit_BE, chances.pass_BE
 
     def with_exits(self, exit_N: Tensor, **changes: Any) -> "ExitPlan":
-        """Return the plan of the first tokens, with known exits as indices into X and with changed fields."""
+        """Return the plan for the first tokens, whose exits (indices into X) are known."""
         parts = {name: getattr(self, name)[: len(exit_N)] for name in ("parameter_NE", "u_exit_N", "u_token_N")}
         plan = replace(self, groups=(), **parts, **changes)
         plan.stop_NE[:] = torch.arange(plan.stop_NE.shape[1], device=exit_N.device) == exit_N[:, None]

@@ -23,7 +23,7 @@ from eexit.decode.sampling import pick_tokens
 from eexit.method.divergence import Divergence, divergence_from_final
 from eexit.method.rules import LayerView
 from eexit.model.layers import Decoder
-from eexit.plan.config import Observe
+from eexit.plan.sweep_config import Observe
 from eexit.results.token_columns import recorded
 
 # Bytes of logits that one product with the head makes, but at least those of LOGITS_ROWS hidden states. With fewer, the
@@ -40,7 +40,7 @@ class NextTokens:
 
     token_N: Tensor
     log_p_N: Tensor  # of the token, nats
-    likeliest_N: Tensor  # another token than the next one if that is sampled or forced
+    top_token_N: Tensor  # another token than the next one if that is sampled or forced
     top_token_NK: Tensor
     top_prob_NK: Tensor
 
@@ -93,7 +93,7 @@ class HeadReading(Divergence):
         values = {
             "top2_prob": self.top_prob_BXK[:, -1, :2],
             "entropy": self.entropy_B,
-            "top_token": self.likeliest_BX[:, -1],
+            "top_token": self.top_token_BX[:, -1],
         }
         return values | {"reading": self} | ({} if self.logits_UV is None else {"logits": self.logits_UV})
 
@@ -103,7 +103,7 @@ class HeadReading(Divergence):
             "kl_TE": self.kl_BE,
             "jsd_TE": self.jsd_BE,
             "logprob_T": self.logprob(token_B),
-            "final_token_id_T": self.likeliest_BX[:, -1],
+            "final_token_id_T": self.top_token_BX[:, -1],
             "entropy_T": self.entropy_B,
             "top_token_ids_TXK": self.top_token_BXK,
             "top_prob_TXK": self.top_prob_BXK,
@@ -132,7 +132,7 @@ class LMHead:
     def read_layers(self, hidden_NXD: Tensor) -> HeadReading:
         """Read hidden states after the exitable layers and, last, after the final layer.
 
-        Fewer than X hidden states are those after the last of these layers.
+        If `hidden_NXD` has fewer layers, they are the last ones.
         """
         read = enumerate(self.layers[-hidden_NXD.shape[1] :])
         head_input_NXF = torch.stack([self.head_input(hidden_NXD[:, at], layer) for at, layer in read], 1)
@@ -177,8 +177,8 @@ class LMHead:
         self, reading: HeadReading, at: Index, u_M: Tensor, forced_M: Tensor | None = None, rank: Tensor | int = -1
     ) -> NextTokens:
         """Return next tokens of the tokens at some indices of a reading, by the distributions after layer `rank`."""
-        likeliest_M, log_p_M = reading.likeliest_BX[at, rank], reading.likeliest_log_p_BX[at, rank]
-        token_M = likeliest_M
+        top_token_M, log_p_M = reading.top_token_BX[at, rank], reading.likeliest_log_p_BX[at, rank]
+        token_M = top_token_M
         if forced_M is not None:
             assert reading.forced_log_p_U is not None, "forced tokens are read"
             token_M, log_p_M = forced_M, reading.forced_log_p_U[at]
@@ -187,7 +187,7 @@ class LMHead:
             log_p_M = reading.logprob(token_M, at)
         top_k = self.decoding.record_top_k
         top_token_MK, top_prob_MK = reading.top_token_BXK[at, rank], reading.top_prob_BXK[at, rank]
-        return NextTokens(token_M, log_p_M, likeliest_M, top_token_MK[:, :top_k], top_prob_MK[:, :top_k])
+        return NextTokens(token_M, log_p_M, top_token_M, top_token_MK[:, :top_k], top_prob_MK[:, :top_k])
 
     def _sample(self, reading: HeadReading, at: Index, u_M: Tensor) -> Tensor:
         """Sample tokens, a few at a time."""

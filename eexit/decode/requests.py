@@ -8,8 +8,8 @@ from eexit.method.kv_maps import KVMaps
 from eexit.method.linear_predictors import Gate, Probe
 from eexit.method.readouts import READOUTS, Readout
 from eexit.method.screen import Screen
-from eexit.plan.config import Observe
 from eexit.plan.configuration import Configuration, EarlyExit
+from eexit.plan.sweep_config import Observe
 from eexit.results.token_columns import TokenColumns
 
 
@@ -45,7 +45,7 @@ class DecodingConfig:
         screen: If given, rules read its approximation of the lm_head; next tokens are read from the whole head.
         temperature: 0 is greedy.
         record_top_k: How many top tokens of each layer are recorded.
-        observe: Layers at which the full-depth pass is recorded: all exitable ones and the final one, or fewer.
+        record_full_depth: Layers at which the full-depth pass is recorded: all exitable and the final one, or fewer.
         max_rows: The largest number of requests in flight; their KV caches may allow fewer.
         memory_share: The share of a device's memory that this process may use.
     """

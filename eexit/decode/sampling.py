@@ -36,7 +36,7 @@ def _pick_of_all(p_BV: Tensor, top_p: float, u_B: Tensor) -> Tensor:
 
 
 def _pick_of_likeliest(p_BV: Tensor, top_p: float, u_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample among the likeliest tokens; flag rows whose token certainly equals that of `_pick_of_all`: (B,) each."""
+    """Sample among the likeliest tokens only, and flag the draws for which that is exact: (B,) each."""
     p_BK, token_BK = p_BV.topk(N_LIKELIEST, sorted=False)
     token_BK, order_BK = token_BK.sort()  # of equally likely tokens, the first comes first
     p_BK, by_p_BK = p_BK.gather(1, order_BK).sort(stable=True, descending=True)

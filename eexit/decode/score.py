@@ -68,7 +68,8 @@ def score_texts(
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[ScoredText]:  # fmt: skip
     """Score several texts after the same prompt, each by itself and with the same draws; otherwise as `score`."""
-    decoders = DecoderPair.from_decoders(decoder, student if isinstance(request.configuration, EarlyExit) else None)
+    early_exit = student if isinstance(request.configuration, EarlyExit) else None
+    decoders = DecoderPair(decoder, early_exit or decoder)
     prompt, n_prompt, longest = request.prompt_token_ids, len(request.prompt_token_ids), max(map(len, texts))
     if u_exit_T is None:
         u_exit_T = exit_draws(request.seed, list(prompt), longest)
@@ -79,10 +80,8 @@ def score_texts(
     reading, caches = prefill(decoders, decoding, [prompt or (texts[0][0],)], max(1, n_prompt))
     head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoder, decoding)
     slot_B, length = torch.arange(len(texts), device=decoder.device), n_prompt + longest
-    deferred, cache = (
-        DeferredTokens(head, decoders.early_exit.cache(len(texts), length)),
-        decoder.cache(len(texts), length),
-    )
+    deferred = DeferredTokens(head, decoders.early_exit.cache(len(texts), length))
+    cache = decoder.cache(len(texts), length)
     deferred.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
     if request.is_oracle:
         cache.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)
@@ -110,27 +109,27 @@ def score_texts(
         visitor = ExitVisitor(head, part, forced_BT.shape)
         head_input_NF, tokens = visitor.finish(deferred.run(visitor, inputs)), visitor.next_tokens
         exit_layer_N, prob_NX = plan.layer_X[visitor.exit_N], visitor.probabilities()
-        columns = exit_layer_N, tokens.likeliest_N, tokens.log_p_N, prob_NX, part.score_NE, head_input_NF
+        columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, part.score_NE, head_input_NF
         parts.append([column.unflatten(0, forced_BT.shape) for column in columns])
     *arrays, head_input_BTF = (torch.cat(column, 1) for column in zip(*parts, strict=True))
-    exit_layer_BT, likeliest_BT, log_p_BT, prob_BTX, score_BTE = (array.cpu().numpy() for array in arrays)
+    exit_layer_BT, top_token_BT, log_p_BT, prob_BTX, score_BTE = (array.cpu().numpy() for array in arrays)
 
     def scored(at: int, n: int) -> ScoredText:
-        parts = exit_layer_BT[at, :n], likeliest_BT[at, :n], log_p_BT[at, :n], prob_BTX[at, :n], score_BTE[at, :n]
+        parts = exit_layer_BT[at, :n], top_token_BT[at, :n], log_p_BT[at, :n], prob_BTX[at, :n], score_BTE[at, :n]
         return ScoredText(*parts, exit_ready_TF=head_input_BTF[at, :n])
 
     return [scored(at, len(text)) for at, text in enumerate(texts)]
 
 
 def _first_tokens(head: LMHead, reading: HeadReading, token_B: Tensor, has_prompt: bool) -> list[Tensor]:
-    """Return the columns of first tokens, (B, 1, …), which come from prefill."""
+    """Return the recorded columns of the texts' first tokens, (B, 1, …), which come from prefill."""
     reading = reading.expand(torch.zeros_like(token_B))
-    likeliest_B, logprob_B = reading.likeliest_BX[:, -1], reading.logprob(token_B)
+    top_token_B, logprob_B = reading.top_token_BX[:, -1], reading.logprob(token_B)
     head_input_BF = reading.head_input_UXF[reading.prefix_B, -1]
     if not has_prompt:
-        likeliest_B, logprob_B = torch.full_like(likeliest_B, NONE), torch.full_like(logprob_B, torch.nan)
+        top_token_B, logprob_B = torch.full_like(top_token_B, NONE), torch.full_like(logprob_B, torch.nan)
         head_input_BF = torch.full_like(head_input_BF, torch.nan)
     prob_BX = torch.zeros(len(token_B), len(head.layers), device=token_B.device)
     prob_BX[:, -1] = 1
     exit_layer_B, score_BE = torch.full_like(token_B, head.layers[-1]), torch.full_like(prob_BX[:, :-1], torch.nan)
-    return [column[:, None] for column in (exit_layer_B, likeliest_B, logprob_B, prob_BX, score_BE, head_input_BF)]
+    return [column[:, None] for column in (exit_layer_B, top_token_B, logprob_B, prob_BX, score_BE, head_input_BF)]

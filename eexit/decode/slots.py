@@ -104,7 +104,7 @@ class SlotTable:
         self._is_sent = False
 
     def shift(self) -> int:
-        """Move slots to the left by columns that are unused by now; return their number, 0 while they are few."""
+        """Move all slots' columns to the left once enough columns are unused; return the number of columns."""
         unused = min(self.first_column, self.end - self.longest_prompt)
         if unused < SLACK_COLUMNS:
             return 0
@@ -141,13 +141,11 @@ class SlotTable:
     def plan(self) -> ExitPlan:
         """Return how the latest tokens exit."""
         self._send()
-        u_exit_B, u_token_B = (
-            u_BP.gather(1, self.n_tokens_B[:, None])[:, 0] for u_BP in (self.u_exit_BP, self.u_token_BP)
-        )
-        return replace(self._plan, u_exit_N=u_exit_B, u_token_N=u_token_B, checked=self.checked)
+        u_exit_B1, u_token_B1 = (u_BP.gather(1, self.n_tokens_B[:, None]) for u_BP in (self.u_exit_BP, self.u_token_BP))
+        return replace(self._plan, u_exit_N=u_exit_B1[:, 0], u_token_N=u_token_B1[:, 0], checked=self.checked)
 
     def inputs(self, n_columns: int) -> ForwardInputs:
-        """Return the latest tokens as inputs of a pass, in the last of so many columns."""
+        """Return the slots' latest tokens as inputs of a pass, which end at column `n_columns`."""
         self._send()
         attention_mask_BC = torch.arange(self.first_column, n_columns, device=self.device) >= self.first_B1
         return ForwardInputs(self.token_B1, self.position_B1, attention_mask_BC, self.first_column)
@@ -197,7 +195,7 @@ class SlotTable:
             slot.is_finite = bool(is_finite)
 
     def _make_room(self, n_tokens: int) -> None:
-        """Double the records' room if slots have more tokens."""
+        """Double the room for records if `n_tokens` more would not fit."""
         room = self.records["token_id_T"].shape[1]
         if n_tokens > room:
             more = self._records(min(room, self.decoding.max_new_tokens - room))
@@ -241,9 +239,5 @@ def max_length(request: Request, decoding: DecodingConfig, decoder: Decoder) -> 
 
 def finite(columns: Mapping[str, Tensor]) -> Tensor:
     """Flag tokens whose KLs, entropy and log-probability, as far as recorded, are finite: (N,) bool."""
-    is_finite = columns["exit_logprob_T"].isfinite()
-    if "entropy_T" in columns:
-        is_finite = is_finite & columns["entropy_T"].isfinite()
-    if "kl_TE" in columns:
-        is_finite = is_finite & columns["kl_TE"].isfinite().all(-1)
-    return is_finite
+    found = [columns[name].isfinite() for name in ("exit_logprob_T", "entropy_T", "kl_TE") if name in columns]
+    return torch.stack([part if part.ndim == 1 else part.all(-1) for part in found]).all(0)

@@ -207,7 +207,10 @@ def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _used(code: CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the values that a function's code, and code inside it, loads from a scope, with attributes of modules."""
+    """Yield name and value for all that a function's code, nested code included, loads from a scope.
+
+    Of modules, attributes are yielded.
+    """
     for first, *attributes in _loads(code):
         if first not in scope:  # a built-in, or missing
             continue
@@ -223,7 +226,7 @@ def _used(code: CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _loads(code: CodeType) -> Iterator[list[str]]:
-    """Yield each name that is loaded, with the attributes that are taken of it at once."""
+    """Yield each name that the code loads, with the attributes that are read from it at once."""
     chain: list[str] = []
     for instruction in dis.get_instructions(code):
         name = instruction.argval

@@ -75,7 +75,7 @@ class RegistryEntry(ABC):
 
     @abstractmethod
     def register(self) -> None:
-        """Register the entry by its name, in place of a custom one of that name."""
+        """Register the rule or mode under its name, replacing a custom one with the same name."""
 
     def refuse_if_not_given(self) -> None:
         """Raise `UsageError` for an entry that is described in results alone."""
@@ -113,7 +113,7 @@ def needs_of(declared: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def text_of(function: Callable[..., Any]) -> str:
-    """Return a function's own text; for a function that was typed into an interpreter, the digest of its code."""
+    """Return a function's source or, for one typed into an interpreter, the digest of its code."""
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
@@ -175,7 +175,10 @@ def use_text(source: CustomSource) -> None:
 
 @contextmanager
 def _running(source: CustomSource, module: ModuleType) -> Iterator[None]:
-    """Attribute entries to a file, prefix its output with its name, and report where running it takes long."""
+    """Register rules and modes under a file's name, and prefix its output with the name, in this context.
+
+    Report if running takes long.
+    """
     began = time.monotonic()
 
     def prefixed_print(*values: object, file: Any = None, **options: Any) -> None:

@@ -17,7 +17,7 @@ class Divergence:
     jsd_BE: Tensor  # Jensen–Shannon divergence, at most log 2
     entropy_B: Tensor  # of the final distribution
     final_lse_B: Tensor  # log-sum-exp of the final logits
-    likeliest_BX: Tensor
+    top_token_BX: Tensor
     likeliest_log_p_BX: Tensor
     top_token_BXK: Tensor  # likeliest first
     top_prob_BXK: Tensor
@@ -33,7 +33,7 @@ def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
     p_final_BV = log_p_BXV[:, -1].exp()
     expected_BX = torch.bmm(log_p_BXV, p_final_BV[:, :, None])[:, :, 0]
     top_token_BXK, top_log_p_BXK = top_tokens(log_p_BXV, top_k)
-    likeliest_BX, likeliest_log_p_BX = argmax_logprob(log_p_BXV)
+    top_token_BX, likeliest_log_p_BX = argmax_logprob(log_p_BXV)
     kl_BE = jsd_BE = expected_BX[:, :-1]
     if kl_BE.shape[1]:  # an operator on an empty tensor costs as much
         kl_BE = (expected_BX[:, -1:] - kl_BE).clamp_min(0)
@@ -43,7 +43,7 @@ def divergence_from_final(logits_BXV: Tensor, top_k: int = 0) -> Divergence:
         jsd_BE=jsd_BE,
         entropy_B=-expected_BX[:, -1],
         final_lse_B=logits_BXV[:, -1, 0].float() - log_p_BXV[:, -1, 0],
-        likeliest_BX=likeliest_BX,
+        top_token_BX=top_token_BX,
         likeliest_log_p_BX=likeliest_log_p_BX,
         top_token_BXK=top_token_BXK,
         top_prob_BXK=top_log_p_BXK.exp(),

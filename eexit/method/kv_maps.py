@@ -53,8 +53,8 @@ class KVMaps:
         """Return the hidden states (N, D) that enter a skipped layer, or its keys and values (N, n) each.
 
         Args:
-            exit_layer_N: each has a map to the layer.
-            input_NF: the hidden states at the exits; for keys and values, what the layer's own projections get of them.
+            exit_layer_N: the exit layers, each with a map to `layer`.
+            input_NF: the hidden states at the exits; for keys and values, the inputs that these give the projections.
         """
         by_exit = {at: self.of_layers[at, layer] for at in range(layer - 1) if (at, layer) in self.of_layers}
         outputs = [input_NF.new_empty(len(input_NF), each.weight.shape[1]) for each in next(iter(by_exit.values()))]
@@ -76,7 +76,7 @@ class KVMaps:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that `from_tensors` takes."""
+        """Return the tensors from which `from_tensors` restores the maps."""
         named = [zip(names(self.form, *pair), maps, strict=True) for pair, maps in self.of_layers.items()]
         return map_tensors({name: each for pairs in named for name, each in pairs})
 

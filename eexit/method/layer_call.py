@@ -13,7 +13,7 @@ from torch import Tensor
 from eexit.cpu.token_subset import TokenSubset
 from eexit.method.kv_maps import KVMaps
 from eexit.model.kv_projection import Projection
-from eexit.model.layers import Layer
+from eexit.model.layers import VisitedLayer
 
 # From a layer's own projections to keys and to values, and their input (M, F): keys and values, (M, H) each.
 MakeKeys = Callable[[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor], Sequence[Tensor]]
@@ -39,7 +39,7 @@ class ExitContext:
 
     def _needed(self, name: str) -> Tensor:
         if name not in self.kept:
-            raise AttributeError(f'it looks at {name}: say needs=("{name}",)')
+            raise AttributeError(f'it uses {name}: give needs=("{name}",)')
         return self.kept[name]
 
 
@@ -54,17 +54,8 @@ class ExitedTokens:
     kv_maps: KVMaps | None
     checks_numbers: bool = True  # of custom modes
 
-    @classmethod
-    def from_flag(
-        cls, flag_BT: Tensor, exit_layer_BT: Tensor, kept: Mapping[str, Tensor], kv_maps: KVMaps | None,
-        checks_numbers: bool = True,
-    ) -> "ExitedTokens":  # fmt: skip
-        """Select the tokens with this flag."""
-        tokens = TokenSubset.from_flag(flag_BT.flatten())
-        return cls(flag_BT, tokens, exit_layer_BT, kept, kv_maps, checks_numbers)
-
     def has_tokens(self) -> bool:
-        """Return False if no token is known to the host to have exited."""
+        """Return False if no token has exited, as far as the host can tell without waiting for the device."""
         return self.tokens.has_tokens()
 
     def before_layer(self, layer: int) -> "ExitedTokens":
@@ -85,7 +76,7 @@ class ExitedTokens:
 class LayerCall:
     """Call of a layer: its input, and the changes that modes make to it for exited tokens."""
 
-    def __init__(self, layer: Layer, hidden_BTD: Tensor):
+    def __init__(self, layer: VisitedLayer, hidden_BTD: Tensor):
         self.layer, self.cache, self.index = layer, layer.cache, layer.index
         self.device = layer.decoder.devices[layer.index]
         self.hidden_before = self.hidden_BTD = hidden_BTD.to(self.device)
@@ -97,11 +88,11 @@ class LayerCall:
     # ---- called by modes
 
     def write(self) -> None:
-        """Have the layer make keys and values of its input."""
+        """Write the layer's keys and values for its input, and skip the rest of the layer."""
         self.writes_kv = True
 
     def replace_hidden(self, tokens: TokenSubset, hidden_MD: Tensor) -> None:
-        """Have the layer make keys and values of other hidden states."""
+        """Write keys and values from these hidden states for some tokens, in place of the layer's input."""
         self.writes_kv = True
         if self.hidden_BTD is self.hidden_before:
             self.hidden_BTD = self.hidden_before.clone()

@@ -41,7 +41,7 @@ class LinearMap:
 
 
 def map_tensors(maps: Mapping[str, LinearMap]) -> dict[str, Tensor]:
-    """Return the tensors that an artefact stores of maps, by their names."""
+    """Return named linear maps as tensors by name, as an artefact stores them."""
     return {f"{name}.{part}": tensor for name, each in maps.items() for part, tensor in vars(each).items()}
 
 
@@ -62,7 +62,7 @@ class LayerMaps:
         return cls({layer: LinearMap.from_tensors(tensors, f"{cls.role}.{layer}") for layer in layers}, **more)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors that `from_tensors` takes."""
+        """Return the tensors from which `from_tensors` restores the map."""
         return map_tensors({f"{self.role}.{layer}": each for layer, each in self.maps.items()})
 
 

@@ -40,7 +40,7 @@ class SkippedLayer:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mode(RegistryEntry):
-    """Treatment of exited tokens in skipped layers; `definition` states which columns later tokens attend to."""
+    """Mode: what an exit leaves in the KV cache of skipped layers; `definition` describes it."""
 
     fill: str  # of the KV cache of skipped layers: one of KINDS
     needs: Sequence[str] = ()  # hidden states of `ExitContext`: "hidden_in", "embedding"
@@ -106,7 +106,7 @@ class FullDepthMode(Mode):
 
 
 class ResidualMode(Mode):
-    """Mode of which skipped layers make keys and values of the hidden state at the exit."""
+    """Mode whose skipped layers compute keys and values from the hidden state at the exit."""
 
     writes_kv = True
 
@@ -115,7 +115,7 @@ class ResidualMode(Mode):
 
 
 class HiddenStateMode(Mode):
-    """Mode of which skipped layers make keys and values of a hidden state that the function returns."""
+    """Mode whose skipped layers compute keys and values from a hidden state that the mode's function returns."""
 
     writes_kv = True
 
@@ -172,7 +172,7 @@ class KVMapMode(Mode):
 
 
 class CacheCopyMode(Mode):
-    """Mode of which skipped layers hold a copy of the exit layer's keys and values."""
+    """Mode whose skipped layers have a copy of the exit layer's keys and values."""
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.copy(exited.flag_BT)
@@ -183,7 +183,7 @@ class CacheCopyMode(Mode):
 
 
 class SkipMode(Mode):
-    """Mode of which skipped layers hold nothing: later tokens do not attend to the position there."""
+    """Mode without keys and values in skipped layers: later tokens don't attend to the position there."""
 
     hides_positions = True
 

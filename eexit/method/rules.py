@@ -1,4 +1,4 @@
-"""Exit rules: the chance to exit at each exitable layer that a token reaches.
+"""Exit rules: the exit probability at each exitable layer that a token reaches.
 
 A rule is a function of a `LayerView`, decorated with `rule`: those at the end of this module as well as those in users'
 files and notebooks. Engine, records and reports name no rule. This module does not import torch, so that the command
@@ -59,7 +59,7 @@ Parameter = float | ExitHistogram | None
 
 @dataclass(frozen=True)
 class ExitChances:
-    """The chance to exit at a layer that is reached, and its complement with full precision near 0."""
+    """Probability to exit at a layer that a token reaches, and its complement with full precision near 0."""
 
     exit_BE: Tensor
     pass_BE: Tensor
@@ -97,8 +97,8 @@ class LayerView:
         if name.startswith("__"):
             raise AttributeError(name)
         needs = [f'"{need}"' for need, names in NEEDS.items() if name in names]
-        way_out = f"say needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
-        raise AttributeError(f"it looks at {name}, which it does not need: {way_out}")
+        way_out = f"give needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
+        raise AttributeError(f"it uses {name}, which its needs lack: {way_out}")
 
     def view_for(self, needs: Sequence[str], tokens: slice, **more: Tensor) -> LayerView:
         """Return the view of some of the tokens for a rule with these needs."""
@@ -108,29 +108,29 @@ class LayerView:
 
     @property
     def is_finite(self) -> Tensor:
-        """True for tokens whose pass has finite numbers here: (N,), or (N, E) at the final layer."""
+        """True for tokens with finite numbers in this view: (N,), or (N, E) for an oracle."""
         return self.kl.isfinite() if self.index < 0 else self.hidden_out.isfinite().all(-1)
 
     @classmethod
     def at_final(cls, reference: Divergence, parameter_NE: Tensor, at: Tensor | slice = slice(None)) -> LayerView:
         """Return the view of oracles for the tokens at these indices."""
-        likeliest_NX = reference.likeliest_BX[at]
-        tokens = {"top_token": likeliest_NX[:, :-1], "final_top_token": likeliest_NX[:, -1:]}
+        top_token_NX = reference.top_token_BX[at]
+        tokens = {"top_token": top_token_NX[:, :-1], "final_top_token": top_token_NX[:, -1:]}
         return cls(-1, parameter=parameter_NE, kl=reference.kl_BE[at], jsd=reference.jsd_BE[at], **tokens)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rule(RegistryEntry):
-    """An exit rule. Its function returns an exit score, which is compared with the parameter, or the chance to exit.
+    """Exit rule, whose function returns an exit score, compared with the parameter, or an exit probability.
 
-    The function returns the chance if it takes the parameter, or if there is none.
+    The function returns a probability if it takes the parameter, or if the rule has none.
     """
 
     takes_parameter: bool = False
     needs: Sequence[str] = (DISTRIBUTION,)  # of NEEDS
     parameter: str = ""  # its name; empty for a rule without one
     unit: str = ""
-    sees: str = ""  # the exit score's name, with the unit; empty for a rule without a score
+    score_name: str = ""  # the exit score's name, with the unit; empty for a rule without a score
     at_most: bool = False  # True: exits where the score is at most the threshold, not at least
     draws: bool = False  # True: exits are drawn; False: a token exits at the first layer that meets the condition
     higher_exits_later: bool | None = None  # None if its parameters have no order
@@ -167,7 +167,7 @@ class Rule(RegistryEntry):
 
     @property
     def returns_chance(self) -> bool:
-        """True if the function returns the chance to exit."""
+        """True if the function returns an exit probability."""
         return self.takes_parameter or not self.parameter
 
     def check(self, parameter: Parameter) -> None:
@@ -208,7 +208,7 @@ class Rule(RegistryEntry):
             gives_bool = self.returns_chance and not self.draws
             check_shape_and_dtype(score, view.parameter.shape, kind="bool" if gives_bool else "numbers")
             if gives_bool and str(score.dtype) != "torch.bool":
-                raise TypeError("gives numbers, not True or False: if they are chances, say draws=True")
+                raise TypeError("gives numbers, not True or False: if they are exit probabilities, give draws=True")
             if checked_N is not False:
                 counts_N = ~view.parameter.isnan() & view.is_finite & checked_N
                 if n_nan := int((counts_N & score.isnan()).sum()):
@@ -219,9 +219,9 @@ class Rule(RegistryEntry):
         return score.float()
 
     def chances(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
-        """Return the chances to exit, each from one layer's score and the token's parameter.
+        """Return exit probabilities, each from one layer's score and the token's parameter.
 
-        Without a score, the parameters are the chances.
+        Without a score, the parameters are the probabilities.
         """
         if score_BE is None:
             return ExitChances(parameter_BE, 1 - parameter_BE)
@@ -233,7 +233,7 @@ class Rule(RegistryEntry):
         return ExitChances(exit_BE, 1 - exit_BE)
 
     def chances_in_set(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
-        """Return the chances, with none to exit at layers outside the exit set, whose parameter is NaN."""
+        """Return exit probabilities, 0 at layers outside the exit set, whose parameter is NaN."""
         chances, outside_BE = self.chances(score_BE, parameter_BE), parameter_BE.isnan()
         return ExitChances(chances.exit_BE.masked_fill(outside_BE, 0), chances.pass_BE.masked_fill(outside_BE, 1))
 
@@ -260,7 +260,7 @@ class KLRule(Rule):
 
 
 class FixedRule(Rule):
-    """Rule that exits at one layer: its parameter per layer is the chance to exit there."""
+    """Rule that exits at one layer, which is its parameter."""
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
         """Return 1 at the parameter's layer, else 0. A layer behind all exitable ones means the final layer."""
@@ -283,7 +283,7 @@ class RandomRule(Rule):
             raise ValueError(f"{parameter.of} decided no token, so that rule {CONTROL} has no exits to follow")
 
     def per_layer(self, parameter: Parameter, exitable_layers: Sequence[int]) -> Sequence[float]:
-        """Return the chance to exit at each layer: the copied exits at it, over those at it and deeper."""
+        """Return the exit probability at each layer: the copied exits at it, over the exits at it and deeper."""
         assert isinstance(parameter, ExitHistogram)
         counts = dict(parameter.counts)
         for layer in counts:
@@ -321,7 +321,7 @@ def rule(
     """Make a function a rule, whose name is the function's and whose definition is its docstring.
 
     `function(layer, parameter)` returns (N,) bool: True for tokens that exit at the layer. `parameter` is (N,), and is
-    left out where the rule has none. With `draws=True`, it returns the chance in [0, 1] instead. `function(layer)` of a
+    left out where the rule has none. With `draws=True`, it returns the exit probability instead. `function(layer)` of a
     rule with a parameter returns scores (N,): tokens exit where they are at least the parameter, or at most with
     `at_most=True`. Scores are recorded, so that a replay tries any threshold in one pass.
 
@@ -345,13 +345,14 @@ def rule(
             others = ", ".join(need for need in needs if need != FINAL)
             raise UsageError(f"{what} needs {FINAL}, which has all layers at once: leave out {others}")
         if n_arguments not in ((1, 2) if parameter else (1,)):
-            way_out = "layer, or layer and parameter" if parameter else "layer alone: or say parameter="
+            way_out = "layer, or layer and parameter" if parameter else "layer alone: or give parameter="
             raise UsageError(f"{what} is a function of {way_out}, got one of {n_arguments}")
         fields["takes_parameter"] = n_arguments == 2
         if parameter and n_arguments == 1:
-            fields |= {"sees": parameter * (NOTHING not in needs), "higher_exits_later": not declared.get("at_most")}
+            score_name = parameter * (NOTHING not in needs)
+            fields |= {"score_name": score_name, "higher_exits_later": not declared.get("at_most")}
         elif NOTHING not in needs:
-            fields["sees"] = "chance to exit"
+            fields["score_name"] = "exit probability"
         entry = kind(**fields | declared | {"needs": needs})
         entry.register()
         return entry
@@ -360,21 +361,21 @@ def rule(
 
 
 @rule(
-    parameter=KL_FACTOR, unit="1/nat", needs=FINAL, sees="KL, nats", draws=True, kind=KLRule, least=0, example=0.5
+    parameter=KL_FACTOR, unit="1/nat", needs=FINAL, score_name="KL, nats", draws=True, kind=KLRule, least=0, example=0.5
 )  # fmt: skip
 def kl(layer: LayerView) -> Tensor:
-    """exits with chance 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
+    """exits with probability 2·sigmoid(−k·KL) at a layer whose distribution is KL nats from the final one"""
     return layer.kl
 
 
-@rule(needs=FINAL, sees="final layer's token, 1 or 0")
+@rule(needs=FINAL, score_name="final layer's token, 1 or 0")
 def agree(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is the final layer's"""
     return (layer.top_token == layer.final_top_token).to(layer.kl.dtype)
 
 
 @rule(
-    parameter="threshold", unit="probability", sees="probability", least=0, most=1, positive=True, example=0.9,
+    parameter="threshold", unit="probability", score_name="probability", least=0, most=1, positive=True, example=0.9,
     short="conf",
 )  # fmt: skip
 def confidence(layer: LayerView) -> Tensor:
@@ -382,14 +383,14 @@ def confidence(layer: LayerView) -> Tensor:
     return layer.top2_prob[:, 0]
 
 
-@rule(parameter="threshold", unit="probability", sees="margin", least=0, most=1, example=0.5)
+@rule(parameter="threshold", unit="probability", score_name="margin", least=0, most=1, example=0.5)
 def margin(layer: LayerView) -> Tensor:
     """exits at a layer whose likeliest token is at least so much more probable than the next (the softmax response of
     CALM, Schuster et al. 2022)"""
     return layer.top2_prob[:, 0] - layer.top2_prob[:, 1]
 
 
-@rule(parameter="threshold", unit="nats", sees="entropy, nats", at_most=True, least=0, example=0.5)
+@rule(parameter="threshold", unit="nats", score_name="entropy, nats", at_most=True, least=0, example=0.5)
 def entropy(layer: LayerView) -> Tensor:
     """exits at a layer whose distribution has at most this entropy (BranchyNet, Teerapittayanon et al. 2016; DeeBERT,
     Xin et al. 2020)"""
@@ -397,7 +398,7 @@ def entropy(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter="threshold", unit="cosine", needs=HIDDEN, sees="cosine", least=-1, most=1, example=0.95, short="sim"
+    parameter="threshold", unit="cosine", needs=HIDDEN, score_name="cosine", least=-1, most=1, example=0.95, short="sim"
 )  # fmt: skip
 def similarity(layer: LayerView) -> Tensor:
     """exits at a layer whose hidden states before and after it have at least this cosine (the hidden-state saturation
@@ -408,7 +409,7 @@ def similarity(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter="exitable layers in a row", unit="layers", needs=HISTORY, sees="layers in a row", kind=PatienceRule,
+    parameter="exitable layers in a row", unit="layers", needs=HISTORY, score_name="layers in a row", kind=PatienceRule,
     least=2, whole=True, example=2, short="pat",
 )  # fmt: skip
 def patience(layer: LayerView) -> Tensor:
@@ -419,11 +420,11 @@ def patience(layer: LayerView) -> Tensor:
 
 
 @rule(
-    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, sees="predicted KL, nats", draws=True, kind=KLRule, least=0,
+    parameter=KL_FACTOR, unit="1/nat", needs=PROBE, score_name="predicted KL, nats", draws=True, kind=KLRule, least=0,
     example=0.5, short="pkl",
 )  # fmt: skip
 def predicted_kl(layer: LayerView) -> Tensor:
-    """exits with chance 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's hidden state"""
+    """exits with probability 2·sigmoid(−k·KL), where a trained probe predicts the KL from the layer's hidden state"""
     return layer.predicted_kl
 
 

@@ -37,7 +37,7 @@ class Screen:
         output = decoder.head_alone.get_output_embeddings()
         path = next((name for name, module in decoder.head_alone.named_modules() if module is output), None)
         if output is None or path is None:
-            raise UsageError("--screen screen can't be used with this model: its head has no output embeddings")
+            raise UsageError("--screen can't be used with this model: its head has no output embeddings")
         self.n_tokens, self._weight_VF, self.bias_V = size.n_tokens, plain_weight(output), plain_bias(output)
         # With the model's scaling and soft-cap.
         self._head: Any = replace_module(decoder.head_alone, path, self._exact_logits)
@@ -73,8 +73,8 @@ class Screen:
         logits_NK = self._head(inputs_embeds=head_input_NF[:, None], use_cache=False).logits[:, 0]
         log_p_NK = logits_NK.log_softmax(-1, dtype=torch.float32)
         top_N2 = log_p_NK.topk(2)
-        likeliest_N = self._token_NK.gather(1, top_N2.indices[:, :1])[:, 0]
-        return likeliest_N, top_N2.values.exp(), -(log_p_NK.exp() * log_p_NK).sum(-1)
+        top_token_N = self._token_NK.gather(1, top_N2.indices[:, :1])[:, 0]
+        return top_token_N, top_N2.values.exp(), -(log_p_NK.exp() * log_p_NK).sum(-1)
 
     def _exact_logits(self, head_input_N1F: Tensor) -> Tensor:
         """Return the products with the head's weights of the selected tokens, (N, 1, K)."""

@@ -1,4 +1,4 @@
-"""Stick-breaking: from the chance to exit at each exitable layer to an exit, a distribution, and expectations over it.
+"""Stick-breaking: from exit probabilities by layer to an exit, a distribution, and expectations over it.
 
 Uniform draws come from counter-based streams (Philox, Salmon et al. 2011), keyed by seed, prompt tokens and position
 alone. So a run is independent of its neighbours, and all configurations of a prompt have common random numbers.
@@ -28,7 +28,7 @@ def exit_probabilities(chances: ExitChances) -> Tensor:
 def choose_exits(chances: ExitChances, u_B: Tensor) -> Tensor:
     """Return the first exitable layer i with 1 − Π_{j≤i}(1−s_j) > u, as an index into X; E for the final layer.
 
-    For the same u, smaller chances s never give an earlier exit.
+    For the same u, smaller probabilities s never give an earlier exit.
     """
     return (1 - chances.pass_BE.cumprod(-1) <= u_B[:, None]).sum(-1)
 

@@ -83,10 +83,10 @@ def _fine_tuned(model: PreTrainedModel, path: Path) -> PreTrainedModel:
 
 
 def sharing(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of the model's modules, with parameters of its own in the same memory.
+    """Return a copy of the model whose parameters share the original's memory.
 
-    What nothing changes is the model's: quantised parameters and packed layers. So are forward hooks and the objects of
-    patched forwards, since their effects have to reach the object that their author has.
+    Quantised parameters, packed layers, forward hooks and patched forwards stay the original objects, so that effects
+    of hooks reach their author.
     """
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     shared |= {id(module): module for module in model.modules() if isinstance(module, PackedLinear)}

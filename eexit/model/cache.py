@@ -21,7 +21,7 @@ Rewrite = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]  # of a layer's
 
 
 class StopAfterKV(Exception):
-    """Exception that leaves a layer as soon as it has written its keys and values: its forward has no other way out."""
+    """Exception that ends a layer's forward once it has written its keys and values."""
 
 
 class LayerKVCache(CacheLayerMixin):
@@ -60,7 +60,7 @@ class LayerKVCache(CacheLayerMixin):
         return keys[:, :, cache.first : end], values[:, :, cache.first : end]
 
     def grow(self) -> None:
-        """Make room for as many columns as the cache has."""
+        """Allocate room for all columns of the cache."""
         if self.is_initialized:
             before = self.keys, self.values
             self.lazy_initialization(*before)
@@ -101,7 +101,7 @@ class KVCache(Cache):
         return [part for each in self.columns if each.is_initialized for part in (each.keys, each.values)]
 
     def begin(self, n_rows: int, start: int, n_tokens: int, first: int = 0) -> None:
-        """Begin a pass of `n_tokens` tokens in each of the first slots."""
+        """Begin a pass of `n_tokens` tokens in each of the first `n_rows` slots, from column `start` on."""
         self.n_rows, self.start, self.first = n_rows, start, first
         if start + n_tokens > self.capacity:
             self.capacity = -(-(start + n_tokens) // BLOCK_COLUMNS) * BLOCK_COLUMNS

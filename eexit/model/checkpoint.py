@@ -47,7 +47,7 @@ def refuse_misfit(model: str, info: Mapping[str, Collection[Any]]) -> None:
     if mismatched:
         key, there, wanted = mismatched[0]
         more = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
-        problems.append(f"{key} is {_shape(there)} where config.json asks for {_shape(wanted)}{more}")
+        problems.append(f"{key} is {_shape(there)} where config.json has {_shape(wanted)}{more}")
     if unexpected:
         problems.append(f"it has {_counted(unexpected)} that the architecture has no use for")
     if problems:

@@ -16,20 +16,10 @@ class DecoderPair:
     full_depth: Decoder
     early_exit: Decoder
 
-    @classmethod
-    def from_decoders(cls, decoder: Decoder, student: Decoder | None = None) -> "DecoderPair":
-        """Pair a decoder with a student; without a student, the decoder is both."""
-        return cls(decoder, student or decoder)
-
     @property
     def is_shared(self) -> bool:
         """True if both are one decoder."""
         return self.early_exit is self.full_depth
-
-    @property
-    def without_student(self) -> "DecoderPair":
-        """The base model as both, as it decodes requests without exits."""
-        return DecoderPair.from_decoders(self.full_depth)
 
 
 def build_decoders(model: PreTrainedModel, adapter: str | None, packed: bool) -> DecoderPair:

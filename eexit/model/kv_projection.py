@@ -34,7 +34,7 @@ class KVProjection:
 
     @property
     def own_projections(self) -> tuple[nn.Module, nn.Module]:
-        """Modules at `projections`, if the layer has them."""
+        """The layer's key and value modules, for layers with one module for each."""
         assert self.projections
         key, value = (self.layer.get_submodule(path) for path in self.projections)
         return key, value

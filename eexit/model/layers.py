@@ -40,8 +40,8 @@ AttentionMaskInterface.register("sdpa", _mask)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Layer within a forward, and the arguments that the model calls it with besides the hidden states."""
+class VisitedLayer:
+    """Layer that a forward pass has reached, with the model's arguments for it besides the hidden states."""
 
     decoder: "Decoder"
     cache: KVCache
@@ -89,8 +89,8 @@ class Layer:
         return self.decoder.signatures[self.index].bind(None, None, *self.args, **self.kwargs)
 
 
-# From a layer and its input to the input of the next, (B, T, D). `Layer.run` changes nothing.
-Visit = Callable[[Layer, Tensor], Tensor]
+# From a layer and its input to the input of the next, (B, T, D). `VisitedLayer.run` changes nothing.
+Visit = Callable[[VisitedLayer, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Decoder:
         cache.begin(n_rows, start, n_tokens, inputs.first_column)
         positions = {"position_ids": inputs.position_BT.to(first_device)} if self.needs_positions else {}
 
-        def visit_from_first(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def visit_from_first(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             if layer.index < first:
                 return hidden_BTD
             return visit(layer, hidden_BTD if entering_BTD is None or layer.index > first else entering_BTD)
@@ -193,7 +193,7 @@ class Decoder:
         visit, cache = _running.get()
         if self.is_hooked:
             args, kwargs = send_to_device((args, kwargs), self.devices[index], skip_keys="cache")
-        after_BTD = visit(Layer(self, cache, index, args, kwargs), hidden_states)
+        after_BTD = visit(VisitedLayer(self, cache, index, args, kwargs), hidden_states)
         return (after_BTD, *[None] * (self.n_outputs - 1)) if self.n_outputs else after_BTD
 
     # ---- reads
@@ -237,7 +237,7 @@ class Decoder:
         alone, first = ForwardInputs.from_texts(texts[-1:], self.device), self.first_device
         inputs = {"input_ids": alone.token_BT.to(first), "attention_mask": alone.attention_mask_BC.long().to(first)}
         cache, context = _FakeLengthCache(self.n_layers, 1, len(texts[-1])), copy_context()
-        context.run(_running.set, (Layer.run, cache))  # so that the model's own layers get the masks of a pass
+        context.run(_running.set, (VisitedLayer.run, cache))  # so that the model's own layers get the masks of a pass
         own_TV: Tensor = context.run(model, **inputs, use_cache=False).logits[0].to(self.device)
 
         after_TD, head_input_TF = self._visit_each(model.get_submodule(path), name, alone, cache)
@@ -274,7 +274,7 @@ class Decoder:
         self.visited = structure.replace_module(observing, name, proxies)
         self.has_masks, self.for_keys, last = True, list[KVProjection](), list[Tensor]()
 
-        def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def visit(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             if layer.index != len(self.for_keys):
                 raise UsageError(f"its layers don't run once each, in order: layer {layer.index} comes after others")
             if (mask := layer.mask) is None or mask[0, 0, -1, -1] != (mask.dtype == torch.bool):
@@ -303,7 +303,7 @@ class Decoder:
         windows: list[int | None] = [each.get("sliding_window") for each in get_layer_types_and_kwargs(config)[1]]
         farthest = max(filter(None, windows), default=0) + 2
 
-        def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def visit(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             window, mask = windows[layer.index], layer.mask
             if not window or mask is None or window >= (self.context or FAR_POSITION):
                 return hidden_BTD
@@ -328,11 +328,11 @@ class Decoder:
         generator, length, half = torch.Generator().manual_seed(0), len(texts[0]), self.n_layers // 2
         deferred: list[Tensor] = []
 
-        def visit(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def visit(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             noise = torch.rand(hidden_BTD.shape, generator=generator).to(hidden_BTD) * 2 - 1
             return layer.run(hidden_BTD * (1 + nudge * noise) if nudge else hidden_BTD)
 
-        def defer(layer: Layer, hidden_BTD: Tensor) -> Tensor:
+        def defer(layer: VisitedLayer, hidden_BTD: Tensor) -> Tensor:
             if layer.index == half:
                 deferred.append(hidden_BTD)
             return visit(layer, hidden_BTD) if layer.index < half else hidden_BTD

@@ -79,7 +79,7 @@ def loading(config: ModelOptions) -> Iterator[None]:
         if not isinstance(error, OSError | ValueError | RuntimeError):  # other errors say little without their type
             reason = f"{type(error).__name__}: {reason}"
         if "above report" in reason:  # a report that `quietly` suppresses
-            reason = "its weights don't have the form that its config.json asks for"
+            reason = "its weights don't have the form that its config.json describes"
         if isinstance(error, OSError):
             names = f"give {DEFAULT_MODEL}, a Hugging Face name, a local folder or a .gguf file"
             way_out = f" ({did_you_mean(config.model, [DEFAULT_MODEL], names)})"

@@ -102,7 +102,7 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 def parts_of(tensor: Tensor) -> list[Tensor]:
-    """Return the plain tensors that a tensor of another class consists of, such as numbers and scales; or itself."""
+    """Return the plain tensors that make up a tensor, such as numbers and scales of a quantised one."""
     if not is_traceable_wrapper_subclass(tensor):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()

@@ -17,7 +17,7 @@ from eexit.errors import UsageError
 
 
 class ModuleProxy:
-    """Stand-in for a module: a call of it calls a function, and its attributes are the module's own."""
+    """Replacement of a module that calls a function in place of its forward, with the module's attributes."""
 
     def __init__(self, module: nn.Module, call: Callable[..., Any]):
         self.module, self.call = module, call
@@ -47,9 +47,9 @@ def copied(module: nn.Module) -> Any:
 
 
 def observed(root: nn.Module, paths: Iterable[str]) -> tuple[Any, list[tuple[str, object, Any]]]:
-    """Return a copy of `root`, and a list of the calls of its modules at these paths, inner ones first.
+    """Return a copy of `root` that records calls of its modules at `paths`, and the list of calls, inner ones first.
 
-    Each call adds the module's path, the first argument and the output to the list.
+    A call is recorded as the module's path, its first argument and its output.
     """
     calls: list[tuple[str, object, Any]] = []
 
@@ -77,7 +77,7 @@ def find_stack(model: PreTrainedModel, n_layers: int) -> tuple[str, str]:
                     what = f"{type(module).__name__}, which runs its layers,"
                     raise UsageError(f"{what} takes embeddings made elsewhere, not token ids")
                 if "mems" in parameters:
-                    raise UsageError("it keeps memories of its own of what it has seen, and takes no cache of keys")
+                    raise UsageError("it keeps memories outside the KV cache, which it doesn't take")
                 return path, name
     raise UsageError(f"it has no list of {n_layers} decoder layers, as many as its configuration names")
 

@@ -58,7 +58,7 @@ def refuse_unsupported(config: Any) -> None:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model of which torch.compile has compiled a module, or the forward of one."""
+    """Refuse a model with a module, or a module's forward, that torch.compile has compiled."""
     for module in model.modules():
         by_forward = hasattr(module.forward, "_torchdynamo_orig_callable")
         if by_forward or module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule":
@@ -96,7 +96,7 @@ def refuse_hooked(model: PreTrainedModel) -> None:
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if not name.startswith(in_layers) and not all(_is_of(hook, "transformers") for hook in hooks):
             raise UsageError(
-                f"{what} has a forward hook, which would see other calls here than in plain generate: remove it (its "
+                f"{what} has a forward hook, which would get other calls here than in plain generate: remove it (its "
                 "handle has remove()), put it on a layer, or use plain generate"
             )
         is_patched = "forward" in vars(module) and not _is_of(getattr(module, "_hf_hook", None), "accelerate")

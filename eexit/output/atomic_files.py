@@ -75,7 +75,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside this path, for content that is then published; it is removed at the end."""
+    """Yield a hidden folder in the same place as `beside`, for content to publish; it is removed at the end."""
     clear_dead(beside.parent)
     folder = beside.with_name(temporary_name(beside.name[:MOST_NAME]))
     folder.mkdir()

@@ -81,7 +81,7 @@ def nearest(name: str, known: Collection[str], most: int = 2) -> list[str]:
 RENAMED: Final[Mapping[str, str]] = {  # flags and arguments before version 0.3
     "state": "kv_maps", "decide_on": "screen", "observe": "record_full_depth", "controls_in": "control_modes",
     "at_most": "max_risk", "beside": "baselines", "asks": "planned_uses", "fresh": "unused_prompts",
-    "settings_of": "settings_from_replay",
+    "settings_of": "settings_from_replay", "prices_of": "unit_costs_of",
 }  # fmt: skip
 
 

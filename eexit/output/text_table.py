@@ -14,7 +14,7 @@ class TextTable:
     rows: Sequence[Sequence[str]]
 
     def printed(self) -> str:
-        """Return the table as a command prints it: its caption, and a line for each row."""
+        """Return the table as commands print it: its caption, then a line per row."""
         lines = [self.heads, *self.rows]
         names, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = [[row[0].ljust(names), *map(str.rjust, row[1:], others)] for row in lines]

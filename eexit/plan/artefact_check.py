@@ -8,9 +8,9 @@ from eexit.errors import UsageError
 from eexit.method.custom_manifest import refuse_changed
 from eexit.model.sources import MODEL_CONFIG
 from eexit.plan.artefacts import ADAPTER, FLAGS, GATE, TUNED_LENS, ArtefactCard, locations_of, read_card
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import EarlyExit
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import SweepConfig
 
 
 def cards_of(config: SweepConfig) -> dict[str, ArtefactCard]:

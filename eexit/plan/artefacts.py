@@ -141,7 +141,7 @@ def read_card(location: str, role: str) -> ArtefactCard:
         return _lens_card(folder, name)
     if not (folder / CARD).is_file():
         raise UsageError(
-            f"{name} has no {CARD}: it is no learned exits' folder, or its training has not ended; the command that "
+            f"{name} has no {CARD}: it is no artefact's folder, or its training has not ended; the command that "
             "began it goes on with it"
         )
     try:
@@ -229,7 +229,7 @@ def with_digests(fields: Mapping[str, Any]) -> Mapping[str, Any]:
             _refuse_other_readout(cards[role], f"{FLAGS[role]} {locations[role]}", readout, digests)
     for role, card in cards.items():
         if role != ADAPTER and card.adapter != digests.get(ADAPTER) and (card.adapter or role != READOUT):
-            whose = "a student's streams" if card.adapter else "the model's own streams"
+            whose = "an adapter's hidden states" if card.adapter else "the model's own hidden states"
             raise UsageError(f"{FLAGS[role]} {locations[role]} was trained on {whose}: give --adapter as it was there")
     return {**fields, "digests": digests}
 

@@ -1,5 +1,6 @@
 """Configurations of runs: a run exits early (`EarlyExit`), drafts (`Draft`), or does neither (`NoExit`).
 
+Mode `normal` is full depth without exits, with which other modes are compared.
 This module does not import torch.
 """
 
@@ -41,7 +42,7 @@ _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
 @dataclass(frozen=True)
 class NoExit:
-    """Configuration without exits. Results of other programs may have another name for its mode."""
+    """Configuration without exits: mode `normal`, or another program's name for it."""
 
     mode: str = NORMAL
 
@@ -281,11 +282,11 @@ def depends_on_seed(configuration: Configuration, temperature: float | None) -> 
 
 
 def gives_its_exits(configuration: Configuration) -> bool:
-    """Return True if exits depend on neither tokens nor draws: all are at one layer, or there are none."""
+    """Return True if a configuration's exits are the same for every token: at one layer, or none."""
     if not isinstance(configuration, EarlyExit):
         return True
     rule = RULES.get(configuration.rule)
-    return rule is not None and not rule.sees and not rule.draws
+    return rule is not None and not rule.score_name and not rule.draws
 
 
 def without_mode(configuration: Configuration) -> Configuration:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from eexit.errors import UsageError
 from eexit.method.rules import format_parameter
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import SweepConfig
 
 
 def resolve_exitable_layers(config: SweepConfig, n_layers: int) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ def _refuse_unless_given(entry: RegistryEntry, info: ValidationInfo) -> None:
 def _mode(name: str, info: ValidationInfo) -> str:
     if name == DRAFT:
         raise ValueError(
-            f"mode {DRAFT} needs to know where tokens are drafted and how many: give --draft LAYER:N, as in 20:4, "
+            f"mode {DRAFT} needs the layer and the number of drafted tokens: give --draft LAYER:N, as in 20:4, "
             f"and leave {DRAFT} out of --modes"
         )
     if name not in (modes := exiting_modes()):

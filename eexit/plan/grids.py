@@ -62,7 +62,7 @@ def _numbers(part: str, unit: str, name: str) -> Sequence[float]:
     between = (np.geomspace if is_geometric else np.linspace)(low, high, int(how_many))[1:-1]
     values = [low, *(float(f"{value:.{DIGITS}g}") for value in between), high]
     if not all(lower < higher for lower, higher in pairwise(values)):
-        raise UsageError(f"{name}: {part} has more values than {DIGITS} digits can tell apart: ask for fewer")
+        raise UsageError(f"{name}: {part} has more values than {DIGITS} digits can distinguish: give fewer")
     return values
 
 

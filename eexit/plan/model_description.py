@@ -41,7 +41,7 @@ from eexit.model.quantization import (
 )
 from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, PEFT_FILES, is_peft, locate, sha256
 from eexit.model.structure import context_of, find_stack
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 
 CONFIGURATION_FILES: Final = ("config.json", "generation_config.json")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -33,9 +33,9 @@ from eexit.output.atomic_files import write_cache_file
 from eexit.output.text import format_bytes
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import WEIGHTS
-from eexit.plan.config import SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
+from eexit.plan.sweep_config import SweepConfig
 
 FORMAT: Final = 3  # version of the cache's format and of the inspection
 # Results depend on these fields of a sweep, on these packages, on the visible devices, and on the CPU, by which
@@ -66,7 +66,7 @@ class MemoryEstimate:
     parts: Sequence[int] = ()  # bytes of one layer's weights and of the lm_head's, if known
 
     def of_node(self, gpus: float) -> int:
-        """Return the bytes of its node's memory that an actor needs; weights for a GPU are first loaded there too."""
+        """Return the memory that an actor needs on its node, in bytes; weights for a GPU are loaded there first."""
         return self.weights if gpus else self.weights + min(self.cache, CPU_CACHE_BYTES)
 
     def __str__(self) -> str:
@@ -165,7 +165,7 @@ def _result(answers: IO[bytes]) -> Any:
     try:
         result, error = pickle.load(answers)
     except EOFError as gone:
-        raise UsageError("the process that looked at the model was killed: is there memory enough?") from gone
+        raise UsageError("the process that inspected the model was killed: is there enough memory?") from gone
     if error:
         raise UsageError(error)
     return result
@@ -187,7 +187,7 @@ def subprocess_main() -> None:
     except UsageError as error:
         done = (None, str(error))
     except Exception as error:
-        done = (None, f"the model can't be looked at: {type(error).__name__}: {first_line(error)}")
+        done = (None, f"the model can't be inspected: {type(error).__name__}: {first_line(error)}")
     pickle.dump(done, answers)
     answers.flush()
     os._exit(0)  # without closing standard input, which the thread reads
@@ -198,17 +198,17 @@ def _end_with_the_first_process() -> None:
     os._exit(1)
 
 
-def look_at_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
+def inspect_model(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     """Return a sweep's model description, its exitable layers, and an actor's memory for the largest shard.
 
     Inspects the model in a subprocess unless the result is cached. Raises: `UsageError`.
     """
-    with start_inspection(look_at_model, config, rows_per_shard) as facts:
+    with start_inspection(inspect_model, config, rows_per_shard) as facts:
         return facts()
 
 
 def facts_here(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
-    """Return the result of `look_at_model` without a subprocess, importing torch unless it is cached."""
+    """Return the result of `inspect_model` without a subprocess, importing torch unless it is cached."""
     kept = InspectionCache(config)
     found = kept.read()
     if found is None:
@@ -219,14 +219,14 @@ def facts_here(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
 
 @contextmanager
 def start_inspection(
-    look: Callable[[SweepConfig, int], ModelFacts], config: SweepConfig, rows_per_shard: int
+    inspect: Callable[[SweepConfig, int], ModelFacts], config: SweepConfig, rows_per_shard: int
 ) -> Iterator[Callable[[], ModelFacts]]:
     """Start an inspection of a sweep's model, and yield a function that waits for its result.
 
-    `look_at_model` starts at once in a subprocess unless its result is cached; any other `look` runs on request.
+    `inspect_model` starts at once in a subprocess unless its result is cached; any other `inspect` runs on request.
     """
-    if look is not look_at_model:
-        yield partial(look, config, rows_per_shard)
+    if inspect is not inspect_model:
+        yield partial(inspect, config, rows_per_shard)
         return
     kept = InspectionCache(config)
     if known := kept.read():

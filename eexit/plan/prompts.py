@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from eexit.errors import UsageError, first_line
 from eexit.output.locations import redact
 from eexit.output.text import did_you_mean, truncate_lines
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 
 COMMANDS = "jobs"  # package of the commands, with sweeps and prompts
 NUMBERS = ("max_new_tokens", "steps")
@@ -47,7 +47,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     if path.suffix.lower() not in READERS:
         *most, last = READERS
         what = path.suffix or "a name without ending"
-        raise UsageError(f"{path}: can't tell what {what} is: use {', '.join(most)} or {last}")
+        raise UsageError(f"{path}: {what} is not supported: use {', '.join(most)} or {last}")
     try:
         return _gathered(READERS[path.suffix.lower()](path), f"{path}")
     except OSError as error:

@@ -10,7 +10,6 @@ from eexit.method.modes import MODES
 from eexit.method.rules import CONTROL, ONLINE
 from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.artefacts import GATE, KV_MAPS, OF_SOME, PROBE
-from eexit.plan.config import GRID, Prompt, SweepConfig
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
@@ -27,6 +26,7 @@ from eexit.plan.configuration import (
     without_mode,
 )
 from eexit.plan.hashes import content_hash
+from eexit.plan.sweep_config import GRID, Prompt, SweepConfig
 
 OK: Final = "ok"  # status of a run
 ERROR: Final = "error"
@@ -121,7 +121,7 @@ def count_different_runs(config: SweepConfig) -> int:
 
 
 def used_by(configuration: Configuration) -> frozenset[str]:
-    """Return the roles in `OF_SOME` whose artefacts this configuration's runs depend on."""
+    """Return the roles, such as probe or gate, of the artefacts that a configuration's runs depend on."""
     if not isinstance(configuration, EarlyExit):
         return frozenset()
     rule, state = ONLINE.get(configuration.rule), MODES.get(configuration.mode)

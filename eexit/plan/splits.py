@@ -51,7 +51,7 @@ def shuffled(units: Sequence[str]) -> list[int]:
 
 
 def unit_digest(unit: str) -> int:
-    """Return a 64-bit number that stands for a sampling unit where its text would be too long."""
+    """Return a 64-bit digest of a sampling unit, as a short name for it."""
     return _hash(unit, "unit")
 
 

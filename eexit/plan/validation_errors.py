@@ -13,7 +13,11 @@ from eexit.plan.grid_types import KL_FACTORS
 def explain(
     error: ValidationError, flags: set[str], path: Path, known: Collection[str], given: Collection[str] = ()
 ) -> str:
-    """Return one line for the first problem that pydantic found; of names, `known` are valid and `given` are used."""
+    """Return one line on pydantic's first error.
+
+    `flags` came from the command line, and `path` is the TOML file. `known` are all valid names, and `given` the used
+    ones.
+    """
     problems: list[dict[str, Any]] = [{**problem, "loc": _flat(problem["loc"], given)} for problem in error.errors()]
     # One problem can be reported twice: a tuple without its unusable entry may also be too short.
     others = {problem["loc"][:1] for problem in problems} - {problems[0]["loc"][:1]}

@@ -37,7 +37,7 @@ class AnswerType:
     between: str = _AND_OR  # pattern between two answers of which neither counts
 
     def without_alternatives(self, text: str) -> str:
-        """Return the text without answers that stand beside others: "A, B or C"."""
+        """Return the text without lists of alternative answers, such as "A, B or C"."""
         before, after = f"(?:{self.rival}{self.between}){{1,20}}+", f"(?:{self.between}{self.rival}){{1,20}}"
         return str(regex.sub(f"{before}{self.pattern}|{self.pattern}{after}", self._open, text))
 
@@ -121,7 +121,10 @@ def _options(options: Sequence[str]) -> AnswerType:
 
 
 def _choice(choices: Mapping[str, str]) -> AnswerType:
-    """Return the type of a letter, its words, or both; a letter with another choice's words stands for neither."""
+    """Return the answer type of a multiple-choice prompt: a letter, the words of its choice, or both.
+
+    A letter with another choice's words is no answer.
+    """
     letters, words = "".join(choices), "|".join(worded(each) for each in choices.values() if each) or "(?!)"
     letter = rf"[(\[]?(?<![\w°]|\w['-])(?:[{letters}]{_NO_ARTICLE}(?!['-]?\w)|(?<=\()[{letters.lower()}](?=\)))[)\]]?"
     pattern = (

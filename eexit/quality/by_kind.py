@@ -1,4 +1,4 @@
-"""Metrics of each configuration by kind of prompt, paired with full depth on the same prompts.
+"""Metrics of each configuration by kind of prompt, paired with full depth (`normal`) on the same prompts.
 
 Prompts of the same text or group count once (`eexit.plan.splits.sampling_units`), and seeds are averaged first. Failed
 runs are left out.

@@ -59,7 +59,7 @@ _LONG_WORD: Final = regex.compile(r"\p{L}{3,}")
 
 
 def plain(prompt: str, text: str) -> str:
-    """Return the text without markup, and without repetitions of the prompt, of its last question and of its lists."""
+    """Return the text without markup, and without parts that repeat the prompt, its last question or its lists."""
     text = normalize("NFKC", text)
     for written, meant in _PLAIN:
         text = written.sub(meant, text)

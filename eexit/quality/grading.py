@@ -26,7 +26,7 @@ from typing import Final
 
 import regex
 
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.answer_types import AnswerType, type_of, words_of
 from eexit.quality.committed_text import (
     CLAUSE_END,

@@ -19,10 +19,10 @@ def certification_power(n: int, at_most: float, error: float) -> str:
     """
     half, bound = short_percent(at_most / 2), short_percent(at_most)
     chance, loss = float(chance_of_certificate(at_most / 2, n, at_most, error)), loss_certified(n, at_most, error)
-    certain = "" if loss is None else f", and one that loses {short_percent(loss)} with a chance of 80%"
+    certain = "" if loss is None else f", and one that loses {short_percent(loss)} with probability 80%"
     return (
-        f"{pluralize(n, 'prompt')} for choosing certify a setting that loses {half} at a bound of {bound} "
-        f"with a chance of {percent(chance, 0)}{certain}"
+        f"{pluralize(n, 'calibration prompt')} certify a setting that loses {half} at a bound of {bound} "
+        f"with probability {percent(chance, 0)}{certain}"
     )
 
 

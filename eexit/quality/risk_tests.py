@@ -32,10 +32,11 @@ def exact_binomial(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> n
 
 
 def betting(loss_P: np.ndarray, at_most: float, error: float = 0.05) -> np.ndarray:
-    """Return 1 / the maximum of the capital, which starts at 1 and is multiplied by 1 − λ·(loss − α) for each prompt.
+    """Return the p-value of the betting test that the mean loss is above α: 1 / the gambler's maximal capital.
 
-    The stake λ = min(1, √(2·log(1/δ) / (n·σ²))) depends only on the losses before it, by their variance σ². It is best
-    if the p-value is near the error δ, and valid for any.
+    The capital starts at 1, and each prompt multiplies it by 1 − λ·(loss − α). The stake λ = min(1, √(2·log(1/δ) /
+    (n·σ²))) depends only on earlier losses, by their variance σ². It is best if the p-value is near the error δ, and
+    valid for any.
     """
     n = loss_P.shape[-1]
     t_P = np.arange(1, n + 1)

@@ -87,7 +87,7 @@ def _lost_answers(number: np.ndarray, normal: np.ndarray) -> np.ndarray:
 RISKS: Final[dict[str, Risk]] = {
     "disagreement": Risk(
         "disagreement",
-        "the share of a text's decided tokens that full depth, given the same text, would not have said",
+        "the share of a text's decided tokens that differ from full depth's, given the same text",
         "the mean share of tokens unlike full depth's",
         "no run that decided a token: raise --max-new-tokens",
         lambda number, normal: number,
@@ -98,7 +98,7 @@ RISKS: Final[dict[str, Risk]] = {
         "correct",
         "1 where full depth answers correctly and the setting does not, else 0, over all prompts that have an answer",
         "the share of prompts whose answer full depth gets right and the setting gets wrong",
-        "no answers to check: sweep prompts that bring an answer, as a column of --prompts",
+        "no answers to check: sweep prompts that have an answer, as a column of --prompts",
         _lost_answers,
         best=1.0,
         is_whole=True,
@@ -118,7 +118,7 @@ RISKS: Final[dict[str, Risk]] = {
         "by how much the judge's score, the mean of coherence, completeness, clarity and no repetition (1 to 5 each), "
         "is lower than that of full depth's text, over 4, or 0 where it is not lower",
         "the mean drop in the judge's score, as a share of its range of 4,",
-        "no judgements of settings and of normal: eexit judge RESULTS asks for them",
+        "no judgements of settings and of normal: eexit judge RESULTS adds them",
         lambda number, normal: np.maximum(0.0, normal - number) / 4,
         best=BEST_SCORE,
     ),
@@ -137,7 +137,7 @@ CHANGED: Final = Risk(
 
 
 def answers_tell(accuracy: float, at_most: float) -> bool:
-    """Return True if losing half of `normal`'s correct answers breaks the bound; otherwise nonsense may keep it."""
+    """Return True if the bound is informative: losing half of `normal`'s correct answers would break it."""
     return accuracy / 2 > at_most
 
 

@@ -75,7 +75,7 @@ def distinct(tokens: Sequence[int], n: int) -> float | None:
 
 
 def longest_loop(tokens: np.ndarray) -> int:
-    """Return the tokens in the longest stretch of one piece repeated back to back, at least twice; 0 without one."""
+    """Return the length in tokens of the longest stretch that repeats a sequence of tokens at least twice; else 0."""
     longest = 0
     for period in range(1, len(tokens) // 2 + 1):
         repeats = _longest_run(tokens[period:] == tokens[:-period])

@@ -16,12 +16,12 @@ from eexit.method.custom_manifest import refuse_changed
 from eexit.output.locations import redact
 from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.artefacts import READOUT
-from eexit.plan.config import NO_EXITS, SweepConfig
 from eexit.plan.configuration import EARLIER_MARK, is_earlier
 from eexit.plan.grid_types import STORED
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
 from eexit.plan.splits import sampling_units
+from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
 from eexit.quality.cost_per_correct import CostPerCorrect, per_right
 from eexit.quality.estimates import Estimate

@@ -55,7 +55,7 @@ class Manifest:
     """Manifest of a sweep's results: the fields of `sweep.json`, without its checksum."""
 
     format: int = FORMAT
-    config: Mapping[str, Any]  # an `eexit.plan.config.SweepConfig`
+    config: Mapping[str, Any]  # an `eexit.plan.sweep_config.SweepConfig`
     configurations: Sequence[Mapping[str, Any]] = field(
         default_factory=list
     )  # in order: a key, and `eexit.plan.configuration.Configuration.columns`

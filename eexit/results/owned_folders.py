@@ -32,7 +32,7 @@ class OwnedFolderKind(Enum):
     """Kind of a folder that eexit owns, as messages name it."""
 
     RESULTS = "the sweep's results"
-    LEARNED = "a folder of learned exits"
+    LEARNED = "an artefact's folder"
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def refuse_inside(location: Store, name: str, *allowed: Allowed) -> None:
 
 
 def refuse_for_file(path: str | Path, flag: str, planned: str | None = None, is_report: bool = False) -> None:
-    """Raise `UsageError` for a path among the files of results or artefacts.
+    """Raise `UsageError` for a file to be written among those of results or artefacts.
 
-    Beside a sweep's tables, files with other names are allowed. `planned` is where this command's results will be.
+    In a sweep's own folder, files with other names are allowed. `planned` is where this command's results will be.
     """
     if "://" in str(path):
         raise UsageError(f"{flag} {redact(str(path))} is a URI: give the name of a local file")
@@ -124,7 +124,7 @@ def _is_manifest(content: bytes) -> bool:
 
 
 def _holds_learned(folder: Store) -> bool:
-    """Return True for an artefact folder: a foreign card.json has neither such files beside it nor roles in it."""
+    """Return True for an artefact's folder, and False for one with a foreign card.json."""
     try:
         has = _there(folder, [STATE, CARD, WEIGHTS])
         return STATE in has or (CARD in has and (len(has) > 1 or is_of_training(folder.read(CARD) or b"")))

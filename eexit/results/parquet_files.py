@@ -198,7 +198,7 @@ def read_shards(
 
 
 def superseded(shards: Sequence[GenerationsFile]) -> dict[str, set[str]]:
-    """Return the rows that do not count of runs that were committed more than once: shard name → run ids.
+    """Return duplicate runs that don't count, of runs that were committed more than once: shard name → run ids.
 
     A successful row takes precedence over an error; among equals, the row of the later attempt counts.
     """

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import EOS, ERROR, OK, Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.text_metrics import agreement, disagreement, distinct, longest_loop, perplexity
 from eexit.quality.thinking import PARTS
 from eexit.results.tables import GENERATIONS, TOKENS

@@ -40,7 +40,7 @@ TIMINGS: Final = StudyTable(
             nullable=False,
         ),
         **{name: field.with_nullable(True) for name, field in CONFIGURATION.items() if name != "configuration"},
-        "batch": int32("rows", "rows that are decoded together", nullable=False),
+        "batch": int32("rows", "sequences decoded together", nullable=False),
         "round": int32(
             "number",
             "from 1; in each round everything is timed once, in another order: compare within a round",
@@ -50,8 +50,8 @@ TIMINGS: Final = StudyTable(
         "prompt_ids": strings("ids", "which they were"),
         "tokens": int64(
             "tokens",
-            "the timed ones, of all rows: not each row's first two, since the first comes from the prompt's "
-            "pass, and the clock starts after the step that gives all rows their second; rows do not end at EOS",
+            "timed tokens of all sequences, without each one's first two: the first comes from the prefill, and the "
+            "clock starts after the step that generates the second ones; EOS ends no sequence",
             nullable=False,
         ),
         "seconds": float64("seconds", "the time that the timed tokens took, greedy, unobserved", nullable=False),
@@ -60,14 +60,15 @@ TIMINGS: Final = StudyTable(
             for name, means in {
                 "macs_full": "what full depth costs",
                 "macs_required": "the theoretical cost",
-                "macs_executed": "the cost of what each row runs if it is decoded alone",
+                "macs_executed": "the cost of what each sequence runs if decoded alone",
             }.items()
         },
         "identical": float64(
-            "fraction", "of the rows, those whose tokens are all those of normal in the same round; null for normal"
+            "fraction", "sequences whose tokens all equal those of normal in the same round; null for normal"
         ),
         "first_difference": int32(
-            "token", "the first, from 0, that is not normal's in any of the rows; null if there is none"
+            "token",
+            "position, from 0, of the first token that differs from normal's in any sequence; null if none does",
         ),
         "warm_up": float64(
             "seconds",
@@ -79,7 +80,7 @@ TIMINGS: Final = StudyTable(
         "machine": string("text", "the processor or GPU", nullable=False),
         "threads": int32("threads", "of PyTorch on the CPU", nullable=False),
         "versions": string("text", "of Python and packages where it was timed", nullable=False),
-        "model": string("name", "the model as it was asked for", nullable=False),
+        "model": string("name", "the model as the command named it", nullable=False),
         "dtype": string("name", "of the weights", nullable=False),
     },
 )
@@ -91,8 +92,8 @@ JUDGEMENTS: Final = StudyTable(
         **RUN,
         **CONFIGURATION,
         **SEED,
-        "judge": string("name", "the judging model, as it was asked for", nullable=False),
-        "rubric": string("version", "of what the judge is asked: compare scores of one rubric only", nullable=False),
+        "judge": string("name", "the judging model, as the command named it", nullable=False),
+        "rubric": string("version", "of the judge's instructions: compare scores of one rubric only", nullable=False),
         "started": moment(
             "time",
             "when that call of eexit judge began; of the rows of a run with one judge and rubric, a row without an "
@@ -119,16 +120,16 @@ def _of_setting(start: str, which: str) -> dict[str, pa.Field]:
 
     columns = {
         "configuration": column(string, "name", "its key, as in generations"),
-        "mean_loss": column(float64, "1", "mean over the prompts for choosing"),
-        "n": column(int32, "prompts", "for choosing that have a loss"),
+        "mean_loss": column(float64, "1", "mean over the calibration prompts"),
+        "n": column(int32, "prompts", "of the calibration split that have a loss"),
         "p_value": column(float64, "1", "of the hypothesis that its risk is above at_most"),
-        "cost": column(float64, "fraction of full depth", "over the runs of the prompts for choosing"),
-        "reporting_mean_loss": column(float64, "1", "mean over the prompts for reporting, which chose nothing"),
-        "reporting_n": column(int32, "prompts", "for reporting that have a loss"),
+        "cost": column(float64, "fraction of full depth", "over the runs of the calibration prompts"),
+        "reporting_mean_loss": column(float64, "1", "mean over the test prompts, which select nothing"),
+        "reporting_n": column(int32, "prompts", "of the test split that have a loss"),
         "reporting_upper": column(
-            float64, "1", "what the risk is at most by the prompts for reporting alone, with the same confidence"
+            float64, "1", "what the risk is at most by the test prompts alone, with the same confidence"
         ),
-        "reporting_p_value": column(float64, "1", "p_value from the prompts for reporting alone"),
+        "reporting_p_value": column(float64, "1", "p_value from the test prompts alone"),
     }
     return {f"{start}{name}": field for name, field in columns.items()}
 
@@ -136,24 +137,25 @@ def _of_setting(start: str, which: str) -> dict[str, pa.Field]:
 _TESTED: Final = schema(
     {
         "configuration": string("name", "its key"),
-        "mean_loss": float64("1", "mean over the prompts for choosing"),
-        "n": int32("prompts", "for choosing that have a loss"),
+        "mean_loss": float64("1", "mean over the calibration prompts"),
+        "n": int32("prompts", "of the calibration split that have a loss"),
         "p_value": float64("1", "of the hypothesis that its risk is above at_most"),
         "certified": boolean("flag", "whether its risk is bounded with the confidence"),
         "cost": float64("fraction of full depth", "infinite where it is not known"),
         "prompts_needed": int64(
             "prompts",
-            "for choosing, that would certify it with a chance of 80 % if losses stay so distributed; null where they "
+            "calibration prompts that would certify it with probability 80 % if losses stay so distributed; null "
+            "where they "
             "do, and if no number would",
         ),
-        "accuracy": float64("fraction", "right answers among the prompts for choosing; null without answers"),
+        "accuracy": float64("fraction", "right answers among the calibration prompts; null without answers"),
         "normal_accuracy": float64("fraction", "the same of normal"),
         "changed": float64("fraction", "of its texts, those that are not normal's; null without normal"),
         "loss_of_right": float64(
             "fraction", "of the prompts that normal gets right, those that are lost; null where answers aren't the risk"
         ),
-        "n_of_right": int32("prompts", "for choosing that normal gets right"),
-        "p_of_right": float64("1", "as p_value, of these alone, though not what was asked"),
+        "n_of_right": int32("prompts", "of the calibration split that normal gets right"),
+        "p_of_right": float64("1", "as p_value, of these prompts alone; not the tested hypothesis"),
         "loss_of_prompts": float64(
             "1",
             "mean over single prompts, where mean_loss and p_value are of groups of unequal size, which count once "
@@ -171,8 +173,8 @@ CHOICES: Final = StudyTable(
         "started": moment("time", "when the setting was chosen", nullable=False),
         "status": string(
             "name",
-            "asked: what is asked, which lands before the losses of prompts for choosing are looked at; ok: what came "
-            "of it, of the same choice_id",
+            "asked: the question, committed before any calibration loss is read; ok: its result, with the same "
+            "choice_id",
             nullable=False,
         ),
         "risk": string("name", "disagreement, answers, perplexity or judge", nullable=False),
@@ -185,15 +187,15 @@ CHOICES: Final = StudyTable(
         "pilot": string("name", "the sweep whose prompts gave the order; null: a part of this one's, or none"),
         "question": int32(
             "number",
-            "which ask of these prompts for choosing it was, from 1, by this folder and those beside it "
+            "which use of these calibration prompts it is, from 1, in this folder and those beside it "
             "(eexit.studies.selection.alpha_spending)",
         ),
-        "planned": int32("asks", "of these prompts, how many were planned at the first one"),
-        "error": float64("1", "what this ask may err with: its share of 1 - confidence"),
-        "model": string("name", "the model as it was asked for: asks of it are counted together"),
-        "runs": string("hash", "of the sweep's configuration and model: whose losses were looked at"),
+        "planned": int32("asks", "planned uses of these prompts, fixed at the first"),
+        "error": float64("1", "error budget of this use: its share of 1 - confidence"),
+        "model": string("name", "the model as the command named it: its uses are counted together"),
+        "runs": string("hash", "of the sweep's configuration and model: whose losses were read"),
         "results": string("hash", "of the model, the artefacts and all runs that it was made from"),
-        "units": described("", pa.list_(pa.uint64()), "hashes", "of the prompts for choosing, or of their groups"),
+        "units": described("", pa.list_(pa.uint64()), "hashes", "of the calibration prompts, or of their groups"),
         "families": strings("names", "of each sequence: mode/rule, or pareto", nullable=False),
         "error_of_each": float64("1", "error / families: of each sequence, at the start", nullable=False),
         "asked": strings("names", "the settings, in the order of testing"),
@@ -215,7 +217,7 @@ CHOICES: Final = StudyTable(
 OF_UNITS: Final = {
     "unit_macs_full": ("multiply-adds", "what full depth costs"),
     "unit_macs_to_exit": ("multiply-adds", "of the layers up to the exits and one read of each token"),
-    "unit_cost_looks": ("multiply-adds", "of what deciding looks at beside that read; NaN for oracles"),
+    "unit_cost_looks": ("multiply-adds", "of deciding, besides that read; NaN for oracles"),
     "unit_disagreement": ("fraction of decided tokens", "expected_disagreement of its texts"),
     "unit_changed": ("chance", "that any token of a text is not full depth's, given those before it"),
 }
@@ -239,8 +241,8 @@ REPLAYS: Final = StudyTable(
         "tokens": int64("tokens", "decided tokens of these texts", nullable=False),
         "drawn": boolean(
             "flag",
-            "whether expected_kl and expected_disagreement are those of exits drawn with the runs' seeds, since exits "
-            "left to chance alter the KV cache; else they are exact expectations, or the rule leaves nothing to chance",
+            "whether expected_kl and expected_disagreement are those of exits drawn with the runs' seeds, since "
+            "random exits alter the KV cache; else they are exact expectations, or exits are not random",
             nullable=False,
         ),
         **{
@@ -294,7 +296,7 @@ REPLAYS: Final = StudyTable(
             "how layers were read: lens, raw, or the folder of a readout that was trained",
         ),
         "screen": string("name", "size of the screen by which rules decided, RANK:TOKENS; null: by the whole head"),
-        "model": string("name", "the model as it was asked for", nullable=False),
+        "model": string("name", "the model as the command named it", nullable=False),
         "results": string("hash", "of the model, the texts and the readout that it was made from, and of screen"),
     },
 )

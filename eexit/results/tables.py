@@ -15,8 +15,8 @@ from typing import Final, get_args
 import pyarrow as pa
 
 from eexit.method.rules import RULES
-from eexit.plan.config import Observe
 from eexit.plan.configuration import all_modes
+from eexit.plan.sweep_config import Observe
 from eexit.quality.thinking import ANSWER, PARTS, THINKING
 from eexit.results.token_columns import recorded
 
@@ -56,7 +56,10 @@ CONFIGURATION: Final = {
     "parameter": float64("of the rule", "the rule's parameter; null for a rule without a number"),
     "kl_factor": float64("1/nat", "parameter, where it is a KL factor: higher is more conservative"),
     "exit_set": string("layers", "0-based layers that it may exit at, as in 20,25; null: every exitable one"),
-    "gate": string("chance", "the threshold of its gate: a layer is read from this chance on; else null"),
+    "gate": string(
+        "chance",
+        "the threshold of its gate, which predicts at least this exit probability where a layer is read; else null",
+    ),
     "control_of": string("name", "the configuration whose exit layers this one follows; else null"),
     "draft_layer": int32("layer", "0-based layer after which tokens are drafted; null but for draft"),
     "draft_length": string("tokens", "tokens that are drafted at a time at most; else null"),
@@ -94,11 +97,11 @@ GENERATIONS: Final = schema(
     {
         **RUN,
         "prompt": string("text", "the user's prompt", nullable=False),
-        "answer": string("text", "the answer that is right, as the prompt brought it; else null"),
+        "answer": string("text", "the prompt's right answer; else null"),
         **CONFIGURATION,
         "readout": string("name", "how a layer's hidden state becomes logits: a name or a folder"),
         **SEED,
-        "model": string("name", "the model as it was asked for", nullable=False),
+        "model": string("name", "the model as the command named it", nullable=False),
         "status": string("name", "ok or error", nullable=False),
         "error": string("text", "why the run could not be done; null when ok"),
         "finish_reason": string("name", "eos: the model ended; length: max_new_tokens; null on error"),
@@ -107,19 +110,19 @@ GENERATIONS: Final = schema(
             "",
             pa.list_(pa.int32()),
             "token ids",
-            "exactly what the model saw: the prompt in the model's chat template, in which names of control tokens in "
-            "prompts are plain text unless the sweep says control_tokens; null on error",
+            "exactly the model's input: the prompt in the model's chat template, in which names of control tokens in "
+            "prompts are plain text unless the sweep has control_tokens; null on error",
         ),
         "found_answer": string(
             "text",
             "what of the text counts as its answer, by the prompt's answer_pattern or the default "
             "(eexit.quality.grading), where the text has parts of its answer alone; null if nothing does, and if the "
-            "prompt brought neither an answer nor a pattern",
+            "prompt has neither an answer nor a pattern",
         ),
         "correct": boolean(
             "flag",
             "whether found_answer is the answer or, if there is a pattern alone, whether the text matches it; its mean "
-            "is the accuracy; null if the prompt brought neither, and on error",
+            "is the accuracy; null if the prompt has neither, and on error",
         ),
         "n_prompt_tokens": int32("tokens", "length of prompt_token_ids; null on error"),
         "n_tokens": int32("tokens", "generated tokens, the ending one included; null on error"),
@@ -151,12 +154,12 @@ GENERATIONS: Final = schema(
         ),
         "macs_required": float64(
             "multiply-adds",
-            "what the exits as taken need if deciding were free and the deferral of layers unbounded; "
+            "what these exits need if deciding were free and the deferral of layers unbounded; "
             "1 - macs_required / macs_full is the theoretical saving",
         ),
         "macs_executed": float64(
             "multiply-adds",
-            "what is run for the row if it is decoded alone: layers, head, and keys and values alone; "
+            "what is run for the sequence if decoded alone: layers, head, and keys and values alone; "
             "1 - macs_executed / macs_full is the run saving; null for oracles, which save nothing at run time",
         ),
         "layers_run": int64("layers", f"layers run, summed over decided tokens; {ALONE}; null for oracles"),
@@ -169,8 +172,7 @@ GENERATIONS: Final = schema(
         "gate_reads": int64("reads", "hidden states that a gate read; null for oracles"),
         "screen_misses": int64(
             "decided tokens",
-            "tokens that exited by what a screen let through, among which the whole head's likeliest was not; null for "
-            "oracles",
+            "early exits decided on a screen that lacked the whole head's top token; null for oracles",
         ),
         "kv_writes": int64(
             "tokens × layers",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eexit.plan.config import Observe
+from eexit.plan.sweep_config import Observe
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class TokenColumns:
         pa.float32(),
         "probability",
         "the distribution the exit was drawn from: one per exitable layer, then the final layer; "
-        "all on the final layer where no exit was drawn; null at layers past the exit that had a chance, where the "
-        "rule looks no further",
+        "all on the final layer where no exit was drawn; null past the exit at layers that had a probability, which "
+        "an online rule does not read",
         nullable=True,
     )
     exit_score_TE: np.ndarray = column(
         pa.float32(),
         "of the rule",
-        "what the rule saw at each exitable layer; null where it looked at none and where no exit was drawn",
+        "the exit score at each exitable layer; null where the rule read none and where no exit was drawn",
         nullable=True,
     )
     logprob_T: np.ndarray = column(

@@ -87,7 +87,8 @@ def shapes_of(text: str) -> ModelShape:
     except (OSError, ValueError) as error:
         known = did_you_mean(text, KNOWN, ", ".join(KNOWN))
         raise UsageError(
-            f"--prices-of {text} is no model whose shapes are known ({known}), no folder with a config.json, and no "
+            f"--unit-costs-of {text} is no model whose shapes are known ({known}), no folder with a config.json, and "
+            f"no "
             f"shapes, as in {EXAMPLE}"
         ) from error
     return _of_config(config, Path(text).name)
@@ -97,7 +98,7 @@ def _written(text: str) -> ModelShape:
     given = dict(part.partition("=")[::2] for part in text.split(","))
     names = [name for name in ModelShape.__dataclass_fields__ if name != "name"]
     if sorted(given) != sorted(names):
-        raise UsageError(f"--prices-of takes {', '.join(names)}, as in {EXAMPLE}, got {text}")
+        raise UsageError(f"--unit-costs-of takes {', '.join(names)}, as in {EXAMPLE}, got {text}")
     return _checked("these shapes", {name: given[name] for name in names}, text)
 
 
@@ -116,10 +117,10 @@ def _checked(name: str, numbers: Mapping[str, Any], text: str) -> ModelShape:
         whole = {key: int(number) for key, number in numbers.items()}
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"--prices-of {text}: a shape is missing or no whole number: give all, as in {EXAMPLE}"
+            f"--unit-costs-of {text}: a shape is missing or no whole number: give all, as in {EXAMPLE}"
         ) from error
     if min(whole.values()) < 1 or whole["heads"] % whole["kv_heads"]:
-        raise UsageError(f"--prices-of {text} makes no decoder: all are at least 1, and kv_heads divides heads")
+        raise UsageError(f"--unit-costs-of {text} makes no decoder: all are at least 1, and kv_heads divides heads")
     return ModelShape(name, **whole)
 
 
@@ -145,6 +146,6 @@ def cost_at(
 
 
 def full_cost_at(shapes: ModelShape, n_decided: np.ndarray) -> np.ndarray:
-    """Return the multiply-adds of as many decided tokens at full depth."""
+    """Return the full-depth multiply-adds of texts with these numbers of decided tokens."""
     cost: np.ndarray = n_decided * (shapes.layers * shapes.layer + shapes.head)
     return cost

@@ -29,8 +29,8 @@ from eexit.output.text import format_number, interval, is_known, pluralize
 from eexit.plan.configuration import short_name
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import ERROR, OK
-from eexit.plan.splits import groups, representative
-from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, means_of_groups
+from eexit.plan.splits import representative, sampling_units
+from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, means_of_units
 from eexit.quality.intervals import LEVEL
 from eexit.quality.rubric import ASPECTS, RUBRIC, TextScores, question, scores_in
 from eexit.results.committed import read_columns
@@ -50,7 +50,7 @@ HEADINGS: Final = ("co-\nher-\nence", "com-\nplete-\nness", "clar-\nity", "no\nr
 _KEPT_HEADERS: Final = ("retry-after", "retry-after-ms", "x-should-retry")
 _FINAL: Final = {  # statuses that are the same for all texts
     **dict.fromkeys(range(300, 400), "has moved, and a request is not sent on: give --base-url its new address"),
-    **dict.fromkeys((401, 402), "lets nobody in without its key: is it right (--key-from), and has it quota left?"),
+    **dict.fromkeys((401, 402), "refuses access: is the key right (--key-from), and has it quota left?"),
     **dict.fromkeys((404, 405), "has nothing there: are --base-url and --model right?"),
 }
 _IDENTITY: Final = ("run_id", "prompt_id", *CONFIGURATION, "seed")
@@ -65,7 +65,7 @@ class JudgingPlan:
     asked: Mapping[str, Sequence[Row]]
     known: Sequence[tuple[Row, Row]]  # runs not judged whose text has scores, and the row with the scores
     keys: Sequence[str]  # configurations, in the sweep's order
-    groups: Mapping[str, str]  # prompt id → group, for prompts with one
+    unit_of: Mapping[str, str]  # prompt id → sampling unit
     told: str  # a summary for users
 
 
@@ -107,13 +107,13 @@ def plan_judging(results: str, judge: str, keys: Sequence[str], n_prompts: int |
     told = (
         f"{judge} would be asked {pluralize(len(asked), 'question')}, with {sum(map(len, messages)):,} "
         f"characters, about {pluralize(sum(map(len, asked.values())), 'run')}; {len(known):,} have a text "
-        f"that is known; {n_done:,} were judged before, {n_failed:,} failed, {n_missing:,} did not land yet"
+        f"that is known; {n_done:,} were judged before, {n_failed:,} failed, {n_missing:,} are not committed yet"
     )
-    return JudgingPlan(store, judge, asked, known, chosen, groups(manifest.config["prompts"]), told)
+    return JudgingPlan(store, judge, asked, known, chosen, sampling_units(manifest.config["prompts"]), told)
 
 
 def judged_by(store: Store, judge: str) -> list[Row]:
-    """Return the valid rows of this judge under the current rubric."""
+    """Return the valid judgements by this judge with the current rubric."""
     return [row for row in JUDGEMENTS.rows(store) if (row["judge"], row["rubric"]) == (judge, RUBRIC)]
 
 
@@ -145,7 +145,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
             async with asyncio.timeout(self._seconds):
                 async with aclosing(await super().send(request, **{**how, "stream": True})) as reply:
                     if reply.headers.get("content-encoding", "identity") != "identity":
-                        raise JudgeRequestError("the endpoint compresses its replies, which it was asked not to do")
+                        raise JudgeRequestError("the endpoint compresses its replies, against the request")
                     content = bytearray()
                     async for chunk in reply.aiter_raw():
                         content += chunk
@@ -158,7 +158,7 @@ class _BoundedClient(openai.DefaultAsyncHttpxClient):
 
 
 class JudgeClient:
-    """Connection to one judge; `timeout` is in seconds, for a whole try, and `how` has further fields of a request."""
+    """Connection to one judge. `timeout` is in seconds, for a whole try; `how` are further fields of each request."""
 
     def __init__(self, base_url: str, key: str | None, timeout: float, **how: Any) -> None:
         self.client = openai.AsyncOpenAI(
@@ -191,7 +191,7 @@ class JudgeClient:
 
 
 def _meaning(status: int) -> JudgeRequestError:
-    """Return the error for a status other than success."""
+    """Return the error for an HTTP status other than success, with its usual cause."""
     if reason := _FINAL.get(status):
         return JudgeRequestError(f"the endpoint {reason} (status {status})", is_final=True)
     of_text = status < 500 and status not in (408, 409, 429)
@@ -305,8 +305,8 @@ class JudgeSession:
             self.publish()
 
 
-def judgements_table(rows: Sequence[Row], keys: Sequence[str], groups: Mapping[str, str]) -> ResultTable:
-    """Return a table of one judge's valid rows by configuration; prompts of a group (id → group) count once."""
+def judgements_table(rows: Sequence[Row], keys: Sequence[str], unit_of: Mapping[str, str]) -> ResultTable:
+    """Return a table of one judge's valid rows by configuration, with means over sampling units (`unit_of`)."""
     table = ResultTable(
         "Scores from 1 to 5, higher is better. Means over n prompts of the means over each prompt's seeds; beneath, a "
         f"{LEVEL:.0%} interval over prompts, from {MIN_SAMPLES} prompts on."
@@ -316,7 +316,8 @@ def judgements_table(rows: Sequence[Row], keys: Sequence[str], groups: Mapping[s
     for key in keys:
         of_key = [row for row in rows if (row["configuration"], row["status"]) == (key, OK)]
         scores_RA = np.array([[row[name] for name in ASPECTS] for row in of_key], float).reshape(-1, len(ASPECTS))
-        scores_PA = means_of_groups(scores_RA, [groups.get(row["prompt_id"], row["prompt_id"]) for row in of_key])
+        prompt_R = [row["prompt_id"] for row in of_key]
+        scores_PA = means_of_units(scores_RA, prompt_R, [unit_of[prompt_id] for prompt_id in prompt_R])
         means = estimate_columns(scores_PA, [ValueKind.NUMBER] * len(ASPECTS))
         ends = [f"\n{interval(mean.low, mean.high, '.2f')}" if is_known(mean.low) else "" for mean in means]
         cells = [format_number(mean.mean, ".2f") + end for mean, end in zip(means, ends, strict=True)]

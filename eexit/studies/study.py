@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from eexit.output.result_table import ResultTable
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.study_table import StudyTable
 
 Row = dict[str, Any]
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class StudyPart:
-    """A step of a unit, done in one go: `what` is for `Study.run_part`, and `text` is for users."""
+    """A step of a unit: `what` is the input of `Study.run_part`, and `text` describes it to users."""
 
     text: str
     what: Any = None
@@ -81,7 +81,7 @@ class Study(ModelJob, ABC):
 
     @abstractmethod
     def units(self) -> Sequence[StudyUnit]:
-        """Return the units in order; once the study is loaded, only those that can be done."""
+        """Return the units in order. Once `load` has run, units that can't be done are left out."""
 
     @abstractmethod
     def run_part(self, part: StudyPart) -> PartResult:

@@ -156,7 +156,7 @@ class SweepResults:
         n_runs, of_prompts = n_planned_runs(landed), pc.count_distinct(landed["prompt_id"]).as_py()
         if n_runs >= planned:
             return []
-        landed_of = f"{n_runs:,} of {planned:,} runs have landed, of {of_prompts:,} of {n_prompts:,} prompts"
+        landed_of = f"{n_runs:,} of {planned:,} runs are committed, of {of_prompts:,} of {n_prompts:,} prompts"
         return [f"Unfinished: {landed_of}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
@@ -237,9 +237,9 @@ def _interrupted(out: str) -> SweepResults:
     try:
         results = SweepResults(out)
     except UsageError:
-        raise Interrupted("interrupted: no run has landed") from None
+        raise Interrupted("interrupted: no run is committed") from None
     landed = pluralize(len(read_columns(open_store(out), ["status"])), "run")
-    print(f"interrupted: {landed} landed; the same call with out={redact(out)!r} goes on", file=sys.stderr)
+    print(f"interrupted: {landed} committed; the same call with out={redact(out)!r} resumes", file=sys.stderr)
     return results
 
 

@@ -16,10 +16,10 @@ from eexit.method.custom import use_files
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import Rule
 from eexit.output.text import flag
-from eexit.plan.config import COMPUTED, SHORT_FIELDS, SweepConfig
 from eexit.plan.field_types import Count
 from eexit.plan.prompts import prompts_of
 from eexit.plan.runs import refuse_unknown_only
+from eexit.plan.sweep_config import COMPUTED, SHORT_FIELDS, SweepConfig
 from eexit.plan.validation_errors import explain
 
 
@@ -45,7 +45,7 @@ class SweepSpec(BaseModel):
     rows_per_shard: Count = Field(
         128,
         ge=1,
-        description="about how many runs are batched together and land in one file; lower it if memory is short",
+        description="about how many runs are batched together and written to one file; lower it if memory is short",
     )
 
 

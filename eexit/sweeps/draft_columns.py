@@ -9,7 +9,7 @@ from eexit.plan.configuration import Draft
 
 
 def draft_columns(
-    rounds: DraftRounds, draft: Draft, n_decided: int, prices: UnitCosts, exitable_layers: Sequence[int]
+    rounds: DraftRounds, draft: Draft, n_decided: int, unit_costs: UnitCosts, exitable_layers: Sequence[int]
 ) -> dict[str, float | int | None]:
     """Return a run's columns on drafts.
 
@@ -17,9 +17,9 @@ def draft_columns(
     weights takes most of the time. Attention is left out.
     """
     drafted, accepted, n_rounds = int(rounds.drafted_R.sum()), int(rounds.accepted_R.sum()), len(rounds.input_index_R)
-    compared, n_layers = accepted + int(rounds.rejected_R.sum()), len(prices.layer_L)
-    layers_L = prices.embedding + np.cumsum(prices.layer_L)  # all layers up to each
-    read_X = prices.read_XK[:, READS.index("head_reads")]
+    compared, n_layers = accepted + int(rounds.rejected_R.sum()), len(unit_costs.layer_L)
+    layers_L = unit_costs.embedding + np.cumsum(unit_costs.layer_L)  # all layers up to each
+    read_X = unit_costs.read_XK[:, READS.index("head_reads")]
     full_pass = int(layers_L[-1] + read_X[-1])
     draft_pass = int(layers_L[draft.layer] + read_X[exitable_layers.index(draft.layer)])
     # The last token of a round goes through the early layers too, as a part of full depth.

@@ -24,11 +24,11 @@ from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.decoders import DecoderPair, build_decoders
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.support import refuse_hooked
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import NORMAL, Configuration, Draft, NoExit, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.field_types import NO_MARKS
 from eexit.plan.runs import Run, configurations, same_for_every_seed
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.grading import SlowPatternError, grade
 from eexit.quality.thinking import THINKING_MARKS, AnswerPattern, ThinkingSpans, ThinkingTags
 from eexit.results.shard_tables import (
@@ -123,7 +123,7 @@ class ModelGenerator:
         decoding = replace(
             decoding_of(config, both, eos_token_ids(self.model, self.tokenizer)), memory_share=memory_share
         )
-        self.prices = measure_unit_costs(both.full_depth, decoding)
+        self.unit_costs = measure_unit_costs(both.full_depth, decoding)
         self.engine = Engine(both.full_depth, decoding, both.early_exit)
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))
@@ -206,7 +206,7 @@ class ModelGenerator:
         return outcomes | self._decode_by_key(left, ends)
 
     def _that_stands_for(self, request: Request) -> Request:
-        """Return the common request of all requests with the same tokens and exits, whatever their seed or mode."""
+        """Return the request that represents all with the same tokens and exits, whatever their seed or mode."""
         seed = 0 if request.configuration.key in self._same_for_every_seed else request.seed
         return replace(request, seed=seed, configuration=without_mode(request.configuration))
 
@@ -294,7 +294,7 @@ class ModelGenerator:
             "thinking_closed": chains.closed if chains else None,
             **marked.columns,
             **cost_columns(
-                self.prices,
+                self.unit_costs,
                 outcome.counts,
                 outcome.exit_layer_T[1:],
                 layers,
@@ -319,7 +319,7 @@ class ModelGenerator:
         if not isinstance(configuration, Draft) or not outcome.rounds:
             return {}
         n_decided, layers = len(outcome.token_id_T) - 1, self.engine.decoding.exitable_layers
-        return draft_columns(outcome.rounds, configuration, n_decided, self.prices, layers)
+        return draft_columns(outcome.rounds, configuration, n_decided, self.unit_costs, layers)
 
 
 @dataclass(frozen=True)

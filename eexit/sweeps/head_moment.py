@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from eexit.cpu.packed_linear import PackedLinear, plain_bias, plain_weight
 from eexit.decode.sampling import pick_tokens
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 from eexit.model.quantization import parts_of
 from eexit.output.atomic_files import write_cache_file
 
@@ -98,9 +98,9 @@ def second_moment(decoder: Decoder) -> Tensor:
     for position in range(tokens):
         position_B1 = torch.full((ROWS, 1), position, device=device)
         attention_mask_BC = torch.ones(ROWS, position + 1, dtype=torch.bool, device=device)
-        head_input_BF = decoder.run(Layer.run, ForwardInputs(token_B[:, None], position_B1, attention_mask_BC), cache)[
-            :, -1
-        ]
+        head_input_BF = decoder.run(
+            VisitedLayer.run, ForwardInputs(token_B[:, None], position_B1, attention_mask_BC), cache
+        )[:, -1]
         moment_FF = moment_FF + head_input_BF.float().T @ head_input_BF.float() / (ROWS * tokens)
         u_B = torch.rand(ROWS, generator=generator).to(device)
         token_B = pick_tokens(decoder.lm_head(head_input_BF), 1.0, TOP_P, u_B)

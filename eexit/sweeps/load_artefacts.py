@@ -16,7 +16,7 @@ from eexit.method.readouts import READOUTS, LinearReadout, Readout, TunedLens
 from eexit.model.layers import Decoder
 from eexit.plan.artefact_check import cards_of
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, LENS_FILES, READOUT, TUNED_LENS, WEIGHTS, ArtefactCard
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 
 
 def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -> Readout:

@@ -14,25 +14,23 @@ from eexit.model.quantization import dtype_name
 from eexit.output.progress import Display
 from eexit.output.text import pluralize
 from eexit.plan.artefact_check import refuse_misfit
-from eexit.plan.config import AUTO_DTYPE, SweepConfig
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.model_description import describe_loaded
 from eexit.plan.model_inspection import facts_here
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.sweep_config import AUTO_DTYPE, SweepConfig
 from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import Generator
 from eexit.results.store.commit import CommitError, RunCounts
 from eexit.results.store.extend import stored_config
 from eexit.results.store.folder import open_store
-from eexit.results.store.manifest import refuse_other_dtype
+from eexit.results.store.manifest import put_manifest_back, refuse_other_dtype
 from eexit.sweeps.arguments import SweepSpec
 from eexit.sweeps.generator import ModelGenerator
-from eexit.sweeps.lifecycle import (
+from eexit.sweeps.prepare import (
     PendingSweep,
-    SweepSummary,
     manifest_for,
     prepare_store,
-    put_manifest_back,
     read_held,
     run_pending,
 )
@@ -40,8 +38,9 @@ from eexit.sweeps.retry import failure_of
 from eexit.sweeps.shard_queue import ShardQueue
 from eexit.sweeps.shard_runner import ShardRunner, sweep_progress
 from eexit.sweeps.shards import cut
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 
-SECONDS_BETWEEN_LOOKS: Final = 1.0
+SECONDS_BETWEEN_UPDATES: Final = 1.0
 Loaded = tuple[PreTrainedModel, Tokenizer]
 
 
@@ -55,7 +54,7 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
     held = read_held(store, asked.config, asked.out, display.say)
     config = stored_config(store, held).model_copy(update={"dtype": asked.config.dtype}) if held else asked.config
     if loaded is None:
-        display.say("looking at the model")
+        display.say("inspecting the model")
     model, exitable_layers = _facts(config, asked.rows_per_shard, loaded)
     dtype: str = config.dtype
     if dtype == AUTO_DTYPE:
@@ -88,7 +87,7 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
     n_planned, n_done = count_runs(left.config), prepare_store(left, asked.out, display)
     shards = cut(plan_runs(left.config), left.found.done, asked.rows_per_shard)
     queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done, display.say)
-    manifest, looked = left.store.read(MANIFEST), time.monotonic()
+    manifest, updated = left.store.read(MANIFEST), time.monotonic()
 
     def show(last: bool = False) -> None:
         most = left.config.max_new_tokens
@@ -96,9 +95,9 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
 
     def update_display(tokens: int) -> None:
         """Update the display about once a second while a shard is executed."""
-        nonlocal looked
-        if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
-            looked = time.monotonic()
+        nonlocal updated
+        if time.monotonic() - updated > SECONDS_BETWEEN_UPDATES:
+            updated = time.monotonic()
             show()
 
     def refuse() -> None:
@@ -112,7 +111,7 @@ def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Dis
             try:
                 tally = runner.rehearse(shard.runs) if shard.rehearsal else runner.do(shard.runs)
             except CommitError as error:
-                queue.not_landed(shard, error)
+                queue.not_committed(shard, error)
             except SweepStopped:
                 raise
             except Exception as error:  # a model may raise anything: the fault of these runs or of the environment

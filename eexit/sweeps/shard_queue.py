@@ -8,7 +8,7 @@ from eexit.errors import SweepStopped, first_line
 from eexit.output.events import log
 from eexit.output.locations import without_secrets
 from eexit.output.text import pluralize
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.shard_tables import error_results
 from eexit.results.store.commit import CommitError, RunCounts, clear_debris, commit
 from eexit.results.store.folder import Store
@@ -78,16 +78,16 @@ class ShardQueue:
         """Requeue a shard that was not executed, through no fault of its runs."""
         self._again.append(shard)
 
-    def not_landed(self, shard: Shard, error: CommitError) -> None:
+    def not_committed(self, shard: Shard, error: CommitError) -> None:
         """Requeue a shard whose results could not be written. Raise `SweepStopped` if that continues."""
-        log("landing failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
+        log("commit failed", logging.ERROR, reason=str(error), run_ids=ids_of(shard))
         self._lease.check()
-        self._breaker.environment_failed("landing", str(error))
+        self._breaker.environment_failed("commit", str(error))
         self.again(shard)
 
     def not_loaded(self, reason: str) -> None:
         """Record that a model could not be loaded. Raise `SweepStopped` if that continues."""
-        self._breaker.environment_failed("loading", reason)
+        self._breaker.environment_failed("load", reason)
 
     def failed(self, shard: Shard, failure: ShardFailure, hope: bool = False) -> None:
         """Retry a shard, then parts of it; in the end, commit its only run as an error.
@@ -116,7 +116,7 @@ class ShardQueue:
             self._give_up(shard, failure)
 
     def _say_first(self, what: str, reason: str) -> None:
-        """Report the reason of the first failure, once, so that users need not wait for the end of a failing sweep."""
+        """Report the first failure's reason at once, so that users need not wait for the end of a failing sweep."""
         if not self._has_said:
             self._has_said = True
             self._say(without_secrets(f"{what}: {first_line(reason)}"))

@@ -14,21 +14,21 @@ from torch import Tensor
 from eexit.method.linear_map import LinearMap
 from eexit.method.readouts import READOUTS, LinearReadout
 from eexit.plan.artefacts import CardRow
+from eexit.training.hidden_states import decided_hidden_states, hidden_states, top_tokens
 from eexit.training.ridge import SplitMoments, best_fit, linear_map
-from eexit.training.streams import decided_streams, streams, top_tokens
 from eexit.training.texts import TrainingText
 from eexit.training.trainer_inputs import TrainerInputs
 
 
 class LinearTrainer:
-    """Trainer of all layers' maps in one pass over the texts."""
+    """Trainer of a linear readout: one linear map per exitable layer, all in one pass over the texts."""
 
     def __init__(self, setup: TrainerInputs):
         self.decoder, self.layers = setup.decoder, setup.options.layers
         self.maps: dict[int, LinearMap] = {}
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        hidden_NXD = streams(self.decoder, texts, self.layers)
+        hidden_NXD = hidden_states(self.decoder, texts, self.layers)
         *inputs, target_NF = (self.decoder.head_input(hidden_ND) for hidden_ND in hidden_NXD.unbind(1))
         for layer, input_NF in zip(self.layers, inputs, strict=True):
             yield str(layer), input_NF, target_NF
@@ -45,7 +45,7 @@ class LinearTrainer:
         """Return how often each layer's likeliest token is the final layer's, by the logit lens and by the maps."""
         readouts = {"lens": READOUTS["lens"], "linear": LinearReadout(self.maps).to(self.decoder.device)}
         n, n_agreeing = 0, dict.fromkeys(((name, layer) for name in readouts for layer in self.layers), 0)
-        for hidden_NXD in decided_streams(self.decoder, texts, self.layers):
+        for hidden_NXD in decided_hidden_states(self.decoder, texts, self.layers):
             said_N = top_tokens(self.decoder, hidden_NXD[:, -1])
             n += len(said_N)
             for name, readout in readouts.items():

@@ -30,7 +30,7 @@ MEASURED_TOKENS: Final = 2000  # at most, of held-out answers, for a card's tabl
 
 
 class Trainer(Protocol):
-    """Interface of a way to train: the inputs and targets of its regressions, and its artefact."""
+    """Interface of a kind of training: the inputs and targets of its regressions, and its artefact."""
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         """Yield each regression's name, inputs (N, D) and targets (N, H), for N tokens of these texts."""
@@ -43,10 +43,10 @@ class Trainer(Protocol):
 
 
 class Training:
-    """A trainer and its sums over the blocks so far."""
+    """A trainer, and its moments summed over the blocks of texts so far."""
 
     def __init__(self, trainer: Trainer, plan: TrainingPlan):
-        """Resume from the state in the plan's folder if there is one; it must be of the same identity."""
+        """Resume from the checkpoint in the plan's folder, if any; its identity must be the plan's."""
         self.trainer, self.plan = trainer, plan
         self.blocks, self.total = blocks(plan.learn, BLOCK_TOKENS), n_tokens(plan.learn)
         self.saved = read_saved(plan.folder) or TrainingCheckpoint(plan.identity)
@@ -63,7 +63,7 @@ class Training:
         return reached.blocks == len(self.blocks), progress
 
     def advance(self, seconds: float) -> tuple[bool, Progress]:
-        """Add up one block or more, for about `seconds`, and save the state when due. Return as `told` does."""
+        """Process blocks of texts for about `seconds`, one at least, and save when due. Return the `status`."""
         began = time.monotonic()
         while self.reached.blocks < len(self.blocks):
             self._add(self.blocks[self.reached.blocks])
@@ -85,12 +85,12 @@ class Training:
         )
 
     def save(self) -> None:
-        """Save the state. Raise `OSError` if it can't be written."""
+        """Save a checkpoint. Raise `OSError` if it can't be written."""
         save_state(self.plan.folder, replace(self.saved, reached=self.reached), self.sums.tensors())
         self.saved_at = time.monotonic()
 
     def finish(self) -> ArtefactCard:
-        """Solve, measure on held-out texts, write the artefact and remove the state.
+        """Solve the regressions, measure on held-out texts, write the artefact, and remove the checkpoint.
 
         The weights are written before the card. Raise `OSError` if a file can't be written.
         """

@@ -14,10 +14,10 @@ from eexit.method.rules import ONLINE
 from eexit.output.text import did_you_mean, flag
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, READOUT, WEIGHTS, ArtefactCard, damage, parse_card
-from eexit.plan.config import NO_EXITS, Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.hashes import checksum
 from eexit.plan.model_inspection import ModelFacts
+from eexit.plan.sweep_config import NO_EXITS, Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, refuse_changed_model
 from eexit.results.store.manifest import first_difference
 from eexit.training.texts import TrainingText, n_tokens
@@ -60,16 +60,16 @@ def make_training_plan(
     sweep: FinishedSweep,
     asked: TrainArgs,
     texts: Sequence[TrainingText],
-    look: Callable[[SweepConfig, int], ModelFacts],
+    inspect: Callable[[SweepConfig, int], ModelFacts],
 ) -> TrainingPlan:
-    """Return the plan of a training on these texts; `look` returns the facts of a configuration's model.
+    """Return the plan of a training on these texts; `inspect` returns the facts of a configuration's model.
 
     `refuse_options` has accepted the options. Raise `UsageError` if the texts or the model can't be used.
     """
     given = asked.options
     learn, held_out = split(texts, sweep.name)
     config = _config(sweep, given)
-    model, layers, _ = look(config, 1)
+    model, layers, _ = inspect(config, 1)
     refuse_changed_model(sweep, model)
     refuse_misfit(config, model, layers)
     readout, rules = config.digests.get(READOUT, config.readout), tuple(given.get("rules", ()))
@@ -124,7 +124,7 @@ def split(texts: Sequence[TrainingText], name: str) -> tuple[list[TrainingText],
     if not held_out or len({text.chooses for text in learn}) < 2:
         raise UsageError(
             f"{name} has too few prompts: of its {len(usable)} texts {len(held_out)} are held out, and "
-            f"{sum(text.chooses for text in learn)} of the others choose settings, where each needs one at least; "
+            f"{sum(text.chooses for text in learn)} of the others are for validation; each part needs one at least; "
             "give more with --prompts"
         )
     return learn, held_out

@@ -34,7 +34,7 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Identity of a folder's training, as in JSON, and its progress."""
+    """Progress of a training, and its identity: the plan as JSON, which must match to resume."""
 
     identity: Mapping[str, Any]
     reached: TrainingProgress = field(default_factory=TrainingProgress)
@@ -51,7 +51,7 @@ def read_saved(folder: Path) -> TrainingCheckpoint | None:
         return TrainingCheckpoint(held["identity"], TrainingProgress(**held["reached"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{path} is no state of a training ({first_line(error)}): remove it, or choose another --out"
+            f"{path} is no training's checkpoint ({first_line(error)}): remove it, or choose another --out"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The engine's speed beside that of transformers' `generate`: milliseconds of a step of so many rows.
+"""The engine's speed beside that of transformers' `generate`: milliseconds of a step by number of sequences.
 
     python jobs/bench                                1, 8, 27 and 108 rows, about ten minutes on two CPU cores
     python jobs/bench --quick                        1 and 8 rows, within a minute
@@ -37,8 +37,8 @@ from rich.progress import track
 from rich.table import Table
 
 from cluster.console.flags import whole
+from cluster.console.flags_from_config import load_job
 from cluster.console.parser import Parser
-from cluster.console.sweep_flags import load_job
 from eexit.cpu import kernels
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request, RequestFailure
@@ -46,10 +46,10 @@ from eexit.errors import UsageError
 from eexit.method.rules import ORACLES
 from eexit.model.quantization import precision_of
 from eexit.output.atomic_files import write_atomic
-from eexit.plan.config import Observe
 from eexit.plan.configuration import GENERATE, EarlyExit, NoExit
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import Observe
 from eexit.studies.timing.decode_timer import UNTIMED_TOKENS, describe_machine, now, usable_prompts
 from eexit.studies.timing.plain_generate import generate_greedily, plain_model
 from eexit.sweeps.generator import ModelGenerator
@@ -94,7 +94,7 @@ class Bench:
         self.questions = list(usable_prompts(generator, n_tokens).values())
 
     def round(self, n_rows: int) -> dict[str, list[float]]:
-        """Return each contender's seconds per step, in the order of the contenders."""
+        """Return each alternative's seconds per step, in the order of the alternatives."""
         prompts = [*islice(cycle(self.questions), n_rows)]
         times = {GENERATE: self._generate(prompts)}
         for configuration in (NoExit(), FROZEN, DEFERRED):
@@ -118,7 +118,7 @@ class Bench:
     def _generate(self, prompts: Sequence[tuple[int, ...]]) -> list[float]:
         steps, tell = self._watch()
         made = generate_greedily(self.plain, prompts, self.n_tokens, tell)
-        assert made.shape[1] == self.n_tokens, "a row ended early"
+        assert made.shape[1] == self.n_tokens, "a sequence ended early"
         return seconds_between(steps)
 
     def _decode(self, requests: Sequence[Request], record_full_depth: Observe) -> tuple[list[float], float]:
@@ -132,7 +132,7 @@ class Bench:
             if isinstance(outcome, RequestFailure):
                 raise UsageError(f"{requests[index].configuration.key} can't be timed: {outcome.error}")
         if len(steps) != self.n_tokens - 1:
-            raise UsageError(f"{len(requests)} rows are not decoded at once, for want of memory: lower --rows")
+            raise UsageError(f"{len(requests)} sequences don't fit into memory at once: lower --rows")
         return seconds_between(steps), now(self.engine.decoder.device) - steps[-1]
 
     def _watch(self) -> tuple[list[float], Callable[[int], None]]:
@@ -158,7 +158,7 @@ def seconds_between(moments: Sequence[float]) -> list[float]:
 
 
 def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming]:
-    """Time all contenders in turns, for each number of slots, and return the times of their steps."""
+    """Time the engine's variants and transformers' `generate` in turns, for each number of slots; return step times."""
     timings: dict[tuple[int, str], StepTiming] = {}
     for _ in track(range(n_rounds), "rounds", console=Console(stderr=True)):
         for n in rows:
@@ -168,7 +168,7 @@ def compare(bench: Bench, rows: Sequence[int], n_rounds: int) -> list[StepTiming
 
 
 def figures_of(timings: Sequence[StepTiming]) -> list[dict[str, Any]]:
-    """Return a record for each contender and number of slots."""
+    """Return a record for each timed variant and number of slots."""
     own = {timed.rows: timed.step for timed in timings if timed.what == GENERATE}
     return [{**vars(timed), "ms": timed.step, "of_generate": own[timed.rows] / timed.step} for timed in timings]
 
@@ -185,9 +185,9 @@ def speed_table(figures: Sequence[dict[str, Any]]) -> Table:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--rows", type=whole, nargs="+", metavar="N", help="default: 1 8 27 108")
-    parser.add_argument("--tokens", type=whole, help="per row (default: 40)")
+    parser.add_argument("--tokens", type=whole, help="per sequence (default: 40)")
     parser.add_argument("--rounds", type=whole, help="default: 5")
-    parser.add_argument("--quick", action="store_true", help="1 and 8 rows, 12 tokens, 2 rounds")
+    parser.add_argument("--quick", action="store_true", help="1 and 8 sequences, 12 tokens, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures, the machine and the versions as JSON")
     parser.epilog = "Flags of eexit sweep that define the sweep can be given too: --model, --dtype, --exit-every, …"
     flags, of_sweep = parser.parse_known_args(arguments)
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str]) -> int:
     about = bench.about()
     console.print(" · ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     figures = figures_of(compare(bench, rows, n_rounds))
-    console.print(f"\n{n_tokens} tokens a row, medians of {n_rounds} rounds", speed_table(figures))
+    console.print(f"\n{n_tokens} tokens per sequence, medians of {n_rounds} rounds", speed_table(figures))
     if flags.json:
         write_atomic(Path(flags.json), json.dumps({"machine": about, "comparison": figures}, indent=1))
     return 0

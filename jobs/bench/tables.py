@@ -4,7 +4,8 @@
 
 Prompts are counted, not runs, and 95 % intervals are over prompts; those of times are over calls. Parquet and JSON are
 read as they are, without the readers of result folders, so that the study outlives their format. What the code of that
-commit made of several tables at once is not here: intervals of the ledger, what steps allow, costs per right answer.
+commit made of several tables at once is not here: intervals of the attribution, what steps allow, costs per right
+answer.
 """
 
 import json
@@ -67,9 +68,10 @@ def mean_of(values: pd.Series, kind: ValueKind = ValueKind.SHARE) -> Estimate:
 
 
 def lost(name: str, key: str, of_right: bool = False, reporting: bool | None = None) -> Estimate:
-    """Return the share of groups, or with `of_right` of those that `normal` gets right, that the setting gets wrong.
+    """Return the share of groups in which a setting has fewer right answers than `normal`.
 
-    `normal` gets all of them right. `reporting`: True for the test split, False for the others, None for both.
+    With `of_right`, it is the share of groups in which `normal` has a right answer. `reporting`: True for the test
+    split, False for the others, None for both.
     """
     difference = gained(name, key)
     if of_right:
@@ -92,7 +94,7 @@ def saved(name: str, key: str, cost: str = "cost_run") -> Estimate:
 
 
 def saved_by_exits(name: str, key: str) -> Estimate:
-    """Return the share that exits would save if exit scores and state propagation were free."""
+    """Return the share that a configuration's exits save if deciding and state propagation were free."""
     at = {int(each.rpartition("/")[2]): saved("look", each, "cost_needed").mean for each in settings("look")[:-1]}
 
     def share(counts: Sequence[tuple[int, int]]) -> float:
@@ -102,14 +104,14 @@ def saved_by_exits(name: str, key: str) -> Estimate:
 
 
 def times(name: str, key: str, batch: int, beside: str = "normal") -> list[np.ndarray]:
-    """Return, by call, a contender's seconds per timed token over another's in the same round; (R,), R rounds."""
+    """Return, by call, a configuration's seconds per timed token as a multiple of another's in the same round, (R,)."""
     rows = pd.read_parquet(STUDY / name / "timings").assign(per_token=lambda rows: rows.seconds / rows.tokens)
     of_round = rows[rows.batch == batch].pivot(index=["started", "round"], columns="configuration", values="per_token")
     return [each.to_numpy() for _, each in (of_round[key] / of_round[beside]).dropna().groupby("started")]
 
 
 def tested() -> Iterator[dict[str, Any]]:
-    """Yield the announced tests, each also among the prompts that full depth gets right."""
+    """Yield the planned tests of the study, over all prompts and over those that full depth gets right."""
     for what, dtype, of_right in product(("again", "run"), DTYPES, (False, True)):
         found = lost(f"{what}-{dtype}", ASKED[what], of_right, reporting=False)
         p_value = round(binom.cdf(round(found.mean * found.n), found.n, AT_MOST), 4)
@@ -149,13 +151,13 @@ def remaining_savings() -> Iterator[dict[str, Any]]:
 
 
 def timed(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield each contender's time as a multiple of another one's, over all calls and in each."""
+    """Yield each configuration's time as a multiple of another's, over all calls and in each."""
     for name, beside in product(names, ("normal", "generate")):
         rows = pd.read_parquet(STUDY / name / "timings")
         for batch, key in sorted(set(zip(rows.batch, rows.configuration, strict=True))):
             calls = times(name, key, batch, beside)
             said = {"over calls": estimate_over_calls(calls), "each": [round(float(np.median(of)), 2) for of in calls]}
-            yield {"sweep": name, "rows": batch, "contender": key, "beside": beside, **said}
+            yield {"sweep": name, "rows": batch, "alternative": key, "beside": beside, **said}
 
 
 def of_card(name: str, table: str, rows: str, columns: Sequence[str], values: str) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = read_flags(arguments)
     if flags.necessity:
         from cluster.studies.run import run_study
-        from eexit.studies.chains.study import COLUMNS, NecessityStudy
+        from eexit.studies.chains.necessity import COLUMNS, NecessityStudy
 
         plan = partial(NecessityStudy, follow_ups=flags.necessity)
         run_study(flags.results, plan, display=NullDisplay(), columns=COLUMNS).show(flags.results, columns=110)

@@ -24,7 +24,7 @@ from eexit.errors import UsageError, first_line
 from eexit.output.text import did_you_mean
 
 if TYPE_CHECKING:
-    from eexit.plan.config import Prompt
+    from eexit.plan.sweep_config import Prompt
 
 
 @command()

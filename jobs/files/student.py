@@ -23,7 +23,7 @@ from cluster.console.command import command
 from cluster.console.flags import whole
 from cluster.console.parser import Parser
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.sweep_config import Prompt, SweepConfig
 
 OUTSIDE = -100  # the label of a token without loss
 FP32, NONE = {"dtype": "float32", "adapter": None}, Prompt(id="0", prompt="?")

@@ -85,7 +85,7 @@ class PageOptions:
     max_bytes: int = MAX_BYTES
     follow_seconds: int = 0
     margin: float = MARGIN  # share of the answers that a setting may lose and still count as good as full depth
-    prices_of: ModelShape | None = None  # another model at whose unit costs the multiply-adds are shown too
+    unit_costs_of: ModelShape | None = None  # another model at whose unit costs the multiply-adds are shown too
 
 
 def build_report(
@@ -99,7 +99,7 @@ def build_report(
     """
     _refuse_place(Path(out))
     progress("reading runs")
-    sweep = replace(read_sweep(results), margin=options.margin, prices_of=options.prices_of)
+    sweep = replace(read_sweep(results), margin=options.margin, unit_costs_of=options.unit_costs_of)
     for line in truncate_lines(sweep.left_out):
         print(printable(f"report: left out: {line}"), file=sys.stderr)
     if missing := sweep.missing:

@@ -77,7 +77,9 @@ class PackedTokens:
     flags: dict[str, bool]  # what `core` has: whether tokens disagree, and whether any was drafted
     top_k: int  # K
     parts: list[list[tuple[int, str]]]  # first position and name of each run's parts; empty without a chain
-    saw: dict[str, str]  # configuration → kind with its exit scores, KL or OWN; without those that have no scores
+    score_kind: dict[
+        str, str
+    ]  # configuration → kind with its exit scores, KL or OWN; without those that have no scores
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedTokens:
@@ -91,9 +93,9 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedT
     pieces = number_pieces(tokens)
     kinds = dict(_kinds(sweep, tokens, pieces))
     keys = run_ids.map(dict(zip(runs["run_id"], runs["configuration"], strict=True))).to_numpy()
-    scores, saw = _exit_scores(tokens, keys, len(sweep.exitable_layers))
-    if OWN in saw.values():
-        kinds[OWN] = {"saw": scores.astype(np.float16).astype(np.float32)}  # three digits; most bytes are 0
+    scores, score_kind = _exit_scores(tokens, keys, len(sweep.exitable_layers))
+    if OWN in score_kind.values():
+        kinds[OWN] = {"scores": scores.astype(np.float16).astype(np.float32)}  # three digits; most bytes are 0
     per_prompt = n.groupby(runs["prompt_id"].to_numpy()).sum().reindex(prompt_ids, fill_value=0)
     ends = per_prompt.cumsum().tolist()
     stretches = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
@@ -110,7 +112,7 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedT
     packed = squeeze(json.dumps(pieces.texts).encode())
     parts = _parts(tokens)
     of_runs = [parts.get(run_id, []) for run_id in runs["run_id"]]
-    return PackedTokens(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, of_runs, saw)
+    return PackedTokens(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, of_runs, score_kind)
 
 
 def encode_planes(values: np.ndarray) -> bytes:
@@ -200,13 +202,13 @@ def _exit_scores(tokens: pa.Table, keys: np.ndarray, n_layers: int) -> tuple[np.
     twice.
     """
     scores = _rows(tokens["exit_score"], n_layers)
-    looked = ~np.isnan(scores)
+    computed = ~np.isnan(scores)
     kl = _rows(tokens["kl"], n_layers)
-    differs = pd.Series((looked & (scores != kl)).any(axis=1)).groupby(keys).any()
-    known = pd.Series(looked.any(axis=1)).groupby(keys).any()
-    saw = {str(key): OWN if differs[key] else KL for key in known.index[known]}
-    scores[pd.Series(keys).map(saw).ne(OWN).to_numpy()] = np.nan
-    return scores, saw
+    differs = pd.Series((computed & (scores != kl)).any(axis=1)).groupby(keys).any()
+    known = pd.Series(computed.any(axis=1)).groupby(keys).any()
+    score_kind = {str(key): OWN if differs[key] else KL for key in known.index[known]}
+    scores[pd.Series(keys).map(score_kind).ne(OWN).to_numpy()] = np.nan
+    return scores, score_kind
 
 
 def _rows(column: pa.ChunkedArray, width: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def payload(
         "title": title,
         "facts": facts(sweep),
         "counts": {
-            "runs": sweep.n_landed,
+            "runs": sweep.n_committed,
             "different": len(sweep.generations),
             "failed": len(sweep.failed),
             "why": Counter(failed_with).most_common(),  # the most frequent first
@@ -117,7 +117,7 @@ def _names(sweep: Sweep, packed: PackedTokens) -> dict[str, Any]:
         "modes": {c.mode: does for c in sweep.configurations if (does := all_modes().get(c.mode))},
         "rules": _rules(sweep),
         "configurations": [
-            {"key": c.key, "mark": marks[c.key], "saw": packed.saw.get(c.key), **c.columns}
+            {"key": c.key, "mark": marks[c.key], "score_kind": packed.score_kind.get(c.key), **c.columns}
             for c in sweep.configurations
         ],
         "short": {key: short_name(key) for key in keys},
@@ -133,7 +133,7 @@ def _judged(sweep: Sweep) -> list[Metric]:
             judge.column(SCORE),
             f"Score by {judge.name}" if several else "Judge's score",
             "real",
-            f"Mean of coherence, completeness, clarity and no repetition, 1 to {BEST} each, as {judge.name} says.",
+            f"Mean of coherence, completeness, clarity and no repetition, 1 to {BEST} each, as scored by {judge.name}.",
         )
         for judge in sweep.judges
     ]
@@ -147,7 +147,7 @@ def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
             "definition": RULES[name].definition,
             "parameter": RULES[name].parameter,
             "unit": RULES[name].unit,
-            "sees": RULES[name].sees,
+            "score_name": RULES[name].score_name,
             "compares": _compares(RULES[name]),
             "oracle": name in ORACLES,
         }
@@ -160,7 +160,7 @@ def _compares(rule: Rule) -> str | None:
 
     Return None without a comparison, or if exits are random.
     """
-    if rule.draws or rule.returns_chance or not rule.sees or rule.higher_exits_later is None:
+    if rule.draws or rule.returns_chance or not rule.score_name or rule.higher_exits_later is None:
         return None
     return "≥" if rule.higher_exits_later else "≤"
 

@@ -10,10 +10,10 @@ from eexit.results.configuration_means import screen_misses
 from reports.read.sweep import Sweep
 from reports.sections.learned_exits import trained
 
-SAME: Final = "where tokens are greedy and exits are not left to chance, all seeds have the same run"
+SAME: Final = "where tokens are greedy and exits are not random, all seeds have the same run"
 
 UNOBSERVED: Final = {
-    "none": "disagreement and perplexity: full depth was asked nothing (--record-full-depth none)",
+    "none": "disagreement and perplexity: full depth was not recorded (--record-full-depth none)",
     "final": "KLs of exitable layers: full depth was read at its final layer alone (--record-full-depth final)",
 }
 
@@ -27,11 +27,11 @@ def facts(sweep: Sweep) -> list[tuple[str, str]]:
     layers = ", ".join(map(str, sweep.exitable_layers))
     of = "" if sweep.final_layer is None else f" of {sweep.final_layer + 1} (0-based)"
     computed = describe_precision(model, about.get("dtype_asked", "")) if model.get("dtype") else None
-    n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_landed else sweep.generations["n_tokens"].sum()
+    n_tokens = sweep.tokens.count_rows() if n_runs == sweep.n_committed else sweep.generations["n_tokens"].sum()
     found = [
         ("Model", " ".join(filter(None, [model.get("name"), model.get("revision"), computed]))),
         ("Size", size + (f" × {sweep.n_seeds} seeds" if sweep.n_seeds > 1 else "")),
-        ("Different runs", f"{n_runs:,} of {sweep.n_landed:,}: {SAME}" if n_runs < sweep.n_landed else ""),
+        ("Different runs", f"{n_runs:,} of {sweep.n_committed:,}: {SAME}" if n_runs < sweep.n_committed else ""),
         ("Tokens", f"{int(n_tokens):,}"),
         ("Left out", f"{pluralize(len(sweep.left_out), 'damaged or foreign file')}" if sweep.left_out else ""),
         ("Exitable layers", layers + of if layers else ""),

@@ -48,7 +48,7 @@ class CommittedRuns:
     left_out: tuple[str, ...]
 
 
-def read_landed(location: StoreLocation, columns: Sequence[str]) -> CommittedRuns:
+def read_committed(location: StoreLocation, columns: Sequence[str]) -> CommittedRuns:
     """Read the committed runs with these columns of `GENERATIONS`, among them `run_id` and `status`. Missing columns
     become null. Raise `DamagedError` as `_copied` does, if the folder is a copy without shards.
     """

@@ -38,7 +38,7 @@ def configurations(about: Mapping[str, Any], generations: pd.DataFrame) -> tuple
 
 
 def _size(configuration: Configuration) -> tuple[float, float]:
-    """Return what orders the configurations of a mode and rule: the parameter, or a draft's layer and length."""
+    """Return the sort key of a configuration within its mode and rule: the parameter, or a draft's layer and length."""
     match configuration:
         case Draft(layer, n_tokens):
             return layer, n_tokens

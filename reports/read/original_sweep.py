@@ -88,7 +88,7 @@ def _layers(results: list[OriginalResult]) -> tuple[list[int], int | None]:
 
 
 def _is_early(result: OriginalResult, layer: int) -> bool:
-    """Return True if the result exits at `layer` and its statistics count all of its exits as early."""
+    """Return True if a result exits at `layer`, and its statistics count all these exits as early."""
     return layer in result.chosen_exit_layers and result.early_exits == len(result.chosen_exit_layers)
 
 

@@ -34,7 +34,7 @@ def choose_prompts(sweep: Sweep, wanted: int | Sequence[str] = MOST) -> dict[str
         unknown = [prompt_id for prompt_id in wanted if prompt_id not in sweep.prompts]
         if unknown:
             raise NotASweepError(f"no such prompt in the sweep: {', '.join(unknown)}")
-        return {prompt_id: "asked for" for prompt_id in sweep.prompts if prompt_id in set(wanted)}
+        return {prompt_id: "named by the command" for prompt_id in sweep.prompts if prompt_id in set(wanted)}
     if wanted >= len(sweep.prompts):
         return dict.fromkeys(sweep.prompts, "")
     numbers = _numbers(sweep)

@@ -42,7 +42,7 @@ def is_doubling(rule: str) -> bool:
 
 
 def oracles_beside_others(rules: Iterable[str]) -> frozenset[str]:
-    """Return the oracles among these rules if there are other rules too, so that labels have to mark them."""
+    """Return the oracles among these rules, if labels must distinguish them from other rules."""
     names = frozenset(rules)
     oracles = names & ORACLES.keys()
     return oracles if oracles < names else frozenset()

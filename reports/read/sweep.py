@@ -26,7 +26,7 @@ from eexit.results.study_tables import JUDGEMENTS
 from eexit.results.tables import GENERATIONS, OF_PARTS
 from eexit.studies.assessment.verdict import Verdict, read_verdict
 from eexit.studies.cost_projection import ModelShape
-from reports.read.committed_runs import read_landed, read_study_tables
+from reports.read.committed_runs import read_committed, read_study_tables
 from reports.read.configurations import configurations, with_identity
 from reports.read.judgements import Judge, judges_of, with_judgements
 from reports.read.rule_parameters import oracles_beside_others
@@ -64,9 +64,9 @@ class Sweep:
     scores: dict[str, str] = field(default_factory=dict)  # columns with scores from the file → their labels
     left_out: tuple[str, ...] = ()  # a line for each damaged or foreign file
     studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # name of a study table → rows
-    n_landed: int = 0  # committed runs, repeats for other seeds included
+    n_committed: int = 0  # committed runs, repeats for other seeds included
     n_seeds: int = 1
-    prices_of: ModelShape | None = None  # another model at whose unit costs costs are shown too: the reader's choice
+    unit_costs_of: ModelShape | None = None  # another model whose unit costs are applied too, by the reader's choice
     verdict: Verdict | None = None  # of an assessment, if any
     margin: float = MARGIN  # loss up to which a setting counts as good as full depth: the reader's choice
 
@@ -167,7 +167,7 @@ def read_sweep(results: str) -> Sweep:
     location = _open(results)
     about = _read_about(results, location)
     exitable, final = tuple(about["exitable_layers"]), about["model"]["n_layers"] - 1
-    landed = read_landed(location, [name for name in GENERATIONS.names if name not in _BULKY])
+    landed = read_committed(location, [name for name in GENERATIONS.names if name not in _BULKY])
     rows = landed.rows
     of_prompts = rows.select(["prompt_id", "prompt"]).group_by("prompt_id", use_threads=False)
     named = of_prompts.aggregate([("prompt", "first")])
@@ -224,7 +224,7 @@ def assemble(read: Sweep) -> Sweep:
     order = by.sort_values(["prompt", "configuration", "seed"], kind="stable").index.to_numpy(dtype=int)
     fixed = sweep.same_for_every_seed
     is_again = _is_again(generations.iloc[order], fixed)
-    n_landed, n_seeds = len(generations), int(generations["seed"].nunique())
+    n_committed, n_seeds = len(generations), int(generations["seed"].nunique())
     judged = sweep.rows_of(JUDGEMENTS)
     judged = judged[~judged["run_id"].isin(generations["run_id"].iloc[order[is_again]])]
     kept = order[~is_again]
@@ -235,7 +235,7 @@ def assemble(read: Sweep) -> Sweep:
         generations=with_judgements(generations, judged),
         layer_counts=read.layer_counts[kept],
         studies={**read.studies, JUDGEMENTS.name: judged},
-        n_landed=n_landed,
+        n_committed=n_committed,
         n_seeds=n_seeds,
     )
 

@@ -52,7 +52,7 @@ def speedups_by_place(timings: pd.DataFrame, beside: str = NORMAL) -> list[tuple
 
 
 def _of_steps_alone(timings: pd.DataFrame) -> pd.Series:
-    """Return a mask of rows at batch sizes without `generate`, in calls that timed `generate` at other sizes."""
+    """Return True for rows of step times alone: their batch size has no `generate`, and their call has it at others."""
     is_generate, call = timings["configuration"] == GENERATE, timings["timing_id"]
     in_call, at_size = (is_generate.groupby(by).transform("any") for by in (call, [call, timings["batch"]]))
     return in_call & ~at_size

@@ -210,14 +210,16 @@ def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:
 
 
 def _together(trade: pd.DataFrame) -> Iterator[tuple[str, str, str | None, list[tuple[str, str]]]]:
-    """Yield two names, the common feature and pairs of keys: modes under a setting or its random exits, and controls.
+    """Yield comparisons that average over several pairs of configurations.
 
-    Rule `fixed` is left out: it exits at one layer, so no later token attends to skipped layers.
+    Each has a base, another, what the pairs have in common, and the pairs of keys: two modes under the same setting or
+    the same random exits, or settings and their controls. Rule `fixed` is left out: it exits at one layer, so no later
+    token attends to skipped layers.
     """
     if trade.empty:
         return
     exits = trade[trade["rule"].notna() & trade["control_of"].isna()]
-    deciding = exits[~exits["rule"].isin([name for name, rule in RULES.items() if not rule.sees])]
+    deciding = exits[~exits["rule"].isin([name for name, rule in RULES.items() if not rule.score_name])]
     controls = trade[trade["control_of"].notna()]
     for one, other in combinations(exits["mode"].unique(), 2):
         for at, frame, alike in ((SAME_SETTING, deciding, "setting"), (SAME_EXITS, controls, "control_of")):
@@ -268,10 +270,10 @@ class MatchCriterion:
 
 
 def matchings(quality: str) -> tuple[MatchCriterion, ...]:
-    """Return the three criteria by which mixes are matched.
+    """Return the three criteria for the best mix to compare a setting with.
 
-    Two find the best quality, at equal skipped layers and at equal cost as run. One finds the most skipped layers at
-    equal quality.
+    Two maximise quality, at equal skipped layers and at equal cost as run. One maximises skipped layers, at equal
+    quality.
     """
     return (
         MatchCriterion(EQUAL_LAYERS, SKIPPED, quality),

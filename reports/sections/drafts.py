@@ -181,7 +181,7 @@ def speed_chart(drafts: DraftTable, measured: TimingSetup | None, description: s
 def _grid(
     drafts: DraftTable, column: str, colour: alt.Color, measured: TimingSetup | None, description: str
 ) -> alt.LayerChart:
-    """Return layers from top to bottom, lengths from left to right, and a column as colour and text."""
+    """Return a chart of layers (top to bottom) by draft lengths (left to right), with a column as colour and text."""
     title, axis = "N: tokens drafted at a time", {"labelAngle": 0}
     x = alt.X("draft_length:N", title=title, sort=drafts.lengths, axis=axis)
     y = alt.Y("draft_layer:O", title="Layer", sort=drafts.layers)

@@ -36,7 +36,7 @@ def configuration_columns(sweep: Sweep, savings: SavingsTable | None) -> Iterato
         yield each.column("lacks"), f"Realised lacks of run, {each.label}", "points"
     yield measures.RUN, "Saving, run", "share"
     if savings and savings.elsewhere:
-        yield measures.ELSEWHERE, f"Saving, run, these exits at the prices of {savings.elsewhere}", "share"
+        yield measures.ELSEWHERE, f"Saving, run, these exits at the unit costs of {savings.elsewhere}", "share"
     yield measures.THEORETICAL, "Saving, theoretical", "share"
     for column, sense in measures.SENSES.items():
         yield column, f"Saving per right answer, {sense}", "share"

@@ -18,10 +18,10 @@ from reports.shared.charts import PERCENT, ROOM_PIXELS, ROWS, Columns, layered, 
 from reports.shared.figures import ChartVariant, Figure
 
 CAPTION: Final = (
-    "Up is better. As the training measured them on held-out prompts, without intervals. Readouts: tokens on which a "
-    "layer says what full depth says. State maps: tokens that are full depth's where each leaves at the first layer, "
-    "from this one on, that says so. Gates and probes, at a threshold or KL factor: which of the rule's exits are "
-    "kept; the table has how many tokens are let through, or stop."
+    "Up is better. As the training measured them on held-out prompts, without intervals. Readouts: tokens for which a "
+    "layer predicts full depth's token. KV maps: tokens equal to full depth's if each exits at the first layer, from "
+    "this one on, that predicts it. Gates and probes, at a threshold or KL factor: which of the rule's exits are "
+    "kept; the table has the share of tokens that pass the gate or exit."
 )
 SHARE: Final = "Agreement, or exits kept (share)"
 DIGEST_LETTERS: Final = 12  # shown of a digest
@@ -32,7 +32,7 @@ COLUMNS: Final[Columns] = (
     ("layer", "Layer", "count"),
     ("n", "n tokens", "count"),
     ("agreement", "Agreement", "share"),
-    ("taken", "Let through, stop or leave", "share"),
+    ("taken", "Pass or exit", "share"),
     ("kept", "Exits kept", "share"),
 )
 
@@ -60,7 +60,7 @@ def learned_section(sweep: Sweep) -> dict[str, Any] | None:
     variants = [ChartVariant(name, _chart(rows[rows["artefact"] == name])) for name in dict.fromkeys(rows["artefact"])]
     figure = Figure("learned", "Learned exits, by layer", CAPTION, variants, rows, COLUMNS, choice="Artefact")
     return {
-        "about": "What the sweep's exits were learned with; the charts above are of the sweep's own runs.",
+        "about": "Training of the sweep's readouts, probes, gates and KV maps; the charts above are of its runs.",
         "artefacts": [{"summary": _summary(artefact), "facts": _facts(artefact)} for artefact in used],
         "charts": [figure.data] if variants else [],
     }

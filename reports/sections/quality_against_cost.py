@@ -47,7 +47,7 @@ from reports.shared.savings import SavingsTable
 from reports.shared.styles import HOLLOW, ChartStyle
 
 REPLAYED: Final[Columns] = (
-    ("configuration", "Replayed setting", "text"),
+    ("configuration", "Replayed configuration", "text"),
     ("text_of", "On texts of", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
     (DISAGREEMENT, "Expected disagreement", "share"),
@@ -58,7 +58,7 @@ REPLAYED: Final[Columns] = (
 HEIGHT_PIXELS: Final = 330
 MOST_TICKS: Final = 10
 RING_PIXELS: Final = 340  # the area of the ring around a chosen setting
-_KNOWN_RULES_THAT_SEE_NOTHING: Final = sorted(name for name, rule in RULES.items() if not rule.sees)
+_RULES_WITHOUT_A_SCORE: Final = sorted(name for name, rule in RULES.items() if not rule.score_name)
 # Above the axis, since upright text is hard to read.
 _TITLE_ABOVE: Final[dict[str, Any]] = {
     "titleAngle": 0,
@@ -71,7 +71,7 @@ _TITLE_ABOVE: Final[dict[str, Any]] = {
 _POINT: Final = f"!datum.replayed && datum.mode !== '{NORMAL}' && isValid(datum.mode) && !isValid(datum.beneath)"
 _ONLINE: Final = (
     "isValid(datum.rule) && !datum.oracle && !datum.replayed && !isValid(datum.control_of) && "
-    f"indexof({json.dumps(_KNOWN_RULES_THAT_SEE_NOTHING)}, datum.rule) < 0"
+    f"indexof({json.dumps(_RULES_WITHOUT_A_SCORE)}, datum.rule) < 0"
 )
 
 
@@ -189,8 +189,8 @@ def _note(shown: TradeOff, sampled: bool) -> Iterator[str]:
     yield basis(shown.points, measure.column, "Bars")
     if shown.has_replays:
         yield (
-            "Thin lines: settings that were replayed on recorded texts (teacher-forced: what exits do to later tokens "
-            "is left out)."
+            "Thin lines: settings that were replayed on recorded texts (teacher-forced: without what exits do to "
+            "later tokens)."
         )
 
 
@@ -204,7 +204,7 @@ def _meaning(cost: CostAxis) -> Iterator[str]:
             yield "Run: multiply-adds of decided tokens, of what was run; oracles save nothing at run time."
         case measures.ELSEWHERE:
             yield (
-                "Run, at another model's prices: the same exits by share of depth, attention left out. Where that "
+                "Run, at another model's unit costs: the same exits by share of depth, attention left out. Where that "
                 "model's tokens would exit is not known."
             )
 

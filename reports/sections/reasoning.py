@@ -29,7 +29,7 @@ ABOUT: Final = (
     "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
 )
 SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of values that may be negative
-NO_NECESSITY: Final = "Whether answers need their chains was not asked: eexit chains does that."
+NO_NECESSITY: Final = "Whether answers need their chains was not measured: eexit chains measures it."
 COLUMNS: Final[Columns] = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
@@ -90,9 +90,9 @@ def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest_needs(sweep: Sweep) -> pd.DataFrame:
-    """Return the latest row per configuration, edit of chains, and number of steps.
+    """Return the latest row per configuration, edit of the chains, and number of steps.
 
-    Rows for chains that the configuration wrote itself take precedence.
+    Rows for chains that the configuration itself wrote take precedence.
     """
     rows = sweep.rows_of(CHAINS)
     own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")

@@ -24,7 +24,7 @@ CERTIFIED: Final[Columns] = (
     ("held_out", "Held out", "text"),
 )
 HOW_CERTIFIED: Final = (
-    "Each bound was asked by itself; the cheapest certified setting, and its loss on prompts that chose nothing."
+    "Each bound has its own certificate: the cheapest certified setting, and its loss on test prompts."
 )
 MOST_ROWS: Final = 6
 
@@ -46,7 +46,7 @@ def settings_section(quality: QualityTable) -> dict[str, Any] | None:
             f"{points(quality.margin)} worse than full depth, paired over prompts."
         )
         beside: Columns = (
-            ("configuration", "Setting", "text"),
+            ("configuration", "Configuration", "text"),
             (changed, "Right answers, beside full depth", "points"),
             ("kept", f"At most {points(quality.margin)} worse", "text"),
         )
@@ -54,7 +54,7 @@ def settings_section(quality: QualityTable) -> dict[str, Any] | None:
     rows = quality.settings[~quality.settings["oracle"]]
     if rows.empty or rows[DISAGREEMENT].isna().all():
         return None
-    near: Columns = (("configuration", "Setting", "text"), (DISAGREEMENT, "Disagreement", "share"))
+    near: Columns = (("configuration", "Configuration", "text"), (DISAGREEMENT, "Disagreement", "share"))
     return {
         "about": f"{not_held(quality)} Nothing is certified; the settings that differ least from full depth.",
         "table": table(rows.sort_values(DISAGREEMENT).head(MOST_ROWS), (*near, *_saved(quality))),

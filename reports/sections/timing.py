@@ -1,4 +1,4 @@
-"""The overview's section "Time": measured times, and the savings that the step times T(rows, layers) allow."""
+"""The overview's section "Time": measured times, and the savings that the step times T(sequences, layers) allow."""
 
 import math
 from typing import Any, Final
@@ -18,10 +18,10 @@ from reports.shared.savings import UNTIMED, SavingsTable
 
 ALLOWED: Final = "allowed"
 TIMED: Final[Columns] = (
-    ("configuration", "Setting", "text"),
+    ("configuration", "Configuration", "text"),
     (SKIPPED, LAYERS_SKIPPED, "share"),
     ("run", "Multiply-adds saved, run", "share"),
-    (ALLOWED, "Allowed by T(rows, layers)", "share"),
+    (ALLOWED, "Allowed by T(sequences, layers)", "share"),
     ("realised", "Time saved, realised", "share"),
 )
 
@@ -34,7 +34,7 @@ def timing_section(sweep: Sweep, saves: SavingsTable | None) -> dict[str, Any]:
         return {"about": UNTIMED, "steps": steps}
     about = (
         f"Realised: time beside full depth on the same path ({timed_over(saves.measured)}); allowed: what steps of "
-        "fewer layers would save if deciding were free and all rows left at the same steps."
+        "fewer layers would save if deciding were free and all sequences exited at the same steps."
     )
     if rows[ALLOWED].isna().all():
         about += " What a step allows was not measured: eexit timings RESULTS --steps does that."
@@ -43,9 +43,9 @@ def timing_section(sweep: Sweep, saves: SavingsTable | None) -> dict[str, Any]:
 
 
 def _steps(where: str, times: Any) -> dict[str, Any]:
-    """Return milliseconds per step: a row per number of rows, a column per last layer that runs."""
+    """Return milliseconds per step: a row per number of sequences, a column per last layer that runs."""
     columns: Columns = (
-        ("rows", "Rows", "count"),
+        ("rows", "Sequences", "count"),
         *((f"layer_{layer}", f"Layer {layer}", "real") for layer in times.layers),
     )
     rows = [
@@ -72,8 +72,8 @@ def timed(sweep: Sweep, saves: SavingsTable) -> pd.DataFrame:
     """Return one row per configuration and place that was timed, the largest saving first.
 
     Columns: `configuration`, `shown_as`, `at` (batch size and machine), `layers_skipped`, `run` (the run saving of the
-    timed tokens), `allowed` and the estimate `realised`. `allowed` is the saving by T(rows, layers) if deciding were
-    free; NaN where step times or exits are not known.
+    timed tokens), `allowed` and the estimate `realised`. `allowed` is the saving by T(sequences, layers) if deciding
+    were free; NaN where step times or exits are not known.
     """
     times = known_step_times(sweep)
     shares = exit_shares(sweep)

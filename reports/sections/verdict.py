@@ -107,8 +107,8 @@ def _of_oracles(quality: QualityTable) -> VerdictCard:
     best = best_within(sound, SKIPPED)
     row = best[0][1] if best else None
     said = [
-        "Every rule of this sweep is an oracle, which runs all layers to decide where to leave. A rule that a deployed "
-        "model could follow is tried with --rules, such as confidence=0.9."
+        "Every rule of this sweep is an oracle, which runs all layers to decide where tokens exit. Try an online rule "
+        "with --rules, such as confidence=0.9."
     ]
     headline = (
         "All layers are run to decide" if row is None else "What they show: a rule that knew as much " + skips(row)
@@ -155,7 +155,7 @@ def _all_lost(quality: QualityTable, known: list[Row]) -> int:
 
 
 def _by_disagreement(quality: QualityTable) -> Found:
-    """Return the setting that saves most at little disagreement, where no answers or scores are known."""
+    """Return the setting that saves most among those with little disagreement, for sweeps without answers or scores."""
     rows = quality.settings[~quality.settings["oracle"]].to_dict("records")
     sound = [row for row in rows if not row["looping"]] or rows
     cost = cost_of(quality, sound)

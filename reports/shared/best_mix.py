@@ -148,9 +148,9 @@ def _ends(
 
 
 def _moved(values_PCM: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], share_G: np.ndarray, equal: int) -> np.ndarray:
-    """Return each prompt's difference from each mix, less the prompt's influence on the share, (P, G, M).
+    """Return each prompt's influence on the setting's difference from each mix, (P, G, M).
 
-    Its mean is the difference, since the mix is equal to the setting on average.
+    It accounts for the shares of the mix, which depend on the prompts too. Its mean over prompts is the difference.
     """
     one_PGM, other_PGM = values_PCM[:, pairs[0]], values_PCM[:, pairs[1]]
     share_1G1 = share_G[None, :, None]

@@ -65,7 +65,10 @@ def specification(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
 
 
 def rows_where(test: str) -> alt.Chart:
-    """Return a chart of the rows for which a Vega expression is true. Altair's own method would validate it first."""
+    """Return a chart of the rows for which a Vega expression is true.
+
+    Altair's own method would validate the chart first.
+    """
     return alt.Chart(ROWS, transform=[{"filter": test}])
 
 

@@ -36,7 +36,7 @@ class ChartVariant:
 
 @dataclass(frozen=True)
 class RowFilter:
-    """A menu of `values`. The chart draws the rows whose column `key` has the chosen value, or none."""
+    """Menu that filters a chart's rows by their value in column `key`."""
 
     label: str
     key: str
@@ -89,7 +89,7 @@ def basis(frame: pd.DataFrame, name: str, where: str = "") -> str:
 
 
 def table(frame: pd.DataFrame, columns: Columns) -> dict[str, Any]:
-    """Return all rows with all columns, which the chart reads too, and the columns that the table shows."""
+    """Return a frame as a page's table: the columns to show, and all rows with all columns, for the chart too."""
     shown = [
         {"key": key, "label": label, "form": form}
         for key, label, form in columns

@@ -82,7 +82,7 @@ MEASURES: Final = {
             CORRECT,
             "Accuracy",
             "Accuracy (share of prompts with an answer)",
-            "Accuracy: the share of runs whose answer is right, of those whose prompt says what is right. A text that "
+            "Accuracy: the share of runs whose answer is right, of prompts with an answer. A text that "
             "ended at max_new_tokens before its answer is wrong.",
             is_share=True,
         ),
@@ -135,7 +135,7 @@ def costs(columns: Collection[str], measured: Sequence[TimingSetup], elsewhere: 
         ),
         CostAxis(
             ELSEWHERE,
-            f"multiply-adds, run, at the prices of {elsewhere}",
+            f"multiply-adds, run, at the unit costs of {elsewhere}",
             f"These exits at {elsewhere}: multiply-adds saved",
         ),
         *(

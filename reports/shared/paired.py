@@ -62,7 +62,7 @@ class PairedRuns:
         return [configuration.key for configuration in self.sweep.configurations if configuration.key in landed]
 
     def of_units(self, columns: Sequence[str]) -> np.ndarray:
-        """Return the means over seeds, P prompts or groups × configurations in `landed` × these columns."""
+        """Return the means over seeds, (P prompts or groups, configurations, these columns)."""
         keys = [configuration.key for configuration in self.sweep.configurations]
         at_X, at_C = [self.columns.index(name) for name in columns], [keys.index(key) for key in self.committed]
         return self._averaged(self.numbers_NXC[:, at_X][:, :, at_C]).transpose(0, 2, 1)

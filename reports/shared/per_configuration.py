@@ -95,9 +95,9 @@ def _with_looping(trade: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_controls(trade: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the rows with `beneath` and, for each of `names`, a column with the control's value.
+    """Return the rows with a column `beneath` and, for each of `names`, a column with the control's value.
 
-    `beneath` is set for a control in the same mode as the configuration that it copies: it is that configuration's key.
+    `beneath` is the key of the configuration that a control copies, if both have the same mode.
     """
     if trade.empty:
         return trade

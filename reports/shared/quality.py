@@ -206,19 +206,18 @@ def held_against_normal(quality: QualityTable, changed: str) -> list[Row]:
 def not_held(quality: QualityTable) -> str:
     """Return why no setting is compared with `normal` by right answers, in words."""
     if quality.rows[CORRECT].isna().all():
-        return "No answer was checked, so that nothing says which setting is as good as full depth."
+        return "No answer was checked, so that no setting can be compared with full depth."
     if row_of_normal(quality) is None:
         return "Answers were checked, but there are no runs of normal to compare with."
     if quality.settings["oracle"].all():
         return "Answers were checked, but no setting that a deployed model can follow was tried."
     return (
-        f"Answers were checked, but fewer than {MIN_SAMPLES} prompts are too few to say which setting is as good as "
-        "full depth."
+        f"Answers were checked, but fewer than {MIN_SAMPLES} prompts are too few to compare settings with full depth."
     )
 
 
 def kept_of(rows: list[Row], changed: str, margin: float) -> list[Row]:
-    """Return the rows that are worse than `normal` by at most the margin, by the low end of `changed`."""
+    """Return the settings that are certainly at most `margin` below `normal`, by the lower end of column `changed`."""
     return [row for row in rows if is_known(row[f"{changed}_low"]) and row[f"{changed}_low"] >= -margin]
 
 

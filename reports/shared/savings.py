@@ -85,7 +85,7 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> SavingsTable | None:
     columns = list(dict.fromkeys(name for numbers in timed.values() for name in numbers))
     realised = pd.DataFrame(of_keys, columns=columns, index=trade.index).astype(float)
     rows = pd.concat([trade, realised, *_with_costs(trade, sweep)], axis=1)
-    elsewhere = sweep.prices_of.name if sweep.prices_of else None
+    elsewhere = sweep.unit_costs_of.name if sweep.unit_costs_of else None
     names = [cost.column for cost in costs(rows.columns, measured, elsewhere)]
     if rows[names].isna().all(axis=None) and GENERATE not in timed:
         return None
@@ -99,8 +99,8 @@ def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
         runs = sweep.done[["configuration", "prompt_id", "unit", cost, full]].astype({cost: float, full: float})
         found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
-    if sweep.prices_of and sweep.final_layer is not None:
-        runs = _at_prices(sweep, sweep.prices_of, sweep.final_layer + 1)
+    if sweep.unit_costs_of and sweep.final_layer is not None:
+        runs = _at_unit_costs(sweep, sweep.unit_costs_of, sweep.final_layer + 1)
         found = ratios(runs.dropna(), "run", "full", trade["configuration"].tolist())
         yield pd.DataFrame([ratio.complement.columns(ELSEWHERE) for ratio in found], index=trade.index)
     yield from _per_right(trade, sweep)
@@ -115,7 +115,7 @@ def _per_right(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
         yield pd.DataFrame([ratio.complement.columns(column) for ratio in beside], index=trade.index)
 
 
-def _at_prices(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFrame:
+def _at_unit_costs(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFrame:
     """Return each run's multiply-adds, as run and at full depth, at another model's unit costs; NaN for oracles."""
     done, screen = sweep.done, screen_size(sweep.config["screen"])
     names = ("layers_run", "kv_writes", *READS)
@@ -151,11 +151,10 @@ LIMITS: Final = (0.01, 0.05, 0.1, 0.2)  # of disagreement; the best configuratio
 
 
 def best_within(rows: list[Row], column: str) -> list[tuple[float | None, Row]]:
-    """Return the configuration that saves most within each of `LIMITS` of disagreement, with the lowest such limit.
+    """Return the configuration that saves most within a limit of disagreement, for each of `LIMITS` that has one.
 
-    A configuration counts if it saves something: its whole interval does, if it has one. If no such configuration is
-    within the limits, return the one with the lowest disagreement. Without known disagreements, return the one that
-    saves most.
+    A configuration counts if it certainly saves something. If none is within the limits, return the one with the lowest
+    disagreement. Without known disagreements, return the one that saves most.
     """
     sure = [row for row in rows if saves(row, column)]
     comparable = [row for row in sure if is_known(row[DISAGREEMENT])]

@@ -60,7 +60,7 @@ class ChartStyle:
         return alt.Color(name, title=title, scale={"domain": domain}, legend=legend if has_legend else None)
 
     def shape(self, frame: pd.DataFrame, one_rule: bool = False, has_legend: bool = True) -> alt.Shape:
-        """Return the shape channel for such a chart, by the same field as its colours."""
+        """Return the shape channel of a chart, by the same field as `colour`."""
         name, title, domain, legend = self._told_apart(frame, one_rule)
         shapes = [*_in_turn(MODE_SHAPES, self.modes), *_in_turn(RULE_SHAPES, self.rules)][: len(domain)]
         scale = {"domain": domain, "range": shapes}

@@ -125,8 +125,8 @@ async function readCores(prompt, number) {
   });
 }
 
-// Returns a function from token i of a run to {kl, probability, saw, logprob, entropy, said, top, read}, null where not
-// recorded. `saw` are the exit scores by layer, null where there is none. `top` are the most likely tokens of the full-depth
+// Returns a function from token i of a run to {kl, probability, scores, logprob, entropy, said, top, read}, null where not
+// recorded. `scores` are the exit scores by layer, null where there is none. `top` are the most likely tokens of the full-depth
 // pass at each exit rank, `read` those of the distribution at the exit. `said` is full depth's most likely token, or null if
 // that is the token itself.
 async function detailOf(number, run) {
@@ -134,8 +134,8 @@ async function detailOf(number, run) {
     prompt = DATA.prompts[number],
     kinds = ["kl", "prob", "more", "top", "read", "exit_score"];
   prompt.details ??= Promise.all(kinds.map((kind) => columnsOf(kind, number)));
-  const { kl, prob, logprob, entropy, said, saw, ...likely } = Object.assign({}, ...(await prompt.details));
-  const own = DATA.configurations[run.c].saw === "exit_score";
+  const { kl, prob, logprob, entropy, said, scores, ...likely } = Object.assign({}, ...(await prompt.details));
+  const own = DATA.configurations[run.c].score_kind === "exit_score";
   return (i) => {
     const at = run.start + i;
     // One number per exitable layer.
@@ -148,7 +148,7 @@ async function detailOf(number, run) {
       kl: early(kl, unlog) ?? null,
       probability:
         hundredths && [...hundredths, hundredths.reduce((rest, here) => rest - here, 100)].map((part) => part / 100),
-      saw: (own && early(saw, (value) => (Number.isNaN(value) ? null : value))) || null,
+      scores: (own && early(scores, (value) => (Number.isNaN(value) ? null : value))) || null,
       logprob: logprob ? -unlog(logprob[at]) : null,
       entropy: entropy ? unlog(entropy[at]) : null,
       said: said?.[at] ? said[at] - 1 : null,

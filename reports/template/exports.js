@@ -50,7 +50,7 @@ const PLACING = [
     "shown_as",
     "short",
   ],
-  OF_THE_PAGE = ["key", "mark", "saw"];
+  OF_THE_PAGE = ["key", "mark", "score_kind"];
 
 const told = (row) =>
   Object.fromEntries(Object.entries(row).filter(([key]) => ![...PLACING, ...OF_THE_PAGE].includes(key)));
@@ -106,7 +106,7 @@ async function saveTokens(number, run, type) {
       ]).flat(),
     );
   const records = Array.from({ length: tokens.n }, (_, i) => {
-    const { kl, probability, saw, logprob, entropy, said, top, read } = detail(i),
+    const { kl, probability, scores, logprob, entropy, said, top, read } = detail(i),
       token = pieceText(tokens.piece[i]);
     return {
       prompt_id: prompt.id,
@@ -122,7 +122,7 @@ async function saveTokens(number, run, type) {
       logprob: round(logprob),
       entropy: round(entropy),
       ...ofLayers("kl", layers.slice(0, -1), kl),
-      ...ofLayers("exit_score", layers.slice(0, -1), saw),
+      ...ofLayers("exit_score", layers.slice(0, -1), scores),
       ...ofLayers("exit_prob", layers, probability),
       ...ofLikely("exit_top", "", read),
       ...Object.assign({}, ...layers.map((layer, rank) => ofLikely("top", `_${layer}`, top?.[rank]))),

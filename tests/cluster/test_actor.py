@@ -41,10 +41,8 @@ def test_metrics_appear_on_the_nodes_endpoint_and_runs_are_counted_as_they_end(t
 
         def write(self, text: str) -> int:
             seen.extend(re.findall(r"([0-9]+)/42 runs", text))
-            in_flight = total(endpoint(), "ray_eexit_rows_in_flight")
-            if (in_flight, seen[-1:]) == (20, ["18"]) or len(
-                seen
-            ) > 200:  # ten in each of two actors, nine of them done
+            is_seen = (total(endpoint(), "ray_eexit_rows_in_flight"), seen[-1:]) == (20, ["18"])
+            if is_seen or len(seen) > 200:  # ten in each of two actors, nine of them done
                 (tmp_path / "go").touch()
             return len(text)
 

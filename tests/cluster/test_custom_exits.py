@@ -14,10 +14,12 @@ from landed_sweep import land_all
 from taken_settings import batch, generated, loaded, texts_of
 
 import eexit
+from cluster.console.flags_from_config import load_job
 from cluster.custom_exits import CustomExits
 from eexit.custom_generate.package import SETTING
+from eexit.errors import UsageError
 from eexit.method.custom import digest_of, use_files
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.checksums import encode_generations
 from eexit.results.finished_sweep import manifest_of
 from eexit.results.parquet_files import read_generations
@@ -28,8 +30,12 @@ from reports.read.sweep import read_sweep
 from reports.shared.styles import ChartStyle
 
 MINE = Path(__file__).parents[1] / "support" / "my_exits.py"
-RULES = {"sure": [0.3], "confidence": [0.3], "by_chance": [0.3]}
-MODES = ["normal", "frozen_residual", "as_it_was"]
+TEXTS = ("Why?", "Count to ten.", "No")
+PROMPTS = [{"id": f"{n}", "prompt": text} for n, text in enumerate(TEXTS)]
+GRID: dict[str, Any] = {
+    "rules": {"sure": [0.3], "confidence": [0.3], "by_chance": [0.3]},
+    "modes": ["normal", "frozen_residual", "as_it_was"], "dtype": "float32", "max_new_tokens": 10, "exit_every": 2,
+}  # fmt: skip
 KEY = "as_it_was/sure/0.3"
 Forget = Callable[[], None]
 
@@ -44,7 +50,7 @@ def highest(layer: Any) -> Any:
 
 
 def asked(model: Path, out: Path, *further: str) -> list[str]:
-    (out.parent / "prompts.txt").write_text("Why?\nCount to ten.\nNo\n")
+    (out.parent / "prompts.txt").write_text("\n".join(TEXTS))
     return [
         *("--model", str(model), "--prompts", str(out.parent / "prompts.txt"), "--out", str(out), "--quiet"),
         *("--dtype", "float32", "--max-new-tokens", "10", "--exit-every", "2", *further),
@@ -55,17 +61,9 @@ def asked(model: Path, out: Path, *further: str) -> list[str]:
 def out(tiny: Path, tmp_path: Path, own_exits: Forget) -> Path:
     """A finished sweep; nothing is known any more of the file that it had its custom rules and modes from."""
     use_files([MINE])
-    prompts = [{"id": f"{n}", "prompt": text} for n, text in enumerate(("Why?", "Count to ten.", "No"))]
-    config = {"model": str(tiny), "prompts": prompts, "rules": RULES, "modes": MODES, "dtype": "float32"}
-    land_all(tmp_path / "out", SweepConfig.model_validate({**config, "max_new_tokens": 10, "exit_every": 2}))
+    land_all(tmp_path / "out", SweepConfig.model_validate({"model": str(tiny), "prompts": PROMPTS, **GRID}))
     own_exits()
     return tmp_path / "out"
-
-
-def exits_by_key(out: Path) -> dict[str, list[Any]]:
-    """Each configuration's tokens with their exit layers, in order."""
-    tokens = pd.read_parquet(out / "tokens").sort_values(["prompt_id", "position"])
-    return {str(key): of[["token_id", "exit_layer"]].values.tolist() for key, of in tokens.groupby("configuration")}
 
 
 @pytest.mark.usefixtures("local_ray", "own_exits")
@@ -75,45 +73,38 @@ def test_actors_run_what_the_driver_was_given_as_a_file_and_as_a_function(tiny: 
     actors = ("--actors", "2", "--cpus-per-actor", "1", "--rows-per-shard", "4")
     done = here(sweep.main, *asked(tiny, tmp_path / "out", "--use", str(MINE), *rules, *actors))
     assert done.returncode == 0, done.stderr
-    by_key = exits_by_key(tmp_path / "out")
+    tokens = pd.read_parquet(tmp_path / "out" / "tokens").sort_values(["prompt_id", "position"])
+    by_key = {key: of[["token_id", "exit_layer"]].values.tolist() for key, of in tokens.groupby("configuration")}
     assert len(by_key) == 6
     ours = by_key.pop("frozen_residual/confidence/0.3")
     assert len({layer for _, layer in ours}) > 1
     assert all(own == ours for own in by_key.values())
 
 
-def test_a_sweep_grows_by_an_own_rule_and_its_manifest_says_what_readers_need(out: Path, tmp_path: Path) -> None:
-    held = manifest_of(open_store(out), "out")
-    assert [(each["kind"], each["name"], each["source"]) for each in held.own] == [
-        ("rule", "sure", "my_exits.py"), ("rule", "by_chance", "my_exits.py"), ("mode", "as_it_was", "my_exits.py"),
-    ]  # fmt: skip
-    assert all(each["text"] == MINE.read_text() for each in held.own)
-    assert held.own[0]["definition"] == "exits where `confidence` does"
-    assert held.own[0]["higher_exits_later"] is True
-    assert held.own[1]["draws"] is True
-
-
-def test_a_lost_manifest_of_own_rules_is_written_anew_if_they_are_what_they_were(
+def test_a_manifest_says_what_readers_need_of_own_rules_and_is_written_anew_if_they_are_what_they_were(
     out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
 ) -> None:
-    held = manifest_of(open_store(out), "out")
+    held = manifest_of(open_store(out), "out").own
+    names = [("rule", "sure"), ("rule", "by_chance"), ("mode", "as_it_was")]
+    assert [(each["kind"], each["name"]) for each in held] == names
+    assert {(each["source"], each["text"]) for each in held} == {("my_exits.py", MINE.read_text())}
+    assert held[0]["definition"] == "exits where `confidence` does"
+    assert (held[0]["higher_exits_later"], held[1]["draws"]) == (True, True)
     (out / "sweep.json").unlink()
-    prompts = [{"id": f"{n}", "prompt": text} for n, text in enumerate(("Why?", "Count to ten.", "No"))]
-    grid: dict[str, Any] = {"rules": RULES, "modes": MODES, "dtype": "float32", "max_new_tokens": 10, "exit_every": 2}
-    again = partial(eexit.sweep, prompts, model=tiny, out=out, quiet=True, **grid)
+    again = partial(eexit.sweep, PROMPTS, model=tiny, out=out, quiet=True, **GRID)
     other = tmp_path / "my_exits.py"
     other.write_text(MINE.read_text() + "\n# changed\n")
     with pytest.raises(ValueError, match=r"has another rule sure than my_exits\.py now has: give use my_exits\.py"):
         again(use=[other])
     own_exits()
     assert len(again(use=[MINE]).runs) == 3 * 7
-    assert manifest_of(open_store(out), "out").own == held.own
+    assert manifest_of(open_store(out), "out").own == held
     (shard,) = (out / "generations").iterdir()
     kept = read_generations(open_store(out), shard.stem)
     sealed = encode_generations(kept.rows.replace_schema_metadata(), kept.tokens, kept.attempt)
     shard.write_bytes(sealed)  # as versions wrote it that recorded nothing of own rules
     (out / "sweep.json").unlink()
-    with pytest.raises(ValueError, match="and whether as_it_was is what it was can't be told: choose another out"):
+    with pytest.raises(ValueError, match="and whether as_it_was has changed is unknown: choose another out"):
         again(use=[MINE])
 
 
@@ -133,38 +124,25 @@ def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
 threshold = 0.3  # as in a notebook, where it changes later
 
 
-def beyond_threshold(layer: Any, parameter: Any) -> Any:
-    """exits from a layer on where the highest probability is above a threshold of the notebook"""
-    return is_above(layer) & (layer.index >= parameter)
-
-
-def is_above(layer: Any) -> Any:
-    return layer.top2_prob[:, 0] >= threshold
-
-
-GRID: dict[str, Any] = {"exit_every": 2, "max_new_tokens": 4, "quiet": True, "dtype": "float32"}
-
-
 def test_a_rule_goes_on_with_the_values_that_it_had(
     tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a notebook whose threshold is another by now, one folder would have runs of two rules."""
-    rule = eexit.rule(parameter="layer")(beyond_threshold)
 
-    def run(at: float) -> pd.DataFrame:
-        sweep = eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={rule: [at]}, modes=["skip"], **GRID)
-        return sweep.runs
+    @eexit.rule(parameter="layer")
+    def beyond_threshold(layer: Any, parameter: Any) -> Any:
+        return (layer.top2_prob[:, 0] >= threshold) & (layer.index >= parameter)
 
-    assert len(run(2)) == 1
-    assert len(run(4)) == 2
+    def n_runs(at: float) -> int:
+        grid = {**GRID, "modes": ["skip"], "rules": {beyond_threshold: [at]}}
+        return len(eexit.sweep(["?"], model=tiny, out=tmp_path, quiet=True, **grid).runs)
+
+    assert (n_runs(2), n_runs(4)) == (1, 2)
     monkeypatch.setitem(globals(), "threshold", 0.6)
-    with pytest.raises(
-        ValueError,
-        match=r"has rule beyond_threshold where is_above\.threshold was 0\.3, and it is 0\.6 now: set it as it was, or",
-    ):
-        run(6)
+    with pytest.raises(ValueError, match=r"threshold was 0\.3, and it is 0\.6 now: set it as it was, or"):
+        n_runs(6)
     monkeypatch.setitem(globals(), "threshold", 0.3)
-    assert len(run(6)) == 3
+    assert n_runs(6) == 3
 
 
 COMMANDS: dict[str, tuple[Any, ...]] = {
@@ -176,25 +154,15 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (None, "has rule sure of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "),
-        ("# mine\n" + MINE.read_text(), "has another rule sure than my_exits.py now has: give --use my_exits.py (SHA"),
-    ],
-)
-def test_whoever_goes_on_gives_the_file_as_it_was(
-    out: Path, tiny: Path, tmp_path: Path, command: str, text: str | None, reason: str
-) -> None:
-    if text:
-        (tmp_path / "my_exits.py").write_text(text)
-    use = ("--use", str(tmp_path / "my_exits.py")) if text else ()
+def test_whoever_goes_on_gives_the_file(out: Path, tiny: Path, tmp_path: Path, command: str) -> None:
+    """As it was: another text is refused too, as above."""
     run, *arguments = COMMANDS[command]
     given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
     if command == "controls":
         given = [*asked(tiny, tmp_path / "other"), *given]
-        reason = reason.replace("rule sure", "mode as_it_was")
-    assert reason in refusal(run, *given, *use)
+    name = "mode as_it_was" if command == "controls" else "rule sure"
+    reason = f"has {name} of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "
+    assert reason in refusal(run, *given)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -228,50 +196,48 @@ def test_a_changed_file_runs_anew_and_earlier_results_stay(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--use", "no.py"), "--use no.py can't be read: "),
         (("--use", "mine.txt"), "--use mine.txt is no file of Python: give one whose name ends in .py"),
-        (("--use", MINE, "--rules", "sure=0.3", "by_chance=1", "--screen", "8:16"), "rule by_chance reads the logits"),
+        (("--use", MINE, "--rules", "by_chance=1", "--screen", "8:16"), "rule by_chance reads the logits"),
         (("--use", MINE, "--rules", "ratio=0.3"), "rule ratio takes a ratio of the two highest probabilities ≥ 1, got"),
         (("--rules", "ratio=2"), "unknown rule 'ratio': "),
     ],
 )
 def test_what_can_not_be_used_is_refused(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_exits: Forget, arguments: Any, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_exits: Forget, arguments: Any, reason: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.txt").write_text("")
-    assert reason in refusal(sweep.main, *asked(tiny, tmp_path / "out", *map(str, arguments)))
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UsageError, match=reason):
+        load_job([*map(str, arguments)], sweep.DEMO)
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_it_is_replayed_timed_and_taken_home_as_the_built_in_one(out: Path, tiny: Path, tmp_path: Path) -> None:
+def test_it_is_replayed_timed_and_packaged_as_the_built_in_one_and_loaded_with_the_file_alone(
+    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
+) -> None:
     rules, use = ("--rules", "sure=0.2,0.4", "confidence=0.2,0.4"), ("--use", str(MINE), "--device", "cpu", "--quiet")
     assert here(replay.main, out, *rules, "--modes", "as_it_was", *use).returncode == 0
-    rows = pd.read_parquet(out / "replays").set_index("configuration")
-    for threshold in ("0.2", "0.4"):
-        own, ours = (rows.loc[f"as_it_was/{rule}/{threshold}"] for rule in ("sure", "confidence"))
-        assert own["mean_depth"] == ours["mean_depth"]
-        assert own["macs_executed"] == ours["macs_executed"]
+    replayed = pd.read_parquet(out / "replays").set_index("configuration")
+    for at in ("0.2", "0.4"):
+        ours, theirs = (replayed.loc[f"as_it_was/{rule}/{at}"] for rule in ("sure", "confidence"))
+        assert (ours["mean_depth"], ours["macs_executed"]) == (theirs["mean_depth"], theirs["macs_executed"])
     how = ("--configurations", KEY, "--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4")
     assert here(timings.main, out, *how, *use).returncode == 0
     assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}
-
-    done = here(package.main, out, "--configuration", KEY, "--out", tmp_path / "home", *use)
+    home = tmp_path / "home"
+    done = here(package.main, out, "--configuration", KEY, "--out", home, *use)
     assert done.returncode == 0, done.stderr
     assert "use=['my_exits.py'])" in done.stdout
-    assert "Rule sure is not of eexit: exits where `confidence` does." in (tmp_path / "home" / "README.md").read_text()
+    assert "Rule sure is not of eexit: exits where `confidence` does." in (home / "README.md").read_text()
 
-
-def test_a_setting_is_loaded_with_the_file_alone(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
-    assert here(package.main, out, "--configuration", KEY, "--out", tmp_path / "home", "--use", MINE).returncode == 0
     own_exits()
     with pytest.raises(ValueError, match=r"home has rule sure of a user's own, .* not run: give --use my_exits\.py"):
-        eexit.load(tmp_path / "home")
+        eexit.load(home)
     (tmp_path / "my_exits.py").write_text(MINE.read_text() + "\n")
     with pytest.raises(ValueError, match=r"home has another rule sure than my_exits\.py now has"):
-        eexit.load(tmp_path / "home", use=tmp_path / "my_exits.py")
-    setting, texts = eexit.load(tmp_path / "home", use=MINE), texts_of(out, KEY)
-    assert MINE.read_text() in (tmp_path / "home" / SETTING).read_text().encode().decode("unicode_escape")
+        eexit.load(home, use=tmp_path / "my_exits.py")
+    setting, texts = eexit.load(home, use=MINE), texts_of(out, KEY)
+    assert MINE.read_text() in (home / SETTING).read_text().encode().decode("unicode_escape")
     for rows in (texts, texts[:1]):
         inputs = batch([prompt for prompt, *_ in rows])
         made = setting.generate(loaded(tiny), **inputs, max_new_tokens=10, return_dict_in_generate=True)
@@ -282,14 +248,13 @@ def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_p
     assert here(report.main, out, "--out", tmp_path / "report.html").returncode == 0
     told = content_of(tmp_path / "report.html")
     assert told["rules"]["sure"] == {
-        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "", "sees": "chance to exit",
+        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "", "score_name": "exit "
+        "probability",
         "compares": None, "oracle": False,
     }  # fmt: skip
-    assert told["rules"]["by_chance"]["compares"] is None
     assert told["modes"]["as_it_was"].startswith("deeper layers make keys and values of the stream at the exit")
     looks = ChartStyle.for_configurations(read_sweep(str(out)).configurations)
-    assert (looks.modes, looks.rules) == (tuple(MODES), ("sure", "confidence", "by_chance"))
+    assert (looks.modes, looks.rules) == (tuple(GRID["modes"]), tuple(GRID["rules"]))
     assert "by_chance" in str(eexit.open(out))
-    assert [each.name for each in families(eexit.open(out).manifest.configurations)][:2] == [
-        "frozen_residual/sure", "frozen_residual/confidence",
-    ]  # fmt: skip
+    found = [each.name for each in families(eexit.open(out).manifest.configurations)]
+    assert found[:2] == ["frozen_residual/sure", "frozen_residual/confidence"]

@@ -6,8 +6,6 @@ Drivers and actors that are killed, and rows that are the same bit for bit, are 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,25 +20,6 @@ from eexit.results.store.commit import survey
 from eexit.results.store.folder import open_store
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def meanwhile(action: Callable[[], None]) -> Iterator[None]:
-    """Do something in a thread, and see it through."""
-    failures: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            action()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=act)
-    thread.start()
-    yield
-    thread.join()
-    if failures:
-        raise failures[0]
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -69,19 +48,19 @@ def test_an_actor_that_freezes_while_it_loads_is_replaced(tmp_path: Path) -> Non
         frozen.append(int(next(tmp_path.glob("slow/*")).name))
         os.kill(frozen[0], signal.SIGSTOP)
 
-    config = sweep_of(tmp_path, *"abcd")
-    with meanwhile(freeze):
-        drive(config, tmp_path / "out", scripted.slow_to_load_once, actors=1, timeout=10)
+    config, freezer = sweep_of(tmp_path, *"abcd"), threading.Thread(target=freeze)
+    freezer.start()
+    drive(config, tmp_path / "out", scripted.slow_to_load_once, actors=1, timeout=10)
+    freezer.join()
     assert_undisturbed(config, tmp_path / "out")
     wait_until(lambda: not is_alive(frozen[0]))
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_actors_that_never_end_loading_stop_the_sweep(tmp_path: Path) -> None:
-    reason = (
-        r"5 failures in a row, the last: an actor could not load the model: timed out: .* 0.001 seconds \(--timeout\)"
-    )
-    with pytest.raises(SweepStopped, match=reason):
+    with pytest.raises(
+        SweepStopped, match=r"5 failures in a row, .* could not load the model: timed out: .* 0.001 sec"
+    ):
         drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.slow_to_load, actors=1, timeout=0.001)
 
 

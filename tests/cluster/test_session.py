@@ -95,15 +95,15 @@ def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_pa
     driver = threading.Thread(target=lambda: tallies.append(drive(config, out, actors=2)))
     driver.start()
 
-    def n_landed() -> int:
+    def n_committed() -> int:
         return len(list((out / "generations").glob("*.parquet")))
 
-    wait_until(lambda: n_landed() >= 3)
+    wait_until(lambda: n_committed() >= 3)
     second = nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
     wait_until(lambda: len(used(tmp_path)) == 2)  # an actor that had found no room joins late
     nodes.remove_node(first, allow_graceful=False)
-    before = n_landed()
-    wait_until(lambda: n_landed() >= before + 3)
+    before = n_committed()
+    wait_until(lambda: n_committed() >= before + 3)
     nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
     wait_until(lambda: len(used(tmp_path)) == 3)
     nodes.remove_node(second, allow_graceful=True)

@@ -1,6 +1,6 @@
 """The invariants that must always hold, by number. The engine runs the model with packed weights."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from axes import ALWAYS, EXITABLE, NEVER, SOME, some
+from ran import run_alone
 from reference.generation import LEAVE
 from reference.rules import STOPS
-from references import reference_of, shared_model
+from references import decoder_of, reference_of, shared_model
 from rows import (
     ARCHITECTURES,
     DECODING,
@@ -22,8 +23,10 @@ from rows import (
     assert_as_often_as_they_could,
     assert_as_reference,
     each_rule,
+    exits_of,
     generate,
     grid,
+    modes_of,
     stands_for_others,
     together,
 )  # fmt: skip
@@ -36,10 +39,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from untrained import LINEAR
 
 from eexit import KLExitGenerator
-from eexit.decode.requests import Request, RequestOutput
+from eexit.costs.operations import required_ops
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.method.modes import MODES
 from eexit.method.readouts import READOUTS
-from eexit.method.rules import RULES
+from eexit.method.rules import ORACLES, RULES
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import EarlyExit, NoExit
 
 SHORT = replace(DECODING, max_new_tokens=8)  # beyond sliding windows
@@ -79,39 +84,31 @@ def test_invariant_2_the_ends_of_every_rule(llama: PreTrainedModel, rule: str) -
         assert (trace.exit_layer_T == llama.config.num_hidden_layers - 1).all()
 
 
-def test_invariant_3_the_seeds_rule_and_an_online_one_match_the_naive_reference(any_model: PreTrainedModel) -> None:
+def test_invariant_3_rule_kl_and_an_online_one_match_the_naive_reference(any_model: PreTrainedModel) -> None:
     requests, traces = together(any_model)
     assert_as_reference(any_model, requests, traces, SAMPLED)
     final = any_model.config.num_hidden_layers - 1
-    seen = {rule: exits_of(traces, requests, rule) for rule in ("kl", "confidence")}
-    assert seen["kl"] == {*EXITABLE, final}, "the comparison must cover every exit"
-    assert {EXITABLE[0], final} <= seen["confidence"]
+    rules = [request.configuration.columns["rule"] for request in requests]
+    kl, confidence = (
+        exits_of(trace for trace, its in zip(traces, rules, strict=True) if its == rule)
+        for rule in ("kl", "confidence")
+    )
+    assert kl == {*EXITABLE, final}, "the comparison must cover every exit"
+    assert {EXITABLE[0], final} <= confidence
 
 
 @pytest.mark.parametrize(("architecture", "pairs"), PAIRS.values(), ids=PAIRS)
-def test_invariant_3_every_rule_and_state_matches_the_naive_reference(
-    architecture: str, pairs: Sequence[tuple[str, str]]
-) -> None:
+def test_invariant_3_holds_for_every_rule_and_mode(architecture: str, pairs: Sequence[tuple[str, str]]) -> None:
     model = shared_model(architecture)
     prompts = {"gemma3": PROMPTS[:1]}.get(architecture, PROMPTS[1:2])
     decoding = {"llama": SHORT, "gemma3": replace(SAMPLED, max_new_tokens=16)}.get(architecture, SAMPLED)
     exits = [EarlyExit(mode, rule, parameter) for mode, rule in pairs for parameter in some(model, rule)]
-    requests = grid([NoExit(), *exits], prompts)
-    traces = as_reference(model, requests, decoding)
-    for mode, rule in pairs:
-        seen = exits_of(traces, requests, rule, [mode])
-        assert len(seen) > 1 or (architecture, rule) == ("gemma3", "agree")  # a random one's layers always agree
-
-
-def exits_of(
-    traces: Sequence[RequestOutput], requests: Sequence[Request], rule: str, modes: Collection[str] = MODES
-) -> set[int]:
-    """The layers that tokens were decided to exit at under this rule, in these modes."""
-    found: set[int] = set()
-    for trace, request in zip(traces, requests, strict=True):
-        if request.configuration.columns["rule"] == rule and request.configuration.mode in modes:
-            found.update(trace.exit_layer_T[1:].tolist())
-    return found
+    _, *traces = as_reference(model, grid([NoExit(), *exits], prompts), decoding)
+    for pair in pairs:
+        of_pair = [trace for exit, trace in zip(exits, traces, strict=True) if (exit.mode, exit.rule) == pair]
+        assert {trace.counts is None for trace in of_pair} == {pair[1] in ORACLES}
+        # The layers of a random Gemma always agree.
+        assert len(exits_of(of_pair)) > 1 or (architecture, pair[1]) == ("gemma3", "agree")
 
 
 def test_invariant_3_holds_for_the_kl_generator(llama: PreTrainedModel) -> None:
@@ -189,7 +186,7 @@ def draws(model: PreTrainedModel, rule: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("rule", ["kl", "random"])
-def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: PreTrainedModel, rule: str) -> None:
+def test_invariant_5_exits_are_as_frequent_as_their_probabilities(llama: PreTrainedModel, rule: str) -> None:
     """Of one model: that probabilities are those of the reference is seen on all of them."""
     exit_N, probability_NX = draws(llama, rule)
     assert len(exit_N) >= 5000
@@ -201,6 +198,42 @@ def test_invariant_5_exits_happen_as_often_as_their_probabilities_say(llama: Pre
     assert ((observed - expected) ** 2 / expected).sum() < chi2.ppf(0.999, len(expected) - 1)
 
 
-def test_invariant_5_exits_happen_as_often_as_they_could_where_a_layer_was_reached(llama: PreTrainedModel) -> None:
+def test_invariant_5_holds_where_a_layer_was_reached(llama: PreTrainedModel) -> None:
     """Of a rule that leaves exits to chance, and looks no further than the exit."""
     assert_as_often_as_they_could(*draws(llama, "predicted_kl"))
+
+
+UNOBSERVED = replace(SAMPLED, record_full_depth="none")
+
+
+def assert_runs_what_exits_need(
+    decoder: Decoder, configuration: EarlyExit, priced: bool = False, decoding: DecodingConfig = UNOBSERVED
+) -> np.ndarray:
+    """Assert that an output runs what its counts state, and no layer that its exits don't need; return the exits."""
+    alone = run_alone(decoder, decoding, Request(PROMPTS[0], configuration, 3), priced=priced)
+    exit_T, layer_L = alone.trace.exit_layer_T[1:], np.arange(decoder.n_layers)
+    least = required_ops(exit_T, np.array([*EXITABLE, 6]), MODES[configuration.mode])
+    assert alone.counts.layers_T.tolist() == least.layers_T.tolist()
+    writes = configuration.mode in ("frozen_residual", "mapped_residual")
+    assert alone.counts.kv_layers_T.tolist() == [int((layer_L > exit).sum()) * writes for exit in exit_T]
+    assert alone.columns["macs_executed"] >= alone.columns["macs_required"]
+    if configuration.rule == "confidence":
+        assert alone.counts.reads_TX("head_reads").sum() == (1 + np.searchsorted(EXITABLE, exit_T)).sum()
+    return exit_T
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_invariant_7_a_row_runs_what_its_counts_state_and_no_more_than_its_exits_need(architecture: str) -> None:
+    model = shared_model(architecture)
+    modes = modes_of(model) if stands_for_others(model) else ("unfrozen", "frozen_residual")
+    exits = [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes]
+    priced = architecture in ("llama", "gemma3", "gpt_neox")
+    assert len(np.unique([assert_runs_what_exits_need(decoder_of(model), each, priced) for each in exits])) > 1
+
+
+def test_invariant_7_holds_for_every_rule_and_mode(llama: PreTrainedModel) -> None:
+    """Check also rules that read nothing, only the hidden state, or a probe."""
+    for rule in RULES.keys() - ORACLES.keys():
+        for mode in MODES:
+            exit = EarlyExit(mode, rule, some(llama, rule)[0])
+            assert_runs_what_exits_need(decoder_of(llama), exit, decoding=replace(UNOBSERVED, readout=LINEAR))

@@ -1,4 +1,4 @@
-"""`python jobs/assess.py` with input that can't be used: one line, and nothing is written."""
+"""`eexit assess` with input that can't be used: one line, and nothing is written."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from commands import here, refusal
 from exiting_models import save_exiting_model
 
-from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_LOOK, sizes_at, split
+from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN, sizes_at, split
 from eexit.errors import UsageError
 from eexit.plan.prompt_kinds.generators import draw_prompts
 from eexit.quality.learn_then_test import alpha_share
@@ -19,30 +19,25 @@ from jobs.assess import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompts", "few.jsonl"], "error: 20 prompts are too few: "),
-        (["--prompts", "few.jsonl"], "a setting without any loss takes 151; 537 are enough, or a higher --max-risk"),
-        (["--prompts", "few.jsonl", "--quick"], "a setting without any loss takes 37"),
-        (["--prompts", "empty.txt"], "error: empty.txt: holds no prompt"),
-        (["--max-risk", "0"], "error: --max-risk must be above 0 and below 1, as in 0.02, got 0"),
-        (["--max-risk", "0.0001"], "prompts: give a higher --max-risk"),
-        (["--prompts", "more.jsonl", "--max-risk", "0.3", "--batch", "32"], "timing batches of 32 rows takes 64; "),
-        (["--prompts", "more.jsonl", "--max-risk", "0.3", "--batch", "32"], "are enough, or a --batch below 32"),
-        (
-            ["--max-new-tokens", "1"],
-            "error: --max-new-tokens must be at least 3, since the first two of a text are not",
-        ),
-        (["--batch", "0"], "must be a whole number above 0, got 0"),
-        (["--dtype", "int4"], "error: unknown dtype 'int4': choose from auto, bfloat16, float16, float32"),
-        (["--exit-layers", "23", "23"], "exit layers must be strictly increasing, got 23,23 (--exit-layers)"),
-        (["--minutes", "35"], "unrecognized arguments: --minutes 35"),
-        (["--out", ""], "error: --out is empty: give a folder"),
-        (["--out", "s3://bucket/assess"], "error: --out s3://bucket/assess is a URI: give a folder"),
-        (["--out", "few.jsonl"], "few.jsonl is a file: give a folder"),
-        (["--model", "tiny", "--exit-layers", "2", "--out", "foreign"], "verdict.json is not of an assessment"),
+        ("--prompts few.jsonl", "20 prompts are too few: .* without any loss takes 151; 537 are enough, or a higher "),
+        ("--prompts few.jsonl --quick", "a setting without any loss takes 37"),
+        ("--prompts empty.txt", "empty.txt: holds no prompt"),
+        ("--max-risk 0", "--max-risk must be above 0 and below 1, as in 0.02, got 0"),
+        ("--max-risk 0.0001", "prompts: give a higher --max-risk"),
+        ("--prompts more.jsonl --max-risk 0.3 --batch 32", "of 32 rows takes 64; .* are enough, or a --batch below 32"),
+        ("--max-new-tokens 1", "--max-new-tokens must be at least 3"),
+        ("--batch 0", "must be a whole number above 0, got 0"),
+        ("--dtype int4", "unknown dtype 'int4': choose from"),
+        ("--exit-layers 23 23", r"must be strictly increasing, got 23,23 \(--exit-layers\)"),
+        ("--minutes 35", "unrecognized arguments: --minutes 35"),
+        ("--out=", "--out is empty: give a folder"),
+        ("--out s3://bucket/assess", "--out s3://bucket/assess is a URI: give a folder"),
+        ("--out few.jsonl", "few.jsonl is a file: give a folder"),
+        ("--model tiny --exit-layers 2 --out foreign", "verdict.json is not of an assessment"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [json.dumps({"prompt": each.prompt, "answer": each.answer}) for each in draw_prompts(20, 0)]
@@ -51,17 +46,13 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     (tmp_path / "empty.txt").touch()
     if "tiny" in arguments:
         save_exiting_model(tmp_path / "tiny", n_layers=4)
-    held = {
-        "foreign": ("verdict.json", '{"pays": "me"}'),
-    }
-    for folder, (name, content) in held.items():
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / name).write_text(content)
-    before = sorted(tmp_path.rglob("*"))
-    done = here(main, *arguments, "--dry-run")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "verdict.json").write_text('{"pays": "me"}')
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = here(main, *arguments.split(), "--dry-run")
     assert done.returncode == 2
-    assert message in done.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+    assert re.search(f"(?m)^error: .*{message}", done.stderr)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,20 +64,17 @@ def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch:
 def test_trust_reaches_every_command_that_loads_the_model_once(tmp_path: Path) -> None:
     save_exiting_model(tmp_path / "tiny", n_layers=4)
     flags = ["--model", str(tmp_path / "tiny"), "--exit-layers", "1", "2", "--out", str(tmp_path / "out")]
-    done = here(main, *flags, "--trust-remote-code", "--dry-run")
-    _, *lines = done.stdout.splitlines()
+    _, *lines = here(main, *flags, "--trust-remote-code", "--dry-run").stdout.splitlines()
     told = {line.split()[1]: line.split().count("--trust-remote-code") for line in lines}
     assert told == {name: int(name != "choose") for name in ("sweep", "train", "replay", "choose", "timings")}
 
 
-@pytest.mark.parametrize("is_look", [False, True])
-def test_as_many_prompts_as_are_advised_are_enough(is_look: bool) -> None:
-    whole, least = (
-        sizes_at(0.1),
-        prompts_without_loss(0.1, alpha_share(CONFIDENCE_OF_A_LOOK if is_look else CONFIDENCE)),
-    )
+@pytest.mark.parametrize("is_smoke_run", [False, True])
+def test_as_many_prompts_as_are_advised_are_enough(is_smoke_run: bool) -> None:
+    whole = sizes_at(0.1)
+    least = prompts_without_loss(0.1, alpha_share(CONFIDENCE_OF_A_SMOKE_RUN if is_smoke_run else CONFIDENCE))
     with pytest.raises(UsageError, match="are enough") as refused:
-        split(draw_prompts(20, 0), whole, least, is_look)
+        split(draw_prompts(20, 0), whole, least, is_smoke_run)
     [n] = re.findall(r"([\d,]+) are enough", str(refused.value))
     for seed in range(20):
-        assert split(draw_prompts(int(n.replace(",", "")), seed), whole, least, is_look).choosing >= least
+        assert split(draw_prompts(int(n.replace(",", "")), seed), whole, least, is_smoke_run).choosing >= least

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,13 @@ from commands import here, refusal
 from ray_head import readme_lines
 
 import jobs
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from jobs import sweep, train
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted(
-    path.relative_to(ROOT / "jobs").with_suffix("").as_posix()
-    for path in (ROOT / "jobs").rglob("[!_]*.py")
-    if "bench" not in path.parts
-)
+SCRIPTS = {  # by the names of the installed commands
+    path.stem.replace("_", "-"): path for path in sorted((ROOT / "jobs").rglob("[!_]*.py")) if "bench" not in path.parts
+}
 PACKAGES = ("eexit", "cluster", "jobs", "reports")
 EEXIT = "import sys; from jobs import main; sys.exit(main())"  # as the installed script has it
 TAKE_LONG = ("torch", "transformers", "pandas", "ray", "altair", "scipy.stats", "scipy.special", "pyarrow")
@@ -54,103 +53,82 @@ def test_the_wheel_holds_the_packages_and_what_they_read_at_run_time(installed: 
     assert held - made == code | read | {Path(name, "py.typed") for name in PACKAGES}
 
 
-def called(*arguments: str, packages: Path = ROOT, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with the packages from there."""
-    environment = os.environ | {"PYTHONPATH": str(packages), "COLUMNS": "100"}
-    line = [sys.executable, "-c", EEXIT, *arguments]
-    return subprocess.run(line, env=environment, cwd=cwd, capture_output=True, text=True)
+def ended(arguments: list[str], main: Callable[[list[str]], int] = jobs.main) -> int:
+    """Return the exit code where a command ends the process, as --help does."""
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    return int(str(raised.value.code or 0))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_it_lists_every_script_with_the_first_line_of_its_docstring(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = here(ending, *arguments)
-    assert done.returncode == 0
+    done = here(ended)
+    assert (done.returncode, done.stdout) == (0, here(ended, "--help").stdout)
     listed = " ".join(done.stdout.split())
-    for script in SCRIPTS:
-        first = (ROOT / "jobs" / f"{script}.py").read_text().removeprefix('"""').partition("\n")[0]
-        assert f" {named(script)} {first}" in listed
+    for name, path in SCRIPTS.items():
+        first = path.read_text().removeprefix('"""').partition("\n")[0]
+        assert f" {name} {first}" in listed
     assert f"Bundled sweeps and prompts: {ROOT / 'jobs' / 'sweeps'} Options: " in listed
-    assert listed.count(str(ROOT)) == 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_each_command_says_how_it_is_called(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_command_says_how_it_is_called_and_is_the_command_of_its_process(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["eexit"])
-    name = named(script)
-    said = here(ending, name, "--help").stdout
+    said = here(ended, name, "--help").stdout
     assert said.startswith(f"Usage: eexit {name} ")
     assert f"\n    eexit {name} " in said
     assert "python jobs/" not in said.replace("--working-dir . -- python jobs/sweep.py", "")  # a Ray job
     refusal(jobs.main, name, "--nonsense")
+    assert SCRIPTS[name].read_text().endswith('\nif __name__ == "__main__":\n    sys.exit(main())\n')
 
 
 @pytest.mark.parametrize("argv", ["eexit train", "jobs/train.py"])
 def test_the_first_example_of_training_runs_from_any_folder(
     argv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It sweeps bundled prompts; the help is the same for `eexit train` and for the script."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [argv])
-    said = here(ending_of(train.main), "--help").stdout
+    said = here(partial(ended, main=train.main), "--help").stdout
     example = next(line.split() for line in said.splitlines() if line.endswith(" --out results/texts"))
     assert example[:2] == ["eexit", "sweep"]
-    job, _ = load_job(example[2:], sweep.DEMO)
-    assert len(job.config.prompts) > 100
+    assert len(load_job(example[2:], sweep.DEMO)[0].config.prompts) > 100, "bundled ones"
 
 
 def test_help_of_a_sweep_has_the_lines_for_a_cluster_that_are_tested() -> None:
-    """`test_submit.py` runs those of `cluster/README.md`, also where Ray has left a token."""
     assert [line for line in readme_lines() if line.partition("   #")[0] not in (sweep.__doc__ or "")] == []
 
 
-@pytest.fixture(scope="module")
-def completing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A home folder in which bash completes the command, and the environment of one who is at home there."""
-    folder = tmp_path_factory.mktemp("completing")
-    for name in ("home", "bin"):
-        (folder / name).mkdir()
-    command = folder / "bin" / "eexit"
+def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path) -> None:
+    """A real bash reads README's line, and then asks the command."""
+    command = tmp_path / "eexit"
     command.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c '{EEXIT}' \"$@\"\n")
     command.chmod(0o755)
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    environment = os.environ | {"HOME": str(folder / "home"), "SHELL": "/bin/bash", "PATH": path}
+    [read] = re.findall("`(eval [^`]*)`", (ROOT / "README.md").read_text())
+    environment = os.environ | {"HOME": str(tmp_path), "SHELL": "/bin/bash", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     environment.pop("XDG_DATA_HOME", None)
-    [line] = re.findall("`(eval [^`]*)`", (ROOT / "README.md").read_text())
-    (folder / "home" / ".bashrc").write_text(f"{line}\n")
-    return folder / "home", environment
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("eexit swe", {"sweep"}),
-        ("eexit choose results --ri", {"--risk"}),
-        ("eexit choose results --risk ", {"answers", "disagreement", "judge", "perplexity"}),
-        ("eexit make-prompts --o", {"--out"}),
-    ],
-)
-def test_the_shell_completes_commands_flags_and_choices(
-    completing: tuple[Path, dict[str, str]], line: str, expected: set[str]
-) -> None:
-    """A real bash reads README's line, and then asks the command."""
-    home, environment = completing
-    asking = (
-        f'source {home}/.bashrc; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; '
-        '_python_argcomplete eexit; printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", asking], env=environment, capture_output=True, text=True)
-    assert {word.strip() for word in done.stdout.splitlines()} == expected, done.stderr
+    for line, expected in {
+        "eexit swe": {"sweep"},
+        "eexit choose results --ri": {"--risk"},
+        "eexit choose results --risk ": {"answers", "disagreement", "judge", "perplexity"},
+        "eexit make-prompts --o": {"--out"},
+    }.items():
+        asking = (
+            f'{read}; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; _python_argcomplete eexit; '
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(["bash", "-c", asking], env=environment, capture_output=True, text=True)
+        assert {word.strip() for word in done.stdout.splitlines()} == expected, done.stderr
 
 
 def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
     """Of all commands, in a process that imports nothing else: the first that imports something is the first named."""
-    names = [named(script) for script in SCRIPTS]
     lines = (
         "import sys, jobs",
-        f"for name in {names}:",
+        f"for name in {[*SCRIPTS]}:",
         "    assert jobs.main([name, '--nonsense']) == 2",
         "    try: jobs.main([name, '--help'])",
         "    except SystemExit: pass",
@@ -158,57 +136,30 @@ def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == len(names)
+    assert done.stdout.count("Usage: ") == len(SCRIPTS)
 
 
 def test_commands_start_where_the_system_lacks_what_only_unix_has(tiny: Path, tmp_path: Path) -> None:
-    flags = ["--dry-run", "--exit-every", "2", "--model", str(tiny), "--out", str(tmp_path / "out")]
+    flags = ["sweep", "--dry-run", "--exit-every", "2", "--model", str(tiny), "--out", str(tmp_path / "out")]
     lines = (
         "import os, signal, sys",
         "del signal.SIGHUP, os.sched_getaffinity",
         "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios'))",
         "import jobs, reports.page.build",
-        f"for name in {[named(script) for script in SCRIPTS]}:",
-        "    assert jobs.main([name, '--nonsense']) == 2",
-        f"sys.argv[1:] = {['sweep', *flags]}",
-        "sys.exit(jobs.main())",
+        f"assert all(jobs.main([name, '--nonsense']) == 2 for name in {[*SCRIPTS]})",
+        f"sys.exit(jobs.main({flags}))",
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "runs            27" in done.stdout
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_each_script_is_the_command_of_its_process(script: str) -> None:
-    """With the command line's arguments and the process's signals, as `cluster.console.command` has it."""
-    assert (ROOT / "jobs" / f"{script}.py").read_text().endswith('\nif __name__ == "__main__":\n    sys.exit(main())\n')
-
-
-def named(script: str) -> str:
-    """What the installed command calls a script, wherever it is."""
-    return script.rpartition("/")[2].replace("_", "-")
-
-
-def ending_of(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """A command, which returns where it would end the process, as --help does."""
-
-    def ended(arguments: list[str]) -> int:
-        with pytest.raises(SystemExit) as raised:
-            main(arguments)
-        return int(str(raised.value.code or 0))
-
-    return ended
-
-
-ending = ending_of(jobs.main)
-
-
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("swep", "error: argument COMMAND: invalid choice: 'swep' (did you mean sweep?): --help lists the flags"),
+        ("swep", "argument COMMAND: invalid choice: 'swep' (did you mean sweep?): --help lists the flags"),
         ("make_prompts", "(did you mean make-prompts?)"),
-        ("xyz", "argument COMMAND: invalid choice: 'xyz' (choose from "),  # with or without quotes, by Python's version
+        ("xyz", "invalid choice: 'xyz' (choose from "),
         ("--all", "unrecognized arguments: --all"),
     ],
 )
@@ -218,17 +169,22 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name(name: str, told: s
 
 def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path, tmp_path: Path) -> None:
     """What comes with it is read where it is installed: the demo's TOML, prompts that a TOML names, and templates."""
+
+    def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(installed), "COLUMNS": "100"}
+        line = [sys.executable, "-c", EEXIT, *arguments]
+        return subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True)
+
     planned = "sweep", "--dry-run", "--model", str(tiny), "--exit-layers", "1", "--rules", "confidence=0.9"
     here(sweep.main, *planned[1:])  # so that what is found out about the model is kept, and no process imports torch
-    demo = called(*planned, packages=installed, cwd=tmp_path)
+    demo = called(*planned)
     assert f"3 from {installed}/jobs/sweeps/prompts/demo.jsonl\n" in demo.stdout, demo.stderr
     flags = "--config", f"{installed}/jobs/sweeps/study.toml", "--controls-of", "", "--exit-sets", "all"
-    study = called(*planned, *flags, packages=installed, cwd=tmp_path)
-    assert f"200 from {installed}/jobs/sweeps/prompts/study.jsonl: 8 kinds, 183 with answers\n" in study.stdout, (
-        study.stderr
-    )
+    study = called(*planned, *flags)
+    prompts = f"200 from {installed}/jobs/sweeps/prompts/study.jsonl: 8 kinds, 183 with answers\n"
+    assert prompts in study.stdout, study.stderr
     (tmp_path / "early_exit_analysis.json").write_text('[{"prompt": "?", "results": []}]')
-    report = called("report", "early_exit_analysis.json", packages=installed, cwd=tmp_path)
+    report = called("report", "early_exit_analysis.json")
     assert (report.stdout, report.stderr) == ("early_exit_analysis.html\n", "")
     entry_points = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
     assert "[console_scripts]\neexit = jobs:main" in entry_points

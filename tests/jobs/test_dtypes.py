@@ -3,13 +3,12 @@
 Each runs on what those before it made. A new command, way to train, mode or rule is added to `COMMANDS`.
 """
 
-import json
+import re
 import shlex
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -88,7 +87,7 @@ def test_every_command_that_loads_a_model_runs_in_every_dtype(folder: Path, dtyp
     for runs in folder.glob("*/generations"):
         assert list(pd.read_parquet(runs).error.dropna()) == [], runs
     for card in folder.glob("*/card.json"):
-        check_finite(json.loads(card.read_text()), card.parent.name)
+        assert not re.search(r"\b(NaN|Infinity)\b", card.read_text()), card
 
 
 def run(command: str) -> None:
@@ -105,14 +104,3 @@ def generate(folder: Path, setting: Path, dtype: str) -> None:
     output = model.generate(**inputs.to(model.device), max_new_tokens=3, custom_generate=taken)
     assert output.shape[1] == inputs["input_ids"].shape[1] + 3
     assert taken.stats
-
-
-def check_finite(held: object, where: str) -> None:
-    if isinstance(held, dict):
-        for name, part in held.items():
-            check_finite(part, f"{where}.{name}")
-    elif isinstance(held, list):
-        for part in held:
-            check_finite(part, where)
-    elif isinstance(held, float):
-        assert np.isfinite(held), where

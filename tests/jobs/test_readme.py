@@ -53,32 +53,24 @@ INSTEAD = {
     "https://api.openai.com/v1": JUDGE_URL,
     "OPENAI_API_KEY=…": "OPENAI_API_KEY=a-key",
 }
-CLUSTER = "ports that only one test at a time can use: tests/jobs/test_submit.py runs it"
-ASSESSES = "many sweeps one after the other: tests/cluster/assessment runs them"
-INSTALLS = "the environment of the tests stays as it is: .ci/run installs the package"
-CHAINS = "random weights close no chain of thought: tests/eexit/studies/chains runs them"
-HUB = "data of the hub: tests/eexit/studies/test_harness.py runs it on a task of its own"
 LEFT_OUT = {
+    # Data of the hub; tests/eexit/studies/harness runs it on a task of its own.
     "python -m eexit.studies.harness --model eexit --tasks arc_easy gsm8k      --model_args "
-    "pretrained=HuggingFaceTB/SmolLM2-135M,mode=frozen_residual,rule=confidence,parameter=0.9": HUB,
-    "eexit chains results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl": CHAINS,
-    'eexit sweep --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out '
-    "results/chains": CHAINS,
-    "eexit chains results/steps --necessity results/chains": CHAINS,
-    "pip install -e .": INSTALLS,
-    "pip install -e '.[test]'": INSTALLS,
-    "pip install -e '.[judge]'": INSTALLS,
-    "pip install -e '.[lm-eval]'": INSTALLS,
-    "pytest": "these tests",
-    "eexit assess": ASSESSES,
-    "eexit assess --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/assess": ASSESSES,
-    "ray start --head --dashboard-agent-listen-port 0": CLUSTER,
-    "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path": CLUSTER,
+    "pretrained=HuggingFaceTB/SmolLM2-135M,mode=frozen_residual,rule=confidence,parameter=0.9",
+    # Random weights close no chain of thought; tests/eexit/studies/chains runs them.
+    "eexit chains results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl",
+    'eexit sweep --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out results/chains',
+    "eexit chains results/steps --necessity results/chains",
+    # The environment of the tests stays as it is; .ci/run installs the package.
+    *("pip install -e .", "pip install -e '.[test]'", "pip install -e '.[judge]'", "pip install -e '.[lm-eval]'"),
+    "pytest",
+    # Many sweeps one after the other; tests/cluster/assessment runs them.
+    *("eexit assess", "eexit assess --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/assess"),
+    # Ports that only one test at a time can use; test_submit.py runs them.
+    "ray start --head --dashboard-agent-listen-port 0",
+    "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/sweep.py --out /abs/path",
 }
-MINE = """id,prompt,answer
-rome,What is the capital of Italy?,Rome
-sum,How much is 2 + 2?,4
-"""
+MINE = "id,prompt,answer\nrome,What is the capital of Italy?,Rome\nsum,How much is 2 + 2?,4\n"
 
 
 @dataclass(frozen=True)
@@ -92,13 +84,8 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """The commands of a block of shell, each as it is printed, without what joins them."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [
-            command.strip()
-            for line in lines
-            for command in re.sub(r"(^|\s)#.*", "", line).split("&&")
-            if command.strip()
-        ]
+        lines = [re.sub(r"(^|\s)#.*", "", line) for line in self.text.replace("\\\n", " ").splitlines()]
+        return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
 
 
 def blocks_of(files: Sequence[Path]) -> Iterator[Block]:
@@ -116,7 +103,7 @@ SHELL = tuple(block for block in BLOCKS if block.language == "sh")
 def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_a_printed_line() -> None:
     assert {block.language for block in BLOCKS} == {"sh", "python"}
     printed = [command for block in SHELL for command in block.commands]
-    assert LEFT_OUT.keys() <= {*printed}, "left out, but not printed"
+    assert {*printed} >= LEFT_OUT, "left out, but not printed"
     assert [text for text in INSTEAD if not any(text in block.text for block in BLOCKS)] == [], "replaced, not printed"
     assert [words for words in SMALLER if not any(words in each for each in printed)] == [], "made smaller, not printed"
     assert sum(text.count("```") for text in map(Path.read_text, FILES)) % 2 == 0

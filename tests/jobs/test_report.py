@@ -1,56 +1,49 @@
-"""`python jobs/report.py`: its output, the place of the page, and its exit status."""
+"""`eexit report`: its output, the place of the page, and its exit status."""
 
 from pathlib import Path
 
 import pytest
 from chart_fields import content_of
-from commands import refusal
+from commands import here, refusal
 from full_disk import full_disk, left, on_a_full_disk
 from report_fixtures import MakeSweep
 from synthetic_sweeps import NORMAL_ALONE
 
-from jobs import report as report_job
+from jobs.report import main
 from reports import PageOptions, build_report
 
 
-def test_the_report_lands_in_the_sweeps_folder(make_sweep: MakeSweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_lands_in_the_sweeps_folder_or_where_asked(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder = make_sweep(1, NORMAL_ALONE)
-    assert report_job.main([str(folder)]) == 0
-    assert capsys.readouterr() == (f"{folder / 'report.html'}\n", "")
+    done = here(main, folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder / 'report.html'}\n", "")
     assert (folder / "report.html").stat().st_size > 100_000
-
-
-def test_an_original_file_is_drawn_where_asked(tmp_path: Path) -> None:
-    (tmp_path / "analysis.json").write_text('[{"prompt": "?", "results": []}]')
-    assert report_job.main([str(tmp_path / "analysis.json"), "--out", str(tmp_path / "deep" / "page.html")]) == 0
-    assert "<title>" in (tmp_path / "deep" / "page.html").read_text(encoding="utf-8")
+    original, page = tmp_path / "analysis.json", tmp_path / "deep" / "page.html"
+    original.write_text('[{"prompt": "?", "results": []}]')
+    assert here(main, original, "--out", page).returncode == 0
+    assert "<title>" in page.read_text(encoding="utf-8")
 
 
 def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
     make_sweep: MakeSweep, tmp_path: Path
 ) -> None:
     folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
-    done = on_a_full_disk(4096, report_job.main, folder, "--out", out)
+    done = on_a_full_disk(4096, main, folder, "--out", out)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == [f"stopped: [Errno 27] File too large: '{out}'"]
+    assert done.stderr == f"stopped: [Errno 27] File too large: '{out}'\n"
     assert left(tmp_path) == []
-    assert report_job.main([str(folder), "--out", str(out)]) == 0
-    written = out.read_bytes()
-    with full_disk(len(written) // 2), pytest.raises(OSError, match="File too large"):
-        build_report(str(folder), out, PageOptions(max_bytes=0))
-    assert (left(tmp_path), out.read_bytes()) == (["r.html"], written)
-
-
-def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
     build_report(str(folder), out, PageOptions(max_bytes=0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert len(before) == 3
+    assert len(before) == 3, "with side files"
     smaller = make_sweep(1, NORMAL_ALONE)
-    with full_disk(100_000), pytest.raises(OSError, match="File too large"):
-        build_report(str(smaller), out)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    build_report(str(folder), out)
+    for most, results, options in (
+        (len(before[out]) // 2, folder, PageOptions(max_bytes=0)),
+        (100_000, smaller, PageOptions()),
+    ):
+        with full_disk(most), pytest.raises(OSError, match="File too large"):
+            build_report(str(results), out, options)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert here(main, folder, "--out", out).returncode == 0
     assert left(tmp_path) == ["r.data", "r.html"]
 
 
@@ -58,20 +51,19 @@ def test_side_files_of_an_older_report_stay_on_a_full_disk(make_sweep: MakeSweep
     ("flags", "message"),
     [
         (["nowhere"], "nowhere"), ([""], ""), (["broken.json"], "broken.json"), (["nowhere.json"], "nowhere.json"),
-        ([".", "--prompts", "0"], "argument --prompts: "), ([".", "--prompts", "x"], "argument --prompts: "),
-        ([".", "--prompts", "1", "--ids", "2"], "argument --ids: "), ([".", "--margin=1.5"], "must be"),
-        ([".", "--margin=-0.1"], "got -0.1"), ([".", "--margin=nan"], "got nan"), ([".", "--margin=two"], "got two"),
-        (["sweep", "--ids", "nobody"], "no such prompt in the sweep: nobody"),
+        ([".", "--prompts", "0"], "argument --prompts: "), ([".", "--prompts", "1", "--ids", "2"], "argument --ids: "),
+        ([".", "--margin=1.5"], "must be"), ([".", "--margin=-0.1"], "got -0.1"), ([".", "--margin=nan"], "got nan"),
+        ([".", "--margin=two"], "got two"), (["sweep", "--ids", "nobody"], "no such prompt in the sweep: nobody"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(make_sweep: MakeSweep, tmp_path: Path, flags: list[str], message: str) -> None:
     (tmp_path / "broken.json").write_text("{")
     results = make_sweep(1, NORMAL_ALONE) if flags[0] == "sweep" else tmp_path / flags[0]
-    assert message in refusal(report_job.main, results, *flags[1:])
+    assert message in refusal(main, results, *flags[1:])
 
 
 @pytest.mark.parametrize("flags", [["--ids", "2"], ["--prompts", "1"]])
 def test_some_prompts_are_held(make_sweep: MakeSweep, tmp_path: Path, flags: list[str]) -> None:
     out = tmp_path / "r.html"
-    assert report_job.main([str(make_sweep(3, NORMAL_ALONE)), "--out", str(out), *flags]) == 0
+    assert here(main, make_sweep(3, NORMAL_ALONE), "--out", out, *flags).returncode == 0
     assert len(content_of(out)["prompts"]) == 1

@@ -19,14 +19,16 @@ from pandas.testing import assert_frame_equal
 from ray_head import ROOT, Head, held_agent_port, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
-from cluster.console.sweep_flags import load_job
+from cluster.console.flags_from_config import load_job
 from eexit.plan.runs import plan_runs
 from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
 from eexit.sweeps.generator import ModelGenerator
+from jobs.sweep import DEMO
 
 pytestmark = pytest.mark.slow
-STOPPED = "what has landed stays: the same command goes on from there"
+STOPPED = "committed runs stay: the same command resumes from them"
+FEW = ("--modes", "normal", "--max-new-tokens", "2")
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +43,13 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    folder = tmp_path / "home"
-    folder.mkdir()
-    return folder
-
-
 @pytest.fixture(scope="module")
 def swept_home(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder after a sweep on this machine, into `local` in it, with a token as Ray leaves one there."""
     home = tmp_path_factory.mktemp("swept")
-    local_sweep(home, home / "local", few(flags))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "jobs/sweep.py", "--out", str(home / "local"), *flags, *FEW]
+    subprocess.run(command, cwd=ROOT, env={**environment, "HOME": str(home)}, check=True, capture_output=True)
     assert not (home / ".ray").exists()  # the sweep leaves none behind
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text("a" * 64)
@@ -66,32 +63,11 @@ def head(swept_home: Path) -> Iterator[Head]:
         yield head
 
 
-def few(flags: list[str]) -> list[str]:
-    return [*flags, "--modes", "normal", "--max-new-tokens", "2"]
-
-
-def local_sweep(home: Path, out: Path, flags: list[str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "jobs/sweep.py", "--out", str(out), *flags]
-    subprocess.run(command, cwd=ROOT, env={**environment, "HOME": str(home)}, check=True, capture_output=True)
-
-
-def land_here(out: Path, flags: list[str]) -> None:
-    """What an undisturbed sweep lands, made in this process."""
-    config = load_job(flags, ROOT / "jobs" / "sweeps" / "demo.toml")[0].config
-    runs = list(plan_runs(config))
-    commit(open_store(out), runs, ModelGenerator(config, "cpu").generate(runs))
-
-
-def rows(out: Path, table: str, key: list[str]) -> pd.DataFrame:
-    return pd.read_parquet(out / table).sort_values(key).reset_index(drop=True)
-
-
 def assert_same_results(one: Path, other: Path) -> None:
     for table, key in (("generations", ["run_id"]), ("tokens", ["run_id", "position"])):
-        frames = [rows(out, table, key) for out in (one, other)]
-        assert not frames[0].duplicated(key).any()
-        assert_frame_equal(frames[0], frames[1], check_exact=False, rtol=1e-4, atol=1e-5)
+        rows, others = (pd.read_parquet(out / table).sort_values(key, ignore_index=True) for out in (one, other))
+        assert not rows.duplicated(key).any()
+        assert_frame_equal(rows, others, check_exact=False, rtol=1e-4, atol=1e-5)
 
 
 def stop_in_the_middle(head: Head, name: str, out: Path) -> None:
@@ -102,10 +78,9 @@ def stop_in_the_middle(head: Head, name: str, out: Path) -> None:
     head.sh(f"ray job stop {name}")
 
 
-def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(
-    home: Path, tmp_path: Path, flags: list[str]
-) -> None:
-    out = tmp_path / "out"
+def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(tmp_path: Path, flags: list[str]) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
     flags = [*flags, "--max-new-tokens", "64"]  # so much that it lasts longer than `ray job stop` takes to start
     with started_head(home) as head:
         stopper = threading.Thread(target=stop_in_the_middle, args=(head, "first", out))
@@ -113,26 +88,28 @@ def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(
         said = head.submit(out, *flags, options="--submission-id first ")
         stopper.join()
         assert STOPPED in said
-        n_landed = len(pd.read_parquet(out / "generations"))
-        assert 0 < n_landed < 144
+        n_committed = len(pd.read_parquet(out / "generations"))
+        assert 0 < n_committed < 144
         assert [path.name for path in out.rglob("*.tmp")] == []
         assert not (out / "lease.json").exists()
         again = head.submit(out, *flags)
-        assert f"{n_landed} of 144 runs are in {out}" in again
+        assert f"{n_committed} of 144 runs are in {out}" in again
         assert "144/144 runs · " in again
         assert "\x1b[2K" not in again  # plain lines, no bar
         events = [json.loads(line[line.index("{") :]) for line in again.splitlines() if '"event"' in line]
-        ids = [run_id for event in events if event["event"] == "landed" for run_id in event["run_ids"]]
+        ids = [run_id for event in events if event["event"] == "committed" for run_id in event["run_ids"]]
         assert len(set(ids)) > 0
         assert set(ids) <= set(pd.read_parquet(out / "generations").run_id)
-    land_here(tmp_path / "undisturbed", flags)
+    config = load_job(flags, DEMO)[0].config
+    runs = list(plan_runs(config))
+    commit(open_store(tmp_path / "undisturbed"), runs, ModelGenerator(config, "cpu").generate(runs))
     assert_same_results(out, tmp_path / "undisturbed")
 
 
 def test_after_a_local_sweep_and_with_a_token_that_ray_left_at_home(
     head: Head, swept_home: Path, tmp_path: Path, flags: list[str]
 ) -> None:
-    said = head.submit(tmp_path / "out", *few(flags))
+    said = head.submit(tmp_path / "out", *flags, *FEW)
     assert "16/16 runs · " in said, said
     assert_same_results(tmp_path / "out", swept_home / "local")
 
@@ -147,5 +124,5 @@ def test_the_head_of_a_cluster_is_killed(head: Head, command: list[str], tmp_pat
     assert process.returncode == 1
     *_, reason, last = said.splitlines()
     assert reason.startswith("stopped: the head of Ray at "), said
-    assert last == "what has landed stays: the same command goes on from there"
+    assert last == STOPPED
     assert not (tmp_path / "out" / "lease.json").exists()

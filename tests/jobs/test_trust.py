@@ -1,6 +1,7 @@
 """Results from elsewhere run no code: whoever gives a command says whether the Python that a model brings is run."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from commands import here, refusal
 from taken_settings import swept
 
 from eexit.custom_generate.package import SETTING
-from jobs import package, replay, timings, train
+from jobs import package, replay, sweep, timings, train
 from jobs.files import chains
 
 KEY = "unfrozen/confidence/0.2"
@@ -49,25 +50,38 @@ def results(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
     return swept(folder / "sweep", model, [f"Why {number}?" for number in range(16)], **asked)
 
 
-COMMANDS: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
-    (replay.main, ["--rules", "confidence=0.3"]),
-    (timings.main, []),
-    (train.main, ["--what", "linear", "--out", "exits"]),
-    (package.main, ["--configuration", KEY, "--out", "mine"]),
-    (chains.main, ["--configuration", KEY, "--keep", "50", "--out", "follow.jsonl"]),
+COMMANDS: list[tuple[Callable[[Sequence[str]], int], str]] = [
+    (replay.main, "RESULTS --rules confidence=0.3"),
+    (timings.main, "RESULTS"),
+    (train.main, "RESULTS --what linear --out exits"),
+    (package.main, f"RESULTS --configuration {KEY} --out mine"),
+    (chains.main, f"RESULTS --configuration {KEY} --keep 50 --out follow.jsonl"),
 ]
 
 
-@pytest.mark.parametrize(("main", "arguments"), COMMANDS, ids=["replay", "timings", "train", "package", "chains"])
+@pytest.mark.parametrize(("main", "words"), COMMANDS)
 def test_a_stored_flag_runs_nothing(
     results: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    main: Callable[[Sequence[str]], int], arguments: list[str],
+    main: Callable[[Sequence[str]], int], words: str,
 ) -> None:  # fmt: skip
     mark.unlink(missing_ok=True)
     monkeypatch.chdir(tmp_path)
-    told = refusal(main, results, *arguments)
-    assert "brings Python code, which would be run: give --trust-remote-code if you trust it" in told
+    places = {"RESULTS": str(results), "MODEL": str(results.parent / "model")}
+    told = refusal(main, *(places.get(word, word) for word in words.split()))
+    assert "give --trust-remote-code if you trust it" in told
     assert not mark.exists()
+
+
+def test_a_sweep_runs_code_that_comes_with_its_model_only_when_told(results: Path, mark: Path, tmp_path: Path) -> None:
+    mark.unlink(missing_ok=True)
+    model = Path(shutil.copytree(results.parent / "model", tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
+    flags = ["--model", str(model), "--exit-every", "2", "--out", str(tmp_path / "out"), "--dry-run"]
+    assert "can't be loaded" in refusal(sweep.main, *flags)
+    assert not mark.exists()
+    here(sweep.main, *flags, "--trust-remote-code")
+    assert mark.exists()
 
 
 def test_a_flag_that_is_given_runs_it_and_the_setting_says_that_it_was_needed(

@@ -1,27 +1,13 @@
 """A small model that needs depth at known places: it adds numbers modulo a prime, with or without a chain.
 
-    python tests/support/adding_model.py adding        the model and prompts in a folder, after some minutes
-
 A prompt such as "c2 a3 b4" has the answer "<think> c 2 a 0 b 4 </think> answer 4". Each sum is the previous one plus
 one number, which the first layer computes and learns to predict. It learns to be unsure of the next letter, and to
 repeat the previous one, so that a model that exits there goes wrong. After "<think> </think>" the answer
 comes at once, and needs all layers: the first learns to add the last two numbers, the second the last four, the third
 the last eight, and the fourth moves the sum to the answer's position. There, the first layer is sure of the last number
 in its input, since that is the answer after a chain.
-
-Results of `eexit chains`, in percent of 200 prompts with 95 % intervals (`pytest -m slow
-tests/eexit/studies/chains` produces them):
-
-| setting | with chain | without | necessity | beside control |
-| --- | ---: | ---: | ---: | ---: |
-| `normal` | 99.5 | 100.0 | −0.5 (−2.2 to +1.2) | |
-| `unfrozen/confidence/0.8` | 94.5 | 13.5 | +81.0 (+74.5 to +85.9) | +95.0 (+85.2 to +104.0) |
-| its control, `random` | 29.5 | 43.5 | −14.0 (−22.9 to −4.9) | |
-| `unfrozen/fixed/0` | 15.0 | 13.5 | +1.5 (−3.9 to +6.9) | |
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -61,7 +47,6 @@ def sum_of(numbers: Numbers) -> int:
 
 
 def answer_of(numbers: Numbers, with_chain: bool) -> str:
-    """Return the text after the prompt and its equals sign."""
     steps = [f"{label} {sum_of(numbers[: at + 1])} " for at, (label, _) in enumerate(numbers)] if with_chain else []
     return f"<think> {''.join(steps)}</think> answer {sum_of(numbers)} <eos>"
 
@@ -111,8 +96,7 @@ class Lesson:
         return [token, target, shallow, guess, *(each + [IGNORED] * (len(token) - len(each)) for each in sums)]
 
 
-def trained(steps: int = STEPS) -> LlamaForCausalLM:
-    """Return a trained model of four layers with two million parameters."""
+def trained() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(WORDS), hidden_size=192, intermediate_size=576, num_hidden_layers=N_LAYERS,
@@ -123,8 +107,8 @@ def trained(steps: int = STEPS) -> LlamaForCausalLM:
     adders = nn.ModuleList(nn.Linear(config.hidden_size, PRIME) for _ in range(N_LAYERS - 1))
     parameters = [*model.parameters(), *adders.parameters()]
     rng, optimizer = Random(0), torch.optim.AdamW(parameters, PEAK, (0.9, 0.98), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, steps, pct_start=0.1)
-    for step in range(steps):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, STEPS, pct_start=0.1)
+    for _ in range(STEPS):
         tasks = [(drawn(rng, rng.choice(NUMBERS)), rng.random() < WITH_CHAIN) for _ in range(ROWS)]
         loss = loss_of(model, adders, Lesson(tasks))
         optimizer.zero_grad()
@@ -132,8 +116,6 @@ def trained(steps: int = STEPS) -> LlamaForCausalLM:
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if step % 100 == 0:
-            print(f"step {step} of {steps}: loss {loss.item():.3f}", file=sys.stderr, flush=True)
     model.eval()
     return model
 
@@ -154,19 +136,11 @@ def _mean(logits_BTV: Tensor, target_BT: Tensor) -> Tensor:
     return cross_entropy(logits_BTV.flatten(0, 1), target_BT.flatten(), ignore_index=IGNORED)
 
 
-def save_adding_model(folder: Path, steps: int = STEPS) -> None:
-    """Train and save the model, with its tokenizer, whose tokens are words."""
+def save_adding_model(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>"))
     marks = pre_tokenizers.Split(Regex("</?think>"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([marks, pre_tokenizers.WhitespaceSplit()])
     template = "{{ messages[-1].content }} ="
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", chat_template=template).save_pretrained(
-        folder
-    )
-    trained(steps).save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    save_adding_model(out / "model")
-    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts(350, seed=0)))
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", chat_template=template)
+    made.save_pretrained(folder)
+    trained().save_pretrained(folder)

@@ -26,7 +26,6 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_prompts(path: Path, n: int = N_PROMPTS, **columns: Any) -> Path:
-    """Write prompts without answers, so that the risk is disagreement."""
     rows = [{"prompt": f"word {number * 7919 % 1000} of {number}", **columns} for number in range(n)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -49,6 +48,5 @@ def settled(out: Path) -> dict[str, Any]:
 
 
 def done_by(call: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the steps that a call did."""
     lines = [line.split(" of 10, ")[1] for line in call.stderr.splitlines() if " of 10, " in line]
     return [line.replace(":", " ").split()[0] for line in lines]

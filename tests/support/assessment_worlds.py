@@ -1,6 +1,6 @@
 """Synthetic models with a known truth, whose drawn sweeps go through the real choice and the real conclusion.
 
-Shapes: P prompts, S settings.
+Shapes: P prompts.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from synthetic_sweeps import FINAL, LAYERS
 
-from cluster.assessment.prompt_splits import CHOOSING, CONFIDENCE_OF_A_LOOK, ORDERING, REPORTING, role_of, sizes_at
+from cluster.assessment.prompt_splits import CHOOSING, CONFIDENCE_OF_A_SMOKE_RUN, ORDERING, REPORTING, role_of, sizes_at
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.splits import shuffled
 from eexit.quality.learn_then_test import alpha_share
@@ -57,12 +57,7 @@ class World:
         return found
 
 
-def keys_of(world: World, cell: str) -> list[str]:
-    return [setting(cell, at).key for at in range(len(world.rates(cell)))]
-
-
 def setting(cell: str, at: int) -> EarlyExit:
-    """The oracle in some exit set, or a rule with some threshold."""
     if cell == "B":
         return EarlyExit(MODES[cell], "agree", None, (LAYERS[-1 - at],))
     return EarlyExit(MODES[cell], "confidence", 0.99 - at / 10)
@@ -89,9 +84,9 @@ class Drawn:
 
     def __init__(self, world: World, n: int, random: np.random.Generator, folder: Path) -> None:
         self.world, self.prompts, self.random, self.folder = world, prompts_of(n), random, folder
-        confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_LOOK
+        confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_SMOKE_RUN
         self.bound = BOUND.model_copy(update={"confidence": confidence})
-        self.keys = {cell: keys_of(world, cell) for cell in MODES}
+        self.keys = {cell: [setting(cell, at).key for at in range(len(world.rates(cell)))] for cell in MODES}
         self.settings = CellSettings(
             Neighbours(None, EarlyExit("unfrozen", "agree").key), *(self._pick(cell) for cell in MODES)
         )
@@ -110,7 +105,6 @@ class Drawn:
         return self.world.rates(cell)[self.keys[cell].index(key)]
 
     def _pick(self, cell: str) -> Any:
-        """By a pilot, whose losses and predictions are noisy."""
         wrong_by = float(np.exp(self.random.normal(0, 0.4)))
         settings = []
         for at, (loss, saved) in enumerate(self.world.rates(cell)):
@@ -169,7 +163,6 @@ class Drawn:
         ]
 
     def _choose(self) -> Mapping[str, Any]:
-        """The row of the table of choices that the real choice makes."""
         asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
         measured = SelectionData(self.run, asked)
         ask = AlphaShare(1, 1, alpha_share(self.bound.confidence))

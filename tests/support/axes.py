@@ -1,4 +1,4 @@
-"""Parameters for testing each rule. A new rule needs an entry in each dictionary."""
+"""Parameters for testing each rule. A new rule needs an entry."""
 
 from typing import Final
 
@@ -16,18 +16,19 @@ def control(*counts: int) -> ExitHistogram:
 
 # Parameters with which a rule exits now and then, on a Llama; always at the first exitable layer; or never. Empty
 # if it can't.
-SOME: Final[dict[str, list[Parameter]]] = {
-    "kl": [0.5, 2.0],
-    "agree": [None],
-    "confidence": [0.3, 0.6],
-    "margin": [0.2, 0.5],
-    "entropy": [1.5, 2.5],
-    "similarity": [0.7, 0.85],
-    "patience": [2.0],
-    "predicted_kl": [0.5, 2.0],
-    "fixed": [3.0, 4.0],
-    "random": [control(20, 30, 0, 50)],
+_PARAMETERS: Final[dict[str, tuple[list[Parameter], list[Parameter], list[Parameter]]]] = {
+    "kl": ([0.5, 2.0], [0.0], [1e9]),
+    "agree": ([None], [], []),
+    "confidence": ([0.3, 0.6], [1e-9], [1.0]),
+    "margin": ([0.2, 0.5], [0.0], [1.0]),
+    "entropy": ([1.5, 2.5], [1e9], [0.0]),
+    "similarity": ([0.7, 0.85], [-1.0], [1.0]),
+    "patience": ([2.0], [], []),
+    "predicted_kl": ([0.5, 2.0], [0.0], [1e9]),
+    "fixed": ([3.0, 4.0], [1.0], []),
+    "random": ([control(20, 30, 0, 50)], [control(9, 0, 0, 0)], [control(0, 0, 0, 9)]),
 }
+SOME, ALWAYS, NEVER = ({rule: each[at] for rule, each in _PARAMETERS.items()} for at in range(3))
 # Instead of SOME on other models.
 ELSEWHERE: Final[dict[str, list[Parameter]]] = {
     "confidence": [0.2],
@@ -45,30 +46,6 @@ FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # model types with f
     "gpt2": {"confidence": [0.3]},
     "granite": {"kl": [1.0, 6.0], "confidence": [0.07]},
     "nemotron": {"confidence": [0.5]},
-}
-ALWAYS: Final[dict[str, list[Parameter]]] = {
-    "kl": [0.0],
-    "agree": [],
-    "confidence": [1e-9],
-    "margin": [0.0],
-    "entropy": [1e9],
-    "similarity": [-1.0],
-    "patience": [],
-    "predicted_kl": [0.0],
-    "fixed": [1.0],
-    "random": [control(9, 0, 0, 0)],
-}
-NEVER: Final[dict[str, list[Parameter]]] = {
-    "kl": [1e9],
-    "agree": [],
-    "confidence": [1.0],
-    "margin": [1.0],
-    "entropy": [0.0],
-    "similarity": [1.0],
-    "patience": [],
-    "predicted_kl": [1e9],
-    "fixed": [],
-    "random": [control(0, 0, 0, 9)],
 }
 
 

@@ -121,8 +121,8 @@ class Chaos:
                 victim.suspend()
                 self._frozen.append((time.monotonic() + for_seconds, victim))
         what = {"stop driver": by.name, "freeze actor": f"for {for_seconds:.0f} s"}.get(blow, "")
-        n_landed = len(list(self._out.glob("generations/*.parquet")))
-        print(f"{time.monotonic() - self._began:6.1f} s  {n_landed:3} shards  {blow} {what}", flush=True)
+        n_committed = len(list(self._out.glob("generations/*.parquet")))
+        print(f"{time.monotonic() - self._began:6.1f} s  {n_committed:3} shards  {blow} {what}", flush=True)
         if blow in ("kill driver", "stop driver"):
             self._stopped = True
             driver.wait()

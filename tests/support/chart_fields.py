@@ -41,7 +41,8 @@ def charts_of(told: Mapping[str, Any]) -> Charts:
 
 def missing_fields(chart: dict[str, Any]) -> set[str]:
     """Return the fields that any variant of a chart encodes and that neither rows nor a transform have."""
-    known = {column for row in chart["table"]["rows"] for column in row}
+    tables = [chart["table"], *filter(None, [chart.get("replayed")])]
+    known = {column for table in tables for row in table["rows"] for column in row}
     encoded: set[str] = set()
     for variant in chart["variants"]:
         for part in _objects(variant["spec"]):

@@ -16,7 +16,7 @@ import pytest
 from eexit.output.events import LOGGER
 from eexit.plan import model_inspection
 
-STEPS = {"importing Ray", "looking at the model", "starting Ray", "joining the Ray cluster"}  # at the start of a sweep
+STEPS = {"importing Ray", "inspecting the model", "starting Ray", "joining the Ray cluster"}  # at the start of a sweep
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from cluster.actor import MakeGenerator, model_generator
 from cluster.sweep import run_job
 from cluster.sweep_job import SweepJob
 from eexit.output.display import PlainDisplay
-from eexit.plan.config import SweepConfig
-from eexit.plan.model_inspection import ModelFacts, look_at_model
+from eexit.plan.model_inspection import ModelFacts, inspect_model
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.store.commit import RunCounts
 
 
@@ -34,7 +34,7 @@ def drive(
     **others: Any,
 ) -> RunCounts:
     """Run a sweep on `actors` actors of `cpus` CPUs each, with scripted generators; return the tally of this call."""
-    look = others.pop("look", look_at_model if make_generator is model_generator else scripted.look)
+    look = others.pop("look", inspect_model if make_generator is model_generator else scripted.look)
     job = SweepJob(config=config, out=str(out), actors=actors, cpus_per_actor=cpus, rows_per_shard=rows, **others)
     return run_job(job, PlainDisplay(log or io.StringIO(), every=1), make_generator, look).tally
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import torch
-from byte_model import CHAT_TEMPLATE, EOS
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from byte_model import CHAT_TEMPLATE, EOS, byte_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def save_exiting_model(
@@ -17,19 +16,13 @@ def save_exiting_model(
     A larger `sharp` makes the likeliest tokens more probable. There are `n_tokens` tokens; those beyond the bytes are
     never the likeliest.
     """
-    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), EOS]
-    alphabet += [f"<{number}>" for number in range(n_tokens - len(alphabet))]
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, chat_template=CHAT_TEMPLATE).save_pretrained(
-        folder
-    )
+    others = [EOS, *(f"<{number}>" for number in range(n_tokens - 257))]
+    byte_tokenizer(others, eos_token=EOS, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(alphabet), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=n_layers,
+        vocab_size=n_tokens, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=n_layers,
         num_attention_heads=4, max_position_embeddings=512, initializer_range=0.3, bos_token_id=None,
-        eos_token_id=alphabet.index(EOS), tie_word_embeddings=False,
+        eos_token_id=256, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     with torch.no_grad():

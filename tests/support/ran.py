@@ -21,7 +21,7 @@ from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
 from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 
 
 @cache
@@ -29,7 +29,7 @@ def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
     """Return two modules per layer: the first that runs for keys and values alone, too, and the last that doesn't."""
     inputs, found = ForwardInputs.from_texts([[1, 2]], decoder.device), []
 
-    def visit(layer: Layer, hidden_BTW: Tensor) -> Tensor:
+    def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         called: list[nn.Module] = []
 
         def note(module: nn.Module, given: tuple[Any, ...]) -> None:
@@ -153,11 +153,11 @@ def run_alone(
     written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
     assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
     assert ran.reads == counts.reads_TX("head_reads").sum()
-    prices = measure_unit_costs(decoder, decoding)
+    unit_costs = measure_unit_costs(decoder, decoding)
     exit_T, mode, n_prompt = trace.exit_layer_T[1:], request.configuration.mode, len(request.prompt_token_ids)
-    columns = cost_columns(prices, counts, exit_T, decoding.exitable_layers, mode, n_prompt)
+    columns = cost_columns(unit_costs, counts, exit_T, decoding.exitable_layers, mode, n_prompt)
     if priced:
-        without_attention = replace(prices, position_L=0 * prices.position_L)
+        without_attention = replace(unit_costs, position_L=0 * unit_costs.position_L)
         cost = cost_columns(without_attention, counts, exit_T, decoding.exitable_layers, mode, n_prompt)[
             "macs_executed"
         ]

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
+from sweeping import processes_of
 
 ROOT = Path(__file__).parents[2]
 AGENT_PORT = 52365  # a head's agent's default
@@ -40,7 +42,6 @@ class Head:
             "RAY_USAGE_STATS_ENABLED": "0",
             "COLUMNS": "100",
         }
-        self._mark = f"RAY_TMPDIR={temporary}".encode()
 
     def sh(self, *lines: str, check: bool = True) -> str:
         script = "\n".join(["set -e", readme_lines()[0], *lines])
@@ -56,18 +57,12 @@ class Head:
             assert time.monotonic() < end, said
         return said
 
-    def stop(self) -> None:
-        self.kill("")
-
-    def kill(self, named: str) -> None:
+    def kill(self, named: str = "") -> None:
         """Kill the head's processes that have `named` in their command line."""
-        for process in Path("/proc").iterdir():
-            try:
-                ours = process.name.isdigit() and self._mark in (process / "environ").read_bytes().split(b"\0")
-                if ours and named in (process / "cmdline").read_text():
-                    os.kill(int(process.name), signal.SIGKILL)
-            except (OSError, ValueError):
-                continue  # it ended meanwhile, or is someone else's
+        for process in processes_of(self.environment["RAY_TMPDIR"]):
+            with suppress(psutil.Error):
+                if named in " ".join(process.cmdline()):
+                    process.kill()
 
 
 @contextmanager
@@ -87,5 +82,5 @@ def started_head(home: Path) -> Iterator[Head]:
         head.sh(readme_lines()[1])
         yield head
     finally:
-        head.stop()
+        head.kill()
         shutil.rmtree(temporary, ignore_errors=True)

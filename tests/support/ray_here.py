@@ -233,7 +233,7 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
     for name in REPLACED:
         monkeypatch.setattr(ray, name, getattr(here, name))
     monkeypatch.setattr(os, "_exit", end_process)
-    monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_LOOKS", 0.001)
+    monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_POLLS", 0.001)
     monkeypatch.setattr(actors, "placement_group", partial(Group, here))
     monkeypatch.setattr(actors, "remove_placement_group", lambda group: None)
     for module in (cluster.session, actors):

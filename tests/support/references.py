@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import torch
+from axes import EXITABLE
 from peft import LoraConfig, get_peft_model
 from reference.drafts import draft_one
 from reference.generation import generate_one
@@ -15,7 +16,9 @@ from remembering import Remembering
 from tiny_models import tiny_model
 from transformers import PreTrainedModel
 
+from eexit.costs.operations import UnitCosts
 from eexit.cpu.packed_linear import pack_linear_layers
+from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
@@ -36,6 +39,11 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
     packed = copy.deepcopy(model)
     pack_linear_layers(packed)
     return Decoder(packed)
+
+
+@cache
+def unit_costs_of(decoder: Decoder) -> UnitCosts:
+    return measure_unit_costs(decoder, DecodingConfig(EXITABLE, 2, frozenset()))
 
 
 @cache

@@ -1,39 +1,21 @@
-"""Small synthetic sweeps on disk, and a browser that fails a test on any error in a page."""
+"""Small reports, and browser pages that fail a test on any error."""
 
 import csv
 import io
 import json
-import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from filelock import FileLock
-from screenshot import chromium
-from synthetic_sweeps import (
-    CONFIGURATIONS,
-    HOSTILE,
-    UNUSUAL,
-    choose,
-    failed_row,
-    replay,
-    run_rows,
-    story,
-    with_answers,
-    write_sweep,
-)
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, failed_row, run_rows, story, write_sweep
 
 from reports import PageOptions, build_report
 
-JAVASCRIPT = Path(__file__).parents[1] / "reports" / "template" / "javascript"
-
 COLOUR_RULES = ("color-contrast", "link-in-text-block")  # of axe
 MOST_PROSE = 700  # words of the overview before anything is folded open
+PHONE = (("width", 360), ("height", 740))
 # The number of visible words, without options, folded parts and other exclusions.
 WORDS = """(without) => {
   let n = 0;
@@ -46,7 +28,6 @@ WORDS = """(without) => {
   }
   return n;
 }"""
-
 # True if a canvas shows something else within a few seconds.
 CHANGED = """async (canvas, before) => {
   for (let i = 0; i < 100 && canvas.toDataURL() === before; i++) await new Promise((done) => setTimeout(done, 50));
@@ -61,137 +42,114 @@ INK = """(box) => {
     if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
   return ink;
 }"""
-
-Page: TypeAlias = Any  # playwright's, whose types let every element be missing
-MakeSweep = Callable[..., Path]
-Context = Callable[..., Any]  # of a browser
-
-
 # Clears another test's session storage when a report is opened; the test's own stays.
 FORGET = """if (location.protocol === "file:" && name !== "visited") {
   sessionStorage.clear();
   name = "visited";
 }"""
-
-
-AS_ALWAYS = {("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))}  # the defaults
 # True if a page shows this address, or has stored choices of its controls.
 HAS_CHOICES = """(hash) => location.hash === hash
-  || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
-Look: TypeAlias = tuple[tuple[str, Any], ...]  # options of a browser's context
+  || window.hasChoices || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
+
+Page: TypeAlias = Any  # playwright's, whose types let every element be missing
+MakeSweep = Callable[..., Path]
+Context = Callable[..., Any]  # of a browser
+Visit: TypeAlias = Callable[..., Page]
+Walk: TypeAlias = Callable[..., Page]
+Look: TypeAlias = frozenset[tuple[str, Any]]  # options of a browser's context
+AS_ALWAYS: Look = frozenset({("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))})  # defaults
 
 
-class Tab:
-    """A page in which one test after another opens a report, since a new page takes a third of a test's time.
+class Pages:
+    """Pages in which one test after another opens a report, since a new page takes a third of a test's time.
 
-    Errors on it, and requests of anything but the report's own files, are added to `wrong`.
+    Errors on them, and requests of anything but the report's own files, are added to `wrong`.
     """
 
-    def __init__(self, context: Any, look: Look) -> None:
-        self.look = look
-        self.page: Page = context.new_page()
+    def __init__(self, context: Context, report: Path) -> None:
         self.wrong: list[str] = []
-        self.remembers = False  # choices from an address
-        self._own: tuple[str, ...] = ()
-        self.page.add_init_script(FORGET)
-        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        self.page.on("dialog", self._dismiss)
-        self.page.on("console", lambda message: self.wrong.append(message.text) if is_wrong(message) else None)
-        self.page.on("request", self._look_at)
-
-    def of(self, path: Path, wrong: list[str]) -> Page:
-        """Return the page, for the report at `path`."""
-        self.wrong, self._own = wrong, (path.as_uri(), path.with_suffix(".data").as_uri(), "blob:", "data:")
-        return self.page
-
-    def leave(self) -> None:
-        """Reset the page to a new one, except for its history."""
-        self.remembers = False
-        self.page.goto("about:blank")
-        self.page.evaluate("name = ''")
-        self.page.emulate_media(media="null")
-        self.page.mouse.move(0, 0)
-
-    def _dismiss(self, dialog: Any) -> None:
-        self.wrong.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    def _look_at(self, request: Any) -> None:
-        if request.url != "about:blank" and not request.url.startswith(self._own):
-            self.wrong.append(request.url)
-
-
-class Tabs:
-    """Free tabs by their look."""
-
-    def __init__(self, context: Context) -> None:
         self._context = context
-        self._free: dict[Look, list[Tab]] = defaultdict(list)
+        self._report = report
+        self._free: dict[Look, list[Page]] = defaultdict(list)
+        self._visited: list[tuple[Look, Page]] = []
+        self._walked: dict[tuple[Path, Look], Page] = {}
+        self._of_this_test: set[tuple[Path, Look]] = set()
 
-    def take(self, look: Look) -> Tab:
-        free = self._free[look]
-        return free.pop() if free else Tab(self._context(**dict(look)), look)
-
-    def give_back(self, tab: Tab) -> None:
-        tab.leave()
-        self._free[tab.look].append(tab)
-
-
-def look_of(asked: dict[str, Any]) -> Look:
-    """Return the options of a browser's context without those that hold anyway, so that tests share more tabs."""
-    return tuple(sorted(asked.items() - AS_ALWAYS))
-
-
-@dataclass
-class Visit:
-    """visit(route) → the report, newly opened at that address. `wrong` collects the errors of all pages of the test."""
-
-    tabs: Tabs
-    report: Path
-    wrong: list[str] = field(default_factory=list)
-    taken: list[Tab] = field(default_factory=list)
-
-    def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
-        path = path or self.report
-        self.taken.append(tab := self.tabs.take(look_of(look)))
-        page = tab.of(path, self.wrong)
-        page.goto(path.as_uri() + route)
-        if look.get("java_script_enabled", True):
+    def visit(self, route: str, path: Path | None = None, **options: Any) -> Page:
+        """Return the report, newly opened at this address."""
+        look = frozenset(options.items()) - AS_ALWAYS
+        page = self._take(look)
+        self._visited.append((look, page))
+        page.goto((path or self._report).as_uri() + route)
+        if options.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
         return page
 
+    def walk(self, route: str, path: Path | None = None, **options: Any) -> Page:
+        """Return a page that tests share, moved to this address without reloading.
 
-@dataclass
-class Walk:
-    """walk(route) → a page that tests share, moved to that address without reloading.
-
-    It is reopened for a test that finds stored choices, or that requests the address that it shows. Pages of the shared
-    report stay open; pages of another `path` stay open until there is a third path.
-    """
-
-    tabs: Tabs
-    report: Path
-    wrong: list[str] = field(default_factory=list)
-    opened: dict[tuple[Path, Look], Tab] = field(default_factory=dict)
-    of_this_test: set[tuple[Path, Look]] = field(default_factory=set)
-
-    def __call__(self, route: str, path: Path | None = None, **look: Any) -> Page:
-        path = path or self.report
-        key = path, look_of(look)
-        if key not in self.opened:
-            for other in [other for other in self.opened if other[0] not in (self.report, path)]:
-                self.tabs.give_back(self.opened.pop(other))
-            self.opened[key] = self.tabs.take(key[1])
-        tab = self.opened[key]
-        page = tab.of(path, self.wrong)
-        if key not in self.of_this_test and (tab.remembers or page.evaluate(HAS_CHOICES, route)):
-            tab.leave()
-        self.of_this_test.add(key)
-        tab.remembers |= "?" in route
+        It is reopened for a test that finds choices, or that requests the address that it shows. Pages of the shared
+        report stay open; pages of another `path` stay open until there is a third path.
+        """
+        path = path or self._report
+        key = path, frozenset(options.items()) - AS_ALWAYS
+        if key not in self._walked:
+            for other in [other for other in self._walked if other[0] not in (self._report, path)]:
+                self._give_back(other[1], self._walked.pop(other))
+            self._walked[key] = self._take(key[1])
+        page = self._walked[key]
+        if key not in self._of_this_test and page.evaluate(HAS_CHOICES, route):
+            leave(page)
+        self._of_this_test.add(key)
         page.mouse.move(0, 0)
         page.goto(path.as_uri() + route)
         page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
+        page.evaluate("has => { window.hasChoices ||= has; }", "?" in route)  # from an address
         return page
+
+    def end_test(self) -> list[str]:
+        """Return what was wrong in the test, and free its pages."""
+        for look, page in self._visited:
+            self._give_back(look, page)
+        self._visited.clear()
+        self._of_this_test.clear()
+        wrong = self.wrong.copy()
+        self.wrong.clear()
+        return wrong
+
+    def _take(self, look: Look) -> Page:
+        if self._free[look]:
+            return self._free[look].pop()
+        page = self._context(**dict(look)).new_page()
+        page.add_init_script(FORGET)
+        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        page.on("console", self._check_message)
+        page.on("request", self._check_request)
+        return page
+
+    def _give_back(self, look: Look, page: Page) -> None:
+        leave(page)
+        self._free[look].append(page)
+
+    def _check_message(self, message: Any) -> None:
+        """Note an error or warning, except for a test's repeated reading of pixels."""
+        if message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback"):
+            self.wrong.append(message.text)
+
+    def _check_request(self, request: Any) -> None:
+        own: tuple[str, ...] = ("file:", "about:")
+        if not request.is_navigation_request():
+            own = (request.frame.url.partition("#")[0].removesuffix(".html") + ".data/",)
+        if not request.url.startswith((*own, "blob:", "data:")):
+            self.wrong.append(request.url)
+
+
+def leave(page: Page) -> None:
+    """Reset a page to a new one, except for its history."""
+    page.goto("about:blank")
+    page.evaluate("name = ''")
+    page.emulate_media(media="null")
+    page.mouse.move(0, 0)
 
 
 @pytest.fixture(scope="session")
@@ -242,63 +200,41 @@ def beside(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def some(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the same report with two of the six prompts."""
+    """Return the report on `full` with two of the six prompts."""
     return build_report(str(full), tmp_path_factory.mktemp("some") / "r.html", PageOptions(prompts=["4", "2"]))
 
 
 @pytest.fixture(scope="session")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the report on two modes of an online rule and an oracle, with answers, controls, replays and a choice."""
-    folder = with_answers(tmp_path_factory.mktemp("answered") / "s", 12)
-    replay(folder)
-    choose(folder)
-    return build_report(str(folder), folder / "report.html")
+def pages(context: Context, report: Path) -> Pages:
+    return Pages(context, report)
 
 
-@pytest.fixture(scope="session")
-def unusual(make_sweep: MakeSweep) -> Callable[[str], Path]:
-    """Return unusual("empty") → the report on an incomplete sweep of that kind."""
-
-    @cache
-    def unusual(name: str) -> Path:
-        folder = make_sweep(**UNUSUAL[name])
-        return build_report(str(folder), folder / "report.html")
-
-    return unusual
+@pytest.fixture
+def wrong(pages: Pages) -> Iterator[list[str]]:
+    """Yield the errors on the pages of a test; those that it leaves there fail it."""
+    yield pages.wrong
+    assert pages.end_test() == []
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    pytest.importorskip("playwright.sync_api")
-    try:
-        with chromium() as browser:
-            yield browser
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+@pytest.fixture
+def visit(pages: Pages, wrong: list[str]) -> Visit:
+    """Return visit(route) → the report, newly opened at that address."""
+    return pages.visit
 
 
-@pytest.fixture(scope="session")
-def context(browser: Any) -> Context:
-    """Return context(color_scheme=…) → the browser context with these options, which all tests share."""
-
-    @cache
-    def context(**look: Any) -> Any:
-        found = browser.new_context(
-            **{name: dict(value) if name == "viewport" else value for name, value in look.items()}
-        )
-        found.set_default_timeout(10_000)
-        return found
-
-    return context
-
-
-def is_wrong(message: Any) -> bool:
-    """Return True for an error or warning of the console, except for a test's repeated reading of pixels."""
-    return message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback")
+@pytest.fixture
+def walk(pages: Pages, wrong: list[str]) -> Walk:
+    """Return walk(route) → a page that tests share, moved to that address."""
+    return pages.walk
 
 
 def words_seen(page: Page, without: str = "") -> int:
     return int(page.evaluate(WORDS, without))
+
+
+def prose_seen(page: Page) -> int:
+    """Return the number of words that are in no table, model's text or control."""
+    return words_seen(page, ", table, .tokens, button, label")
 
 
 def violations(page: Page, axe: str, scheme: str, within: str = "html") -> list[Any]:
@@ -322,6 +258,15 @@ def all_drawn(part: Any) -> Any:
     return part
 
 
+def open_tables(page: Page) -> None:
+    """Open the tables of all figures."""
+    summaries = page.locator("figure summary").all()
+    for table in summaries:
+        table.click()
+    if summaries:
+        page.locator("figure table").nth(len(summaries) - 1).wait_for()
+
+
 def saved(page: Page, button: str) -> Any:
     """Return the download that a button starts."""
     with page.expect_download() as download:
@@ -338,81 +283,14 @@ def rows_of(download: Any) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def open_tables(page: Page) -> None:
-    """Open the tables of all figures."""
-    summaries = page.locator("figure summary").all()
-    for table in summaries:
-        table.click()
-    if summaries:
-        page.locator("figure table").nth(len(summaries) - 1).wait_for()
-
-
-def shows_another(part: Any, before: str) -> bool:
-    """Return True if a chart's picture soon differs from `before`."""
-    found: bool = part.locator("canvas").evaluate(CHANGED, before)
-    return found
-
-
-def picture_of(part: Any) -> str:
-    picture: str = part.locator("canvas").evaluate("canvas => canvas.toDataURL()")
-    return picture
+def is_redrawn(part: Any, act: Callable[[], object]) -> bool:
+    """Return True if a chart's picture soon differs after an action."""
+    canvas = part.locator("canvas")
+    before = canvas.evaluate("canvas => canvas.toDataURL()")
+    act()
+    return bool(canvas.evaluate(CHANGED, before))
 
 
 def ink_of(chart: Any) -> int:
     """Return the number of sampled pixels of a drawn chart that differ from the background."""
-    ink: int = chart.evaluate(INK)
-    return ink
-
-
-def prose_seen(page: Page) -> int:
-    """Return the number of words that are in no table, model's text or control."""
-    return words_seen(page, ", table, .tokens, button, label")
-
-
-@pytest.fixture(scope="session")
-def tabs(context: Context) -> Tabs:
-    return Tabs(context)
-
-
-@pytest.fixture
-def visit(tabs: Tabs, report: Path) -> Iterator[Visit]:
-    """Yield a `Visit`; any error on a page of the test fails the test."""
-    visit = Visit(tabs, report)
-    yield visit
-    for tab in visit.taken:
-        tabs.give_back(tab)
-    assert not visit.wrong, visit.wrong
-
-
-@pytest.fixture(scope="session")
-def walked(tabs: Tabs, report: Path) -> Walk:
-    return Walk(tabs, report)
-
-
-@pytest.fixture
-def walk(walked: Walk) -> Iterator[Walk]:
-    """Yield the `Walk`; any error on a page fails the test that walked there."""
-    walked.of_this_test.clear()
-    yield walked
-    wrong, walked.wrong[:] = [*walked.wrong], []
-    assert not wrong, wrong
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """Return the folder of the npm packages that `tests/reports/javascript/package.json` names."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not there: install it to check the page's JavaScript and its accessibility")
-    install = [npm, "install", "--prefer-offline"]
-    with FileLock(JAVASCRIPT / "node_modules.lock"):
-        done = subprocess.run(install, cwd=JAVASCRIPT, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        pytest.skip(f"npm could not install the packages of {JAVASCRIPT}: {done.stderr.strip().splitlines()[-1:]}")
-    return JAVASCRIPT / "node_modules"
-
-
-@pytest.fixture(scope="session")
-def axe(node_modules: Path) -> str:
-    """Return the source of axe-core, the accessibility checker."""
-    return (node_modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    return int(chart.evaluate(INK))

@@ -14,22 +14,19 @@ from untrained import KV_MAPS, PROBE
 
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
+from eexit.decode.score import score
 from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.method.rules import RULES
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 
 DECODING = DecodingConfig(
     EXITABLE, max_new_tokens=16, eos_token_ids=frozenset(), probe=PROBE, kv_maps=KV_MAPS, record_top_k=3
 )
-
-
 SAMPLED = replace(DECODING, max_new_tokens=8, temperature=0.8)  # beyond sliding windows
-
-
+ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))  # outputs of different lengths
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
-
-
 ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # every rule and every mode is tested with them
 # One model for each way in which layers are called, for tests of the engine beyond invariants 1 and 3.
 KINDS = (
@@ -81,6 +78,25 @@ def as_reference(
     return traces
 
 
+def assert_scored_alike(
+    decoder: Decoder, requests: Sequence[Request], traces: Sequence[RequestOutput], decoding: DecodingConfig,
+    student: Decoder | None = None,
+) -> None:  # fmt: skip
+    """Assert that scoring each text gives the exits with which it was generated (invariant 8)."""
+    for request, trace in zip(requests, traces, strict=True):
+        scored = score(decoder, decoding, request, trace.token_id_T.tolist(), student)
+        assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), request
+        for name in ("exit_logprob_T", "exit_prob_TX", "exit_score_TE"):
+            mine, other = getattr(scored, name), getattr(trace, name)
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()
+
+
+def exits_of(traces: Iterable[RequestOutput]) -> set[int]:
+    """Return the layers that tokens were decided to exit at."""
+    return {layer for trace in traces for layer in trace.exit_layer_T[1:].tolist()}
+
+
 def configurations(
     model: PreTrainedModel, modes: Iterable[str] | None = None, rules: Iterable[str] = RULES
 ) -> list[Configuration]:
@@ -96,10 +112,7 @@ def each_rule(model: PreTrainedModel, shift: int) -> list[Configuration]:
     """Return `normal`, and each rule with its first parameter in one mode after the other, offset by `shift`."""
     modes = modes_of(model)
     in_turn = [(modes[(shift + index) % len(modes)], rule) for index, rule in enumerate(RULES)]
-    return [
-        NoExit(),
-        *(EarlyExit(mode, rule, some(model, rule)[0]) for mode, rule in in_turn),
-    ]
+    return [NoExit(), *(EarlyExit(mode, rule, some(model, rule)[0]) for mode, rule in in_turn)]
 
 
 def grid(configurations: Sequence[Configuration], prompts: Sequence[tuple[int, ...]] = PROMPTS) -> list[Request]:

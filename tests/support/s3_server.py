@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -53,8 +53,9 @@ class Wire:
         source.close()  # the other thread closes the other end
 
 
-@contextmanager
-def s3_server() -> Iterator[Wire]:
+@pytest.fixture(scope="session")
+def wire() -> Iterator[Wire]:
+    """Yield the wire to a server with an empty bucket."""
     import boto3
 
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -80,9 +81,3 @@ def s3_server() -> Iterator[Wire]:
     finally:
         process.terminate()
         process.wait()
-
-
-@pytest.fixture(scope="session")
-def wire() -> Iterator[Wire]:
-    with s3_server() as wire:
-        yield wire

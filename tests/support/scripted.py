@@ -29,9 +29,9 @@ import pyarrow as pa
 import ray
 
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.shard_tables import ProgressCallback, ShardTables, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
 

@@ -18,10 +18,10 @@ from cluster.console.command import command
 from cluster.studies.run import StudyResult, run_study
 from eexit.errors import UsageError
 from eexit.output.display import open_display
-from eexit.output.progress import Display
+from eexit.output.progress import Display, NullDisplay
 from eexit.output.result_table import ResultTable
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.hashes import content_hash
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import MANIFEST, Manifest, encode_manifest
 from eexit.results.store.folder import open_store
@@ -30,24 +30,19 @@ from eexit.results.tables import int32, moment, string
 from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
 
 MODEL = {"name": "m", "n_layers": 30, "dtype": "float32"}
-TABLE = StudyTable(
-    "marks",
-    "mark_id",
-    {
-        "mark_id": string("id", "of a call or a unit", nullable=False),
-        "started": moment("time", "when that began", nullable=False),
-        "unit": int32("number", "from 0", nullable=False),
-        "text": string("text", "so that a file is of some size", nullable=False),
-    },
-)
+COLUMNS = {
+    "mark_id": string("id", "of a call or a unit", nullable=False),
+    "started": moment("time", "when that began", nullable=False),
+    "unit": int32("number", "from 0", nullable=False),
+    "text": string("text", "so that a file is of some size", nullable=False),
+}
+TABLE = StudyTable("marks", "mark_id", COLUMNS)
 
 
 def land_nothing(out: Path) -> Path:
-    """Write a finished sweep without a run."""
     config = {"model": "m", "prompts": [], "seeds": [0], "temperature": 0.0}
-    open_store(out).publish(
-        MANIFEST, encode_manifest(Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0))
-    )
+    manifest = Manifest(config=config, model=MODEL, exitable_layers=[5], n_runs=0)
+    open_store(out).publish(MANIFEST, encode_manifest(manifest))
     return out
 
 
@@ -66,13 +61,10 @@ class ScriptedStudy(Study):
         return ["one thing to know"]
 
     def units(self) -> Sequence[StudyUnit]:
-        return [
-            StudyUnit(
-                [StudyPart(f"unit {number}, part {part}", number) for part in range(2)],
-                content_hash(number) if self._is_lasting else "",
-            )
-            for number in range(self._n_units)
-        ]
+        numbers = range(self._n_units)
+        ids = [content_hash(number) if self._is_lasting else "" for number in numbers]
+        parts = [[StudyPart(f"unit {number}, part {part}", number) for part in range(2)] for number in numbers]
+        return [*map(StudyUnit, parts, ids)]
 
     def run_part(self, part: StudyPart) -> PartResult:
         if (self._results / f"die-{part.what}").exists():
@@ -94,10 +86,10 @@ def marked(
     def plan(sweep: FinishedSweep) -> ScriptedStudy:
         return ScriptedStudy(str(out), how, n_units, seconds)
 
-    def look(*_: Any) -> Any:
+    def inspect(*_: Any) -> Any:
         return {**MODEL, "n_layers": n_layers}, (5,), None
 
-    return run_study(str(out), plan, display=display, look=look)
+    return run_study(str(out), plan, display=display or NullDisplay(), inspect=inspect)
 
 
 @command(f"the units that were finished stay in {TABLE.name}")

@@ -48,7 +48,6 @@ def number(run: Run) -> dict[str, Any]:
 
 
 def land(out: Path, config: Any = ALONE, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}) -> Path:
-    """Write the sweep, with these columns in place of some."""
     return land_rows(out, config, lambda run: {**number(run), **columns(run)})
 
 
@@ -67,7 +66,6 @@ def select(out: Path, **asked: Any) -> tuple[dict[str, Any], str]:
 
 
 def printed(out: Path, **asked: Any) -> list[str]:
-    """Return the lines of such a choice in a terminal of 100 columns."""
     console = Console(width=100)
     with console.capture() as captured:
         for part in _chosen(out, **asked)[1]:

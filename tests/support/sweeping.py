@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,13 +57,12 @@ def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Proces
     return found
 
 
-def none_is_left_of(process: subprocess.Popen[str], temporary: str) -> bool:
-    """Return True if all processes that inherited its environment have ended."""
-    for other in psutil.process_iter():
+def processes_of(temporary: str) -> Iterator[psutil.Process]:
+    """Yield the running processes that inherited this folder for Ray's files."""
+    for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if other.environ().get("RAY_TMPDIR") == temporary and other.status() != psutil.STATUS_ZOMBIE:
-                return False
-    return True
+            if process.environ().get("RAY_TMPDIR") == temporary and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
 
 
 def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
@@ -80,10 +79,10 @@ def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> 
     _, said = process.communicate()
     assert process.returncode == 1, f"{process.returncode}: {said}"
     *_, first, last = said.splitlines()
-    assert last == "what has landed stays: the same command goes on from there"
+    assert last == "committed runs stay: the same command resumes from them"
     assert "Traceback" not in said, said
     assert "run_ids" not in said, said
-    while not none_is_left_of(process, temporary):
+    while any(processes_of(temporary)):
         time.sleep(0.1)
     assert first.startswith("stopped: "), said
     return first.removeprefix("stopped: ")

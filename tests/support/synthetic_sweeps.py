@@ -40,15 +40,6 @@ KL_1 = EarlyExit("unfrozen", "kl", 1.0)
 PAIR: tuple[Configuration, ...] = (NoExit(), KL_1)
 JUDGE: Final = "judge-1"
 CHOSEN: Final = "unfrozen/confidence/0.9"
-UNUSUAL: dict[str, dict[str, Any]] = {
-    "empty": {"n_prompts": 0, "configurations": [], "n_runs": 21},
-    "partial": {"n_prompts": 1, "n_runs": 21},
-    "all failed": {"n_prompts": 2, "fail": lambda *run: True},
-    "one prompt": {"n_prompts": 1},
-    "one configuration": {"n_prompts": 6, "configurations": [("unfrozen", 1.0)]},
-    "only normal": {"n_prompts": 6, "configurations": [("normal", None)]},
-    "no normal": {"n_prompts": 6, "configurations": CONFIGURATIONS[1:]},
-}
 
 
 def run_rows(
@@ -63,19 +54,18 @@ def run_rows(
     configuration = of or (NoExit(mode) if k is None else EarlyExit(mode, "kl", k))
     naming = {"run_id": run_id, "prompt_id": prompt_id, **configuration.columns, "seed": seed}
     tokens: list[dict[str, Any]] = []
+    drawn = 0.2 if mode != "normal" else 0.0
     for i, piece in enumerate(pieces):
-        early = k is not None and i > 0 and i % int(2 * k) == 0
-        layer = LAYERS[i % len(LAYERS)] if early else FINAL
-        drawn = 0.2 if mode != "normal" and i > 0 else 0.0
-        exit_prob = [drawn / 5 * 5 / 5] * 5
+        early, token_id = k is not None and i > 0 and i % int(2 * k) == 0, 100 + sum(piece.encode()) % 900
+        exit_prob = [drawn / 5 if i else 0.0] * 5
         tokens.append(naming | {
-            "position": i, "decided": i > 0, "drafted": False, "token_id": 100 + sum(piece.encode()) % 900,
-            "token": piece, "exit_layer": layer, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
+            "position": i, "decided": i > 0, "drafted": False, "token_id": token_id, "token": piece,
+            "exit_layer": LAYERS[i % len(LAYERS)] if early else FINAL, "kl": [8.0 / (j + 1) ** 2 for j in range(5)],
             "exit_prob": [*exit_prob, 1 - sum(exit_prob)], "logprob": -1.5,
-            "final_token_id": 100 + sum(piece.encode()) % 900 if i % 3 else 7, "entropy": 2.0,
+            "final_token_id": token_id if i % 3 else 7, "entropy": 2.0,
         })  # fmt: skip
-    decided = [token["exit_layer"] for token in tokens if token["decided"]]
-    differs = [token["token_id"] != token["final_token_id"] for token in tokens if token["decided"]]
+    decided = [token["exit_layer"] for token in tokens[1:]]
+    differs = [token["token_id"] != token["final_token_id"] for token in tokens[1:]]
     counts = {layer: decided.count(layer) for layer in [*LAYERS, FINAL]}
     generation = naming | {
         "prompt": prompt, "model": "tiny", "status": "ok", "error": None, "finish_reason": "length",
@@ -92,25 +82,23 @@ def run_rows(
 
 
 def swept(
-    folder: Path,
-    grid: Sequence[Configuration] = PAIR,
-    n_prompts: int = 6,
-    seeds: Sequence[int] = (0,),
+    folder: Path, grid: Sequence[Configuration] = PAIR, n_prompts: int = 6, seeds: Sequence[int] = (0,),
     columns: Callable[[Configuration, int, int], Mapping[str, Any]] = lambda configuration, prompt, seed: {},
     pieces: Callable[[Configuration, int, int], list[str]] = lambda *_: ["a", "b", "c", "d"],
     of_token: Callable[[Configuration, Mapping[str, Any]], Mapping[str, Any]] = lambda configuration, token: {},
     temperature: float | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write every run of a grid. `columns` and `pieces` are functions of configuration, prompt and seed.
 
     `of_token` returns changed columns of a token row.
     """
     runs = []
     for prompt, configuration, seed in product(range(n_prompts), grid, seeds):
-        its = configuration, prompt, seed
         k = 1.0 if isinstance(configuration, EarlyExit) else None
-        asked = f"{prompt}", f"Question {prompt}?", configuration.mode if k else NORMAL, k, pieces(*its), seed
-        row, tokens = run_rows(*asked, of=configuration, **columns(*its))
+        mode, of_run = configuration.mode if k else NORMAL, (configuration, prompt, seed)
+        row, tokens = run_rows(
+            f"{prompt}", f"Question {prompt}?", mode, k, pieces(*of_run), seed, configuration, **columns(*of_run)
+        )
         runs.append((row, [{**token, **of_token(configuration, token)} for token in tokens]))
     return write_runs(folder, runs, float(len(seeds) > 1) if temperature is None else temperature)
 
@@ -186,32 +174,24 @@ def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
 
 
-PARAMETERS: Final = {"confidence": (0.7, 0.9), "kl": (0.5, 2.0)}
+# Rule → parameter → how much the setting exits early, from 0 to 1.
+BOLD: Final = {"confidence": {0.7: 0.8, 0.9: 0.3}, "kl": {0.5: 0.6, 2.0: 0.2}}
 BOTH: Final = ("unfrozen", "frozen_residual")
 
 
-def answers_grid(modes: Sequence[str]) -> list[Configuration]:
-    """Return `normal`, then each setting of two rules with its control."""
-    found: list[Configuration] = [NoExit()]
-    for mode, rule in product(modes, PARAMETERS):
-        for parameter in PARAMETERS[rule]:
-            followed = EarlyExit(mode, rule, parameter)
-            found += [followed, EarlyExit(mode, CONTROL, ExitHistogram(followed.key, ()))]
-    return found
+def with_answers(folder: Path, n_prompts: int = 12, modes: Sequence[str] = BOTH) -> Path:
+    """Write a sweep of `normal`, and of the settings of two rules with a control each.
 
-
-def boldness(configuration: Configuration) -> float:
-    """Return how much the configuration exits early, from 0 to 1. A control has its configuration's boldness."""
-    key = str(configuration.columns["control_of"] or configuration.key)
-    return {"0.7": 0.8, "0.9": 0.3, "0.5": 0.6, "2": 0.2}.get(key.rpartition("/")[2], 0.0)
-
-
-def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,), modes: Sequence[str] = BOTH) -> Path:
-    """Write a sweep whose accuracy falls with boldness; controls are worse. Prompts 0 and 1 have no answer."""
-    draw, hard = np.random.default_rng(3), dict[int, float]()
+    Accuracy falls with boldness; controls are worse. Prompts 0 and 1 have no answer.
+    """
+    draw, hard, boldness = np.random.default_rng(3), dict[int, float](), dict[Configuration, float]({NoExit(): 0.0})
+    for mode, rule in product(modes, BOLD):
+        for parameter, bold in BOLD[rule].items():
+            setting = EarlyExit(mode, rule, parameter)
+            boldness |= {setting: bold, EarlyExit(mode, CONTROL, ExitHistogram(setting.key, ())): bold}
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
-        bold = boldness(configuration)
+        bold = boldness[configuration]
         worse = bold * (2.0 if configuration.columns["control_of"] else 1.0)
         if prompt not in hard:
             hard[prompt] = draw.uniform()
@@ -223,33 +203,27 @@ def with_answers(folder: Path, n_prompts: int = 12, seeds: Sequence[int] = (0,),
             "macs_executed": None if configuration.columns["rule"] == "kl" else 110 - 60 * bold,
         }  # fmt: skip
 
-    return swept(folder, answers_grid(modes), n_prompts, seeds, columns)
+    return swept(folder, [*boldness], n_prompts, columns=columns)
 
 
-def graded(folder: Path, marks: Mapping[Configuration, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
+def graded(folder: Path, marks: Mapping[Any, str], seeds: Sequence[int] = (0,), **exits: Any) -> Path:
     """Write a sweep with given answers: a letter of `marks` per prompt, ✓ where the configuration is right.
 
     `exits` are numbers of all runs but `normal`'s.
     """
 
-    def word(configuration: Configuration, prompt: int) -> str:
-        return "42" if marks[configuration][prompt] == "✓" else "41"
+    words = {"✓": "42", "✗": "41"}
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"answer": "42", "found_answer": word(configuration, prompt)}
-        found["correct"] = found["found_answer"] == "42"
+        mark = marks[configuration][prompt]
         costs = {"macs_full": 100.0, "macs_executed": 100.0} if exits else {}
-        return found | costs | ({} if configuration.mode == NORMAL else exits)
+        found = {"answer": "42", "found_answer": words[mark], "correct": mark == "✓"} | costs
+        return found | ({} if configuration.mode == NORMAL else exits)
 
-    n_prompts = len(next(iter(marks.values())))
-    return swept(
-        folder,
-        [*marks],
-        n_prompts,
-        seeds,
-        columns,
-        lambda its, prompt, _: ["So", " it", " is", f" {word(its, prompt)}"],
-    )
+    def pieces(configuration: Configuration, prompt: int, seed: int) -> list[str]:
+        return ["So", " it", " is", f" {words[marks[configuration][prompt]]}"]
+
+    return swept(folder, [*marks], len(next(iter(marks.values()))), seeds, columns, pieces)
 
 
 def with_kinds(folder: Path, kinds: Sequence[str | None]) -> Path:
@@ -268,12 +242,9 @@ def add(folder: Path, table: StudyTable, rows: Iterable[dict[str, Any]], call: i
 
 
 def timing_rows(
-    seconds: Mapping[Any, Sequence[float]],
-    call: int = 1,
-    batch: int = 1,
-    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {},
-    **change: Any,
-) -> list[dict[str, Any]]:
+    seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1,
+    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {}, **change: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return timings with the seconds of each configuration (or `HFGenerate`) in each round, at one batch size."""
     return [
         {
@@ -333,8 +304,7 @@ def choose(
     bold = "unfrozen/confidence/0.7"
     tested = [
         {"configuration": key, "mean_loss": mean, "n": 150, "p_value": p, "certified": chosen == key, "cost": cost,
-         "prompts_needed": None, "loss_of_prompts": of_prompts,
-         "n_of_prompts": of_prompts and 813}
+         "prompts_needed": None, "loss_of_prompts": of_prompts, "n_of_prompts": of_prompts and 813}
         for key, mean, p, cost in ((CHOSEN, 0.021, 0.004, 0.92), (bold, 0.049, 0.4, 0.62))
     ]  # fmt: skip
     its = {
@@ -345,8 +315,6 @@ def choose(
         "choice_id": f"{call:032x}", "status": "ok", "risk": "disagreement", "loss": "a loss", "max_risk": 0.05,
         "confidence": 0.95, "question": 1, "planned": 1, "error": 0.05, "cost_by": "run",
         "families": ["unfrozen/confidence"], "error_of_each": 0.05, "seeds": 1, "tested": tested,
-        **(its if chosen else {}), "naive_configuration": bold, "naive_mean_loss": 0.049, "naive_n": 150,
-        "naive_p_value": 0.4, "naive_cost": 0.62, "naive_reporting_mean_loss": 0.06, "naive_reporting_n": 50,
-        "naive_reporting_upper": 0.12, "naive_reporting_p_value": 0.7,
+        **(its if chosen else {}),
     }  # fmt: skip
     add(folder, CHOICES, [row | change], call)

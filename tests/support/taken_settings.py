@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from eexit.custom_generate.setting import ExitOutput, Setting
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
 LAYERS = (1, 3, 4)

@@ -13,21 +13,15 @@ def save_tiny_gguf(path: Path) -> None:
     numbers = np.random.default_rng(0)
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(256)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(N_LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * len(tokens))
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
+    fields = {
+        "context_length": 256, "embedding_length": WIDTH, "block_count": N_LAYERS, "feed_forward_length": INNER,
+        "head_count": HEADS, "head_count_kv": HEADS, "rope_freq_base": 10000.0, "layer_norm_rms_eps": 1e-5,
+        "vocab_size": len(tokens), "tokenizer_model": "gpt2", "token_list": tokens,
+        "token_types": [gguf.TokenType.NORMAL] * len(tokens), "token_merges": ["a b"], "bos_token_id": 0,
+        "eos_token_id": 1,
+    }  # fmt: skip
+    for name, value in fields.items():
+        getattr(writer, f"add_{name}")(value)
     shapes = {"token_embd": (len(tokens), WIDTH), "output": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
     for layer in range(N_LAYERS):
         block = f"blk.{layer}"

@@ -1,9 +1,11 @@
 """Assertions about generated outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
+import pytest
 
 from eexit.decode.requests import Outcome, Request, RequestOutput
 from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
@@ -15,6 +17,18 @@ CLOSE = {
 }  # fmt: skip
 EQUALLY_PROBABLE_NATS = 2e-6
 SUFFIXES = ("_T", "_TE", "_TX", "_TK", "_TXK")
+
+
+def spy_on(patch: pytest.MonkeyPatch, owner: Any, name: str, note: Callable[..., Any]) -> list[Any]:
+    """Return a list to which each call of a function adds what `note` makes of its arguments."""
+    notes, function = list[Any](), getattr(owner, name)
+
+    def call(*args: Any) -> Any:
+        notes.append(note(*args))
+        return function(*args)
+
+    patch.setattr(owner, name, call)
+    return notes
 
 
 def traces_of(outcomes: Iterable[tuple[int, Outcome]]) -> dict[int, RequestOutput]:

@@ -59,7 +59,6 @@ def frozen_llama() -> PreTrainedModel:
 
 
 def summed(trainer: Trainer, texts: Sequence[TrainingText]) -> SplitMoments:
-    """Return the sums of these texts."""
     sums = SplitMoments()
     for chooses, part in parted(texts):
         for name, input_ND, target_NH in trainer.pairs(part):

@@ -3,7 +3,7 @@
 Shapes: W width of a hidden state.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from eexit.model.layers import Decoder
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import GATE, READOUT, WEIGHTS, ArtefactCard, write_card
 from eexit.plan.artefacts import KV_MAPS as STATE_ROLE
-from eexit.plan.config import SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 
 WIDTH: Final = 32  # W
 N_LAYERS: Final = 7
@@ -43,22 +43,14 @@ def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part
     return Probe(maps)
 
 
-def _readout_maps(seed: int) -> dict[int, LinearMap]:
+def _maps(layers: Iterable[int], n: int, std: float, seed: int) -> dict[int, LinearMap]:
     generator = torch.Generator().manual_seed(seed)
-    return {
-        layer: LinearMap(_normal(generator, WIDTH, WIDTH, std=0.2), _normal(generator, WIDTH, std=0.2))
-        for layer in range(6)
-    }
+    return {layer: LinearMap(_normal(generator, WIDTH, n, std=std), _normal(generator, n, std=std)) for layer in layers}
 
 
 def random_gate(rules: Sequence[str], layers: Sequence[int] = EXITABLE) -> Gate:
     """Return a gate for these rules, at these layers, with probabilities of about a half."""
-    generator, n_rules = torch.Generator().manual_seed(0), len(rules)
-    parts = {
-        layer: LinearMap(_normal(generator, WIDTH, n_rules, std=0.05), _normal(generator, n_rules, std=0.05))
-        for layer in layers
-    }
-    return Gate(parts, tuple(rules))
+    return Gate(_maps(layers, len(rules), std=0.05, seed=0), tuple(rules))
 
 
 def _linear_map(generator: torch.Generator, name: str, n: int, m: int, std: float) -> dict[str, torch.Tensor]:
@@ -88,41 +80,37 @@ def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _save(folder: Path, what: str, tensors: Mapping[str, torch.Tensor], **card: Any) -> Path:
+    folder.mkdir()
+    save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
+    fields = {
+        "what": what, "holds": (what,), "layers": range(N_LAYERS - 1), "readout": "lens",
+        "files": {WEIGHTS: sha256([folder / WEIGHTS])},
+    }  # fmt: skip
+    write_card(folder, ArtefactCard.model_validate(fields | card))
+    return folder
+
+
 def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
     """Save an artefact of KV maps for this `eexit.plan.model_description.ModelDescription`, and return its folder."""
-    return _save(folder, STATE_ROLE, tensors, model)
+    return _save(folder, STATE_ROLE, tensors, model=dict(model))
 
 
 def save_gate(folder: Path, gate: Gate, model: Mapping[str, Any]) -> Path:
     """Save an artefact of a gate, and return its folder."""
-    return _save(folder, GATE, gate.tensors(), model, settings={"rules": gate.rules})
-
-
-def _save(folder: Path, role: str, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any], **more: Any) -> Path:
-    folder.mkdir()
-    save_file({name: part.contiguous() for name, part in tensors.items()}, folder / WEIGHTS)
-    fields = {
-        "what": role, "holds": (role,), "model": dict(model), "layers": range(N_LAYERS - 1), "readout": "lens",
-        "files": {WEIGHTS: sha256([folder / WEIGHTS])},
-    }  # fmt: skip
-    write_card(folder, ArtefactCard.model_validate(fields | more))
-    return folder
+    return _save(folder, GATE, gate.tensors(), model=dict(model), settings={"rules": gate.rules})
 
 
 PROBE: Final = random_probe()
 KV_MAPS: Final = KVMaps.from_tensors(stream_maps(), range(N_LAYERS), N_LAYERS)
-LINEAR: Final = LinearReadout(_readout_maps(1))
+LINEAR: Final = LinearReadout(_maps(range(6), WIDTH, std=0.2, seed=1))
 TINY: Final = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}
 
 
 def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Path:
     """Write a readout, or else a probe, with a card of model `TINY` and these fields; return its folder."""
-    folder.mkdir()
-    save_file(LINEAR.tensors() if READOUT in holds else PROBE.tensors(), folder / WEIGHTS)
-    files = {WEIGHTS: sha256([folder / WEIGHTS])}
-    fields = {"what": what, "holds": holds, "model": TINY, "layers": range(6), "readout": "lens", "files": files}
-    write_card(folder, ArtefactCard.model_validate({**fields, **card}))
-    return folder
+    tensors = LINEAR.tensors() if READOUT in holds else PROBE.tensors()
+    return _save(folder, what, tensors, **{"holds": holds, "model": TINY, **card})
 
 
 def config_with(**fields: Any) -> SweepConfig:

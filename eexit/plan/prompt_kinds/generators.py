@@ -44,7 +44,7 @@ from re import escape
 from typing import Any, Final, TypeVar
 
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 
 T = TypeVar("T")
 MOST: Final = 15_000
@@ -74,9 +74,9 @@ _CLAUSES: Final = _PEOPLE * len(WORDS["verbs"]) * _ADJECTIVES * _NOUNS
 
 @dataclass(frozen=True)
 class PromptKind:
-    """Kind of prompts with answers, of which each is as likely as any other.
+    """Kind of generated prompts with answers; all prompts of a kind are equally likely.
 
-    The fact that a prompt is about is its `group` or, without one, its text.
+    Prompts about the same fact share a `group`; without a group, the text is the fact.
     """
 
     name: str
@@ -110,7 +110,7 @@ def with_article(noun: str) -> str:
 
 
 def graded_prompt(prompt: str, answer: str | int, fact: str | None = None) -> Prompt:
-    """Return a prompt with an answer, graded like other prompts' answers; prompts may share a fact."""
+    """Return a prompt with its answer; prompts about the same `fact` share a group."""
     return Prompt("", prompt, answer=str(answer), group=fact)
 
 

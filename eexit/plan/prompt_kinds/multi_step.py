@@ -23,8 +23,8 @@ from math import perm
 from random import Random
 from typing import Final
 
-from eexit.plan.config import Prompt
 from eexit.plan.prompt_kinds.generators import CATEGORIES, MONTHS, WORDS, PromptKind, one, some, whole
+from eexit.plan.sweep_config import Prompt
 
 ADDENDS: Final = range(2, 9)  # numbers in a sum
 MODULI: Final = range(3, 10)

@@ -56,7 +56,7 @@ class RunCounts:
 
 
 def tally_of(generations: pa.Table) -> RunCounts:
-    """Return the tally of these rows."""
+    """Return the number of runs, errors and tokens in these rows."""
     reasons = generations.filter(pc.field("status") == ERROR)["error"]
     tokens = pc.sum(generations["n_tokens"]).as_py() or 0
     return RunCounts(generations.num_rows, len(reasons), tokens, reasons[0].as_py() if len(reasons) else "")
@@ -125,7 +125,7 @@ def publish_shard(
     publish(generations_name(name), sealed)
 
 
-def landed_tally(store: Store, runs: Sequence[Run]) -> RunCounts | None:
+def committed_tally(store: Store, runs: Sequence[Run]) -> RunCounts | None:
     """Return the tally of the shard with exactly these runs, or None if it is not committed undamaged."""
     name = shard_name(runs)
     try:

@@ -18,10 +18,10 @@ from eexit.errors import UsageError
 from eexit.method.custom_manifest import custom_entries, present_source, refuse_changed
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import OF_SOME
-from eexit.plan.config import AUTO_DTYPE, GRID, SweepConfig
 from eexit.plan.configuration import EARLIER_MARK, NORMAL, is_earlier, renamed_key
 from eexit.plan.grid_types import STORED
 from eexit.plan.runs import OK, configurations, count_runs, plan_runs
+from eexit.plan.sweep_config import AUTO_DTYPE, GRID, SweepConfig
 from eexit.results.committed import read_columns
 from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode_manifest
 from eexit.results.parquet_files import list_files
@@ -112,7 +112,7 @@ def with_earlier_texts(store: Store, held: Manifest, asked: SweepConfig, names: 
             shown[stored_of.get(name, name)] = earlier
             shown[stored_of.get(later, later)] = name  # a text that was there before has a name in files already
             renames |= {name: earlier, later: name}
-    landed = {*with_shown_names(read_columns(store, ["configuration"]), renames)["configuration"].to_pylist()}
+    committed = {*with_shown_names(read_columns(store, ["configuration"]), renames)["configuration"].to_pylist()}
     planned = [_renamed(each, renames) for each in held.configurations]
     config = {**held.config, "shown_names": shown}
     config["rules"] = {name: asked.rules.get(name) if name in changed else of for name, of in config["rules"].items()}
@@ -125,7 +125,7 @@ def with_earlier_texts(store: Store, held: Manifest, asked: SweepConfig, names: 
     return replace(
         held, config=config, own=described,
         configurations=[
-            each for each in planned if not is_earlier(each["key"]) or each["key"] in landed
+            each for each in planned if not is_earlier(each["key"]) or each["key"] in committed
         ],
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from eexit.results.store.folder import Store
 
 LEASE = "lease.json"
 SECONDS_BETWEEN_RENEWALS = 10.0
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_POLLS = 1.0
 STALE_SECONDS = 60.0
 SETTLE_SECONDS = 0.5  # if two drivers take a dead driver's lease at once, the last to write gets it
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -202,7 +202,7 @@ def _wait_for_the_end_of(held: LeaseHolder, store: Store, use: LeasePurpose, say
     )
     end = time.monotonic() + STALE_SECONDS
     while time.monotonic() < end:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_POLLS)
         now = _read(store, use)
         if now is None:
             return

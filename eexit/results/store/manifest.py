@@ -2,19 +2,22 @@
 
 import json
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pyarrow as pa
+
 from eexit.errors import UsageError
 from eexit.method.custom_manifest import custom_entries, descriptions_of, refuse_changed
 from eexit.output.text import truncate_lines
 from eexit.plan.artefact_check import cards_of
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import is_earlier
 from eexit.plan.runs import configurations, count_runs, plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.checksums import custom_of
 from eexit.results.layout import MANIFEST, Manifest, UnsupportedFormatError, decode_manifest
 from eexit.results.parquet_files import DamagedError, list_files, read_shards
@@ -62,6 +65,14 @@ def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
         own=[*held.own, *[each for each in grown.own if (each["kind"], each["name"]) not in known]],
         configurations=[*grown.configurations, *[each for each in held.configurations if is_earlier(each["key"])]],
     )  # fmt: skip
+
+
+def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str], None]) -> None:
+    """Rewrite a missing manifest: without it, results can't be read, and actors refuse to load."""
+    with suppress(OSError, pa.ArrowException):  # if the location can't be written to, committing raises
+        if manifest and not store.has(MANIFEST):
+            store.publish(MANIFEST, manifest)
+            say(f"{MANIFEST} was gone and is put back")
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -112,10 +123,10 @@ def refuse_other_runs(store: Store, lost: MissingManifestError, config: SweepCon
         refuse_changed(described, f"--out {store.root}")
         names = {name for column in ("mode", "rule") for name in shard.rows[column].to_pylist()}
         if unknown := sorted(names & custom - {each["name"] for each in described}):
-            raise UsageError(f"{lost}, and whether {unknown[0]} is what it was can't be told: choose another --out")
+            raise UsageError(f"{lost}, and whether {unknown[0]} has changed is unknown: choose another --out")
     return (
-        f"{lost}: it is written anew, since all {len(rows):,} runs that have landed are this command's; "
-        "whether the model is still the same can't be told"
+        f"{lost}: it is written anew, since all {len(rows):,} committed runs are this command's; "
+        "whether the model is still the same is unknown"
     )
 
 

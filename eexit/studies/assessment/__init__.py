@@ -1,4 +1,1 @@
-"""Conclusions from the tables of an assessment's steps: whether early exit pays, the cause, and how certain both are.
-
-No model runs here. `conclude.conclude` reads the steps' folders and returns a `Verdict`, which `screen` prints.
-"""
+"""Conclusions from the tables of an assessment's steps, without a model: the verdict, its cause, and its certainty."""

@@ -1,8 +1,9 @@
 """Multiply-adds saved within a bound on the loss, in four cells on the same prompts, and the gain of fixing one thing.
 
-The oracle decides in cells A (exact KV cache) and B (the mode's), the rule in C and D likewise. A has all exitable
-layers and loses nothing. Each other cell has two neighbouring settings, which a pilot selected on other prompts
-(`eexit.studies.replay.shortlist`): mixed over prompts and with full depth, they lose the bound on average.
+A cell combines what decides exits with a KV cache: the oracle decides in A (exact KV cache) and B (the mode's), the
+rule in C (exact) and D (the mode's). A has all exitable layers and loses nothing. Each other cell has two settings,
+which a pilot selected on other prompts (`eexit.studies.replay.shortlist`): mixed over prompts and with full depth, they
+lose the bound on average.
 
 Intervals are quantiles of a Bayesian bootstrap over prompts (Rubin 1981); each draw has its own mixture. For one end,
 one further prompt is lost by all settings, and for the other by none, as in the interval of Clopper and Pearson. In six
@@ -27,13 +28,26 @@ from eexit.quality.estimates import MIN_SAMPLES, NOTHING, Estimate
 from eexit.quality.intervals import LEVEL, TAILS
 from eexit.quality.risks import RISKS, losses
 from eexit.results.finished_sweep import FinishedSweep
-from eexit.studies.replay.shortlist import CellSettings, Neighbours
+from eexit.studies.replay.shortlist import CellSettings
 
 A, B, C, D = CELLS = ("A", "B", "C", "D")
 AS_RUN, CERTIFIED = "as run", "certified"  # further levels: D with all operations, and the certified setting
 N_DRAWS: Final = 2000
 COSTS: Final = ("macs_full", "macs_to_exit", "macs_executed")
 Weights = Mapping[str, float]  # of levels in a sum
+GAINS: Final[Mapping[str, Weights]] = {  # of fixing one thing alone
+    "mode": {C: 1, D: -1},
+    "knowledge": {B: 1, D: -1},
+    "both": {A: 1, D: -1},
+    "deciding": {D: 1, AS_RUN: -1},
+    "proof": {AS_RUN: 1, CERTIFIED: -1},
+}
+COSTS_OF: Final[Mapping[str, Weights]] = {
+    "mode alone": {A: 1, B: -1},
+    "knowledge alone": {A: 1, C: -1},
+    "mode on average": {A: 0.5, B: -0.5, C: 0.5, D: -0.5},
+    "knowledge on average": {A: 0.5, C: -0.5, B: 0.5, D: -0.5},
+}
 
 
 class Shares(NamedTuple):
@@ -95,7 +109,7 @@ class PromptTable:
 
 @cache
 def draw_weights(n: int) -> np.ndarray:
-    """Return the weights of n prompts and a further one, (K + 1, n + 1); the first row is the mean of the n prompts."""
+    """Return equal weights of n prompts, then K draws of weights of them and a further one, (K + 1, n + 1)."""
     drawn = np.random.default_rng(0).exponential(size=(N_DRAWS, n + 1))
     weights: np.ndarray = np.concatenate([np.append(np.ones(n), 0.0)[None], drawn])
     weights /= weights.sum(axis=1, keepdims=True)
@@ -104,7 +118,7 @@ def draw_weights(n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Cells on these prompts at a bound, with the certified setting, if any."""
+    """The four cells at a bound, estimated on these prompts, and the certified setting, if any."""
 
     table: PromptTable
     settings: CellSettings
@@ -118,35 +132,30 @@ class Attribution:
 
     @cached_property
     def _levels(self) -> Mapping[str, np.ndarray]:
-        """Share saved in each draw by level, (2, K + 1): the further prompt is kept, and lost."""
+        """Share saved by level in each draw of weights, (2, K + 1): a further prompt has no loss, or a loss of 1."""
         certified_K = self._mean(self.table.saved(self.certified, "macs_executed"))
         found = {CERTIFIED: np.stack([certified_K, certified_K])}
         for level in (*CELLS, AS_RUN):
             cell, cost = (D, "macs_executed") if level == AS_RUN else (level, "macs_to_exit")
-            safe_K, bold_K = (self._mean(self.table.saved(key, cost)) for key in self.pairs[cell])
+            safe_K, bold_K = (self._mean(self.table.saved(key, cost)) for key in getattr(self.settings, cell))
             found[level] = self._shares[cell].safe * safe_K + self._shares[cell].bold * bold_K
         return found
 
     @cached_property
     def _shares(self) -> Mapping[str, Shares]:
-        """Mixture in each draw by cell, (2, K + 1)."""
+        """Mixture of the two neighbours by cell in each draw of weights, (2, K + 1)."""
         lost_K, found = draw_weights(self.table.n)[:, -1], {}
-        for cell, pair in self.pairs.items():
+        for cell, pair in self.settings._asdict().items():
             losing = (None, None) if cell == A else pair
             kept = [(self._mean(self.table.lost(key), 0.0), lost_K * (key is not None)) for key in losing]
             safe_2K, bold_2K = (np.stack([kept_K, kept_K + further_K]) for kept_K, further_K in kept)
             found[cell] = Shares.at_bound(safe_2K, bold_2K, self.max_risk)
         return found
 
-    @property
-    def pairs(self) -> Mapping[str, Neighbours]:
-        """The safer and the bolder setting by cell."""
-        return self.settings._asdict()
-
     def mixture(self, cell: str) -> tuple[float, float, float]:
-        """Return the shares of the safer and of the bolder setting, and the mean loss over all prompts."""
+        """Return the shares of a cell's safer and bolder setting, and the mean loss of their mixture."""
         safe, bold = (float(share_2K[0, 0]) for share_2K in self._shares[cell])
-        safe_loss, bold_loss = (float(self.table.lost(key).mean()) for key in self.pairs[cell])
+        safe_loss, bold_loss = (float(self.table.lost(key).mean()) for key in getattr(self.settings, cell))
         return safe, bold, safe * safe_loss + bold * bold_loss
 
     def estimate(self, weights: Weights) -> Estimate:
@@ -161,11 +170,11 @@ class Attribution:
         return Estimate(mean, min(low, mean), max(high, mean), self.table.n)
 
     def is_above(self, weights: Weights, value: float) -> bool:
-        """Return True if a sum of levels is above a value, at a one-sided error of 5 %."""
+        """Return True if a weighted sum of levels is above a value, at a one-sided error of 5 %."""
         return self.table.n >= MIN_SAMPLES and bool(np.quantile(self._ends(weights)[0][1:], 1 - LEVEL) > value)
 
     def _ends(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """Return a sum of levels in each draw at both ends, (K + 1,); levels of the same losses share an end."""
+        """Return both ends of a weighted sum of levels in each draw, (K + 1,); levels of the same losses share one."""
         groups: dict[str, np.ndarray] = {}
         for level, weight in weights.items():
             group = D if level == AS_RUN else level

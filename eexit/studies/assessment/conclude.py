@@ -20,46 +20,20 @@ from eexit.quality.intervals import clopper_pearson
 from eexit.quality.power import n_to_exclude
 from eexit.quality.risks import RISKS
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model
-from eexit.studies.assessment.cells import (
-    AS_RUN,
-    CELLS,
-    CERTIFIED,
-    COSTS,
-    A,
-    Attribution,
-    B,
-    C,
-    D,
-    PromptTable,
-    Weights,
-)
-from eexit.studies.assessment.verdict import Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
+from eexit.studies.assessment.cells import AS_RUN, CELLS, COSTS, COSTS_OF, GAINS, A, Attribution, PromptTable, Weights
+from eexit.studies.assessment.verdict import CAUSES, AlternativeTime, Bound, Cell, JudgedSetting, Verdict
 from eexit.studies.replay.shortlist import CellSettings, Pilot
 from eexit.studies.selection.study import latest_choice
-from eexit.studies.timing.calls import TimeGaps, Times
+from eexit.studies.timing.calls import BatchTimings, TimeGaps
 
 SMALL: Final = 0.05  # a ceiling below this share of full depth is itself the cause
 MARGIN: Final = 0.01  # of full depth, by which a cause gains more than the others
-BOTH: Final = "both"  # the mode and the knowledge
-GAINS: Final[Mapping[str, Weights]] = {  # of fixing one thing alone
-    Cause.MODE: {C: 1, D: -1},
-    Cause.KNOWLEDGE: {B: 1, D: -1},
-    BOTH: {A: 1, D: -1},
-    Cause.DECIDING: {D: 1, AS_RUN: -1},
-    Cause.PROOF: {AS_RUN: 1, CERTIFIED: -1},
-}
-COSTS_OF: Final[Mapping[str, Weights]] = {
-    f"{Cause.MODE} alone": {A: 1, B: -1},
-    f"{Cause.KNOWLEDGE} alone": {A: 1, C: -1},
-    f"{Cause.MODE} on average": {A: 0.5, B: -0.5, C: 0.5, D: -0.5},
-    f"{Cause.KNOWLEDGE} on average": {A: 0.5, C: -0.5, B: 0.5, D: -0.5},
-}
 Row = Mapping[str, Any]
 Answer = tuple[str, int | None]  # a key of `REASONS`, and the number that would decide an open answer
 
 
 def conclude(
-    folders: Sequence[str], bound: Bound, batch: int = 1, missing: Sequence[str] = (), is_look: bool = False
+    folders: Sequence[str], bound: Bound, batch: int = 1, missing: Sequence[str] = (), is_smoke_run: bool = False
 ) -> Verdict:
     """Return the verdict on an assessment by the folders of its pilot, run and oracles.
 
@@ -73,28 +47,31 @@ def conclude(
     for other in (sweeps[1], picked.sweep):
         refuse_changed_model(other, sweeps[0].manifest.model)
     choice, timings = latest_choice(sweeps[0].store, bound.risk, bound.max_risk, bound.confidence), sweeps[0].timings
-    return verdict_of(sweeps, picked.cells, choice, timings, bound, batch, missing, is_look)
+    return verdict_of(sweeps, picked.cells, choice, timings, bound, batch, missing, is_smoke_run)
 
 
 def verdict_of(
     sweeps: Sequence[FinishedSweep], settings: CellSettings, choice: Row | None, timings: Sequence[Row], bound: Bound,
-    batch: int, missing: Sequence[str] = (), is_look: bool = False,
+    batch: int, missing: Sequence[str] = (), is_smoke_run: bool = False,
 ) -> Verdict:  # fmt: skip
-    """Return the verdict on the finished run and oracles."""
+    """Return the verdict, from the sweeps of the steps run and oracles, the selection and the timings."""
     table, run = PromptTable(sweeps, bound.risk), sweeps[0]
     setting = _judged_setting(run, choice) if choice else None
     attribution = Attribution(table, settings, bound.max_risk, setting.key if setting and setting.certified else None)
-    times = Times(timings, batch, setting.key if setting and keeps(setting, bound) else None)
+    times = BatchTimings(timings, batch, setting.key if setting and keeps(setting, bound) else None)
     gaps = None
     if setting:
         setting = setting.model_copy(update={"time": times.relative_time(setting.key)})
         share = dict(zip(run.exit_layers_G, run.exit_share_G(setting.key), strict=True))
-        gaps = Times(timings, batch, setting.key).gaps(share, run.n_layers)
+        gaps = BatchTimings(timings, batch, setting.key).gaps(share, run.n_layers)
     missing = [*missing, *([] if choice else ["choice"]), *([] if times.are_whole else ["times"])]
-    why, needed = judge(setting, attribution.estimate({AS_RUN: 1}), choice, bound, missing, is_look)
-    keys = dict.fromkeys(
-        key for key in (setting and setting.key, GENERATE, times.fastest) if key and times.relative_time(key).n
-    )
+    why, needed = judge(setting, attribution.estimate({AS_RUN: 1}), choice, bound, missing, is_smoke_run)
+    keys = dict.fromkeys(key for key in (setting and setting.key, GENERATE, times.fastest) if key)
+    timed = {
+        key: AlternativeTime(time=time, of_generate=times.relative_time(key, GENERATE))
+        for key in keys
+        if (time := times.relative_time(key)).n
+    }
     return Verdict(
         why=why,
         causes=_causes(attribution, gaps, why),
@@ -107,20 +84,21 @@ def verdict_of(
         cells={name: _cell(attribution, name) for name in CELLS} if table.n else {},
         gains={name: attribution.estimate(weights) for name, weights in GAINS.items()},
         costs={name: attribution.estimate(weights) for name, weights in COSTS_OF.items()},
-        gaps=({Cause.BATCHES: gaps.batches} if batch > 1 else {}) | {Cause.OVERHEAD: gaps.overhead} if gaps else {},
-        timed={
-            key: ContenderTime(time=times.relative_time(key), of_generate=times.relative_time(key, GENERATE))
-            for key in keys
-        },
+        gaps=({"batches": gaps.batches} if batch > 1 else {}) | {"overhead": gaps.overhead} if gaps else {},
+        timed=timed,
     )
 
 
 def judge(
     setting: JudgedSetting | None, as_run: Estimate, choice: Row | None, bound: Bound, missing: Sequence[str],
-    is_look: bool,
+    is_smoke_run: bool,
 ) -> Answer:  # fmt: skip
-    """Return the answer by the intervals of the setting, and of the saving `as_run` within the bound."""
-    if is_look:
+    """Return the answer and, if it is open, the number of prompts or calls that would decide it.
+
+    It follows from the setting's intervals; `as_run` is the saving within the bound, for a setting that is not
+    certified.
+    """
+    if is_smoke_run:
         return "look", None
     if missing or setting is None or choice is None:
         return "missing", None
@@ -152,25 +130,25 @@ def keeps(setting: JudgedSetting, bound: Bound) -> bool:
     return setting.certified and not setting.test_loss.is_above(bound.max_risk)
 
 
-def _causes(attribution: Attribution, gaps: TimeGaps | None, why: str) -> list[Cause]:
+def _causes(attribution: Attribution, gaps: TimeGaps | None, why: str) -> list[str]:
     """Return the certain cause, or all possible causes if none is certain; nothing without a cause to name."""
     if why in ("pays", "missing", "not timed", "time open"):
         return []
     if why == "slower" and gaps:
         if gaps.difference.is_above(MARGIN) and gaps.batches.is_above(MARGIN):
-            return [Cause.BATCHES]
+            return ["batches"]
         is_overhead = gaps.difference.is_below(-MARGIN) and gaps.overhead.is_above(MARGIN)
-        return [Cause.OVERHEAD if is_overhead else Cause.TIME]
+        return ["overhead" if is_overhead else "time"]
 
     def is_more(one: Weights, other: Weights) -> bool:
         return attribution.is_above({of: one.get(of, 0) - other.get(of, 0) for of in {*one, *other}}, MARGIN)
 
     if attribution.is_above({A: -1}, -SMALL):
-        return [Cause.CEILING]
-    gains = {name: gain for name, gain in GAINS.items() if isinstance(name, Cause)}
+        return ["ceiling"]
+    gains = {name: gain for name, gain in GAINS.items() if name in CAUSES}
     may_be = [name for name, gain in gains.items() if not any(is_more(other, gain) for other in gains.values())]
     if not attribution.is_above({A: 1}, SMALL):
-        return [Cause.CEILING, *may_be]
+        return ["ceiling", *may_be]
     return may_be if len(may_be) > 1 or attribution.is_above(gains[may_be[0]], MARGIN) else []
 
 
@@ -194,7 +172,7 @@ def _judged_setting(run: FinishedSweep, choice: Row) -> JudgedSetting:
 
 
 def _cell(attribution: Attribution, name: str) -> Cell:
-    (safe, bold), (safe_share, bold_share, lost) = attribution.pairs[name], attribution.mixture(name)
+    (safe, bold), (safe_share, bold_share, lost) = getattr(attribution.settings, name), attribution.mixture(name)
     return Cell(mode=mode_of(bold), saved=attribution.estimate({name: 1}), lost=lost, safe=safe, safe_share=safe_share,
                 bold=bold, bold_share=bold_share)  # fmt: skip
 
@@ -203,9 +181,5 @@ def _where(run: FinishedSweep, timings: Sequence[Row], batch: int) -> str:
     model, manifest = run.manifest.model, run.manifest
     digest = (model.get("digest") or "").removeprefix("sha256:")[:12]
     machine = [f"{row['machine']} · {pluralize(row['threads'], 'thread')}" for row in timings[-1:]]
-    slots = f"{pluralize(batch, 'row')} at a time"
-    return " · ".join(
-        filter(
-            None, [manifest.config["model"], describe_precision(model, manifest.dtype_asked), digest, *machine, slots]
-        )
-    )
+    model_parts = [manifest.config["model"], describe_precision(model, manifest.dtype_asked), digest]
+    return " · ".join(filter(None, [*model_parts, *machine, f"{pluralize(batch, 'sequence')} at a time"]))

@@ -6,7 +6,6 @@ numbers are null where nothing was measured.
 
 import math
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import pyarrow.fs
@@ -19,25 +18,18 @@ FILE: Final = "verdict.json"
 FORMAT: Final = 5
 
 
-class Cause(StrEnum):
-    """Cause of an answer other than yes; the last three are of time, where multiply-adds are saved."""
-
-    CEILING = "ceiling", "even the oracle with the exact KV cache saves little"
-    MODE = "mode", "the KV cache of skipped layers misleads later tokens"
-    KNOWLEDGE = "knowledge", "the exit rule misses tokens that the oracle lets exit"
-    DECIDING = "deciding", "exit scores, and KV entries of skipped layers"
-    PROOF = "proof", "more is within the bound than so few prompts certify"
-    TIME = "time", "multiply-adds are saved, and time is not"
-    BATCHES = "batches", "fewer layers save less of a step of several slots than of one"
-    OVERHEAD = "overhead", "the clock gives less than such steps allow"
-
-    meaning: str
-
-    def __new__(cls, name: str, meaning: str) -> "Cause":
-        """Return a member whose value is its name."""
-        cause = str.__new__(cls, name)
-        cause._value_, cause.meaning = name, meaning
-        return cause
+# Causes of an answer other than yes; the last three are of time, where multiply-adds are saved.
+CAUSES: Final[Mapping[str, str]] = {
+    "ceiling": "even the oracle with the exact KV cache saves little",
+    "mode": "the KV cache of skipped layers misleads later tokens",
+    "knowledge": "the exit rule misses tokens that the oracle lets exit",
+    "deciding": "exit scores, and KV entries of skipped layers",
+    "proof": "more is within the bound than so few prompts certify",
+    "time": "multiply-adds are saved, and time is not",
+    "batches": "fewer layers save less of a step of several slots than of one",
+    "overhead": "the clock gives less than such steps allow",
+}
+Cause = Annotated[str, Field(pattern=f"^({'|'.join(CAUSES)})$")]
 
 
 class Reason(NamedTuple):
@@ -85,7 +77,7 @@ class Bound(BaseModel, frozen=True):
 
 
 class Cell(BaseModel, frozen=True):
-    """Shares saved of full depth's multiply-adds and lost of all prompts, and the cell's settings with their shares."""
+    """Cell of the attribution: the share of multiply-adds saved, prompts lost, and settings with their shares."""
 
     mode: str
     saved: Measured
@@ -109,7 +101,7 @@ class JudgedSetting(BaseModel, frozen=True):
     time: Measured = NOTHING  # as a multiple of full depth's; `n` counts calls
 
 
-class ContenderTime(BaseModel, frozen=True):
+class AlternativeTime(BaseModel, frozen=True):
     """Time over calls as a multiple of full depth's, and of transformers' `generate`."""
 
     time: Measured
@@ -132,16 +124,16 @@ class Verdict(BaseModel, frozen=True):
     gains: dict[str, Measured] = Field(default_factory=dict)  # of fixing one thing alone
     costs: dict[str, Measured] = Field(default_factory=dict)  # of a restriction alone, and on average over both orders
     gaps: dict[str, Measured] = Field(default_factory=dict)  # shares of full depth's time
-    timed: dict[str, ContenderTime] = Field(default_factory=dict)  # by configuration
+    timed: dict[str, AlternativeTime] = Field(default_factory=dict)  # by configuration
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def pays(self) -> bool | None:
-        """Answer; None: not known."""
+        """True if early exit pays, False if it doesn't; None if that is not known."""
         return REASONS[self.why].pays
 
     @property
-    def cause(self) -> Cause | None:
+    def cause(self) -> str | None:
         """Certain cause, if any."""
         return self.causes[0] if len(self.causes) == 1 else None
 

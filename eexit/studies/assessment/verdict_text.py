@@ -10,7 +10,7 @@ from eexit.output.text_table import TextTable
 from eexit.plan.configuration import GENERATE
 from eexit.quality.estimates import Estimate
 from eexit.studies.assessment.cells import A, B, C, D
-from eexit.studies.assessment.verdict import REASONS, JudgedSetting, Verdict
+from eexit.studies.assessment.verdict import CAUSES, REASONS, JudgedSetting, Verdict
 
 ANSWERS: Final = {True: "Yes.", False: "No.", None: "Not known."}
 NOT_MEASURED: Final = "not measured"
@@ -39,13 +39,13 @@ def explain(verdict: Verdict) -> str:
 def cause(verdict: Verdict) -> str | None:
     """Return a sentence on the cause, or on the possible causes; None without any."""
     if verdict.cause:
-        return f"The cause: {verdict.cause} ({verdict.cause.meaning})."
-    *others, last = [*map(str, verdict.causes)] or [""]
+        return f"The cause: {verdict.cause} ({CAUSES[verdict.cause]})."
+    *others, last = [*verdict.causes] or [""]
     return f"The cause is not decided between {', '.join(others)} and {last}." if others else None
 
 
 def alternative(verdict: Verdict) -> str | None:
-    """Return the fastest configuration that takes less time than full depth, or than a setting that pays."""
+    """Return the fastest configuration that beats full depth in time or, if exits pay, beats the setting."""
     own = verdict.setting.key if verdict.setting else ""
     limit = verdict.timed[own].time.mean if verdict.pays and own in verdict.timed else 1.0
     times = {key: each.time for key, each in verdict.timed.items() if key != own}

@@ -1,1 +1,1 @@
-"""Follow-up prompts with the thinking cut, replaced or shuffled, and a study of how much the answers need it."""
+"""Follow-up prompts with the thinking cut, replaced or shuffled, and a study of necessity: how much answers need it."""

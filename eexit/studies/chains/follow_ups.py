@@ -16,9 +16,9 @@ import regex
 from eexit.errors import UsageError
 from eexit.model.chat import Tokenizer
 from eexit.model.loading import load_tokenizer
-from eexit.plan.config import Prompt
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, shuffled
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.grading import first_match
 from eexit.quality.thinking import THINKING, AnswerPattern, ThinkingTags
 from eexit.results.committed import runs_with_tokens
@@ -39,7 +39,7 @@ class ThoughtChain:
     closing: str
 
     def prefiller(self, kept: str) -> str:
-        """Return the start of an answer after `kept`, which is a part of this thinking or its replacement."""
+        """Return the start of a follow-up answer: the edited thinking `kept`, within the text's marks."""
         whole = "".join(self.tokens)
         if kept == whole:
             return self.opening + whole + self.closing
@@ -71,10 +71,10 @@ class ChainEdits:
 
 
 def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdits) -> tuple[list[Prompt], int]:
-    """Return the follow-up prompts, and the number of originals without thinking, which their follow-ups lack too.
+    """Return the follow-up prompts of a sweep, and the number of its texts without thinking.
 
-    `writer` wrote the thinking with the first seed; `reader` answered the prompts too. Raise `UsageError` without
-    thinking.
+    The thinking is that of configuration `writer`, with the first seed. Prompts that configuration `reader` lacks are
+    left out. Raise `UsageError` without thinking.
     """
     config = sweep.config(with_exits=False)
     refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)
@@ -133,7 +133,7 @@ def _until(marked: AnswerPattern, before: str, text: str, tokens: Sequence[str])
 
 
 def _between(marked: ThinkingTags, text: str, tokens: Sequence[Mapping[str, Any]]) -> ThoughtChain:
-    """Return the first thinking of a text; its opening may stand in the prompt."""
+    """Return the first chain of thought of a text; the prompt may contain its opening mark."""
     pieces = [token["token"] for token in tokens]
     at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
     if at is None:

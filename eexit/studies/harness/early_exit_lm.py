@@ -23,9 +23,9 @@ from eexit.decode.score import score_texts
 from eexit.errors import UsageError
 from eexit.method.custom import use_files
 from eexit.model.chat import Tokenizer
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import NORMAL
 from eexit.plan.runs import configurations
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.sweeps.generator import ModelGenerator
 
 SEEDS_APART: Final = 1_000_003  # between repeats of a sampled prompt
@@ -127,10 +127,10 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         return answers
 
     def _text(self, context: list[int], continuation: list[int]) -> tuple[tuple[int, ...], list[int]]:
-        """Return the prompt and the tokens to score, which begin with the context's last token if that may exit.
+        """Return the prompt, and the tokens to score after it.
 
-        As in `hf`, long texts are cut on the left, and the last token is not run. Raise `UsageError` beyond the model's
-        limits.
+        These begin with the context's last token if that may exit. As in `hf`, long texts are cut on the left, and the
+        last token is not run. Raise `UsageError` beyond the model's limits.
         """
         if not 0 < len(continuation) <= self.max_length:
             raise UsageError(

@@ -43,9 +43,9 @@ from eexit.output.atomic_files import publish, scratch_folder
 from eexit.output.locations import redact
 from eexit.output.text import with_versions
 from eexit.plan.artefacts import ADAPTER, CARD, TUNED_LENS, locations_of, read_card
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, configuration_of
 from eexit.plan.model_description import describe_model, weights_digest
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
 from eexit.results.owned_folders import refuse_inside
 from eexit.results.store.folder import open_store
@@ -81,26 +81,26 @@ def package_setting(wanted: PackageArgs, say: Say = lambda line: None) -> Settin
     key = wanted.key or chosen_key(sweep)
     configuration = _configuration(sweep, key)
     config = sweep.config()
-    say(f"{key}: looking at the model")
+    say(f"{key}: inspecting the model")
     refuse_changed_model(sweep, asdict(describe_model(config)))
     texts = swept_texts(sweep, key, config.seeds[0])
     out.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(out) as scratch:
         folder = scratch / out.name
         folder.mkdir()
-        taken = _Packager(sweep, config, configuration, folder).take(texts, wanted, say)
-        (folder / SETTING).write_text(encode_package(taken), "utf-8")
-        for name, text in {**readme(taken, wanted.out), **hub_files(wanted.hub)}.items():
+        package = _Packager(sweep, config, configuration, folder).take(texts, wanted, say)
+        (folder / SETTING).write_text(encode_package(package), "utf-8")
+        for name, text in {**readme(package, wanted.out), **hub_files(wanted.hub)}.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, "utf-8")
         if out.exists():  # an empty folder
             out.rmdir()
         publish(folder, out)
-    return taken
+    return package
 
 
 class _Packager:
-    """Builder of one setting's package in one folder."""
+    """Writer of one setting's package into a folder."""
 
     def __init__(self, sweep: FinishedSweep, config: SweepConfig, configuration: Configuration, folder: Path):
         self._sweep, self._folder, self._configuration = sweep, folder, configuration
@@ -111,12 +111,12 @@ class _Packager:
 
     def take(self, texts: Sequence[TrainingText], wanted: PackageArgs, say: Say) -> SettingPackage:
         """Return the package's content, after the model has generated the sweep's texts again in each precision."""
-        taken = self._unmeasured()
+        package = self._unmeasured()
         for dtype in dict.fromkeys((self._of_sweep.dtype, *wanted.dtypes)):
-            taken = self._measured(taken, dtype, texts, wanted, say)
+            package = self._measured(package, dtype, texts, wanted, say)
         files = sorted(path for path in self._folder.rglob("*") if path.is_file())
         digests = {path.relative_to(self._folder).as_posix(): sha256([path]) for path in files}
-        return taken.model_copy(update={"files": digests})
+        return package.model_copy(update={"files": digests})
 
     def _unmeasured(self) -> SettingPackage:
         store, described, key = self._sweep.store, self._sweep.manifest.model, self._configuration.key
@@ -141,21 +141,21 @@ class _Packager:
         )
 
     def _measured(
-        self, taken: SettingPackage, dtype: str, texts: Sequence[TrainingText], wanted: PackageArgs, say: Say
+        self, package: SettingPackage, dtype: str, texts: Sequence[TrainingText], wanted: PackageArgs, say: Say
     ) -> SettingPackage:
-        """Return the content with one more precision, in which some texts of the sweep are generated again."""
+        """Return the package's content with one more precision, checked by generating some texts of the sweep again."""
         model, tokenizer = load_model_and_tokenizer(self._of_sweep.model_copy(update={"dtype": dtype}), wanted.device)
         weights, name, device = weights_digest(model), dtype_name(model.dtype), model.device.type
         unknown = TextMatch(device=device, weights=weights, runs=len(texts), identical=0)
-        held = {**taken.model.measured, name: unknown}
-        of_model = taken.model.model_copy(
+        held = {**package.model.measured, name: unknown}
+        of_model = package.model.model_copy(
             update={"measured": held, "config": config_facts(model), "quantization": quantization_of(model)}
         )
         ends = sorted(eos_token_ids(model, tokenizer))
-        taken = taken.model_copy(update={"model": of_model, "eos_token_ids": ends})
+        package = package.model_copy(update={"model": of_model, "eos_token_ids": ends})
         say(f"{name}: writing {len(texts)} texts of the sweep again")
-        setting = Setting(taken, self._folder)
-        self._keep_screen(model, taken)
+        setting = Setting(package, self._folder)
+        self._keep_screen(model, package)
         identical = _identical(setting, model, texts, self._of_sweep)
         if name == self._of_sweep.dtype == "float32" and identical < len(texts):
             raise UsageError(
@@ -163,13 +163,13 @@ class _Packager:
                 "another kind of machine, or by another version; run the sweep again with this one"
             )
         held = {**held, name: unknown.model_copy(update={"identical": identical})}
-        return taken.model_copy(update={"model": of_model.model_copy(update={"measured": held})})
+        return package.model_copy(update={"model": of_model.model_copy(update={"measured": held})})
 
-    def _keep_screen(self, model: PreTrainedModel, taken: SettingPackage) -> None:
+    def _keep_screen(self, model: PreTrainedModel, package: SettingPackage) -> None:
         """Copy the second moment that a screen was fitted with: another machine would compute slightly other values."""
         if not self._of_sweep.screen:
             return
-        adapter = locations_of(taken.config).get("adapter")
+        adapter = locations_of(package.config).get("adapter")
         student = build_decoders(sharing(model), adapter and str(self._folder / adapter), packed=False).early_exit
         keep_moment(self._folder / MOMENT.format(dtype=dtype_name(model.dtype)), moment_of(student))
 
@@ -202,8 +202,8 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
     match configuration := configuration_of(planned[key]):
         case EarlyExit() if configuration.is_oracle:
             raise UsageError(
-                f"{key} can't be packaged: rule {configuration.rule} looks at the final layer, so that all layers "
-                "have to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
+                f"{key} can't be packaged: rule {configuration.rule} reads the final layer, so that all layers have "
+                f"to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
         case EarlyExit(parameter=ExitHistogram(of=of)):
             raise UsageError(
@@ -243,10 +243,10 @@ def _identical(setting: Setting, model: PreTrainedModel, texts: Sequence[Trainin
         input_ids=torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(masks, device=model.device),
         max_new_tokens=config.most_new_tokens,
-        seed=setting.taken.seed,
+        seed=setting.package.seed,
         return_dict_in_generate=True,
         pad_token_id=pad,
-        eos_token_id=setting.taken.eos_token_ids or None,
+        eos_token_id=setting.package.eos_token_ids or None,
         repetition_penalty=1.0,  # in place of the model's generation_config
         **sampling,
     )
@@ -279,40 +279,40 @@ def generate(model, **arguments):
 '''
 
 
-def readme(taken: SettingPackage, out: str) -> dict[str, str]:
-    """Return the README by its file name."""
-    model = taken.model
-    facts = "\n".join(f"- {line}" for line in describe_package(taken).splitlines())
-    loading, made = _loading(taken), with_versions(taken.versions)
-    text = f"""# {taken.key} of {model.name}
+def readme(package: SettingPackage, out: str) -> dict[str, str]:
+    """Return the package's README: file name → content."""
+    model = package.model
+    facts = "\n".join(f"- {line}" for line in describe_package(package).splitlines())
+    loading, made = _loading(package), with_versions(package.versions)
+    text = f"""# {package.key} of {model.name}
 
 A setting for early exit: tokens that are certain after a few layers skip the others. It was packaged from a sweep by
 [eexit](https://pypi.org/project/eexit/), and runs in `generate` of transformers:
 
 ```python
 {loading}
-setting = {call_to_load(taken, redact(out))}  # this folder
+setting = {call_to_load(package, redact(out))}  # this folder
 output = model.generate(**inputs, custom_generate=setting)
 ```
 
 {facts}
 
 `model` has to be {model.name}, loaded as above: a digest of its weights is compared with that in `setting.json` when it
-is used first, and any other model is refused. It stays as it was. Made {taken.made} with {made}.
+is used first, and any other model is refused. It stays as it was. Made {package.made} with {made}.
 """
     return {README: text}
 
 
-def _loading(taken: SettingPackage) -> str:
+def _loading(package: SettingPackage) -> str:
     """Return Python lines that load the model."""
-    model, dtype = taken.model, next(iter(taken.model.measured))
-    quantize = taken.config.get("quantize")
+    model, dtype = package.model, next(iter(package.model.measured))
+    quantize = package.config.get("quantize")
     if quantize or model.name == DEFAULT_MODEL or model.name.lower().endswith(".gguf"):
         given = "" if model.name == DEFAULT_MODEL else f"{model.name!r}, "
         given += f"dtype={dtype!r}" + (f", quantize={quantize!r}" if quantize else "")
         return f"import eexit\n\nmodel, tokenizer = eexit.load_default_model_and_tokenizer({given})"
     further = f", revision={model.revision!r}" if model.revision else ""
-    if taken.config.get("trust_remote_code"):
+    if package.config.get("trust_remote_code"):
         further += ", trust_remote_code=True"
     return (
         "import eexit\nimport torch\nfrom transformers import AutoModelForCausalLM\n\n"

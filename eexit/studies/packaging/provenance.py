@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from eexit.custom_generate.package import Certificate, HeldOutCheck, PromptDistribution, TimingRecord
 from eexit.errors import UsageError
 from eexit.output.text import is_known
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import GENERATE
 from eexit.plan.runs import OK
 from eexit.plan.splits import kinds
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.committed import runs_with_tokens
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.store.folder import Store

@@ -23,10 +23,10 @@ from eexit.method.divergence import Divergence
 from eexit.method.modes import MODES
 from eexit.method.rules import ORACLES, RULES, LayerView
 from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expected_exits
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.plan.splits import unit_digest
+from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
 from eexit.results.committed import nested_array, runs_with_tokens
 from eexit.results.parquet_files import StoreLocation
@@ -42,11 +42,11 @@ ESTIMATED: Final = (
 
 @dataclass(frozen=True, eq=False)
 class Transcript:
-    """A run's text, and the divergence of its decided tokens in the full-depth pass; None if it was not recorded."""
+    """Text of a run, and its decided tokens' divergence in the full-depth pass (None if not recorded)."""
 
     text: TrainingText
     seed: int
-    teacher: Divergence | None
+    full_depth: Divergence | None
 
 
 class TextCosts(NamedTuple):
@@ -66,7 +66,7 @@ class CostModel:
     """Exitable layers and unit costs of a model. `by_screen` is True if rules read layers through a screen."""
 
     layers: Sequence[int]
-    prices: UnitCosts
+    unit_costs: UnitCosts
     by_screen: bool
 
 
@@ -107,7 +107,7 @@ def _recorded_divergence(decided: pa.Table) -> Divergence | None:
         jsd_BE=torch.tensor(nested_array(decided["jsd"].combine_chunks())) if has_jsd else kl_NE * torch.nan,
         entropy_B=torch.tensor(nested_array(decided["entropy"].combine_chunks())),
         final_lse_B=torch.full((len(decided),), torch.nan),
-        likeliest_BX=top_token_NXK[..., 0],
+        top_token_BX=top_token_NXK[..., 0],
         likeliest_log_p_BX=top_prob_NXK[..., 0].log(),
         top_token_BXK=top_token_NXK,
         top_prob_BXK=top_prob_NXK,
@@ -135,9 +135,9 @@ def follows_from_full_depth(setting: EarlyExit, is_adapted: bool) -> bool:
 
 
 def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[EarlyExit]]:
-    """Group the configurations that one pass over a text serves: those of a rule and mode, whatever else differs.
+    """Group the configurations that one pass over a text serves: those with the same rule and mode.
 
-    A configuration whose exits do not follow from the full-depth pass is a group of its own.
+    A configuration whose exits don't follow from the full-depth pass is a group of its own.
     """
 
     def group(setting: EarlyExit) -> tuple[str, ...]:
@@ -151,18 +151,18 @@ def together(settings: Sequence[EarlyExit], is_adapted: bool) -> list[list[Early
 
 def replay_recorded(settings: Sequence[EarlyExit], transcript: Transcript, layers: Sequence[int]) -> list[ReplayResult]:
     """Replay a text with oracles that follow from the recorded full-depth pass."""
-    teacher = transcript.teacher
-    assert teacher is not None
+    full_depth = transcript.full_depth
+    assert full_depth is not None
     return [
-        replay_at_full_depth(setting, transcript, seen_at_final(setting, teacher, layers), layers, None)
+        replay_at_full_depth(setting, transcript, scores_at_full_depth(setting, full_depth, layers), layers, None)
         for setting in settings
     ]
 
 
-def seen_at_final(setting: EarlyExit, teacher: Divergence, layers: Sequence[int]) -> Tensor:
+def scores_at_full_depth(setting: EarlyExit, full_depth: Divergence, layers: Sequence[int]) -> Tensor:
     """Return an oracle's exit scores on a text, (N, E)."""
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
-    return ORACLES[setting.rule].exit_score(LayerView.at_final(teacher, parameter_E.expand_as(teacher.kl_BE)))
+    return ORACLES[setting.rule].exit_score(LayerView.at_final(full_depth, parameter_E.expand_as(full_depth.kl_BE)))
 
 
 def replay_at_full_depth(
@@ -176,14 +176,14 @@ def replay_at_full_depth(
 
     Costs are those of exits drawn with the run's seed, since deferred layers depend on all exits of a text.
     """
-    teacher = transcript.teacher
-    assert teacher is not None
-    agrees_NE = teacher.likeliest_BX[:, :-1] == teacher.likeliest_BX[:, -1:]
+    full_depth = transcript.full_depth
+    assert full_depth is not None
+    agrees_NE = full_depth.top_token_BX[:, :-1] == full_depth.top_token_BX[:, -1:]
     prompt = list(transcript.text.prompt_token_ids)
     u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
     chances = RULES[setting.rule].chances_in_set(score_NE, parameter_E.expand(len(agrees_NE), -1))
-    expected = expected_exits(exit_probabilities(chances), teacher.kl_BE, agrees_NE)
+    expected = expected_exits(exit_probabilities(chances), full_depth.kl_BE, agrees_NE)
     exit_N = choose_exits(chances, u_N).numpy()
     costs = costs_of(setting, exit_N, score_NE, len(prompt), pricing) if pricing else UNPRICED
     return ReplayResult(expected.share_X.numpy(), expected.kl, 1 - expected.agreement, 1 - expected.same, costs)
@@ -197,12 +197,12 @@ def costs_of(
     `macs_executed` minus `macs_required` is the cost of exit scores; an oracle has no `macs_executed`, since it saves
     nothing.
     """
-    layers, prices = pricing.layers, pricing.prices
-    layer_X = np.array([*layers, len(prices.layer_L) - 1])
+    layers, unit_costs = pricing.layers, pricing.unit_costs
+    layer_X = np.array([*layers, len(unit_costs.layer_L) - 1])
     exit_layer_N = layer_X[exit_N]
     seen_NE = None if score_NE is None else score_NE.numpy()
     ran = run_counts(setting, layer_X, exit_layer_N, seen_NE, has_screen=pricing.by_screen)
-    costs: dict[str, Any] = dict(cost_columns(prices, ran, exit_layer_N, layers, setting.mode, n_prompt))
+    costs: dict[str, Any] = dict(cost_columns(unit_costs, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return TextCosts(*(np.nan if costs[name] is None else costs[name] for name in TextCosts._fields))
 
 
@@ -218,7 +218,10 @@ def summary(
     setting: EarlyExit | Draft, replayed_T: Sequence[ReplayResult], unit_T: Sequence[str],
     exitable_layers: Sequence[int], n_layers: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the columns of means over prompts or groups (`unit_T`: each text's), with seeds averaged first."""
+    """Return a configuration's means over prompts or groups, as columns of `REPLAYS`; seeds are averaged first.
+
+    `unit_T` has the prompt or group of each text.
+    """
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
     share_TX = np.stack([replayed.share_X for replayed in replayed_T])

@@ -129,9 +129,10 @@ class Pilot:
         return [PredictedSetting(each, self._lost[each.key], saved[each]) for each in found]
 
     def settings_of(self, mode: str, of_oracle: bool) -> Sequence[EarlyExit]:
-        """Return the settings of a mode to run, of the oracle or of online rules.
+        """Return the settings to run in a mode: of the oracle, or of online rules.
 
-        These are the cell's settings. For online rules in a mode that alters the KV cache, all candidates run.
+        They are the two settings of the mode's cell. For online rules in a mode that alters the KV cache, all
+        candidates run.
         """
         is_exact, cells = not MODES[mode].modifies_kv, self.cells
         if of_oracle and is_exact:
@@ -141,9 +142,10 @@ class Pilot:
         return [each.setting for each in among if each.key in wanted]
 
     def candidates(self, mode: str) -> Sequence[PredictedSetting]:
-        """Return the cheapest setting of an online rule within each of `AIMS`, from safe to bold, in the best exit set.
+        """Return settings of an online rule in the best exit set, from safe to bold.
 
-        Raise `UsageError` if no token exits in any replay.
+        Each is the cheapest within one of `AIMS`, the loss to aim at. Raise `UsageError` if no token exits in any
+        replay.
         """
         results = self.sweep.digest_as_read(self.sweep.manifest.config)
         rows = [row for row in REPLAYS.rows(self.sweep.store) if row["results"] == results]
@@ -163,9 +165,9 @@ class Pilot:
         return cheapest_within(best, aims)
 
     def _loss_per_disagreement(self, mode: str, replays: Mapping[str, Row]) -> float:
-        """Return the mean loss of the pilot's online settings in a mode per disagreement of their replays.
+        """Return the ratio of loss to replayed disagreement, by the pilot's online settings in a mode.
 
-        Half a prompt is added to the loss, since few prompts may lose none. Return 1 without such settings.
+        Half a prompt is added to the loss, since few prompts may lose none. Without such settings, the ratio is 1.
         """
         pairs = []
         for each in self._settings(mode, ONLINE):
@@ -190,7 +192,7 @@ class Pilot:
 def settings_worth_running(
     results: str, risk: str, max_risk: float, modes: Sequence[str], of_oracle: bool = False
 ) -> Sequence[EarlyExit]:
-    """Return the settings that are worth a run in these modes, of an online rule or of the oracle.
+    """Return the settings of an online rule, or of the oracle, that are predicted to be worth a run in these modes.
 
     Raises `UsageError` if `results` is not a finished sweep, or lacks the data for the selection.
     """
@@ -199,7 +201,7 @@ def settings_worth_running(
 
 
 def is_candidate(row: Row) -> bool:
-    """Return True for replays of an ungated online rule with a full-depth KV cache and known costs."""
+    """Return True for the replay of an online rule without a gate, with an exact KV cache and known costs."""
     return (
         row["rule"] in ONLINE and not MODES[row["mode"]].modifies_kv and not row["gate"] and bool(row["macs_executed"])
     )

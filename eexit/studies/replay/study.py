@@ -14,11 +14,11 @@ from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, interval, percent, pluralize
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, locations_of
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, EarlyExit, configuration_of, short_name
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.splits import sampling_units
+from eexit.plan.sweep_config import SweepConfig
 from eexit.plan.validation_errors import explain
 from eexit.quality.estimates import MIN_SAMPLES
 from eexit.quality.intervals import LEVEL
@@ -52,8 +52,8 @@ HEADINGS = (
     "saved\nas\nrun",
 )
 CAPTION = (
-    "Teacher-forced: each token is decided given a text of {text_of}, so that nothing is said of where a setting's own "
-    "text would have gone. Means over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
+    "Teacher-forced: each token is decided given a text of {text_of}, so that a setting's own text may differ. Means "
+    "over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
     f"over prompts, from {MIN_SAMPLES} prompts on. Layers skipped: 1 − expected mean depth. Disagreement: tokens whose "
     "likeliest token at the exit is not that of full depth, given the same text. KL: of what is read at the exit from "
     "full depth. Saved in multiply-adds: in theory, if deciding were free (macs_required), and as run (macs_executed), "
@@ -80,7 +80,7 @@ class ReplayStudy(Study):
         self._layers, self._n_layers, self._is_adapted = config.exit_layers or (), n_layers, config.adapter is not None
         parts = blocks([transcript.text for transcript in transcripts], TOKENS_PER_PART)
         self._cuts = list(pairwise([0, *accumulate(map(len, parts))]))  # each part's texts, as a half-open range
-        is_recorded = all(transcript.teacher is not None for transcript in transcripts) and all(
+        is_recorded = all(transcript.full_depth is not None for transcript in transcripts) and all(
             setting.is_oracle and follows_from_full_depth(setting, self._is_adapted) for setting in settings
         )
         self.needs_model = not is_recorded
@@ -159,7 +159,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     """
     kl_factors, rules, modes = asked.kl_factors, asked.rules, asked.modes
     if not kl_factors and not rules:
-        raise UsageError("nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
+        raise UsageError("no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10")
     if CONTROL in rules:
         raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
     if fixed := [mode for mode in modes if mode in (NORMAL, DRAFT)]:

@@ -16,8 +16,8 @@ from eexit.decode.score import ScoredText, score
 from eexit.method.divergence import Divergence
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.model.decoders import DecoderPair
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import PERFECT, EarlyExit
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.replay.from_records import (
     CostModel,
     ReplayResult,
@@ -25,20 +25,20 @@ from eexit.studies.replay.from_records import (
     costs_of,
     follows_from_full_depth,
     replay_at_full_depth,
-    seen_at_final,
+    scores_at_full_depth,
 )
 from eexit.sweeps.generator import ModelGenerator
-from eexit.training.streams import READ_TOKENS, joined, read_all, streams
+from eexit.training.hidden_states import READ_TOKENS, hidden_states, joined, read_all
 
 
 class Replayer:
     """Replay of texts with a model, whose early-exit pass may have other weights."""
 
-    def __init__(self, decoders: DecoderPair, decoding: DecodingConfig, prices: UnitCosts):
+    def __init__(self, decoders: DecoderPair, decoding: DecodingConfig, unit_costs: UnitCosts):
         self.decoders, self.decoding = decoders, decoding
         self.layers = decoding.exitable_layers
-        self.pricing = CostModel(self.layers, prices, by_screen=decoding.screen is not None)
-        self.teacher_of, self.final_of = cache(self._teacher_of), cache(self._final_of)
+        self.pricing = CostModel(self.layers, unit_costs, by_screen=decoding.screen is not None)
+        self.full_depth_of, self.final_of = cache(self._full_depth_of), cache(self._final_of)
         self.chances_of = cache(self._chances_of)
         self._seen: dict[tuple[Any, ...], Tensor] = {}
 
@@ -47,38 +47,40 @@ class Replayer:
         """Load the model of a sweep. Raise `UsageError` as `ModelGenerator` does."""
         generator = ModelGenerator(config, device)
         engine = generator.engine
-        decoders = DecoderPair.from_decoders(engine.decoder, engine.student)
-        return cls(decoders, replace(engine.decoding, record_top_k=0), generator.prices)
+        decoders = DecoderPair(engine.decoder, engine.student or engine.decoder)
+        return cls(decoders, replace(engine.decoding, record_top_k=0), generator.unit_costs)
 
     @torch.inference_mode()
     def replay(self, settings: Sequence[EarlyExit], transcript: Transcript) -> list[ReplayResult]:
-        """Replay a text with configurations that `from_records.together` has grouped."""
+        """Replay a text under configurations that one pass can serve (a group of `from_records.together`)."""
         if not follows_from_full_depth(settings[0], not self.decoders.is_shared):
             return [self._as_drawn(setting, transcript) for setting in settings]
-        teacher = self.teacher_of(transcript)
-        taught = replace(transcript, teacher=teacher)
+        full_depth = self.full_depth_of(transcript)
+        with_full_depth = replace(transcript, full_depth=full_depth)
         return [
-            replay_at_full_depth(each, taught, self._exit_scores(each, transcript, teacher), self.layers, self.pricing)
+            replay_at_full_depth(
+                each, with_full_depth, self._exit_scores(each, transcript, full_depth), self.layers, self.pricing
+            )
             for each in settings
         ]
 
-    def _exit_scores(self, setting: EarlyExit, transcript: Transcript, teacher: Divergence) -> Tensor | None:
+    def _exit_scores(self, setting: EarlyExit, transcript: Transcript, full_depth: Divergence) -> Tensor | None:
         """Return the exit scores, NaN at layers that a gate blocks; None if the rule has no scores.
 
         One pass over a text serves all parameters, exit sets and gates of most rules.
         """
         if setting.rule in ORACLES:
-            return seen_at_final(setting, teacher, self.layers)
+            return scores_at_full_depth(setting, full_depth, self.layers)
         if setting.rule not in ONLINE:
             return None
-        seen_NE = self._seen_by(setting, transcript)
+        seen_NE = self._ungated_scores(setting, transcript)
         if setting.gate is None or setting.gate == PERFECT:
             return seen_NE
         is_shut_NE = self.chances_of(transcript)[setting.gated_rule] < float(setting.gate)
         return seen_NE.masked_fill(is_shut_NE, torch.nan)
 
-    def _seen_by(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
-        """Return an online rule's ungated exit scores: at the exit set if scores depend on it, else at all layers."""
+    def _ungated_scores(self, setting: EarlyExit, transcript: Transcript) -> Tensor:
+        """Return an online rule's exit scores without a gate, at all layers or, if they depend on it, the exit set."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.needs_history else ()
         key = (
@@ -97,7 +99,7 @@ class Replayer:
         """Return the gate's predicted exit probabilities, (N, E), by rule."""
         gate = self.decoding.gate
         assert gate
-        hidden_NXD = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
+        hidden_NXD = hidden_states(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
         at_layer = [*enumerate(self.layers)]
         return {
             rule: torch.stack([gate.chance(hidden_NXD[:, rank], layer, rule) for rank, layer in at_layer], 1).cpu()
@@ -113,14 +115,14 @@ class Replayer:
         n_exits = len(self.layers) + 1
         exit_N = np.searchsorted([*self.layers, self.decoders.full_depth.n_layers - 1], scored.exit_layer_T[1:])
         final_NW = self.final_of(transcript).to(self.decoders.full_depth.device)
-        student, teacher = self.decoders.early_exit, self.decoders.full_depth
+        student, full_depth = self.decoders.early_exit, self.decoders.full_depth
         parts = zip(scored.exit_ready_TF[1:].split(READ_TOKENS), final_NW.split(READ_TOKENS), strict=True)
         logits_N2V = (
-            torch.stack([student.lm_head(exit_NF), teacher.lm_head(teacher.head_input(final_NW))], 1)
+            torch.stack([student.lm_head(exit_NF), full_depth.lm_head(full_depth.head_input(final_NW))], 1)
             for exit_NF, final_NW in parts
         )
         read = joined([compare(some_N2V, 0) for some_N2V in logits_N2V])
-        unlike_N = read.likeliest_BX[:, 0] != read.likeliest_BX[:, 1]
+        unlike_N = read.top_token_BX[:, 0] != read.top_token_BX[:, 1]
         prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         score_NE = torch.from_numpy(scored.exit_score_TE[1:])
         n_prompt = len(transcript.text.prompt_token_ids)
@@ -137,13 +139,13 @@ class Replayer:
             self.decoders.full_depth, self.decoding, request, text.token_ids, self.decoders.early_exit, u_exit_T
         )
 
-    def _teacher_of(self, transcript: Transcript) -> Divergence:
+    def _full_depth_of(self, transcript: Transcript) -> Divergence:
         """Return the full-depth divergence, as recorded or computed now."""
-        if transcript.teacher is not None:
-            return transcript.teacher
-        hidden_NXD = streams(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
+        if transcript.full_depth is not None:
+            return transcript.full_depth
+        hidden_NXD = hidden_states(self.decoders.full_depth, [transcript.text], self.layers, decided_only=True)
         return read_all(self.decoders.full_depth, self.decoding, hidden_NXD)
 
     def _final_of(self, transcript: Transcript) -> Tensor:
         """Return the hidden states after the model's final layer, (N, W), on the CPU."""
-        return streams(self.decoders.full_depth, [transcript.text], (), decided_only=True)[:, -1].cpu()
+        return hidden_states(self.decoders.full_depth, [transcript.text], (), decided_only=True)[:, -1].cpu()

@@ -53,8 +53,8 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
     declared = before[0]["planned"] if before else planned or 1
     if planned not in (None, declared):
         raise UsageError(
-            f"--planned-uses {planned} comes too late: {declared} was planned when these prompts were first "
-            "asked. Ask without --planned-uses, or sweep other prompts"
+            f"--planned-uses {planned} comes too late: {declared} was planned at their first use. Leave "
+            f"--planned-uses out, or sweep other prompts"
         )
     same = [row["question"] for row in before if _what(row) == _what(question)]
     number = same[0] if same else max([len(before), *(row["question"] for row in before)]) + 1
@@ -82,7 +82,7 @@ def _other_folders(store: Store) -> Iterator[Store]:
 
 
 def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
-    """Return the folders with selections in a folder, or one level deeper, except one."""
+    """Yield the folders with selections in `home`, or one level deeper, except `folder`."""
     for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
         for found in sorted(home.glob(pattern)):
             if found.parent != folder:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from eexit.method.rules import ORACLES
 from eexit.output.result_table import ResultTable
-from eexit.output.text import bracketed, format_number, is_known, short_percent
+from eexit.output.text import bracketed, format_number, is_known, pluralize, short_percent
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.certificate import certificate_sentences, none_certified
 from eexit.quality.cost_per_correct import COST_RUN, TOKENS
@@ -14,9 +14,9 @@ from eexit.studies.selection.select_setting import HeldOutResult, Selection, Tes
 from eexit.studies.selection.selection_args import COSTS
 
 TESTED = (
-    "Tested from safe to bold, until one is not certified. Loss of a prompt: {loss}. Mean loss: over n prompts for "
-    "choosing. p: that the risk is above the bound ({test}). Enough: prompts for choosing that would certify it with a "
-    "chance of 80%, if losses stay as they are. Cost: {cost}."
+    "Tested from safe to bold, until one is not certified. Loss of a prompt: {loss}. Mean loss: over n calibration "
+    "prompts. p: that the risk is above the bound ({test}). Enough: calibration prompts that would certify it with "
+    "probability 80%, if losses stay as they are. Cost: {cost}."
 )
 OF_GROUPS = (
     " Groups differ in size and count once each: mean loss, n, p and enough are of groups, and of prompts is the mean "
@@ -27,7 +27,7 @@ TESTS = {
     BETTING: "bets against it, prompt by prompt",
 }
 REPORTING = (
-    "On n prompts for reporting, which had no part in the choice. At most: the risk by these alone, with the same "
+    "On n test prompts, which had no part in the selection. At most: the risk by these alone, with the same "
     "confidence. p: that it is above the bound. Naive: the cheapest setting whose mean loss is within the bound, which "
     "has no guarantee."
 )
@@ -61,13 +61,13 @@ def _outcome(setting: TestedSetting, sequence: TestedSequence) -> str:
 
 
 def counted_table(choice: Selection) -> ResultTable:
-    """Return the table of prompts, groups, seeds and failures, as far as there are any."""
+    """Return the table of counted prompts, groups, seeds and failures."""
     measured = choice.measured
     (n_grouped, n_groups), normal = measured.n_groups, measured.choosing.losses_of(NORMAL)
     is_sampled = measured.sweep.manifest.config["temperature"] > 0 and normal.any()
     n_families, has_answers = len(choice.sequences), measured.accuracy(NORMAL) is not None
     found = {
-        "prompts of a pilot, which gave the order and choose nothing": choice.sequences[0].n_pilot,
+        "prompts of a pilot, which gave the order and certify nothing": choice.sequences[0].n_pilot,
         "families, which share the error; one that is through passes its part on": n_families > 1 and n_families,
         "seeds, averaged first": measured.n_seeds,
         "settings whose run is the same for all seeds": measured.n_seeds > 1 and measured.n_same_for_every_seed,
@@ -76,7 +76,7 @@ def counted_table(choice: Selection) -> ResultTable:
         "weights, for which alone it is certified": measured.sweep.manifest.model.get("quantization"),
         "judges, whose losses are averaged": ", ".join(measured.judges),
         "failed runs, each a loss of 1": len(measured.failed),
-        "failed runs of normal, as if they had said the best": measured.risk.compares * measured.failed.count(NORMAL),
+        "failed runs of normal, scored as if they were best": measured.risk.compares * measured.failed.count(NORMAL),
         "texts without a usable judgement, which get the worst score, or the best as normal's": measured.n_unusable,
         "mean loss of normal itself, whose tokens are sampled": _share(float(normal.mean())) if is_sampled else None,
         "right answers of normal": _share(measured.accuracy(NORMAL)),
@@ -107,7 +107,8 @@ def _of_certified(choice: Selection, chosen: TestedSetting) -> dict[str, str | N
             found[f"its {what} per right answer, as a multiple of normal's"] = f"{ratio.mean:.2f}{ends}"
     for beside, speedups in ((NORMAL, choice.realised), ("transformers' generate", choice.beside_generate)):
         for each in speedups:
-            found[f"its speed, as a multiple of that of {beside}, at {each.batch} rows"] = f"{each.speedup:.2f}"
+            at_batch = f"at {pluralize(each.batch, 'sequence')}"
+            found[f"its speed, as a multiple of that of {beside}, {at_batch}"] = f"{each.speedup:.2f}"
     return found if choice.realised else found | {"its speed (eexit timings RESULTS)": "not measured"}
 
 
@@ -120,7 +121,7 @@ def held_out_table(choice: Selection) -> ResultTable:
     table = ResultTable(REPORTING)
     table.add("name", "choice")
     table.add("key", "setting", shorten=short_name)
-    table.add("number", "cost", "mean loss\nfor choosing", "for\nreporting", "n", "at most", "p")
+    table.add("number", "cost", "mean loss,\ncalibration", "mean loss,\ntest", "n", "at most", "p")
     for name, setting, held_out in (
         ("certified", choice.chosen, choice.chosen_held_out),
         ("naive", choice.naive, choice.naive_held_out),
@@ -147,15 +148,18 @@ def certificate(choice: Selection) -> Iterator[str]:
     """Yield the certificate with its confidence, or that nothing can be certified, and the number of this use."""
     question, ask, chosen = choice.measured.question, choice.ask, choice.chosen
     err, of_all = short_percent(ask.error), short_percent(1 - question.confidence)
-    yield f"Ask {ask.number} of these prompts, of {ask.planned} planned: it may err with {err}, all asks with {of_all}."
+    yield (
+        f"Use {ask.number} of these prompts, of {ask.planned} planned: its error budget is {err}, that of all uses "
+        f"{of_all}."
+    )
     if chosen:
         yield f"Certified: {chosen.configuration}, the cheapest that is, at {short_percent(chosen.cost)} of full depth."
         yield from certificate_sentences(question.risk, question.max_risk, question.confidence, vars(chosen))
         if not choice.saves:
             yield "It does not cost less than full depth. Use normal."
         if chosen.configuration.split("/")[1] in ORACLES:
-            yield "It is an oracle, which looks at the final layer: at run time it saves nothing."
+            yield "It is an oracle, which reads the final layer: at run time it saves nothing."
     else:
         least = prompts_without_loss(question.max_risk, ask.error / len(choice.sequences))
         yield none_certified(question.risk, question.max_risk, question.confidence, choice.is_of_groups)
-        yield f"Use normal. A setting without any loss would be certified with {least:,} prompts for choosing."
+        yield f"Use normal. A setting without any loss would be certified with {least:,} calibration prompts."

@@ -76,7 +76,10 @@ class SettingFamily:
 
 
 def has_order(columns: Mapping[str, Any]) -> bool:
-    """Return True if a configuration with these columns of `eexit.results.tables.CONFIGURATION` is in a family."""
+    """Return True if settings of this configuration's rule have an order from conservative to bold.
+
+    `columns` are those of `eexit.results.tables.CONFIGURATION`.
+    """
     rule = RULES.get(columns["rule"] or "")
     return rule is not None and rule.higher_exits_later is not None and columns["parameter"] is not None
 
@@ -206,13 +209,13 @@ def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask
     """Raise `UsageError` if `n` prompts without any loss can't certify a setting."""
     least = prompts_without_loss(question.max_risk, ask.error / n_sequences)
     if n < least:
-        which = f", as the {ordinal(ask.number)} ask of these prompts (error {short_percent(ask.error)}),"
+        which = f", as the {ordinal(ask.number)} use of these prompts (error {short_percent(ask.error)}),"
         further = which if ask.number > 1 else ""
         others = ", other prompts" if ask.number > 1 else ""
         sharing = f" among {n_sequences} families of settings, which share the error," if n_sequences > 1 else ""
         fewer = " or fewer --rules or --modes" if n_sequences > 1 else ""
         raise UsageError(
-            f"{name} has {n} prompts to choose with, and certifying a risk of {question.max_risk:g} with confidence "
+            f"{name} has {n} calibration prompts, and certifying a risk of {question.max_risk:g} with confidence "
             f"{question.confidence:g}{further}{sharing} takes at least {least}, even without a single loss: give more "
             f"prompts ({_parts(question)}){others}, a higher --max-risk, a lower --confidence{fewer}"
         )
@@ -220,5 +223,5 @@ def refuse_few(n: int, n_sequences: int, question: SelectionArgs, name: str, ask
 
 def _parts(question: SelectionArgs) -> str:
     if question.order == PARETO and not question.pilot:
-        return "nine in sixteen are for choosing, three for the pilot and four for reporting"
-    return "three in four are for choosing"
+        return "nine in sixteen are for calibration, three for the pilot and four for the test"
+    return "three in four are for calibration"

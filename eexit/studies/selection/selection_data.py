@@ -65,11 +65,11 @@ class SelectionData:
             )
         if self.risk.observed and sweep.manifest.config["record_full_depth"] == "none":
             raise UsageError(
-                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs "
-                "what full depth says of its texts: sweep with --record-full-depth final, or choose another --risk"
+                f"{self.sweep.name} was swept with --record-full-depth none, and risk {question.risk} needs full "
+                f"depth's predictions on its texts: sweep with --record-full-depth final, or choose another --risk"
             )
         self._judged = _judgements(sweep) if self.risk.column == SCORE else {}
-        self._runs = self._of_asked_prompts()
+        self._runs = self._runs_with_risk()
         self._told: dict[str, LossMatrix] = {}
         if not self._any_known():
             raise UsageError(f"{self.sweep.name} has {self.risk.lacking}, or choose another --risk")
@@ -231,13 +231,13 @@ class SelectionData:
 
     @cached_property
     def _different(self) -> pa.Table:
-        """Runs, with those that are the same for every seed once."""
+        """Runs, without repeats for further seeds where all seeds give the same run."""
         is_fixed = pc.is_in(self.sweep.runs["configuration"], pa.array(self._fixed, pa.string()))
         fixed, others = self.sweep.runs.filter(is_fixed), self.sweep.runs.filter(pc.invert(is_fixed))
         return pa.concat_tables([once_each(fixed, RUN_OF_ALL_SEEDS), others])
 
-    def _of_asked_prompts(self) -> pa.Table:
-        """Return the runs of prompts with a risk: with an answer, for risk answers."""
+    def _runs_with_risk(self) -> pa.Table:
+        """Return the runs of prompts for which the risk is defined: for risk `answers`, prompts with an answer."""
         runs = self.sweep.runs_of_units
         if self.risk is not RISKS["answers"]:
             return runs

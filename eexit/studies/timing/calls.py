@@ -1,8 +1,8 @@
 """Times over calls of `eexit timings`, as multiples of full depth's time in the same round.
 
 The rounds of a call share the state of the machine, which differs between calls: so the call is the random effect. The
-first call has most contenders, and finds the fastest. Since the fastest of several equally fast ones looks faster than
-it is, only further calls on other prompts measure its time.
+first call has most alternatives, and finds the fastest. Since the fastest of several equally fast ones looks faster
+than it is, only further calls on other prompts measure its time.
 
 Shapes: R rounds.
 """
@@ -41,7 +41,7 @@ def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str
 
 
 def whole_calls(timings: Sequence[Row], keys: Collection[str], batches: Collection[int], n_rounds: int) -> set[str]:
-    """Return the calls with all of these configurations at all of these batch sizes, in at least so many rounds."""
+    """Return the calls that timed all these configurations at all these batch sizes, in at least `n_rounds` rounds."""
     found: dict[str, set[tuple[str, int, int]]] = {}
     for row in timings:
         found.setdefault(row["timing_id"], set()).add((row["configuration"], row["batch"], row["round"]))
@@ -62,7 +62,7 @@ def calls_like(call: Sequence[Row], timings: Sequence[Row]) -> set[str]:
 
 
 class TimeGaps(NamedTuple):
-    """Shares of full depth's time lost to batches and to overhead, and the former less the latter, over calls."""
+    """Shares of full depth's time that savings lose to batches and to overhead, and their difference, over calls."""
 
     batches: Estimate
     overhead: Estimate
@@ -70,7 +70,7 @@ class TimeGaps(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Times:
+class BatchTimings:
     """Timings at a batch size, with the certified setting, if any."""
 
     timings: Sequence[Row]
@@ -83,36 +83,36 @@ class Times:
 
     @cached_property
     def _first(self) -> str | None:
-        """The earliest call with most contenders."""
+        """The earliest call that timed the most alternatives."""
         calls = calls_of(self._rows)
-        return max(calls, key=lambda call: len(self._contenders(calls[call])), default=None)
+        return max(calls, key=lambda call: len(self._lossless(calls[call])), default=None)
 
-    def _contenders(self, call: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def _lossless(self, call: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Return the times of `generate`, drafts and the setting, which lose nothing beyond the bound."""
         lossless = {key for key in call if mode_of(key) in (GENERATE, DRAFT)} | {self.setting}
         return {key: float(np.median(time_R)) for key, time_R in call.items() if key in lossless}
 
     @cached_property
     def first_call(self) -> Mapping[str, float]:
-        """Times in the call with most contenders, by configuration."""
-        return self._contenders(calls_of(self._rows)[self._first]) if self._first else {}
+        """Times by configuration, in the call that timed the most alternatives."""
+        return self._lossless(calls_of(self._rows)[self._first]) if self._first else {}
 
     @property
     def fastest(self) -> str | None:
-        """The first call's fastest contender other than the setting; None: full depth."""
+        """Fastest alternative to the setting in the first call; None if full depth is faster than all."""
         others = {key: time for key, time in self.first_call.items() if key != self.setting and time < 1}
         return min(others, key=lambda key: others[key], default=None)
 
     @property
     def are_whole(self) -> bool:
-        """True if one call has all contenders, and further calls have the setting and the fastest other one."""
+        """True if one call has all alternatives, and further calls have the setting and the fastest alternative."""
         if not self.first_call or (self.setting and self.setting not in self.first_call):
             return False
         return all(self.relative_time(key).n for key in {self.setting, self.fastest} - {None} if key)
 
     @cached_property
     def _further(self) -> Mapping[str, Sequence[Row]]:
-        """The rows of further calls, at all batch sizes, by call; no prompt is in the first call too."""
+        """Rows of the further calls by call, at all batch sizes; they share no prompt with the first call."""
         known = {prompt for row in self._rows if row["timing_id"] == self._first for prompt in row["prompt_ids"]}
         shared = {row["timing_id"] for row in self.timings if known & {*row["prompt_ids"]}}
         found: dict[str, list[Row]] = {}
@@ -135,10 +135,12 @@ class Times:
         return found if len(ratios) >= MIN_CALLS else replace(found, low=math.nan, high=math.nan)
 
     def gaps(self, exit_share: Mapping[int, float], n_layers: int) -> TimeGaps:
-        """Return the gaps over further calls with steps at the setting's exit layers, of slots and of a single one.
+        """Return the gaps between the savings that steps allow with one slot and with all slots, and the measured
+        saving.
 
-        Steps allow a saving: that of free decisions, if all slots exited at the same steps. Batches take what steps of
-        a single slot allow beyond steps of all slots; overhead takes what these allow beyond the saving of time.
+        Step times by layers allow a saving if deciding were free and all slots exited at the same steps. The gap
+        `batches` is between the savings allowed with one slot and with all; `overhead` is between the latter and the
+        measured saving. The means are over further calls with step times at the setting's exit layers.
         """
         found: list[tuple[float, float, float]] = []
         for call, time_R in self._ratios(self.setting or "").items():

@@ -22,15 +22,15 @@ from eexit.costs.operations import COSTS, OpCounts, cost_columns
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Outcome, Request, RequestFailure, RequestOutput
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.configuration import Configuration, HFGenerate, NoExit
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.timing.plain_generate import Prompt, generate_greedily, plain_model, settings_of
 from eexit.sweeps.generator import ModelGenerator
 
 UNTIMED_TOKENS = 2  # of each row
 
-Contender = Configuration | HFGenerate
+Alternative = Configuration | HFGenerate
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class DecodeTimer:
         self.prompt_ids, self.prompts = list(usable), list(usable.values())
         self._length_of = {prompt: (lengths or {}).get(prompt_id, n_tokens) for prompt_id, prompt in usable.items()}
         self.plain = plain_model(generator, device)
-        self.prices = generator.prices
+        self.unit_costs = generator.unit_costs
         self.seed = config.seeds[0]
         self.n_tokens = n_tokens
         self.decoding = replace(
@@ -96,40 +96,40 @@ class DecodeTimer:
             record_full_depth="none",
         )
 
-    def warm_up(self, contender: Contender, batch: int, n_tokens: int) -> float:
+    def warm_up(self, alternative: Alternative, batch: int, n_tokens: int) -> float:
         """Decode one batch for a number of tokens, and return the seconds."""
         began = time.perf_counter()
-        self._time(contender, batches(self.prompts, batch)[0], n_tokens)
+        self._time(alternative, batches(self.prompts, batch)[0], n_tokens)
         return time.perf_counter() - began
 
-    def time(self, contender: Contender, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
+    def time(self, alternative: Alternative, batch: int, prompts: Sequence[Prompt]) -> tuple[Timing, list[list[int]]]:
         """Decode prompts in batches, and return the timing and the tokens of each. Raises `UsageError`.
 
         Prompts of a batch have similar lengths, and the shortest text counts for all. A draft's tokens before the clock
         starts are not timed.
         """
         by_length = sorted(prompts, key=self._length, reverse=True)
-        parts = [self._time(contender, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
+        parts = [self._time(alternative, rows, min(map(self._length, rows))) for rows in batches(by_length, batch)]
         timed = [timing for timing, _ in parts if timing.tokens] or [timing for timing, _ in parts[:1]]
         return _summed(timed), [text for _, texts in parts for text in texts]
 
     def _length(self, prompt: Prompt) -> int:
         return self._length_of.get(prompt, self.n_tokens)
 
-    def _time(self, contender: Contender, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
+    def _time(self, alternative: Alternative, rows: Sequence[Prompt], n_tokens: int) -> tuple[Timing, list[list[int]]]:
         watch = Stopwatch(self.decoder.device, len(rows))
-        if isinstance(contender, HFGenerate):
-            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(contender))
+        if isinstance(alternative, HFGenerate):
+            made = generate_greedily(self.plain, rows, n_tokens, watch.progress, settings_of(alternative))
             seconds = watch.stop()
-            assert made.shape[1] == n_tokens, "all rows ended early"
+            assert made.shape[1] == n_tokens, "all sequences ended early"
             return Timing(watch.tokens, seconds), made.tolist()
         decoding = replace(self.decoding, max_new_tokens=n_tokens, max_rows=len(rows))
         engine = Engine(self.decoder, decoding, self.student)
-        outcomes = dict(engine.generate([Request(row, contender, self.seed) for row in rows], watch.progress))
+        outcomes = dict(engine.generate([Request(row, alternative, self.seed) for row in rows], watch.progress))
         seconds = watch.stop()
-        costs = [self._costs(contender, len(row), outcomes[index]) for index, row in enumerate(rows)]
+        costs = [self._costs(alternative, len(row), outcomes[index]) for index, row in enumerate(rows)]
         if engine.n_slots < len(rows):
-            raise UsageError(f"there is memory for {engine.n_slots} rows only: lower --batch {len(rows)}")
+            raise UsageError(f"there is memory for {engine.n_slots} sequences only: lower --batch {len(rows)}")
         traces = [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, RequestOutput)]
         texts = [trace.token_id_T.tolist() for trace in traces]
         return replace(_summed(costs), tokens=watch.tokens, seconds=seconds), texts
@@ -148,7 +148,7 @@ class DecodeTimer:
             n_run, n_untimed = int(rounds.length_R[0]), int(rounds.emitted_R(len(exit_layer_T))[0])
         untimed = OpCounts(*(getattr(counts, field.name)[:n_run] for field in fields(OpCounts)))
         of_all, of_untimed = (
-            cost_columns(self.prices, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
+            cost_columns(self.unit_costs, run, exits, self.decoding.exitable_layers, configuration.mode, n_prompt)
             for run, exits in ((counts, exit_layer_T), (untimed, exit_layer_T[:n_untimed]))
         )
         costs: dict[str, Any] = {name: float(of_all[name] or 0) - float(of_untimed[name] or 0) for name in COSTS}
@@ -167,7 +167,7 @@ def _summed(parts: Sequence[Timing]) -> Timing:
 
 
 def usable_prompts(generator: ModelGenerator, n_tokens: int) -> dict[str, Prompt]:
-    """Return prompt id → token ids, for prompts with room for so many tokens. Raises `UsageError` if none has."""
+    """Return prompt id → token ids, for prompts that leave room for `n_tokens` in the context. Raises `UsageError`."""
     config, context_of = generator.config, generator.engine.decoder.context_of
     runs = [Run("", prompt, NoExit(), config.seeds[0]) for prompt in config.prompts]
     tokenized = {key[0]: request.prompt_token_ids for key, request in generator.requests(runs).items()}

@@ -13,9 +13,10 @@ from eexit.studies.timing.speedups import Speedup, speedups, times_of
 TEXTS: Final = "texts"  # of a row of timings that is being made: the tokens of each of its rows
 MISSING = "–"
 BESIDE_CAPTION = (
-    f"Identical texts: rows with all the tokens of {NORMAL} in the same round, in the worst round. First other token: "
-    "the earliest of any row that is not the same, from 0. Warming up is not timed. "
-    f"{MISSING}: it decodes one row at a time only."
+    f"Identical texts: sequences with all the tokens of {NORMAL} in the same round, in the worst round. First other "
+    f"token: "
+    "the earliest of any sequence that is not the same, from 0. Warming up is not timed. "
+    f"{MISSING}: it decodes one sequence at a time only."
 )
 
 
@@ -29,7 +30,7 @@ def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
 
 
 def with_identity(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of a round with a comparison of their texts and `normal`'s in place of the texts."""
+    """Return a round's rows with columns that compare each text with `normal`'s, in place of the texts."""
     normal = {row["batch"]: row[TEXTS] for row in rows if row["configuration"] == NORMAL}
     told = [_told_apart(row, normal.get(row["batch"])) for row in rows]
     return [{name: value for name, value in row.items() if name != TEXTS} for row in told]

@@ -54,11 +54,11 @@ def generate_greedily(
     return made[:, ids.shape[1] :]
 
 
-def settings_of(contender: HFGenerate) -> dict[str, Any]:
+def settings_of(alternative: HFGenerate) -> dict[str, Any]:
     """Return the arguments of `generate` for a variant."""
-    if contender.draft_layer is not None:
-        return {"assistant_early_exit": contender.draft_layer + 1}  # so many layers
-    if contender.variant == LOOKUP:
+    if alternative.draft_layer is not None:
+        return {"assistant_early_exit": alternative.draft_layer + 1}  # so many layers
+    if alternative.variant == LOOKUP:
         return {"prompt_lookup_num_tokens": LOOKUP_TOKENS}
     return {}
 

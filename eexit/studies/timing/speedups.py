@@ -34,7 +34,7 @@ HEADINGS = (
 )
 CAPTION = (
     f"Medians over rounds. × time of {NORMAL}: time per token as a multiple of full depth's on the same path, in "
-    "the same round; lower is better. It has an interval over calls, and one call tells no times apart (–). "
+    "the same round; lower is better. It has an interval over calls, and one call can't separate times (–). "
     "Saved, of full depth: in theory, if deciding were free and deferral unbounded (macs_required); by what was "
     "run (macs_executed), as each row alone runs it, both in multiply-adds; in time, 1 − time / time of "
     f"{NORMAL}: below 0, it took longer. Short of run: what was run less, in points, but did not save time, as "
@@ -47,7 +47,7 @@ DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all t
 
 @dataclass(frozen=True)
 class Speedup:
-    """Speed of a configuration or `generate` at a batch size, beside that of `normal` or of another baseline.
+    """Speed of a configuration or of `generate` at a batch size, as a multiple of `normal`'s or another baseline's.
 
     Savings are shares of full depth. `theoretical` and `run` are None without known costs.
     """
@@ -68,7 +68,7 @@ class Speedup:
 
     @property
     def speedup(self) -> float:
-        """Ratio of both speeds."""
+        """Speed as a multiple of the baseline's."""
         return self.ratio.mean
 
     @property

@@ -22,12 +22,12 @@ from eexit.plan.configuration import NORMAL, short_name
 from eexit.studies.timing.speedups import in_time, speedups
 
 STEP_CAPTION = (
-    "A step, in milliseconds, by the rows that are decoded together and by the last layer that is run, at which all "
-    "rows exit (medians over rounds)."
+    "A step, in milliseconds, by the sequences decoded together and by the last layer run, at which all of them exit "
+    "(medians over rounds)."
 )
 ALLOWED_CAPTION = (
     "Allowed: what exits as often at each layer as in the sweep's runs of these prompts would save of the time if "
-    "deciding were free, nothing were deferred and all rows left at the same steps. In time: realised."
+    "deciding were free, nothing were deferred and all sequences exited at the same steps. In time: realised."
 )
 
 
@@ -63,7 +63,7 @@ def step_times(measurements: Iterable[Mapping[str, Any]], n_layers: int) -> Step
 def exits_at_one_layer(rule: str | None) -> bool:
     """Return True if all tokens exit at the layer that is the rule's parameter."""
     found = RULES.get(rule or "")
-    return found is not None and not found.sees and not found.draws
+    return found is not None and not found.score_name and not found.draws
 
 
 def step_table(times: StepTimes) -> ResultTable:

@@ -16,7 +16,6 @@ from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import pluralize, truncate_lines, with_versions
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import (
     GENERATE,
     NORMAL,
@@ -29,12 +28,13 @@ from eexit.plan.configuration import (
 )
 from eexit.plan.runs import OK, configurations
 from eexit.plan.splits import representative
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.configuration_means import exit_counts
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import CHOICES, TIMINGS
 from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
-from eexit.studies.timing.calls import Times
+from eexit.studies.timing.calls import BatchTimings
 from eexit.studies.timing.generate_variants import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.step_times import allowed_table, exits_at_one_layer, step_table, step_times
@@ -45,7 +45,7 @@ EXITS: Final = ("exit_layer_counts",)  # also needed with steps
 FIRST_STATE: Final = next(iter(MODES))  # what exits at one layer leave behind is never needed
 LEAST_TOKENS: Final = 3  # the first two of a row are not timed
 
-Contender = Configuration | HFGenerate
+Alternative = Configuration | HFGenerate
 
 
 @dataclass(frozen=True)
@@ -60,28 +60,30 @@ class SweepExitShares:
 
 
 class TimingStudy(Study):
-    """Study of contenders at several batch sizes, with the prompts of `config`.
+    """Study of decoding times at several batch sizes, with the prompts of `config`.
 
-    A unit is a round, and a part times one contender at one batch size. The first unit warms up.
+    A unit is a round; a part times one configuration, or transformers' `generate`, at one batch size. The first unit
+    warms up.
     """
 
     table, needs_model, times = TIMINGS, True, True
     doing, oom_hint = "timing", "lower --batch"
 
     def __init__(
-        self, config: SweepConfig, contenders: Sequence[Contender], batches: Sequence[int], lengths: Mapping[str, int],
-        n_rounds: int, exits: SweepExitShares | None = None, per_round: int | None = None, n_calls_before: int = 0,
+        self, config: SweepConfig, alternatives: Sequence[Alternative], batches: Sequence[int],
+        lengths: Mapping[str, int], n_rounds: int, exits: SweepExitShares | None = None, per_round: int | None = None,
+        n_calls_before: int = 0,
     ) -> None:  # fmt: skip
-        self.config, self.contenders, self.batches = config, contenders, batches
+        self.config, self.alternatives, self.batches = config, alternatives, batches
         self.lengths, self.n_tokens, self._n_calls_before = lengths, max(lengths.values()), n_calls_before
         self.n_rounds, self._exits, self._per_round = n_rounds, exits, per_round
-        self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by contender and batch size
-        n_chosen = sum(isinstance(each, Configuration) for each in contenders) - 1
+        self._warm_ups: dict[tuple[str, int], float] = {}  # seconds, by alternative and batch size
+        n_chosen = sum(isinstance(each, Configuration) for each in alternatives) - 1
         self.opening = (
             f"timing {pluralize(n_chosen, 'configuration')}, {NORMAL} and {GENERATE}, "
             f"{pluralize(len(config.prompts), 'prompt')} × {self._tokens}, "
             f"{'' if per_round is None else f'{per_round} of them in each round, '}"
-            f"{_rows(batches)} at a time, {pluralize(n_rounds, 'round')}"
+            f"{_in_words(batches)} at a time, {pluralize(n_rounds, 'round')}"
         )
 
     @property
@@ -90,18 +92,21 @@ class TimingStudy(Study):
         return pluralize(self.n_tokens, "token") if least == self.n_tokens else f"{least} to {self.n_tokens} tokens"
 
     def load(self, device: str) -> Sequence[str]:
-        """Raise `UsageError` if the model can't be loaded, or if no prompt leaves room for so many tokens."""
+        """Load the model, and find the prompts to time; return remarks for users.
+
+        Raise `UsageError` if the model can't be loaded, or if no prompt leaves room for its tokens.
+        """
         from eexit.studies.timing.decode_timer import DecodeTimer
         from eexit.studies.timing.plain_generate import drafts_itself
 
         remarks = []
-        self._contenders = DecodeTimer(self.config, device, self.n_tokens, self.lengths)
+        self._timer = DecodeTimer(self.config, device, self.n_tokens, self.lengths)
         self._common = self._same_for_all()
-        if n_left_out := len(self.config.prompts) - len(self._contenders.prompts):
+        if n_left_out := len(self.config.prompts) - len(self._timer.prompts):
             remarks.append(f"{pluralize(n_left_out, 'prompt')} left no room for {self.n_tokens} tokens")
-        if any(map(_drafts, self.contenders)) and not drafts_itself(self._contenders.plain):
+        if any(map(_drafts, self.alternatives)) and not drafts_itself(self._timer.plain):
             remarks.append(f"the {GENERATE} of transformers can't draft with early layers of this model: not timed")
-            self.contenders = [each for each in self.contenders if not _drafts(each)]
+            self.alternatives = [each for each in self.alternatives if not _drafts(each)]
         return remarks
 
     def _same_for_all(self) -> Mapping[str, Any]:
@@ -110,7 +115,7 @@ class TimingStudy(Study):
         from eexit.model.quantization import precision_of
         from eexit.studies.timing.decode_timer import describe_machine
 
-        model = self._contenders.plain
+        model = self._timer.plain
         return {
             "model": self.config.model,
             "device": model.device.type,
@@ -129,12 +134,15 @@ class TimingStudy(Study):
         for batch in self.batches:
             n_steps = -(-(self._per_round or len(self.config.prompts)) // batch) * self.n_tokens
             order = Random(f"{self._n_calls_before} {number} {batch}")
-            for contender in order.sample(self.contenders, len(self.contenders)):
-                if batch > 1 and isinstance(contender, HFGenerate) and contender.takes_one_row:
+            for alternative in order.sample(self.alternatives, len(self.alternatives)):
+                if batch > 1 and isinstance(alternative, HFGenerate) and alternative.takes_one_row:
                     continue
-                what, size = f"{contender.key}, {pluralize(batch, 'row')}", n_steps if number else self._n_warming_up
+                what, size = (
+                    f"{alternative.key}, {pluralize(batch, 'sequence')}",
+                    n_steps if number else self._n_warming_up,
+                )
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
-                parts.append(StudyPart(text, (contender, batch, number), size))
+                parts.append(StudyPart(text, (alternative, batch, number), size))
         return parts
 
     @property
@@ -142,25 +150,25 @@ class TimingStudy(Study):
         return min(self.n_tokens, WARM_UP_TOKENS)
 
     def run_part(self, part: StudyPart) -> PartResult:
-        contender, batch, number = part.what
+        alternative, batch, number = part.what
         if not number:
-            self._warm_ups[contender.key, batch] = self._contenders.warm_up(contender, batch, self._n_warming_up)
+            self._warm_ups[alternative.key, batch] = self._timer.warm_up(alternative, batch, self._n_warming_up)
             return PartResult([])
-        own = in_turn(self._contenders.prompts, number, self._per_round)
-        timing, texts = self._contenders.time(contender, batch, own)
+        own = in_turn(self._timer.prompts, number, self._per_round)
+        timing, texts = self._timer.time(alternative, batch, own)
         if not timing.tokens:  # a draft was the whole text, so that the clock never started
             return PartResult([])
-        warm_up = self._warm_ups.get((contender.key, batch))
+        warm_up = self._warm_ups.get((alternative.key, batch))
         of_prompts = {
             "prompts": len(own),
-            "prompt_ids": in_turn(self._contenders.prompt_ids, number, self._per_round),
+            "prompt_ids": in_turn(self._timer.prompt_ids, number, self._per_round),
         }
-        row = {**self._common, **of_prompts, **contender.columns, **asdict(timing), "batch": batch, "round": number}
+        row = {**self._common, **of_prompts, **alternative.columns, **asdict(timing), "batch": batch, "round": number}
         return PartResult([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
 
     def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
-        """Return the rows of a round by batch size, then in the contenders' order."""
-        names = [contender.key for contender in self.contenders]
+        """Return the rows of a round, by batch size, then in the order of the timed configurations."""
+        names = [alternative.key for alternative in self.alternatives]
         rows = with_identity(super().rows(unit, results))
         return sorted(rows, key=lambda row: (self.batches.index(row["batch"]), names.index(row["configuration"])))
 
@@ -177,14 +185,14 @@ def in_turn(prompts: Sequence[Any], number: int, per_round: int | None) -> Seque
     return prompts[(number - 1) % n_turns :: n_turns][:per_round]
 
 
-def _drafts(contender: Contender) -> bool:
-    return isinstance(contender, HFGenerate) and contender.draft_layer is not None
+def _drafts(alternative: Alternative) -> bool:
+    return isinstance(alternative, HFGenerate) and alternative.draft_layer is not None
 
 
-def _rows(batches: Sequence[int]) -> str:
-    """Return batch sizes in words: `1, 2 and 8 rows`."""
+def _in_words(batches: Sequence[int]) -> str:
+    """Return batch sizes in words: `1, 2 and 8 sequences`."""
     *others, last = batches
-    return " and ".join([*filter(None, [", ".join(map(str, others))]), pluralize(last, "row")])
+    return " and ".join([*filter(None, [", ".join(map(str, others))]), pluralize(last, "sequence")])
 
 
 @dataclass(frozen=True)
@@ -229,23 +237,23 @@ def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
         raise UsageError(f"all runs of {sweep.name} are errors: there is no prompt to time")
     drafting = [HFGenerate(each.layer) for each in chosen if isinstance(each, Draft)]
     drafts = _drafts_of(asked.drafts, sweep)
-    contenders = list(dict.fromkeys([NoExit(), *variants_beside(asked.baselines), *chosen, *drafting, *drafts]))
+    alternatives = list(dict.fromkeys([NoExit(), *variants_beside(asked.baselines), *chosen, *drafting, *drafts]))
     if asked.only_fastest:
         keys = _fastest(sweep, asked, [each.key for each in chosen])
-        contenders = [each for each in contenders if each.key in keys]
+        alternatives = [each for each in alternatives if each.key in keys]
     lengths = _timed_lengths(sweep.name, lengths, asked.n_tokens)
-    ids = _fresh(sweep, [*lengths], contenders, asked.n_prompts) if asked.only_unused else [*lengths]
+    ids = _fresh(sweep, [*lengths], alternatives, asked.n_prompts) if asked.only_unused else [*lengths]
     if asked.with_steps:
         layers = {layer for each in chosen if isinstance(each, EarlyExit) for layer in each.layers or exitable}
         steps = [EarlyExit(FIRST_STATE, "fixed", float(layer)) for layer in exitable]
         needed = [each for each in steps if not asked.only_fastest or each.parameter in layers]
-        contenders = list(dict.fromkeys([*contenders, *needed]))
+        alternatives = list(dict.fromkeys([*alternatives, *needed]))
     prompts = _sample([prompt for prompt in config.prompts if prompt.id in {*ids}], asked.n_prompts)
     config = config.model_copy(update={"prompts": prompts})
     exits = _exits(sweep, {prompt.id for prompt in prompts}) if asked.with_steps else None
     batches, n_calls = tuple(dict.fromkeys(asked.batches)), len({row["timing_id"] for row in sweep.timings})
     lengths = {prompt.id: lengths[prompt.id] for prompt in prompts}
-    return TimingStudy(config, contenders, batches, lengths, asked.n_rounds, exits, asked.per_round, n_calls)
+    return TimingStudy(config, alternatives, batches, lengths, asked.n_rounds, exits, asked.per_round, n_calls)
 
 
 def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) -> dict[str, int]:
@@ -264,15 +272,17 @@ def _timed_lengths(name: str, lengths: Mapping[str, int], n_tokens: int | None) 
     return {prompt_id: most for prompt_id, n in lengths.items() if n >= most}
 
 
-def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Contender], n: int) -> Sequence[str]:
-    """Return the least often timed prompts, n or more, that no call has timed with more contenders; steps don't count.
+def _fresh(sweep: FinishedSweep, ids: Sequence[str], alternatives: Sequence[Alternative], n: int) -> Sequence[str]:
+    """Return at least `n` prompts that no call has timed with more configurations, the least often timed first.
 
-    Raises `UsageError` if there are none.
+    Step times don't count. Raises `UsageError` if there are none.
     """
     by_call: dict[str, list[Mapping[str, Any]]] = {}
     for row in sweep.timings:
         by_call.setdefault(row["timing_id"], []).append(row)
-    n_compared = sum(not exits_at_one_layer(each.rule if isinstance(each, EarlyExit) else None) for each in contenders)
+    n_compared = sum(
+        not exits_at_one_layer(each.rule if isinstance(each, EarlyExit) else None) for each in alternatives
+    )
     in_larger, in_others = set[str](), Counter[str]()
     for rows in by_call.values():
         timed = {prompt_id for row in rows for prompt_id in row["prompt_ids"]}
@@ -283,7 +293,7 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
     fresh = sorted((prompt_id for prompt_id in ids if prompt_id not in in_larger), key=lambda each: in_others[each])
     if not fresh:
         raise UsageError(
-            f"all prompts of {sweep.name} were timed with more contenders, and --unused-prompts takes "
+            f"all prompts of {sweep.name} were timed with more alternatives, and --unused-prompts takes "
             "others: add prompts to the sweep, or leave --unused-prompts out"
         )
     most = in_others[fresh[:n][-1]]
@@ -291,10 +301,10 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], contenders: Sequence[Conten
 
 
 def _fastest(sweep: FinishedSweep, asked: TimingArgs, chosen: Sequence[str]) -> set[str]:
-    """Return the keys of full depth, `generate`, the selected setting, and the fastest contender at each batch size."""
+    """Return the keys of full depth, `generate`, the selected setting, and the fastest alternative by batch size."""
     found = {NORMAL, GENERATE, *chosen}
     for batch in asked.batches:
-        if fastest := Times(sweep.timings, batch, chosen[0] if chosen else None).fastest:
+        if fastest := BatchTimings(sweep.timings, batch, chosen[0] if chosen else None).fastest:
             found.add(fastest)
     return found
 

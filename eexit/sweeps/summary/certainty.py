@@ -79,11 +79,13 @@ def confidence_by_depth(
 
 @dataclass(frozen=True)
 class _CertaintyCounts:
-    """Counts of decided tokens: `n_R` of all tokens, the others by threshold.
+    """Counts of the decided tokens of R runs, at C thresholds and X layers.
 
-    (C, R, X): tokens that are `sure` or `confirmed`, early `exits` at the first sure layer, and `contradicted` exits.
-    (C, R, 1): tokens confirmed `early`, and among them tokens `taken_back`. (C, R, M, X): tokens that are first so at a
-    layer.
+    - `n_R`: all decided tokens.
+    - `sure`, `confirmed`, (C, R, X): tokens that are so at a layer.
+    - `exits`, `contradicted`, (C, R, X): tokens first sure at an exitable layer, and those with another final token.
+    - `early`, `taken_back`, (C, R, 1): tokens confirmed at an exitable layer, and those not confirmed at a deeper one.
+    - `first_CRMX`: tokens that are first sure, or first confirmed, at a layer.
     """
 
     n_R: np.ndarray
@@ -126,10 +128,10 @@ def _counts(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str], n_layers: int, thresholds: Sequence[float]
 ) -> _CertaintyCounts:
     counts = _CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
-    for run_D, p_DXK, likeliest_DX in top_predictions(tokens, run_ids):
+    for run_D, p_DXK, top_token_DX in top_predictions(tokens, run_ids):
         np.add.at(counts.n_R, run_D, 1)
         for at, threshold in enumerate(thresholds):
-            counts.add(at, run_D, p_DXK[..., 0] >= threshold, likeliest_DX == likeliest_DX[:, -1:])
+            counts.add(at, run_D, p_DXK[..., 0] >= threshold, top_token_DX == top_token_DX[:, -1:])
     return counts
 
 
@@ -142,7 +144,7 @@ def _medians(count_CRMX: np.ndarray, layer_X: np.ndarray) -> np.ndarray:
 
 
 def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np.ndarray) -> list[dict[str, float]]:
-    """Return the columns of each layer, from runs of a kind of prompt."""
+    """Return the measures of each layer, from the runs of one kind of prompt."""
     of_units = {name: means_of_groups(share_RX, unit_R) for name, share_RX in shares.items()}
     each = {
         name: estimate_columns(of_units[name], [ValueKind.SHARE] * of_units[name].shape[1]) for name in MEASURES

@@ -35,7 +35,7 @@ def texts_as_html(
     if len(prompts) > MOST_PROMPTS:
         texts.append(f"<p>and {len(prompts) - MOST_PROMPTS:,} more prompts, which report() shows</p>")
     legend = [f'<span style="{_ink(colour)}; padding: 0 6px">{layer}</span>' for layer, colour in colours.items()]
-    return f"{''.join(texts)}<p>left after layer {' '.join(legend)}, or not before the final one ({layers[-1]})</p>"
+    return f"{''.join(texts)}<p>exited after layer {' '.join(legend)}, or not before the final one ({layers[-1]})</p>"
 
 
 def table_as_html(table: ResultTable) -> str:

@@ -47,18 +47,18 @@ def on_normal(
     layers: Sequence[int],
     configurations: Sequence[Configuration],
 ) -> dict[str, Contradicted]:
-    """Return contradicted exits over all decided tokens of `normal`, by key, for rules whose input was recorded.
+    """Return key → share of contradicted exits on the texts of `normal`, for rules whose input was recorded.
 
-    `tokens` have `run_id` and `OF_TOP_PREDICTIONS`; tokens of runs in `prompt_of_run` count. A prompt that
-    `unit_of` lacks is a sampling unit. `layers` end with the final one.
+    `tokens` have `run_id` and `OF_TOP_PREDICTIONS`; tokens of runs in `prompt_of_run` count. A prompt that `unit_of`
+    lacks is a sampling unit. `layers` end with the final one.
     """
     known = [each for each in configurations if isinstance(each, EarlyExit) and _reads_distribution(each)]
     counts = {each.key: np.zeros((len(prompt_of_run), 2)) for each in known}
-    for run_D, p_DXK, likeliest_DX in top_predictions(tokens, [*prompt_of_run]) if known else ():
+    for run_D, p_DXK, top_token_DX in top_predictions(tokens, [*prompt_of_run]) if known else ():
         for each in known:
             exits_DX = _first_met(each, p_DXK, layers)
             if exits_DX is not None:
-                is_wrong_DX = exits_DX & (likeliest_DX[:, :-1] != likeliest_DX[:, -1:])
+                is_wrong_DX = exits_DX & (top_token_DX[:, :-1] != top_token_DX[:, -1:])
                 np.add.at(counts[each.key], run_D, np.stack([is_wrong_DX.any(1), exits_DX.any(1)], axis=1))
     prompt_R = [*prompt_of_run.values()]
     unit_R = [unit_of.get(prompt_id, prompt_id) for prompt_id in prompt_R]
@@ -77,9 +77,9 @@ def _reads_distribution(configuration: EarlyExit) -> bool:
 
 
 def _first_met(configuration: EarlyExit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
-    """Return tokens' exits before the final layer, (D, X − 1); None if the rule needs more than top probabilities.
+    """Return True where a token first meets the rule's condition, (D, X − 1); None if that needs more than top tokens.
 
-    Rules use only operations that arrays and tensors share.
+    The rule's function gets arrays in place of tensors.
     """
     rule, threshold = ONLINE[configuration.rule], configuration.parameter
     assert isinstance(threshold, float)

@@ -52,13 +52,12 @@ CAPTION = (
 # For a sweep with several seeds.
 DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
 DIFFERENT_CAPTION = (
-    " Different: runs without repeats. Where tokens are greedy and exits are not left to chance, all seeds have the "
-    "same run."
+    " Different: runs without repeats. Where tokens are greedy and exits are not random, all seeds have the same run."
 )
 # For a sweep whose prompts have answers.
 ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
 ANSWERS_CAPTION = (
-    " Correct: right answers, of prompts that bring one. Cut: texts of these prompts that ended at max_new_tokens."
+    " Correct: right answers, of prompts with an answer. Cut: texts of these prompts that ended at max_new_tokens."
 )
 # For a sweep whose texts have chains of thought, and whose prompts have answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
@@ -67,14 +66,9 @@ TAKEN_CAPTION = (
     "interval over prompts, as that of tokens per right."
 )
 # For a sweep without full-depth observations.
-UNOBSERVED_CAPTION = (
-    " Disagreement and perplexity are not known: full depth was asked nothing (--record-full-depth none)."
-)
+UNOBSERVED_CAPTION = " Disagreement and perplexity are unknown: full depth was not recorded (--record-full-depth none)."
 # For a sweep with rules that use a screen.
-SCREENED_CAPTION = (
-    " Screen: of the {n_left:,} tokens that exited by what it let through, {missed} were without the token that is "
-    "likeliest to the whole head."
-)
+SCREENED_CAPTION = " Screen: of the {n_left:,} early exits decided on it, {missed} lacked the whole head's top token."
 # For a sweep with drafts; the report uses the same words.
 DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\nspeed-\nup")
 DRAFTS_CAPTION = (
@@ -128,7 +122,7 @@ def closing_table(
     warnings = [contradicted_rules(contradicted), cut_warning(cut_shares) if has_answers else ""]
     caption = "\n".join([*filter(None, warnings), CAPTION])
     caption += "".join(each for each, is_there in captions.items() if is_there)
-    if missed := screen_misses(done):
+    if missed := screen_misses(pa.concat_tables(of.done for of in found)):
         caption += SCREENED_CAPTION.format(n_left=missed[0], missed=percent(missed[1]))
     table = ResultTable(caption)
     table.add("key", "configuration", shorten=short_name)

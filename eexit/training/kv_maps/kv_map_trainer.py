@@ -15,16 +15,16 @@ from torch import Tensor
 from eexit.errors import UsageError
 from eexit.method.kv_maps import KEYS, STREAMS, KVMaps
 from eexit.plan.artefacts import CardRow
+from eexit.training.hidden_states import hidden_states
 from eexit.training.kv_maps.disagreement import ExitPoints, exit_rows
 from eexit.training.kv_maps.map_forms import HiddenForm, KVForm, MapForm
 from eexit.training.ridge import PrincipalAxes, SplitMoments, best_fit
-from eexit.training.streams import streams
 from eexit.training.texts import TrainingText
 from eexit.training.trainer_inputs import TrainerInputs
 
 
 class KVMapTrainer:
-    """Trainer of the maps of all exitable layers."""
+    """Trainer of KV maps from all exitable layers to their skipped layers."""
 
     def __init__(self, setup: TrainerInputs):
         """Raise `UsageError` if no exit has a skipped layer that needs a map."""
@@ -42,7 +42,7 @@ class KVMapTrainer:
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
         after_layers = range(self.layers[0], self.decoder.n_layers - 1)
-        states_NXW = streams(self.decoder, texts, after_layers, decided_only=True)
+        states_NXW = hidden_states(self.decoder, texts, after_layers, decided_only=True)
         after = dict(zip(after_layers, states_NXW.unbind(1), strict=False))
         targets = self.form.targets(after)
         for layer in self.layers:

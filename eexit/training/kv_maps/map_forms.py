@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eexit.method.kv_maps import KEYS, STREAMS
 from eexit.method.linear_map import LinearMap
-from eexit.model.layers import Decoder, ForwardInputs, Layer
+from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 from eexit.training.ridge import linear_map
 
 PROBES: Final = 64  # hidden states on which norms are compared
@@ -35,7 +35,7 @@ def deeper(exit_layer: int, n_layers: int) -> range:
 
 @dataclass(frozen=True, eq=False)
 class MapRegression:
-    """Sums and targets of one map's regression, and its prior (J, H), the map equivalent to `frozen_residual`."""
+    """Regression of one map: its moments by name, its targets, and its prior map (J, H), that of `frozen_residual`."""
 
     sums: str  # name in `SplitMoments`
     targets: slice
@@ -43,7 +43,7 @@ class MapRegression:
 
 
 class MapForm(Protocol):
-    """Interface of a form of KV maps."""
+    """Interface of a form of KV maps: the regressions that fit the maps, and their conversion to maps."""
 
     @property
     def regressions(self) -> Mapping[Pair, MapRegression]: ...
@@ -54,14 +54,14 @@ class MapForm(Protocol):
     def pairs(
         self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
     ) -> Iterable[tuple[str, Tensor, Tensor]]:
-        """Yield regressions' names, inputs and targets, for tokens with these hidden states at an exit."""
+        """Yield each regression's name, inputs and targets, for tokens with these hidden states at an exit."""
 
     def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
-        """Convert a regression's solution for `KVMaps`."""
+        """Return the maps for `KVMaps` from a regression's solution."""
 
 
 class HiddenForm:
-    """Form with the layers' inputs as targets; its prior is the hidden state at the exit itself."""
+    """Form of KV maps to the skipped layers' inputs; its prior is the hidden state at the exit."""
 
     def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
         self._deeper = {exit_layer: deeper(exit_layer, decoder.n_layers) for exit_layer in exit_layers}
@@ -89,7 +89,7 @@ class HiddenForm:
 
 
 class KVForm:
-    """Form with keys and values as targets; its prior is the layer's projections of the hidden state at the exit."""
+    """Form of KV maps to keys and values; its prior is the layers' projections of the hidden state at the exit."""
 
     def __init__(self, decoder: Decoder, exit_layers: Sequence[int]):
         self.decoder, self._deeper = decoder, {layer: deeper(layer, decoder.n_layers) for layer in exit_layers}
@@ -113,7 +113,10 @@ class KVForm:
         return all(decoder.for_keys[layer].projections and is_shared(decoder, layer) for layer in layers)
 
     def _groups(self, exit_layer: int) -> dict[int, list[int]]:
-        """Return the skipped layers, grouped by the layer whose norm represents theirs."""
+        """Return an exit's skipped layers in groups; the norms of a group differ by a gain and bias only.
+
+        The key is the layer that represents its group.
+        """
         groups: dict[int, list[int]] = {}
         for layer in self._deeper[exit_layer]:
             groups.setdefault(self._norms[layer].like, []).append(layer)
@@ -172,7 +175,7 @@ def is_shared(decoder: Decoder, layer: int) -> bool:
 
 
 def _probes(decoder: Decoder) -> Tensor:
-    """Return random hidden states (N, W), always the same, for comparing norms."""
+    """Return fixed random hidden states, (N, W), with which norms are compared."""
     probe_NW = torch.randn(PROBES, decoder.width, generator=torch.Generator().manual_seed(0))
     return probe_NW.to(decoder.device, decoder.dtype)
 
@@ -185,7 +188,7 @@ def _entering_each(decoder: Decoder, layer: int, hidden_NW: Tensor) -> list[Tens
         caught.append(given_N1D[:, 0])
         return own(given_N1D)
 
-    def visit(at: Layer, hidden_N1W: Tensor) -> Tensor:
+    def visit(at: VisitedLayer, hidden_N1W: Tensor) -> Tensor:
         if at.index == layer:
             at.write_keys(hidden_NW[:, None], [catch, catch])
         return hidden_N1W
@@ -209,7 +212,7 @@ def compare_norms(decoder: Decoder, layers: Sequence[int]) -> dict[int, Rescaled
 
 
 def _scaled(like: int, given_ND: Tensor, normed_ND: Tensor, tolerance: float) -> RescaledNorm | None:
-    """Return the gain and bias that turn `given_ND` into `normed_ND`; None if there are none."""
+    """Return the gain and bias that turn `given_ND` into `normed_ND`, or None if no gain and bias do."""
     centred_ND = given_ND - given_ND.mean(0)
     gain_D = (centred_ND * normed_ND).sum(0) / centred_ND.square().sum(0)
     bias_D = normed_ND.mean(0) - gain_D * given_ND.mean(0)

@@ -31,14 +31,17 @@ PENALTY: Final = 1e-4  # on the squared distance from no calibration, or for gat
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibrated log KL + log k of a layer: scale · log KL + slope · log k + shift, with scale and slope ≥ 0."""
+    """Calibration of a layer's probe, with scale and slope ≥ 0.
+
+    log KL + log k becomes scale · log KL + slope · log k + shift.
+    """
 
     scale: float
     slope: float
     shift: float  # nats
 
     def apply(self, probe: LinearMap) -> LinearMap:
-        """Return an uncalibrated probe of a layer with this calibration."""
+        """Return the layer's probe with this calibration."""
         power_11 = torch.full_like(probe.weight[-1:], self.slope - 1)
         return LinearMap(torch.cat([probe.weight[:-1] * self.scale, power_11]), probe.bias * self.scale + self.shift)
 
@@ -92,7 +95,10 @@ def _least(start: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _chance_loss(seen_NK: Tensor, true_NK: Tensor) -> Tensor:
-    """Return the loss of `calibrate` from log KL + log k; log space keeps the digits of probabilities near 0 or 1."""
+    """Return the loss of `calibrate` for predicted and true log KL + log k.
+
+    Log space keeps the digits of probabilities near 0 and 1.
+    """
     seen_NK, true_NK = (log_kl_NK.clamp(*LOG_KL_RANGE).exp() for log_kl_NK in (seen_NK, true_NK))
     stop_NK, go_NK = 2 * (-true_NK).sigmoid(), (true_NK / 2).tanh()
     own_NK = torch.xlogy(stop_NK, stop_NK) + torch.xlogy(go_NK, go_NK)

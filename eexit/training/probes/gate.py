@@ -18,9 +18,9 @@ from eexit.method.linear_map import LinearMap
 from eexit.method.linear_predictors import Gate
 from eexit.method.rules import ONLINE, LayerView
 from eexit.plan.artefacts import CardRow
+from eexit.training.hidden_states import BLOCK_TOKENS, decided_hidden_states, hidden_states
 from eexit.training.probes.calibration import calibrate_odds
 from eexit.training.ridge import Moments, SplitMoments, best_fit
-from eexit.training.streams import BLOCK_TOKENS, decided_streams, streams
 from eexit.training.texts import TrainingText, blocks
 from eexit.training.trainer_inputs import TrainerInputs, rule_and_parameter
 
@@ -37,7 +37,7 @@ class GateTrainer:
         self.gate = Gate({}, self.rules)
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        hidden_NXD = streams(self.decoder, texts, self.layers)
+        hidden_NXD = hidden_states(self.decoder, texts, self.layers)
         stop_NER = self._stops(hidden_NXD)
         for rank, layer in enumerate(self.layers):
             yield str(layer), hidden_NXD[:, rank], stop_NER[:, rank]
@@ -70,7 +70,7 @@ class GateTrainer:
         seen, stops = [], []
         fitted = [self._fit(*sums.moments_of(str(layer))) for layer in self.layers]
         for block in blocks(self.choosing, BLOCK_TOKENS):
-            hidden_NXD = streams(self.decoder, block, self.layers)
+            hidden_NXD = hidden_states(self.decoder, block, self.layers)
             streams_E = hidden_NXD.cpu().double().unbind(1)[:-1]
             seen.append(torch.stack([s @ m[1:] + m[0] for s, m in zip(streams_E, fitted, strict=True)], 1))
             stops.append(self._stops(hidden_NXD).cpu())
@@ -84,7 +84,7 @@ class GateTrainer:
         return self.gate.tensors()
 
     def _fit(self, learn: Moments, choose: Moments) -> Tensor:
-        """Return a layer's regressions, (J, R), with a penalty for each rule."""
+        """Return a layer's ridge regressions, (J, R), one per rule, each with a penalty of its own."""
         prior_D1 = torch.zeros_like(learn.both_JH[1:, :1])
         maps = [
             best_fit(learn.targets(of_rule), choose.targets(of_rule), [prior_D1], refit=False)
@@ -96,7 +96,7 @@ class GateTrainer:
     def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return, for each threshold, the share of tokens that pass the gate, and of the rule's exits that pass it."""
         gate, chances, stops = self.gate.to(self.decoder.device), [], []
-        for hidden_NXD in decided_streams(self.decoder, texts, self.layers):
+        for hidden_NXD in decided_hidden_states(self.decoder, texts, self.layers):
             chance_RE = [
                 [gate.chance(hidden_NXD[:, rank], layer, rule).cpu() for rank, layer in enumerate(self.layers)]
                 for rule in self.rules

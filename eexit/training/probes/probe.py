@@ -15,9 +15,9 @@ from eexit.method.linear_predictors import Probe
 from eexit.method.linear_predictors import log_kl as predicted_log_kl
 from eexit.method.rules import RULES
 from eexit.plan.artefacts import CardRow
+from eexit.training.hidden_states import BLOCK_TOKENS, compare, decided_hidden_states, hidden_states
 from eexit.training.probes.calibration import calibrate
 from eexit.training.ridge import Moments, SplitMoments, best_fit, linear_map
-from eexit.training.streams import BLOCK_TOKENS, compare, decided_streams, streams
 from eexit.training.texts import TrainingText, blocks
 from eexit.training.trainer_inputs import KL_FACTORS, TrainerInputs
 
@@ -38,7 +38,7 @@ class ProbeTrainer:
         self.probe = Probe({})
 
     def pairs(self, texts: Sequence[TrainingText]) -> Iterable[tuple[str, Tensor, Tensor]]:
-        hidden_NXD = streams(self.decoder, texts, self.layers)
+        hidden_NXD = hidden_states(self.decoder, texts, self.layers)
         target_NE = log_kl(self._kl(hidden_NXD))
         for rank, layer in enumerate(self.layers):
             yield str(layer), hidden_NXD[:, rank], target_NE[:, rank, None]
@@ -53,7 +53,7 @@ class ProbeTrainer:
         fitted = [linear_probe(*sums.moments_of(str(layer))) for layer in self.layers]
         seen, kls = [], []
         for block in blocks(self.choosing, BLOCK_TOKENS):
-            hidden_NXD = streams(self.decoder, block, self.layers)
+            hidden_NXD = hidden_states(self.decoder, block, self.layers)
             streams_E = hidden_NXD.cpu().unbind(1)[:-1]
             seen.append(torch.stack([predicted_log_kl(*each) for each in zip(fitted, streams_E, strict=True)], 1))
             kls.append(self._kl(hidden_NXD).clamp_min(LEAST_KL))
@@ -66,7 +66,7 @@ class ProbeTrainer:
     def table(self, texts: Sequence[TrainingText]) -> list[CardRow]:
         """Return the shares of tokens that exit, and of rule `kl`'s exits that the probe also makes; by KL factor."""
         parts: dict[tuple[int, float], list[Tensor]] = {}
-        for hidden_NXD in decided_streams(self.decoder, texts, self.layers):
+        for hidden_NXD in decided_hidden_states(self.decoder, texts, self.layers):
             kl_NE, hidden_NXD = self._kl(hidden_NXD), hidden_NXD.cpu()
             for rank, layer in enumerate(self.layers):
                 for factor in KL_FACTORS:

@@ -158,7 +158,7 @@ function besideKinds() {
 const besideExits = () => DATA.configurations.filter(({ rule, control_of: of }) => rule !== null && of === null);
 
 // True if all its tokens exit at one layer, so that no later token attends to skipped layers.
-const isGiven = ({ rule }) => DATA.rules[rule]?.sees === "";
+const isGiven = ({ rule }) => DATA.rules[rule]?.score_name === "";
 
 // True if two series are of these modes, and of the same exit set and rule, which has an exit score.
 function isOfModes({ base, other }, ...series) {
@@ -247,7 +247,7 @@ function besideTable({ base, other, at, measure }, rows) {
   );
   const columns = [
     {
-      label: "Setting",
+      label: "Configuration",
       text: true,
       value: (row) => row.shown_as,
       show: (row) => configurationCell(row.other, row.shown_as),

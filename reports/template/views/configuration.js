@@ -214,7 +214,7 @@ const HELP = () => [
   h("h2", "Token"),
   h(
     "p.soft",
-    "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that full depth would not have said, Esc: deselect.",
+    "Click a token, or focus the text and use the arrow keys; n: next early exit, d: next token that differs from full depth's prediction, Esc: deselect.",
   ),
 ];
 

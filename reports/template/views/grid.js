@@ -14,7 +14,7 @@ function layerGrid(run, tokens, detail) {
   const details = h(
     "details.screen",
     { open: choice("grid", hasRoom) },
-    h("summary", `Layers × positions of ${runName(run)}: what each layer would have said`),
+    h("summary", `Layers × positions of ${runName(run)}: each layer's prediction`),
   );
   const fill = () => {
     const rows = "top" in DATA.kinds ? Array.from({ length: tokens.n }, (_, i) => detail(i)) : [],
@@ -27,7 +27,7 @@ function layerGrid(run, tokens, detail) {
     return [
       h(
         "p.soft",
-        "Framed: the layer that the token was read after. Underlined: not what full depth would have said. A click or the arrow keys go to the token.",
+        "Framed: the layer that the token was read after. Underlined: not full depth's prediction. A click or the arrow keys go to the token.",
       ),
       gridColours(
         table,

@@ -43,7 +43,7 @@ async function searchPage(query, whole) {
       "p",
       query
         ? `${many(counts.hits, "place")} in ${form(counts.texts, "count")} of ${many(counts.searched, "generated text")} and in ${many(counts.prompts, "prompt")}.`
-        : "Nothing to look for.",
+        : "No text to search for.",
     ),
     h("p.row.screen", h("label", box, " Whole words")),
     ...(DATA.prompts.length < DATA.counts.prompts ? [h("p.soft", held())] : []),
@@ -131,11 +131,11 @@ function failuresPage() {
   return rows.length ? [...page, table("Failed runs", columns, rows)] : page;
 }
 
-const ORACLE = "it looks at the final layer to decide, so it saves nothing at run time";
+const ORACLE = "it reads the final layer to decide, so it saves nothing at run time";
 
 const HOW = {
   "Means and intervals": {
-    Mean: "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not left to chance, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
+    Mean: "Over prompts; several seeds of a prompt are averaged first, so that a prompt counts once. Where tokens are greedy and exits are not random, all seeds have the same run: it is shown once, as that of every seed, and counts once. Failed runs are left out of every mean and counted. n is the number of prompts that a mean is over.",
     Interval:
       "Written in brackets, and drawn as error bars or bands: over prompts, never tokens. Shares have the interval of Clopper and Pearson (Korn and Graubard's where prompts count in part), differences of paired shares that of Bonett and Price, and all else Student's. With too few prompts there is none.",
   },
@@ -148,13 +148,13 @@ const HOW = {
     "Saving, theoretical":
       "1 − Σ macs_required / Σ macs_full over runs: the multiply-adds that the exits as taken need, if deciding were free and layers could be deferred without bound, beside those of full depth for the same tokens.",
     "Saving, run":
-      "1 − Σ macs_executed / Σ macs_full over runs: the multiply-adds of what is run for each row if it is decoded alone, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
+      "1 − Σ macs_executed / Σ macs_full over runs: the multiply-adds of what is run for each sequence as if decoded alone, with the head's reads for deciding and the keys and values of skipped layers. An oracle has none, since it runs every layer to decide.",
     "Saving, realised":
       "1 − seconds / seconds of full depth in the same round of eexit timings, for the same prompts and number of tokens; the interval is over its calls. What it lacks of run is the run saving of the timed tokens minus the realised one, in points. Generate is that of transformers, at full depth.",
-    "Allowed by T(rows, layers)":
-      "What tokens that exit as often at each layer would save of the time if deciding were free, nothing were deferred and all rows of a batch left at the same steps: no exits save more, since a step goes as deep as the deepest of its rows. From the time of steps at which all rows exit at one layer, as eexit timings --steps measures it.",
+    "Allowed by T(sequences, layers)":
+      "What tokens that exit as often at each layer would save of the time if deciding were free, nothing were deferred and all sequences of a batch exited at the same steps: no exits save more, since a step goes as deep as its deepest sequence. From the time of steps at which all sequences exit at one layer, as eexit timings --steps measures it.",
     Oracle:
-      "A rule that looks at the final layer to decide where to exit. It needs the full-depth pass, so it saves nothing at run time: it shows what a rule could reach that knew the final layer without running it.",
+      "A rule that reads the final layer to decide where to exit. It needs the full-depth pass, so it saves nothing at run time: it bounds what rules without the final layer can reach.",
     Control:
       "A configuration whose exits follow the same histogram of layers as those of the configuration it is compared with, but are drawn at random: it has the same depth without the rule's choice of tokens. In the trade-off charts, a dotted line joins a configuration to its control; the control has a row of its own in tables.",
   },
@@ -164,15 +164,15 @@ const HOW = {
     Disagreement:
       "Share of decided tokens that are not the full-depth model's most likely token given the same text, which is the run's own text before that token. With sampling, a token can differ without an early exit, so that normal disagrees too. Even a small share can change a whole text. In the texts, such a token has a line over it.",
     "In one loop":
-      "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would say next. Given a loop, full depth goes on with it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, is drawn hollow, and has a ↻ at its label.",
+      "longest_loop / n_tokens: the share of a run's tokens in its longest stretch of one piece that repeats back to back. Disagreement and perplexity can't show a loop, since they compare each token with what full depth, given the same text, would predict next. Given a loop, full depth continues it, so that a text of nothing but one loop agrees with full depth and has a low perplexity. If more than half of a configuration's text is one loop, and normal's is not, it is not named as the one that saves most, is drawn hollow, and has a ↻ at its label.",
     "Same as normal until":
       "The number of tokens before the first one that differs from the normal run, or the length of the text if none differs. The axis is logarithmic if the values span more than a factor of ten.",
     "Differs from here, bold":
       "The first place at which a text differs from the one it is compared with. After it, what the other text doesn't have is bold: all outside a longest common subsequence of the rests of both texts, of their tokens or, in a table, of their words.",
     "Early exits contradicted":
-      "Of the tokens that were read before the final layer while the text was still that of normal, up to the first that differs: the share of which the likeliest token at the exit is not the final layer's. It is a ratio of sums over prompts. A rule of which it is most is sure of what the final layer does not say. Of later tokens it would say little: a text that has become one loop agrees with full depth.",
+      "Of the tokens that were read before the final layer while the text was still that of normal, up to the first that differs: the share of which the likeliest token at the exit is not the final layer's. It is a ratio of sums over prompts. If most are contradicted, the rule's condition holds where the final layer predicts another token. Later tokens are left out: a text that has become one loop agrees with full depth.",
     "Sure and wrong":
-      "Tokens of rules that could be deployed, read before the final layer and not what full depth would have said, given the same text. Sure here: the token's probability where it was read. Under full depth: the probability that full depth gives it. Those where the first exceeds the second most are held, eight of each setting.",
+      "Tokens of rules that could be deployed, read before the final layer and not full depth's prediction, given the same text. Sure here: the token's probability where it was read. Under full depth: the probability that full depth gives it. Those where the first exceeds the second most are held, eight of each setting.",
   },
   Comparisons: {
     "Side by side":
@@ -180,22 +180,22 @@ const HOW = {
     "At equal cost, at equal right answers":
       "A setting beside the best mix of two settings of another rule, full depth included, that costs as much, or that is right as often: for each prompt one of the two would be drawn with these shares. So a rule is compared with another one where no two of their settings meet. What is held equal can't be compared; all else can. The mix is found from the same prompts, which favours it a little.",
   },
-  "What each layer says": {
+  "What each layer predicts": {
     KL: "The Kullback–Leibler divergence, in nats, of the full-depth distribution from the one read after a layer, both from the full-depth pass over the same text.",
     "Exit probability":
       "The distribution over exit layers that a token's exit was drawn from, as the sweep stored it. At each exitable layer in turn, the rule gives the probability to exit there if no earlier layer did; the rest is the final layer's. It is 100% on the final layer for normal and for tokens whose exit wasn't drawn.",
-    "Rule saw":
+    "Exit score":
       "The exit score at each exitable layer that the rule read. Online rules read the early-exit pass, and no layer beyond the exit; oracles read the full-depth pass's final layer. It is not shown for rules that read nothing, and for those whose score is the KL beside it.",
-    "Would have said":
+    "Top tokens":
       "The most likely tokens, with their probabilities, if the full-depth pass is read after that layer. The early-exit pass generates the tokens. Where earlier exits changed the keys and values that it attends to, its distribution at the exit layer differs from full depth's, and has a row of its own.",
     "Layers × positions":
       "The most likely token at every layer and position of a text (the logit lens). A cell is coloured if its token is that of the final layer, or by its KL.",
   },
   "This file": {
     "Rounding in this file":
-      "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; what the rule saw to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
+      "KL, log-probability and entropy of single tokens to 4.5%; exit probabilities to 1 point, so that they sum to 100%; exit scores to three digits; probabilities of likely tokens to 0.2 points. The sweep's Parquet files have the exact values.",
     "CSV, JSON":
-      "Those of a chart or a table have its rows, those of runs all runs that this file holds, and those of tokens all that this file holds of each token of a run, rounded as described above. JSON also says of how many they are, where they come from and what was chosen. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
+      "Files saved from a chart or a table have its rows, files of runs all runs in this report, and files of tokens all records of a run's tokens, rounded as described above. JSON also records their number, their source and the choices. In CSV, text that a spreadsheet would take for a formula is prefixed with an apostrophe.",
   },
 };
 
@@ -239,7 +239,7 @@ function methodsSections() {
       return [[name, h("span.soft", ` ${unit}${label ? `; shown as “${label}”` : ""}`)], above[name] ?? definition];
     });
   return [
-    ["Modes: what an early exit leaves behind", Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])],
+    ["Modes: the KV cache of skipped layers", Object.entries(DATA.modes).map(([mode, does]) => [mode, `${does}.`])],
     ["Rules: where tokens exit", Object.entries(DATA.rules).map(([name, rule]) => [name, ruleWords(rule)])],
     ...Object.entries(explanations()).map(([title, terms]) => [title, Object.entries(terms)]),
     ["A run, as recorded", recorded(run)],

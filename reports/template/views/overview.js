@@ -5,8 +5,8 @@ async function overviewPage() {
   const missing = planned && planned > runs ? ` of ${form(planned, "count")}` : "";
   const repeats = different < runs ? ` (${form(different, "count")} different)` : "";
   const said = [];
-  if (missing) said.push(`${form(planned - runs, "count")} runs haven't landed yet: this is a partial sweep.`);
-  if (!runs) said.push("No run has landed yet.");
+  if (missing) said.push(`${form(planned - runs, "count")} runs aren't committed yet: this is a partial sweep.`);
+  if (!runs) said.push("No run is committed yet.");
   else if (failed === different) said.push("Every run failed: there is nothing to average.");
   if (runs && DATA.configurations.every(({ mode }) => mode === DATA.normal || mode === DATA.draft))
     said.push(`This sweep has only normal runs${DATA.drafts ? " and drafts" : ""}: nothing exits early.`);
@@ -191,7 +191,7 @@ function settingsPart() {
   return part("settings", "Which setting may I use?", [h("p.soft", about), twin("Which setting may be used", rows)]);
 }
 
-// What was timed, a batch size at a time, beside what T(rows, layers) allows.
+// What was timed, a batch size at a time, beside what T(sequences, layers) allows.
 function timePart() {
   const { about, table: timed, places: where, steps } = DATA.time;
   const nodes = [h("p.soft", about)];
@@ -204,7 +204,7 @@ function timePart() {
     nodes.push(
       h(
         "details",
-        h("summary", `A step in milliseconds, by rows and last layer: ${machine}`),
+        h("summary", `A step in milliseconds, by sequences and last layer: ${machine}`),
         twin("Milliseconds of a step", rows),
       ),
     );

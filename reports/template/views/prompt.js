@@ -20,7 +20,7 @@ async function promptPage(number) {
       rightWords(prompt),
     ),
   ];
-  if (!prompt.runs.length) return [...page, h("p", "No run of this prompt has landed yet.")];
+  if (!prompt.runs.length) return [...page, h("p", "No run of this prompt is committed yet.")];
   const rows = prompt.runs.map((run, i) => ({ run, tokens: cores[i] }));
   if (!rows.some(({ tokens }) => tokens) && prompt.runs.some((run) => run.n)) page.push(notThere(number));
   const failed = rows.filter(({ run }) => run.status !== "ok");
@@ -83,7 +83,7 @@ function writtenTexts(prompt, rows) {
       { id: "written" },
       `What was written: ${form(groups.size, "count")} different text${groups.size === 1 ? "" : "s"}`,
     ),
-    h("p.soft", "Bold: what full depth's text doesn't have. Overlined: not what full depth would have said there."),
+    h("p.soft", "Bold: what full depth's text doesn't have. Overlined: not full depth's prediction there."),
     rows.some(({ tokens }) => tokens) && h("div.row", legend(null, document.body), h("span.row.screen", ...toggles())),
     filter,
     box,
@@ -122,7 +122,7 @@ function saidBy(prompt, { text, members }, base) {
     h(
       "p.who-said",
       markOf(members[0].run),
-      n === 1 ? " One setting says this: " : ` ${n} settings say this: `,
+      n === 1 ? " One setting wrote this: " : ` ${n} settings wrote this: `,
       ...links(members.slice(0, MOST_NAMES)),
       whose,
     ),
@@ -182,7 +182,7 @@ function configurationsPage(key) {
     DATA.prompts.length < DATA.counts.prompts ? h("p", held()) : null,
     runs.length
       ? runsTable(`Prompts under ${key}`, runs, "Prompt")
-      : h("p", "No run of this configuration has landed yet."),
+      : h("p", "No run of this configuration is committed yet."),
   ].filter(Boolean);
 }
 

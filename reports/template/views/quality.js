@@ -23,11 +23,11 @@ const ASPECTS = ["coherence", "completeness", "clarity", "no repetition"];
 // Definitions for the methods page.
 const QUALITY_HOW = {
   Accuracy:
-    "The share of runs whose answer is right, of those whose prompt says what is right: first over a prompt's seeds, then over prompts. A setting is certainly below normal if the whole interval of its difference, paired over prompts and seeds, is below 0. One that is not certainly below need not be as good: with few prompts, the interval is wide.",
+    "The share of runs whose answer is right, of prompts with an answer: first over a prompt's seeds, then over prompts. A setting is certainly below normal if the whole interval of its difference, paired over prompts and seeds, is below 0. One that is not certainly below need not be as good: with few prompts, the interval is wide.",
   "Judge's score":
-    "Scores of a language model that judges texts without knowing which configuration wrote them, from 1 to 5, and their mean. Runs for which it gave no usable answer are counted, and are in no mean.",
+    "Scores of a language model that judges texts without the configuration's name, from 1 to 5, and their mean. Runs for which it gave no usable answer are counted, and are in no mean.",
   "Certified, chosen":
-    "Learn-then-Test (Angelopoulos et al. 2021), as eexit choose computes it on three in four prompts: the settings of each mode and rule are tested from the conservative end to the bold one, until one fails. With the given confidence, the risk of all certified ones is within the bound; the chosen one is the cheapest. Held out are the other prompts, which had no part in it. The naive choice looks at means alone, and has no guarantee.",
+    "Learn-then-Test (Angelopoulos et al. 2021), as eexit choose computes it on three in four prompts: the settings of each mode and rule are tested from the conservative end to the bold one, until one fails. With the given confidence, the risk of all certified ones is within the bound; the chosen one is the cheapest. Held out are the other prompts, which had no part in it. The naive choice uses means alone, and has no guarantee.",
   Replayed:
     "Settings that were not run: eexit replay computes where the tokens of recorded texts would exit, and what would be read there. The text is given, so that it leaves out what exits do to later tokens.",
 };

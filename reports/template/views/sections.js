@@ -35,13 +35,13 @@ const DRAFTS_HOW = {
 // Definitions for the methods page.
 const LEARNED_HOW = {
   "Learned exits":
-    "A readout, a gate, a probe and KV maps are fitted to the texts of a sweep in closed form. Of 2,000 held-out tokens at most: agreement is the share for which a layer's likeliest token is full depth's. Exits kept are those that the rule itself takes which a gate with a threshold lets through, or at which rule predicted_kl stops by the same draw as rule kl. With KV maps, each token leaves at the first layer that says what full depth says, so that what is not full depth's is the state's doing.",
+    "A readout, a gate, a probe and KV maps are fitted to the texts of a sweep in closed form. Of 2,000 held-out tokens at most: agreement is the share for which a layer's likeliest token is full depth's. Exits kept are the rule's own exits that pass a gate with this threshold, or that rule predicted_kl makes by the same draw as rule kl. With KV maps, each token exits at the first layer that predicts full depth's token, so that only the mode can make tokens differ.",
 };
 
 // Definitions for the methods page.
 const REASONING_HOW = {
   "Per right answer":
-    "What all runs of a configuration took over its right answers, beside what normal takes for one on the same prompts: a ratio of ratios of sums over prompts, with Student's interval of its linearised logarithm.",
+    "The cost of all runs of a configuration over its right answers, as a multiple of normal's on the same prompts: a ratio of ratios of sums over prompts, with Student's interval of its linearised logarithm.",
   Necessity:
     "Right answers with the chain of thought that was written, less those of follow-up prompts without it (or with as many tokens without meaning), paired over prompts. Beside control: less the same of the control, which exits as often at each layer, whatever the token. A prefiller is read at full depth.",
 };

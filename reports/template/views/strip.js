@@ -163,16 +163,16 @@ function stripText(run, tokens, { other, number, link, said }) {
 }
 
 // Returns a token's layer, exit score or KL there, and full depth's token, as one line.
-function tokenLine(run, tokens, { kl, saw, logprob, said }, i) {
+function tokenLine(run, tokens, { kl, scores, logprob, said }, i) {
   const rank = tokens.rank[i],
     configuration = DATA.configurations[run.c],
-    looked = saw ? saw.findLastIndex((value, layer) => value !== null && layer <= rank) : -1,
+    last = scores ? scores.findLastIndex((value, layer) => value !== null && layer <= rank) : -1,
     facts = [`layer ${DATA.layers[rank]}`];
   if (i < run.undrawn) facts.push("always, as the first token");
-  if (looked >= 0) {
-    const at = looked < rank ? ` after layer ${DATA.layers[looked]}` : "";
+  if (last >= 0) {
+    const at = last < rank ? ` after layer ${DATA.layers[last]}` : "";
     facts.push(
-      `${DATA.rules[configuration.rule]?.sees ?? "exit score"}: ${besideThreshold(saw[looked], looked === rank, configuration)}${at}`,
+      `${DATA.rules[configuration.rule]?.score_name ?? "exit score"}: ${besideThreshold(scores[last], last === rank, configuration)}${at}`,
     );
   }
   if (kl && rank < DATA.final) facts.push(`KL ≈ ${nats(kl[rank])} nats`);
@@ -181,6 +181,6 @@ function tokenLine(run, tokens, { kl, saw, logprob, said }, i) {
     h(`span.swatch.c${rank}`),
     h("span.piece", "“", ...alone(tokens.piece[i]), "”"),
     ` ${facts.join(" · ")}`,
-    ...(logprob === null || configuration.mode === DATA.normal ? [] : [" · full depth would have said ", ...instead]),
+    ...(logprob === null || configuration.mode === DATA.normal ? [] : [" · full depth predicts ", ...instead]),
   ];
 }

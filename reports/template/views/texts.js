@@ -133,7 +133,7 @@ function confidentTable(rows) {
     { label: "Under full depth", value: ({ full }) => full, show: ({ full }) => percent(full) },
     shown("Layer", (_, { layer }) => [layer]),
     {
-      label: "Setting",
+      label: "Configuration",
       text: true,
       value: ({ run }) => run.c,
       show: ({ run }) => configurationCell(DATA.configurations[run.c].key),

@@ -32,7 +32,7 @@ function disagreements(run, tokens, box) {
   if (!tokens.disagrees || tokens.n <= run.undrawn) return null;
   const n = tokens.disagrees.reduce((sum, one) => sum + one, 0),
     of = `${form(tokens.n - run.undrawn, "count")} decided tokens`;
-  if (!n) return h("p.soft", `Full depth would have said each of the ${of}.`);
+  if (!n) return h("p.soft", `Full depth predicts each of the ${of}.`);
   const next = () => {
     box.focus({ preventScroll: true });
     box.dispatchEvent(new KeyboardEvent("keydown", { key: "d" }));
@@ -40,7 +40,7 @@ function disagreements(run, tokens, box) {
   return h(
     "p.soft",
     h("span.disagrees", "Overlined"),
-    `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) are not what full depth would have said.`,
+    `: ${form(n, "count")} of the ${of} (${form(n / (tokens.n - run.undrawn), "share")}) differ from full depth's prediction.`,
     h("button.next.screen", { type: "button", onclick: next }, "Next (d)"),
   );
 }
@@ -134,12 +134,12 @@ function tokenPane(run, tokens, detail, i, name) {
 
 // Returns a row for the full-depth pass at each layer. The exit layer also has a row for the early-exit pass, if its
 // distribution differs.
-function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule, parameter, saw: from }) {
+function layerTable({ kl, probability: drawnFrom, scores, top, read }, rank, { rule, parameter, score_kind: from }) {
   const highest = kl && Math.max(1, ...kl),
-    looked = saw?.some((value) => value !== null),
-    certain = looked && drawnFrom?.every((chance) => chance === 0 || chance === 1),
+    hasScores = scores?.some((value) => value !== null),
+    certain = hasScores && drawnFrom?.every((chance) => chance === 0 || chance === 1),
     probability = certain ? null : drawnFrom, // the highlighted row shows it already
-    across = [kl, looked, probability].filter(Boolean).length,
+    across = [kl, hasScores, probability].filter(Boolean).length,
     earlyExit = top && read && !alike(top[rank], read);
   const bar = (value, share, r) => {
     const fill = h(`span.bar.c${r}`);
@@ -147,7 +147,7 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
     return h("td", h("span", value), fill);
   };
   const last = (r) => r === DATA.final;
-  const unseen = (r) => looked && !DATA.rules[rule]?.oracle && r > rank; // an online rule computes no score beyond the exit
+  const unseen = (r) => hasScores && !DATA.rules[rule]?.oracle && r > rank; // an online rule computes no score beyond the exit
   const said = (likely) =>
     h(
       "td.words",
@@ -163,7 +163,8 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
         here && !earlyExit ? "tr.here" : "tr",
         name(r, here && earlyExit ? "full depth" : null),
         kl && bar(last(r) ? "0" : nats(kl[r]), last(r) ? 0 : kl[r] / highest, r),
-        looked && h("td", last(r) || saw[r] === null ? "–" : besideThreshold(saw[r], r === rank, { rule, parameter })),
+        hasScores &&
+          h("td", last(r) || scores[r] === null ? "–" : besideThreshold(scores[r], r === rank, { rule, parameter })),
         probability && (unseen(r) ? h("td", "–") : bar(`${Math.round(100 * probability[r])}%`, probability[r], r)),
         top && said(top[r]),
       );
@@ -182,28 +183,25 @@ function layerTable({ kl, probability: drawnFrom, saw, top, read }, rank, { rule
   const heads = [
     "Layer",
     kl && "≈\u00a0KL, nats",
-    looked && `Rule saw: ${DATA.rules[rule]?.sees || "exit score"}`,
+    hasScores && `Exit score${DATA.rules[rule]?.score_name ? `: ${DATA.rules[rule].score_name}` : ""}`,
     probability && "≈\u00a0Exit proba\u00adbility",
-    top && "Would have said",
+    top && "Top tokens",
   ];
   const caption =
     "At each layer: the full-depth pass. " +
     (from === "kl" ? "The rule decides by the KL. " : "") +
-    (looked
+    (hasScores
       ? `The exit score is the ${DATA.rules[rule]?.oracle ? "full-depth" : "early-exit"} pass's; –: the rule read nothing. `
       : "") +
     (earlyExit
       ? "Highlighted: the early-exit pass, whose earlier exits changed what it attends to; the token was read from it."
       : `Highlighted: where the token was read${read ? "; the early-exit pass predicts the same there." : "."}`);
   return h(
-    top ? (looked && probability ? "table.likely.five" : "table.likely") : "table",
+    top ? (hasScores && probability ? "table.likely.five" : "table.likely") : "table",
     h("caption", caption),
     h(
       "thead",
-      h(
-        "tr",
-        ...heads.map((head) => head && h(head === "Would have said" ? "th.words" : "th", { scope: "col" }, head)),
-      ),
+      h("tr", ...heads.map((head) => head && h(head === "Top tokens" ? "th.words" : "th", { scope: "col" }, head))),
     ),
     h("tbody", ...rows),
   );
@@ -229,7 +227,7 @@ function fullDepth({ logprob, entropy, said }) {
   const facts = [
     ["Log-probability under full depth", `≈ ${logprob === 0 ? "0" : `−${nats(-logprob)}`} nats`],
     ["Entropy of full depth", `≈ ${nats(entropy)} nats`],
-    ["Full depth would have said", said === null ? "the same" : h("span", "“", ...alone(said), "”")],
+    ["Full depth predicts", said === null ? "the same" : h("span", "“", ...alone(said), "”")],
   ];
   return h("dl", ...defined(facts));
 }

@@ -1,7 +1,7 @@
 // The overview's first chart: quality against cost. Online rules are in front; other modes, oracles, controls and settings
 // that were replayed are optional.
 
-const isBlind = (row) => row.control_of !== null || DATA.rules[row.rule]?.sees === "";
+const isBlind = (row) => row.control_of !== null || DATA.rules[row.rule]?.score_name === "";
 const isOnline = (row) => row.rule !== null && !row.oracle && !isBlind(row);
 
 function tradeFigure(chart) {

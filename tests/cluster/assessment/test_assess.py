@@ -1,15 +1,14 @@
 """A whole assessment of a tiny model: its commands, and that it goes on whatever ended it and whatever was lost."""
 
-import re
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import recompute_cells
 from assessing import COMMANDS, assess_here, done_by, flags_of, make_small, settled, write_prompts
 from commands import here
 from exiting_models import save_exiting_model
@@ -63,19 +62,29 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         patch.setattr(assessing.Pace, "forecast", doing)
         while (call := assess_here(*flags)).returncode:
             assert call.returncode == 1, call.stderr
-            assert "the same command goes on from there" in call.stderr
+            assert "the same command goes on" in call.stderr
     assert interrupted == {*COMMANDS} - {"choice"}, "which takes no time"
     return flags
 
 
+@pytest.fixture
+def out(flags: list[str], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(flags[-1], tmp_path / "out"))
+
+
+@pytest.fixture
+def mine(flags: list[str], out: Path) -> list[str]:
+    return [*flags[:-1], str(out)]
+
+
+def verdict_in(out: Path) -> Verdict:
+    return Verdict.model_validate_json((out / FILE).read_text())
+
+
 def test_interrupted_in_each_step_the_verdict_is_that_of_the_printed_commands(flags: list[str], tmp_path: Path) -> None:
-    """Called by hand, they leave the same folders."""
     undisturbed = [*flags[:-1], str(tmp_path / "out")]
-    dry = assess_here(*undisturbed, "--dry-run")
-    first, *lines = dry.stdout.splitlines()
+    first, *lines = assess_here(*undisturbed, "--dry-run").stdout.splitlines()
     assert first.startswith(f"{flags[1]} · float32 · weights ")
-    assert "core" in first
-    assert "threads" in first
     for line in lines:
         _, script, *arguments = shlex.split(line)
         done = here(SCRIPTS[Path(script).stem], *arguments)
@@ -83,84 +92,107 @@ def test_interrupted_in_each_step_the_verdict_is_that_of_the_printed_commands(fl
     whole = assess_here(*undisturbed)
     assert (whole.returncode, done_by(whole)) == (0, [])
     assert settled(tmp_path / "out") == settled(Path(flags[-1]))
-    verdict = Verdict.model_validate_json((tmp_path / "out" / FILE).read_text())
-    assert verdict.missing == []
-    assert verdict.bound.risk == "disagreement"
+    assert (verdict_in(tmp_path / "out").missing, verdict_in(tmp_path / "out").bound.risk) == ([], "disagreement")
     assert (tmp_path / "out" / "run" / FILE).read_text() == (tmp_path / "out" / FILE).read_text()
     assert whole.stdout.count("Does early exit pay?") == 1
 
 
 def test_cells_recomputed_from_the_files_alone_are_those_of_the_verdict(flags: list[str]) -> None:
-    script = Path(recompute_cells.__file__)
-    assert "eexit" not in re.findall(r"^(?:from|import) (\w+)", script.read_text(), re.MULTILINE)
-    assert recompute_cells.main(Path(flags[-1])) == 0
+    out, verdict = Path(flags[-1]), verdict_in(Path(flags[-1]))
+    runs = pd.concat([pd.read_parquet(out / step / "generations") for step in ("run", "oracles")])
+    loss, full, exits = (
+        runs.drop_duplicates("run_id").pivot_table(column, "prompt_id", "configuration")
+        for column in ("disagreement", "macs_full", "macs_to_exit")
+    )
+    known = loss.drop(columns="normal", errors="ignore").dropna().index
+    assert len(verdict.cells) == 4
+
+    def rates(key: str | None) -> tuple[float, float]:
+        if key is None:
+            return 0, 0
+        return loss[key][known].mean(), 1 - exits[key][known].sum() / full[key][known].sum()
+
+    for cell in verdict.cells.values():
+        (safe_loss, safe), (bold_loss, bold) = rates(cell.safe), rates(cell.bold)
+        assert cell.saved.mean == pytest.approx(cell.safe_share * safe + cell.bold_share * bold, abs=1e-9)
+        assert cell.lost == pytest.approx(cell.safe_share * safe_loss + cell.bold_share * bold_loss, abs=1e-9)
+        assert cell.lost <= verdict.bound.max_risk + 1e-9
+
+
+Change = Callable[[Path], object]
+
+
+def remove(*names: str) -> Change:
+    def change(out: Path) -> None:
+        for name in names:
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+
+    return change
+
+
+def lose_a_shard(out: Path) -> None:
+    shutil.rmtree(out / "pilot" / "replays")
+    next((out / "oracles" / "generations").iterdir()).unlink()
+
+
+def flip_a_bit(out: Path) -> None:
+    (file,) = (out / "run" / "choices").glob("*.parquet")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def replay_other_results(out: Path) -> None:
+    store = open_store(out / "pilot")
+    rows = [row | {"results": "0" * 32} for row in REPLAYS.rows(store)]
+    shutil.rmtree(out / "pilot" / "replays")
+    REPLAYS.publish(store, rows[0]["replay_id"], rows)
+
+
+def time_no_steps(out: Path) -> None:
+    store = open_store(out / "run")
+    rows = [row for row in TIMINGS.rows(store) if row["rule"] != "fixed"]
+    shutil.rmtree(out / "run" / "timings")
+    for call in {row["timing_id"] for row in rows}:
+        TIMINGS.publish(store, call, [row for row in rows if row["timing_id"] == call])
 
 
 TELLING = {"linear", "pilot", "replay", "oracles", "choice", "times"}
-LOST = {
-    "choices": (["run/choices"], ["choice"]),
-    "replays": (["pilot/replays"], ["replay"]),
-    "record": ([ASSESSMENT], []),
-    "readout": (["linear", ASSESSMENT], ["linear"]),
-    "oracles": (["oracles"], ["oracles"]),
-    "verdicts": ([FILE, f"run/{FILE}"], []),
-    "times": (["run/timings"], ["times", "again"]),
+LOST: dict[str, tuple[Change, list[str]]] = {
+    "choices": (remove("run/choices"), ["choice"]),
+    "replays": (remove("pilot/replays"), ["replay"]),
+    "record": (remove(ASSESSMENT), []),
+    "readout": (remove("linear", ASSESSMENT), ["linear"]),
+    "oracles": (remove("oracles"), ["oracles"]),
+    "verdicts": (remove(FILE, f"run/{FILE}"), []),
+    "times": (remove("run/timings"), ["times", "again"]),
+    "a shard": (lose_a_shard, ["replay", "oracles"]),
+    "a bit of the choice": (flip_a_bit, ["choice"]),
+    "what was replayed": (replay_other_results, ["replay"]),
+    "steps": (time_no_steps, ["times", "again"]),
 }
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_what_was_lost_is_done_again_in_a_folder_that_was_moved_too(
-    flags: list[str], tmp_path: Path, lost: str
+def test_what_was_lost_is_done_again_in_a_folder_that_was_moved_from_another_working_directory(
+    mine: list[str], flags: list[str], out: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    out, (names, again) = tmp_path / "moved", LOST[lost]
-    shutil.copytree(flags[-1], out)
-    for name in names:
-        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-    call = assess_here(*flags[:-1], str(out))
+    lose, again = LOST[lost]
+    lose(out)
+    monkeypatch.chdir(out)
+    call = assess_here(*mine[:-1], "../out")
     assert (call.returncode, done_by(call)) == (0, again), call.stderr
     assert call.stderr.count("known so far: ") == len({*again} & TELLING)
     assert settled(out) == settled(Path(flags[-1]))
     assert settled(out)["setting"]["use"] == 1
 
 
-def test_a_damaged_choice_is_made_again(flags: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
-    (file,) = (out / "run" / "choices").glob("*.parquet")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    call = assess_here(*flags[:-1], str(out))
-    assert (call.returncode, done_by(call)) == (0, ["choice"]), call.stderr
-    assert settled(out) == settled(Path(flags[-1]))
-
-
-def test_a_finished_assessment_is_shown_and_nothing_is_written(flags: list[str], tmp_path: Path) -> None:
-    """As from a read-only disk, and elsewhere."""
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
+def test_a_finished_assessment_is_shown_and_nothing_is_written(mine: list[str], out: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))}
-    call = assess_here(*flags[:-1], str(out))
+    call = assess_here(*mine)
     assert (call.returncode, done_by(call)) == (0, []), call.stderr
     assert "Does early exit pay?" in call.stdout
     assert {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))} == before
-
-
-def test_it_goes_on_in_a_folder_that_was_moved_from_another_working_directory(
-    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, moved = tmp_path / "out", tmp_path / "moved" / "out"
-    shutil.copytree(flags[-1], out)
-    shutil.rmtree(out / "pilot" / "replays")
-    assert assess_here(*flags[:-1], str(out)).returncode == 0, "from here on, manifests name this folder"
-    moved.parent.mkdir()
-    out.rename(moved)
-    shutil.rmtree(moved / "pilot" / "replays")
-    [*map(Path.unlink, [*(moved / "oracles" / "generations").iterdir()][:1])]
-    monkeypatch.chdir(moved)
-    call = assess_here(*flags[:-1], "../out")
-    assert (call.returncode, done_by(call)) == (0, ["replay", "oracles"]), call.stderr
-    assert settled(moved) == settled(Path(flags[-1]))
 
 
 def fail(folder: Path, configuration: str) -> None:
@@ -182,65 +214,22 @@ def fail(folder: Path, configuration: str) -> None:
 OF_OUTCOME = {"text", "n_tokens", "finish_reason", "prompt_token_ids", "n_prompt_tokens", "exit_layer_counts"}
 
 
-def test_runs_that_failed_are_tried_again_once_a_call_and_are_missing_then(
-    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_runs_are_tried_again(
+    mine: list[str], flags: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
     fail(out / "run", "normal")
     fail(out / "oracles", "unfrozen/agree")
     with monkeypatch.context() as patch:
         patch.setitem(SCRIPTS, "sweep", lambda arguments: 0)  # where they fail again
-        call = assess_here(*flags[:-1], str(out))
+        call = assess_here(*mine)
     assert (call.returncode, done_by(call)) == (0, ["run", "oracles", "choice"]), call.stderr
-    verdict = Verdict.model_validate_json((out / FILE).read_text())
+    verdict = verdict_in(out)
     assert verdict.missing[:2] == ["1 run of run, which failed", "1 run of oracles, which failed"]
     assert (verdict.pays, verdict.why) == (None, "missing")
-    call = assess_here(*flags[:-1], str(out))
+    call = assess_here(*mine)
     assert (call.returncode, done_by(call)) == (0, ["run", "oracles", "choice"]), call.stderr
     assert settled(out) == settled(Path(flags[-1]))
-    assert not Verdict.model_validate_json((out / FILE).read_text()).missing
-
-
-def test_replays_of_other_results_are_made_again(flags: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
-    store = open_store(out / "pilot")
-    rows = [row | {"results": "0" * 32} for row in REPLAYS.rows(store)]
-    shutil.rmtree(out / "pilot" / "replays")
-    REPLAYS.publish(store, rows[0]["replay_id"], rows)
-    call = assess_here(*flags[:-1], str(out))
-    assert (call.returncode, done_by(call)) == (0, ["replay"]), call.stderr
-
-
-def test_times_without_steps_are_not_done(flags: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
-    store = open_store(out / "run")
-    rows = [row for row in TIMINGS.rows(store) if row["rule"] != "fixed"]
-    shutil.rmtree(out / "run" / "timings")
-    for call in {row["timing_id"] for row in rows}:
-        TIMINGS.publish(store, call, [row for row in rows if row["timing_id"] == call])
-    call = assess_here(*flags[:-1], str(out))
-    assert (call.returncode, done_by(call)) == (0, ["times", "again"]), call.stderr
-
-
-def test_artefacts_that_were_swapped_or_are_of_another_model_are_refused_before_a_step(
-    flags: list[str], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
-    for one, other in (("linear", "swap"), ("kv-maps", "linear"), ("swap", "kv-maps")):
-        (out / one).rename(out / other)
-    call = assess_here(*flags[:-1], str(out))
-    assert (call.returncode, done_by(call)) == (2, []), call.stderr
-    assert "linear holds another training (settings.what: " in call.stderr
-    assert "goes on" not in call.stderr
-    shutil.rmtree(out)
-    shutil.copytree(flags[-1], out)
-    card = parse_card((out / "linear" / "card.json").read_bytes())
-    write_card(out / "linear", card.model_copy(update={"model": {**card.model, "digest": "sha256:" + "0" * 64}}))
-    assert "linear holds another training (model.digest: " in assess_here(*flags[:-1], str(out)).stderr
+    assert not verdict_in(out).missing
 
 
 @pytest.mark.parametrize(
@@ -254,13 +243,9 @@ def test_artefacts_that_were_swapped_or_are_of_another_model_are_refused_before_
         (["--dtype", "bfloat16"], 'model.dtype: "float32" -> "bfloat16"'),
     ],
 )  # fmt: skip
-def test_other_flags_never_give_the_old_verdict(
-    flags: list[str], tmp_path: Path, given: list[str], told: list[str] | str
-) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
+def test_other_flags_give_no_old_verdict(mine: list[str], out: Path, given: list[str], told: list[str] | str) -> None:
     (out / ASSESSMENT).unlink()
-    call = assess_here(*flags[:-1], str(out), *given)
+    call = assess_here(*mine, *given)
     if isinstance(told, str):
         assert (call.returncode, done_by(call)) == (2, []), call.stderr
         assert told in call.stderr
@@ -268,14 +253,10 @@ def test_other_flags_never_give_the_old_verdict(
         assert (call.returncode, done_by(call)[-len(told) :]) == (0, told), call.stderr
 
 
-def test_what_is_not_this_assessment_is_refused(flags: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(flags[-1], out)
-    mine = [*flags[:-1], str(out)]
-
+def test_what_is_not_this_assessment_is_refused_before_a_step(mine: list[str], out: Path, tmp_path: Path) -> None:
     def refused(*arguments: str) -> str:
         call = assess_here(*arguments)
-        assert call.returncode == 2
+        assert (call.returncode, done_by(call)) == (2, []), call.stderr
         return call.stderr
 
     for columns in ({"max_new_tokens": 9}, {"prefiller": "So"}, {"kind": "words"}, {"steps": 2}):
@@ -283,10 +264,16 @@ def test_what_is_not_this_assessment_is_refused(flags: list[str], tmp_path: Path
         assert "is of other prompts" in refused(*mine, "--prompts", prompts)
     for place in ("run/tokens", "run", "linear"):
         assert "choose another place, outside of" in refused(*mine[:-1], str(out / place))
-    shutil.move(flags[1], tmp_path / "model")
-    save_exiting_model(Path(flags[1]), n_layers=8, sharp=50)  # other weights in the same folder
+    shutil.move(mine[1], tmp_path / "model")
+    save_exiting_model(Path(mine[1]), n_layers=8, sharp=50)  # other weights in the same folder
     assert "is not the one that the sweep had" in refused(*mine)
-    shutil.rmtree(flags[1])
-    shutil.move(tmp_path / "model", flags[1])
+    shutil.rmtree(mine[1])
+    shutil.move(tmp_path / "model", mine[1])
+    card = parse_card((out / "linear" / "card.json").read_bytes())
+    write_card(out / "linear", card.model_copy(update={"model": {**card.model, "digest": "sha256:" + "0" * 64}}))
+    assert "linear holds another training (model.digest: " in refused(*mine)
+    for one, other in (("linear", "swap"), ("kv-maps", "linear"), ("swap", "kv-maps")):
+        (out / one).rename(out / other)
+    assert "linear holds another training (settings.what: " in refused(*mine)
     (out / FILE).write_text("somebody's")
-    assert "is not of an assessment of this version: move it" in refused(*mine)
+    assert "is not of an assessment of this version" in refused(*mine)

@@ -1,4 +1,4 @@
-"""What `--dry-run` says of times, which come from timings of the same model."""
+"""The plan that `--dry-run` shows, and what it says of times, which come from timings of the same model."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,28 +57,28 @@ def planned(environment: dict[str, str], cwd: Path, *flags: str | Path) -> dict[
 def test_the_plan_is_shown_without_running_anything(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     flags: list[str | Path] = ["--model", tiny, "--dtype", "float32", "--rows-per-shard", "10", "--exit-every", "2"]
     plan = planned(environment, tmp_path, *flags, "--out", "s3://an-id:a-secret@bucket/x")
-    assert (
-        plan
-        | {
-            "runs": "27 = 3 prompts × 9 configurations × 1 seed",
-            "model": f"{tiny} (LlamaForCausalLM, 7 layers, float32)",
-            "prompts": f"3 from {SCRIPT.parent / 'sweeps' / 'prompts' / 'demo.jsonl'}",
-            "system prompt": '"You are a helpful programming tutor."',
-            "prefiller": "none",
-            "control tokens": "plain text in prompts",
-            "recorded": "the 3 likeliest tokens of each layer",
-            "exit layers": "2 4 (the final one is 6)",
-            "next token": "greedy",
-            "shards": "about 3 of up to 10 runs",
-            "weights": "a layer 0.0 MB, the head 0.0 MB",
-            "to fetch": "nothing",
-            "out": "s3://…@bucket/x",
-        }
-        == plan
-    )
-    assert plan["tokens"].startswith("up to 2,700 new ones, 100 a run; prompts have about ")
-    n_parameters = LlamaForCausalLM.from_pretrained(tiny).num_parameters()
-    assert any(f"{4 * n_parameters / 1e6:.1f} MB weights" in line for line in plan.values())
+    grid = [f"{mode}/kl/{factor:g}" for mode in ("unfrozen", "frozen_residual") for factor in (0.5, 1, 2, 4)]
+    weights = f"{4 * LlamaForCausalLM.from_pretrained(tiny).num_parameters() / 1e6:.1f} MB weights"
+    assert weights in plan.pop("actor's memory")
+    assert plan.pop("tokens").startswith("up to 2,700 new ones, 100 a run; prompts have about ")
+    assert plan == {
+        "model": f"{tiny} (LlamaForCausalLM, 7 layers, float32)",
+        "prompts": f"3 from {SCRIPT.parent / 'sweeps' / 'prompts' / 'demo.jsonl'}",
+        "system prompt": '"You are a helpful programming tutor."',
+        "prefiller": "none",
+        "control tokens": "plain text in prompts",
+        "configurations": ", ".join(["normal", *grid]),
+        "exit layers": "2 4 (the final one is 6)",
+        "readout": "lens",
+        "next token": "greedy",
+        "recorded": "the 3 likeliest tokens of each layer",
+        "seeds": "0",
+        "runs": "27 = 3 prompts × 9 configurations × 1 seed",
+        "shards": "about 3 of up to 10 runs",
+        "weights": "a layer 0.0 MB, the head 0.0 MB",
+        "to fetch": "nothing",
+        "out": "s3://…@bucket/x",
+    }
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,27 +88,37 @@ def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
     (tmp_path / "mine.jsonl").write_text(
         '{"id": "sum-1", "prompt": "one", "answer": "1"}\n{"id": "fact-1", "prompt": "two", "system": "Be brief."}\n'
     )
-    flags: list[str | Path] = ["--model", tiny, "--prompts", "mine.jsonl", "--exit-layers", "1", "3"]
+    flags: list[str | Path] = [
+        "--model",
+        tiny,
+        "--prompts",
+        "mine.jsonl",
+        "--exit-layers",
+        "1",
+        "3",
+        "--seeds",
+        "0",
+        "1",
+    ]
     plan = planned(environment, tmp_path, *flags, "--prefiller", "Well, ", "--temperature", "0.5")
-    assert (
-        plan
-        | {
-            "prompts": "2 from mine.jsonl: 2 kinds, 1 with answers",
-            "system prompt": "none; 1 of the prompts have their own",
-            "prefiller": '"Well, "',
-            "exit layers": "1 3 (the final one is 6)",
-            "next token": "sampled, temperature 0.5, top-p 1",
-            "out": "results/sweep",
-        }
-        == plan
-    )
+    expected = {
+        "prompts": "2 from mine.jsonl: 2 kinds, 1 with answers",
+        "system prompt": "none; 1 of the prompts have their own",
+        "prefiller": '"Well, "',
+        "exit layers": "1 3 (the final one is 6)",
+        "next token": "sampled, temperature 0.5, top-p 1",
+        "out": "results/sweep",
+    }
+    assert {name: plan[name] for name in expected} == expected
     counts = "36 = 2 prompts × 9 configurations × 2 seeds; 34 are different, others being the same for every seed"
-    assert planned(environment, tmp_path, *flags, "--seeds", "0", "1")["runs"] == counts + " or mode"
+    assert planned(environment, tmp_path, *flags)["runs"] == counts + " or mode"
 
 
 def test_the_plan_says_by_what_the_results_would_grow(finished: tuple[Path, str], environment: dict[str, str]) -> None:
     folder, _ = finished
-    plan = planned(environment, folder, "--config", folder / "mine.toml", "--seeds", "1", "--kl-factors", "2")
+    config: list[str | Path] = ["--config", folder / "mine.toml"]
+    plan = planned(environment, folder, *config, "--seeds", "1", "--kl-factors", "2")
     keys = ("normal", "unfrozen/kl/1", "unfrozen/kl/2", "frozen_residual/kl/1", "frozen_residual/kl/2")
     assert plan["configurations"] == ", ".join(keys)
+    assert planned(environment, folder, *config, "--controls-of", "out", "--out", "x")["controls"] == "of out"
     assert plan["out"] == f"{folder}/out, which grows by 2 configurations and 1 seed: 35 runs more"

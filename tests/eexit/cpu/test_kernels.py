@@ -1,30 +1,30 @@
 import logging
-from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
+from references import decoder_of
 from traces import assert_same, kl_request
 from transformers import PreTrainedModel
 
 from eexit.cpu import kernels
 from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig
-from eexit.model.layers import Decoder
 
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
     [("no-such-compiler", "No such file or directory: 'no-such-compiler'"), ("false", "are slower")],
 )
-def test_without_a_compiler_that_can_rows_decode_all_the_same(
-    llama: PreTrainedModel, use_compiler: Callable[[str], None], caplog: pytest.LogCaptureFixture, compiler: str,
+def test_rows_decode_without_a_compiler(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, compiler: str,
     reason: str,
 ) -> None:  # fmt: skip
-    decoding = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset(), record_top_k=2)
-    engine = Engine(Decoder(llama), decoding)
+    engine = Engine(decoder_of(llama), DecodingConfig((1, 3, 4), 12, eos_token_ids=frozenset(), record_top_k=2))
     requests = [kl_request((5, 80, 7, 7, 31), "frozen_residual", k) for k in (0.3, 1.0)]
     ours = dict(engine.generate(requests))
-    use_compiler(compiler)
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setattr(kernels, "_compiled", cache(kernels._compiled.__wrapped__))
     with caplog.at_level(logging.INFO):
         theirs = dict(engine.generate(requests))
     assert kernels.divergence(torch.zeros(1, 2, 3), 0) is None

@@ -25,7 +25,6 @@ def model(folders: Folders) -> PreTrainedModel:
 
 @pytest.fixture
 def own_model(folders: Folders) -> PreTrainedModel:
-    """Return a model that the test may change."""
     return loaded(folders["model"])
 
 
@@ -41,7 +40,6 @@ def drafts(folders: Folders) -> Setting:
 
 @pytest.fixture(scope="session")
 def expected(folders: Folders) -> list[tuple[list[int], list[int]]]:
-    """Return the tokens of the sweep's texts, and their exit layers."""
     return [(token_ids, layers) for _, token_ids, layers in texts_of(folders["sweep"], exit_key())]
 
 

@@ -44,7 +44,6 @@ def test_the_users_snippet_runs_as_it_stands() -> None:
     assert stats["total_tokens"] == len(decided)
     assert 0 < stats["early_exits"] == len(decided) - decided.count(29) < len(decided)
     assert stats["usage"]["prompt_tokens"] == inputs["input_ids"].shape[1]
-    assert (results["tokens"], results["chosen_exit_layers"]) == (tokens, exit_layers)
     assert prediction.kl.shape == (len(tokens), 5)
 
 

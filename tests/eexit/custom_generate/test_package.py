@@ -47,14 +47,12 @@ def linked_away(folder: Path) -> None:
         (altered(lambda held: held.update(format=2)), "has format 2, and this version of eexit reads 1"),
         (altered(lambda held: held["configuration"].update(parameter=0.1), sealed=False), "guarantee is void"),
         (altered(lambda held: held.pop("model")), "is half a setting"),
-        (altered(lambda held: held["config"].update(gate_of_tomorrow=1)), "asks for what this version of eexit does"),
+        (altered(lambda held: held["config"].update(gate_of_tomorrow=1)), "has fields that this version of eexit"),
         (altered(lambda held: held["config"].update(probe="../outside")), "names ../outside, which is outside of that"),
         (altered(lambda held: held["files"].update({"/etc/passwd": "0"})), "names /etc/passwd, which is outside"),
         (linked_away, "names away/passwd, which is outside"),
-        (
-            altered(lambda held: held["files"].update({"artefacts/probe/card.json": "0"})),
-            "half a setting, since artefacts/probe/card.json is missing",
-        ),
+        (altered(lambda held: held["files"].update({"probe/card.json": "0"})), "half a setting, since probe/card.json"),
+        (altered(lambda held: held["files"].update({"README.md": "0"})), "README.md is not the file that was packaged"),
     ],
 )
 def test_what_is_no_whole_setting_of_this_version_is_refused_in_a_line(

@@ -44,10 +44,6 @@ def function_of(text: str, **names: Any) -> FunctionType:
 class Options:
     threshold: float
 
-    @property
-    def half(self) -> float:
-        return self.threshold / 2
-
 
 class Slotted:
     __slots__ = ("threshold",)
@@ -61,10 +57,9 @@ class Side(Enum):
 
 
 def linear(weight: float) -> nn.Module:
-    layer = nn.Linear(2, 1)
-    with torch.no_grad():
-        layer.weight.fill_(weight)
-        layer.bias.fill_(0)
+    layer = nn.Linear(2, 1).requires_grad_(False)
+    for part in layer.parameters():
+        part.fill_(weight)
     return layer
 
 
@@ -146,7 +141,7 @@ def test_names_are_found_in_functions_inside_and_attributes_are_none() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("wrap", [torch.compile, torch.no_grad(), functools.cache])
-def test_what_a_library_makes_of_a_function_counts_by_the_function(wrap: Callable[[Any], Any]) -> None:
+def test_a_librarys_wrapper_counts_by_the_wrapped_function(wrap: Callable[[Any], Any]) -> None:
     one, again, other = (wrap(capturing(n)) for n in (1, 1, 2))
     assert described(one) == described(again) != described(other)
     assert captured_values(one) == captured_values(again) != captured_values(other)
@@ -187,14 +182,16 @@ def test_functions_that_call_each_other() -> None:
 
 def test_a_decorator_of_the_users_counts() -> None:
     def decorated(text: str, threshold: int) -> dict[str, str]:
-        names = {"functools": functools, "threshold": threshold}
         wrapper = f"def w(g):\n @functools.wraps(g)\n def h(layer): return {text}\n return h"
-        return captured_values(function_of(f"{wrapper}\n@w\ndef f(layer): return 1", **names))
+        return captured_values(
+            function_of(f"{wrapper}\n@w\ndef f(layer): return 1", functools=functools, threshold=threshold)
+        )
 
-    one = decorated("g(layer) > threshold", 1)
-    assert one == decorated("g(layer) > threshold", 1)
-    assert one != decorated("g(layer) > threshold", 2)
-    assert one != decorated("g(layer) < threshold", 1)
+    one, again, *others = (
+        decorated(f"g(layer) {sign} threshold", n) for sign, n in ((">", 1), (">", 1), (">", 2), ("<", 1))
+    )
+    assert one == again
+    assert one not in others
 
 
 UNUSABLE: dict[str, Any] = {
@@ -209,7 +206,7 @@ UNUSABLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_what_has_no_digest_is_refused_by_its_name(what: str) -> None:
+def test_a_value_without_a_digest_is_refused_by_its_name(what: str) -> None:
     with pytest.raises(NotDescribedError, match=r"^value \("):
         described(UNUSABLE[what])
 
@@ -231,10 +228,5 @@ def test_another_process_describes_them_alike() -> None:
         "def f(): return g(), torch.no_grad\n"
         "print(captured_values(f))"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(found) == 1
+    run = functools.partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len({run(env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}) == 1

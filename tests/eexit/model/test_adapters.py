@@ -6,11 +6,14 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from byte_model import save_byte_model
+from byte_model import save_byte_model, sweep_of
+from card import Card
+from on_cards import card_of
 from peft import PeftModel
 from references import save_adapter
 from safetensors.torch import load_file, save_file
@@ -21,14 +24,14 @@ from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.errors import UsageError
 from eexit.model.adapters import merged
 from eexit.model.sources import PEFT_FILES
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.model_description import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.timing.decode_timer import DecodeTimer
 from eexit.sweeps.generator import ModelGenerator
 
-WEIGHTS = PEFT_FILES[1]
+CONFIG, WEIGHTS = PEFT_FILES
 TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
 
 
@@ -41,9 +44,7 @@ def n_own(model: PreTrainedModel, base: PreTrainedModel) -> int:
 @pytest.mark.parametrize(
     ("architecture", "modules"), [("llama", ["q_proj", "v_proj"]), ("gemma3", ["k_proj", "embed_tokens"])]
 )
-def test_a_merged_model_says_what_peft_says_and_shares_what_does_not_change(
-    tmp_path: Path, architecture: str, modules: list[str]
-) -> None:
+def test_a_merged_model_is_pefts_and_shares_the_rest(tmp_path: Path, architecture: str, modules: list[str]) -> None:
     base = tiny_model(architecture)
     before = copy.deepcopy(base.state_dict())
     folder = save_adapter(base, tmp_path, modules)
@@ -63,9 +64,9 @@ def test_a_merged_model_says_what_peft_says_and_shares_what_does_not_change(
 def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
     base = tiny_model("llama")
     student = merged(base, save_adapter(base, tmp_path, ["q_proj", "v_proj"]))
-    said = [model(TOKEN_IDS).logits for model in (base, student)]
+    expected = [model(TOKEN_IDS).logits for model in (base, student)]
     pack_linear_layers(base, student)
-    for model, logits in zip((base, student), said, strict=True):
+    for model, logits in zip((base, student), expected, strict=True):
         torch.testing.assert_close(model(TOKEN_IDS).logits, logits, rtol=1e-4, atol=1e-4)
     for layer, own in zip(base.model.layers, student.model.layers, strict=True):
         assert own.mlp.up_proj is layer.mlp.up_proj
@@ -75,36 +76,36 @@ def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    """Check a student whose adapter is in a folder as peft saves it."""
-    place = tmp_path_factory.mktemp("sweep")
-    save_byte_model(place / "model")
-    save_adapter(LlamaForCausalLM.from_pretrained(place / "model"), place / "student")
-    return SweepConfig(
-        model=str(place / "model"), adapter=str(place / "student"), prompts=(Prompt(id="0", prompt="Why?"),),
-        modes=("normal", "unfrozen"), rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,
-        dtype="float32",
+    """Return a sweep with a student."""
+    folder = tmp_path_factory.mktemp("sweep")
+    save_byte_model(folder / "model")
+    save_adapter(LlamaForCausalLM.from_pretrained(folder / "model"), folder / "student")
+    return sweep_of(
+        folder / "model", adapter=str(folder / "student"), modes=("normal", "unfrozen"),
+        rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,
     )  # fmt: skip
 
 
 def test_a_sweep_runs_its_student_in_all_modes_but_normal(sweep: SweepConfig) -> None:
-    tokens_of = []
-    for config in (sweep, sweep.model_copy(update={"adapter": None, "digests": {}})):
-        generations = ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
-        assert {row["status"] for row in generations} == {"ok"}
-        tokens_of.append({row["configuration"]: row["text"] for row in generations})
-    with_student, without = tokens_of
+    with_student, without = (
+        {
+            row["configuration"]: row["text"]
+            for row in ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
+        }
+        for config in (sweep, sweep.model_copy(update={"adapter": None, "digests": {}}))
+    )
     changed = [key for key, text in without.items() if with_student[key] != text]
     assert changed == ["unfrozen/kl/0.5", "unfrozen/fixed/3"]
 
 
 def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
-    contenders, ran = DecodeTimer(sweep, "cpu", 4), Counter[str]()
-    assert contenders.student is not None
-    for name, decoder in (("base", contenders.decoder), ("student", contenders.student)):
+    timer, ran = DecodeTimer(sweep, "cpu", 4), Counter[str]()
+    assert timer.student is not None
+    for name, decoder in (("base", timer.decoder), ("student", timer.student)):
         decoder.layers[-1].register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
-    contenders.time(NoExit(), 1, contenders.prompts)
+    timer.time(NoExit(), 1, timer.prompts)
     assert ran.keys() == {"base"}
-    contenders.time(EarlyExit("unfrozen", "fixed", 3.0), 1, contenders.prompts)
+    timer.time(EarlyExit("unfrozen", "fixed", 3.0), 1, timer.prompts)
     assert ran.keys() == {"base", "student"}
 
 
@@ -117,35 +118,32 @@ def test_a_students_own_weights_need_memory_on_top(sweep: SweepConfig) -> None:
     assert with_student - without == 4 * n_layers * n_modules * width**2
 
 
-def without_a_layer(folder: Path) -> None:
+def lose_a_layer(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
     save_file({name: value for name, value in weights.items() if ".layers.6." not in name}, folder / WEIGHTS)
 
 
-def of_another_rank(folder: Path) -> None:
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
+def change_the_rank(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"r": 8}))
 
 
-def of_another_depth(folder: Path) -> None:
-    (folder / "adapter_config.json").unlink()
+def replace_by_a_shallower_model(folder: Path) -> None:
+    (folder / CONFIG).unlink()
     tiny_model("llama", num_hidden_layers=6).save_pretrained(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda folder: (folder / "adapter_config.json").unlink(),
-            "has no adapter_config.json: give a folder that peft",
-        ),
-        (of_another_depth, r"is of another model: model\.layers\.6\..* does not have the shape of this one's"),
+        (lambda folder: (folder / CONFIG).unlink(), "has no adapter_config.json: give a folder that peft"),
+        (replace_by_a_shallower_model, r"is of another model: model\.layers\.6\..* does not have the shape"),
         (lambda folder: (folder / WEIGHTS).unlink(), "has no adapter_model.safetensors: give a folder that peft has"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "can't be used with this model: .*header"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "can't be used with this model: "),
-        (without_a_layer, r"is of another model: .*layers\.6.* fits none of its weights"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "can't be used with this model: "),
+        (lose_a_layer, r"is of another model: .*layers\.6.* fits none of its weights"),
         (lambda folder: save_adapter(tiny_model("gpt2"), folder), "can't be used with this model: Target modules"),
-        (of_another_rank, "can't be used with this model: .*size mismatch"),
+        (change_the_rank, "can't be used with this model: .*size mismatch"),
     ],
 )
 def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
@@ -158,6 +156,13 @@ def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
     assert "\n" not in str(refused.value)
 
 
+def test_an_adapter_is_not_merged_into_weights_on_two_cards(llama: PreTrainedModel, tmp_path: Path) -> None:
+    for name in PEFT_FILES:
+        (tmp_path / name).touch()
+    with Card() as card, pytest.raises(UsageError, match=r"merged into .* are on privateuseone:0, privateuse"):
+        merged(card.take(llama, partial(card_of, llama)), str(tmp_path))
+
+
 def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrainedModel, tmp_path: Path) -> None:
     tuned = merged(llama, save_adapter(llama, tmp_path / "peft"))
     tuned.save_pretrained(tmp_path / "tuned")
@@ -165,11 +170,9 @@ def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrain
     assert own_weights(llama, str(tmp_path / "tuned")) == sum(part.numel() for part in llama.parameters())
 
 
-def test_without_peft_an_adapter_is_refused_in_a_line(
-    llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_needs_peft(llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_adapter(llama, tmp_path)
     monkeypatch.setitem(sys.modules, "peft", None)
     for use in (merged, own_weights):
-        with pytest.raises(UsageError, match=r"is peft's, which is not there: pip install 'eexit\[student\]'$"):
+        with pytest.raises(UsageError, match=r"is peft's.* pip install 'eexit\[student\]'$"):
             use(llama, folder)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from card import Card, There
 from torch import Tensor
 
 from eexit.model.cache import BLOCK_COLUMNS, KVCache
@@ -31,7 +32,7 @@ def held(cache: KVCache, end: int) -> Tensor:
 
 
 @pytest.mark.parametrize("grows", [True, False])
-def test_a_pass_over_some_rows_is_written_behind_what_they_have_and_leaves_others_alone(grows: bool) -> None:
+def test_a_pass_over_some_rows_is_written_behind_their_columns_and_leaves_others_alone(grows: bool) -> None:
     cache = filled(5, grows=grows)
     cache.begin(2, 5, 2)
     assert cache.get_seq_length() == 5
@@ -66,6 +67,21 @@ def test_copied_rows_leave_nothing_of_what_was_there(of_another: bool) -> None:
     assert not cache.hidden[0][2].any()
     assert cache.hidden[0][0].any()
     assert not other.is_initialized
+
+
+def test_rows_are_not_copied_one_by_one() -> None:
+    operators = []
+    for n_slots in (1, 7):
+        with Card() as card, torch.inference_mode():
+            prompt, cache = KVCache(4, 1, 32), KVCache(4, n_slots, 48)
+            prompt.begin(1, 0, 20)
+            for columns in prompt.columns:
+                columns.update(There(torch.zeros(1, 2, 20, 8)), There(torch.zeros(1, 2, 20, 4)))
+            slots = There(torch.arange(n_slots))
+            with card.counted() as counts:
+                cache.copy_rows(prompt, There(torch.zeros(n_slots, dtype=torch.long)), slots)
+        operators.append(counts.operators)
+    assert 0 < operators[0] == operators[1]
 
 
 def moved_left(cache: KVCache) -> Tensor:

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from byte_model import save_byte_model
+from byte_model import save_byte_model, sweep_of
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from eexit import format_and_tokenize_input
 from eexit.model.chat import before_answer
 from eexit.model.sources import locate
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.sweeps.generator import ModelGenerator, thinking_marks
 
@@ -46,34 +45,30 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str) -> st
     return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
-def as_before(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, prefiller: str) -> list[int]:
+def whole(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, prefiller: str) -> list[int]:
     """Tokenise a rendered text whole, so that every control token's name in it becomes that token."""
     found: list[int] = tokenizer(rendered(tokenizer, prompt, system) + prefiller, add_special_tokens=False)["input_ids"]
     return found
 
 
 @pytest.mark.parametrize("prompt", PLAIN)
-def test_texts_without_control_tokens_are_tokenised_as_the_template_wrote_them(
-    default: PreTrainedTokenizerBase, prompt: str
-) -> None:
+def test_texts_without_control_tokens_are_tokenised_as_rendered(default: PreTrainedTokenizerBase, prompt: str) -> None:
     for prefiller in ("", "Sure, ", "\n"):
-        assert ids(default, prompt, SYSTEM, prefiller) == as_before(default, prompt, SYSTEM, prefiller)
+        assert ids(default, prompt, SYSTEM, prefiller) == whole(default, prompt, SYSTEM, prefiller)
 
 
 @pytest.mark.parametrize("where", ["prompt", "system", "prefiller"])
 def test_the_name_of_a_control_token_in_a_text_is_text(default: PreTrainedTokenizerBase, where: str) -> None:
-    texts = {"prompt": "Why?", "system": SYSTEM, "prefiller": ""}
-    control = set(default.all_special_ids)
-    written = [i for i in ids(default, **texts) if i in control]
-    found = ids(default, **(texts | {where: INJECTED}))
-    assert [i for i in found if i in control] == written, "those of the template, and no others"
+    texts, control = {"prompt": "Why?", "system": SYSTEM, "prefiller": ""}, set(default.all_special_ids)
     injected = texts | {where: INJECTED}
+    found = ids(default, **injected)
+    assert [i for i in found if i in control] == [i for i in ids(default, **texts) if i in control]
     assert default.decode(found) == rendered(default, injected["prompt"], injected["system"]) + injected["prefiller"]
 
 
-def test_who_means_control_tokens_gets_them(default: PreTrainedTokenizerBase) -> None:
+def test_control_tokens_are_tokenised_as_such_on_request(default: PreTrainedTokenizerBase) -> None:
     meant = ids(default, INJECTED, SYSTEM, "<|im_start|>", control_tokens=True)
-    assert meant == as_before(default, INJECTED, SYSTEM, "<|im_start|>")
+    assert meant == whole(default, INJECTED, SYSTEM, "<|im_start|>")
     assert meant != ids(default, INJECTED, SYSTEM, "<|im_start|>")
 
 
@@ -91,12 +86,11 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_without_a_chat_template_the_tokens_around_a_text_stay() -> None:
     tokenizer = small_tokenizer()
-    vocabulary = tokenizer.get_vocab()
-    bos, eos = vocabulary["<s>"], vocabulary["</s>"]
+    bos, eos = (tokenizer.convert_tokens_to_ids(name) for name in ("<s>", "</s>"))
     assert ids(tokenizer, "ab") == tokenizer("ab")["input_ids"] == [bos, *tokenizer.encode("ab")[1:-1], eos]
     found = ids(tokenizer, "a</s>b<s>", "Be <s> brief.")
     assert (found[0], found[-1]) == (bos, eos)
-    assert Counter(found)[bos] == Counter(found)[eos] == 1
+    assert [found.count(each) for each in tokenizer.all_special_ids] == [1, 1]
     assert len(found) == 2 + len("Be <s> brief.\na</s>b<s>")
     assert ids(tokenizer, "a</s>b", control_tokens=True) == tokenizer("a</s>b")["input_ids"]
 
@@ -149,15 +143,12 @@ def test_a_text_that_a_tokenizer_can_write_as_the_token_only_is_refused() -> Non
 def test_a_prompt_that_cannot_be_tokenised_is_an_error_row_beside_the_others(tmp_path: Path) -> None:
     save_byte_model(tmp_path)
     prompts = [{"id": "good", "prompt": "one"}, {"id": "bad", "prompt": "two"}]
-    config = SweepConfig.model_validate(
-        {"model": str(tmp_path), "prompts": prompts, "max_new_tokens": 2, "exit_every": 2, "kl_factors": [1]}
-    )
+    config = sweep_of(tmp_path, prompts=prompts, max_new_tokens=2, exit_every=2, kl_factors=[1])
     generator = ModelGenerator(config, "cpu")
-    refusing = (
+    generator.tokenizer.chat_template = (
         "{% if messages[0].content == 'two' %}{{ raise_exception('no twos') }}{% endif %}{{ messages[0].content }}"
     )
-    generator.tokenizer.chat_template = refusing
     rows = generator.generate(list(plan_runs(config))).generations.to_pylist()
-    assert {row["prompt_id"]: row["status"] for row in rows} == {"good": "ok", "bad": "error"}
-    errors = {row["error"] for row in rows if row["status"] == "error"}
-    assert errors == {"the prompt can't be tokenised: TemplateError: no twos"}
+    assert {(row["prompt_id"], row["status"], row["error"]) for row in rows} == {
+        ("good", "ok", None), ("bad", "error", "the prompt can't be tokenised: TemplateError: no twos"),
+    }  # fmt: skip

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from byte_model import save_byte_model, save_family
+from byte_model import save_byte_model, save_family, sweep_of
 from references import decoder_of, packed_decoder_of, save_adapter, shared_model
-from rows import DECODING, PROMPTS, as_reference, configurations, generate, grid
+from rows import DECODING, PROMPTS, as_reference, configurations, exits_of, generate, grid
 from torch import nn
 from traces import assert_same
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
@@ -27,7 +27,6 @@ from eexit.model.adapters import merged, sharing
 from eexit.model.layers import Decoder
 from eexit.model.loading import choose_dtype, load_model_and_tokenizer
 from eexit.model.quantization import INT4, INT8, precision_of, quantization_of
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import describe_model, estimate_memory
 
 SHORT = replace(DECODING, max_new_tokens=8)
@@ -35,13 +34,8 @@ needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="only some users have bitsandbytes")
 
 
-def config(folder: Path, **fields: Any) -> SweepConfig:
-    asked = {"model": str(folder), "dtype": "float32", "prompts": [{"id": "0", "prompt": "a"}], **fields}
-    return SweepConfig.model_validate(asked)
-
-
 def by_torchao(folder: Path, quantize: str) -> PreTrainedModel:
-    return load_model_and_tokenizer(config(folder, quantize=quantize), "cpu")[0]
+    return load_model_and_tokenizer(sweep_of(folder, quantize=quantize), "cpu")[0]
 
 
 def by_bitsandbytes(folder: Path, bits: str) -> PreTrainedModel:
@@ -72,12 +66,10 @@ def test_invariants_1_3_and_4_hold_with_quantised_weights(
     assert precision_of(model) == f"float32 with {name} weights"
     requests = grid(configurations(model, ["unfrozen", "frozen_residual"], ["kl", "confidence"]), PROMPTS[:2])
     traces = as_reference(model, requests, SHORT)
-    assert len({layer for trace in traces for layer in trace.exit_layer_T[1:].tolist()}) > 2
-    for request, trace in zip(requests, traces, strict=True):
-        if request.configuration.key == "normal":
-            prompt = request.prompt_token_ids
-            made = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, pad_token_id=0)  # type: ignore[operator]
-            assert trace.token_id_T.tolist() == made[0, len(prompt) :].tolist()
+    assert len(exits_of(traces)) > 2
+    prompt = torch.tensor([requests[0].prompt_token_ids])
+    made = model.generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+    assert traces[0].token_id_T.tolist() == made[0, prompt.shape[1] :].tolist()
     for index in (0, 5, -1):
         assert_same(traces[index], generate(model, [requests[index]], SHORT)[0])
 
@@ -85,23 +77,23 @@ def test_invariants_1_3_and_4_hold_with_quantised_weights(
 @needs_bitsandbytes
 def test_a_model_whose_products_depend_on_other_rows_is_refused_in_float32(folder: Path) -> None:
     """Refuse LLM.int8(), which also quantises inputs, by outliers of all sequences together."""
-    with pytest.raises(UsageError, match=r"left padding beside a longer sequence changes its logits by .*%"):
+    with pytest.raises(UsageError, match="left padding beside a longer sequence changes its logits"):
         Decoder(by_bitsandbytes(folder, "8"))
 
 
 @needs_torchao
 @pytest.mark.parametrize("quantize", [INT8, INT4])
 def test_multiply_adds_stay_and_bytes_are_fewer_as_was_estimated(folder: Path, quantize: str) -> None:
-    model, whole = by_torchao(folder, quantize), load_model_and_tokenizer(config(folder), "cpu")[0]
-    prices, of_whole = (measure_unit_costs(decoder_of(each), SHORT) for each in (model, whole))
-    for name in ("before", "layer_L", "keys_L", "position_L", "read_XK"):
-        assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (prices, of_whole))), name
-    *_, (layer, head) = estimate_memory(config(folder, quantize=quantize))
-    assert (prices.weight_bytes_L.tolist(), prices.head_weight_bytes) == ([layer] * 7, head)
+    model, whole = by_torchao(folder, quantize), load_model_and_tokenizer(sweep_of(folder), "cpu")[0]
+    unit_costs, of_whole, packed = (
+        measure_unit_costs(each, SHORT) for each in (decoder_of(model), decoder_of(whole), packed_decoder_of(whole))
+    )
+    for name in ("embedding", "layer_L", "keys_L", "position_L", "read_XK"):
+        assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (unit_costs, of_whole))), name
+    *_, (layer, head) = estimate_memory(sweep_of(folder, quantize=quantize))
+    assert (unit_costs.weight_bytes_L.tolist(), unit_costs.head_weight_bytes) == ([layer] * 7, head)
     assert layer < 0.45 * of_whole.weight_bytes_L[0]
     assert head == of_whole.head_weight_bytes
-    assert packed_decoder_of(whole).n_layers == 7
-    packed = measure_unit_costs(packed_decoder_of(whole), SHORT)
     assert packed.weight_bytes_L.tolist() == of_whole.weight_bytes_L.tolist()
 
 
@@ -118,23 +110,21 @@ def test_only_whole_weights_are_packed_and_a_copy_shares_what_is_quantised(folde
 
 
 @needs_torchao
-def test_what_quantised_weights_can_not_be_used_for_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+def test_impossible_uses_of_quantised_weights_are_refused(folder: Path, tmp_path: Path) -> None:
     model, adapter = by_torchao(folder, INT8), save_adapter(shared_model("llama"), tmp_path)
-    for refused in (
-        lambda: merged(model, adapter),
-        lambda: estimate_memory(config(folder, quantize=INT8).model_copy(update={"adapter": adapter})),
-    ):
-        with pytest.raises(UsageError, match=r"is merged into weights, and those of this model are quantised \(int8\)"):
-            refused()
+    student = sweep_of(folder, quantize=INT8).model_copy(update={"adapter": adapter})
+    for merge in (lambda: merged(model, adapter), lambda: estimate_memory(student)):
+        with pytest.raises(UsageError, match=r"is merged into weights, .* quantised \(int8\)"):
+            merge()
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     quantize_(model.lm_head, Int8WeightOnlyConfig())
-    with pytest.raises(UsageError, match="is made of the head's weights, which are quantised: decide on head"):
+    with pytest.raises(UsageError, match="the head's weights, which are quantised: decide on head"):
         Screen(decoder_of(model), ScreenSize(4, 5), torch.eye(model.config.hidden_size))
     for family, weight in (("mixtral", "model.layers.0.mlp"), ("gpt2", "transformer.h.0.attn.c_attn.weight")):
         other = save_family(tmp_path / family, family)
-        with pytest.raises(UsageError, match=rf"--quantize int8 is for linear layers .* {weight}.* is of none: leave"):
-            estimate_memory(config(other, quantize=INT8))
+        with pytest.raises(UsageError, match=rf"--quantize int8 is for linear layers .* {weight}.* is of none"):
+            estimate_memory(sweep_of(other, quantize=INT8))
 
 
 @needs_torchao
@@ -142,22 +132,20 @@ def test_a_model_that_is_quantised_is_not_quantised_again(folder: Path, tmp_path
     save_byte_model(tmp_path)
     by_torchao(folder, INT8).save_pretrained(tmp_path)
     for look in (describe_model, load_model_and_tokenizer):
-        with pytest.raises(UsageError, match=r"--quantize int4: the model is quantised already \(torchao\), leave"):
-            look(config(tmp_path, quantize=INT4))
-    assert describe_model(config(tmp_path)).quantization == "torchao"
-    assert quantization_of(load_model_and_tokenizer(config(tmp_path), "cpu")[0]) == INT8
+        with pytest.raises(UsageError, match=r"--quantize int4: .* quantised already \(torchao\), leave"):
+            look(sweep_of(tmp_path, quantize=INT4))
+    assert describe_model(sweep_of(tmp_path)).quantization == "torchao"
+    assert quantization_of(load_model_and_tokenizer(sweep_of(tmp_path), "cpu")[0]) == INT8
 
 
-def test_without_torchao_it_is_said_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchao_the_message_has_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"--quantize int4 needs torchao.*: pip install 'eexit\[quantized\]'"):
-        describe_model(config(folder, quantize=INT4))
+    with pytest.raises(UsageError, match=r"int4 needs torchao.*: pip install 'eexit\[quantized\]'"):
+        describe_model(sweep_of(folder, quantize=INT4))
 
 
 @pytest.mark.parametrize(("dtype", "chosen"), [("auto", torch.bfloat16), ("float32", torch.float32)])
-def test_four_bits_are_multiplied_in_the_dtype_that_their_kernels_are_written_for(
-    dtype: str, chosen: torch.dtype
-) -> None:
+def test_four_bits_are_multiplied_in_the_dtype_of_their_kernels(dtype: str, chosen: torch.dtype) -> None:
     assert choose_dtype(dtype, torch.device("cpu"), INT4) == chosen
 
 

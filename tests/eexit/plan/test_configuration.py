@@ -22,37 +22,27 @@ from eexit.plan.configuration import (
 )
 
 COPYING = ExitHistogram("skip/kl/0.5", ((1, 3), (6, 2)))
-KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {
+OF_COPYING = {"of": COPYING.of, "counts": COPYING.counts}
+KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {  # and what ids are hashes of
     "normal": (NoExit(), None, None, None),
     "skip/kl/0.5": (EarlyExit("skip", "kl", 0.5), "kl", 0.5, None),
     "skip/agree": (EarlyExit("skip", "agree"), "agree", None, None),
-    "skip/random/kl/0.5": (
-        EarlyExit("skip", "random", COPYING),
-        "random",
-        {"of": COPYING.of, "counts": COPYING.counts},
-        None,
-    ),
+    "skip/random/kl/0.5": (EarlyExit("skip", "random", COPYING), "random", OF_COPYING, None),
     "draft/20:4": (parse_drafts("20:4")[0], None, None, {"layer": 20, "n_tokens": 4}),
 }
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_a_configuration_can_be_made_from_its_columns(key: str) -> None:
-    configuration = KINDS[key][0]
+def test_a_configuration_can_be_made_from_its_columns_and_ids_are_hashes_of_four_values(key: str) -> None:
+    (configuration, rule, parameter, draft), mode = KINDS[key], key.partition("/")[0]
     columns = configuration.columns
-    assert (configuration.key, columns["configuration"], columns["mode"]) == (key, key, key.partition("/")[0])
+    assert (configuration.key, columns["configuration"], columns["mode"]) == (key, key, mode)
     assert tuple(columns) == COLUMNS
     expected = configuration
     if columns["control_of"]:  # the histogram is not among the columns
         expected = EarlyExit("skip", "random", ExitHistogram(COPYING.of, ()))
     assert configuration_of(columns) == expected
     assert configuration_of({name: value for name, value in columns.items() if value is not None}) == expected
-
-
-@pytest.mark.parametrize("key", KINDS)
-def test_ids_are_hashes_of_the_same_four_values_for_every_kind(key: str) -> None:
-    configuration, rule, parameter, draft = KINDS[key]
-    mode = key.partition("/")[0]
     assert hashed(configuration) == {"mode": mode, "rule": rule, "parameter": parameter, "draft": draft}
 
 
@@ -67,25 +57,19 @@ def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(nam
     assert depends_on_seed(EarlyExit("skip", name), 0.7)
 
 
-def test_the_readme_names_the_rules_that_leave_exits_to_chance() -> None:
+def test_other_runs_depend_on_the_seed_if_tokens_are_sampled_or_it_is_not_known() -> None:
+    for configuration in (KINDS["normal"][0], KINDS["draft/20:4"][0]):
+        assert [depends_on_seed(configuration, temperature) for temperature in (0.0, 1.0, None)] == [False, True, True]
+    assert depends_on_seed(EarlyExit("skip", "a rule of a later version"), 0.0)
     rules = ", ".join(f'"{name}"' for name in RULES if RULES[name].draws)
     assert f"~runs.rule.isin([{rules}])" in (Path(__file__).parents[3] / "eexit" / "README.md").read_text()
-
-
-def test_normal_and_drafts_depend_on_it_if_tokens_are_sampled_and_what_is_not_known_may_depend_on_it() -> None:
-    for configuration in (KINDS["normal"][0], KINDS["draft/20:4"][0]):
-        assert not depends_on_seed(configuration, 0.0)
-        assert depends_on_seed(configuration, 1.0)
-        assert depends_on_seed(configuration, None)
-    assert depends_on_seed(EarlyExit("skip", "a rule of a later version"), 0.0)
 
 
 def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, ExitHistogram("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
     exits = [EarlyExit(*each) for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates)]
-    drafts = parse_drafts("2,20:4,40")
-    every: list[Configuration] = [NoExit(), NoExit("later"), *drafts, *exits]
+    every: list[Configuration] = [NoExit(), NoExit("later"), *parse_drafts("2,20:4,40"), *exits]
     keys = {each.key for each in every}
     short = {short_name(key): key for key in keys}
     assert len(short) == len(keys)

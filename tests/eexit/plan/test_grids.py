@@ -13,52 +13,43 @@ def test_kl_factors_are_spaced_by_equal_ratios_with_exact_ends() -> None:
     assert (factors[0], factors[4], factors[-1], len(factors)) == (0.25, 1.0, 16.0, 13)
     assert factors[1::4] == (0.3536, 1.414, 5.657)
     assert [math.log2(factor) for factor in factors] == pytest.approx([-2 + index / 2 for index in range(13)], abs=1e-3)
-
-
-def test_lists_and_ranges_stand_together() -> None:
-    assert parse_numbers(["0", "0.5,1", "2:8:3"], "1/nat", "k") == (0, 0.5, 1, 2, 4, 8)
+    assert parse_numbers(["0", "0.5,1", "2:8:3"], "1/nat", "k") == (0, 0.5, 1, 2, 4, 8), "beside single numbers"
 
 
 def test_shares_cosines_and_layers_are_spaced_linearly_and_nats_by_equal_ratios() -> None:
     assert parse_rules(
         ["confidence=0.5:0.9:5", "entropy=0.1:10:3", "similarity=-1:1:3", "fixed=5:25:5", "predicted_kl=1:4:3", "agree"]
     ) == {
-        "confidence": (0.5, 0.6, 0.7, 0.8, 0.9),
-        "entropy": (0.1, 1, 10),
-        "similarity": (-1, 0, 1),
-        "fixed": (5, 10, 15, 20, 25),
-        "predicted_kl": (1, 2, 4),
-        "agree": (),
-    }
+        "confidence": (0.5, 0.6, 0.7, 0.8, 0.9), "entropy": (0.1, 1, 10), "similarity": (-1, 0, 1),
+        "fixed": (5, 10, 15, 20, 25), "predicted_kl": (1, 2, 4), "agree": (),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("much", "k: much is not a number"),
-        ("1:x:3", "k: x in 1:x:3 is not a number"),
-        (":2:3", "k: nothing in :2:3 is not a number"),
-        ("1:2", "k: 1:2 is neither a number nor a range LOW:HIGH:N, such as 0.25:16:13"),
-        ("1:2:3:4", "k: 1:2:3:4 is neither a number nor a range"),
-        ("1:2:1", "k: a range has 2 to 1,000 values, got 1 in 1:2:1"),
-        ("1:2:", "k: a range has 2 to 1,000 values, got none in 1:2:"),
-        ("1:2:2.5", "k: a range has 2 to 1,000 values, got 2.5 in 1:2:2.5"),
-        ("2:1:3", "k: a range goes from its lower end to its higher one, got 2:1:3"),
-        ("1:1:3", "k: a range goes from its lower end to its higher one, got 1:1:3"),
-        ("0:1:3", "k: a range in 1/nat is spaced by equal ratios and starts above 0, got 0:1:3: give 0 by itself"),
-        ("1:1.001:9", "k: 1:1.001:9 has more values than 4 digits can tell apart: ask for fewer"),
-        ("1:inf:3", "k: 1:inf:3 is not finite: mode normal is the limit"),
-        ("nan", "k: nan is not finite"),
+        ("much", "much is not a number"),
+        ("1:x:3", "x in 1:x:3 is not a number"),
+        (":2:3", "nothing in :2:3 is not a number"),
+        ("1:2", "1:2 is neither a number nor a range LOW:HIGH:N"),
+        ("1:2:3:4", "1:2:3:4 is neither a number nor a range"),
+        ("1:2:1", "a range has 2 to 1,000 values, got 1 in 1:2:1"),
+        ("1:2:", "a range has 2 to 1,000 values, got none in 1:2:"),
+        ("1:2:2.5", "a range has 2 to 1,000 values, got 2.5 in 1:2:2.5"),
+        ("2:1:3", "from its lower end to its higher one, got 2:1:3"),
+        ("1:1:3", "from its lower end to its higher one, got 1:1:3"),
+        ("0:1:3", "equal ratios and starts above 0, got 0:1:3"),
+        ("1:1.001:9", "1:1.001:9 has more values than 4 digits"),
+        ("1:inf:3", "1:inf:3 is not finite"),
+        ("nan", "nan is not finite"),
     ],
 )
 def test_nonsense_is_told_in_a_line(text: str, message: str) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UsageError, match=f"^k: .*{message}"):
         parse_numbers([text], "1/nat", "k")
-    assert str(raised.value).startswith(message)
-    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("texts", [["=1"], ["agree", "agree"], ["kl=1", "kl=2"]])
 def test_each_rule_has_a_name_and_is_listed_once(texts: list[str]) -> None:
-    with pytest.raises(UsageError, match="give each rule once, as in confidence"):
+    with pytest.raises(UsageError, match="give each rule once"):
         parse_rules(texts)

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from shutil import copyfile, copytree
+from typing import Any
 
 import pytest
 from byte_model import save_byte_model
@@ -13,9 +14,11 @@ from untrained import TINY, config_with, save_state_maps, stream_maps
 from eexit.errors import UsageError
 from eexit.plan import model_inspection
 from eexit.plan.artefacts import WEIGHTS
-from eexit.plan.config import SweepConfig
-from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, look_at_model
+from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, inspect_model
 from eexit.plan.runs import count_runs
+from eexit.plan.sweep_config import SweepConfig
+
+PROMPT = "Hello."
 
 
 @pytest.fixture
@@ -33,35 +36,31 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-PROMPT = "Hello."
-CHARACTERS = len(PROMPT)
+def sweep(model: Path | str, **others: Any) -> SweepConfig:
+    return SweepConfig.model_validate(
+        {"model": str(model), "prompts": [{"id": "0", "prompt": PROMPT}], "exit_every": 2, **others}
+    )
 
 
-def sweep(model: Path | str, **others: object) -> SweepConfig:
-    fields = {"model": str(model), "prompts": [{"id": "0", "prompt": PROMPT}], "exit_every": 2, **others}
-    return SweepConfig.model_validate(fields)
-
-
-def seen(model: Path, **others: object) -> ModelFacts:
-    return look_at_model(sweep(model, **others), 8)
+def seen(model: Path, **others: Any) -> ModelFacts:
+    return inspect_model(sweep(model, **others), 8)
 
 
 def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[str]) -> None:
     first = seen(model)
     assert seen(model) == first
-    assert looks == ["_find"]
     _, layers, memory = seen(model, exit_layers=[1, 3], max_new_tokens=7)  # a sweep's memory depends on the sweep
     assert layers == (1, 3)
-    assert first[2] is not None
-    assert memory is not None
-    assert memory.weights == first[2].weights
     found = InspectionCache(sweep(model)).read()
-    assert found is not None
-    assert memory.row == found.token * (CHARACTERS // 4 + 1 + 7)  # the prompt in tokens of four characters, new tokens
+    assert first[2]
+    assert memory
+    assert found
+    assert found.context
+    assert memory.weights == first[2].weights
+    assert memory.row == found.token * (len(PROMPT) // 4 + 1 + 7)  # the prompt in tokens of four characters, new tokens
     assert memory.cache == memory.row * min(8, count_runs(sweep(model)))
-    assert found.context is not None
     _, _, longest = seen(model, max_new_tokens=10 * found.context)
-    assert longest is not None
+    assert longest
     assert longest.row == found.token * found.context
     with pytest.raises(UsageError, match="exit layer 6 is not below the final layer"):
         seen(model, exit_layers=[6])
@@ -94,30 +93,21 @@ def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, loo
         seen(model)
 
 
-def test_each_of_the_settings_that_it_depends_on_is_looked_at(model: Path, looks: list[str], tmp_path: Path) -> None:
-    seen(model)
-    seen(model, dtype="float32")
-    other = copytree(model, tmp_path / "other")
-    seen(other)
-    assert len(looks) == 3
-    seen(model)
-    seen(model, dtype="float32")
-    seen(other)
-    assert len(looks) == 3
-
-
-def test_what_another_cpu_found_is_looked_at_again(
+def test_each_of_the_settings_that_it_depends_on_is_looked_at(
     model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The meaning of `--dtype auto` depends on it, and machines may have one name and share a user's cache."""
-    seen(model)
+    """The CPU is one, since `--dtype auto` depends on it, and machines may have one name and share a user's cache."""
+    other = copytree(model, tmp_path / "other")
+    for n_looks in (3, 3):
+        seen(model)
+        seen(model, dtype="float32")
+        seen(other)
+        assert len(looks) == n_looks
     monkeypatch.setattr(model_inspection, "CPU_INFO", tmp_path / "cpuinfo")
-    (tmp_path / "cpuinfo").write_text(
-        "model name\t: one\nflags\t\t: fpu avx2\n\nmodel name\t: one\nflags\t\t: fpu avx2\n"
-    )
+    (tmp_path / "cpuinfo").write_text("model name\t: one\nflags\t\t: fpu avx2\n\n" * 2)
     seen(model)
     seen(model)
-    assert len(looks) == 2
+    assert len(looks) == 4
 
 
 def test_what_is_damaged_or_can_not_be_kept_is_done_without(model: Path, looks: list[str], tmp_path: Path) -> None:
@@ -139,16 +129,12 @@ def test_nothing_is_kept_of_the_hub_or_of_a_model_that_is_gone(model: Path, look
     model.rename(tmp_path / "elsewhere")
     seen(other)
     assert not gone.exists()
-    on_hub = InspectionCache(sweep("some/model"))
-    assert on_hub.read() is None
+    assert InspectionCache(sweep("some/model")).read() is None
 
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
     place = save_state_maps(tmp_path / "maps", stream_maps(), TINY)
     found = InspectedModel(TINY, 1000, 10, None)
-    mapped, plain = (
-        _memory(each, 1, found) for each in (config_with(kv_maps=str(place), modes=["mapped_residual"]), config_with())
-    )
+    mapped = _memory(config_with(kv_maps=str(place), modes=["mapped_residual"]), 1, found)
     assert mapped
-    assert plain
-    assert (plain.weights, mapped.weights) == (1000, 1000 + (place / WEIGHTS).stat().st_size)
+    assert mapped.weights == 1000 + (place / WEIGHTS).stat().st_size

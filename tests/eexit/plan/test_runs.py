@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from untrained import TINY, artefact, config_with, save_state_maps, stream_maps
 
 from eexit.plan.artefacts import READOUT
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 
 PROMPTS = (Prompt(id="a", prompt="One?"), Prompt(id="b", prompt="Two?"))
 
@@ -17,39 +16,31 @@ def ids(config: SweepConfig) -> list[str]:
     return [run.run_id for run in plan_runs(config)]
 
 
-def test_a_plan_holds_every_run_once() -> None:
-    config = SweepConfig(prompts=PROMPTS, rules={"kl": (0.5, 1)}, seeds=(0, 1))
-    assert len({*ids(config)}) == len(ids(config)) == count_runs(config) == 2 * (1 + 2 * 2) * 2
-
-
-def test_a_run_keeps_its_id_when_the_grid_around_it_grows() -> None:
+def test_a_plan_holds_every_run_once_and_a_run_keeps_its_id_when_the_grid_around_it_grows() -> None:
     small = SweepConfig(prompts=PROMPTS[:1], modes=("unfrozen",), rules={"kl": (1,)})
     large = SweepConfig(prompts=PROMPTS, rules={"kl": (0.5, 1, 2)}, seeds=(0, 5))
+    assert len({*ids(large)}) == len(ids(large)) == count_runs(large) == 2 * (1 + 2 * 3) * 2
     assert {*ids(small)} <= {*ids(large)}
     assert ids(large)[0] == "c626c16cdc993d948ff3e29235a619d6"  # a resumed sweep finds its runs by it
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        [{"max_new_tokens": 7}, {"readout": "raw"}, {"system": "Be brief."}, {"model": "m"}, {"control_tokens": True}],
-        [{"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"}],
-        [{"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100}],
-    ],
-    ids=["of the sweep", "of the answer", "of the prompt"],
-)
-def test_what_changes_a_result_changes_the_id(request: pytest.FixtureRequest, changes: list[dict[str, Any]]) -> None:
-    def id_of(change: dict[str, Any]) -> str:
-        if "of the sweep" in request.node.name:
-            return ids(SweepConfig(prompts=PROMPTS, **change))[0]
+OF_SWEEP: list[dict[str, Any]] = [
+    {"max_new_tokens": 7}, {"readout": "raw"}, {"system": "Be brief."}, {"model": "m"}, {"control_tokens": True},
+]  # fmt: skip
+OF_PROMPT: list[dict[str, Any]] = [
+    {"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"},
+    {"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100},
+]  # fmt: skip
+
+
+def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_not() -> None:
+    def id_with(**change: Any) -> str:
         return ids(SweepConfig(prompts=(Prompt("a", "One?", **change),)))[0]
 
-    assert len({id_of(change) for change in ({}, *changes)}) == len(changes) + 1
-
-
-def test_what_only_sorts_a_prompt_leaves_its_ids() -> None:
-    sorted_ = SweepConfig(prompts=(Prompt("a", "One?", steps=3, kind="x"),))
-    assert ids(sorted_) == ids(SweepConfig(prompts=PROMPTS[:1]))
+    changed = [ids(SweepConfig(prompts=PROMPTS, **change))[0] for change in OF_SWEEP]
+    changed += [id_with(**change) for change in OF_PROMPT]
+    assert len({*changed, id_with()}) == len(changed) + 1
+    assert id_with(steps=3, kind="x") == id_with()
 
 
 def test_ids_depend_on_what_was_trained_where_it_is_used_and_not_on_where_it_lies(tmp_path: Path) -> None:

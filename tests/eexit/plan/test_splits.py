@@ -3,10 +3,9 @@
 from collections import Counter
 from hashlib import blake2b
 from random import Random
+from typing import Any
 
-import pytest
-
-from eexit.plan.splits import in_test_split, representative, sort_of
+from eexit.plan.splits import in_test_split, kinds, representative, sort_of
 from eexit.training.texts import is_held_out
 
 PROMPTS = [f"prompt {number}" for number in range(4000)]
@@ -17,27 +16,16 @@ def test_one_prompt_in_four_is_for_reporting_whether_or_not_it_is_held_out() -> 
     held_out = {prompt for prompt in PROMPTS if is_held_out(prompt)}
     assert abs(len(reported) - 1000) < 82  # three standard errors
     assert abs(len(reported & held_out) - 200) < 42
-
-
-def test_the_split_is_that_of_the_hash_and_stays_so() -> None:
-    for prompt in (*PROMPTS[:50], "", "Ünïcödé 漢字"):
+    for prompt in (*PROMPTS[:50], "", "Ünïcödé 漢字"):  # which stay in it
         digest = blake2b(prompt.encode(), digest_size=8, key=b"reporting").hexdigest()
         assert in_test_split(prompt) == (int(digest, 16) % 4 == 0)
 
 
-@pytest.mark.parametrize(
-    ("prompt_id", "sort"),
-    [
-        ("fact-30", "fact"),
-        ("word_problem_7", "word_problem"),
-        ("a/b/3", "a/b"),
-        ("30", ""),
-        ("recursion", ""),
-        ("-3", ""),
-    ],
-)
-def test_the_sort_of_a_prompt_is_what_its_id_says_before_the_number(prompt_id: str, sort: str) -> None:
-    assert sort_of(prompt_id) == sort
+def test_the_kind_of_a_prompt_is_what_it_names_or_else_what_its_id_says_before_the_number() -> None:
+    said = {"fact-30": "fact", "word_problem_7": "word_problem", "a/b/3": "a/b", "30": "", "recursion": "", "-3": ""}
+    assert {prompt_id: sort_of(prompt_id) for prompt_id in said} == said
+    named: list[dict[str, Any]] = [{"id": "fact-2", "kind": "passage"}, {"id": "4", "kind": ""}, {"id": "fact-5"}]
+    assert kinds(named) == {"fact-2": "passage", "fact-5": "fact"}
 
 
 SIZES = {"fact": 60, "sum": 40, "open": 30, "code": 25, "": 5}

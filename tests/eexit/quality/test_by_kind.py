@@ -20,6 +20,7 @@ PROMPTS: list[dict[str, Any]] = [
     *({"id": f"{number}", "prompt": f"other {number}", "kind": "odd", "group": number // 2} for number in range(14)),
     {"id": "x", "prompt": "of no kind"},
 ]
+KIND_OF, UNIT_OF = kinds(PROMPTS), sampling_units(PROMPTS)
 
 
 def runs() -> list[dict[str, Any]]:
@@ -27,9 +28,7 @@ def runs() -> list[dict[str, Any]]:
     random = Random(7)
     return [
         {
-            "prompt_id": prompt["id"],
-            "configuration": key,
-            "seed": seed,
+            "prompt_id": prompt["id"], "configuration": key, "seed": seed,
             "status": "error" if random.random() < 0.1 else "ok",
             "finish_reason": ("eos", "length")[(sum(map(ord, prompt["id"])) + seed) % 2],
             "correct": None if prompt["id"].startswith("fact") else random.random() < (0.8 if key == "normal" else 0.6),
@@ -38,29 +37,24 @@ def runs() -> list[dict[str, Any]]:
             "macs_full": 100.0 + random.random(),
             "macs_executed": 90.0 + random.random() if key == KEY else None,
         }
-        for prompt in PROMPTS
-        for seed in (0, 1)
-        for key in ("normal", KEY)
-    ]
+        for prompt in PROMPTS for seed in (0, 1) for key in ("normal", KEY)
+    ]  # fmt: skip
 
 
 def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
-    rows, kind_of, unit_of = runs(), kinds(PROMPTS), sampling_units(PROMPTS)
-    found = by_kind(pa.Table.from_pylist(rows), kind_of, unit_of)
+    found = by_kind(pa.Table.from_pylist(runs()), KIND_OF, UNIT_OF)
     assert {key: list(of) for key, of in found.items()} == {key: ["fact", "odd", "sum"] for key in ("normal", KEY)}
-    ok = pd.DataFrame(rows).query("status == 'ok'").set_index(["prompt_id", "seed"]).astype({"correct": float})
+    ok = pd.DataFrame(runs()).query("status == 'ok'").set_index(["prompt_id", "seed"]).astype({"correct": float})
     mine, normal = (ok[ok.configuration == key] for key in (KEY, "normal"))
-    normal_right = normal.correct.reindex(mine.index)
+    right, normal_right = mine.correct, normal.correct.reindex(mine.index)
     of_runs = mine.assign(
-        accuracy=mine.correct,
-        cut=(mine.finish_reason == "length").where(mine.correct.notna()).astype(float),
-        difference=mine.correct - normal_right,
-        lost=((normal_right == 1) & (mine.correct == 0))
-        .where(normal_right.notna() & mine.correct.notna())
-        .astype(float),
+        accuracy=right,
+        cut=(mine.finish_reason == "length").where(right.notna()).astype(float),
+        difference=right - normal_right,
+        lost=((normal_right == 1) & (right == 0)).where(normal_right.notna() & right.notna()).astype(float),
     )
     of_prompts = of_runs.groupby("prompt_id").mean(numeric_only=True)
-    of_units = of_prompts.groupby([of_prompts.index.map(kind_of), of_prompts.index.map(unit_of)]).mean()
+    of_units = of_prompts.groupby([of_prompts.index.map(KIND_OF), of_prompts.index.map(UNIT_OF)]).mean()
     for kind in ("odd", "sum"):
         for name in ("accuracy", "cut", "difference", "lost", "disagreement", "mean_depth"):
             estimate, values = getattr(found[KEY][kind], name), of_units.loc[kind][name].dropna()
@@ -76,15 +70,11 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
     json.dumps(facts, allow_nan=False)
 
 
-def test_without_normal_nothing_is_lost_to_it_and_nothing_differs_from_it() -> None:
+def test_where_normal_failed_or_a_kind_is_missing_there_is_nothing() -> None:
     alone = pa.Table.from_pylist([row for row in runs() if row["configuration"] == KEY])
-    [(key, of)] = by_kind(alone, kinds(PROMPTS), sampling_units(PROMPTS)).items()
+    [(key, of)] = by_kind(alone, KIND_OF, UNIT_OF).items()
     assert key == KEY
     assert of["sum"].lost.n == of["sum"].difference.n == 0 < of["sum"].accuracy.n
-
-
-def test_where_all_failed_or_no_prompt_has_a_kind_there_is_nothing() -> None:
     failed = pa.Table.from_pylist([row | {"status": "error"} for row in runs()])
-    assert by_kind(failed, kinds(PROMPTS), sampling_units(PROMPTS)) == {}
-    assert by_kind(pa.Table.from_pylist(runs()), {}, sampling_units(PROMPTS)) == {}
+    assert by_kind(failed, KIND_OF, UNIT_OF) == by_kind(alone, {}, UNIT_OF) == {}
     assert {*COLUMNS} == {*failed.column_names}

@@ -20,6 +20,7 @@ KEY, ORACLE = "skip/confidence/0.9", "skip/kl/1"
 PROMPTS: list[dict[str, Any]] = [  # the last four are two groups, and the first has no answer
     {"id": f"{number}", "prompt": f"{number}?", "group": None if number < 20 else number // 2} for number in range(24)
 ]
+UNIT_OF = sampling_units(PROMPTS)
 
 
 def runs() -> list[dict[str, Any]]:
@@ -27,9 +28,7 @@ def runs() -> list[dict[str, Any]]:
     random = Random(5)
     return [
         {
-            "prompt_id": prompt["id"],
-            "configuration": key,
-            "seed": seed,
+            "prompt_id": prompt["id"], "configuration": key, "seed": seed,
             "status": "error" if random.random() < 0.1 else "ok",
             "correct": None if prompt["id"] == "0" else random.random() < (0.8 if key == "normal" else 0.6),
             "thinking_closed": random.random() < 0.9,
@@ -37,24 +36,20 @@ def runs() -> list[dict[str, Any]]:
             "macs_required": 60.0 + 100 * random.random(),
             "n_tokens": random.randrange(10, 90),
         }
-        for prompt in PROMPTS
-        for seed in (0, 1)
-        for key in ("normal", KEY, ORACLE)
-    ]
+        for prompt in PROMPTS for seed in (0, 1) for key in ("normal", KEY, ORACLE)
+    ]  # fmt: skip
 
 
 def test_a_right_answer_takes_what_plain_pandas_says() -> None:
-    rows = runs()
-    found = per_right(pa.Table.from_pylist(rows), sampling_units(PROMPTS))
-    ok = pd.DataFrame(rows).query("status == 'ok'").astype({"correct": float, "macs_executed": float})
-    of_prompts = ok.groupby(["configuration", "prompt_id"]).mean(numeric_only=True)
-    unit = of_prompts.index.get_level_values("prompt_id").map(sampling_units(PROMPTS))
-    of_units = of_prompts.groupby([of_prompts.index.get_level_values("configuration"), unit]).mean()
+    found = per_right(pa.Table.from_pylist(runs()), UNIT_OF)
+    ok = pd.DataFrame(runs()).query("status == 'ok'").astype({"correct": float, "macs_executed": float})
+    of_prompts = ok.groupby(["configuration", "prompt_id"]).mean(numeric_only=True).reset_index()
+    of_prompts["unit"] = of_prompts.prompt_id.map(UNIT_OF)
+    of_units = of_prompts.groupby(["configuration", "unit"]).mean(numeric_only=True)
     for key in ("normal", KEY, ORACLE):
         for name in TAKEN:
-            pairs = of_units.loc[key][[name, "correct"]].dropna()
-            of_normal = of_units.loc["normal"][[name, "correct"]].dropna().add_suffix("_n")
-            both = pairs.join(of_normal, how="inner")
+            pairs, of_normal = (of_units.loc[each][[name, "correct"]].dropna() for each in (key, "normal"))
+            both = pairs.join(of_normal.add_suffix("_n"), how="inner")
             taken, beside = found[key][name].taken, found[key][name].beside_normal
             assert taken.n == len(pairs)
             if (key, name) == (ORACLE, "macs_executed"):
@@ -67,13 +62,13 @@ def test_a_right_answer_takes_what_plain_pandas_says() -> None:
                 assert beside.mean == pytest.approx(both[name].sum() / both["correct"].sum() / normal)
                 assert (beside.n, beside.low < beside.mean < beside.high) == (len(both), True)
     json.dumps(found[ORACLE]["macs_executed"].as_dict(), allow_nan=False)
-    assert {*COLUMNS} == {*rows[0]}
+    assert {*COLUMNS} == {*runs()[0]}
 
 
 @pytest.mark.parametrize("change", [{"thinking_closed": None}, {"correct": None}, {"status": "error"}])
 def test_without_chains_answers_or_runs_there_is_nothing_to_tell(change: dict[str, Any]) -> None:
     rows = pa.Table.from_pylist([row | change for row in runs()], schema=pa.Table.from_pylist(runs()).schema)
-    assert per_right(rows, sampling_units(PROMPTS)) == {}
+    assert per_right(rows, UNIT_OF) == {}
 
 
 def test_no_right_answer_has_no_price_and_all_of_them_are_not_certain() -> None:

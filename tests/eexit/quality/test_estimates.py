@@ -15,8 +15,6 @@ from scipy.stats import binomtest
 from eexit.quality.estimates import MIN_SAMPLES, ValueKind, estimate_columns, estimate_over_calls, estimate_ratios
 
 DRAWS: Final = 400
-
-
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # generator, n → (D, P)
 
 
@@ -27,45 +25,39 @@ def zero_inflated(generator: np.random.Generator, n: int) -> np.ndarray:
 
 
 def pairs(gained: float, lost: float) -> Draw:
-    def draw(generator: np.random.Generator, n: int) -> np.ndarray:
-        return generator.choice([1.0, -1.0, 0.0], (DRAWS, n), p=[gained, lost, 1 - gained - lost])
+    p = [gained, lost, 1 - gained - lost]
+    return lambda generator, n: generator.choice([1.0, -1.0, 0.0], (DRAWS, n), p=p)
 
-    return draw
+
+def share(mean: float) -> tuple[Draw, float, ValueKind]:
+    return lambda generator, n: (generator.random((DRAWS, n)) < mean).astype(float), mean, ValueKind.SHARE
 
 
 CASES: Final[dict[str, tuple[Draw, float, ValueKind]]] = {
-    "2 % of prompts": (lambda g, n: (g.random((DRAWS, n)) < 0.02).astype(float), 0.02, ValueKind.SHARE),
-    "98 % of prompts": (lambda g, n: (g.random((DRAWS, n)) < 0.98).astype(float), 0.98, ValueKind.SHARE),
-    "half of them": (lambda g, n: (g.random((DRAWS, n)) < 0.5).astype(float), 0.5, ValueKind.SHARE),
+    "2 % of prompts": share(0.02),
+    "98 % of prompts": share(0.98),
+    "half of them": share(0.5),
     "disagreement": (zero_inflated, 0.4 * 1.2 / 14.2, ValueKind.SHARE),
     "depth": (lambda g, n: g.beta(20, 3, (DRAWS, n)), 20 / 23, ValueKind.SHARE),
     "rarely differs": (pairs(0.0, 0.02), -0.02, ValueKind.DIFFERENCE),
     "often differs": (pairs(0.05, 0.15), -0.1, ValueKind.DIFFERENCE),
     "two seeds differ": (
-        lambda g, n: (pairs(0.02, 0.1)(g, n) + pairs(0.02, 0.1)(g, n)) / 2,
-        -0.08,
-        ValueKind.DIFFERENCE,
+        lambda g, n: (pairs(0.02, 0.1)(g, n) + pairs(0.02, 0.1)(g, n)) / 2, -0.08, ValueKind.DIFFERENCE
     ),
     "rare and partial": (
-        lambda g, n: np.where(g.random((DRAWS, n)) < 0.1, g.beta(2, 2, (DRAWS, n)), 0.0),
-        0.05,
-        ValueKind.SHARE,
+        lambda g, n: np.where(g.random((DRAWS, n)) < 0.1, g.beta(2, 2, (DRAWS, n)), 0.0), 0.05, ValueKind.SHARE
     ),
     "tokens": (lambda g, n: g.poisson(20, (DRAWS, n)).astype(float), 20.0, ValueKind.NUMBER),
-}
-
-
-def coverage(case: str, n: int) -> float:
-    draw, mean, kind = CASES[case]
-    values = draw(np.random.default_rng(0), n)
-    found = [estimate_columns(values_P[:, None], [kind])[0] for values_P in values]
-    return float(np.mean([each.low <= mean + 1e-12 and mean - 1e-12 <= each.high for each in found]))
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [12, 45, 183])
 @pytest.mark.parametrize("case", CASES)
 def test_intervals_contain_the_mean_about_as_often_as_stated(case: str, n: int) -> None:
-    assert coverage(case, n) >= 0.92, "0.95, less three standard errors of 400 draws"
+    draw, mean, kind = CASES[case]
+    found = [estimate_columns(values_P[:, None], [kind])[0] for values_P in draw(np.random.default_rng(0), n)]
+    covered = np.mean([each.low <= mean + 1e-12 and mean - 1e-12 <= each.high for each in found])
+    assert covered >= 0.92, "0.95, less three standard errors of 400 draws"
 
 
 def test_ratios_of_sums_are_covered_too() -> None:
@@ -77,12 +69,9 @@ def test_ratios_of_sums_are_covered_too() -> None:
     truth = float((tokens * (0.9 - 0.002 * tokens)).sum() / tokens.sum())
     found = [estimate_ratios(above[:, None], below[:, None])[0] for above, below in zip(run, full, strict=True)]
     assert 0.92 <= np.mean([each.low <= truth <= each.high for each in found]) <= 0.98
-
-
-def test_a_share_of_sums_that_is_1_is_not_certain() -> None:
-    (found,) = estimate_ratios(np.full((20, 1), 4.0), np.full((20, 1), 4.0), ValueKind.SHARE)
-    assert (found.mean, found.high) == (1, 1)
-    assert found.low == pytest.approx(binomtest(20, 20).proportion_ci(0.95).low)
+    (found_one,) = estimate_ratios(np.full((20, 1), 4.0), np.full((20, 1), 4.0), ValueKind.SHARE)
+    assert (found_one.mean, found_one.high) == (1, 1)
+    assert found_one.low == pytest.approx(binomtest(20, 20).proportion_ci(0.95).low), "1 is not certain"
 
 
 @pytest.mark.parametrize("n_calls", [2, 6, 24])
@@ -95,14 +84,6 @@ def test_the_interval_over_calls_covers_what_is_true(n_calls: int) -> None:
     assert all(np.isnan(estimate_over_calls([ratios[0]]).low) for ratios in of_calls)
 
 
-def test_no_interval_below_five_prompts() -> None:
-    (found,) = estimate_columns(np.array([[0.1], [0.2], [0.3], [0.4], [np.nan]]), [ValueKind.SHARE])
-    assert MIN_SAMPLES == 5
-    assert math.isnan(found.low)
-    assert found.n == 4
-    assert found.mean == pytest.approx(0.25)
-
-
 def test_the_interval_of_numbers_is_students() -> None:
     values = np.random.default_rng(3).normal(10, 2, size=40)
     (found,) = estimate_columns(values[:, None], [ValueKind.NUMBER])
@@ -111,9 +92,9 @@ def test_the_interval_of_numbers_is_students() -> None:
     assert found.mean == pytest.approx(values.mean())
 
 
-def test_columns_have_their_own_n() -> None:
-    values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, np.nan], [4.0, 4.0], [5.0, np.nan]])
+def test_columns_have_their_own_n_and_no_interval_below_five_prompts() -> None:
+    values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0], [5.0, 5.0]])
     first, second = estimate_columns(values, [ValueKind.NUMBER] * 2)
-    assert (first.mean, second.mean, first.n, second.n) == (3.0, 3.0, 5, 2)
+    assert (first.mean, second.mean, first.n, second.n) == (3.0, 3.5, 5, MIN_SAMPLES - 1)
     assert first.low < 3.0 < first.high
     assert math.isnan(second.low)

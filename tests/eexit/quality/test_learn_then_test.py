@@ -5,7 +5,6 @@ Shapes: D repeated draws, P prompts, S settings, T tokens.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -62,12 +61,7 @@ def test_the_order_of_a_pilot_leaves_out_what_another_setting_beats() -> None:
     assert pareto_sequence(np.array([np.nan, 0.1]), np.array([0.9, math.inf])) == []
 
 
-@dataclass(frozen=True)
-class Population:
-    """Settings with known risks, from conservative to bold, and a function that draws losses (D, P, S)."""
-
-    risk_S: np.ndarray
-    draw: Callable[[np.random.Generator, np.ndarray], np.ndarray]
+Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]  # generator, risks (S,) → losses (D, P, S)
 
 
 def ones(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
@@ -82,69 +76,48 @@ def shares(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
 
 def halves(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
     """Draw losses of 0 or 0.5, where one of two seeds is lost."""
-    lost: np.ndarray = 0.5 * (generator.random((DRAWS, PROMPTS, len(risk_S))) < 2 * risk_S)
-    return lost
+    return 0.5 * ones(generator, 2 * risk_S)
 
 
 def shares_that_rise(generator: np.random.Generator, risk_S: np.ndarray) -> np.ndarray:
     """Draw dependent losses: a bold setting also loses what a conservative one does."""
-    hard = generator.random((DRAWS, PROMPTS, 1))
-    lost: np.ndarray = (hard < risk_S).astype(float)
-    return lost
+    return (generator.random((DRAWS, PROMPTS, 1)) < risk_S).astype(float)
 
 
 JUST_ABOVE = np.array([0.002, 0.01, *[0.0501] * 8, 0.2])
-ALL_ABOVE = np.full(8, 0.0501)
-POPULATIONS = {
-    "0 or 1": Population(JUST_ABOVE, ones),
-    "shares": Population(JUST_ABOVE, shares),
-    "dependent": Population(JUST_ABOVE, shares_that_rise),
-    "all above": Population(ALL_ABOVE, ones),
-    "ties": Population(JUST_ABOVE, halves),
-    "up and down": Population(np.array([0.02, 0.08, 0.01, 0.0501, 0.03, 0.2]), ones),
+POPULATIONS: Final[dict[str, tuple[Draw, np.ndarray]]] = {  # with risks, from conservative to bold settings
+    "0 or 1": (ones, JUST_ABOVE),
+    "shares": (shares, JUST_ABOVE),
+    "dependent": (shares_that_rise, JUST_ABOVE),
+    "all above": (ones, np.full(8, 0.0501)),
+    "ties": (halves, JUST_ABOVE),
+    "up and down": (ones, np.array([0.02, 0.08, 0.01, 0.0501, 0.03, 0.2])),
 }
-Certified = list[np.ndarray]
-Procedure = Callable[[Sequence[np.ndarray]], Certified]  # losses (D, P, S) per family → certified (D, S) each
+Losses = Sequence[np.ndarray]  # (D, P, S) for each family
 
 
-def p_values(losses: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [betting(np.swapaxes(loss_DPS, 1, 2), AT_MOST) for loss_DPS in losses]
+def passed_on(losses: Losses) -> np.ndarray:
+    """Return which settings of all families are certified, (D, S), by a sequence for each family."""
+    return np.concatenate(
+        certify([betting(np.swapaxes(loss_DPS, 1, 2), AT_MOST) for loss_DPS in losses], CONFIDENCE), axis=1
+    )
 
 
-def passed_on(losses: Sequence[np.ndarray]) -> Certified:
-    return certify(p_values(losses), CONFIDENCE)
-
-
-def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4) -> Certified:
-    """Test one sequence on the other prompts, in the order of the first ones; bolder settings are cheaper."""
-    together = np.concatenate(losses, axis=2)
-    n_settings = [loss_DPS.shape[2] for loss_DPS in losses]
-    costs = np.concatenate([np.linspace(0.9, 0.5, n) - 0.001 * f for f, n in enumerate(n_settings)])
-    pilot, tested = together[:, :n_pilot], together[:, n_pilot:]
-    p_values_DS = betting(np.swapaxes(tested, 1, 2), AT_MOST)
-    found = np.zeros(p_values_DS.shape, dtype=bool)
+def pareto(losses: Losses, n_pilot: int = PROMPTS // 4) -> np.ndarray:
+    """Return the same by one sequence on the other prompts, in the order of the first ones; bold settings are cheap."""
+    together_DPS = np.concatenate(losses, axis=2)
+    costs = np.concatenate([np.linspace(0.9, 0.5, each.shape[2]) - 0.001 * f for f, each in enumerate(losses)])
+    p_values_DS = betting(np.swapaxes(together_DPS[:, n_pilot:], 1, 2), AT_MOST)
+    found_DS = np.zeros(p_values_DS.shape, dtype=bool)
     for draw, p_values_S in enumerate(p_values_DS):
-        order = pareto_sequence(pilot[draw].mean(axis=0), costs)
-        found[draw, order] = fixed_sequence(p_values_S[order], 1 - CONFIDENCE)
-    return np.split(found, np.cumsum(n_settings)[:-1], axis=1)
+        order = pareto_sequence(together_DPS[draw, :n_pilot].mean(axis=0), costs)
+        found_DS[draw, order] = fixed_sequence(p_values_S[order], 1 - CONFIDENCE)
+    return found_DS
 
 
-WAYS: Final[dict[str, Procedure]] = {PASSED_ON: passed_on, PARETO: pareto}
-
-
-def assert_covers(procedure: Procedure, population: Population, n_families: int) -> float:
-    """Return how often any setting was certified, and assert the coverage.
-
-    Settings with a risk above the bound are certified in at most δ of the draws, up to three standard errors.
-    """
-    generator = np.random.default_rng(0)
-    certified = procedure([population.draw(generator, population.risk_S) for _ in range(n_families)])
-    certified_DS = np.concatenate(certified, axis=1)
-    is_above_S = np.tile(population.risk_S > AT_MOST, n_families)
-    error, draws = 1 - CONFIDENCE, len(certified_DS)
-    missed, most = (certified_DS & is_above_S).any(axis=1).mean(), error + 3 * math.sqrt(error * (1 - error) / draws)
-    assert missed <= most, f"misses the bound in {missed:.1%} of the draws"
-    return float(certified_DS.any(axis=1).mean())
+def most(error: float, draws: int) -> float:
+    """Return the error rate that so many draws may show: three standard errors above the stated one."""
+    return error + 3 * math.sqrt(error * (1 - error) / draws)
 
 
 @pytest.mark.parametrize("population", POPULATIONS)
@@ -152,32 +125,29 @@ def assert_covers(procedure: Procedure, population: Population, n_families: int)
 def test_nothing_above_the_bound_is_certified_more_often_than_stated(
     order: str, population: str, n_families: int
 ) -> None:
-    some = assert_covers(WAYS[order], POPULATIONS[population], n_families)
-    assert some > 0.5 or population in ("all above", "up and down"), "it certifies something, too"
+    generator, (draw, risk_S) = np.random.default_rng(0), POPULATIONS[population]
+    losses = [draw(generator, risk_S) for _ in range(n_families)]
+    certified_DS = pareto(losses) if order == PARETO else passed_on(losses)
+    is_above_S = np.tile(risk_S > AT_MOST, n_families)
+    assert (certified_DS & is_above_S).any(axis=1).mean() <= most(1 - CONFIDENCE, DRAWS)
+    certifies_some = certified_DS.any(axis=1).mean() > 0.5
+    assert certifies_some or population in ("all above", "up and down")
 
 
-def asked_until_certified(shares: Sequence[float]) -> list[float]:
-    """Return the share of draws with a false certificate so far, after each use of the same prompts.
+@pytest.mark.parametrize("planned", [1, 2, 4])
+def test_however_often_the_same_prompts_are_asked_a_false_certificate_is_as_rare_as_stated(planned: int) -> None:
+    """The prompts are used as often as planned, or four times where one use was planned.
 
     Each use has three settings, safe, just above the bound and bold, and loses other prompts than other uses. A draw
     ends when a setting above the bound is certified.
     """
     generator, draws, n = np.random.default_rng(5), 4000, 300
     certified_D, after = np.zeros(draws, dtype=bool), []
-    for share in shares:
-        settings = generator.binomial(n, [0.01, 0.0501, 0.1], (draws, 3))
-        losses_DSP = np.arange(n) < settings[..., None]
+    for use in range(4 if planned == 1 else planned):
+        losses_DSP = np.arange(n) < generator.binomial(n, [0.01, 0.0501, 0.1], (draws, 3))[..., None]
         p_values_DS = exact_binomial(losses_DSP.astype(np.float32), AT_MOST)
-        (passed_DS,) = certify([p_values_DS], 1 - share)
+        (passed_DS,) = certify([p_values_DS], 1 - alpha_share(CONFIDENCE, use + 1, planned))
         certified_D |= passed_DS[:, 1:].any(axis=1)
         after.append(float(certified_D.mean()))
-    return after
-
-
-@pytest.mark.parametrize("planned", [1, 2, 4])
-def test_however_often_the_same_prompts_are_asked_a_false_certificate_is_as_rare_as_stated(planned: int) -> None:
-    """The prompts are used as often as planned, or four times where one use was planned."""
-    n_asks = 4 if planned == 1 else planned
-    first, *_, last = asked_until_certified([alpha_share(CONFIDENCE, n + 1, planned) for n in range(n_asks)])
-    assert (first if planned == 1 else last) > 0.01
-    assert last <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+    assert after[0 if planned == 1 else -1] > 0.01
+    assert after[-1] <= most(1 - CONFIDENCE, draws)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import product
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -12,42 +13,36 @@ import pytest
 
 from eexit.quality.risks import RISKS, answers_tell, losses
 
-# The definitions again, for one run: number, normal's number → loss.
-BY_HAND: dict[str, Callable[[float, float], float]] = {
-    "disagreement": lambda number, normal: number,
-    "answers": lambda number, normal: float(normal == 1 and number == 0),
-    "perplexity": lambda number, normal: 1 - normal / number if number > normal else 0.0,
-    "judge": lambda number, normal: (normal - number) / 4 if number < normal else 0.0,
-}
-# The highest probability under full depth.
-BEST = {"answers": 1.0, "perplexity": 1.0, "judge": 5.0}
-DRAW: dict[str, Callable[[Random], Any]] = {
-    "disagreement": lambda random: random.random(),
-    "answers": lambda random: random.random() < 0.6,
-    "perplexity": lambda random: 1 + 9 * random.random(),
-    "judge": lambda random: random.randint(4, 20) / 4,
-}
+# Each risk's definition again, for one run: number, normal's number → loss; the best number; and a draw of numbers.
+BY_HAND: dict[str, tuple[Callable[[float, float], float], float | None, Callable[[Random], Any]]] = {
+    "disagreement": (lambda number, normal: number, None, Random.random),
+    "answers": (
+        lambda number, normal: float(normal == 1 and number == 0), 1.0, lambda random: random.random() < 0.6
+    ),
+    "perplexity": (
+        lambda number, normal: 1 - normal / number if number > normal else 0.0, 1.0,
+        lambda random: random.uniform(1, 10),
+    ),
+    "judge": (
+        lambda number, normal: (normal - number) / 4 if number < normal else 0.0, 5.0,
+        lambda random: random.randint(4, 20) / 4,
+    ),
+}  # fmt: skip
 CONFIGURATIONS = ["normal", "skip/kl/1", "skip/kl/2"]
 
 
 def runs_of(risk: str) -> list[dict[str, Any]]:
     """Return seven prompts, two with the same text, and three seeds; some runs have no number, and some failed."""
     random = Random(risk)
-    return [
-        {
-            "prompt_id": f"{prompt}",
-            "unit": f"text {prompt % 6}",
-            "configuration": configuration,
-            "draw": f"{seed}",
-            "status": (status := "error" if random.random() < 0.15 and prompt != 4 else "ok"),
-            RISKS[risk].column: None
-            if status == "error" or random.random() < 0.2 or prompt == 4
-            else DRAW[risk](random),
-        }
-        for prompt in range(7)
-        for configuration in CONFIGURATIONS
-        for seed in range(3)
+    rows: list[dict[str, Any]] = [
+        {"prompt_id": f"{prompt}", "unit": f"text {prompt % 6}", "configuration": configuration, "draw": f"{seed}"}
+        for prompt, configuration, seed in product(range(7), CONFIGURATIONS, range(3))
     ]
+    for row in rows:
+        row["status"] = "error" if random.random() < 0.15 and row["prompt_id"] != "4" else "ok"
+        unknown = row["status"] == "error" or random.random() < 0.2 or row["prompt_id"] == "4"
+        row[RISKS[risk].column] = None if unknown else BY_HAND[risk][2](random)
+    return rows
 
 
 def mean_of_known(values: list[float | None]) -> float | None:
@@ -57,34 +52,28 @@ def mean_of_known(values: list[float | None]) -> float | None:
 
 @pytest.mark.parametrize("risk", RISKS)
 def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(risk: str) -> None:
-    runs, column = runs_of(risk), RISKS[risk].column
-    number = {(run["prompt_id"], run["configuration"], run["draw"]): run[column] for run in runs}
-    failed = {(run["prompt_id"], run["configuration"], run["draw"]) for run in runs if run["status"] == "error"}
+    runs, column, (by_hand, best, _) = runs_of(risk), RISKS[risk].column, BY_HAND[risk]
+    run_of = {(run["prompt_id"], run["configuration"], run["draw"]): run for run in runs}
 
     def loss(prompt: int, configuration: str, seed: int) -> float | None:
-        mine, normal = (number[f"{prompt}", key, f"{seed}"] for key in (configuration, "normal"))
-        if (f"{prompt}", configuration, f"{seed}") in failed:
+        mine, normal = (run_of[f"{prompt}", key, f"{seed}"] for key in (configuration, "normal"))
+        if mine["status"] == "error":
             return 1.0
-        if (f"{prompt}", "normal", f"{seed}") in failed and risk in BEST:
-            normal = BEST[risk]
-        if mine is None or (normal is None and RISKS[risk].compares):
+        number = best if normal["status"] == "error" and best is not None else normal[column]
+        if mine[column] is None or (number is None and RISKS[risk].compares):
             return None
-        return BY_HAND[risk](mine, normal)
+        return by_hand(mine[column], number)
 
     found = losses(RISKS[risk], pa.Table.from_pylist(Random(1).sample(runs, len(runs))))
     assert sorted(found.units) == [f"text {text}" for text in range(6)]
-    for text in range(6):
-        for configuration in CONFIGURATIONS:
-            of_prompts = [
-                mean_of_known([loss(prompt, configuration, seed) for seed in range(3)])
-                for prompt in range(7)
-                if prompt % 6 == text
-            ]
-            at = found.units.index(f"text {text}"), found.configurations.index(configuration)
-            expected = mean_of_known(of_prompts)
-            assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
-    assert np.nanmin(found.loss_PC) >= 0
-    assert np.nanmax(found.loss_PC) <= 1
+    for text, configuration in product(range(6), CONFIGURATIONS):
+        of_prompts = [
+            mean_of_known([loss(prompt, configuration, seed) for seed in range(3)]) for prompt in range(text, 7, 6)
+        ]
+        at = found.units.index(f"text {text}"), found.configurations.index(configuration)
+        expected = mean_of_known(of_prompts)
+        assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
+    assert 0 <= np.nanmin(found.loss_PC) <= np.nanmax(found.loss_PC) <= 1
     known = [len(found.losses_of(configuration)) for configuration in CONFIGURATIONS]
     assert max(known) == 5, "a prompt without any number counts nowhere"
     again = losses(RISKS[risk], pa.Table.from_pylist(runs))
@@ -103,10 +92,7 @@ def test_without_groups_or_in_equal_ones_the_mean_over_prompts_is_that_over_grou
     rows = [{**row, "prompt_id": f"{n}", "unit": f"{n // 2}", "disagreement": n / 8} for n in range(8)]
     assert losses(RISKS["disagreement"], pa.Table.from_pylist(rows)).over_prompts("skip/kl/1") is None
     unequal = losses(RISKS["disagreement"], pa.Table.from_pylist(rows[1:]))
-    over_prompts = unequal.over_prompts("skip/kl/1")
-    assert over_prompts is not None
-    assert over_prompts[0] == pytest.approx(sum(range(1, 8)) / 8 / 7)
-    assert over_prompts[1] == 7
+    assert unequal.over_prompts("skip/kl/1") == pytest.approx((sum(range(1, 8)) / 8 / 7, 7))
 
 
 def test_lost_answers_tell_something_only_if_losing_half_of_the_right_ones_breaks_the_bound() -> None:

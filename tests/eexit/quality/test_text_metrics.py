@@ -3,18 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from eexit.quality.text_metrics import (
-    Agreement,
-    agreement,
-    disagreement,
-    distinct,
-    longest_loop,
-    perplexity,
-)
-
-
-def test_perplexity_of_even_odds_is_their_number() -> None:
-    assert perplexity(np.full(7, math.log(1 / 8), np.float32)) == pytest.approx(8)
+from eexit.quality.text_metrics import Agreement, agreement, disagreement, distinct, longest_loop, perplexity
 
 
 @pytest.mark.parametrize(
@@ -31,15 +20,11 @@ def test_agreement(tokens: list[int], normal: list[int], expected: Agreement) ->
     assert agreement(np.array(tokens), np.array(normal)) == expected
 
 
-def test_disagreement_is_of_decided_tokens_with_what_full_depth_would_have_said_there() -> None:
-    assert disagreement(np.array([9, 2, 3, 4, 5]), np.array([1, 2, 3, 7, 5])) == 0.25
+def test_perplexity_disagreement_and_distinct_ngrams() -> None:
+    assert perplexity(np.full(7, math.log(1 / 8), np.float32)) == pytest.approx(8), "even odds"
+    assert disagreement(np.array([9, 2, 3, 4, 5]), np.array([1, 2, 3, 7, 5])) == 0.25, "of decided tokens"
     assert disagreement(np.array([9]), np.array([1])) is None
-
-
-def test_distinct_ngrams() -> None:
-    assert distinct([1, 2, 1, 2, 1], 2) == 0.5
-    assert distinct([1, 2, 3], 3) == 1.0
-    assert distinct([1, 2], 3) is None
+    assert (distinct([1, 2, 1, 2, 1], 2), distinct([1, 2, 3], 3), distinct([1, 2], 3)) == (0.5, 1.0, None)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eexit.plan.config import Prompt
+from eexit.plan.sweep_config import Prompt
 from eexit.quality.grading import Grade, grade
 from eexit.quality.thinking import AnswerPattern, ThinkingTags
 
@@ -23,9 +23,7 @@ SUM = Prompt("0", "What is 3 + 4?", answer="7")
         ("", "It is 7.", "", None, "It is 7."),
     ],
 )
-def test_marks_open_and_close_chains(
-    before: str, text: str, thinking: str, closed: bool | None, answer: str | None
-) -> None:
+def test_marks_open_and_close(before: str, text: str, thinking: str, closed: bool | None, answer: str | None) -> None:
     chains = ThinkingTags("<t>", "</t>").chains(before, text)
     parts = chains.parts(text)  # a token for each character
     assert "".join(letter for letter, part in zip(text, parts, strict=True) if part == "thinking") == thinking
@@ -33,17 +31,17 @@ def test_marks_open_and_close_chains(
 
 
 @pytest.mark.parametrize(
-    ("before", "text", "closed", "answer"),
+    ("before", "text", "answer"),
     [
-        ("", "3 + 4 is 8, no. ANSWER: 7", True, "ANSWER: 7"),
-        ("3 + 4 is 8. Answer:", " 7", True, " 7"),
-        ("3 + 4. Ans", "wer: 7", True, "wer: 7"),
-        ("", "3 + 4 is 8", False, None),
+        ("", "3 + 4 is 8, no. ANSWER: 7", "ANSWER: 7"),
+        ("3 + 4 is 8. Answer:", " 7", " 7"),
+        ("3 + 4. Ans", "wer: 7", "wer: 7"),
+        ("", "3 + 4 is 8", None),
     ],
 )
-def test_a_pattern_begins_the_answer(before: str, text: str, closed: bool, answer: str | None) -> None:
+def test_a_pattern_begins_the_answer(before: str, text: str, answer: str | None) -> None:
     chains = AnswerPattern("(?i)answer:").chains(before, text)
-    assert (chains.closed, chains.answer(text)) == (closed, answer)
+    assert (chains.closed, chains.answer(text)) == (answer is not None, answer)
 
 
 def test_a_token_is_of_the_part_that_its_first_character_is_in() -> None:

@@ -43,11 +43,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     entries = read(tmp_path / "early_exit_analysis.json")
     assert prompts_of(entries) == ["Explain recursion.", "alone"]
     result, alone = results_of(entries)
-    assert (result.prompt, result.mode, result.kl_factor, result.response) == (0, "unfrozen", 0.5, "Recursion!")
-    assert (result.error, result.evaluation_text, dict(result.scores), result.accuracy_score) == (None, "", {}, None)
-    assert (result.tokens, result.chosen_exit_layers) == (EVALUATION["tokens"], EVALUATION["chosen_exit_layers"])
-    assert (result.exitable_layers, result.layer_distribution) == ([5, 10], {5: 2, 29: 1})
-    assert (result.total_tokens, result.early_exits, result.early_exit_rate) == (3, 2, 2 / 3)
+    assert vars(result) == {
+        "prompt": 0, "mode": "unfrozen", "kl_factor": 0.5, "error": None, "response": "Recursion!", "scores": {},
+        "accuracy_score": None, "evaluation_text": "", "tokens": EVALUATION["tokens"], "exitable_layers": [5, 10],
+        "chosen_exit_layers": EVALUATION["chosen_exit_layers"], "layer_distribution": {5: 2, 29: 1},
+        "total_tokens": 3, "early_exits": 2, "early_exit_rate": 2 / 3,
+    }  # fmt: skip
     assert (alone.prompt, alone.tokens, alone.chosen_exit_layers, alone.total_tokens) == (1, ["a"], [5], None)
 
 

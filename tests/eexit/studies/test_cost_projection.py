@@ -1,4 +1,4 @@
-"""What exits cost at the prices of another model: counted by hand, and what is refused."""
+"""What exits cost at the unit costs of another model: counted by hand, and what is refused."""
 
 import json
 from pathlib import Path
@@ -11,17 +11,12 @@ from eexit.method.screen_size import ScreenSize
 from eexit.studies.cost_projection import KNOWN, ModelShape, cost_at, full_cost_at, shapes_of
 
 SMALL = ModelShape("small", layers=4, width=8, heads=4, kv_heads=2, head_width=2, inner=16, vocabulary=100)
-NAMES = (
-    *("layers_run", "kv_writes", "head_reads", "screen_reads"),
-    *("probe_reads", "gate_reads", "screen_misses"),
-)
+NAMES = ("layers_run", "kv_writes", "head_reads", "screen_reads", "probe_reads", "gate_reads", "screen_misses")
 
 
-@pytest.mark.parametrize(
-    ("name", "in_layers"), [("llama-2-7b", 0.65), ("llama-3-8b", 2.4), ("qwen2.5-7b", 2.3), ("gemma-2-9b", 4.6)]
-)
-def test_what_a_read_of_the_head_costs_in_layers(name: str, in_layers: float) -> None:
-    assert KNOWN[name].head_in_layers == pytest.approx(in_layers, abs=0.05)
+def test_what_a_read_of_the_head_costs_in_layers() -> None:
+    in_layers = {"llama-2-7b": 0.65, "llama-3-8b": 2.4, "qwen2.5-7b": 2.3, "gemma-2-9b": 4.6}
+    assert {name: shape.head_in_layers for name, shape in KNOWN.items()} == pytest.approx(in_layers, abs=0.05)
 
 
 def test_costs_are_those_of_matrices_one_by_one() -> None:
@@ -37,35 +32,31 @@ def test_costs_are_those_of_matrices_one_by_one() -> None:
     assert full_cost_at(SMALL, np.array([5.0])).tolist() == [5 * (4 * layer + head)]
 
 
-def test_full_depth_saves_nothing_at_any_prices() -> None:
-    counts = dict(zip(NAMES, np.array([[30.0 * 9], [0.0], [9.0], [0.0], [0.0], [0.0], [0.0]]), strict=True))
-    for shapes in KNOWN.values():
-        assert cost_at(shapes, counts, 30, None) == pytest.approx(full_cost_at(shapes, np.array([9.0])))
-
-
 def test_shapes_come_from_a_name_a_folder_or_a_text(tmp_path: Path) -> None:
     config = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2,
               "intermediate_size": 16, "vocab_size": 100}  # fmt: skip
     folder = tmp_path / "small"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    assert shapes_of(str(folder)) == SMALL
-    (folder / "config.json").write_text(json.dumps({"text_config": config | {"head_dim": 2}}))
-    assert shapes_of(str(folder)) == SMALL
-    assert shapes_of("layers=4,width=8,heads=4,kv_heads=2,head_width=2,inner=16,vocabulary=100").layer == SMALL.layer
+    for written in (config, {"text_config": config | {"head_dim": 2}}):
+        (folder / "config.json").write_text(json.dumps(written))
+        assert shapes_of(str(folder)) == SMALL
+    assert shapes_of(f"layers=4,width=8,heads=4,kv_heads=2,{REST}").layer == SMALL.layer
     (folder / "config.json").write_text(json.dumps({"hidden_size": 8}))
     with pytest.raises(UsageError, match="a shape is missing or no whole number"):
         shapes_of(str(folder))
+
+
+REST = "head_width=2,inner=16,vocabulary=100"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("gpt-5", "is no model whose shapes are known"),
-        ("layers=4,width=8", "--prices-of takes layers, width, heads"),
-        ("layers=4,width=8,heads=4,kv_heads=3,head_width=2,inner=16,vocabulary=100", "makes no decoder"),
-        ("layers=0,width=8,heads=4,kv_heads=2,head_width=2,inner=16,vocabulary=100", "makes no decoder"),
-        ("layers=x,width=8,heads=4,kv_heads=2,head_width=2,inner=16,vocabulary=100", "missing or no whole number"),
+        ("layers=4,width=8", "--unit-costs-of takes layers, width, heads"),
+        (f"layers=4,width=8,heads=4,kv_heads=3,{REST}", "makes no decoder"),
+        (f"layers=0,width=8,heads=4,kv_heads=2,{REST}", "makes no decoder"),
+        (f"layers=x,width=8,heads=4,kv_heads=2,{REST}", "missing or no whole number"),
     ],
 )
 def test_what_makes_no_shapes_is_refused_in_a_line(text: str, message: str) -> None:

@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -12,24 +13,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from byte_model import save_byte_model
+from commands import here, refusal
+from landed_sweep import land_all
 from transformers import PreTrainedTokenizerFast
 
-from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.model_description import describe_model
 from eexit.plan.runs import OK, plan_runs
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.layout import MANIFEST, decode_manifest, encode_manifest
 from eexit.results.shard_tables import ShardTables
 from eexit.results.store.commit import commit, publish_shard
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.manifest import make_manifest
 from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
 from eexit.studies.export import CONVERSATIONS, OF_TOKENS
-from eexit.sweeps.generator import ModelGenerator
 from jobs.files.export import main
 
-KL_FACTORS = (0.05, 4.0)
 KEYS = ("normal", "unfrozen/kl/0.05", "unfrozen/kl/4", "frozen_residual/kl/0.05", "frozen_residual/kl/4")
+ALL = ("--configurations", *KEYS)
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -44,31 +44,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder / "model")
+    prompts = (Prompt("kind", "Who?"), Prompt("terse", "é | <b>", system="Be terse."), Prompt("empty", ""))
     config = SweepConfig(
-        model=str(folder / "model"),
-        dtype="float32",
-        prompts=(Prompt("kind", "Who?"), Prompt("terse", "é | <b>", system="Be terse."), Prompt("empty", "")),
-        system="Be kind.",
-        prefiller="Well, ",
-        rules={"kl": KL_FACTORS},
-        exit_every=2,
-        max_new_tokens=9,
-        temperature=0.7,
-    )
-    generator = ModelGenerator(config, "cpu")
-    store, runs = open_store(folder / "out"), list(plan_runs(config))
-    manifest = make_manifest(config, asdict(describe_model(config)), generator.engine.decoding.exitable_layers)
-    store.publish(MANIFEST, encode_manifest(manifest))
-    for some in (runs[:4], runs[4:]):
-        commit(store, some, generator.generate(some))
+        model=str(folder / "model"), dtype="float32", prompts=prompts, system="Be kind.", prefiller="Well, ",
+        rules={"kl": (0.05, 4.0)}, exit_every=2, max_new_tokens=9, temperature=0.7,
+    )  # fmt: skip
+    land_all(folder / "out", config)
     return folder
 
 
 @pytest.fixture
 def store(made: Path, tmp_path: Path) -> Store:
-    """A copy of that sweep's results, to be changed."""
-    shutil.copytree(made / "out", tmp_path / "out")
-    return open_store(tmp_path / "out")
+    return open_store(shutil.copytree(made / "out", tmp_path / "out"))
 
 
 def table_of(folder: Path | str) -> pa.Table:
@@ -89,27 +76,23 @@ def stored(results: Path | str) -> tuple[dict[str, Any], dict[str, dict[str, lis
     return ok, {run_id: tokens.filter(pc.equal(tokens["run_id"], run_id)).to_pydict() for run_id in ok}
 
 
-def test_every_chosen_run_is_a_conversation_that_says_of_its_tokens_what_the_sweep_says(
-    made: Path, tmp_path: Path
-) -> None:
+def test_a_conversation_says_of_its_tokens_what_the_sweep_says(made: Path, tmp_path: Path) -> None:
     runs, tokens = stored(made / "out")
-    rows = exported(made / "out", tmp_path / "data", "--configurations", *KEYS)
+    rows = exported(made / "out", tmp_path / "data", *ALL)
     assert sorted(row["run_id"] for row in rows) == sorted(runs)
     for row in rows:
-        its = tokens[row["run_id"]]
-        for name in OF_TOKENS:
-            assert row[name] == its[name], name
+        its, run = tokens[row["run_id"]], runs[row["run_id"]]
+        assert {name: row[name] for name in OF_TOKENS} == {name: its[name] for name in OF_TOKENS}
         assert {len(top) for top in row["top_token_ids"]} == {3}
         assert row["layers"] == [2, 4, 6]
-        for name in ("prompt_id", "configuration", "seed", "n_tokens", "prompt_token_ids", "finish_reason"):
-            assert row[name] == runs[row["run_id"]][name]
+        of_runs = ("prompt_id", "configuration", "seed", "n_tokens", "prompt_token_ids", "finish_reason")
+        assert [row[name] for name in of_runs] == [run[name] for name in of_runs]
 
 
 def test_exit_probabilities_are_those_that_runs_of_rule_kl_drew_from(made: Path, tmp_path: Path) -> None:
     _, tokens = stored(made / "out")
-    flags = ("--configurations", *KEYS, "--kl-factors", "4", "0", "0.05")
     n_drawn = 0
-    for row in exported(made / "out", tmp_path / "data", *flags):
+    for row in exported(made / "out", tmp_path / "data", *ALL, "--kl-factors", "4", "0", "0.05"):
         assert row["kl_factors"] == [4.0, 0.0, 0.05]
         probability = np.array(row["kl_exit_prob"])
         assert probability.shape == (row["n_tokens"], 3, 3)
@@ -137,38 +120,34 @@ def test_messages_go_through_the_chat_template_to_what_the_model_saw(made: Path,
         assert tokenizer.encode(f"{text}Well, ") == row["prompt_token_ids"]
 
 
-def test_datasets_reads_it_with_the_declared_types_at_once_and_as_a_stream(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_datasets_reads_it_with_the_declared_types(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from datasets import Features, load_dataset
 
-    assert main([str(made / "out"), "--out", str(tmp_path / "data"), "--configurations", *KEYS[:2]]) == 0
-    said = capsys.readouterr()
-    line = f'load_dataset("parquet", data_files="{tmp_path}/data/*.parquet", split="train")'
-    assert said.out.splitlines()[-1] == f"from datasets import {line.partition('(')[0]}; {line}"
-    assert "4 conversations" in said.err
-    table, options = table_of(tmp_path / "data"), {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    done = here(main, made / "out", "--out", tmp_path / "data", "--configurations", *KEYS[:2])
+    files = f"{tmp_path}/data/*.parquet"
+    line = f'from datasets import load_dataset; load_dataset("parquet", data_files="{files}", split="train")'
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, line)
+    assert "4 conversations" in done.stderr
+    options = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     for found in (
-        load_dataset("parquet", data_files=f"{tmp_path}/data/*.parquet", **options),
-        load_dataset("parquet", data_files=f"{tmp_path}/data/*.parquet", **options, streaming=True),
+        load_dataset("parquet", data_files=files, **options),
+        load_dataset("parquet", data_files=files, **options, streaming=True),
         load_dataset(str(tmp_path / "data"), **options),
     ):
         assert found.features == Features.from_arrow_schema(CONVERSATIONS)
-        assert list(found) == table.to_pylist()
+        assert list(found) == table_of(tmp_path / "data").to_pylist()
 
 
 def test_files_are_bounded(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = exported(made / "out", tmp_path / "one", "--configurations", *KEYS)
+    one = exported(made / "out", tmp_path / "one", *ALL)
     monkeypatch.setattr("eexit.results.committed.TOKENS_AT_ONCE", 7)  # a run has nine
     monkeypatch.setattr(exporting, "TOKENS_PER_FILE", 15)
-    many = exported(made / "out", tmp_path / "many", "--configurations", *KEYS)
+    assert exported(made / "out", tmp_path / "many", *ALL) == one
     assert len([*(tmp_path / "many").iterdir()]) == 5
-    assert many == one
 
 
 def changed(store: Store, **fields: Any) -> None:
-    """Give the manifest other values."""
     store.publish(MANIFEST, encode_manifest(replace(decode_manifest(store.read(MANIFEST) or b""), **fields)))
 
 
@@ -177,54 +156,39 @@ def removed(store: Store, folder: str) -> None:
         store.remove(name)
 
 
-Spoil = Callable[[Store], None]
-
-
-def nothing(store: Store) -> None:
-    """Leave the sweep as it is."""
-
-
-DISTINCT = "--kl-factors are distinct, finite and ≥ 0, got"
+Spoil = Callable[[Store], object]
 REFUSED: list[tuple[Spoil, list[str], str]] = [
     (lambda store: store.remove(MANIFEST), [], "{out} holds no sweep.json: give the folder of a finished sweep"),
     (lambda store: changed(store, format=2), [], "{out} is no sweep's folder (it has format 2, not 9)"),
-    (lambda store: removed(store, "generations"), [], "{out} has no run of normal without an error: there is nothing"),
+    (lambda store: removed(store, "generations"), [], "{out} has no run of normal without an error"),
     (lambda store: removed(store, "tokens"), [], "{out}/tokens/"),
-    (nothing, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
-    (nothing, ["--kl-factors", "0.5", "-1"], f"{DISTINCT} 0.5 -1"),
-    (nothing, ["--kl-factors", "nan"], f"{DISTINCT} nan"),
-    (nothing, ["--kl-factors", "1", "1"], f"{DISTINCT} 1 1"),
-    (nothing, ["--out", "{out}/data"], "--out {out}/data is inside the sweep's results: choose another"),
-    (nothing, ["--out", "{out}/.."], "--out {out}/.. holds out, and nothing there is replaced: choose"),
+    (str, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
+    *(
+        (str, ["--kl-factors", *factors.split()], f"--kl-factors are distinct, finite and ≥ 0, got {factors}")
+        for factors in ("0.5 -1", "nan", "1 1")
+    ),
+    (str, ["--out", "{out}/data"], "--out {out}/data is inside the sweep's results: choose another"),
+    (str, ["--out", "{out}/.."], "--out {out}/.. holds out, and nothing there is replaced: choose"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "flags", "reason"), REFUSED)
-def test_bad_input_is_refused_in_a_line_and_nothing_is_changed(
-    spoil: Spoil, flags: list[str], reason: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_changes_nothing(spoil: Spoil, flags: list[str], reason: str, store: Store, tmp_path: Path) -> None:
     spoil(store)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     given = [flag.format(out=store.root) for flag in flags]
-    assert main([store.root, "--out", str(tmp_path / "data"), "--quiet", *given]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {reason.format(out=store.root)}")
-    assert len(said.splitlines()) == 1
+    line = refusal(main, store.root, "--out", tmp_path / "data", "--quiet", *given)
+    assert line.startswith(f"error: {reason.format(out=store.root)}")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_export_that_is_interrupted_leaves_nothing_of_its_own(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
+def test_an_interrupted_export_leaves_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "TOKENS_PER_FILE", 15)
-    monkeypatch.setattr("eexit.output.progress.NullDisplay.show", interrupted)
+    monkeypatch.setattr("eexit.output.progress.NullDisplay.show", Mock(side_effect=KeyboardInterrupt))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / ".gitattributes").write_text("*.parquet filter=lfs")
-    assert main([str(made / "out"), "--out", str(tmp_path / "data"), "--quiet"]) == 1
-    assert capsys.readouterr().err.startswith("stopped: interrupted\n")
+    done = here(main, made / "out", "--out", tmp_path / "data", "--quiet")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "stopped: interrupted")
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".gitattributes"]
 
 
@@ -236,7 +200,7 @@ def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path
         for table in (pq.read_table(f"{store.root}/{folder}") for folder in ("generations", "tokens"))
     )
     commit(store, [first], ShardTables(runs.combine_chunks(), tokens.combine_chunks()))
-    rows = exported(store.root, tmp_path / "data", "--configurations", *KEYS)
+    rows = exported(store.root, tmp_path / "data", *ALL)
     assert sorted(row["run_id"] for row in rows) == sorted(stored(store.root)[0])
 
 

@@ -9,9 +9,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,23 @@ import pandas as pd
 import pytest
 from commands import here
 from driving import wait_until
-from full_disk import left, on_a_full_disk
 from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
-from scripted import rows_of, sweep_of
+from landed_sweep import land_rows
+from scripted import sweep_of
 
 import eexit.studies
-from eexit.plan.runs import Run, plan_runs
+from eexit.plan.runs import Run
 from eexit.quality.rubric import TextScores, question
-from eexit.results.layout import MANIFEST, encode_manifest
-from eexit.results.shard_tables import error_results
 from eexit.results.store import lease
-from eexit.results.store.commit import commit
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import JUDGING, hold
-from eexit.results.store.manifest import make_manifest
-from eexit.results.study_tables import JUDGEMENTS
 from eexit.studies import judging as judging_module
 from eexit.studies.judging import MOST_BYTES, TRIES, JudgeClient, JudgeRequestError
 from jobs.judge import main
 
 KEY = "sk-THIS-IS-A-SECRET"
 PROMPTS = ("one", "two", "three", "failed")
-KEPT = "what was judged stays in judgements: the same command goes on from there"
+KEPT = "scores stay in judgements: the same command resumes from them"
 
 
 @pytest.fixture(autouse=True)
@@ -50,32 +44,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def text_of(run: Run) -> str:
-    """Of unfrozen/kl/1, the text of normal."""
-    return f"{run.prompt.prompt} {run.seed}" + (" é longer" if run.configuration.key.endswith("/0.5") else "")
+def write(out: Path, prompts: Sequence[str] = PROMPTS, leave_out: int = 0, **fields: Any) -> Path:
+    """A sweep in which unfrozen/kl/1 has the texts of normal; the runs of the prompt `failed` are errors."""
 
+    def columns(run: Run) -> dict[str, Any]:
+        failed = {"status": "error", "error": "no"} if run.prompt.prompt == "failed" else {}
+        longer = " é longer" if run.configuration.key.endswith("/0.5") else ""
+        return {"text": f"{run.prompt.prompt} {run.seed}{longer}", **failed}
 
-def write(
-    out: Path,
-    prompts: tuple[str, ...] = PROMPTS,
-    text: Callable[[Run], str] = text_of,
-    land_first: int | None = None,
-    ids: Callable[[int], str] = str,
-    **fields: Any,
-) -> Path:
-    """A sweep whose texts are given; the runs of the prompt `failed` are errors."""
     config = sweep_of("m", *prompts, **{"modes": ("normal", "unfrozen"), "kl_factors": (0.5, 1.0), **fields})
-    named = tuple(replace(prompt, id=ids(number)) for number, prompt in enumerate(config.prompts))
-    config = config.model_copy(update={"prompts": named})
-    store, runs = open_store(out), list(plan_runs(config))[:land_first]
-    store.publish(
-        MANIFEST, encode_manifest(make_manifest(config, {"name": "m", "n_layers": 30, "dtype": "float32"}, (5,)))
-    )
-    failed = [it for it in runs if it.prompt.prompt == "failed"]
-    commit(store, failed, error_results(failed, config, "no"))
-    done = [it for it in runs if it.prompt.prompt != "failed"]
-    commit(store, done, rows_of(done, config, lambda run: {"text": text(run)}))
-    return out
+    return land_rows(out, config, columns, leave_out)
 
 
 @pytest.fixture
@@ -89,16 +67,14 @@ def judge() -> Iterator[Judge]:
         yield judge
 
 
-def judged(out: Path, judge: Judge | str, *flags: str, model: str = "j") -> Any:
-    url = judge if isinstance(judge, str) else judge.url
-    done = here(main, out, "--base-url", url, "--model", model, *flags)
+def judged(out: Path, judge: Judge, *flags: str, model: str = "j") -> Any:
+    done = here(main, out, "--base-url", judge.url, "--model", model, *flags)
     assert KEY not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
 def rows(out: Path) -> pd.DataFrame:
-    """All that landed, in the order of landing."""
     return pd.read_parquet(out / "judgements").sort_values("started", ignore_index=True, kind="stable")
 
 
@@ -108,59 +84,36 @@ def texts(out: Path) -> pd.DataFrame:
 
 
 def test_every_text_is_scored_equal_ones_once_and_nothing_twice(out: Path, judge: Judge) -> None:
-    done = judged(out, judge)
-    assert done.returncode == 0, done.stderr
+    for keys, n_asked, n_rows in ((["normal"], 3, 3), (["normal", "unfrozen/kl/1"], 3, 6), ([], 6, 9)):
+        done = judged(out, judge, *(["--configurations", *keys] if keys else []))
+        assert (done.returncode, len(judge.asked), len(rows(out))) == (0, n_asked, n_rows), done.stderr
     found, theirs = rows(out), texts(out)
-    assert found.columns.tolist() == JUDGEMENTS.schema.names
     assert sorted(found.run_id) == sorted(theirs.index), "the failed runs are left out"
     for row in found.to_dict("records"):
         run = theirs.loc[row["run_id"]]
         assert {name: row[name] for name in scores_of({"answer": ""})} == scores_of({"answer": run["text"]})
         assert (row["configuration"], row["prompt_id"], row["seed"]) == (run["configuration"], run["prompt_id"], 0)
     assert (set(found.judge), set(found.status)) == ({"j"}, {"ok"})
-    assert len(judge.asked) == 6 == len({(quoted["prompt"], quoted["answer"]) for quoted in judge.quoted})
-    assert {headers["authorization"] for headers in judge.headers} == {f"Bearer {KEY}"}
-    assert "unfrozen" not in json.dumps(judge.asked)
-    assert "kl" not in json.dumps(judge.quoted), "it isn't told which configuration wrote a text"
-    assert "42 tokens · 6/6 questions · 0 errors · 0:00 left" in done.stderr
-    assert f'pd.read_parquet("{out}/judgements")' in done.stdout
-    [line] = [line.split() for line in done.stdout.splitlines() if line.startswith(" unfrozen/kl/1")]
-    means = theirs[theirs.configuration == "unfrozen/kl/1"].text.map(lambda text: scores_of({"answer": text}))
-    assert line == ["unfrozen/kl/1", "3", *(f"{mean:.2f}" for mean in pd.DataFrame(list(means)).mean())]
-
-    again = judged(out, judge)
-    assert (again.returncode, len(judge.asked), len(rows(out))) == (0, 6, 9)
-    assert again.stdout == done.stdout
+    assert "unfrozen" not in json.dumps(judge.asked), "whose text it is"
+    assert "21 tokens · 3/3 questions · 0 errors · 0:00 left" in done.stderr
+    assert (judged(out, judge).stdout, len(judge.asked)) == (done.stdout, 6)
     judged(out, judge, model="another")
     assert len(judge.asked) == 12, "another judge is asked anew"
 
 
-def test_texts_of_another_part_of_the_sweep_are_known_by_what_they_say(out: Path, judge: Judge) -> None:
-    judged(out, judge, "--configurations", "normal")
-    assert len(judge.asked) == 3
-    judged(out, judge, "--configurations", "normal", "unfrozen/kl/1")
-    assert (len(judge.asked), len(rows(out))) == (3, 6)
-    one, other = (its.set_index("prompt_id") for _, its in rows(out).groupby("configuration"))
-    assert one[list(scores_of({"answer": ""}))].equals(other[list(scores_of({"answer": ""}))].loc[one.index])
+def test_what_has_landed_is_judged(tmp_path: Path, judge: Judge) -> None:
+    out = write(tmp_path / "out", leave_out=2)
+    assert judged(out, judge).returncode == 0
+    assert Counter(texts(out).loc[rows(out).run_id].prompt) == {"one": 1, "two": 3, "three": 3}
 
 
-def test_what_has_landed_of_the_first_prompts_is_judged(tmp_path: Path, judge: Judge) -> None:
-    out = write(tmp_path / "out", land_first=4)  # of the second prompt, only normal
-    assert judged(out, judge, "--limit", "1").returncode == 0
-    assert set(texts(out).loc[rows(out).run_id].prompt) == {"one"}
-    assert len(rows(out)) == 3
-    judged(out, judge)
-    assert Counter(texts(out).loc[rows(out).run_id].prompt) == {"one": 3, "two": 1}
-
-
-def test_a_limit_judges_prompts_of_each_sort(tmp_path: Path, judge: Judge) -> None:
-    out = write(tmp_path / "out", tuple(f"text {n}" for n in range(12)), ids=lambda n: f"{'ab'[n // 8]}-{n}")
+def test_a_limit_judges_a_sample_of_which_a_larger_one_has_all(tmp_path: Path, judge: Judge) -> None:
+    out = write(tmp_path / "out", [f"text {n}" for n in range(12)])
     judged(out, judge, "--limit", "3")
-    assert Counter(prompt_id[0] for prompt_id in set(rows(out).prompt_id)) == {"a": 2, "b": 1}
     before = set(rows(out).prompt_id)
+    assert before != {"0", "1", "2"}, "drawn by a hash"
     judged(out, judge, "--limit", "6")
-    assert before < set(rows(out).prompt_id)
-    assert len(set(rows(out).prompt_id)) == 6
+    assert (len(before), before < set(rows(out).prompt_id), len(set(rows(out).prompt_id))) == (3, True, 6)
 
 
 def test_a_dry_run_counts_and_asks_nothing(out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +124,12 @@ def test_a_dry_run_counts_and_asks_nothing(out: Path, judge: Judge, monkeypatch:
     beginning, n, told = re.split(r" with ([\d,]+) characters, about 7 runs; ", done.stdout)
     assert beginning == "j would be asked 5 questions,"
     assert 4 * characters < int(n.replace(",", "")) < 6 * characters
-    assert told == "1 have a text that is known; 1 were judged before, 3 failed, 0 did not land yet\n"
+    assert told == "1 have a text that is known; 1 were judged before, 3 failed, 0 are not committed yet\n"
     assert (done.returncode, len(judge.asked), len(rows(out))) == (0, 1, 1)
 
 
 def test_the_lines_that_are_printed_and_a_mean_over_prompts_give_the_numbers_of_the_table(tmp_path: Path) -> None:
-    out = write(tmp_path / "out", tuple(f"prompt {n}" for n in range(8)), seeds=(0, 1))
+    out = write(tmp_path / "out", [f"prompt {n}" for n in range(8)], seeds=(0, 1))
     with judging(fail=lambda n: completion("hm") if n % 3 == 0 else None) as judge:
         judged(out, judge, model="other")
         judged(out, judge, "--limit", "5")
@@ -216,65 +169,35 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
 
     with judging(fail=interrupt) as judge:
         done = judged(out, judge, "--concurrency", "1", "--timeout", "10")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-2:] == [
-        "stopped: interrupted",
-        KEPT,
-    ]
-    kept = rows(out)
-    assert set(kept.status) == {"ok"}
-    assert kept.text_hash.nunique() == 4
+    assert (done.returncode, done.stderr.splitlines()[-2:]) == (1, ["stopped: interrupted", KEPT])
+    assert (set(rows(out).status), rows(out).text_hash.nunique()) == ({"ok"}, 4)
     with judging() as judge:
         assert judged(out, judge).returncode == 0
         assert len(judge.asked) == 2
-
-
-def test_on_a_full_disk_it_stops_in_a_line_and_the_same_command_asks_again(out: Path, judge: Judge) -> None:
-    before = left(out)
-    done = on_a_full_disk(4096, main, out, "--base-url", judge.url, "--model", "j", "--quiet")
-    assert done.returncode == 1
-    stopped, kept = done.stderr.splitlines()
-    assert stopped.startswith("stopped: ")
-    assert "File too large" in stopped
-    assert kept == KEPT
-    assert [name for name in left(out) if name not in before] in ([], ["judgements"])
-    assert judged(out, judge).returncode == 0
-    assert len(rows(out)) == 9
 
 
 def test_a_second_call_at_the_same_time_is_refused_and_asks_nothing(out: Path, judge: Judge) -> None:
     with hold(open_store(out), use=JUDGING):
         done = judged(out, judge)
     assert (done.returncode, judge.asked) == (2, [])
-    refusal = (
-        rf"error: {out} is being judged by process {os.getpid()} on .*, since .*, which is running: wait for it, .*"
-    )
-    assert re.fullmatch(refusal, done.stderr.strip())
+    assert done.stderr.startswith(f"error: {out} is being judged by process {os.getpid()} on ")
     assert not (out / JUDGING.file).exists()
 
 
-STOPPING: list[tuple[Response, str, int]] = [
-    (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint lets nobody in without its key", 1),
-    (refusal(500, "broken"), "5 failures in a row, the last: the endpoint fails (status 500)", 5 * TRIES),
-    (refusal(400, "json_schema?"), "5 failures in a row, the last: the endpoint refuses the text, --temp", 5),
-    (completion("hm"), "5 failures in a row, the last: no usable answer (Invalid JSON", 5),
-    (
-        Response(307, headers={"Location": "/v1/chat/completions"}),
-        "1 failure in a row, the last: the endpoint has moved",
-        1,
-    ),
-]
-
-
-@pytest.mark.parametrize(("response", "reason", "n_asked"), STOPPING)
+@pytest.mark.parametrize(
+    ("response", "reason", "n_asked"),
+    [
+        (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint lets nobody in", 1),
+        (refusal(500, "broken"), "5 failures in a row, the last: the endpoint fails (status 500)", 5 * TRIES),
+        (completion("hm"), "5 failures in a row, the last: no usable answer (Invalid JSON", 5),
+    ],
+)
 def test_an_endpoint_that_only_fails_stops_it_soon(out: Path, response: Response, reason: str, n_asked: int) -> None:
     with judging(fail=lambda n: response) as judge:
         done = judged(out, judge, "--concurrency", "1")
-    assert done.returncode == 1
-    stopped, kept = done.stderr.splitlines()[-2:]
+    *_, stopped, kept = done.stderr.splitlines()
     assert stopped.startswith(f"stopped: {reason}")
-    assert kept == KEPT
-    assert set(rows(out).status) == {"error"}
+    assert (done.returncode, kept, set(rows(out).status)) == (1, KEPT, {"error"})
     assert len(judge.asked) == n_asked
 
 
@@ -289,7 +212,6 @@ def test_the_key_is_nowhere(
     done = judged(out, judge, "--concurrency", "1")
     assert done.returncode == 0
     assert {headers["authorization"] for headers in judge.headers} == {f"Bearer {key}"}
-    assert rows(out).error.notna().sum() >= 3
     parts = (KEY[:8], "01234567", key[-8:])  # an answer is cut within the key
     for path in out.rglob("*"):
         assert path.is_dir() or not any(part.encode() in path.read_bytes() for part in parts)
@@ -301,26 +223,17 @@ def test_the_key_is_nowhere(
 @pytest.mark.parametrize(
     ("value", "flags", "reason"),
     [
-        (None, [], "OPENAI_API_KEY is not set to a key alone: set it, or say --no-key if the endpoint needs none"),
-        (" ", [], "OPENAI_API_KEY is not set"),
-        ("two words", [], "OPENAI_API_KEY is not set to a key alone"),
-        ("ключ", [], "OPENAI_API_KEY is not set to a key alone"),
+        *((key, [], "OPENAI_API_KEY is not set to a key alone") for key in (None, " ", "two words", "ключ")),
         (KEY, ["--key-from", KEY], "the environment variable that --key-from names is not set"),
-        (KEY, ["--key", KEY], "a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours"),
+        (KEY, ["--key", KEY], "a key on a command line can be seen by others"),
         *(
             (KEY, ["--base-url", url], "argument --base-url: must be an address such as http://localhost:8000/v1: ")
-            for url in (
-                f"me:{KEY}@h/v1", "http://[::1", "http://h:99999/v1", f"http://me:{KEY}/v1", "http://:80/v1",
-                 "localhost:1/v1", "http://\x1b[2J/v1",
-            )
+            for url in (f"me:{KEY}@h/v1", f"http://me:{KEY}/v1", "http://:80/v1", "localhost:1/v1", "http://\x1b[2J/v1")
         ),
         (KEY, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
         (KEY, ["--concurrency", "0"], "argument --concurrency: must be a whole number above 0, got 0"),
-        (KEY, ["--timeout", "-1"], "argument --timeout: must be a whole number above 0, got -1"),
-        (KEY, ["--temperature", "warm"], "argument --temperature: must be a number, got warm"),
-        (KEY, ["--response-format", "xml"], "argument --response-format: invalid choice"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_in_a_line_before_anything_is_sent(
     out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, value: str | None, flags: list[str], reason: str
 ) -> None:
@@ -328,16 +241,15 @@ def test_bad_input_is_refused_in_a_line_before_anything_is_sent(
     if value:
         monkeypatch.setenv("OPENAI_API_KEY", value)
     done = judged(out, judge, *flags)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {reason.format(out=out)}")
-    assert len(done.stderr.splitlines()) == 1
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, line.startswith(f"error: {reason.format(out=out)}")) == (2, True), line
     assert (judge.asked, (out / "judgements").exists()) == ([], False)
 
 
 def test_results_that_can_not_be_judged_are_refused(tmp_path: Path, judge: Judge) -> None:
     assert "holds no sweep.json" in judged(tmp_path / "nowhere", judge).stderr
     out = write(tmp_path / "failed", ("failed",))
-    assert judged(out, judge).stderr == f"error: {out} has no run without an error: there is nothing to judge\n"
+    assert f"{out} has no run without an error: there is nothing to judge" in judged(out, judge).stderr
     path, *_ = (out / "generations").iterdir()
     path.write_bytes(path.read_bytes()[:-9])
     assert f"{path} is damaged" in judged(out, judge).stderr
@@ -348,11 +260,7 @@ def test_without_the_client_it_says_what_to_install(out: Path, judge: Judge, mon
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.delitem(sys.modules, "eexit.studies.judging")
     monkeypatch.delattr(eexit.studies, "judging")
-    done = judged(out, judge)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: judging needs the package openai: pip install 'eexit[judge]'\n",
-    )
+    assert "pip install 'eexit[judge]'" in judged(out, judge).stderr
 
 
 QUESTION = question("prompt", "text")
@@ -403,29 +311,18 @@ LASTING: list[tuple[Response, int, tuple[bool, bool], str]] = [
     (refusal(429, "slow down"), TRIES, ELSE, "the endpoint is asked too often, or has no quota left (status 429)"),
     (refusal(429, "wait", {"Retry-After": "86400"}), 1, ELSE, "the endpoint is asked too often"),
     (Response(hangs=True), TRIES, ELSE, "the endpoint did not answer within 0.2 s (--timeout)"),
-    (
-        refusal(402, "pay"),
-        1,
-        FINAL,
-        "the endpoint lets nobody in without its key: is it right (--key-from), and has it q",
-    ),
-    (
-        refusal(404, "no such model"),
-        1,
-        FINAL,
-        "the endpoint has nothing there: are --base-url and --model right? (stat",
-    ),
+    (refusal(402, "pay"), 1, FINAL, "the endpoint lets nobody in without its key"),
+    (refusal(404, "no such model"), 1, FINAL, "the endpoint has nothing there"),
+    (refusal(400, "json_schema?"), 1, TEXT, "the endpoint refuses the text, --temp"),
+    (Response(307, headers={"Location": "/v1/chat/completions"}), 1, FINAL, "the endpoint has moved"),
     (Response(body=f'{{"error": "{KEY}"}}'.encode()), 1, TEXT, "no usable answer (Field required)"),
-    (Response(body=b'{"choices": []}'), 1, TEXT, "no usable answer (Field required)"),
     (Response(body=b"[" * 10**6), 1, TEXT, "no usable answer (Invalid JSON"),
     (completion({"coherence": 9}), 1, TEXT, "no usable answer (coherence: Input should be less than"),
 ]
 
 
 @pytest.mark.parametrize(("response", "tries", "kind", "reason"), LASTING)
-def test_what_lasts_is_given_up_with_its_reason(
-    response: Response, tries: int, kind: tuple[bool, bool], reason: str
-) -> None:
+def test_what_lasts_is_given_up(response: Response, tries: int, kind: tuple[bool, bool], reason: str) -> None:
     with judging(fail=lambda n: response) as judge:
         failed = answer(judge, timeout=0.2 if response.hangs else 5.0)
     assert isinstance(failed, JudgeRequestError)
@@ -439,12 +336,12 @@ BOMB = gzip.compress(completion(scores_of({"answer": "text"})).body + b" " * 50 
 @pytest.mark.parametrize(
     ("response", "tries", "reason"),
     [
-        (Response(endless=b" " * 2**16), 1, "the endpoint's reply is longer than 1,048,576 bytes"),
-        (Response(500, endless=b" " * 2**16), 1, "the endpoint's reply is longer than 1,048,576 bytes"),
-        (Response(body=b" " * (MOST_BYTES + 1)), 1, "the endpoint's reply is longer than 1,048,576 bytes"),
-        (Response(body=BOMB, headers={"Content-Encoding": "gzip"}), 1, "the endpoint compresses its replies"),
-        (Response(endless=b" ", pause=0.05), TRIES, "the endpoint did not answer within 0.3 s (--timeout)"),
-        (Response(endless=b"x: y\r\n", pause=0.05), TRIES, "the endpoint did not answer within 0.3 s (--timeout)"),
+        (Response(endless=b" " * 2**16), 1, "reply is longer than 1,048,576 bytes"),
+        (Response(500, endless=b" " * 2**16), 1, "reply is longer than 1,048,576 bytes"),
+        (Response(body=b" " * (MOST_BYTES + 1)), 1, "reply is longer than 1,048,576 bytes"),
+        (Response(body=BOMB, headers={"Content-Encoding": "gzip"}), 1, "compresses its replies"),
+        (Response(endless=b" ", pause=0.05), TRIES, "did not answer within 0.3 s (--timeout)"),
+        (Response(endless=b"x: y\r\n", pause=0.05), TRIES, "did not answer within 0.3 s (--timeout)"),
     ],
     ids=["endless", "endless failure", "long", "gzip bomb", "slow body", "slow headers"],
 )
@@ -452,7 +349,7 @@ def test_a_reply_is_read_up_to_a_size_and_for_a_time(response: Response, tries: 
     started = time.monotonic()
     with judging(fail=lambda n: response) as judge:
         failed = answer(judge, timeout=0.3 if response.pause else 30.0)
-    assert str(failed).startswith(reason)
+    assert reason in str(failed)
     assert (len(judge.asked), judge.headers[0]["accept-encoding"]) == (tries, "identity")
     assert judge.sent < 32 * MOST_BYTES, "with what the system buffers"
     assert time.monotonic() - started < 20
@@ -461,20 +358,15 @@ def test_a_reply_is_read_up_to_a_size_and_for_a_time(response: Response, tries: 
 def test_no_text_is_sent_on_to_another_address() -> None:
     with judging() as elsewhere, judging() as judge:
         judge.fail = lambda n: Response(308, headers={"Location": f"{elsewhere.url}/chat/completions"})
-        failed = answer(judge)
-    assert isinstance(failed, JudgeRequestError)
-    assert failed.is_final
-    assert str(failed).startswith("the endpoint has moved, and a request is not sent on: give --base-url its new")
+        assert "the endpoint has moved" in str(answer(judge))
     assert (len(judge.asked), elsewhere.asked) == (1, [])
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
     with judging() as judge:
         pass
-    for url, reason in (
-        (judge.url, "Connect call failed"),
-        (judge.url.replace("127.0.0.1", "no-such-host.invalid"), "[Nn]ame"),
-    ):
+    nowhere = judge.url.replace("127.0.0.1", "no-such-host.invalid")
+    for url, reason in ((judge.url, "Connect call failed"), (nowhere, "[Nn]ame")):
         assert re.match(rf"the endpoint can't be reached \(.*{reason}", str(answer(judge, base_url=url)))
     with judging() as judge:
         failed = answer(judge, base_url=judge.url.replace("http:", "https:"))
@@ -482,14 +374,10 @@ def test_a_server_that_is_not_there_is_named() -> None:
 
 
 ECHOES: list[Callable[[str], Response]] = [
-    lambda said: refusal(400, said),
-    lambda said: refusal(401, said),
-    lambda said: refusal(404, said),
     lambda said: refusal(418, said, param=said),
     lambda said: refusal(429, "slow", {"Retry-After": "86400", "X-Key": said}),
     lambda said: Response(500, said.encode()),
     lambda said: Response(body=f"<html>{said}".encode()),
-    lambda said: Response(body=json.dumps({"choices": said}).encode()),
     lambda said: Response(body=json.dumps({"choices": [{"message": {"refusal": said}}]}).encode()),
     lambda said: completion(f"five, {said}"),
     lambda said: completion({**scores_of({"answer": ""}), "clarity": said}),
@@ -505,13 +393,10 @@ def test_nothing_that_an_endpoint_says_is_told(echo: Callable[[str], Response]) 
     for said in (KEY, KEY[::-1], "something else"):
         with judging(fail=lambda n, said=said: echo(said)) as judge:
             told.append(str(answer(judge)))
-    assert len(set(told)) == 1, told
-    assert told[0]
+    assert len({*told, ""}) == 2, told
 
 
-def test_a_call_whose_lease_is_taken_over_stops_and_keeps_what_it_has(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_whose_lease_is_taken_over_stops(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
 
     def take_over(number: int) -> Response | None:

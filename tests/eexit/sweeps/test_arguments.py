@@ -1,5 +1,7 @@
-"""Arguments of `eexit.sweep` that can't be used are named in a line."""
+"""Arguments of `eexit.sweep` and of other calls that can't be used are named in a line."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import eexit
         ({"exit_layers": [9]}, "exit layer 9 is not below the final layer: {model} has layers 0…6, so exit_layers may "
          "go up to 5"),
         ({"control_modes": ["skip"]}, "control_modes skip has no effect: give controls_of RESULTS"),
+        ({"control_modes": 5}, "control_modes takes a list of modes, got 5"),
         ({"probe": "nowhere"}, "probe nowhere is not a folder that is there: give one that eexit train made"),
         ({"model": 3}, "model must be a name, a path or a model of transformers, got '3'"),
         ({"tokenizer": "x"}, "tokenizer has no effect: a model that is named brings its own, so leave it out"),
@@ -26,11 +29,8 @@ import eexit
          "revision out"),
         ({"dtype": torch.int8}, "unknown dtype 'int8': choose from auto, bfloat16, float16, float32 (dtype in "
          "eexit.sweep)"),
-        ({"use": 5}, "use must be a path, as text or a Path, got 5"),
         ({"use": [None]}, "use must be a path, as text or a Path, got None"),
         ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
-        ({"system": b"x"}, "system must be text, got b'x' (system in eexit.sweep)"),
-        ({"control_modes": 5}, "control_modes takes a list of modes, got 5"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
@@ -40,3 +40,29 @@ def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
         eexit.sweep(["one"], **{"model": model, "out": tmp_path / "out", "exit_every": 2, "quiet": True, **arguments})
     assert str(raised.value) == line.format(model=model)
     assert list(tmp_path.iterdir()) == []
+
+
+def named(layer: Any) -> Any: ...
+
+
+ANY: Any = 5
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("results must be a path, as text or a Path, got 5", lambda: eexit.open(ANY)),
+        ("folder must be a path, as text or a Path, got 5", lambda: eexit.load(ANY)),
+        ("a rule is made of a function that has a name, as def gives it one, got 5", lambda: eexit.rule(ANY)),
+        ("a mode is made of a function that has a name, as def gives it one, got 5", lambda: eexit.mode(ANY)),
+        ("a rule is made of a function that has a name, .*got functools", lambda: eexit.rule()(partial(named))),
+        ("rule named: needs are of hidden, .*, final, got 'head'", lambda: eexit.rule(needs=["logits", "head"])(named)),
+        (
+            r"unknown dtype 'float31': .*\(dtype in load_default_model_and_tokenizer\)",
+            lambda: eexit.load_default_model_and_tokenizer(dtype="float31"),
+        ),
+    ],
+)
+def test_what_other_calls_can_not_use_is_a_value_error_of_one_line(line: str, call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=f"^{line}[^\n]*$"):
+        call()

@@ -12,7 +12,9 @@ from eexit.sweeps import head_moment
 from eexit.sweeps.head_moment import moment_of, second_moment
 
 
-def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own(tmp_path: Path) -> None:
+def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own_which_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model("llama")
     first = moment_of(Decoder(model), tmp_path)
     with torch.no_grad():
@@ -21,18 +23,11 @@ def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own(tmp
     assert torch.equal(other, second_moment(Decoder(model)))
     assert not torch.equal(other, first)
     model.config.get_text_config().rms_norm_eps = 0.1
-    moment_of(Decoder(model), tmp_path)
-    assert len([*tmp_path.iterdir()]) == 3
-
-
-def test_a_moment_that_is_kept_is_read_again_also_for_packed_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tiny_model("llama")
     made = moment_of(Decoder(model), tmp_path)
-    monkeypatch.setattr(head_moment, "second_moment", None)
+    assert len([*tmp_path.iterdir()]) == 3
     pack_linear_layers(model)
-    assert torch.equal(moment_of(Decoder(model), tmp_path), made)
+    monkeypatch.setattr(head_moment, "second_moment", None)
+    assert torch.equal(moment_of(Decoder(model), tmp_path), made), "it is read again, also for packed weights"
 
 
 @pytest.mark.parametrize("at", [-1, 8, 20], ids=["a number", "the header", "its names"])

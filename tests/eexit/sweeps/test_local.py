@@ -1,24 +1,20 @@
 """Sweeps in a real Jupyter kernel: what a cell shows while one runs, and after Ctrl-C."""
 
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pandas as pd
 import pytest
-from byte_model import save_byte_model
 from jupyter_client.manager import start_new_kernel
 from scripted import rows_of
 
 import eexit
 from eexit.errors import SweepStopped
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.shard_tables import ProgressCallback, ShardTables
 from eexit.sweeps import local
 
@@ -29,15 +25,12 @@ LONG = "max_new_tokens=400, rows_per_shard=1, record_top_k=0"  # of 500 prompts,
 class Kernel:
     """A kernel with eexit imported, and `model`, the path of a small one."""
 
-    def __init__(self, manager: Any, client: Any, model: Path) -> None:
-        self._manager, self._client = manager, client
-        self.run(f"import eexit, tqdm.auto; model = {str(model)!r}")  # tqdm warns where ipywidgets are missing
+    def __init__(self, manager: Any, client: Any, model: str) -> None:
+        self.interrupt, self._client = manager.interrupt_kernel, client
+        self.run(f"import eexit, tqdm.auto; model = {model!r}")  # tqdm warns where ipywidgets are missing
 
     def start(self, code: str) -> None:
         self._cell = self._client.execute(code)
-
-    def interrupt(self) -> None:
-        self._manager.interrupt_kernel()
 
     def finish(self) -> list[tuple[str, str]]:
         """What the started cell shows in the end: the kind and text of each output."""
@@ -67,8 +60,7 @@ class Kernel:
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    save_byte_model(model := tmp_path_factory.mktemp("model"))
+def kernel(model: str) -> Iterator[Kernel]:
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         yield Kernel(manager, client, model)
@@ -100,7 +92,7 @@ def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_
     [(kind, line)] = kernel.finish()
     assert kind == "stderr"
     n_runs = len(pd.read_parquet(out / "generations"))
-    assert line == f"interrupted: {n_runs} runs landed; the same call with out={str(out)!r} goes on\n"
+    assert line == f"interrupted: {n_runs} runs committed; the same call with out={str(out)!r} resumes\n"
     assert kernel.run("len(cut.runs)") == [("execute_result", str(n_runs))]
 
 
@@ -110,40 +102,31 @@ def test_ctrl_c_before_anything_has_landed_is_one_line(kernel: Kernel) -> None:
     )
     time.sleep(1)
     kernel.interrupt()
-    assert kernel.finish() == [("error", "interrupted: no run has landed")]
-
-
-def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:
-    save_byte_model(tmp_path / "model")
-    out = tmp_path / "out"
-    call = f"eexit.sweep(map(str, range(500)), model='model', exit_every=2, out='out', quiet=True, {LONG})"
-    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background may not
-    code = f"{hears}; import eexit; {call}; print('went on')"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True) as script:
-        try:
-            until = time.monotonic() + SECONDS
-            while not [*out.glob("generations/*.parquet")] and time.monotonic() < until:
-                time.sleep(0.05)
-            script.send_signal(signal.SIGINT)
-            printed, told = script.communicate(timeout=SECONDS)
-        finally:
-            script.kill()
-    assert script.returncode != 0
-    assert printed == ""
-    assert told.splitlines()[-1] == "KeyboardInterrupt"
+    assert kernel.finish() == [("error", "interrupted: no run is committed")]
 
 
 class Fails:
     """A model that raises for one prompt, and from some run on always."""
 
-    def __init__(self, config: SweepConfig, most: int = 1000) -> None:
-        self.config, self.left = config, most
+    def __init__(self, config: SweepConfig, most: int = 1000, error: BaseException | None = None) -> None:
+        self.config, self.left, self.error = config, most, error or RuntimeError("no such luck")
 
     def generate(self, runs: Sequence[Run], progress: ProgressCallback) -> ShardTables:
         self.left -= len(runs)
         if self.left < 0 or any(run.prompt.prompt == "bad" for run in runs):
-            raise RuntimeError("no such luck")
+            raise self.error
         return rows_of(runs, self.config)
+
+
+def test_ctrl_c_ends_a_script_and_at_a_prompt_what_has_landed_is_returned(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, 4, KeyboardInterrupt()))
+    grid: dict[str, Any] = {"model": model, "modes": ["normal"], "exit_every": 2, "quiet": True, "rows_per_shard": 2}
+    with pytest.raises(KeyboardInterrupt):
+        eexit.sweep([*map(str, range(40))], out=tmp_path / "script", **grid)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert len(eexit.sweep([*map(str, range(40))], out=tmp_path / "prompt", **grid).runs) == 4
 
 
 def test_what_raises_becomes_the_errors_of_its_runs_and_stops_a_sweep_that_only_fails(

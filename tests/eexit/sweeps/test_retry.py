@@ -11,13 +11,13 @@ from eexit.sweeps.retry import CircuitBreaker
 def test_the_breaker_opens_on_failures_of_the_place_in_a_row() -> None:
     breaker = CircuitBreaker()
     for _ in range(4):
-        breaker.environment_failed("landing", "full")
-    breaker.environment_failed("loading", "died")  # another kind: counted anew
+        breaker.environment_failed("commit", "full")
+    breaker.environment_failed("load", "died")  # another kind: counted anew
     breaker.environment_worked()
     for _ in range(4):
-        breaker.environment_failed("landing", "full")
+        breaker.environment_failed("commit", "full")
     with pytest.raises(SweepStopped, match="5 failures in a row, the last: full"):
-        breaker.environment_failed("landing", "full")
+        breaker.environment_failed("commit", "full")
 
 
 def test_the_breaker_doubts_the_place_only_after_many_prompts() -> None:

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from eexit.method.readouts import READOUTS, LinearReadout
 from eexit.model.layers import Decoder
+from eexit.training.hidden_states import compare, decided_hidden_states
 from eexit.training.linear import LinearTrainer
-from eexit.training.streams import compare, decided_streams
 from eexit.training.trainer_inputs import TrainerInputs, TrainingOptions
 
 
@@ -25,14 +25,12 @@ def idle_after_1(llama: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def test_where_later_layers_are_the_identity_the_readout_is_exact(
-    llama: PreTrainedModel, idle_after_1: PreTrainedModel
-) -> None:
+def test_where_later_layers_are_idle_it_is_exact(llama: PreTrainedModel, idle_after_1: PreTrainedModel) -> None:
     texts = learned(llama)  # any texts will do
     decoder = Decoder(idle_after_1)
     trainer = LinearTrainer(TrainerInputs(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.solve(summed(trainer, texts))
-    [states_NXW] = decided_streams(decoder, held_out(llama), (0, 1, 3))
+    [states_NXW] = decided_hidden_states(decoder, held_out(llama), (0, 1, 3))
     kl_NE = compare(decoder, LinearReadout(trainer.maps).to(decoder.device), (0, 1, 3), states_NXW).kl_BE
     assert kl_NE[:, 1:].max() < 1e-5
     assert kl_NE[:, 0].median() > 0.01, "before, there is something to do"
@@ -43,13 +41,13 @@ def test_it_brings_layers_closer_to_the_final_one_and_says_so(llama: PreTrainedM
     weights = trainer.solve(summed(trainer, learned(llama)))
     assert weights.keys() == {f"readout.{layer}.{part}" for layer in LAYERS for part in ("weight", "bias")}
     rows = {(row.layer, row.series): row for row in trainer.table(texts)}
-    [states_NXW] = decided_streams(decoder_of(llama), texts, LAYERS)
+    [states_NXW] = decided_hidden_states(decoder_of(llama), texts, LAYERS)
     readouts = {"lens": READOUTS["lens"], "linear": LinearReadout(trainer.maps).to(decoder_of(llama).device)}
     kls = {}
     for name, readout in readouts.items():
         compared = compare(decoder_of(llama), readout, LAYERS, states_NXW)
         for rank, layer in enumerate(LAYERS):
-            agrees_N = compared.likeliest_BX[:, rank] == compared.likeliest_BX[:, -1]
+            agrees_N = compared.top_token_BX[:, rank] == compared.top_token_BX[:, -1]
             assert rows[layer, name].agreement == pytest.approx(agrees_N.float().mean().item())
             assert rows[layer, name].n == sum(len(text.token_ids) - 1 for text in texts)
             kls[layer, name] = compared.kl_BE[:, rank].mean()

@@ -6,8 +6,9 @@ import pytest
 from safetensors.torch import load_file
 from trained import frozen_llama, held_out, learned, setup_of
 
+from eexit.errors import UsageError
 from eexit.plan.artefacts import CARD, STATE, WEIGHTS, ArtefactCard
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.training import loop
 from eexit.training.loop import Training, measured
 from eexit.training.plan import TrainingPlan
@@ -67,3 +68,9 @@ def test_a_card_is_measured_on_few_tokens_drawn_from_all_texts(monkeypatch: pyte
     assert [text.prompt_id for text in some] != [text.prompt_id for text in texts[:7]]
     assert measured(texts) == some
     assert n_tokens(measured(texts[:3])) == 900
+
+
+def test_a_damaged_state_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / STATE).write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    with pytest.raises(UsageError, match=r"is no training's checkpoint \(.*\): remove it, or choose another --out"):
+        training(tmp_path, "linear")

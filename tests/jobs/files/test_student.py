@@ -50,17 +50,13 @@ def test_twenty_steps_bring_early_layers_closer_to_full_depth(tmp_path: Path, lo
     assert read_card(str(tmp_path / "student"), ADAPTER).digest
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     (before, early_before), (after, early_after) = read(model), read(merged(model, str(tmp_path / "student")))
-    if loss == "kl":
-        closer = [kl(before, then) - kl(before, now) for then, now in zip(early_before, early_after, strict=True)]
-        assert min(closer) > 0.01, "nats, from the model itself"
-    else:
-        pairs = zip(early_before, early_after, strict=True)
-        more = [agreement(after, now) - agreement(before, then) for then, now in pairs]
-        assert min(more) > 0.1
+    measure, least = (kl, 0.01) if loss == "kl" else (disagreement, 0.1)  # nats, or a share of tokens
+    pairs = zip(early_before, early_after, strict=True)
+    assert min(measure(before, then) - measure(before if loss == "kl" else after, now) for then, now in pairs) > least
 
 
-def agreement(final_NV: Tensor, early_NV: Tensor) -> float:
-    return float((final_NV.argmax(-1) == early_NV.argmax(-1)).float().mean())
+def disagreement(final_NV: Tensor, early_NV: Tensor) -> float:
+    return float((final_NV.argmax(-1) != early_NV.argmax(-1)).float().mean())
 
 
 def kl(final_NV: Tensor, early_NV: Tensor) -> float:
@@ -70,9 +66,6 @@ def kl(final_NV: Tensor, early_NV: Tensor) -> float:
 def test_what_can_not_be_used_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("a")
     save_byte_model(tmp_path / "model")
-    for given, message in (
-        ([str(tmp_path / "nowhere")], "nowhere"),
-        ([str(tmp_path / "short.txt"), "--model", str(tmp_path / "model")], "has no token to learn from within"),
-        ([str(tmp_path / "short.txt"), "--nonsense"], "--nonsense"),
-    ):
-        assert message in refusal(student.main, *given)
+    given = str(tmp_path / "short.txt"), "--model", str(tmp_path / "model")
+    assert "has no token to learn from within" in refusal(student.main, *given)
+    assert "nowhere" in refusal(student.main, str(tmp_path / "nowhere"))

@@ -4,41 +4,32 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-from chart_fields import blob
-from synthetic_sweeps import (
-    HOSTILE,
-    UNUSUAL,
-)
+from chart_fields import blob, content_of
+from report_fixtures import MakeSweep
+from synthetic_sweeps import HOSTILE, NORMAL_ALONE
 
-from reports import build_report
-from reports.page.build import split_blobs
+from eexit.errors import UsageError
+from reports import PageOptions, build_report
+from reports.page.build import SCRIPTS, TEMPLATE, split_blobs
 from reports.page.pack_tokens import pack
 from reports.read.sweep import read_sweep
 
 
-@cache
-def report(folder: Path) -> tuple[str, dict[str, Any]]:
-    path = folder / "report.html"
-    page = (path if path.exists() else build_report(str(folder), path)).read_text(encoding="utf-8")
-    return page, json.loads(blob(page, "payload"))
-
-
-def test_hostile_text_is_nowhere_in_the_markup(full: Path) -> None:
-    page, data = report(full)
-    assert "owned" not in page
-    assert "evil.example" not in page
-    assert data["prompts"][1]["text"] == HOSTILE
+def test_hostile_text_is_nowhere_in_the_markup_and_the_same_results_give_the_same_file(
+    full: Path, report: Path, tmp_path: Path
+) -> None:
+    page = report.read_text(encoding="utf-8")
+    assert not re.search(r"owned|evil\.example", page)
+    assert content_of(report)["prompts"][1]["text"] == HOSTILE
     assert HOSTILE in json.loads(blob(page, "pieces"))
+    assert page == build_report(str(full), tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_asks_for_nothing(full: Path) -> None:
-    page, _ = report(full)
+def test_the_page_asks_for_nothing(report: Path) -> None:
+    page = report.read_text(encoding="utf-8")
     markup = re.sub(r'<script type="application/gzip;base64".*?</script>', "", page, flags=re.S)
     assert set(re.findall(r"https?://[^\s\"'<>]+", markup)) <= {
         "http://www.w3.org/2000/svg",
@@ -49,10 +40,6 @@ def test_the_page_asks_for_nothing(full: Path) -> None:
     assert policy
     assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
     assert "unsafe" not in policy[1]
-
-
-def test_the_same_results_give_the_same_file(full: Path, tmp_path: Path) -> None:
-    assert report(full)[0] == build_report(str(full), tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_large_page_leaves_tokens_beside_it(full: Path, beside: Path, tmp_path: Path) -> None:
@@ -76,36 +63,31 @@ def test_the_bulkiest_kinds_leave_first(full: Path) -> None:
     assert list(split_blobs(packed, room + sizes["more"])[1]) == []
 
 
-def test_a_report_of_some_prompts_says_what_it_holds(some: Path) -> None:
-    page = some.read_text(encoding="utf-8")
-    data = json.loads(blob(page, "payload"))
+def test_a_report_of_some_prompts_has_the_numbers_of_all(some: Path) -> None:
+    data = content_of(some)
     assert [prompt["id"] for prompt in data["prompts"]] == ["2", "4"]
     assert data["counts"]["prompts"] == 6
     assert data["failures"][0]["prompt"] == "2"
     assert {row["n"] for row in data["charts"][0]["table"]["rows"]} == {5, 6}
-    assert HOSTILE not in json.loads(blob(page, "pieces"))
+    assert HOSTILE not in json.loads(blob(some.read_text(encoding="utf-8"), "pieces"))
 
 
-@pytest.mark.parametrize("name", UNUSUAL)
-def test_sweeps_that_are_not_whole_still_give_a_report(unusual: Callable[[str], Path], name: str) -> None:
-    page = unusual(name).read_text(encoding="utf-8")
-    data = json.loads(blob(page, "payload"))
-    titles = {chart["key"] for chart in data["charts"]}
-    assert "NaN" not in blob(page, "payload").decode()
-    assert data["counts"]["failed"] == (14 if name == "all failed" else 0)
-    assert titles == (set() if name in ("empty", "all failed") else titles)
-    assert bool(data["beside"]) == (name in ("partial", "one prompt", "no normal"))
-    intervals = [
-        row["exit_rate_low"] for chart in data["charts"] if "trade" in chart["key"] for row in chart["table"]["rows"]
-    ]
-    assert all((low is None) == (UNUSUAL[name]["n_prompts"] < 5) for low in intervals)
+def test_a_page_that_is_no_report_is_not_written_over(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    folder, out = str(make_sweep(1, NORMAL_ALONE)), tmp_path / "r.html"
+    side = tmp_path / "r.data" / "prompt-9.js"
+    side.parent.mkdir()
+    for mine in (out, side):
+        mine.write_text("mine")
+        with pytest.raises(UsageError, match=f"{mine} is not a report's file"):
+            build_report(folder, out)
+        assert mine.read_text() == "mine"
+        mine.unlink()
+    for _ in range(2):  # its own page is
+        build_report(folder, out, PageOptions(max_bytes=0))
 
 
 def test_every_script_of_the_template_is_in_the_page() -> None:
-    from reports.page.build import SCRIPTS, TEMPLATE
-
     assert sorted(SCRIPTS) == sorted(path.relative_to(TEMPLATE).as_posix() for path in TEMPLATE.rglob("*.js"))
-    names = list(
-        itertools.chain(*(re.findall(r"^(?:async )?function (\w+)", (TEMPLATE / s).read_text(), re.M) for s in SCRIPTS))
-    )
+    functions = (re.findall(r"^(?:async )?function (\w+)", (TEMPLATE / name).read_text(), re.M) for name in SCRIPTS)
+    names = list(itertools.chain(*functions))
     assert len(names) == len(set(names))

@@ -1,14 +1,13 @@
-"""The original file format: writing and reading it, files with missing keys, and the original functions."""
+"""The original functions: pages of results in the original format, also of files with missing keys."""
 
-import base64
-import gzip
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chart_fields import blob, content_of
 
+from eexit.results.original_format import evaluation_of
 from reports import (
     NotASweepError,
     create_html_visualization,
@@ -20,58 +19,28 @@ from reports.page.payload import payload
 from reports.read.original_sweep import sweep_of
 
 TOKENS = ["Re", "cursion", " is", " é", "\ud83d", "</script>"]
-RESULTS: list[dict[str, Any]] = [
-    {
-        "prompt": "Explain recursion.",
-        "results": [
-            {
-                "mode": mode,
-                "kl_factor": k,
-                "response": "".join(TOKENS),
-                "evaluation": {
-                    "response": "".join(TOKENS),
-                    "scores": {"coherence": 7, "accuracy": 8},
-                    "accuracy_score": 7.5,
-                    "early_exit_stats": {
-                        "total_tokens": 6,
-                        "early_exits": early,
-                        "early_exit_rate": early / 6,
-                        "layer_distribution": {"5": early, "29": 6 - early},
-                        "usage": None,
-                    },
-                    "evaluation_text": "Fine.",
-                    "chosen_exit_layers": [5] * early + [29] * (6 - early),
-                    "tokens": TOKENS,
-                    "exitable_layers": [5, 10, 15, 20, 25],
-                },
-            }
-            for mode, k, early in (("normal", None, 0), ("unfrozen", 0.5, 3))
-        ],
-    }
-]
 
 
-def drawn(results: list[Any]) -> dict[str, Any]:
+def result(mode: str, k: float | None, early: int) -> dict[str, Any]:
+    evaluation = evaluation_of(
+        tokens=TOKENS, exit_layers=[5] * early + [29] * (6 - early), exitable_layers=[5, 10, 15, 20, 25],
+        decided_at={5: early, 29: 6 - early}, n_prompt_tokens=3, mean_depth=None,
+    ) | {"scores": {"coherence": 7, "accuracy": 8}, "accuracy_score": 7.5, "evaluation_text": "Fine."}  # fmt: skip
+    return {"mode": mode, "kl_factor": k, "response": "".join(TOKENS), "evaluation": evaluation}
+
+
+NORMAL, EARLY = result("normal", None, 0), result("unfrozen", 0.5, 3)
+
+
+def data_of(results: list[Any]) -> dict[str, Any]:
     """Return the data of the page."""
     data: dict[str, Any] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
     return data
 
 
-def given(page: str) -> dict[str, Any]:
-    found = re.search(r'id="blob-payload">([^<]*)</script>', page)
-    assert found
-    data: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
-    return data
-
-
-def test_results_survive_the_file(tmp_path: Path) -> None:
-    path = save_results_json(RESULTS, tmp_path / "early_exit_analysis.json")
-    assert load_results_json(path) == RESULTS
-
-
 def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
-    page = generate_multi_prompt_html_visualization(RESULTS, tmp_path / "page.html")
-    data = given(page.read_text(encoding="utf-8"))
+    path = save_results_json([{"prompt": "Explain recursion.", "results": [NORMAL, EARLY]}], tmp_path / "a.json")
+    data = content_of(generate_multi_prompt_html_visualization(load_results_json(path), tmp_path / "page.html"))
     run = data["prompts"][0]["runs"][1]
     numbers = dict(zip((metric["key"] for metric in data["metrics"]), run["m"], strict=True))
     assert data["layers"] == ["5", "10", "15", "20", "25", "29 (final)"]
@@ -85,55 +54,24 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     assert list(data["kinds"]) == ["core"]
 
 
-@pytest.mark.parametrize("missing", ["mode", "kl_factor", "response", "evaluation"])
-def test_a_result_may_lack_any_key(missing: str) -> None:
-    result = {key: value for key, value in RESULTS[0]["results"][1].items() if key != missing}
-    data = drawn([{"prompt": "?", "results": [result]}])
-    assert len(data["prompts"][0]["runs"]) == 1
-
-
-@pytest.mark.parametrize("missing", sorted(RESULTS[0]["results"][1]["evaluation"]))
-def test_an_evaluation_may_lack_any_key(missing: str) -> None:
-    result = RESULTS[0]["results"][1]
-    evaluation = {key: value for key, value in result["evaluation"].items() if key != missing}
-    data = drawn([{"prompt": "?", "results": [result | {"evaluation": evaluation}]}])
-    assert data["prompts"][0]["runs"][0]["n"] == (0 if missing in ("tokens", "chosen_exit_layers") else 6)
+@pytest.mark.parametrize("missing", [*EARLY, *sorted(EARLY["evaluation"])])
+def test_a_result_or_its_evaluation_may_lack_any_key(missing: str) -> None:
+    evaluation = {key: value for key, value in EARLY["evaluation"].items() if key != missing}
+    left = {key: value for key, value in (EARLY | {"evaluation": evaluation}).items() if key != missing}
+    (run,) = data_of([{"prompt": "?", "results": [left]}])["prompts"][0]["runs"]
+    assert run["n"] == (0 if missing in ("evaluation", "tokens", "chosen_exit_layers") else 6)
 
 
 @pytest.mark.parametrize(
     "results",
     [
-        [],
-        [{}],
-        [{"prompt": None, "results": None}],
-        [{"results": [{}]}],
+        [], [{}], [{"prompt": None, "results": None}], [{"results": [{}]}],
         [{"prompt": "?", "results": [{"mode": "m", "kl_factor": "1.0", "evaluation": None}, None]}],
         [{"results": [{"evaluation": {"early_exit_stats": None, "scores": None, "exitable_layers": None}}]}],
     ],
-)
+)  # fmt: skip
 def test_next_to_nothing_still_renders(results: list[Any]) -> None:
-    assert len(drawn(results)["prompts"]) == len(results)
-
-
-@pytest.mark.parametrize("final", [-1, None, float("inf"), "inf"])
-def test_the_final_layer_may_be_written_without_its_number(final: Any) -> None:
-    evaluation = {"tokens": ["a", "b"], "chosen_exit_layers": [5, final], "exitable_layers": [5, 10]}
-    sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
-    assert sweep.exitable_layers == (5, 10)
-    assert sweep.final_layer is None
-    assert sweep.tokens.to_table()["exit_layer"].to_pylist() == [5, None]
-
-
-@pytest.mark.parametrize(
-    ("chosen", "exitable", "final"),
-    [([5, 10, 29], (5, 10), 29), ([5, 10, -1], (5, 10), None), ([29, 29], (), 29)],
-)
-def test_exitable_layers_that_are_not_named_are_those_that_occur(
-    chosen: list[int], exitable: tuple[int, ...], final: Any
-) -> None:
-    evaluation = {"tokens": ["a"] * len(chosen), "chosen_exit_layers": chosen}
-    sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
-    assert (sweep.exitable_layers, sweep.final_layer) == (exitable, final)
+    assert len(data_of(results)["prompts"]) == len(results)
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]"])
@@ -150,5 +88,5 @@ def test_one_text_is_drawn_too(tmp_path: Path) -> None:
     )
     assert "<b>text" not in page
     assert (tmp_path / "o.html").read_text(encoding="utf-8") == page
-    assert given(page)["layers"] == ["5", "10", "29 (final)"]
-    assert given(page)["prompts"][0]["runs"][0]["n"] == 3
+    data = json.loads(blob(page, "payload"))
+    assert (data["layers"], data["prompts"][0]["runs"][0]["n"]) == (["5", "10", "29 (final)"], 3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from chart_fields import blob
-from synthetic_sweeps import CONFIGURATIONS, LAYERS, run_rows, write_runs, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, LAYERS, run_rows, write_runs
 
 from eexit.plan.configuration import EarlyExit
 from reports import build_report
@@ -16,7 +16,8 @@ from reports.read.sweep import read_sweep
 
 
 @cache
-def report(folder: Path) -> tuple[str, dict[str, Any]]:
+def packed_in(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the page of a sweep, and its data."""
     page = build_report(str(folder), folder / "tokens.html").read_text(encoding="utf-8")
     return page, json.loads(blob(page, "payload"))
 
@@ -34,52 +35,34 @@ def columns_of(page: str, data: dict[str, Any], kind: str) -> dict[str, np.ndarr
     return found
 
 
-def test_tokens_come_back_from_the_file(full: Path) -> None:
-    page, data = report(full)
+def test_tokens_and_which_disagree_with_full_depth_come_back_from_the_file(full: Path) -> None:
+    page, data = packed_in(full)
     pieces, core = json.loads(blob(page, "pieces")), columns_of(page, data, "core")
     n = [run["n"] for run in data["prompts"][0]["runs"]]
     assert [run["undrawn"] for run in data["prompts"][0]["runs"]] == [1] * len(n)
     assert (core["exit"][0, n[0] : n[0] + 6] >> 2).tolist() == [len(LAYERS), 1, 2, 3, 4, 0]
     assert [pieces[number] for number in core["piece"][0, n[0] :][:3]] == ["The", " cat", " u2"]
     assert columns_of(page, data, "kl")["kl"].shape == (len(LAYERS), sum(n))
-
-
-def test_which_tokens_disagree_with_full_depth_comes_back_from_the_file(full: Path) -> None:
-    page, data = report(full)
-    lengths = [run["n"] for run in data["prompts"][0]["runs"]]
-    expected = [i > 0 and i % 3 == 0 for length in lengths for i in range(length)]  # the first is not decided
-    assert (columns_of(page, data, "core")["exit"][0] & 1).tolist() == expected
+    expected = [i > 0 and i % 3 == 0 for length in n for i in range(length)]  # the first is not decided
+    assert (core["exit"][0] & 1).tolist() == expected
     assert data["flags"] == {"disagrees": True, "drafted": False}
 
 
-def tokens_without(tokens: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first run's tokens without exit scores, as of a rule that has none."""
-    return [token | {"exit_score": None} for token in tokens[:3]]
-
-
-def test_what_a_rule_saw_comes_back_from_the_file_once(tmp_path: Path) -> None:
+def test_exit_scores_come_back_from_the_file_once(tmp_path: Path) -> None:
     """Exit scores have three digits, and are NaN where there is none. Scores that are the KL are stored once."""
-    own = EarlyExit("unfrozen", "similarity", 0.95).columns
+    own = EarlyExit("unfrozen", "similarity", 0.95)
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
-    generations, tokens = [], []
-    for name, columns in (("kl", {}), ("own", own)):
-        row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
-        generations.append(row | columns | {"run_id": name})
-        for token, its in zip(rows, seen, strict=True):
-            evidence = its if columns else its and token["kl"]
-            tokens.append(token | columns | {"run_id": name, "exit_score": evidence})
-    page, data = report(write_sweep(tmp_path / "s", generations, tokens))
-    assert {c["key"]: c["saw"] for c in data["configurations"]} == {
-        "unfrozen/kl/1": "kl",
-        "unfrozen/similarity/0.95": "exit_score",
-    }
-    decoded = columns_of(page, data, "exit_score")["saw"].T
+    by_kl, by_own = (run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"], of=of) for of in (None, own))
+    scoreless = write_runs(tmp_path / "t", [by_kl])
+    assert not any(each["saw"] for each in packed_in(scoreless)[1]["configurations"])
+    for its, of_kl, of_own in zip(seen, by_kl[1], by_own[1], strict=True):
+        of_kl["exit_score"], of_own["exit_score"] = its and of_kl["kl"], its
+    page, data = packed_in(write_runs(tmp_path / "s", [by_kl, by_own]))
+    saw = {each["key"]: each["saw"] for each in data["configurations"]}
+    assert saw == {"unfrozen/kl/1": "kl", "unfrozen/similarity/0.95": "exit_score"}
     expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
+    decoded = columns_of(page, data, "exit_score")["scores"].T
     np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
-    assert not any(
-        c["saw"]
-        for c in report(write_sweep(tmp_path / "t", generations[:1], tokens_without(tokens)))[1]["configurations"]
-    )
 
 
 def test_nats_survive_packing_to_five_percent() -> None:
@@ -100,17 +83,16 @@ def test_exit_probabilities_are_packed_to_a_hundredth_and_sum_to_one() -> None:
 
 
 def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
-    row, rows = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
-    likely = [[[40 + rank, 7, 8] for rank in range(6)], None, [[40 + rank, 7, 8] for rank in range(6)]]
-    for token, ids in zip(rows, likely, strict=True):
-        token["top_token_ids"] = ids
-        token["top_tokens"] = None if ids is None else [[f"t{i}" for i in layer] for layer in ids]
-        token["top_prob"] = None if ids is None else [[0.6, 0.2, 0.1]] * 6
-    page, data = report(write_sweep(tmp_path / "s", [row], rows))
+    run = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
+    for token in (run[1][0], run[1][2]):  # nothing was recorded of the other
+        token["top_token_ids"] = [[40 + rank, 7, 8] for rank in range(6)]
+        token["top_tokens"] = [[f"t{40 + rank}", "t7", "t8"] for rank in range(6)]
+        token["top_prob"] = [[0.6, 0.2, 0.1]] * 6
+    page, data = packed_in(write_runs(tmp_path / "s", [run]))
     pieces, top = json.loads(blob(page, "pieces")), columns_of(page, data, "top")
     assert data["top"] == 3
-    said = [pieces[number - 1] for number in top["top"][:, 0]]
-    assert said == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    likeliest = [pieces[number - 1] for number in top["top"][:, 0]]
+    assert likeliest == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
     assert top["top"][:, 1].tolist() == [0] * 18
     assert top["top_prob"][0].tolist() == [153, 0, 153]
     # Positions 0 and 2 are token 7, whose text is known now.

@@ -13,22 +13,18 @@ from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 
 
-def test_the_page_knows_what_rules_and_modes_say_of_themselves(several_content: dict[str, Any]) -> None:
-    assert list(several_content["rules"]) == ["kl", "random", "fixed", "agree"]
+def test_rules_modes_and_measures_are_explained(several_content: dict[str, Any]) -> None:
+    assert list(several_content["rules"]) == ["confidence", "random", "kl"]
     for name, words in several_content["rules"].items():
         assert (words["definition"], words["oracle"]) == (RULES[name].definition, name in ORACLES)
     assert several_content["modes"].keys() == {"normal", "unfrozen", "frozen_residual"}
-
-
-def test_a_note_says_what_a_number_does_not_prove(several_content: dict[str, Any]) -> None:
     notes = {variant["y"]: variant["note"] for variant in several_content["trade"]["variants"]}
     assert "no proof of quality" in notes["Perplexity"]
-    assert "no point can be higher than the texts are long" in notes["Fidelity"]
 
 
-def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: MakeSweep, tmp_path: Path) -> None:
+def test_where_tokens_are_sampled_a_note_is_on_disagreement(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder = shutil.copytree(make_sweep(2), tmp_path / "sampled")
-    said = "so that normal disagrees too."
+    said = "normal disagrees too"
     assert said not in json.dumps(payload(read_sweep(str(folder)), "")[0])
     about = json.loads((folder / "sweep.json").read_text())
     about["config"]["temperature"] = 0.7
@@ -37,16 +33,14 @@ def test_where_tokens_are_sampled_disagreement_says_what_it_means(make_sweep: Ma
     assert {each["y"] for each in variants if said in each["note"]} == {"Disagreement"}
 
 
-def test_a_sweep_without_answers_has_no_numbers_of_them(make_sweep: MakeSweep) -> None:
-    data, _ = payload(read_sweep(str(make_sweep(2, CONFIGURATIONS[:2]))), "")
-    assert data["numbers"] is None, "the chart has them"
-    assert "correct" not in [metric["key"] for metric in data["metrics"]]
-    assert all(prompt["answer"] is None for prompt in data["prompts"])
-
-
-def test_generations_without_tokens_still_have_their_text(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder = shutil.copytree(make_sweep(1, CONFIGURATIONS[:1]), tmp_path / "s")
+def test_what_was_not_recorded_has_no_numbers(make_sweep: MakeSweep, tmp_path: Path) -> None:
+    """Neither answers, nor tokens, without which generations still have their text."""
+    folder = shutil.copytree(make_sweep(1, CONFIGURATIONS[:2]), tmp_path / "s")
     for file in (folder / "tokens").iterdir():
         file.unlink()
-    run = payload(read_sweep(str(folder)), "")[0]["prompts"][0]["runs"][0]
-    assert (run["n"], run["text"][:11]) == (0, "The cat sat")
+    data, _ = payload(read_sweep(str(folder)), "")
+    assert data["numbers"] is None, "the chart has them"
+    assert "correct" not in [metric["key"] for metric in data["metrics"]]
+    (prompt,) = data["prompts"]
+    assert prompt["answer"] is None
+    assert (prompt["runs"][0]["n"], prompt["runs"][0]["text"][:11]) == (0, "The cat sat")

@@ -1,21 +1,27 @@
-"""Damaged results: a report leaves out damaged files and names them, without a traceback."""
+"""Damaged results, which a report leaves out and names without a traceback; and a copy of results in few files."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from house import ROOT
 from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, shard, write_shard
 
+from eexit.results.parquet_files import DamagedError
 from jobs import report
+from reports import build_report
+from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 
-JOB = Path(__file__).parents[3] / "jobs" / "report.py"
 N_RUNS, N_TOKENS = 3, 24  # runs per prompt, and tokens per run
 ALL = 3 * N_RUNS  # of three prompts
+[RECIPE] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "cluster" / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 def tables(folder: Path, number: int = 0) -> tuple[pa.Table, pa.Table]:
@@ -23,8 +29,8 @@ def tables(folder: Path, number: int = 0) -> tuple[pa.Table, pa.Table]:
     return generations, tokens
 
 
-def of_prompt(table: pa.Table, *prompt_ids: str) -> pa.Table:
-    return table.filter(pa.array([prompt_id in prompt_ids for prompt_id in table["prompt_id"].to_pylist()]))
+def of_prompt(table: pa.Table, prompt_id: str) -> pa.Table:
+    return table.filter(pa.array([each == prompt_id for each in table["prompt_id"].to_pylist()]))
 
 
 @pytest.fixture
@@ -43,11 +49,6 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_sealed_results_are_read_whole(folder: Path) -> None:
-    sweep = read_sweep(str(folder))
-    assert (len(sweep.generations), sweep.tokens.count_rows(), sweep.left_out) == (ALL, ALL * N_TOKENS, ())
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "flipped": flip,
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:100]),
@@ -59,6 +60,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("name", "n_runs"), [("generations", 2 * N_RUNS), ("tokens", ALL)])
 def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: int, damage: str) -> None:
+    sweep = read_sweep(str(folder))
+    assert (len(sweep.generations), sweep.tokens.count_rows(), sweep.left_out) == (ALL, ALL * N_TOKENS, ())
     path = folder / name / shard(1)
     DAMAGES[damage](path)
     sweep = read_sweep(str(folder))
@@ -67,28 +70,24 @@ def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: i
     assert line.startswith(f"{path} is damaged (")
 
 
-def test_what_is_left_out_is_said_by_the_command_and_on_the_page(
+def test_what_is_left_out_or_missing_is_said_by_the_command_and_on_the_page(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip(folder / "tokens" / shard(1))
     (folder / "tokens" / "my_notes.txt").write_text("mine")
     shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
-    sweep = read_sweep(str(folder))
-    assert len(sweep.generations) == ALL
-    assert report.main([str(folder)]) == 0
-    said = capsys.readouterr().err.splitlines()
-    assert said == [f"report: left out: {line}" for line in sweep.left_out]
-    others = ("generations/copy.parquet", "tokens/my_notes.txt")
-    (damaged,) = {*sweep.left_out} - {f"{folder / name} is not one of the sweep's files" for name in others}
-    assert len(said) == 3
-    assert damaged.startswith(f"{folder / 'tokens' / shard(1)} is damaged (")
-    assert "Left out" in (folder / "report.html").read_text()
-
-
-def test_runs_that_are_missing_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "generations" / shard(1)).write_bytes(b"")
+    sweep = read_sweep(str(folder))
     assert report.main([str(folder)]) == 0
-    _, missing = capsys.readouterr().err.splitlines()
+    *said, missing = capsys.readouterr().err.splitlines()
+    assert said == [f"report: left out: {line}" for line in sweep.left_out]
+    others = {
+        f"{folder / name} is not one of the sweep's files"
+        for name in ("generations/copy.parquet", "tokens/my_notes.txt")
+    }
+    (damaged,) = {*sweep.left_out} - others
+    assert len(said) == 3
+    assert damaged.startswith(f"{folder / 'generations' / shard(1)} is damaged (")
+    assert "Left out" in (folder / "report.html").read_text()
     keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/1"]
     names = [f"{key} on prompt 1" + (", seed 0" if key != "normal" else "") for key in keys]
     assert missing == f"report: 3 runs missing, which the sweep's command does: {'; '.join(names)}"
@@ -102,7 +101,8 @@ def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> 
     write_shard(folder, 3, later, tokens, attempt=2)
     write_shard(folder, 4, more.slice(0, 1), more_tokens.slice(0, N_TOKENS), attempt=0)
     last_and_first = pa.concat_tables([more.slice(N_RUNS - 1), later.slice(0, 1)])
-    write_shard(folder, 5, last_and_first, _tokens(more_tokens, tokens), 0)
+    its_tokens = pa.concat_tables([more_tokens.slice((N_RUNS - 1) * N_TOKENS), tokens.slice(0, N_TOKENS)])
+    write_shard(folder, 5, last_and_first, its_tokens, attempt=0)
     sweep = read_sweep(str(folder))
     assert (len(sweep.generations), sweep.generations["run_id"].nunique()) == (ALL, ALL)
     assert sweep.tokens.count_rows() == ALL * N_TOKENS
@@ -111,33 +111,29 @@ def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> 
     assert len(sweep.left_out) == 3
 
 
-def _tokens(more_tokens: pa.Table, tokens: pa.Table) -> pa.Table:
-    return pa.concat_tables([more_tokens.slice((N_RUNS - 1) * N_TOKENS), tokens.slice(0, N_TOKENS)])
-
-
-def test_a_damaged_manifest_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = folder / "sweep.json"
-    for content in (b"", b"\xff", manifest.read_bytes()[:-9], b'{"format": 2, "config": 1, "model": 2}'):
-        manifest.write_bytes(content)
-        assert report.main([str(folder)]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: not a sweep, or damaged: {manifest} (")
-
-
-def test_a_page_that_is_no_report_is_not_written_over(
-    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_pandas_and_a_report_read_the_same_of_a_copy_in_few_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = tmp_path / "mine.html"
-    mine.write_text("<html>mine</html>")
-    assert report.main([str(folder), "--out", str(mine)]) == 2
-    assert mine.read_text() == "<html>mine</html>"
-    expected = f"error: {mine} is not a report's file: choose another place, or move it elsewhere\n"
-    assert capsys.readouterr().err == expected
-    side = tmp_path / "r.data" / "prompt-9.js"
-    side.parent.mkdir()
-    side.write_text("mine")
-    assert report.main([str(folder), "--out", str(tmp_path / "r.html")]) == 2
-    assert side.read_text() == "mine"
-    side.unlink()
-    for _ in range(2):  # its own page is
-        assert report.main([str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    """The copy is made as in cluster/README.md; where it is damaged or has runs twice, a line refuses it."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    exec(RECIPE.replace("results/demo", str(folder)), {})
+    copy = tmp_path / "other" / "results" / "copy"
+    for table in ("generations", "tokens"):
+        ours, theirs = (pd.read_parquet(of / table).sort_values("run_id", kind="stable") for of in (folder, copy))
+        assert ours.equals(theirs.set_axis(ours.index))
+        assert len([*(copy / table).iterdir()]) == 1
+    (data, packed), (of_copy, packed_of_copy) = (payload(read_sweep(str(each)), "title") for each in (folder, copy))
+    assert of_copy["prompts"] == data["prompts"]
+    assert of_copy["trade"] == data["trade"]
+    assert list(packed_of_copy.n) == list(packed.n)
+    assert "left out" not in str(of_copy["facts"]).lower()
+    assert build_report(str(copy), copy / "report.html").exists()
+    [file] = (copy / "generations").iterdir()
+    pq.write_table(pq.read_table(file), file.with_name("again.parquet"))
+    with pytest.raises(DamagedError, match="copy is a copy that holds runs twice"):
+        read_sweep(str(copy))
+    file.with_name("again.parquet").unlink()
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DamagedError, match=r"copy holds no shards, and can't be read \("):
+        read_sweep(str(copy))

@@ -25,7 +25,7 @@ def test_a_large_sweep_holds_representative_and_extreme_prompts(tmp_path: Path) 
     spread = [int(i) for i, why in held.items() if why == "evenly spread over exit rates"]
     assert len(spread) == 6
     assert max(np.diff(spread)) < 14
-    assert choose_prompts(sweep, ["3", "1"]) == {"1": "asked for", "3": "asked for"}
+    assert choose_prompts(sweep, ["3", "1"]) == {"1": "named by the command", "3": "named by the command"}
     assert list(choose_prompts(sweep, 40)) == list(sweep.prompts)
     with pytest.raises(NotASweepError, match="no such prompt in the sweep: x"):
         choose_prompts(sweep, ["x"])

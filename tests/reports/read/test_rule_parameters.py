@@ -18,5 +18,5 @@ def test_the_middle_parameter_stands_for_a_rule(rule: str, parameters: list[floa
 def test_each_rule_of_each_mode_is_represented_once(several: Sweep) -> None:
     keys = [row["configuration"] for row in representatives(per_configuration(several))]
     assert keys == [
-        f"{mode}/{setting}" for mode in ("unfrozen", "frozen_residual") for setting in ("kl/1", "fixed/15", "agree")
+        f"{mode}/{setting}" for mode in ("unfrozen", "frozen_residual") for setting in ("confidence/0.7", "kl/0.5")
     ]

@@ -6,22 +6,22 @@ import pytest
 from chart_fields import missing_fields
 from synthetic_sweeps import graded, with_kinds
 
-from eexit.plan.configuration import Configuration, EarlyExit, NoExit
-from reports.read.sweep import read_sweep
+from eexit.plan.configuration import EarlyExit, NoExit
+from reports.read.sweep import Sweep, read_sweep
 from reports.sections.by_kind import found_by_kind, kind_figure
 
 SETTING = EarlyExit("skip", "confidence", 0.9)
 DRAWN = EarlyExit("skip", "predicted_kl", 1.0)  # its runs differ between seeds, unlike those of normal
 
 
-def kinds_of(folder: Path, kinds: list[str | None]) -> Path:
-    """Return a sweep of two seeds, in which the setting loses the sums."""
-    marks: dict[Configuration, str] = {NoExit(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
-    return with_kinds(graded(folder, marks, seeds=(0, 1)), kinds)
+def sweep_of_kinds(folder: Path, kinds: list[str | None]) -> Sweep:
+    """Return a sweep of two seeds, in which the settings lose the sums."""
+    marks = {NoExit(): "✓" * 24, SETTING: "✗✓" * 12, DRAWN: "✗✓" * 12}
+    return read_sweep(str(with_kinds(graded(folder, marks, seeds=(0, 1)), kinds)))
 
 
 def test_a_chart_has_each_measure_with_a_menu_of_settings_beside_full_depth(tmp_path: Path) -> None:
-    sweep = read_sweep(str(kinds_of(tmp_path / "s", ["sums", "facts"] * 12)))
+    sweep = sweep_of_kinds(tmp_path / "s", ["sums", "facts"] * 12)
     found = found_by_kind(sweep)
     for key in (SETTING.key, DRAWN.key):
         assert (found[key]["sums"].lost.mean, found[key]["facts"].lost.mean) == (1, 0)
@@ -36,7 +36,9 @@ def test_a_chart_has_each_measure_with_a_menu_of_settings_beside_full_depth(tmp_
 
 
 @pytest.mark.parametrize("kinds", [[None] * 24, ["sums"] * 24])
-def test_where_prompts_are_not_of_several_kinds_there_is_no_such_section(tmp_path: Path, kinds: list[str]) -> None:
-    sweep = read_sweep(str(kinds_of(tmp_path / "s", [*kinds])))
+def test_where_prompts_are_not_of_several_kinds_there_is_no_such_section(
+    tmp_path: Path, kinds: list[str | None]
+) -> None:
+    sweep = sweep_of_kinds(tmp_path / "s", kinds)
     assert found_by_kind(sweep) == {}
     assert kind_figure(sweep, {}, SETTING.key) is None

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from chart_fields import quality_in
-from report_fixtures import MOST_PROSE, MakeSweep, Page, Visit, prose_seen
+from report_fixtures import MOST_PROSE, MakeSweep, Visit, prose_seen
 from synthetic_sweeps import CHOSEN
 
 from eexit.quality.estimates import NOTHING, Estimate
-from eexit.studies.assessment.verdict import FILE, Bound, Cause, Cell, ContenderTime, JudgedSetting, Verdict
+from eexit.studies.assessment.verdict import FILE, AlternativeTime, Bound, Cell, JudgedSetting, Verdict
 from reports import build_report
-from reports.sections.verdict import verdict
+from reports.sections.verdict import VerdictCard, verdict
+from reports.shared.quality import QualityTable
 
 
 def interval(mean: float) -> Estimate:
@@ -30,7 +31,7 @@ def cell(saved: float, bold: str, lost: float = 0.02) -> Cell:
 
 GIVEN = Verdict(
     why="costs more",
-    causes=[Cause.KNOWLEDGE],
+    causes=["knowledge"],
     bound=Bound(risk="answers", max_risk=0.02),
     batch=1,
     where="tiny · float32 · a CPU (2 cores) · 2 threads · 1 row at a time",
@@ -44,44 +45,31 @@ GIVEN = Verdict(
     gains={"mode": interval(0.05), "knowledge": interval(0.2), "both": interval(0.3), "deciding": NOTHING},
     costs={"mode alone": interval(0.1)},
     gaps={"overhead": interval(0.1)},
-    timed={"generate/lookup": ContenderTime(time=interval(0.83))},
+    timed={"generate/lookup": AlternativeTime(time=interval(0.83))},
 )  # fmt: skip
 
 
-def given(sweep: Path, folder: Path, **changed: Any) -> Path:
-    """Return the report of a copy of a sweep with a verdict."""
-    shutil.copytree(sweep, folder)
-    (folder / FILE).write_text(GIVEN.model_copy(update=changed).to_json())
-    return build_report(str(folder), folder / "r.html")
-
-
-def weights(page: Page) -> list[str]:
-    return [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()]
+def card(given: Verdict | None, quality: QualityTable | None = None, **changed: Any) -> VerdictCard:
+    found = verdict(given and given.model_copy(update=changed), quality)
+    assert found
+    return found
 
 
 def test_an_assessment_speaks_for_itself(one_mode: Path, tmp_path: Path, visit: Visit) -> None:
-    page = visit("#/", path=given(one_mode, tmp_path / "s"))
-    card = page.locator(".verdict")
-    first, answer, *_ = filter(None, card.inner_text().splitlines())
+    folder = shutil.copytree(one_mode, tmp_path / "s")
+    (folder / FILE).write_text(GIVEN.to_json())
+    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    its = page.locator(".verdict")
+    first, answer, *_ = filter(None, its.inner_text().splitlines())
     assert first == GIVEN.where
     assert answer.startswith("No. Deciding costs more than exits save (saved as run: -30.0% (-31.0 to -29.0)): ")
     assert 100 < prose_seen(page) <= MOST_PROSE
-    assert "The cause: knowledge (the exit rule misses tokens that the oracle lets exit)." in card.inner_text()
-    assert "Faster: generate/lookup, 0.83 (0.82 to 0.84) of full depth's time." in card.inner_text()
+    assert "The cause: knowledge" in its.inner_text()
     rows = [row.split("\t") for row in page.locator(".cells tbody").inner_text().splitlines()]
     assert [row[0] for row in rows] == ["exact KV cache", "frozen_residual"]
     assert rows[0][1] == "A 40.0% (39.0 to 41.0), lost 0%"
     assert rows[1][2] == "D 10.0% (9.0 to 11.0), lost 2%"
-    card.locator("summary").click()
-    captions = card.locator("details table caption").all_inner_texts()
-    assert captions == ["Cells", "Gains", "Time"]
-    card.get_by_role("link", name=CHOSEN).first.click()
-    page.get_by_role("heading", name=f"{CHOSEN} on every prompt").wait_for()
-
-
-def test_a_gain_has_a_bar_from_nothing_on(one_mode: Path, tmp_path: Path, visit: Visit) -> None:
-    page = visit("#/", path=given(one_mode, tmp_path / "s"))
-    assert weights(page) == [
+    assert [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()] == [
         "mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)",
         "deciding not measured",
     ]  # fmt: skip
@@ -89,23 +77,23 @@ def test_a_gain_has_a_bar_from_nothing_on(one_mode: Path, tmp_path: Path, visit:
     mode, knowledge, *_ = [box for bar in page.locator(".weight").all() if (box := bar.bounding_box())]
     assert knowledge["width"] == pytest.approx(4 * mode["width"], rel=0.05)
     assert page.locator(".weight.largest").count() == 1
-
-
-UNDECIDED = "The cause is not decided between mode and knowledge."
+    its.locator("summary").click()
+    assert its.locator("details table caption").all_inner_texts() == ["Cells", "Gains", "Time"]
+    its.get_by_role("link", name=CHOSEN).first.click()
+    page.get_by_role("heading", name=f"{CHOSEN} on every prompt").wait_for()
 
 
 @pytest.mark.parametrize(
     ("changed", "answer", "cause"),
     [
         ({"why": "pays", "causes": []}, "Yes.", None),
-        ({"causes": [Cause.MODE, Cause.KNOWLEDGE]}, "No.", UNDECIDED),
+        ({"causes": ["mode", "knowledge"]}, "No.", "The cause is not decided between mode and knowledge."),
         ({"why": "missing", "causes": [], "missing": ["run"]}, "Not known.", None),
         ({"why": "look", "causes": []}, "Not known.", None),
     ],
-)  # fmt: skip
+)
 def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answer: str, cause: str | None) -> None:
-    said = verdict(GIVEN.model_copy(update=changed), None)
-    assert said
+    said = card(GIVEN, **changed)
     assert (said.answer, said.cause) == (answer, cause)
     assert said.sentences == ["Faster: generate/lookup, 0.83 (0.82 to 0.84) of full depth's time."]
     assert ("Missing: run" in said.headline) == ("missing" in changed)
@@ -113,8 +101,7 @@ def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answ
 
 
 def test_a_verdict_without_cells_has_no_table_of_them() -> None:
-    said = verdict(GIVEN.model_copy(update={"cells": {}, "gains": {}, "timed": {}}), None)
-    assert said
+    said = card(GIVEN, cells={}, gains={}, timed={})
     assert (said.cells, said.weights, said.tables, said.about) == ([], [], [], None)
 
 
@@ -122,45 +109,37 @@ def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(one_mode: P
     found = quality_in(one_mode)
     normal = found.rows[found.rows["configuration"] == "normal"].to_dict("records")[0]
     n_right = round(normal["correct"] * normal["correct_n"])
-    all_lost = replace(found, rows=found.rows.assign(correct_lost=float(n_right)))
-    said = verdict(None, all_lost)
-    assert said
+    said = card(None, replace(found, rows=found.rows.assign(correct_lost=float(n_right))))
     assert (said.answer, said.headline) == ("No.", f"No setting keeps any of the {n_right} right answers")
     assert said.setting is None
 
 
 def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) -> None:
     found = quality_in(one_mode)
-    said = verdict(None, found)
-    assert said
+    said = card(None, found)
     assert said.pays is False
-    assert said.sentences[0] == (
-        "Of the 2 settings tried that a deployed model can follow, none is shown to be at most 2 points worse."
-    )
+    keeps, level, careful, certified = said.sentences
+    assert re.match(r"Of the 2 settings .* none .* at most 2 points worse", keeps)
     assert said.headline.startswith("No setting is shown to be as good as full depth; the nearest costs ")
-    assert said.sentences[1].startswith("Beside full depth, it is at ")
-    assert set(found.rows["cut"]) == {1.0}
-    assert said.sentences[2].startswith("Careful: max_new_tokens cut texts of normal (100.0%), ")
-    assert said.sentences[3] == "Nothing is certified: eexit choose RESULTS does that."
+    assert level.startswith("Beside full depth, it is at ")
+    assert careful.startswith("Careful: max_new_tokens cut texts of normal (100.0%), ")
+    assert certified == "Nothing is certified: eexit choose RESULTS does that."
     assert [weight["label"] for weight in said.weights] == [
         "layers skipped", "saved if deciding were free", "added by deciding",
     ]  # fmt: skip
     rows = found.rows.assign(correct_difference=0.01, correct_difference_low=-0.01, correct_difference_high=0.03)
-    kept = verdict(None, replace(found, rows=rows))
-    assert kept
+    kept = card(None, replace(found, rows=rows))
     assert (kept.answer, kept.setting) == ("Yes.", "unfrozen/confidence/0.7")
     assert kept.headline == "The best safe setting costs 38.0% fewer multiply-adds"
-    dear = verdict(None, replace(found, rows=rows.assign(run=-0.005, run_low=-0.006, run_high=-0.005)))
-    assert dear
+    dear = card(None, replace(found, rows=rows.assign(run=-0.005, run_low=-0.006, run_high=-0.005)))
     assert dear.answer == "No."
     assert dear.headline == "The best safe setting costs 0.5% more multiply-adds (0.5 to 0.6)"
 
 
 def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_show(make_sweep: MakeSweep) -> None:
-    said = verdict(None, quality_in(make_sweep(6)))
-    assert said
+    said = card(None, quality_in(make_sweep(6)))
     assert (said.pays, said.answer) == (None, "Oracles save nothing.")
-    assert re.fullmatch(r"What they show: a rule that knew as much would skip \d+\.\d% of the layers.*", said.headline)
+    assert re.search(r"a rule that knew as much would skip \d+\.\d% of the layers", said.headline)
     assert said.setting
     assert said.setting.startswith(("unfrozen/kl/", "frozen_residual/kl/"))
     assert "--rules" in said.sentences[-1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eexit.quality.estimates import ValueKind, estimate_columns
-from reports.shared.best_mix import beside_best_mix
+from reports.shared.best_mix import MixComparison, beside_best_mix
 
 LOSS, SAVED = 0, 1
 KINDS = [ValueKind.DIFFERENCE, ValueKind.DIFFERENCE]
@@ -16,6 +16,10 @@ WORLDS = {
     "another mix may be the best": ([(0.05, 0.15), (0.0001, 0.0), (0.02, 0.1), (0.1, 0.2), (0.4, 0.3)], 0.05, 1.0),
     "many mixes are equally good": ([(0.15, 0.15), *((at + 1e-4, at) for at in np.linspace(0, 0.3, 6))], 0.3, 0.3),
 }  # fmt: skip
+
+
+def compared(values_PCM: np.ndarray, higher_is_better: bool = False) -> MixComparison | None:
+    return beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better)
 
 
 def sweep_of(generator: np.random.Generator, means_CM: np.ndarray, noise: float, own: float) -> np.ndarray:
@@ -46,22 +50,22 @@ def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(w
 
     If share and mix are taken as known, so that only the paired differences vary, coverage is far below that.
     """
-    of_means, noise, own = WORLDS[world]
-    means_CM, generator = np.array(of_means), np.random.default_rng(0)
+    means, noise, own = WORLDS[world]
+    means_CM, generator = np.array(means), np.random.default_rng(0)
     truth, covered, covered_before, falsely_more = truth_of(means_CM), 0, 0, 0
     for _ in range(N_SWEEPS):
         values_PCM = sweep_of(generator, means_CM, noise, own)
-        found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better=False)
+        found = compared(values_PCM)
         assert found
-        of = found.differences[LOSS]
+        loss = found.differences[LOSS]
         mixed_PM = (1 - found.share) * values_PCM[:, found.one] + found.share * values_PCM[:, found.other]
         before = estimate_columns(values_PCM[:, 0] - mixed_PM, KINDS)[LOSS]
-        assert of.mean == pytest.approx(before.mean)
-        assert of.low <= before.low + 1e-12
-        assert before.high - 1e-12 <= of.high
-        covered += of.low <= truth <= of.high
+        assert loss.mean == pytest.approx(before.mean)
+        assert loss.low <= before.low + 1e-12
+        assert before.high - 1e-12 <= loss.high
+        covered += loss.low <= truth <= loss.high
         covered_before += before.low <= truth <= before.high
-        falsely_more += of.low > truth
+        falsely_more += loss.low > truth
     assert covered >= 0.9 * N_SWEEPS
     assert falsely_more <= 0.05 * N_SWEEPS + 3 * (0.05 * 0.95 * N_SWEEPS) ** 0.5
     if own == 1.0:
@@ -70,28 +74,24 @@ def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(w
 
 def test_a_mix_is_the_best_by_means_and_equal_on_average() -> None:
     values_PCM = sweep_of(np.random.default_rng(1), np.array(WORLDS["the share is uncertain"][0]), 0.05, 1.0)
-    found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better=False)
+    found, turned = compared(values_PCM), compared(values_PCM * [-1, 1], higher_is_better=True)
     assert found
-    means_CM = values_PCM.mean(axis=0)
-    assert found.differences[SAVED].mean == pytest.approx(0, abs=1e-12)
-    assert found.differences[LOSS].mean == pytest.approx(truth_of(means_CM))
-    assert {found.one, found.other} == {1, 2}
-    turned = beside_best_mix(values_PCM * [-1, 1], SAVED, LOSS, KINDS, higher_is_better=True)
     assert turned
-    assert turned.differences[LOSS].low == pytest.approx(-found.differences[LOSS].high)
-    assert turned.differences[LOSS].high == pytest.approx(-found.differences[LOSS].low)
+    assert {found.one, found.other} == {1, 2}
+    assert found.differences[SAVED].mean == pytest.approx(0, abs=1e-12)
+    loss, gain = found.differences[LOSS], turned.differences[LOSS]
+    assert loss.mean == pytest.approx(truth_of(values_PCM.mean(axis=0)))
+    assert [gain.low, gain.high] == pytest.approx([-loss.high, -loss.low])
 
 
 def test_a_setting_beside_itself_differs_in_nothing_and_one_out_of_reach_has_no_mix() -> None:
     values_PCM = np.repeat([[[0.5, 0.1], [0.5, 0.1], [0.5, 0.3]]], 20, axis=0)
-    found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better=False)
+    found = compared(values_PCM)
     assert found
     assert (found.one, found.other, found.share, found.differences[LOSS].mean) == (1, 1, 0.0, 0.0)
     assert found.differences[LOSS].low < 0 < found.differences[LOSS].high, "of twenty prompts nothing is certain"
-    assert beside_best_mix(values_PCM * [1, -1] + [0, 1], SAVED, LOSS, KINDS, higher_is_better=False)
-    out_of_reach = values_PCM.copy()
-    out_of_reach[:, 0, SAVED] = 0.9
-    assert beside_best_mix(out_of_reach, SAVED, LOSS, KINDS, higher_is_better=False) is None
-    unknown = values_PCM.copy()
-    unknown[:, 0] = np.nan
-    assert beside_best_mix(unknown, SAVED, LOSS, KINDS, higher_is_better=False) is None
+    assert compared(values_PCM * [1, -1] + [0, 1])
+    for saved in (0.9, np.nan):  # out of reach, or unknown
+        apart = values_PCM.copy()
+        apart[:, 0, SAVED] = saved
+        assert compared(apart) is None

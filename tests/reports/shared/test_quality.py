@@ -10,24 +10,18 @@ from chart_fields import quality_in
 from synthetic_sweeps import CHOSEN, JUDGE, choose, judge, replay, with_answers
 
 from eexit.plan.configuration import NORMAL
-from reports.shared.quality import QualityTable
 
 BOLD = "unfrozen/confidence/0.7"
 
 
-def row_of(found: QualityTable, key: str) -> dict[Any, Any]:
-    (row,) = found.rows[found.rows["configuration"] == key].to_dict("records")
-    return row
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a sweep of six prompts, two of them without an answer."""
+    return with_answers(tmp_path / "s", 6, modes=("unfrozen",))
 
 
-@pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return fourteen prompts with two seeds; twelve prompts have an answer."""
-    return with_answers(tmp_path_factory.mktemp("quality") / "s", 14, (0, 1), ("unfrozen",))
-
-
-def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: Path) -> None:
-    rows = quality_in(answered).rows
+def test_the_best_come_first_and_a_control_beneath_its_configuration(one_mode: Path) -> None:
+    rows = quality_in(one_mode).rows
     keys, controls = rows["configuration"].tolist(), rows[rows["beneath"].notna()]
     assert keys[0] == NORMAL
     assert len(controls) == 4
@@ -37,50 +31,50 @@ def test_the_best_come_first_and_a_control_beneath_its_configuration(answered: P
     assert values == sorted(values, reverse=True)
 
 
-def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(tmp_path: Path) -> None:
-    folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
+def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(folder: Path) -> None:
     judge(folder, fails=[f"1-{BOLD}-0", f"2-{NORMAL}-0"])
     judge(folder, call=2, judge="another", coherence=1)
     found = quality_in(folder)
     first, second = found.judges
     assert (first.name, second.name, first.errors) == (JUDGE, "another", {BOLD: 1, NORMAL: 1})
-    row = row_of(found, BOLD)
+    row = found.rows.set_index("configuration").loc[BOLD]
     score = np.mean([5 - round(10 * 0.25 * 0.8)] * 2 + [5, 4])
     assert (row["score_0"], row["score_0_n"], row["judge_errors"]) == (pytest.approx(score), 5, 1)
     assert row["score_1"] == pytest.approx(score - (3 - 1) / 4)
     assert row["score_0_difference_n"] == 4, "a prompt without one of both is in no pair"
 
 
-def test_a_chosen_setting_is_marked_by_what_it_was_chosen_for_the_latest_time(tmp_path: Path) -> None:
-    folder = tmp_path / "s"
-    with_answers(folder, 2, modes=("unfrozen",))
+def test_a_chosen_setting_is_marked_by_what_it_was_chosen_for_the_latest_time(folder: Path) -> None:
     choose(folder, 1, BOLD)
     choose(folder, 2)  # the same bound again
-    assert row_of(quality_in(folder), CHOSEN)["chosen"] == "disagreement ≤ 5%"
-    assert pd.isna(row_of(quality_in(folder), BOLD)["chosen"])
+    chosen = quality_in(folder).rows.set_index("configuration")["chosen"]
+    assert chosen[CHOSEN] == "disagreement ≤ 5%"
+    assert pd.isna(chosen[BOLD])
 
 
-def test_of_a_setting_that_was_replayed_again_the_latest_counts(tmp_path: Path) -> None:
-    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+def test_of_a_setting_that_was_replayed_again_the_latest_counts(folder: Path) -> None:
     replay(folder, factors=(0.5, 4.0))
     replay(folder, 2, factors=(4.0,), expected_disagreement=0.125)
     rows = quality_in(folder).replayed.set_index("configuration")
     assert len(rows) == 4
-    row = rows.loc["unfrozen/kl/4"]
-    skipped = 0.4 / 5
-    assert [row[f"layers_skipped{end}"] for end in ("", "_low", "_high")] == pytest.approx(
-        [skipped, skipped - 0.01, skipped + 0.02]
-    )
+    row, skipped = rows.loc["unfrozen/kl/4"], 0.4 / 5
+    ends = [row[f"layers_skipped{end}"] for end in ("", "_low", "_high")]
+    assert ends == pytest.approx([skipped, skipped - 0.01, skipped + 0.02])
     assert (row["disagreement"], row["curve"]) == (0.125, "unfrozen/kl on texts of normal")
     assert row["theoretical"] == pytest.approx(skipped)
 
 
-def test_replays_that_were_read_otherwise_are_curves_of_their_own(tmp_path: Path) -> None:
-    folder = with_answers(tmp_path / "s", 2, modes=("unfrozen",))
+def test_replays_that_were_read_otherwise_are_curves_of_their_own(folder: Path) -> None:
     replay(folder, factors=(4.0,))
-    replay(folder, 2, factors=(4.0,), readout="exits/linear", screen="8:16")
-    gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
-    replay(folder, 3, factors=(4.0,), readout="exits/linear", screen="8:16", **gated)
+    trained: dict[str, Any] = {"factors": (4.0,), "readout": "exits/linear", "screen": "8:16"}
+    replay(folder, 2, **trained)
+    gated: dict[str, Any] = {
+        "configuration": "unfrozen/kl/4@1,2+gate0.1",
+        "mode": "unfrozen",
+        "exit_set": "1,2",
+        "gate": "0.1",
+    }
+    replay(folder, 3, **trained, **gated)
     assert {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
         "unfrozen/kl on texts of normal, read through unknown, decided by the whole head",
         "unfrozen/kl on texts of normal, read through exits/linear, decided by screen 8:16",

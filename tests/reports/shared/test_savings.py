@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from chart_fields import drawn
 from report_fixtures import MakeSweep
-from synthetic_sweeps import KL_1, add_timings, failed_row, run_rows, swept, write_runs
+from synthetic_sweeps import KL_1, add_timings, swept
 
 from eexit.costs.operations import READS
 from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExit
@@ -21,7 +21,6 @@ from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import SavingsTable, savings
 
 NORMAL, ONLINE, GENERATE = NoExit(), EarlyExit("unfrozen", "fixed", 10.0), HFGenerate()
-ONE_PROMPT = [(100.0, 50.0, 80.0)]
 
 
 def costs(full: float, needed: float, run: float | None) -> dict[str, Any]:
@@ -29,14 +28,19 @@ def costs(full: float, needed: float, run: float | None) -> dict[str, Any]:
 
 
 def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]]) -> Path:
-    """Write `normal`, an online rule and an oracle per prompt; the rule has (macs_full, macs_required,
-    macs_executed)."""
+    """Write `normal`, an online rule and an oracle; the rule has (macs_full, macs_required, macs_executed)."""
 
     def columns(its: Configuration, prompt: int, seed: int) -> dict[str, Any]:
         full, needed, run = per_prompt[prompt]
         return costs(full, full if its == NORMAL else needed, {NORMAL: full, ONLINE: run}.get(its))
 
     return swept(folder, [NORMAL, ONLINE, KL_1], len(per_prompt), columns=columns)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return such a sweep of one prompt."""
+    return costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
 
 
 def time(folder: Path, seconds: Mapping[Any, Sequence[float]], **how: Any) -> None:
@@ -65,24 +69,7 @@ def test_theoretical_and_run_are_ratios_of_sums_over_runs(tmp_path: Path) -> Non
     assert np.isnan(oracle["run"])
 
 
-def test_a_failed_run_counts_in_no_sum(tmp_path: Path) -> None:
-    run = run_rows("0", "?", "normal", None, ["a", "b"], **costs(10.0, 10.0, 10.0))
-    _, rows = found(write_runs(tmp_path / "s", [run, (failed_row("1", "?", "normal", None, "no"), [])]))
-    assert (rows[NORMAL.key]["run"], rows[NORMAL.key]["run_n"]) == (0, 1)
-
-
-def test_a_prompt_counts_once_however_many_seeds_failed(tmp_path: Path) -> None:
-    """Prompt 0 has one seed, which saves everything; all others have three, which save nothing."""
-    runs = []
-    for prompt in range(4):
-        its = costs(8.0, 8.0 if prompt else 0.0, 8.0)
-        runs += [run_rows(str(prompt), "?", "unfrozen", 1.0, ["a"], seed, **its) for seed in range(3 if prompt else 1)]
-    _, rows = found(write_runs(tmp_path / "results", runs))
-    assert (rows[KL_1.key]["theoretical"], rows[KL_1.key]["n_seeds"]) == (pytest.approx(0.25), 3)
-
-
-def test_realised_is_the_median_ratio_to_normal_in_the_same_round(tmp_path: Path) -> None:
-    folder = costly(tmp_path / "s", ONE_PROMPT)
+def test_realised_savings_have_columns_per_batch_size_and_machine(folder: Path) -> None:
     # The second round was slow for all: relative to normal of another round, it would be a loss.
     time(folder, {NORMAL: [10, 20, 10], ONLINE: [8, 15, 9], GENERATE: [12, 24, 12]})
     its, rows = found(folder)
@@ -95,30 +82,18 @@ def test_realised_is_the_median_ratio_to_normal_in_the_same_round(tmp_path: Path
     assert (rows[GENERATE.key]["realised_0"], rows[NORMAL.key]["realised_0"]) == (pytest.approx(-0.2), 0)
     assert np.isnan(rows[KL_1.key]["realised_0"])
     assert (measured.label, measured.rounds, measured.prompts) == ("batch 1", 3, 2)
-
-
-def test_seconds_of_calls_are_not_mixed_and_each_call_counts(tmp_path: Path) -> None:
-    folder = costly(tmp_path / "s", ONE_PROMPT)
-    time(folder, {NORMAL: [10, 10], ONLINE: [5, 5]})
-    time(folder, {NORMAL: [40, 40], ONLINE: [30, 30]}, call=2)
-    time(folder, {ONLINE: [1, 1]}, call=3)  # unusable without normal
-    time(folder, {NORMAL: [4], ONLINE: [3]}, batch=8)
-    its, rows = found(folder)
-    assert [measured.label for measured in its.measured] == ["batch 1", "batch 8"]
-    over_calls = pytest.approx(1 - (1 / 2 * 3 / 4) ** 0.5)
-    online = rows[ONLINE.key]
-    assert (online["realised_0"], online["realised_0_n"], online["realised_1"]) == (over_calls, 4, 0.25)
-    assert timed_over(its.measured).startswith("median of 2 calls: 4 rounds on A CPU")
+    time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=2, batch=8)
+    time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=3, batch=8)
     time(folder, {NORMAL: [4], ONLINE: [1]}, call=4, machine="A GPU", device="cuda")
     its, rows = found(folder)
     assert [measured.label for measured in its.measured] == [
         "batch 1, A CPU, float32, 2 threads", "batch 1, A GPU, float32", "batch 8, A CPU, float32, 2 threads",
     ]  # fmt: skip
-    assert [rows[ONLINE.key][f"realised_{number}"] for number in range(3)] == [over_calls, 0.75, 0.25]
+    assert [rows[ONLINE.key][f"realised_{number}"] for number in range(3)] == pytest.approx([0.2, 0.75, 0.25])
+    assert timed_over(its.measured[2:]).startswith("median of 2 calls: 4 rounds on A CPU")
 
 
-def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
-    folder = costly(tmp_path / "s", ONE_PROMPT)
+def test_damaged_timings_are_left_out_and_named(folder: Path) -> None:
     time(folder, {NORMAL: [10.0], ONLINE: [8.0]})
     (path,) = (folder / "timings").iterdir()
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
@@ -127,8 +102,7 @@ def test_damaged_timings_are_left_out_and_named(tmp_path: Path) -> None:
     assert not found(folder)[0].measured
 
 
-def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(tmp_path: Path, make_sweep: MakeSweep) -> None:
-    folder = costly(tmp_path / "s", [(100.0 + n, 50.0, 80.0 + n % 3) for n in range(6)])
+def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(folder: Path, make_sweep: MakeSweep) -> None:
     for batch in (1, 8):
         time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
     chart = drawn(read_sweep(str(folder)))["quality"]
@@ -139,7 +113,7 @@ def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(tmp_path: 
     ]  # fmt: skip
     labels = {column["label"] for column in chart["table"]["columns"]}
     assert labels >= {"Saving, realised, batch 8", "Realised lacks of run, batch 1"}
-    assert "median of 2 rounds on A CPU, float32, 2 threads; 2 prompts" in variants[3]["note"]
+    assert "median of 2 rounds on A CPU" in variants[3]["note"]
     assert GENERATE.key in {row["configuration"] for row in chart["table"]["rows"]}
     without = read_sweep(str(make_sweep(2)))
     assert savings(without, per_configuration(without)) is None
@@ -153,11 +127,9 @@ def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSwee
     done = sweep.generations.assign(n_tokens=11, layers_run=10 * 15, **nothing_else | {"head_reads": 10})
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():
-        priced = replace(sweep, prices_of=shapes)
+        priced = replace(sweep, unit_costs_of=shapes)
         saves = savings(priced, per_configuration(priced))
         assert saves
-        assert saves.costs[-1].label == f"multiply-adds, run, at the prices of {name}"
+        assert saves.costs[-1].label == f"multiply-adds, run, at the unit costs of {name}"
         share = (shapes.layers / 2 * shapes.layer + shapes.head) / (shapes.layers * shapes.layer + shapes.head)
         assert saves.rows["run_elsewhere"].tolist() == pytest.approx([1 - share] * len(saves.rows))
-    own = savings(sweep, per_configuration(sweep))
-    assert own is None or "run_elsewhere" not in own.rows

@@ -28,7 +28,7 @@ def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(several_charts: di
         assert f"{field}_control" in [encoding.get("field") for encoding in encodings(chart, channel)]
         assert f"{field}_control" in [encoding["field"] for encoding in encodings(chart, f"{channel}2")], "a line to it"
     (legend, *_) = [colour["legend"] for colour in encodings(chart, "color") if "field" in colour]
-    oracles = """indexof(["kl", "agree"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
+    oracles = """indexof(["kl"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
     assert legend["labelExpr"] == oracles
 
 
@@ -43,7 +43,7 @@ def test_no_rule_has_the_colour_or_the_shape_of_a_mode(several: Sweep) -> None:
     trade = per_configuration(several)
     colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
     every, one = (colour["scale"]["domain"] for colour in colours)
-    assert every == [*one, "kl", "fixed", "agree", "random"]
+    assert every == [*one, "confidence", "kl", "random"]
     shape: Any = looks.shape(trade).to_dict()
     shapes = shape["scale"]["range"]
     assert len(set(shapes)) == len(shapes) == len(every)

@@ -1,159 +1,136 @@
-"""Addresses restore the page's state, or state what is missing. Also the pane, search and side files."""
+"""Addresses restore the page's state, or state what is missing; and the side files of a large page."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from report_fixtures import Visit, Walk
-from synthetic_sweeps import LAYERS, run_rows, write_runs
+from report_fixtures import MakeSweep, Visit, Walk, all_drawn
+from synthetic_sweeps import CONFIGURATIONS, LAYERS, NORMAL_ALONE, run_rows, write_runs
 
 from reports import build_report
 
-STORED = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329]  # no rule's
 
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one prompt under `normal` and `unfrozen/kl/1`, with the most likely tokens of each layer."""
-    modes = {"normal": None, "unfrozen": 1.0}
-    runs = [run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"]) for mode, k in modes.items()]
-    for row, rows in runs:
-        for token in rows:
-            token["kl"] = [2.0, 1.0, 0.5, 0.25, 0.0625]
-            if row["mode"] == "unfrozen" and token["decided"]:
-                token["exit_prob"] = STORED
-            token["final_token_id"] = 9
-            token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(len(LAYERS) + 1)]
-            token["top_tokens"] = [
-                [" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(len(LAYERS) + 1)
-            ]
-            token["top_prob"] = [[0.5, 0.25, 0.125]] * (len(LAYERS) + 1)
-    folder = tmp_path_factory.mktemp("recorded")
-    return build_report(str(write_runs(folder / "sweep", runs)), folder / "report.html")
-
-
-def test_the_pane_has_what_each_layer_would_have_said_and_the_stored_exit_probabilities(
-    walk: Walk, recorded: Path
-) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded)
-    rows = page.locator(".pane tbody tr")
-    assert rows.count() == len(LAYERS) + 1
-    said = rows.nth(1).locator("td").last
-    assert said.locator(".piece").all_inner_texts() == [" dog", " word1", "↵\n"]
-    assert rows.nth(2).locator("td").last.locator(".piece").all_inner_texts()[1] == "␣⟨A0⟩", "a blank one is seen"
-    assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50%", "25%", "13%"]
-    assert "“ dog”" in page.locator(".pane dl").inner_text()
-    # Exit probabilities in whole per cents that sum to 100, independent of the rule and the KL values.
-    shown = [int(text.strip(" %\n")) for text in page.locator(".pane tbody tr td:nth-child(3)").all_inner_texts()]
-    assert sum(shown) == 100
-    assert shown == pytest.approx([100 * share for share in STORED], abs=1)
-    for route in ("#/p/0/unfrozen/kl/1/t/0", "#/p/0/normal/t/2"):
-        column = walk(route, path=recorded).locator(".pane tbody tr td:nth-child(3)")
-        assert [text.strip() for text in column.all_inner_texts()] == ["0%"] * len(LAYERS) + ["100%"]
-
-
-def test_any_two_configurations_stand_side_by_side(walk: Walk) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/t/4")
-    page.get_by_label("Side by side with").select_option("frozen_residual/kl/2")
-    page.locator(".tokens").nth(1).wait_for()
-    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/frozen_residual/kl/2/t/4")
-    assert page.locator(".pinned").get_attribute("data-i") == "4"
-    assert page.locator(".texts h2").all_inner_texts() == ["unfrozen/kl/1", "frozen_residual/kl/2"]
-    assert "Identical to frozen_residual/kl/2 for the first 4 tokens; after that" in page.locator("main").inner_text()
-
-
-def test_a_token_of_the_other_text_is_pinned_too(walk: Walk, visit: Visit) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/vs/normal/t/4")
-    page.locator(".tokens").nth(1).locator(".t").nth(6).click()
-    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/o/6")
-    for seen in (page, visit("#/p/0/unfrozen/kl/1/vs/normal/o/6")):
-        assert seen.locator(".pinned").count() == 1
-        assert seen.locator(".tokens").nth(1).locator(".pinned").get_attribute("data-i") == "6"
-        assert "normal: token 7 of 24" in seen.locator(".pane").inner_text()
-    page.locator(".tokens").first.press("ArrowRight")
-    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5")
-
-
-def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_over(walk: Walk) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/vs/normal")
-    pane, pinned = page.locator(".pane"), page.locator(".pinned")
-    assert pinned.get_attribute("data-i") == "4"
-    assert page.locator(".differs + .t").first.get_attribute("data-i") == "4"
-    assert "unfrozen/kl/1: token 5 of 24" in pane.inner_text()
-    page.locator(".tokens").nth(1).locator(".t").nth(9).hover()
-    assert "normal: token 10 of 24" in pane.inner_text()
-    page.locator("h1").hover()
-    assert "unfrozen/kl/1: token 5 of 24" in pane.inner_text()
-    assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/1/vs/normal", "nothing was chosen"
-    page.get_by_label("Side by side with").focus()
-    page.keyboard.press("Tab")
-    page.keyboard.press("ArrowRight")
-    assert page.url.endswith("#/p/0/unfrozen/kl/1/vs/normal/t/5"), "the text is the next stop"
-    page.get_by_role("link", name="next prompt").click()
-    page.get_by_role("heading", name="unfrozen/kl/1 on prompt 1").wait_for()
-    assert page.locator(".tokens").count() == 2, "beside the same setting"
-    assert walk("#/p/0/normal").locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
-
-
-def test_neighbours_are_the_nearest_prompts_with_the_same_setting(visit: Visit, tmp_path: Path) -> None:
-    has = {0: ["normal", "unfrozen"], 1: ["normal"], 2: ["normal", "unfrozen"]}
-    factors = {"normal": None, "unfrozen": 1.0}
-    runs = [run_rows(str(i), "?", mode, factors[mode], ["a", "b"]) for i, modes in has.items() for mode in modes]
-    page = visit("#/p/0/unfrozen/kl/1", path=build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html"))
-    assert page.get_by_role("link", name="previous prompt").count() == 0
-    page.get_by_role("link", name="next prompt").click()
-    page.get_by_role("heading", name="unfrozen/kl/1 on prompt 2").wait_for()
+def test_from_the_overview_to_a_token_and_to_failures(walk: Walk) -> None:
+    page = walk("#/")
+    page.get_by_role("link", name="0 Question 0?").first.click()
+    page.get_by_role("heading", name="Prompt 0").wait_for()
+    page.locator(".said-by").get_by_role("link", name="U·kl 1", exact=True).click()
+    page.get_by_role("heading", name="unfrozen/kl/1 on prompt 0").wait_for()
+    page.locator(".t").nth(2).click()
+    assert "Token 3 of 24 (position 2), read after layer 15." in page.locator(".pane").inner_text()
+    assert page.url.endswith("#/p/0/unfrozen/kl/1/t/2")
+    page.get_by_role("link", name="Overview").first.click()
+    page.locator("main").get_by_role("link", name="1 failed: CUDA out of memory").click()
+    page.get_by_role("heading", name="Failed runs").wait_for()
+    page.locator("main table").get_by_role("link").click()
+    assert "CUDA out of memory" in page.locator(".error").inner_text()
 
 
 @pytest.mark.parametrize(
     ("route", "sentence"),
     [
-        ("#/p/99", "There is no prompt 99."),
-        ("#/p/0/unfrozen/kl/9", "There is no run unfrozen/kl/9 on prompt 0."),
-        ("#/p/0/unfrozen/kl/1/s/7", "There is no run unfrozen/kl/1, seed 7, on prompt 0."),
-        ("#/c/other", "There is no configuration other."),
+        ("#/p/99", "no prompt 99."),
+        ("#/p/0/unfrozen/kl/9", "no run unfrozen/kl/9 on prompt 0."),
+        ("#/p/0/unfrozen/kl/1/s/7", "no run unfrozen/kl/1, seed 7, on prompt 0."),
+        ("#/c/other", "no configuration other."),
         ("#/nowhere", "No page has this address."),
-        ("#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9", "There is no unfrozen/kl/9 to compare with on this prompt."),
-        ("#/p/0/unfrozen/kl/1/t/900", "There is no token 901: the text has 24."),
-        ("#/p/0/unfrozen/kl/1/vs/normal/o/900", "There is no token 901: the text has 24."),
+        ("#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9", "no unfrozen/kl/9 to compare with"),
+        ("#/p/0/unfrozen/kl/1/t/900", "no token 901: the text has 24."),
+        ("#/p/0/unfrozen/kl/1/vs/normal/o/900", "no token 901: the text has 24."),
     ],
 )
 def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence: str) -> None:
     assert sentence in walk(route).locator("main").inner_text()
 
 
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"n_prompts": 0, "configurations": [], "n_runs": 21}, "No run has landed"),
+        ({"n_prompts": 1, "n_runs": 21}, "14 runs haven't landed"),
+        ({"n_prompts": 2, "fail": lambda *run: True}, "Every run failed"),
+        ({"n_prompts": 1}, "too few for intervals"),
+        ({"configurations": [("unfrozen", 1.0)]}, "no normal runs"),
+        ({"configurations": NORMAL_ALONE}, "nothing exits early"),
+        ({"configurations": CONFIGURATIONS[1:]}, "no normal runs"),
+    ],
+)
+def test_sweeps_that_are_not_whole_say_so(
+    visit: Visit, make_sweep: MakeSweep, how: dict[str, Any], sentence: str
+) -> None:
+    folder = make_sweep(**how)
+    page = all_drawn(visit("#/?open=all", path=build_report(str(folder), folder / "report.html")))
+    said = page.locator("main").inner_text()
+    assert sentence in said
+    assert "nan" not in said.lower()
+
+
+def test_every_rule_and_control_has_its_address(walk: Walk, answered: Path) -> None:
+    followed, control = "unfrozen/kl/2", "unfrozen/random/kl/2"
+    page = walk(f"#/c/{control}", path=answered)
+    page.get_by_role("heading", name=f"{control} on every prompt").wait_for()
+    page = walk(f"#/p/0/{followed}/vs/{control}/t/3", path=answered)
+    assert page.locator(".texts h2").all_inner_texts() == [followed, control]
+    page = walk("#/p/0/unfrozen%2Fkl%2F2/t/3", path=answered)
+    page.get_by_role("heading", name=f"{followed} on prompt 0").wait_for()
+
+
+def seeded(folder: Path, prompt_id: str, temperature: float) -> Path:
+    """Return the report of one prompt with two seeds: runs of `normal` are the same for both."""
+    runs = [
+        run_rows(prompt_id, "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
+        for seed in (3, 4)
+        for mode, k in (("normal", None), ("unfrozen", 1.0))
+    ]
+    return build_report(str(write_runs(folder / "s", runs, temperature)), folder / "r.html")
+
+
+def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
+    page = visit("#/?open=all", path=seeded(tmp_path, "a/b c%?#", 1.0))
+    page.get_by_role("link", name="a/b c%?# ?").first.click()
+    page.locator(".said-by").get_by_role("link", name="U·kl 1, seed 4", exact=True).click()
+    page.get_by_role("heading", name="unfrozen/kl/1, seed 4 on prompt a/b c%?#").wait_for()
+    page.get_by_label("Side by side with").select_option(label="normal, seed 4")
+    page.locator(".tokens").nth(1).wait_for()
+    assert "unfrozen 4" in page.locator(".tokens").first.inner_text()
+
+
+def test_a_run_that_is_the_same_for_every_seed_is_shown_once(walk: Walk, tmp_path: Path) -> None:
+    path = seeded(tmp_path, "0", 0.0)
+    page = walk("#/p/0?prompt.numbers=true", path=path)
+    links = page.locator("main table").first.get_by_role("link").all_inner_texts()
+    assert links == ["normal, every seed", "unfrozen/kl/1, seed 3", "unfrozen/kl/1, seed 4"]
+    page.get_by_role("link", name="unfrozen/kl/1, seed 4").first.click()
+    page.get_by_text("Identical to normal, every seed for the first 2 tokens").wait_for()
+    page.get_by_label("Side by side with").select_option(label="normal, every seed")
+    page.locator(".tokens").nth(1).wait_for()
+    assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/1/s/4/vs/normal"
+    for route, said in (("#/s/normal", "1 place in 1 of 3 generated texts"), ("#/?open=all", "4 runs (3 different)")):
+        assert said in walk(route, path=path).locator("main").inner_text()
+    page = walk("#/p/0/normal/s/4/vs/unfrozen/kl/1~4", path=path)  # an address from before seeds were shown as one
+    page.get_by_role("heading", name="normal, every seed on prompt 0").wait_for()
+    assert "unfrozen 4" in page.locator(".tokens").nth(1).inner_text()
+
+
 def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(walk: Walk, some: Path) -> None:
-    page = walk("#/p/0", path=some)
-    assert "holds the texts and tokens of 2 of 6 prompts" in page.locator("main").inner_text()
-    assert "holds the texts and tokens of 2 of 6 prompts" in walk("#/", path=some).locator("main").text_content()
+    for route in ("#/p/0", "#/"):
+        assert "texts and tokens of 2 of 6 prompts" in walk(route, path=some).locator("main").text_content()
 
 
-def test_side_files_are_read_from_beside_the_page(walk: Walk, beside: Path) -> None:
-    page = walk("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=beside)
+def test_side_files_are_read_from_beside_the_page_and_a_missing_one_is_named(
+    visit: Visit, wrong: list[str], beside: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / beside.name
+    page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=path)
     assert page.locator(".t").count() == 48
     assert f"read after layer {LAYERS[2]}" in page.locator(".pane").inner_text()
     assert "At each layer" in page.locator(".pane").inner_text()
-    assert walk("#/s/cat", path=beside).locator(".hits li").count() > 6
-
-
-def test_a_missing_side_file_is_named(visit: Visit, beside: Path, tmp_path: Path) -> None:
-    shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / beside.name
+    page.goto(path.as_uri() + "#/s/cat")
+    page.locator(".hits li").nth(6).wait_for()
     (tmp_path / "r.data" / "prompt-0.js").unlink()
     page = visit("#/p/0/normal", path=path)
     assert "r.data/prompt-0.js, which isn't next to this file" in page.locator("main").inner_text()
-    assert all("ERR_FILE_NOT_FOUND" in line for line in visit.wrong)
-    visit.wrong.clear()
-
-
-FOLLOWED, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
-
-
-def test_every_rule_and_control_has_its_address(walk: Walk, several_report: Path) -> None:
-    page = walk(f"#/c/{CONTROL}", path=several_report)
-    page.get_by_role("heading", name=f"{CONTROL} on every prompt").wait_for()
-    page.goto(several_report.as_uri() + f"#/p/0/{FOLLOWED}/vs/{CONTROL}/t/3")
-    page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
-    assert page.locator(".texts h2").all_inner_texts() == [FOLLOWED, CONTROL]
-    page.goto(several_report.as_uri() + "#/p/0/unfrozen%2Fkl%2F1/t/3")
-    page.get_by_role("heading", name=f"{FOLLOWED} on prompt 0").wait_for()
+    assert all("ERR_FILE_NOT_FOUND" in line for line in wrong)
+    wrong.clear()

@@ -44,6 +44,12 @@ def test_what_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
     assert printed(tmp_path, "dom.js", "", values) == ["0.0%", "−0.1%", "0.0 pp", "−1.0 pp", "0.00"]
 
 
+def test_a_csv_has_no_formula_and_quotes_what_needs_it(tmp_path: Path) -> None:
+    values = """[cell("=1+1"), cell("@a"), cell("a,b"), cell('say "so"'), cell(null), cell(0.5)]"""
+    expected = ["'=1+1", "'@a", '"a,b"', '"say ""so"""', "", "0.5"]
+    assert printed(tmp_path, "exports.js", "", values) == expected
+
+
 def test_what_a_rule_saw_stands_beside_its_threshold_where_it_has_one(tmp_path: Path) -> None:
     data = 'const DATA = {rules: {agree: {compares: null}, confidence: {compares: "≥"}}};'
     agree, confidence = '{rule: "agree", parameter: null}', '{rule: "confidence", parameter: 0.97}'

@@ -54,7 +54,8 @@ def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decodi
         rounds.append([input_index, ahead, accepted, rejected])
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    return RequestOutput(finish_reason=finish_reason, counts=None, rounds=DraftRounds.from_rounds(rounds), **columns)
+    counted = DraftRounds(*np.array(rounds, np.int64).reshape(-1, 4).T)
+    return RequestOutput(finish_reason=finish_reason, counts=None, rounds=counted, **columns)
 
 
 def recorded(decoder: Decoder, decoding: DecodingConfig, full: Any, token: int, drafted: bool) -> dict[str, Any]:

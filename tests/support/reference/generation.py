@@ -9,8 +9,8 @@ Shapes: E exitable layers, V vocabulary.
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +72,12 @@ class ReferenceRow:
 @torch.inference_mode()
 def generate_one(
     model: PreTrainedModel, decoder: Decoder, request: Request, decoding: DecodingConfig,
-    student_model: tuple[PreTrainedModel, Decoder] | None = None,
+    student_model: tuple[PreTrainedModel, Decoder] | None = None, forced: Sequence[int] = (),
 ) -> RequestOutput:  # fmt: skip
     """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams.
 
-    A student with weights of its own is also a model and its decoder; `model` then is the teacher alone.
+    A student with weights of its own is also a model and its decoder; `model` then is the teacher alone. Forced tokens
+    are given. Behind no prompt, the first of them is given without a prediction.
     """
     configuration = request.configuration
     own = (model, decoder) if student_model is None or configuration.mode == NORMAL else student_model
@@ -85,10 +86,11 @@ def generate_one(
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
     teacher_cache = DynamicCache(config=model.config)
-    tokens = prompt
+    tokens = prompt or [forced[0]]
     steps: list[dict[str, Any]] = []
     finish_reason = LENGTH
-    for position in range(decoding.max_new_tokens):
+    student = ExitKVCache(DynamicCache(config=row.own_model.config))
+    for position in range(not prompt, decoding.max_new_tokens):
         inputs = torch.tensor([tokens], device=model.device)
         teacher = teach(row, inputs, teacher_cache)
         if position == 0:
@@ -103,7 +105,8 @@ def generate_one(
         if row.has_own_cache and position > 0:
             logits = run_student(row, inputs, student, exit_layer)
         u = torch.tensor([u_token[position]], device=model.device)
-        token = int(pick_tokens(logits[None], decoding.temperature, decoding.top_p, u))
+        picked = pick_tokens(logits[None], decoding.temperature, decoding.top_p, u)
+        token = forced[position] if forced else int(picked)
         steps.append(
             {
                 "token_id_T": token,
@@ -279,10 +282,6 @@ def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: ExitK
         return model(inputs, cache=student.cache, use_cache=True, output_hidden_states=True)
 
 
-def leave_residual_frozen(student: ExitKVCache, exit_layer: int) -> None:
-    """Nothing to do: `handing_on_after` had keys and values past the exit made from the stream at the exit."""
-
-
 def leave_cache_frozen(student: ExitKVCache, exit_layer: int) -> None:
     """Copy the exit layer's keys and values at the last position to every layer past the exit."""
     held = student.cache.layers[exit_layer]
@@ -308,10 +307,9 @@ READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     LinearReadout: read_linear,
 }
 LEAVE: dict[str, Callable[[ExitKVCache, int], None]] = {
-    "hidden at the exit": leave_residual_frozen,
-    "hidden": leave_residual_frozen,  # and `saying_after` had them made as the mode says
-    "kv": leave_residual_frozen,  # and `saying_after` had them made as the state says
-    "maps": leave_residual_frozen,  # and `mapping_after` had them made from what the maps make of it
+    # Keys and values past the exit are there already: `handing_on_after` had them made from the stream at the exit,
+    # `saying_after` as the mode's function says, and `mapping_after` by the maps.
+    **dict.fromkeys(("hidden at the exit", "hidden", "kv", "maps"), lambda student, exit_layer: None),
     "copy": leave_cache_frozen,
     "none": leave_nothing,
 }
@@ -352,13 +350,8 @@ def leaving(decoder: Decoder, decoding: DecodingConfig, mode: str, exit_layer: i
 
 
 @contextmanager
-def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]:
-    """A context in which layers past the exit still write keys and values, but return the residual stream unchanged."""
-
-    def hand_on(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
-        return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
-
-    handles = [layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]]
+def removing(handles: list[Any]) -> Iterator[None]:
+    """A context at whose end these hooks are removed."""
     try:
         yield
     finally:
@@ -366,8 +359,16 @@ def handing_on_after(layers: list[nn.Module], exit_layer: int) -> Iterator[None]
             handle.remove()
 
 
-@contextmanager
-def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> Iterator[None]:
+def handing_on_after(layers: list[nn.Module], exit_layer: int) -> AbstractContextManager[None]:
+    """A context in which layers past the exit still write keys and values, but return the residual stream unchanged."""
+
+    def hand_on(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
+        return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+
+    return removing([layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]])
+
+
+def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> AbstractContextManager[None]:
     """A context in which layers past the exit, but the next one, make keys and values by the maps of this exit."""
     at_exit: list[Tensor] = []  # the stream there
 
@@ -388,15 +389,10 @@ def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> Iterator[N
             continue
         for path, each in zip(decoder.for_keys[layer].projections or (), of_layer, strict=True):
             handles.append(module.get_submodule(path).register_forward_hook(make(each)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return removing(handles)
 
 
-@contextmanager
-def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[None]:
+def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> AbstractContextManager[None]:
     """A context in which layers past the exit make keys and values of what the state's function says."""
     seen: dict[str, Tensor] = {}  # the streams that it may look at, (1, W)
 
@@ -427,11 +423,7 @@ def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> Iterator[Non
             continue
         for part, module in enumerate(decoder.for_keys[index].own_projections):
             handles.append(module.register_forward_hook(make(index, part)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return removing(handles)
 
 
 def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
@@ -439,8 +431,7 @@ def mapped(by: LinearMap, vectors: Tensor) -> Tensor:
     return (vectors.float() @ by.weight + by.bias).to(vectors.dtype)
 
 
-@contextmanager
-def hiding(layers: list[nn.Module], student: ExitKVCache) -> Iterator[None]:
+def hiding(layers: list[nn.Module], student: ExitKVCache) -> AbstractContextManager[None]:
     """A context in which layers, given one token, do not attend to the student's hidden positions.
 
     The mask that a layer is given, if any, keeps its window; in addition, scores of hidden positions become -inf.
@@ -462,9 +453,4 @@ def hiding(layers: list[nn.Module], student: ExitKVCache) -> Iterator[None]:
 
         return give_mask
 
-    handles = [layers[i].register_forward_pre_hook(hide(i), with_kwargs=True) for i in student.hidden]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return removing([layers[i].register_forward_pre_hook(hide(i), with_kwargs=True) for i in student.hidden])

@@ -1,4 +1,3 @@
 """The fixtures of this folder's tests, which `tests/support` has."""
 
-from ray_fixtures import local_ray, ray_environment
-from sweep_fixtures import at_work, command, environment, finished, max_new_tokens, n_prompts, started, tiny
+from ray_fixtures import ray_environment

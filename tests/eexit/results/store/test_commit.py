@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -11,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from scripted import TOKENS_PER_RUN, rows_of, sweep_of
 
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import Run, plan_runs
 from eexit.results.shard_tables import ShardTables, error_results
 from eexit.results.store.commit import (
@@ -19,7 +19,7 @@ from eexit.results.store.commit import (
     RunCounts,
     clear_debris,
     commit,
-    landed_tally,
+    committed_tally,
     remove_errors,
     repair_store,
     shard_name,
@@ -29,16 +29,8 @@ from eexit.results.store.folder import Store, open_store
 from eexit.results.tables import GENERATIONS, TOKENS
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
-
-
-@pytest.fixture
-def config() -> SweepConfig:
-    return sweep_of("a-model", "one", HOSTILE)
-
-
-@pytest.fixture
-def runs(config: SweepConfig) -> list[Run]:
-    return list(plan_runs(config))
+CONFIG = sweep_of("a-model", "one", HOSTILE)
+RUNS = list(plan_runs(CONFIG))
 
 
 @pytest.fixture
@@ -47,76 +39,83 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def halves(store: Store, runs: list[Run], config: SweepConfig) -> Store:
+def halves(store: Store) -> Store:
     """Return a store with two shards of nine runs."""
-    for half in (runs[:9], runs[9:]):
-        commit(store, half, rows_of(half, config), attempt=1)
+    for half in (RUNS[:9], RUNS[9:]):
+        land(store, half, attempt=1)
     return store
 
 
-def mixed(runs: list[Run], config: SweepConfig) -> ShardTables:
-    """Return results with an error in the first run, and the others done."""
-    failed, done = error_results(runs[:1], config, "prompt is empty"), rows_of(runs[1:], config)
-    return ShardTables(pa.concat_tables([failed.generations, done.generations]), done.tokens)
+def land(store: Store, runs: list[Run], attempt: int | None = None, **columns: str) -> RunCounts:
+    return commit(store, runs, rows_of(runs, CONFIG, lambda run: columns), attempt)
 
 
-def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    assert commit(store, runs, rows_of(runs, config)) == RunCounts(18, 0, 18 * TOKENS_PER_RUN)
+def land_errors(store: Store, runs: list[Run], attempt: int | None = None) -> None:
+    commit(store, runs, error_results(runs, CONFIG, "no"), attempt)
+
+
+def ids(runs: list[Run]) -> set[str]:
+    return {run.run_id for run in runs}
+
+
+def file(store: Store, folder: str, runs: list[Run]) -> Path:
+    return Path(store.root, folder, f"{shard_name(runs)}.parquet")
+
+
+def assert_once(store: Store, runs: list[Run]) -> pd.DataFrame:
+    """Assert that these runs are committed once each, with all their tokens; return their rows."""
+    generations, tokens = (pd.read_parquet(f"{store.root}/{name}") for name in ("generations", "tokens"))
+    assert sorted(generations.run_id) == sorted(ids(runs))
+    assert set(generations.status) == {"ok"}
+    assert tokens.run_id.value_counts().to_dict() == dict.fromkeys(ids(runs), TOKENS_PER_RUN)
+    return generations
+
+
+def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store) -> None:
+    assert land(store, RUNS) == RunCounts(18, 0, 18 * TOKENS_PER_RUN)
     for folder, schema in (("generations", GENERATIONS), ("tokens", TOKENS)):
-        (path,) = Path(store.root, folder).iterdir()
-        assert path.name == f"{shard_name(runs)}.parquet"
+        [path] = Path(store.root, folder).iterdir()
+        assert path == file(store, folder, RUNS)
         read = pq.read_schema(path)
         assert read.equals(schema)
         assert [field.metadata for field in read] == [field.metadata for field in schema]
         assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    land(store, RUNS[::-1])  # which replaces them
+    assert_once(store, RUNS)
 
 
-def test_everything_reads_results_in_one_line(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    # A shard of nothing but errors has columns that are null throughout: the mix must stay readable.
-    commit(store, runs[:9], error_results(runs[:9], config, "no"))
-    commit(store, runs[9:], rows_of(runs[9:], config))
-    folder = f"{store.root}/generations"
-    rows = [
-        pd.read_parquet(folder)[["run_id", "prompt", "n_tokens"]].to_dict("records"),
-        pq.read_table(folder).select(["run_id", "prompt", "n_tokens"]).to_pylist(),
+def test_everything_reads_results_in_one_line(store: Store) -> None:
+    land_errors(store, RUNS[:9])  # its columns are null throughout: the mix must stay readable
+    land(store, RUNS[9:])
+    folder, names = f"{store.root}/generations", ["run_id", "prompt", "n_tokens"]
+    tables: list[Any] = [
+        pd.read_parquet(folder)[names].to_dict("records"),
+        pq.read_table(folder).select(names).to_pylist(),
         duckdb.execute(f"select run_id, prompt, n_tokens from '{folder}/*.parquet'").df().to_dict("records"),
-        polars.read_parquet(f"{folder}/*.parquet").select("run_id", "prompt", "n_tokens").to_dicts(),
+        polars.read_parquet(f"{folder}/*.parquet").select(names).to_dicts(),
     ]
-    for read in rows:
-        assert {row["run_id"]: row["prompt"] for row in read} == {run.run_id: run.prompt.prompt for run in runs}
-        assert len(read) == 18
+    expected = sorted((run.run_id, run.prompt.prompt) for run in RUNS)
+    for read in tables:
+        assert sorted((row["run_id"], row["prompt"]) for row in read) == expected
         assert sum(row["n_tokens"] == TOKENS_PER_RUN for row in read) == 9
     tokens = f"{store.root}/tokens"
     assert len(pd.read_parquet(tokens)) == len(polars.read_parquet(f"{tokens}/*.parquet")) == 9 * TOKENS_PER_RUN
 
 
-def test_landing_again_replaces(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    commit(store, runs, rows_of(runs, config))
-    commit(store, runs[::-1], rows_of(runs[::-1], config))
-    assert len(pd.read_parquet(f"{store.root}/generations")) == 18
-    assert len(pd.read_parquet(f"{store.root}/tokens")) == 18 * TOKENS_PER_RUN
-
-
-def test_results_of_other_runs_are_refused(store: Store, runs: list[Run], config: SweepConfig) -> None:
+def test_results_of_other_runs_and_a_place_that_cannot_be_written_to_leave_nothing(store: Store) -> None:
     with pytest.raises(ValueError, match="was given 18 runs and returned 17 rows"):
-        commit(store, runs, rows_of(runs[1:], config))
+        commit(store, RUNS, rows_of(RUNS[1:], CONFIG))
     assert not Path(store.root).exists()
-
-
-def test_what_cannot_be_written_leaves_nothing(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    Path(store.root).mkdir()
-    Path(store.root, "generations").touch()  # a file where the folder should be
+    store.publish("generations", b"")  # a file where the folder should be
     with pytest.raises(CommitError, match="can't be written to"):
-        commit(store, runs, rows_of(runs, config))
-    Path(store.root, "generations").unlink()
-    assert landed_tally(store, runs) is None
+        land(store, RUNS)
+    store.remove("generations")
+    assert committed_tally(store, RUNS) is None
     assert clear_debris(store) == 1
-    assert list(Path(store.root, "tokens").iterdir()) == []
+    assert store.names("tokens") == []
 
 
-def test_the_fence_is_looked_at_before_each_file_is_published(
-    store: Store, runs: list[Run], config: SweepConfig
-) -> None:
+def test_the_fence_is_looked_at_before_each_file_is_published(store: Store) -> None:
     looks: list[int] = []
 
     def refuse() -> None:
@@ -125,43 +124,32 @@ def test_the_fence_is_looked_at_before_each_file_is_published(
             raise CommitError("given up")
 
     with pytest.raises(CommitError, match="given up"):
-        commit(store, runs, rows_of(runs, config), refuse=refuse)
+        commit(store, RUNS, rows_of(RUNS, CONFIG), refuse=refuse)
     assert looks == [0, 1]
     assert survey(store).done == set()
     assert clear_debris(store) == 1
 
 
-def test_error_rows_make_room_for_another_try(store: Store, runs: list[Run], config: SweepConfig) -> None:
-    tally = commit(store, runs[:9], mixed(runs[:9], config))
-    assert tally == landed_tally(store, runs[:9]) == RunCounts(9, 1, 8 * TOKENS_PER_RUN)
-    assert survey(store).done == ids(runs[1:9])
-    commit(store, runs[9:], error_results(runs[9:], config, "no"))
-    assert remove_errors(store, survey(store).with_errors) == 10
-    assert remove_errors(store, survey(store).with_errors) == 0
-    commit(store, [runs[0], *runs[9:]], rows_of([runs[0], *runs[9:]], config))
-    generations = pd.read_parquet(f"{store.root}/generations")
-    assert sorted(generations.run_id) == sorted(run.run_id for run in runs)
-    assert set(generations.status) == {"ok"}
-    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+def test_error_rows_make_room_for_another_try(store: Store) -> None:
+    failed, done = error_results(RUNS[:1], CONFIG, "empty"), rows_of(RUNS[1:9], CONFIG)
+    mixed = ShardTables(pa.concat_tables([failed.generations, done.generations]), done.tokens)
+    tally = commit(store, RUNS[:9], mixed)
+    assert tally == committed_tally(store, RUNS[:9]) == RunCounts(9, 1, 8 * TOKENS_PER_RUN)
+    assert survey(store).done == ids(RUNS[1:9])
+    land_errors(store, RUNS[9:])
+    assert [remove_errors(store, survey(store).with_errors) for _ in range(2)] == [10, 0]
+    land(store, [RUNS[0], *RUNS[9:]])
+    assert_once(store, RUNS)
 
 
-def test_debris_goes_and_results_stay(halves: Store, runs: list[Run]) -> None:
-    store = halves
-    orphan = Path(store.root, "generations", f"{shard_name(runs[9:])}.parquet")
+def test_debris_goes_and_results_stay(halves: Store) -> None:
+    orphan = file(halves, "generations", RUNS[9:])
     orphan.unlink()  # as if killed between the two files
-    Path(store.root, "generations", f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
-    assert pd.read_parquet(f"{store.root}/generations").run_id.nunique() == 9  # readers ignore temporary files
-    assert clear_debris(store, runs[:9]) == 0
-    assert clear_debris(store) == 2
-    assert pd.read_parquet(f"{store.root}/tokens").run_id.nunique() == 9
-
-
-def file(store: Store, folder: str, runs: list[Run]) -> Path:
-    return Path(store.root, folder, f"{shard_name(runs)}.parquet")
-
-
-def ids(runs: list[Run]) -> set[str]:
-    return {run.run_id for run in runs}
+    orphan.with_name(f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
+    assert pd.read_parquet(orphan.parent).run_id.nunique() == 9  # readers ignore temporary files
+    assert clear_debris(halves, RUNS[:9]) == 0
+    assert clear_debris(halves) == 2
+    assert_once(halves, RUNS[:9])
 
 
 def flip(path: Path) -> None:
@@ -183,77 +171,59 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("folder", ["tokens", "generations"])
-def test_a_damaged_shard_is_named_and_its_runs_are_done_again(
-    halves: Store, runs: list[Run], config: SweepConfig, folder: str, damage: str
-) -> None:
-    path = file(halves, folder, runs[:9])
+def test_a_damaged_shard_is_named_and_done_again(halves: Store, folder: str, damage: str) -> None:
+    path = file(halves, folder, RUNS[:9])
     DAMAGES[damage](path)
-    assert landed_tally(halves, runs[:9]) is None
+    assert committed_tally(halves, RUNS[:9]) is None
+    both = [file(halves, name, RUNS[:9]) for name in ("generations", "tokens")]
+    before = {each.parent.name: each.read_bytes() for each in both if each.exists()}
     found, lines = repair_store(halves)
-    assert found.done == ids(runs[9:])
+    assert found.done == ids(RUNS[9:])
     if (folder, damage) == ("generations", "deleted"):
         assert lines == []  # it was never committed
         assert clear_debris(halves) == 1
     else:
-        (line,) = lines
+        [line] = lines
         assert line.startswith(f"{path} ")
-        assert "its runs are done again" in line
-    commit(halves, runs[:9], rows_of(runs[:9], config))
+        aside = Path(halves.root, line.rpartition(" ")[2])
+        assert {kept.parent.name: kept.read_bytes() for kept in aside.glob("*/*")} == before
+    land(halves, RUNS[:9])
     found, lines = repair_store(halves)
-    assert (found.done, lines) == (ids(runs), [])
-    assert pd.read_parquet(f"{halves.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+    assert (found.done, lines) == (ids(RUNS), [])
+    assert_once(halves, RUNS)
 
 
-def test_what_is_left_of_a_damaged_shard_is_kept_aside(halves: Store, runs: list[Run]) -> None:
-    flip(file(halves, "tokens", runs[:9]))
-    before = {folder: file(halves, folder, runs[:9]).read_bytes() for folder in ("tokens", "generations")}
-    _, (line,) = repair_store(halves)
-    aside = Path(halves.root, line.rpartition(" ")[2])
-    assert {path.parent.name: path.read_bytes() for path in aside.glob("*/*")} == before
-
-
-def test_what_no_sweep_wrote_is_named_and_left_alone(halves: Store, runs: list[Run]) -> None:
-    foreign = ["tokens/my_notes.txt", "generations/mine.parquet", "tokens/backup/x.parquet", "tokens/.x.tmp"]
+def test_what_no_sweep_wrote_is_named_and_left_alone(halves: Store) -> None:
+    named = [f"generations/{shard_name(RUNS).upper()}.parquet", "generations/mine.parquet", "tokens/my_notes.txt"]
+    foreign = [*named, "tokens/backup/x.parquet", "tokens/.x.tmp"]
     for name in foreign:
         halves.publish(name, b"mine")
     found, lines = repair_store(halves)
     assert clear_debris(halves) == 0
-    assert found.done == ids(runs)
-    assert [line.split(" is not one of the sweep's files")[0] for line in lines] == [
-        f"{halves.root}/{name}" for name in ("generations/mine.parquet", "tokens/backup", "tokens/my_notes.txt")
-    ]
+    assert found.done == ids(RUNS)
+    expected = [f"{halves.root}/{name}" for name in (*named, "tokens/backup")]
+    assert sorted(line.split(" is not one of")[0] for line in lines) == sorted(expected)
     assert {name: halves.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
 
 
 @pytest.mark.parametrize("late", ["the whole", "its halves"])
 @pytest.mark.parametrize("same", [True, False])
-def test_a_run_that_is_there_twice_is_settled_for_the_later_attempt(
-    store: Store, runs: list[Run], config: SweepConfig, late: str, same: bool
-) -> None:
-    shards = {"the whole": [runs[:9]], "its halves": [runs[:4], runs[4:9]]}
+def test_a_run_that_is_there_twice_is_settled_for_the_later_attempt(store: Store, late: str, same: bool) -> None:
+    shards = {"the whole": [RUNS[:9]], "its halves": [RUNS[:4], RUNS[4:9]]}
     for name, some in shards.items():
         for shard in some:
-            results = rows_of(shard, config, lambda run: {} if same else {"text": name})  # noqa: B023  # called here
-            commit(store, shard, results, attempt=2 if name == late else 1)
+            land(store, shard, 2 if name == late else 1, text="abc" if same else name)
     _, lines = repair_store(store)
     assert sum("there twice" in line for line in lines) == 3 - len(shards[late])
-    generations = pd.read_parquet(f"{store.root}/generations")
-    assert sorted(generations.run_id) == sorted(ids(runs[:9]))
-    assert set(generations.text) == {"abc" if same else late}
-    assert pd.read_parquet(f"{store.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
+    assert set(assert_once(store, RUNS[:9]).text) == {"abc" if same else late}
     assert repair_store(store)[1] == []
 
 
-def test_runs_that_are_elsewhere_too_leave_a_shard_and_the_others_stay(
-    halves: Store, runs: list[Run], config: SweepConfig
-) -> None:
-    commit(halves, runs[:4], rows_of(runs[:4], config), attempt=2)
-    commit(
-        halves, runs[4:6], error_results(runs[4:6], config, "timed out"), attempt=3
-    )  # what is done counts, not these
+def test_runs_that_are_elsewhere_too_leave_a_shard_and_the_others_stay(halves: Store) -> None:
+    land(halves, RUNS[:4], attempt=2)
+    land_errors(halves, RUNS[4:6], attempt=3)  # what is done counts, not these
     _, lines = repair_store(halves)
     assert any("4 of its runs were there twice" in line for line in lines)
     assert any("all of its runs were there twice" in line for line in lines)
-    assert sorted(pd.read_parquet(f"{halves.root}/generations").run_id) == sorted(ids(runs))
-    assert pd.read_parquet(f"{halves.root}/tokens").run_id.value_counts().eq(TOKENS_PER_RUN).all()
-    assert (survey(halves).done, repair_store(halves)[1], clear_debris(halves)) == (ids(runs), [], 0)
+    assert_once(halves, RUNS)
+    assert (survey(halves).done, repair_store(halves)[1], clear_debris(halves)) == (ids(RUNS), [], 0)

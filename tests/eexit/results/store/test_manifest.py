@@ -8,7 +8,6 @@ import pytest
 from scripted import rows_of, sweep_of
 
 from eexit.errors import UsageError
-from eexit.plan.config import SweepConfig
 from eexit.plan.runs import plan_runs
 from eexit.results.layout import FORMAT, MANIFEST, encode_manifest
 from eexit.results.store.commit import commit
@@ -23,7 +22,11 @@ from eexit.results.store.manifest import (
     refuse_other_runs,
 )
 
-MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 30, "dtype": "float32"}
+PARTS = dict.fromkeys(["weights", "configuration", "chat template", "tokenizer"], "ab12")
+MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 30, "dtype": "float32", "parts": PARTS}
+CONFIG = sweep_of("a-model", "one", "two")
+HELD = make_manifest(CONFIG, MODEL, (5,))
+SHARD = f"generations/{'ab' * 16}.parquet"
 
 
 @pytest.fixture
@@ -31,106 +34,67 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "deep" / "out")
 
 
-@pytest.fixture
-def config() -> SweepConfig:
-    return sweep_of("a-model", "one", "two")
-
-
 @pytest.mark.parametrize("content", [None, b"", b'{"format": 2'])
-def test_a_manifest_that_is_lost_is_written_anew_if_the_runs_are_the_commands(
-    store: Store, config: SweepConfig, content: bytes | None
-) -> None:
-    for half in (list(plan_runs(config))[:9], list(plan_runs(config))[9:]):
-        commit(store, half, rows_of(half, config))
+def test_a_lost_manifest_is_written_anew_for_the_same_runs(store: Store, content: bytes | None) -> None:
+    runs = list(plan_runs(CONFIG))
+    for half in (runs[:9], runs[9:]):
+        commit(store, half, rows_of(half, CONFIG))
     if content is not None:
-        store.publish("sweep.json", content)
+        store.publish(MANIFEST, content)
     with pytest.raises(MissingManifestError) as lost:
         read_manifest(store)
-    with pytest.raises(UsageError, match=r"its runs are not those of this command: choose another --out$"):
-        refuse_other_runs(store, lost.value, sweep_of("another-model", "one", "two"))
     for other, has in (
+        (sweep_of("another-model", "one", "two"), "its runs are not those of this command"),
         (sweep_of("a-model", "one", "three"), "9 of its 18 runs are not this command's (prompt 1)"),
         (sweep_of("a-model", "one", "two", modes=["normal"]),
          "16 of its 18 runs are not this command's (configuration unfrozen/kl/0.5, unfrozen/kl/1, unfrozen/kl/2, and 5 "
          "more)"),
     ):  # fmt: skip
-        with pytest.raises(UsageError, match=f"{re.escape(has)}: give all that the sweep has grown to in one command,"):
+        with pytest.raises(UsageError, match=re.escape(has)):
             refuse_other_runs(store, lost.value, other)
-    assert "all 18 runs that have landed are this command's" in refuse_other_runs(store, lost.value, config)
-    manifest = make_manifest(config, MODEL, (5,))
-    with manifest_written(store, manifest):
+    assert "all 18 runs that have landed" in refuse_other_runs(store, lost.value, CONFIG)
+    with manifest_written(store, HELD):
         pass
-    assert read_manifest(store) == manifest
+    assert read_manifest(store) == HELD
     assert [path.read_bytes() for path in Path(store.root, "damaged").glob("*/*")] == [content] * (content is not None)
 
 
-SHARD = f"generations/{'ab' * 16}.parquet"
-
-
-def test_a_manifest_says_what_the_results_are_of(store: Store, config: SweepConfig) -> None:
-    assert read_manifest(store) is None
-    manifest = make_manifest(config, MODEL, (5,))
-    store.publish(MANIFEST, encode_manifest(manifest))
+def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
+    store.publish(MANIFEST, encode_manifest(HELD))
     assert read_manifest(store) is None  # as long as there are no results
     store.publish(SHARD, b"")
-    held = json.loads(store.read("sweep.json") or b"")
-    assert held["format"] == FORMAT
-    assert held["config"] == config.model_dump(mode="json")
-    assert held["model"] == MODEL
-    assert held["exitable_layers"] == [5]
-    assert held["n_runs"] == 18
+    held = json.loads(store.read(MANIFEST) or b"")
+    assert (held["format"], held["model"], held["exitable_layers"], held["n_runs"]) == (FORMAT, MODEL, [5], 18)
+    assert held["config"] == CONFIG.model_dump(mode="json")
     assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
     assert held["started"].endswith("+00:00")
-    read = read_manifest(store)
-    assert read is not None
-    refuse_other_model(store, read, manifest)
+    assert read_manifest(store) == HELD
 
 
-def test_another_model_is_refused_with_the_difference(store: Store, config: SweepConfig) -> None:
-    held = make_manifest(config, MODEL, (5,))
-    other = make_manifest(config, {**MODEL, "digest": "cd34"}, (5,))
+@pytest.mark.parametrize("part", PARTS)
+def test_another_or_a_changed_model_is_refused(store: Store, part: str) -> None:
+    refuse_other_model(store, HELD, make_manifest(CONFIG, MODEL | {"generation_config": {"top_k": 5}}, (5,)))
     with pytest.raises(UsageError, match=r'\(model\.digest: "ab12" -> "cd34"\)'):
-        refuse_other_model(store, held, other)
+        refuse_other_model(store, HELD, make_manifest(CONFIG, MODEL | {"digest": "cd34"}, (5,)))
+    changed = MODEL | {"parts": PARTS | {part: "cd34"}, "digest": "ef56"}
+    with pytest.raises(UsageError, match=f"this model before its {part} changed"):
+        refuse_other_model(store, HELD, make_manifest(CONFIG, changed, (5,)))
 
 
-@pytest.mark.parametrize("part", ["weights", "configuration", "chat template", "tokenizer"])
-def test_a_model_folder_that_changed_is_told_by_what_changed(store: Store, config: SweepConfig, part: str) -> None:
-    parts = dict.fromkeys(["weights", "configuration", "chat template", "tokenizer"], "ab12")
-    held = make_manifest(config, {**MODEL, "parts": parts}, (5,))
-    refuse_other_model(store, held, held)
-    now = make_manifest(config, {**MODEL, "parts": parts | {part: "cd34"}, "digest": "ef56"}, (5,))
-    with pytest.raises(UsageError) as raised:
-        refuse_other_model(store, held, now)
-    assert str(raised.value) == (
-        f"--out {store.root} holds results of this model before its {part} changed: "
-        "put that back as it was, or choose another --out"
-    )
-
-
-def test_results_without_a_manifest_are_refused(store: Store) -> None:
+def test_results_without_a_manifest_or_with_one_of_another_format_are_refused(store: Store) -> None:
     store.publish("notes.txt", b"not of a sweep")
     assert read_manifest(store) is None
+    for content, line in ((b"{", "it is not JSON"), (b'{"format": 1}', f"it has format 1, not {FORMAT}")):
+        store.publish(MANIFEST, content)
+        with pytest.raises(UsageError, match=rf"no sweep's of this version \({line}") as refused:
+            read_manifest(store)
+        assert not isinstance(refused.value, MissingManifestError)
     store.publish(SHARD, b"")
-    with pytest.raises(MissingManifestError, match=r"holds results but no sweep\.json"):
+    with pytest.raises(UsageError, match="format 1") as refused:
         read_manifest(store)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", r"sweep\.json is damaged, or no sweep's \(it is not JSON"),
-        (b"[]", r"sweep\.json is damaged, or no sweep's \(it is not an object"),
-        (b'{"format": %d}' % FORMAT, r"sweep\.json is damaged, or no sweep's \(its checksum does not match\)"),
-        (
-            b'{"format": 1, "config": {}, "model": {}, "exitable_layers": []}',
-            rf"is no sweep's of this version \(it has format 1, not {FORMAT}\): choose another --out",
-        ),
-    ],
-)
-def test_a_manifest_that_is_none_is_refused(store: Store, content: bytes, message: str) -> None:
-    store.publish(SHARD, b"")
-    store.publish("sweep.json", content)
-    with pytest.raises(UsageError, match=message):
+    assert not isinstance(refused.value, MissingManifestError)
+    store.remove(MANIFEST)
+    with pytest.raises(MissingManifestError, match=r"holds results but no sweep\.json"):
         read_manifest(store)
 
 

@@ -16,20 +16,15 @@ from scripted import look, rows_of, sweep_of
 from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import count_runs, plan_runs
 from eexit.results.committed import read_columns
-from eexit.results.layout import MANIFEST, Manifest, encode_manifest
-from eexit.results.owned_folders import OwnedFolderKind, find_owned_folder
+from eexit.results.layout import MANIFEST, encode_manifest
+from eexit.results.owned_folders import OwnedFolder, OwnedFolderKind, find_owned_folder
 from eexit.results.store.commit import CommitError, clear_debris, commit, repair_store, shard_name, survey
 from eexit.results.store.extend import manifest_written
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.lease import hold
+from eexit.results.store.lease import LEASE, hold
 from eexit.results.store.manifest import make_manifest
 
-MEGABYTE = 1_000_000
-BARE = Manifest(
-    config={"prompts": [], "seeds": [0], "temperature": 0.0},
-    model={"n_layers": 3, "dtype": "float32"},
-    exitable_layers=[1],
-)
+BARE = encode_manifest(make_manifest(sweep_of("m", "one"), {"n_layers": 3, "dtype": "float32"}, [1]))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,15 +50,13 @@ def store(wire: Wire) -> Iterator[Store]:
     wire.cut_after = None
 
 
-@pytest.mark.parametrize(  # in one request, and in parts
-    "size", [MEGABYTE, pytest.param(12 * MEGABYTE, marks=pytest.mark.slow)]
-)
-def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, size: int) -> None:
+@pytest.mark.parametrize("megabytes", [1, pytest.param(12, marks=pytest.mark.slow)])  # in one request, and in parts
+def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, megabytes: int) -> None:
     store.publish("generations/a", b"whole")
     before = wire.n_cuts
-    wire.cut_after = size // 2
+    wire.cut_after = megabytes * 500_000
     with pytest.raises(OSError, match=r"."):  # after seconds of retries
-        store.publish("generations/a", b"x" * size)
+        store.publish("generations/a", b"x" * megabytes * 1_000_000)
     assert wire.n_cuts > before
     wire.cut_after = None
     assert store.read("generations/a") == b"whole"
@@ -84,17 +77,11 @@ def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
 
 
 def test_a_lease_in_a_bucket(store: Store) -> None:
-    config = sweep_of("m", "one", "two")
-    runs = list(plan_runs(config))
     with hold(store) as lease:
         lease.check()
         with pytest.raises(UsageError, match="is in use by process"), hold(store):
             pass
-        store.publish(MANIFEST, encode_manifest(BARE))
-        for half in (runs[:9], runs[9:]):
-            commit(store, half, rows_of(half, config))
-    assert survey(store).done == {run.run_id for run in runs}
-    assert not store.has("lease.json")
+    assert not store.has(LEASE)
 
 
 def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
@@ -109,9 +96,8 @@ def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
     store.publish("tokens/notes.txt", b"mine")
     found, lines = repair_store(store)
     assert found.done == {run.run_id for run in runs[:9]}
-    said = "\n".join(lines)
     for name, what in ((cut, " is damaged ("), (gone, " is missing: "), ("tokens/notes.txt", " is not one of")):
-        assert f"{store.path(name)}{what}" in said
+        assert f"{store.path(name)}{what}" in "\n".join(lines)
     assert (len(lines), store.read("tokens/notes.txt")) == (4, b"mine")
     assert (read_columns(store, ["run_id"]).num_rows, clear_debris(store)) == (9, 0)
     aside = store.filesystem.get_file_info(fs.FileSelector(store.path("damaged"), recursive=True))
@@ -154,11 +140,9 @@ def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator
 
 
 def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Store) -> None:
-    store.publish(MANIFEST, encode_manifest(BARE))
-    store.publish("generations/x", b"")
+    store.publish(MANIFEST, BARE)
     folder = store.root.partition("/")[2]
-    for name, says in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
+    for name, inside in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
         found = find_owned_folder(open_store(uri(wire, f"{folder}/{name}")))
-        assert found is not None
-        assert (found.kind, found.root, found.name) == (OwnedFolderKind.RESULTS, store.root, says)
+        assert found == OwnedFolder(OwnedFolderKind.RESULTS, store.root, inside)
     assert find_owned_folder(open_store(uri(wire, uuid4().hex))) is None

@@ -14,8 +14,7 @@ import pytest
 from assessment_worlds import BOUND, WORLDS, Drawn, World, summed
 
 from eexit.quality.estimates import Estimate
-from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, Attribution, PromptTable, Shares
-from eexit.studies.assessment.conclude import COSTS_OF, GAINS
+from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, COSTS_OF, GAINS, Attribution, PromptTable, Shares
 
 AT_MOST = BOUND.max_risk
 SUMS = {**{name: {name: 1.0} for name in (*CELLS, AS_RUN, CERTIFIED)}, **GAINS, **COSTS_OF}
@@ -26,9 +25,8 @@ def attribution_of(drawn: Drawn) -> Attribution:
     return Attribution(table, drawn.settings, AT_MOST, drawn.choice["configuration"])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_shares_lose_the_bound_or_less_and_lose_none_of_what_it_allows(seed: int) -> None:
-    safe_K, bold_K = np.random.default_rng(seed).uniform(0, 0.06, (2, 500))
+def test_shares_lose_the_bound_or_less_and_lose_none_of_what_it_allows() -> None:
+    safe_K, bold_K = np.random.default_rng(0).uniform(0, 0.06, (2, 10_000))
     shares = Shares.at_bound(safe_K, bold_K, AT_MOST)
     lost_K = shares.safe * safe_K + shares.bold * bold_K
     assert ((shares.safe >= 0) & (shares.bold >= 0) & (shares.safe + shares.bold <= 1 + 1e-12)).all()
@@ -37,15 +35,7 @@ def test_shares_lose_the_bound_or_less_and_lose_none_of_what_it_allows(seed: int
     assert (shares.bold[bold_K <= AT_MOST] == 1).all()
 
 
-def test_shares_change_by_little_where_losses_do() -> None:
-    for safe, bold in ((0.01, AT_MOST), (AT_MOST, 0.04), (0.0, AT_MOST)):
-        near = [Shares.at_bound(np.array(safe + step), np.array(bold + step), AT_MOST) for step in (-1e-9, 1e-9)]
-        assert np.ptp([float(each.bold) for each in near]) < 1e-5
-        assert np.ptp([float(each.safe) for each in near]) < 1e-5
-
-
 def test_cells_are_what_the_runs_say(tmp_path: Path) -> None:
-    """Recomputed from the rows, with nothing of ours."""
     drawn = Drawn(World(), 200, np.random.default_rng(1), tmp_path)
     runs = {"run": drawn.run.runs.to_pandas(), "oracles": drawn.oracles.runs.to_pandas()}
     right = runs["run"].query("configuration == 'normal'").set_index("prompt_id")["correct"]
@@ -81,13 +71,10 @@ def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval(t
     assert after.n == before.n
     assert after.lost(key).sum() == pytest.approx(before.lost(key).sum() + 10, abs=3)
     assert 0 < before.saved(key).mean() - after.saved(key).mean() < 0.05 * before.saved(key).mean() * 3
-    few = [
-        replace(each, runs=each.runs.filter(pc.field("prompt_id").isin(["0", "1", "2", "3"])))
-        for each in (drawn.run, drawn.oracles)
-    ]
+    is_few = pc.field("prompt_id").isin(["0", "1", "2", "3"])
+    few = [replace(each, runs=each.runs.filter(is_few)) for each in (drawn.run, drawn.oracles)]
     found = Attribution(PromptTable(few, BOUND.risk), drawn.settings, AT_MOST, None).estimate({"A": 1})
-    assert found.n == 4
-    assert np.isnan(found.low)
+    assert (found.n, np.isnan(found.low)) == (4, True)
 
 
 def covers(found: Estimate, truth: float) -> bool:
@@ -95,7 +82,6 @@ def covers(found: Estimate, truth: float) -> bool:
 
 
 def coverage(n: int, n_drawn: int, folder: Path) -> dict[str, Counter[str]]:
-    """How often each interval covers the truth, by world."""
     covered: dict[str, Counter[str]] = {}
     for name in ("pays", "costs more", "ceiling", "mode", "knowledge", "proof"):
         of_world = covered.setdefault(name, Counter())
@@ -118,8 +104,5 @@ def test_intervals_cover_the_truth_in_six_worlds(n: int, tmp_path: Path) -> None
     """At least 93 % truly: of 300 draws, 267 or more with a chance of 99.9 % then."""
     n_drawn = 300
     covered = coverage(n, n_drawn, tmp_path)
-    short = {
-        (name, each): of_world[each] for name, of_world in covered.items() for each in SUMS if of_world[each] < 267
-    }
-    assert not short
+    assert not {(name, each) for name, of_world in covered.items() for each in SUMS if of_world[each] < 267}
     assert sum(of_world.total() for of_world in covered.values()) >= 0.94 * n_drawn * len(covered) * len(SUMS)

@@ -14,14 +14,7 @@ from assessment_worlds import BATCH, BOUND, WORLDS, Drawn
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.results.parquet_files import StoreLocation
 from eexit.studies.assessment.conclude import judge, verdict_of
-from eexit.studies.assessment.verdict import (
-    FILE,
-    REASONS,
-    ContenderTime,
-    JudgedSetting,
-    Verdict,
-    read_verdict,
-)
+from eexit.studies.assessment.verdict import FILE, REASONS, AlternativeTime, JudgedSetting, Verdict, read_verdict
 from eexit.studies.assessment.verdict_text import ANSWERS, alternative, cause, explain, sentences, setting_line, tables
 
 SCREEN = 24  # lines of a terminal
@@ -64,19 +57,19 @@ def test_each_answer_turns_on_an_interval(
     changed: dict[str, object], as_run: tuple[float, float], pays: bool | None, why: str, more: int | None
 ) -> None:
     setting, within = CERTIFIED.model_copy(update=changed), ends(*as_run)
-    found, needed = judge(setting, within, CHOICE, BOUND, [], is_look=False)
+    found, needed = judge(setting, within, CHOICE, BOUND, [], is_smoke_run=False)
     assert (REASONS[found].pays, found) == (pays, why)
     assert needed == more
-    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_look=False)[0] == "missing"
-    assert judge(setting, within, CHOICE, BOUND, [], is_look=True)[0] == "look"
-    assert judge(None, NOTHING, None, BOUND, [], is_look=False)[0] == "missing"
+    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_smoke_run=False)[0] == "missing"
+    assert judge(setting, within, CHOICE, BOUND, [], is_smoke_run=True)[0] == "look"
+    assert judge(None, NOTHING, None, BOUND, [], is_smoke_run=False)[0] == "missing"
 
 
 def test_a_loss_is_too_much_only_where_its_interval_is_beyond_the_bound() -> None:
     setting = CERTIFIED.model_copy(update={"certified": False})
     for mean, answer in ((0.024, "not certified"), (0.06, "loses too much")):
         choice = {"tested": [TESTED | {"mean_loss": mean}]}
-        assert judge(setting, ends(0.1, 0.2), choice, BOUND, [], is_look=False)[0] == answer
+        assert judge(setting, ends(0.1, 0.2), choice, BOUND, [], is_smoke_run=False)[0] == answer
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -123,27 +116,25 @@ def test_in_most_draws_the_truth_is_told_and_hardly_ever_anything_else(name: str
 def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
     drawn = Drawn(WORLDS["pays"][0], 200, np.random.default_rng(0), tmp_path)
     sweeps, timings = [drawn.run, drawn.oracles], drawn.timings()
-    for choice, timed, missing in (
-        (None, timings, ["choice"]),
-        (drawn.choice, [], ["times"]),
-        (drawn.choice, timings, ["1 run of run, which failed"]),
+    for choice, timed, failed, missing in (
+        (None, timings, [], "choice"),
+        (drawn.choice, [], [], "times"),
+        (drawn.choice, timings, ["1 run of run, which failed"], "1 run of run, which failed"),
     ):
-        given = missing if "failed" in missing[0] else []
-        verdict = verdict_of(sweeps, drawn.settings, choice, timed, drawn.bound, BATCH, given)
+        verdict = verdict_of(sweeps, drawn.settings, choice, timed, drawn.bound, BATCH, failed)
         assert (verdict.pays, verdict.why, verdict.causes) == (None, "missing", [])
-        assert verdict.missing == missing
-        assert explain(verdict).endswith(f"Missing: {missing[0]}.")
-    look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_look=True)
+        assert explain(verdict).endswith(f"Missing: {missing}.")
+    look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_smoke_run=True)
     assert (look.pays, look.why) == (None, "look")
 
 
 def test_what_is_faster_is_said_beneath_a_yes_too() -> None:
-    timed = {"a": ContenderTime(time=ends(0.7, 0.9)), "generate": ContenderTime(time=ends(0.6, 0.8))}
+    timed = {"a": AlternativeTime(time=ends(0.7, 0.9)), "generate": AlternativeTime(time=ends(0.6, 0.8))}
     yes = Verdict(why="pays", bound=BOUND, batch=1, setting=CERTIFIED, timed=timed)
     assert alternative(yes) == "generate"
     assert "Faster: generate, 0.70 (0.60 to 0.80) of full depth's time." in [*sentences(yes)]
     assert alternative(yes.model_copy(update={"timed": {"a": timed["a"]}})) is None
-    slow = {"generate": ContenderTime(time=ends(0.9, 1.1))}
+    slow = {"generate": AlternativeTime(time=ends(0.9, 1.1))}
     assert alternative(yes.model_copy(update={"why": "slower", "timed": slow})) is None
 
 
@@ -154,15 +145,13 @@ def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
         verdict = Drawn(WORLDS[name][0], 1700, np.random.default_rng(0), tmp_path).verdict()
         (tmp_path / FILE).write_text(verdict.to_json())
         read, left_out = read_verdict(location)
-        assert read
-        assert (read.to_json(), left_out) == (verdict.to_json(), ())
+        assert (read and read.to_json(), left_out) == (verdict.to_json(), ())
         assert json.loads(verdict.to_json())["pays"] == verdict.pays
         assert explain(verdict).startswith(REASONS[verdict.why].sentence[:-1])
         assert (cause(verdict) is None) == (verdict.cause is None and not verdict.causes)
         assert [each.title for each in tables(verdict)] == ["Cells", "Gains", "Time"]
     (tmp_path / FILE).write_text(json.dumps({"format": 4}))
     found, (line,) = read_verdict(location)
-    assert found is None
-    assert f"{FILE} is no verdict of format 5" in line
+    assert (found, f"{FILE} is no verdict of format 5" in line) == (None, True)
     assert [*sentences(Verdict(why="look", bound=BOUND, batch=1))] == []
-    assert json.loads(ContenderTime(time=NOTHING).model_dump_json())["time"]["mean"] is None
+    assert json.loads(AlternativeTime(time=NOTHING).model_dump_json())["time"]["mean"] is None

@@ -11,15 +11,13 @@ from commands import here
 from landed_sweep import land_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.prompts import read_prompts
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.quality.thinking import AnswerPattern, ThinkingTags
 from eexit.studies.chains.follow_ups import ChainEdits, ThoughtChain, _between, _shuffled, _until
 from jobs.files.chains import main
 
 MARK = "="  # what begins the answers of a model of random weights
-
-
 PARTS = ["keep-0", "keep-50", "keep-100", "budget-2", "filler", "shuffle"]
 
 
@@ -45,10 +43,8 @@ def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path:
         prefiller="So ", thinking_until=MARK,
     )  # fmt: skip
     swept, out = land_all(tmp_path / "swept", config), tmp_path / "chains.jsonl"
-    done = here(
-        main, swept, "--configuration", "normal", "--keep", "0", "50", "100", "--budget", "2", "--filler", "--shuffle",
-        "--out", out,
-    )  # fmt: skip
+    edits = ["--keep", "0", "50", "100", "--budget", "2", "--filler", "--shuffle"]
+    done = here(main, swept, "--configuration", "normal", *edits, "--out", out)
     assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
     follow_ups = read_prompts(out)
     runs = pd.read_parquet(swept / "generations").query("configuration == 'normal'").set_index("prompt_id")
@@ -58,10 +54,8 @@ def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path:
         text, n = runs["text"][original.id], runs["n_thinking_tokens"][original.id]
         of = {each.id.split("/")[1]: each for each in follow_ups if each.group == original.id}
         assert [*of] == PARTS
-        assert {(each.prompt, each.answer, each.steps, each.kind) for each in of.values()} == {
-            (original.prompt, "7", original.steps, "p")
-        }
-        assert [each.id.partition("/normal")[1] for each in of.values()] == ["", *["/normal"] * 5]
+        carried = {(each.prompt, each.answer, each.steps, each.kind) for each in of.values()}
+        assert carried == {(original.prompt, "7", original.steps, "p")}
         starts = {name: str(each.prefiller).removeprefix("So ") for name, each in of.items()}
         assert starts["keep-0"] == MARK
         assert starts["keep-100"] == text[:n] + MARK
@@ -73,12 +67,9 @@ def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path:
     whole = tuple(each for each in follow_ups if "/keep-100/" in each.id)
     again = pd.read_parquet(land_all(tmp_path / "again", config.model_copy(update={"prompts": whole})) / "generations")
     rest = again.query("configuration == 'normal'").set_index("prompt_id")["text"]
-    closed = runs[runs["thinking_closed"]]
-    for prompt_id, run in closed.iterrows():
+    for prompt_id, run in runs[runs["thinking_closed"]].iterrows():
         left = run["text"][run["n_thinking_tokens"] + len(MARK) :]
         assert rest[f"{prompt_id}/keep-100/normal"].startswith(left)
-    done = here(main, swept, "--necessity", tmp_path / "again")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -92,17 +83,15 @@ def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path:
 )
 def test_what_stands_between_marks_is_the_chain(text: str, chain: ThoughtChain) -> None:
     marks = ThinkingTags("<t>", "</t>")
-    tokens = [
-        {"token": letter, "part": part} for letter, part in zip(text, marks.chains("", text).parts(text), strict=True)
-    ]
+    parts = marks.chains("", text).parts(text)
+    tokens = [{"token": letter, "part": part} for letter, part in zip(text, parts, strict=True)]
     found = _between(marks, text, tokens)
     assert replace(found, tokens=tuple(found.tokens)) == chain
 
 
 def test_what_follows_a_chain_that_is_cut_is_written_as_after_the_whole_one() -> None:
-    chain = _until(
-        AnswerPattern("(?i)answer:"), "", "One. Two.\n\nAnswer: 3", ["One.", " Two.", "\n\nAns", "wer:", " 3"]
-    )
+    tokens = ["One.", " Two.", "\n\nAns", "wer:", " 3"]
+    chain = _until(AnswerPattern("(?i)answer:"), "", "".join(tokens), tokens)
     assert chain.prefiller("One. Two.\n\n") == "One. Two.\n\nAnswer:"
     assert [chain.prefiller(kept) for _, kept in ChainEdits(keep=(0, 33, 50)).apply(chain, None)] == [  # type: ignore[arg-type]
         "Answer:", "One.\n\nAnswer:", "One. Two.\n\nAnswer:"

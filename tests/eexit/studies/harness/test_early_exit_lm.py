@@ -16,8 +16,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from naive_scores import score_naively
-from own_tasks import CHOICE, PAGES, WORDS, save_tasks
 from reference.generation import generate_one
 from references import decoder_of, remembering
 from traces import traces_of
@@ -26,8 +24,8 @@ from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, PartialOutput, Request
 from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.studies.harness.__main__ import main
 from eexit.studies.harness.early_exit_lm import EarlyExitLM, StopStrings, sampling
 from eexit.sweeps.generator import ModelGenerator
@@ -53,13 +51,43 @@ def hf(generator: ModelGenerator) -> HFLM:
     return HFLM(model, tokenizer=tokenizer, batch_size=1)
 
 
+QUESTIONS = ("What is blue?", "Who barks?", "Where is Rome?", "Why?", "How many legs has a spider? ")
+DOCUMENTS = [
+    {"question": question, "choices": ["the sky", "a", f"dogs, {at} of them", "No."], "answer": at % 4,
+     "page": f"{question} " * (at * 12 + 1)}  # the longest is longer than the model's context
+    for at, question in enumerate(QUESTIONS)
+]  # fmt: skip
+ASKED, CHOICE, WORDS, PAGES = "Q: {{question}}\nA:", "own_choice", "own_words", "own_pages"
+MEAN = {"aggregation": "mean", "higher_is_better": True}
+TASKS: dict[str, dict[str, Any]] = {
+    CHOICE: {
+        "output_type": "multiple_choice", "doc_to_text": ASKED, "doc_to_choice": "choices", "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", **MEAN}, {"metric": "acc_norm", **MEAN}],
+    },
+    WORDS: {
+        "output_type": "generate_until", "doc_to_text": ASKED, "doc_to_target": "{{choices[0]}}",
+        "generation_kwargs": {"until": ["e", "<|end|>"], "max_gen_toks": 12},
+        "metric_list": [{"metric": "exact_match", **MEAN}],
+    },
+    PAGES: {
+        "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{page}}",
+        "metric_list": [{"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}],
+    },
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tasks(tmp_path_factory.mktemp("tasks"))
+    folder = tmp_path_factory.mktemp("tasks")
+    data = folder / "documents.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    of_all = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
+    for name, task in TASKS.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **of_all, **task}))  # which is YAML too
+    return folder
 
 
 def exiting(generator: ModelGenerator, configuration: Configuration, **how: Any) -> EarlyExitLM:
-    """A loaded model under a configuration."""
     asked: dict[str, Any] = configuration.columns
     return EarlyExitLM(generator, configuration.mode, asked["rule"], asked["parameter"], **how)
 
@@ -84,9 +112,7 @@ def scores(lm: Any, pairs: Sequence[tuple[str, str]] = PAIRS) -> list[tuple[floa
 
 
 @pytest.mark.parametrize("in_chat", [False, True], ids=["", "in the chat template"])
-def test_normal_gives_what_the_harness_s_own_model_gives(
-    generator: ModelGenerator, hf: HFLM, tasks: Path, in_chat: bool
-) -> None:
+def test_normal_is_the_harness_s_own_model(generator: ModelGenerator, hf: HFLM, tasks: Path, in_chat: bool) -> None:
     settings: dict[str, Any] = {"apply_chat_template": True, "system_instruction": "Be brief."} if in_chat else {}
     names = (CHOICE, WORDS) if in_chat else (CHOICE, WORDS, PAGES)
     theirs = evaluated(hf, tasks, *names, **settings)
@@ -97,13 +123,7 @@ def test_normal_gives_what_the_harness_s_own_model_gives(
             assert ours["results"][name][metric] == approximately, metric
         for mine, other in zip(ours["samples"][name], theirs["samples"][name], strict=True):
             assert mine["arguments"] == other["arguments"]
-            if name == CHOICE:
-                for [(logprob, greedy)], [(their_logprob, their_greedy)] in zip(
-                    mine["resps"], other["resps"], strict=True
-                ):
-                    assert (logprob, greedy) == (pytest.approx(their_logprob, abs=1e-3), their_greedy)
-            elif name == WORDS:
-                assert mine["resps"] == other["resps"]
+            assert name != WORDS or mine["resps"] == other["resps"]
     assert len({sample["resps"][0][0] for sample in theirs["samples"][WORDS]}) > 2
 
 
@@ -121,35 +141,8 @@ def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGe
     assert sum(greedy) == 1
 
 
-@pytest.mark.parametrize("configuration", EARLY, ids=lambda its: its.key)
-def test_continuations_are_scored_under_the_rule_and_the_state(
-    generator: ModelGenerator, hf: HFLM, configuration: Configuration
-) -> None:
-    """Here every token of a continuation is decided: as token by token with the pieces of the naive reference."""
-    model, decoder, decoding = remembering(hf.model), decoder_of(hf.model), DecodingConfig(LAYERS, 1, frozenset())
-    pairs = [pair for pair in PAIRS if len(pair[0]) < POSITIONS and len(pair[1]) < 20]
-    lm = exiting(generator, configuration, seed=2, first_token_exits=True)
-    n_early = n_decided = 0
-    for (context, continuation), (logprob, greedy) in zip(pairs, scores(lm, pairs), strict=True):
-        [*before, last], its = (
-            hf._encode_pair(context, continuation) if context else ([hf.prefix_token_id], hf.tok_encode(continuation))
-        )
-        naive = score_naively(model, decoder, decoding, Request(tuple(before), configuration, 2), [last, *its])
-        assert logprob == pytest.approx(sum(its for _, its, _ in naive), rel=1e-4, abs=1e-3), (context, continuation)
-        assert greedy == (its == [token for _, _, token in naive])
-        n_early += sum(layer in LAYERS for layer, _, _ in naive)
-        n_decided += len(its)
-    assert lm.n_decided == n_decided
-    assert sum(lm.exit_layer_counts[layer] for layer in LAYERS) == n_early > 0
-    full = scores(exiting(generator, NoExit()), pairs)
-    assert [logprob for logprob, _ in scores(lm, pairs)] != pytest.approx([its for its, _ in full], abs=0.1)
-
-
 @pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
-def test_continuations_are_scored_as_generated_from_their_first_token_on(
-    generator: ModelGenerator, configuration: Configuration
-) -> None:
-    """Behind several contexts, one of them a single token; the first token, and a single one, are full depth's."""
+def test_continuations_are_scored_as_generated(generator: ModelGenerator, configuration: Configuration) -> None:
     decoding = replace(generator.engine.decoding, max_new_tokens=12, eos_token_ids=frozenset(), temperature=0.0)
     engine = Engine(generator.engine.decoder, decoding)
     contexts = [tuple(generator.tokenizer.encode(context)) for context in ("Q: who barks?\nA:", "x", "one two")]
@@ -167,13 +160,16 @@ def test_continuations_are_scored_as_generated_from_their_first_token_on(
     assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
     assert alone.mean_depth is None
     leaving = exiting(generator, configuration, seed=2, first_token_exits=True)
+    for context, token in [(context, token) for _, context, [token] in single if len(context) > 1]:
+        [(early, _)] = leaving._loglikelihood_tokens([(None, context, [token])])
+        ends = [(None, context[:-1], [context[-1], *more]) for more in ([token], [])]
+        [(both, _)], [(last, _)] = (alone._loglikelihood_tokens([each]) for each in ends)
+        assert early == pytest.approx(both - last, rel=1e-4, abs=1e-3)
     assert leaving._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
 
 
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
-def test_texts_are_generated_under_the_rule_and_the_state(
-    generator: ModelGenerator, hf: HFLM, configuration: Configuration
-) -> None:
+def test_texts_are_generated_by_the_rule(generator: ModelGenerator, hf: HFLM, configuration: Configuration) -> None:
     lm, limit = exiting(generator, configuration), 24
     contexts = ("Q: who barks?\nA:", "x", "Rome")
     decoding = DecodingConfig(LAYERS, limit, frozenset({hf.eot_token_id}))
@@ -206,14 +202,11 @@ def test_a_prompt_that_is_sampled_several_times_gets_other_draws_each_time(gener
     assert made == exiting(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
 
 
-def test_what_generation_can_not_do_is_told() -> None:
+def test_what_can_not_be_done_is_told(generator: ModelGenerator) -> None:
     assert sampling({"do_sample": False, "temperature": 0.0, "top_k": 5, "num_beams": 1}) == (0, 1)
     assert sampling({"do_sample": True, "temperature": 0.5, "top_p": 0.9}) == (0.5, 0.9)
-    with pytest.raises(UsageError, match=r"generation_kwargs have top_k=5, num_beams=2, which can't be done here"):
+    with pytest.raises(UsageError, match="generation_kwargs have top_k=5, num_beams=2"):
         sampling({"do_sample": True, "temperature": 0.5, "top_k": 5, "num_beams": 2})
-
-
-def test_what_can_not_be_scored_is_told(generator: ModelGenerator) -> None:
     lm = exiting(generator, NoExit())
     with pytest.raises(UsageError, match="a continuation has 300 tokens, and must have 1 to 256"):
         scores(lm, [("Q:", "x" * 300)])
@@ -222,10 +215,9 @@ def test_what_can_not_be_scored_is_told(generator: ModelGenerator) -> None:
     assert math.isfinite(scores(lm, [("Q:", "x" * 256)])[0][0])
 
 
-def test_it_is_a_model_of_the_harness_s_own_command(
+def test_it_is_a_model_there(
     generator: ModelGenerator, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From an empty folder, with the results that `simple_evaluate` gives of a model by its name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
     options = {"mode": "frozen_residual", "rule": "confidence", "parameter": 0.2, "exit_layers": [2, 4]}
@@ -236,9 +228,9 @@ def test_it_is_a_model_of_the_harness_s_own_command(
     assert main() == 0
     [written] = tmp_path.rglob("results_*.json")
     results = json.loads(written.read_text())
-    theirs = evaluated(exiting(generator, CONFIDENT), tasks, CHOICE)
     by_name = evaluated("eexit", tasks, CHOICE, model_args=given)
-    assert results["results"][CHOICE]["acc,none"] == theirs["results"][CHOICE]["acc,none"]
+    theirs = evaluated(exiting(generator, CONFIDENT), tasks, CHOICE)["results"][CHOICE]
+    assert results["results"][CHOICE]["acc,none"] == theirs["acc,none"]
     for about in (results["config"], by_name["config"]):
         assert (about["configuration"], about["exit_layers"]) == (CONFIDENT.key, [2, 4])
         assert 0 < about["mean_depth"] < 1
@@ -249,11 +241,7 @@ def test_it_is_a_model_of_the_harness_s_own_command(
     [
         ("mode=skip", "mode and rule belong together, as in mode=skip,rule=confidence,parameter=0.9, got mode=skip"),
         ("rule=kl", "mode and rule belong together"),
-        ("mode=skp,rule=kl,parameter=1", "modes.0: Input should be 'normal', 'unfrozen', 'frozen_residual', 'map"),
-        (
-            "mode=skip,rule=confidnce,parameter=0.9",
-            "rules: Value error, unknown rule 'confidnce': did you mean confiden",
-        ),
+        ("mode=skip,rule=confidnce,parameter=0.9", "rules: Value error, unknown rule 'confidnce': did you mean"),
         ("mode=skip,rule=kl,parameter=1,exit_lyers=[2]", "exit_lyers: Extra inputs are not permitted (model_args)"),
     ],
 )
@@ -261,9 +249,7 @@ def test_bad_arguments_are_told_in_a_line(
     arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tasks: Path
 ) -> None:
     monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
-    named = ("--include_path", str(tasks), "--tasks", CHOICE)
-    monkeypatch.setattr(
-        sys, "argv", ["lm_eval", "--model", "eexit", "--model_args", f"pretrained=x,{arguments}", *named]
-    )
+    given = ["--model", "eexit", "--model_args", f"pretrained=x,{arguments}", "--tasks", CHOICE]
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "--include_path", str(tasks), *given])
     assert main() == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")

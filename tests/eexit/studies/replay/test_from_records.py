@@ -33,16 +33,15 @@ def kl(*factors: float) -> list[EarlyExit]:
 def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -> None:
     """8,000 draws: within 3 standard errors, at each layer; so are KL and disagreement at the exits drawn."""
     transcript, n_seeds = random_transcript(100), 80
-    assert transcript.teacher is not None
-    teacher, factor = transcript.teacher, 0.7
+    assert transcript.full_depth is not None
+    full_depth, factor = transcript.full_depth, 0.7
     [replayed] = replay_recorded(kl(factor), transcript, EXITABLE)
-    stops_N = [
-        stop_by_kl(RuleInputs(its, [], torch.empty(0), [], [], (), None), factor)[0] for its in teacher.kl_BE.tolist()
-    ]
+    inputs = [RuleInputs(kl_E, [], torch.empty(0), [], [], (), None) for kl_E in full_depth.kl_BE.tolist()]
+    stops_N = [stop_by_kl(each, factor)[0] for each in inputs]
     draws_SN = [exit_draws(seed, [1, 2], 101)[1:].tolist() for seed in range(n_seeds)]
     exit_SN = np.array([[draw(stops, u) for stops, u in zip(stops_N, u_N, strict=True)] for u_N in draws_SN])
-    kl_NX = np.pad(teacher.kl_BE.numpy(), ((0, 0), (0, 1)))
-    unlike_NX = (teacher.likeliest_BX != teacher.likeliest_BX[:, -1:]).numpy().astype(float)
+    kl_NX = np.pad(full_depth.kl_BE.numpy(), ((0, 0), (0, 1)))
+    unlike_NX = (full_depth.top_token_BX != full_depth.top_token_BX[:, -1:]).numpy().astype(float)
     token_N = np.arange(100)
     for expected, sampled_SN in [
         *((replayed.share_X[rank], (exit_SN == rank).astype(float)) for rank in range(len(EXITABLE) + 1)),
@@ -55,11 +54,11 @@ def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -
 
 def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
     transcript = random_transcript(50)
-    assert transcript.teacher is not None
+    assert transcript.full_depth is not None
     first, never = replay_recorded(kl(0.0, 1e9), transcript, EXITABLE)
     assert first.share_X.tolist() == [1, 0, 0, 0]
-    assert first.expected_kl == pytest.approx(transcript.teacher.kl_BE[:, 0].double().mean().item())
-    unlike_N = transcript.teacher.likeliest_BX[:, 0] != transcript.teacher.likeliest_BX[:, -1]
+    assert first.expected_kl == pytest.approx(transcript.full_depth.kl_BE[:, 0].double().mean().item())
+    unlike_N = transcript.full_depth.top_token_BX[:, 0] != transcript.full_depth.top_token_BX[:, -1]
     assert first.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
     assert never.share_X == pytest.approx([0, 0, 0, 1])
     assert (never.expected_kl, never.expected_disagreement) == pytest.approx((0, 0))
@@ -67,12 +66,8 @@ def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
 
 def test_settings_are_replayed_together_where_they_see_the_same() -> None:
     parameters: dict[str, list[Parameter]] = {**SOME, "random": [control(1, 1, 1, 1)]}
-    settings = [
-        EarlyExit(mode, rule, parameter)
-        for mode in ("unfrozen", "skip")
-        for rule in RULES
-        for parameter in parameters[rule]
-    ]
+    given = [(rule, parameter) for rule in RULES for parameter in parameters[rule]]
+    settings = [EarlyExit(mode, *each) for mode in ("unfrozen", "skip") for each in given]
     groups = together(settings, is_adapted=False)
     assert [its for group in groups for its in group] == settings
     assert [len(group) for group in groups if group[0].mode == "unfrozen"] == [len(parameters[rule]) for rule in RULES]
@@ -94,11 +89,10 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert row["units"] == [unit_digest("a"), unit_digest("b")]
     assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
-    six = summary(
-        EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], list("abcdef"), EXITABLE, 7
-    )
+    of_six = list("abcdef")
+    six = summary(EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], of_six, EXITABLE, 7)
     assert six["expected_kl_low"] < six["expected_kl"] == 2.5 < six["expected_kl_high"]
     assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1)), "which is given"
-    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, list("abcdef"), EXITABLE, 7)
+    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, of_six, EXITABLE, 7)
     assert six["mean_depth_low"] == pytest.approx(0.025 ** (1 / 6)), "that none of six exits is no certainty"
     assert six["macs_full"] is None

@@ -4,21 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blank_rows import blank
 from synthetic_sweeps import add, run_rows, write_runs
 
 from eexit.errors import UsageError
-from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, NoExit
+from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from eexit.results.finished_sweep import read_finished
 from eexit.results.study_tables import REPLAYS
-from eexit.studies.replay.shortlist import (
-    AIMS,
-    Neighbours,
-    Pilot,
-    PredictedSetting,
-    cheapest_within,
-    neighbours,
-    settings_worth_running,
-)
+from eexit.studies.replay import shortlist
+from eexit.studies.replay.shortlist import Neighbours, Pilot, PredictedSetting, cheapest_within, neighbours
 
 MODE, N = "frozen_residual", 100
 LOST = {EarlyExit("unfrozen", "confidence", 0.9): 2, EarlyExit(MODE, "confidence", 0.9): 4}  # of N prompts
@@ -51,41 +45,35 @@ def test_neighbours_are_on_both_sides_of_the_bound(settings: list[PredictedSetti
 def test_of_settings_those_that_cost_least_within_each_aim_are_run_from_safe_to_bold() -> None:
     front = [setting(1 - at / 100, 0.002 * 2 ** (at / 4), 0.1, 0.95 - at / 100) for at in range(40)]
     beaten = [setting(0.1, each.loss, 0.1, each.cost + 0.005) for each in front]
-    aims = [aim * 0.02 for aim in AIMS]
+    aims = [aim * 0.02 for aim in shortlist.AIMS]
     found = cheapest_within([*beaten, *front, setting(0.2, 0.0, 0.0, 1.3)], aims)
     assert set(found) <= set(front)
     assert [each.loss for each in found] == pytest.approx(aims, rel=0.2)
     assert cheapest_within([setting(0.5, 0.2, 0.5), setting(0.4, 0.3, 0.4)], aims) == [setting(0.5, 0.2, 0.5)]
 
 
-def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]]) -> Path:
+def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]]) -> str:
     """A pilot of N prompts; its replays have by threshold their disagreement, and what exits save."""
-    runs = []
-    configurations: list[Configuration] = [NoExit(), *settings]
+    runs, configurations = [], [NoExit(), *settings]
     for prompt in range(N):
         for each in configurations:
             lost, saved = settings.get(each, (0, 0.0))
-            found = {
-                "macs_full": 100.0,
-                "macs_to_exit": 100 * (1 - saved),
-                "correct": each.mode == NORMAL or prompt >= lost,
-            }
+            costs = {"macs_full": 100.0, "macs_to_exit": 100 * (1 - saved)}
+            found = {**costs, "correct": each.mode == NORMAL or prompt >= lost}
             runs.append(run_rows(f"{prompt}", f"Question {prompt}?", each.mode, 1.0, ["a", "b"], of=each, **found))
     write_runs(folder, runs)
     sweep = read_finished(str(folder), ["run_id"])
     results = sweep.digest_as_read(sweep.manifest.config)
     rows: list[dict[str, Any]] = [
-        EarlyExit("unfrozen", "confidence", parameter).columns | {
-            "text_of": NORMAL, "prompts": N, "texts": N, "tokens": N, "drawn": False, "mean_depth": 1.0,
-            "expected_kl": 0.0, "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)],
-            "macs_full": 100.0, "macs_to_exit": 100 * (1 - saved), "macs_required": 100.0, "macs_executed": 101.0,
-            "readout": "lens", "screen": None, "model": "tiny", "units": [], "results": results,
+        blank(REPLAYS) | EarlyExit("unfrozen", "confidence", parameter).columns | {
+            "expected_disagreement": disagreement, "exit_distribution": [(20, 0.5), (29, 0.5)], "macs_full": 100.0,
+            "macs_to_exit": 100 * (1 - saved), "macs_required": 100.0, "macs_executed": 101.0, "results": results,
         }
         for parameter, (disagreement, saved) in replays.items()
     ]  # fmt: skip
     if rows:
         add(folder, REPLAYS, rows)
-    return folder
+    return str(folder)
 
 
 REPLAYED = {0.99: (0.001, 0.05), 0.95: (0.005, 0.1), 0.9: (0.01, 0.2), 0.8: (0.02, 0.3), 0.5: (0.2, 0.5)}
@@ -93,38 +81,33 @@ WHOLE = {**{each: (lost, 0.2) for each, lost in LOST.items()}, **ORACLES}
 
 
 def test_a_pilot_predicts_what_settings_lose_in_each_mode(tmp_path: Path) -> None:
-    results = str(pilot(tmp_path / "p", WHOLE, REPLAYED))
+    results = pilot(tmp_path / "p", WHOLE, REPLAYED)
     found = Pilot.read(results, "answers", 0.02)
     losses = {
-        mode: {each.setting.parameter: each.loss for each in found.candidates(mode)} for mode in (MODE, "unfrozen")
+        (mode, each.setting.parameter): each.loss for mode in (MODE, "unfrozen") for each in found.candidates(mode)
     }
-    assert losses[MODE][0.95] == pytest.approx(0.005 * (0.04 + 0.5 / N) / 0.01), "as 0.9 lost, and half a prompt more"
-    assert losses["unfrozen"][0.95] == pytest.approx(0.005 * (0.02 + 0.5 / N) / 0.01)
+    assert losses[MODE, 0.95] == pytest.approx(0.005 * (0.04 + 0.5 / N) / 0.01), "as 0.9 lost, and half a prompt more"
+    assert losses["unfrozen", 0.95] == pytest.approx(0.005 * (0.02 + 0.5 / N) / 0.01)
     cells = found.cells
     assert cells.A == (None, "unfrozen/agree")
     assert Neighbours(f"{MODE}/agree@25", f"{MODE}/agree") == cells.B
     assert Neighbours(f"{MODE}/confidence/0.99", f"{MODE}/confidence/0.95") == cells.D
-    online = settings_worth_running(results, "answers", 0.02, [NORMAL, "unfrozen", MODE])
+    online = shortlist.settings_worth_running(results, "answers", 0.02, [NORMAL, "unfrozen", MODE])
     assert {cells.C.bold, cells.C.safe, cells.D.bold, cells.D.safe} - {None} <= {each.key for each in online}
-    oracles = settings_worth_running(results, "answers", 0.02, ["unfrozen", MODE], of_oracle=True)
+    oracles = shortlist.settings_worth_running(results, "answers", 0.02, ["unfrozen", MODE], of_oracle=True)
     assert [each.key for each in oracles] == ["unfrozen/agree", *cells.B]
-
-
-ONLINE = {each: (lost, 0.2) for each, lost in LOST.items()}
-EXACT_ALONE = {EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}
 
 
 @pytest.mark.parametrize(
     ("settings", "replays", "message"),
     [
-        (WHOLE, {}, "has no replays of online rules with an exact KV cache in which any token exits"),
-        (ONLINE, REPLAYED, "has no runs of frozen_residual/agree"),
-        (EXACT_ALONE, REPLAYED, "has no settings in a mode that alters the KV cache"),
+        (WHOLE, {}, "has no replays of online rules with an exact KV cache"),
+        ({each: (lost, 0.2) for each, lost in LOST.items()}, REPLAYED, "has no runs of frozen_residual/agree"),
+        ({EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}, REPLAYED, "has no settings in a mode that alters"),
     ],
 )
 def test_what_settings_are_found_by_has_to_be_there(
     tmp_path: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]], message: str
 ) -> None:
-    results = str(pilot(tmp_path / "p", settings, replays))
     with pytest.raises(UsageError, match=message):
-        settings_worth_running(results, "answers", 0.02, ["unfrozen", MODE])
+        shortlist.settings_worth_running(pilot(tmp_path / "p", settings, replays), "answers", 0.02, ["unfrozen", MODE])

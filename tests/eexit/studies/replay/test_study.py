@@ -1,7 +1,6 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from byte_model import N_LAYERS, save_byte_model
+from commands import here
 from driving import look_here
 from landed_sweep import land_all
 
 from cluster.studies import actors
 from cluster.studies import run as running_studies
-from cluster.studies.run import StudyRun, run_study
+from cluster.studies.run import run_study
 from eexit.errors import UsageError
-from eexit.output.progress import NullDisplay, Progress
-from eexit.plan.config import Prompt, SweepConfig
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
@@ -49,30 +48,19 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
     return SweepConfig.model_validate(fields | grid | others)
 
 
-def replayed(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
-    running: dict[str, Any] = {"display": NullDisplay(), "look": look_here}
-    running |= {name: others.pop(name) for name in running if name in others}
-    text_of = others.pop("text_of", "normal")
-    return run_study(str(out), plan_of(text_of, **others), **running).rows
-
-
-def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
-    """The same on texts of normal, with the model in this process, where an actor would load it again."""
-    before = len(REPLAYS.read(open_store(out)))
-    sweep = read_finished(str(out), ["prompt_id", "status"])
-    study = plan_of(**others)(sweep)
-    if study.needs_model:
-        study.load("cpu")
-    call = StudyRun(study, sweep.store)
-    for unit in study.units():
-        call.publish_unit(unit, [study.run_part(part) for part in unit.parts], datetime.now(UTC))
-    rows: list[dict[str, Any]] = REPLAYS.read(open_store(out)).slice(before).to_pylist()
-    return rows
-
-
 def plan_of(text_of: str = "normal", **others: Any) -> Callable[[FinishedSweep], ReplayStudy]:
     asked = ReplayArgs(**{"kl_factors": (), "rules": {}, **others})
     return partial(make_replay_plan, asked=asked, text_of=text_of)
+
+
+def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of a replay with the model in this process, where an actor would load it again."""
+    study = plan_of(**others)(read_finished(str(out), ["prompt_id", "status"]))
+    if study.needs_model:
+        study.load("cpu")
+    return [
+        row for unit in study.units() for row in study.rows(unit, [study.run_part(part).result for part in unit.parts])
+    ]
 
 
 def by_prompt(out: Path, key: str) -> pd.DataFrame:
@@ -90,98 +78,53 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path) -> None:
     before = len(REPLAYS.read(open_store(finished)))
-    command = [str(finished), "--kl-factors", "0", "0.5:2:3", "--texts-of", "unfrozen/kl/1"]
-    assert replay.main(command) == 0
-    printed = capsys.readouterr()
-    rows = REPLAYS.read(open_store(finished)).slice(before)
-    assert rows.schema.equals(REPLAYS.schema)
-    frame = rows.to_pandas().set_index("configuration")
+    done = here(replay.main, finished, "--kl-factors", "0", "0.5:2:3", "--texts-of", "unfrozen/kl/1")
+    assert done.returncode == 0
+    assert "Means over 5 prompts (10 texts, seeds averaged first)" in " ".join(done.stdout.split())
+    frame = REPLAYS.read(open_store(finished)).slice(before).to_pandas().set_index("configuration")
     assert frame.index.tolist() == [f"unfrozen/kl/{k}" for k in ("0", "0.5", "1", "2")]
-    assert frame[["text_of", "prompts", "texts", "drawn"]].drop_duplicates().to_numpy().tolist() == [
-        ["unfrozen/kl/1", 5, 10, False]
-    ]
+    described = frame[["text_of", "prompts", "texts", "drawn"]].drop_duplicates()
+    assert described.to_numpy().tolist() == [["unfrozen/kl/1", 5, 10, False]]
     assert frame.macs_required.isna().all()
     assert frame.mean_depth.is_monotonic_increasing
-    assert (frame.mean_depth_low <= frame.mean_depth).all()
-    assert (frame.mean_depth <= frame.mean_depth_high).all()
-    # At the sweep's own KL factor, against the probabilities and likeliest tokens that it recorded.
+    assert ((frame.mean_depth_low <= frame.mean_depth) & (frame.mean_depth <= frame.mean_depth_high)).all()
     tokens = pd.read_parquet(finished / "tokens").query("decided and configuration == 'unfrozen/kl/1'")
-    prob_NX, kl_NX = np.stack([*tokens.exit_prob]), np.pad(np.stack([*tokens.kl]), ((0, 0), (0, 1)))
-    likeliest = [[layer[0] for layer in top] for top in tokens.top_token_ids]
-    unlike_NX = np.array(likeliest) != tokens.final_token_id.to_numpy()[:, None]
-    expected = pd.DataFrame(prob_NX, index=tokens.index).assign(
-        kl=(prob_NX * kl_NX).sum(1), unlike=(prob_NX * unlike_NX).sum(1), id=tokens.prompt_id, seed=tokens.seed
-    )
-    means = expected.groupby(["id", "seed"]).mean().groupby("id").mean().mean()
-    its = frame.loc["unfrozen/kl/1"]
+    drawn = pd.DataFrame(np.stack([*tokens.exit_prob]), index=[tokens.prompt_id, tokens.seed])
+    its, expected = frame.loc["unfrozen/kl/1"], drawn.groupby(level=[0, 1]).mean().groupby(level=0).mean().mean()
     assert its.tokens == len(tokens)
-    assert [share for _, share in its.exit_distribution] == pytest.approx(means[[0, 1, 2, 3]].tolist(), abs=1e-6)
+    assert [share for _, share in its.exit_distribution] == pytest.approx(expected.tolist(), abs=1e-6)
     assert [layer for layer, _ in its.exit_distribution] == [*EXITS, N_LAYERS - 1]
-    assert its.expected_kl == pytest.approx(means.kl, rel=1e-4)
-    assert its.expected_disagreement == pytest.approx(means.unlike, abs=1e-6)
-    lines = " ".join(printed.out.split())
-    assert "Teacher-forced: each token is decided given a text of unfrozen/kl/1" in lines
-    assert "Means over 5 prompts (10 texts, seeds averaged first)" in lines
-    assert f'pd.read_parquet("{finished}/replays")' in printed.out
-    assert "replaying 4 settings on 10 texts of unfrozen/kl/1, from what was recorded" in printed.err
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_online_rules_replayed_on_their_own_texts_are_their_runs(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(running_studies, "run_study", partial(run_study, look=look_here))
+def test_online_rules_on_their_own_texts_are_their_runs(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_studies, "run_study", partial(run_study, inspect=look_here))
     monkeypatch.setattr(study, "TOKENS_PER_PART", 30)  # so that texts come in several calls
-    assert (
-        replay.main([str(finished), "--rules", "confidence=0.1:0.2:2", "--texts-of", "frozen_residual/confidence/0.1"])
-        == 0
-    )
-    printed = capsys.readouterr()
-    assert "replaying 4 settings on 5 texts of frozen_residual/confidence/0.1; one actor has all 2 CPUs" in printed.err
+    key = "frozen_residual/confidence/0.1"
+    done = here(replay.main, finished, "--rules", "confidence=0.1:0.2:2", "--texts-of", key)
+    assert done.returncode == 0
+    assert f"replaying 4 settings on 5 texts of {key}; one actor" in done.stderr
     rows = REPLAYS.read(open_store(finished)).to_pandas()
-    rows = rows[rows.text_of == "frozen_residual/confidence/0.1"].set_index("configuration")
-    assert set(rows.prompts) == set(rows.texts) == {5}, "both seeds have the same text, which counts once"
-    assert rows.index.tolist() == [
-        f"{mode}/confidence/{threshold}" for mode in ("unfrozen", "frozen_residual") for threshold in (0.1, 0.2)
-    ]
-    its, runs = rows.loc["frozen_residual/confidence/0.1"], by_prompt(finished, "frozen_residual/confidence/0.1")
+    rows = rows[rows.text_of == key].set_index("configuration")
+    assert (len(rows), set(rows.prompts), set(rows.texts)) == (4, {5}, {5}), "both seeds have the same text"
+    its, runs = rows.loc[key], by_prompt(finished, key)
     assert [its.mean_depth, its.expected_disagreement] == pytest.approx(runs[MEASURES].mean().tolist(), abs=1e-9)
     assert [its.macs_full, its.macs_required] == pytest.approx(runs[["macs_full", "macs_required"]].sum().tolist())
     assert its.mean_depth != rows.loc["unfrozen/confidence/0.1"].mean_depth, "its own state decides"
 
 
-class StopsAtAgree(NullDisplay):
-    def show(self, progress: Progress, last: bool = False) -> None:
-        if "agree" in progress.doing:
-            raise KeyboardInterrupt
-
-
 def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
-    """An oracle from what was recorded, and an online rule with the model."""
     sets = (f"{EXITS[-1]}", "all")
-    rows = {
-        row["configuration"]: row
-        for row in replayed_here(finished, rules={"agree": (), "confidence": (0.05,)}, exit_sets=sets)
-    }
+    asked = replayed_here(finished, rules={"agree": (), "confidence": (0.05,)}, exit_sets=sets)
+    rows = {row["configuration"]: row for row in asked}
     for rule in ("agree", "confidence/0.05"):
         every, last = (rows[f"unfrozen/{rule}{within}"] for within in ("", f"@{EXITS[-1]}"))
         assert {layer for layer, share in last["exit_distribution"] if share} <= {EXITS[-1], N_LAYERS - 1}
         assert last["mean_depth"] > every["mean_depth"]
         assert {layer for layer, share in every["exit_distribution"] if share} > {EXITS[0]}
         assert (last["exit_set"], every["exit_set"]) == (f"{EXITS[-1]}", None)
-    with pytest.raises(UsageError, match="exit set 99: layer 99 is not exitable"):
-        replayed(finished, rules={"agree": ()}, exit_sets=("99",))
-
-
-@pytest.mark.usefixtures("no_ray")
-def test_settings_that_are_finished_stay_when_it_is_stopped(finished: Path) -> None:
-    before = len(REPLAYS.read(open_store(finished)))
-    with pytest.raises(KeyboardInterrupt):
-        replayed(finished, rules={"kl": (0.5, 1.0), "agree": ()}, display=StopsAtAgree())
-    rows = REPLAYS.read(open_store(finished)).slice(before)
-    assert rows["configuration"].to_pylist() == ["unfrozen/kl/0.5", "unfrozen/kl/1"]
 
 
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
@@ -199,9 +142,8 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
         land_all(tmp_path / observe, bare.model_copy(update={"record_full_depth": observe}))
         assert needs_model(tmp_path / observe, kl=(1.0,))
     transcripts = read_transcripts(open_store(finished), "normal")
-    assert [(its.text.prompt_id, its.seed) for its in transcripts] == sorted(
-        (word, seed) for word in WORDS if word != "failed" for seed in (0, 1)
-    )
+    expected = [(word, seed) for word in sorted({*WORDS} - {"failed"}) for seed in (0, 1)]
+    assert [(its.text.prompt_id, its.seed) for its in transcripts] == expected
     texts = [its.text for its in read_transcripts(open_store(tmp_path / "bare"), "normal")]
     assert texts == [its.text for its in transcripts]
 
@@ -209,33 +151,26 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "nothing is asked for: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
+        ({}, "no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
         ({"kl_factors": (-1.0,)}, "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1"),
-        ({"kl_factors": (1.0, 1.0)}, "1.0 of rule kl is listed more than once"),
-        ({"rules": {"confidense": (0.5,)}}, "unknown rule 'confidense': did you mean confidence?"),
-        ({"rules": {"confidence": (1.5,)}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"fixed": (2.0,)}}, "rule fixed can't exit at layer 2: the exitable layers are 1 3 4"),
-        ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl looks at a trained probe: give --probe"),
+        ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl reads a trained probe: give --probe"),
         ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
         ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
         ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),
-        (
-            {"kl_factors": (1.0,), "modes": ("frozen",)},
-            "unknown mode 'frozen': did you mean frozen_residual or frozen_cache?",
-        ),
+        ({"rules": {"agree": ()}, "exit_sets": ("99",)}, "exit set 99: layer 99 is not exitable"),
         ({"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you mean unfro"),
     ],
 )
-@pytest.mark.usefixtures("no_ray")
 def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as raised:
-        replayed(finished, **arguments)
+        replayed_here(finished, **arguments)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_only_a_sweep_with_texts_is_replayed(finished: Path, tmp_path: Path) -> None:
     out = land_all(tmp_path, config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),)))
-    with pytest.raises(UsageError, match="has no texts of normal: all its runs failed, or decided no token"):
-        replayed(out, kl_factors=(1.0,))
+    with pytest.raises(UsageError, match="has no texts of normal"):
+        replayed_here(out, kl_factors=(1.0,))

@@ -1,9 +1,10 @@
 """Replays with the model, of what tiny models wrote: against runs at the same settings, and the model's own forward."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import cycle
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
 from eexit.model.adapters import merged
 from eexit.model.decoders import DecoderPair
+from eexit.model.layers import Decoder
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.quality.text_metrics import disagreement
 from eexit.studies.replay.from_records import ReplayResult, Transcript, replay_recorded, together
@@ -34,19 +36,26 @@ from eexit.studies.replay.with_model import Replayer
 from eexit.sweeps.head_moment import second_moment
 from eexit.training.texts import TrainingText
 
-N_LAYERS = 7
-
-
+N_LAYERS, SEED = 7, 3
 GREEDY = replace(DECODING, max_new_tokens=20)
 
 
-SEED = 3
+def replayer_of(
+    llama: PreTrainedModel, decoding: DecodingConfig = DECODING, student: Decoder | None = None
+) -> Replayer:
+    decoder = decoder_of(llama)
+    return Replayer(DecoderPair(decoder, student or decoder), decoding, measure_unit_costs(decoder, decoding))
 
 
 @pytest.fixture(scope="module")
 def replayer(llama: PreTrainedModel) -> Replayer:
-    decoder = decoder_of(llama)
-    return Replayer(DecoderPair.from_decoders(decoder), DECODING, measure_unit_costs(decoder, DECODING))
+    return replayer_of(llama)
+
+
+def decoding_with(llama: PreTrainedModel, gated: Sequence[EarlyExit], by: str) -> DecodingConfig:
+    decoder, gate = decoder_of(llama), random_gate([each.gated_rule for each in gated])
+    screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if by == "screen" else None
+    return replace(GREEDY, gate=gate, screen=screen)
 
 
 def generate(model: PreTrainedModel, configuration: Configuration, decoding: DecodingConfig = GREEDY) -> RequestOutput:
@@ -58,12 +67,13 @@ def transcript_of(trace: RequestOutput, recorded: bool = True) -> Transcript:
     logits_NXV = torch.full((len(trace.token_id_T) - 1, len(EXITABLE) + 1, 97), -50.0)
     logits_NXV.scatter_(-1, torch.tensor(trace.top_token_ids_TXK[1:, :, :1]).long(), 50.0)
     likeliest = divergence_from_final(logits_NXV, 3)
-    teacher = replace(likeliest, kl_BE=torch.tensor(trace.kl_TE[1:]))
+    full_depth = replace(likeliest, kl_BE=torch.tensor(trace.kl_TE[1:]))
     text = TrainingText("a", PROMPTS[0], tuple(trace.token_id_T.tolist()))
-    return Transcript(text, SEED, teacher if recorded else None)
+    return Transcript(text, SEED, full_depth if recorded else None)
 
 
 def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, replayed: ReplayResult) -> None:
+    """A replay costs exactly what the run did; an oracle's, which runs beside full depth, is not known in either."""
     exit_N = np.searchsorted([*EXITABLE, N_LAYERS - 1], trace.exit_layer_T[1:])
     is_by_chance = not np.isin(trace.exit_prob_TX, (0, 1)).all()
     alters = setting.mode != "unfrozen"
@@ -78,52 +88,13 @@ def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, repl
         own = disagreement(trace.token_id_T, trace.final_token_id_T)
         assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
         assert replayed.changed == ((own or 0) > 0)
-    check_costs(replayer, setting, trace, replayed)
-
-
-def check_costs(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, replayed: ReplayResult) -> None:
-    """A replay costs exactly what the run did; an oracle's, which runs beside full depth, is not known in either."""
-    prices, exit_T = replayer.pricing.prices, trace.exit_layer_T[1:]
-    ran = cost_columns(prices, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
+    unit_costs, exit_T = replayer.pricing.unit_costs, trace.exit_layer_T[1:]
+    ran = cost_columns(unit_costs, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
     assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
-    assert (
-        np.isnan(replayed.costs.macs_executed)
-        if setting.is_oracle
-        else replayed.costs.macs_executed == ran["macs_executed"]
-    )
-
-
-def count_calls(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> list[str]:
-    """A list that grows whenever this method is called."""
-    called, method = [], getattr(of, name)
-
-    def counting(*args: object) -> object:
-        called.append(name)
-        return method(*args)
-
-    monkeypatch.setattr(of, name, counting)
-    return called
-
-
-@pytest.mark.parametrize(  # each rule where exits leave texts as they are, and in one of the states that alter them
-    ("mode", "rule"),
-    [
-        *(("unfrozen", rule) for rule in RULES),
-        *zip(cycle([mode for mode in MODES if mode != "unfrozen"]), RULES, strict=False),
-    ],
-)
-def test_a_run_replayed_on_its_own_text_is_what_was_recorded_of_it(
-    llama: PreTrainedModel, replayer: Replayer, mode: str, rule: str
-) -> None:
-    settings = [EarlyExit(mode, rule, parameter) for parameter in SOME[rule]]
-    for setting in settings:
-        trace = generate(llama, setting)
-        transcript = transcript_of(trace, recorded=mode == "unfrozen")
-        groups = together(settings, is_adapted=False)
-        [group] = [group for group in groups if setting in group]
-        assert len(group) == (len(settings) if mode == "unfrozen" else 1)
-        replayed = replayer.replay(group, transcript)[group.index(setting)]
-        check_run(replayer, setting, trace, replayed)
+    if setting.is_oracle:
+        assert np.isnan(replayed.costs.macs_executed)
+    else:
+        assert replayed.costs.macs_executed == ran["macs_executed"]
 
 
 @pytest.mark.parametrize(
@@ -134,47 +105,41 @@ def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
     llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, looks_through: str
 ) -> None:
     """But for patience, which counts the layers of its set."""
-    decoder, parameter = decoder_of(llama), SOME[rule][0]
-    gate = random_gate([EarlyExit("unfrozen", "confidence", SOME["confidence"][0]).gated_rule])
-    screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
-    decoding = replace(GREEDY, gate=gate, screen=screen)
-    replayer = Replayer(DecoderPair.from_decoders(decoder), decoding, measure_unit_costs(decoder, decoding))
+    parameter = SOME[rule][0]
+    decoding = decoding_with(llama, [EarlyExit("unfrozen", "confidence", SOME["confidence"][0])], looks_through)
+    replayer = replayer_of(llama, decoding)
     sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
     thresholds = [None, "0.4", "0.6"] if rule == "confidence" else [None]
     settings = [EarlyExit("unfrozen", rule, parameter, layers, chance) for layers in sets for chance in thresholds]
     runs = [(setting, generate(llama, setting, decoding)) for setting in settings]
     assert len({tuple(trace.exit_layer_T.tolist()) for _, trace in runs}) >= 3, "they exit elsewhere"
-    passes = count_calls(monkeypatch, replayer, "_score")
-    transcript = transcript_of(runs[0][1])
+    passes, transcript = Mock(side_effect=replayer._score), transcript_of(runs[0][1])
+    monkeypatch.setattr(replayer, "_score", passes)
     for setting in settings:
         replayer.replay([setting], transcript)
-    assert len(passes) == (len(sets) if rule == "patience" else 1)
+    assert passes.call_count == (len(sets) if rule == "patience" else 1)
     for setting, trace in runs:
         check_run(replayer, setting, trace, replayer.replay([setting], transcript_of(trace))[0])
 
 
 @pytest.mark.parametrize("looks_through", ["head", "screen"])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_rule_with_and_without_a_gate_costs_in_a_replay_what_its_run_did(
-    llama: PreTrainedModel, mode: str, looks_through: str
-) -> None:
-    decoder = decoder_of(llama)
+def test_a_run_replayed_on_its_own_text_is_that_run(llama: PreTrainedModel, mode: str, looks_through: str) -> None:
     plain = [EarlyExit(mode, rule, parameter) for rule in RULES for parameter in SOME[rule]]
     # Those that a gate can keep out.
     looking = {name for name, rule in ONLINE.items() if rule.needs_distribution and not rule.needs_history}
     gated = [each for each in plain if each.rule in looking]
-    gate = random_gate([each.gated_rule for each in gated])
-    screen = Screen(decoder, ScreenSize(6, 9), second_moment(decoder)) if looks_through == "screen" else None
-    decoding = replace(GREEDY, gate=gate, screen=screen)
-    replayer = Replayer(DecoderPair.from_decoders(decoder), decoding, measure_unit_costs(decoder, decoding))
+    decoding = decoding_with(llama, gated, looks_through)
+    replayer = replayer_of(llama, decoding)
     settings = [*plain, *(replace(each, gate="0.5") for each in gated)]
     requests = [Request(PROMPTS[0], each, SEED) for each in settings]
-    traces = traces_of(Engine(decoder, decoding).generate(requests))
+    traces = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
     online = set[float]()
     for index, setting in enumerate(settings):
-        transcript = transcript_of(traces[index], recorded=False)
-        [replayed] = replayer.replay([setting], transcript)
-        check_costs(replayer, setting, traces[index], replayed)
+        [group] = [group for group in together(settings, is_adapted=False) if setting in group]
+        transcript = transcript_of(traces[index], recorded=mode == "unfrozen")
+        replayed = replayer.replay(group, transcript)[group.index(setting)]
+        check_run(replayer, setting, traces[index], replayed)
         if not setting.is_oracle:
             online.add(replayed.costs.macs_executed)
     assert len(online) > len(gated), "they don't cost the same"
@@ -199,9 +164,7 @@ def frozen_streams(llama: PreTrainedModel, text: TrainingText, exit_N: Tensor) -
     return found
 
 
-def test_what_is_read_at_frozen_exits_is_as_far_from_full_depth_as_the_models_own_forward_says(
-    llama: PreTrainedModel, replayer: Replayer
-) -> None:
+def test_frozen_exits_are_read_as_by_the_models_own_forward(llama: PreTrainedModel, replayer: Replayer) -> None:
     setting = EarlyExit("frozen_residual", "confidence", 0.3)
     transcript = transcript_of(generate(llama, NoExit()), recorded=False)
 
@@ -240,15 +203,10 @@ def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel, r
         assert np.isnan(recorded.costs).all()
 
 
-def test_an_adapters_exits_are_its_own_and_its_final_layer_is_not_full_depth(
-    llama: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_an_adapters_final_layer_is_not_full_depth(llama: PreTrainedModel, tmp_path: Path) -> None:
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path)))
-    decoder = decoder_of(llama)
-    adapted = Replayer(DecoderPair.from_decoders(decoder, student), DECODING, measure_unit_costs(decoder, DECODING))
-    setting = EarlyExit("unfrozen", "confidence", 0.3)
-    request = Request(PROMPTS[0], setting, SEED)
-    trace = traces_of(Engine(decoder, GREEDY, student).generate([request]))[0]
+    adapted, setting = replayer_of(llama, student=student), EarlyExit("unfrozen", "confidence", 0.3)
+    trace = traces_of(Engine(decoder_of(llama), GREEDY, student).generate([Request(PROMPTS[0], setting, SEED)]))[0]
     [replayed] = adapted.replay([setting], transcript_of(trace))
     check_run(adapted, setting, trace, replayed)
     [never] = adapted.replay([replace(setting, parameter=1.0)], transcript_of(trace))

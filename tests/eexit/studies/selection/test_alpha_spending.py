@@ -29,7 +29,6 @@ def question(max_risk: float = 0.02, units: Sequence[str] = UNITS, runs: str = "
 
 
 def ask(out: Path, asked: dict[str, Any], minute: int, planned: int | None = None, **change: Any) -> int:
-    """As a call of `eexit choose` puts it down; returns its number."""
     found = ask_of(asked, planned, open_store(out))
     row = {
         **blank(CHOICES), **asked, "status": "asked", "started": BEGAN + timedelta(minutes=minute),
@@ -66,9 +65,7 @@ def test_asks_are_counted_over_folders_that_lie_side_by_side_and_steps_of_assess
     assert ask(mine, question(runs="c"), 2) == 3
     assert ask(assess / "further", question(runs="d"), 3) == 4
     assert ask(tmp_path / "elsewhere" / "deep" / "er", question(runs="d"), 4) == 1
-    assert ask(mine, question(runs="e", model="another"), 5) == 1, (
-        "another model's certificates are claims of their own"
-    )
+    assert ask(mine, question(runs="e", model="another"), 5) == 1, "its certificates are claims of their own"
     shutil.copytree(mine, tmp_path / "copy")
     assert ask(tmp_path / "copy", question(runs="c"), 6) == 3, "a copy counts nothing twice"
 
@@ -89,7 +86,5 @@ def test_planned_asks_share_equally_and_how_many_they_are_is_said_at_the_first(t
     assert ask(out, question(), 0, planned=3) == 1
     second = ask_of(question(0.03), None, open_store(out))
     assert (second.number, second.planned, second.error) == (2, 3, first.error)
-    with pytest.raises(
-        UsageError, match="--planned-uses 4 comes too late: 3 was planned when these prompts were first asked"
-    ):
+    with pytest.raises(UsageError, match="--planned-uses 4 comes too late: 3 was planned"):
         ask_of(question(0.03), 4, open_store(out))

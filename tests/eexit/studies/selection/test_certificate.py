@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from selecting import ALONE, CONFIG, PROMPTS, land, printed
+
+from eexit.plan.runs import Run
 
 ONE_LOST_IN_TEN = """
                                     of              of those that   p of
@@ -13,8 +16,8 @@ ONE_LOST_IN_TEN = """
 
 Tested from safe to bold, until one is not certified. Loss of a prompt: 1 where full depth
 answers correctly and the setting does not, else 0, over all prompts that have an answer. Mean
-loss: over n prompts for choosing. p: that the risk is above the bound (bets against it, prompt
-by prompt). Enough: prompts for choosing that would certify it with a chance of 80%, if losses
+loss: over n calibration prompts. p: that the risk is above the bound (bets against it, prompt
+by prompt). Enough: calibration prompts that would certify it with probability 80%, if losses
 stay as they are. Cost: multiply-adds of what was run, as a share of those of full depth.
 Groups differ in size and count once each: mean loss, n, p and enough are of groups, and of
 prompts is the mean loss over single prompts.
@@ -32,17 +35,17 @@ prompts is the mean loss over single prompts.
  its speed (eexit timings RESULTS)           not measured
 
 
-                                       mean loss       for
- choice    setting             cost for choosing reporting n at most    p
+                                     mean loss, mean loss,
+ choice    setting             cost calibration       test n at most    p
  ────────────────────────────────────────────────────────────────────────
- certified skip/confidence/0.9  70%         1.5%      2.5% 8     48% 0.28
- naive     skip/confidence/0.9  70%         1.5%      2.5% 8     48% 0.28
+ certified skip/confidence/0.9  70%        1.5%       2.5% 8     48% 0.28
+ naive     skip/confidence/0.9  70%        1.5%       2.5% 8     48% 0.28
 
-On n prompts for reporting, which had no part in the choice. At most: the
-risk by these alone, with the same confidence. p: that it is above the
-bound. Naive: the cheapest setting whose mean loss is within the bound,
-which has no guarantee.
-Ask 1 of these prompts, of 1 planned: it may err with 4.75%, all asks with 5%.
+On n test prompts, which had no part in the selection. At most: the risk
+by these alone, with the same confidence. p: that it is above the bound.
+Naive: the cheapest setting whose mean loss is within the bound, which has
+no guarantee.
+Use 1 of these prompts, of 1 planned: its error budget is 4.75%, that of all uses 5%.
 Certified: skip/confidence/0.9, the cheapest that is, at 70% of full depth.
 With 95% confidence, over prompts like these, the share of prompts whose answer full depth gets
 right and the setting gets wrong, averaged over groups of prompts that count once each, is at most
@@ -56,15 +59,14 @@ certified (p = 0.0012).
 
 def test_a_certificate_of_answers_and_groups_is_printed(tmp_path: Path) -> None:
     """Eight groups of ten prompts and forty alone: of each group, one prompt in ten is lost."""
-    prompts = tuple(
-        replace(prompt, answer="4", group=f"{at // 10}" if at < 80 else None) for at, prompt in enumerate(ALONE.prompts)
-    )
-    lost = {("skip", prompt) for prompt in PROMPTS[:80:10]}
-    out = land(
-        tmp_path / "out",
-        ALONE.model_copy(update={"prompts": prompts}),
-        lambda run: {"correct": (run.configuration.mode, run.prompt.prompt) not in lost, "lcs_share": 1.0},
-    )
+    groups = [*(f"{at // 10}" for at in range(80)), *[None] * 40]
+    prompts = [replace(each, answer="4", group=group) for each, group in zip(ALONE.prompts, groups, strict=True)]
+    lost, config = {("skip", prompt) for prompt in PROMPTS[:80:10]}, ALONE.model_copy(update={"prompts": (*prompts,)})
+
+    def numbers(run: Run) -> dict[str, Any]:
+        return {"correct": (run.configuration.mode, run.prompt.prompt) not in lost, "lcs_share": 1.0}
+
+    out = land(tmp_path / "out", config, numbers)
     assert printed(out, risk="answers", max_risk=0.2) == ONE_LOST_IN_TEN.splitlines()[1:]
 
 
@@ -79,5 +81,5 @@ def test_families_what_is_left_out_and_that_none_is_certified_are_printed(tmp_pa
     assert lines[-3:] == [
         "No setting is certified with 95% confidence that the mean share of tokens unlike full depth's is at",
         "most 5%.",
-        "Use normal. A setting without any loss would be certified with 60 prompts for choosing.",
+        "Use normal. A setting without any loss would be certified with 60 calibration prompts.",
     ]

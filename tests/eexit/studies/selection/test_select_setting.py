@@ -1,8 +1,8 @@
 """Choosing a setting of a finished sweep: the rows that land, and what is refused."""
 
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,7 +34,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finished(swept: Path, tmp_path: Path) -> Path:
-    """Of which nothing was asked."""
     return Path(shutil.copytree(swept, tmp_path / "finished"))
 
 
@@ -49,13 +48,12 @@ def is_normal(run: Run) -> bool:
 def test_the_cheapest_certified_setting_is_chosen_beside_the_naive_choice_and_checked(finished: Path) -> None:
     row, _ = select(finished)
     n, means = len(CHOOSING), [fmean(disagreement(key, seed) for seed in SEEDS) for key in COSTS]
-    tested = {its["configuration"]: its for its in row["tested"]}
-    assert list(tested) == list(COSTS), "each family from the conservative end to the bold one"
-    assert [its["mean_loss"] for its in tested.values()] == pytest.approx(means)
-    assert [its["n"] for its in tested.values()] == [n] * 4
-    p_values = [float(betting(np.full(n, mean), 0.05, FIRST)) for mean in means]
-    assert [its["p_value"] for its in tested.values()] == pytest.approx(p_values)
-    assert [its["certified"] for its in tested.values()] == [True, False, False, False]
+    tested = pd.DataFrame(row["tested"])
+    assert tested.configuration.tolist() == [*COSTS], "each family from the conservative end to the bold one"
+    assert tested.mean_loss.tolist() == pytest.approx(means)
+    assert tested.n.tolist() == [n] * 4
+    assert tested.p_value.tolist() == pytest.approx([float(betting(np.full(n, mean), 0.05, FIRST)) for mean in means])
+    assert tested.certified.tolist() == [True, False, False, False]
     assert (row["families"], row["seeds"]) == (["skip/confidence", "skip/fixed"], 2)
     assert row["error_of_each"] == pytest.approx(FIRST / 2)
     assert (row["configuration"], row["mean_loss"], row["n"], row["cost"]) == ("skip/confidence/0.99", 0, n, 0.9)
@@ -81,9 +79,8 @@ def test_an_oracle_is_only_chosen_by_what_it_would_save(finished: Path) -> None:
 
 
 def test_the_cheapest_certified_setting_is_reported_even_where_it_costs_more_than_full_depth(tmp_path: Path) -> None:
-    row, said = select(
-        land(tmp_path / "out", columns=lambda run: {"macs_executed": 120.0, "disagreement": 0.0}), max_risk=0.06
-    )
+    out = land(tmp_path / "out", columns=lambda run: {"macs_executed": 120.0, "disagreement": 0.0})
+    row, said = select(out, max_risk=0.06)
     assert (row["configuration"], row["cost"]) == ("skip/confidence/0.9", 1.2)
     assert row["reporting_n"] > 0, "it is checked too"
     assert "Use normal." in said
@@ -109,11 +106,7 @@ def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("cost", "key", "share"), [("run", "0.5", 0.2), ("right", "0.9", 0.8)])
-def test_a_setting_may_be_chosen_by_what_a_right_answer_takes(
-    tmp_path: Path, cost: str, key: str, share: float
-) -> None:
-    """That of the bolder setting takes more, since its texts are longer."""
-
+def test_a_setting_may_be_chosen_by_a_right_answers_cost(tmp_path: Path, cost: str, key: str, share: float) -> None:
     def thinks(run: Run) -> dict[str, Any]:
         setting = run.configuration.columns["parameter"]
         of_full, length = {0.5: (0.2, 7), 0.9: (0.8, 1)}.get(setting, (1.0, 1))  # type: ignore[arg-type]
@@ -129,34 +122,11 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
     """Normal is right on three prompts, and the setting never."""
     right = set(CHOOSING[:3])
     out = land(tmp_path / "out", columns=lambda run: {"correct": is_normal(run) and run.prompt.prompt in right})
-    with pytest.raises(
-        UsageError, match=r"could be certified to lose at most 5%.* such as disagreement, or an --max-risk"
-    ):
+    with pytest.raises(UsageError, match=r"could be certified to lose at most 5%"):
         select(out, risk="answers")
     assert not (out / "choices").exists(), "it was no ask"
     with pytest.raises(UsageError, match="takes at least"):
         select(out, risk="answers", max_risk=0.016)  # a bound that answers could tell
-
-
-def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> None:
-    """Eight groups of ten prompts and forty alone: of each group, one prompt in ten is lost."""
-    prompts = tuple(
-        replace(prompt, answer="4", group=f"{at // 10}" if at < 80 else None) for at, prompt in enumerate(ALONE.prompts)
-    )
-    out = land(
-        tmp_path / "out",
-        ALONE.model_copy(update={"prompts": prompts}),
-        lambda run: {"correct": is_normal(run) or index(run) >= 80 or index(run) % 10 > 0},
-    )
-    row, said = select(out, risk="answers", max_risk=0.2)
-    n_groups = sum(not in_test_split(f"group {group}") for group in range(8))
-    n_alone = sum(not in_test_split(prompt) for prompt in PROMPTS[80:])
-    [tested] = row["tested"]
-    assert (tested["n"], row["test"]) == (n_groups + n_alone, "betting")
-    assert tested["mean_loss"] == pytest.approx(0.1 * n_groups / (n_groups + n_alone))
-    assert tested["loss_of_prompts"] == pytest.approx(n_groups / (10 * n_groups + n_alone))
-    assert tested["n_of_prompts"] == 10 * n_groups + n_alone
-    assert f"That is of groups: over their {tested['n_of_prompts']} prompts the mean is" in said
 
 
 @pytest.mark.parametrize(
@@ -164,7 +134,7 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
     [
         ({"max_risk": 1.0}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
         ({"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
-        ({"confidence": 0.0}, "--confidence must be above 0 and below 1, as in 0.05 or 0.95, got 0"),
+        ({"confidence": 0.0}, "--confidence must be above 0 and below 1"),
         ({"pilot": "there"}, "--pilot gives the order of --order pareto, and --order passed-on"),
         ({"rules": ["agree"]}, "can't be chosen from: skip/agree: no order from conservative to bold"),
         ({"keys": ["skip/agree", "skip/fixed/5"]}, "can't be chosen from: skip/agree: no order"),
@@ -174,14 +144,13 @@ def test_prompts_of_a_group_count_once_and_are_on_one_side(tmp_path: Path) -> No
         ({"keys": ["skip/fixed/6"]}, "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
         ({"max_risk": 0.01}, "confidence 0.95 among 2 families of settings, which share the error, takes at least 3"),
         ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
-        ({"risk": "answers"}, "has no answers to check: sweep prompts that bring an answer"),
-        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge RESULTS asks for them"),
+        ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
+        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge RESULTS adds them"),
     ],
 )
 def test_what_nothing_can_be_chosen_from_is_told(finished: Path, asked: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UsageError, match=re.escape(message)):
         select(finished, **asked)
-    assert message in str(raised.value)
 
 
 def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
@@ -191,14 +160,13 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
     n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
     for out, asked, message in (
         (few, {"risk": "perplexity"}, "has no runs of normal, which risk perplexity compares with"),
-        (few, {"order": PARETO}, f"has {n_few} prompts to choose with, and certifying a risk of 0.05"),
+        (few, {"order": PARETO}, f"has {n_few} calibration prompts, and certifying a risk of 0.05"),
         (half, {}, "has 837 of 840 runs: finish that sweep first"),
-        (wrong, {}, "has a loss of 1.5, and losses for risk disagreement are between 0 and 1: check its column"),
+        (wrong, {}, "has a loss of 1.5, and losses for risk disagreement are between 0 and 1"),
         (tmp_path, {}, "holds no sweep.json: give the folder of a finished sweep"),
     ):
-        with pytest.raises(UsageError) as raised:
+        with pytest.raises(UsageError, match=re.escape(message)):
             select(out, **asked)
-        assert message in str(raised.value)
 
 
 def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finished: Path) -> None:
@@ -211,11 +179,9 @@ def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finishe
 def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: Path, tmp_path: Path) -> None:
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
     pilot = str(land(tmp_path / "pilot", others))
-    without = land(
-        tmp_path / "run" / "without",
-        CONFIG.model_copy(update={"prompts": tuple(it for it in CONFIG.prompts if not in_pilot_split(it.prompt))}),
-    )
-    with pytest.raises(UsageError, match=r"has no prompts for a pilot, .* with --pilot RESULTS, or use --order passed"):
+    kept = tuple(prompt for prompt in CONFIG.prompts if not in_pilot_split(prompt.prompt))
+    without = land(tmp_path / "run" / "without", CONFIG.model_copy(update={"prompts": kept}))
+    with pytest.raises(UsageError, match=r"has no prompts for a pilot"):
         select(without, order=PARETO)
     with pytest.raises(UsageError, match=f"shares {len(PROMPTS)} prompts with"):
         select(finished, order=PARETO, pilot=str(finished))
@@ -229,12 +195,12 @@ def test_what_is_asked_lands_before_it_is_answered_and_further_asks_share_the_er
     for bound, which, may_err in ((0.2, 1, 0.0475), (0.25, 2, 0.002375), (0.2, 1, 0.0475), (0.3, 3, 0.00011875)):
         row, said = select(finished, max_risk=bound)
         assert (row["question"], row["error"]) == (which, pytest.approx(may_err))
-        assert f"Ask {which} of these prompts, of 1 planned: it may err with " in said
+        assert f"Use {which} of these prompts, of 1 planned: its error budget is " in said
     rows = pd.read_parquet(finished / "choices").sort_values(["started", "status"])
     assert rows["status"].tolist() == ["asked", "ok"] * 4
     assert rows.loc[rows["status"] == "asked", "mean_loss"].isna().all()
     assert len(CHOICES.read(open_store(finished))) == 4, "of a question and its answer, one row counts"
-    with pytest.raises(UsageError, match=r"as the fourth ask of these prompts \(error 0.000594%\), .* takes at least"):
+    with pytest.raises(UsageError, match=r"as the fourth ask of these prompts \(error 0.000594%\)"):
         select(finished, max_risk=0.06)
 
 
@@ -244,6 +210,4 @@ def test_the_command_says_by_its_exit_code_whether_a_setting_saves(finished: Pat
     assert done.returncode == 0, done.stderr
     assert f'pd.read_parquet("{finished}/choices")' in done.stdout
     assert here(main, finished, *flags, "0.2", "--configurations", "skip/fixed/5").returncode == 1
-    assert "--planned-uses 3 comes too late: 2 was planned" in refusal(
-        main, finished, *flags, "0.1", "--planned-uses", "3"
-    )
+    assert "comes too late: 2 was planned" in refusal(main, finished, *flags, "0.1", "--planned-uses", "3")

@@ -33,23 +33,23 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
     n_lost = len([prompt for prompt in marked if prompt in fails])
     assert (tested["n"], tested["mean_loss"]) == (len(marked), pytest.approx(n_lost / len(marked)))
     assert f"failed runs, each a loss of 1 {len(fails)} " in said
-    assert "failed runs of normal, as if they had said the best 3 " in said
+    assert "failed runs of normal, scored as if they were best 3 " in said
 
 
 def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
     failing = ("skip/confidence/0.9", PROMPTS[0])
-    out = land(
-        tmp_path / "out",
-        config,
-        lambda run: {"status": "error"} if (run.configuration.key, run.prompt.prompt) == failing else {},
-    )
+
+    def numbers(run: Run) -> dict[str, Any]:
+        return {"status": "error"} if (run.configuration.key, run.prompt.prompt) == failing else {}
+
+    out = land(tmp_path / "out", config, numbers)
     _, said = select(out, max_risk=0.5)
     assert "failed runs, each a loss of 1 1 " in said
     assert "settings whose run is the same for all seeds 1 " in said
 
 
-def judged(out: Path, call: int, run: Run, judge: str, **scores: Any) -> dict[str, Any]:
+def judged(call: int, run: Run, judge: str, **scores: Any) -> dict[str, Any]:
     named = {"run_id": run.run_id, "seed": run.seed, "judge": judge, "started": datetime.fromtimestamp(call, UTC)}
     return {**blank(JUDGEMENTS), **named, "status": "ok", **scores}
 
@@ -58,9 +58,8 @@ def test_a_text_without_a_usable_judgement_has_the_worst_score_and_that_of_norma
     out = land(tmp_path / "out")
     unusable = {(CHOOSING[0], "skip"), (CHOOSING[1], "normal"), (CHOOSING[2], "skip"), (CHOOSING[2], "normal")}
     rows = [
-        judged(out, 0, run, "mild", **{"status": "error"})
-        if (run.prompt.prompt, run.configuration.mode) in unusable
-        else judged(out, 0, run, "mild", **dict.fromkeys(ASPECTS, 4))
+        judged(0, run, "mild", **dict.fromkeys(ASPECTS, 4))
+        | ({"status": "error"} if (run.prompt.prompt, run.configuration.mode) in unusable else {})
         for run in plan_runs(ALONE)
         if run.prompt.prompt != CHOOSING[3]  # which the judge was not asked about
     ]
@@ -76,11 +75,8 @@ def test_the_drop_of_the_judges_scores_is_that_of_the_same_seed_and_judge(tmp_pa
     out = land(tmp_path / "out")
     for call in range(3):  # of the calls, the second counts: the third is an error
         rows = [
-            judged(out, call, run, judge, **dict.fromkeys(ASPECTS[:3], base))
-            | {
-                "status": "error" if call == 2 else "ok",
-                ASPECTS[3]: [1, base - drop * (run.configuration.mode != "normal"), None][call],
-            }
+            judged(call, run, judge, **dict.fromkeys(ASPECTS[:3], base), **{"status": "error" if call == 2 else "ok"})
+            | {ASPECTS[3]: [1, base - drop * (run.configuration.mode != "normal"), None][call]}
             for run in plan_runs(ALONE)
             for judge, base, drop in (("mild", 5, 0), ("strict", 3, 2))
         ]

@@ -4,9 +4,9 @@ import pytest
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_CALLS
-from eexit.studies.timing.calls import Times, calls_like, calls_of, whole_calls
+from eexit.studies.timing.calls import BatchTimings, calls_like, calls_of, whole_calls
 
-KEYS = ("generate", "generate/lookup", "draft/10:4", "draft/20:4", "frozen_residual/confidence/0.9")
+SETTING = "frozen_residual/confidence/0.9"
 
 
 def timed(call: str, times: dict[str, float], prompts: str) -> list[dict[str, object]]:
@@ -19,37 +19,34 @@ def timed(call: str, times: dict[str, float], prompts: str) -> list[dict[str, ob
 
 
 def test_only_further_calls_with_other_prompts_count() -> None:
-    first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, KEYS[-1]: 0.8, "unfrozen/fixed/5": 0.1}, "a")
+    first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, SETTING: 0.8, "unfrozen/fixed/5": 0.1}, "a")
     assert calls_of(first)["1"]["generate"].mean() == pytest.approx(0.9)
-    times = Times(first, 1, KEYS[-1])
-    assert times.fastest == "generate/lookup", "what doesn't keep the bound is no contender"
-    assert Times(first, 1, None).first_call.keys() == {"generate", "generate/lookup"}
+    times = BatchTimings(first, 1, SETTING)
+    assert times.fastest == "generate/lookup", "what doesn't keep the bound is no alternative"
+    assert BatchTimings(first, 1, None).first_call.keys() == {"generate", "generate/lookup"}
     assert not times.are_whole
-    same = Times([*first, *timed("2", {"generate/lookup": 0.6, KEYS[-1]: 0.8}, "a")], 1, KEYS[-1])
+    same = BatchTimings([*first, *timed("2", {"generate/lookup": 0.6, SETTING: 0.8}, "a")], 1, SETTING)
     assert not same.are_whole, "these prompts had a part in the first call"
-    further = timed("2", {"generate/lookup": 0.6, "generate": 1.2, KEYS[-1]: 0.9}, "b")
-    again = Times([*first, *further], 1, KEYS[-1])
+    further = timed("2", {"generate/lookup": 0.6, "generate": 1.2, SETTING: 0.9}, "b")
+    again = BatchTimings([*first, *further], 1, SETTING)
     assert again.are_whole
     assert again.relative_time("generate/lookup").mean == pytest.approx(0.6)
     assert again.relative_time("generate/lookup", "generate").mean == pytest.approx(0.5)
-    assert (again.relative_time(KEYS[-1]).mean, again.relative_time(KEYS[-1]).n) == pytest.approx((0.9, 1)), (
-        "n counts calls"
-    )
-    assert Times(timed("1", {"generate": 0.9, KEYS[-1]: 0.8}, "a"), 1, KEYS[-1]).fastest == "generate", (
-        "beside the setting"
-    )
-    assert Times(timed("1", {"generate": 1.1}, "a"), 1, None).fastest is None, "full depth is the fastest"
-    assert Times(timed("1", {"generate": 1.1}, "a"), 1, None).are_whole
-    assert not Times(timed("1", {"generate": 0.9}, "a"), 1, KEYS[-1]).are_whole, "the setting was not timed"
-    assert not Times([], 1, None).are_whole
+    setting = again.relative_time(SETTING)
+    assert (setting.mean, setting.n) == pytest.approx((0.9, 1)), "n counts calls"
+    assert BatchTimings(timed("1", {"generate": 0.9, SETTING: 0.8}, "a"), 1, SETTING).fastest == "generate"
+    assert BatchTimings(timed("1", {"generate": 1.1}, "a"), 1, None).fastest is None, "full depth is the fastest"
+    assert BatchTimings(timed("1", {"generate": 1.1}, "a"), 1, None).are_whole
+    assert not BatchTimings(timed("1", {"generate": 0.9}, "a"), 1, SETTING).are_whole, "the setting was not timed"
+    assert not BatchTimings([], 1, None).are_whole
 
 
 def test_few_calls_have_no_interval() -> None:
     first = timed("0", {"generate": 0.9, "generate/lookup": 0.5}, "a")
     further = [row for call in range(MIN_CALLS) for row in timed(f"{call + 1}", {"generate": 0.9 + call / 100}, "b")]
-    few = Times([*first, *further[:-16]], 1, None).relative_time("generate")
+    few = BatchTimings([*first, *further[:-16]], 1, None).relative_time("generate")
     assert (few.n, few.low == few.low) == (MIN_CALLS - 1, False)
-    assert Times([*first, *further], 1, None).relative_time("generate").high < 1
+    assert BatchTimings([*first, *further], 1, None).relative_time("generate").high < 1
 
 
 def stepped(call: str, time: float, steps: dict[int, float], prompts: str = "b") -> list[dict[str, object]]:
@@ -58,7 +55,7 @@ def stepped(call: str, time: float, steps: dict[int, float], prompts: str = "b")
         {"timing_id": call, "configuration": key, "round": 1, "seconds": 10 * seconds, "tokens": 10 * batch,
          "batch": batch, "rule": "fixed" if "fixed" in key else None, "parameter": 5.0, "prompt_ids": [prompts]}
         for batch, step in steps.items()
-        for key, seconds in {NORMAL: 1.0, "unfrozen/fixed/5": step, **({KEYS[-1]: time} if batch == 2 else {})}.items()
+        for key, seconds in {NORMAL: 1.0, "unfrozen/fixed/5": step, **({SETTING: time} if batch == 2 else {})}.items()
     ]  # fmt: skip
 
 
@@ -67,16 +64,16 @@ def test_gaps_are_of_the_same_call_and_have_an_interval_over_further_calls() -> 
     first = stepped("0", 0.5, {1: 0.1, 2: 0.1}, "a")
     further = [row for call in range(8) for row in stepped(f"{call + 1}", 0.95 + call / 100, {1: 0.4, 2: 0.8})]
     share = {5: 0.5, 9: 0.5}
-    found = Times([*first, *further], 2, KEYS[-1]).gaps(share, 10)
+    found = BatchTimings([*first, *further], 2, SETTING).gaps(share, 10)
     assert (found.batches.mean, found.batches.low, found.batches.n) == pytest.approx((0.2, 0.2, 8))
     assert found.overhead.mean == pytest.approx(0.1 - (1 - 0.985))
     assert found.difference.mean == pytest.approx(found.batches.mean - found.overhead.mean)
     assert found.overhead.low < found.overhead.mean < found.overhead.high
-    few = Times([*first, *further[: -5 * 3]], 2, KEYS[-1]).gaps(share, 10)
+    few = BatchTimings([*first, *further[: -5 * 3]], 2, SETTING).gaps(share, 10)
     assert (few.overhead.n, few.overhead.low == few.overhead.low) == (MIN_CALLS - 1, False), "not told apart"
-    other = Times([*first, *further], 2, KEYS[-1]).gaps({5: 0.5, 7: 0.5}, 10)
+    other = BatchTimings([*first, *further], 2, SETTING).gaps({5: 0.5, 7: 0.5}, 10)
     assert other.batches.n == 0, "no steps were timed at layer 7"
-    assert Times([*first, *further], 2, "unfrozen/confidence/0.5").gaps(share, 10).overhead.n == 0
+    assert BatchTimings([*first, *further], 2, "unfrozen/confidence/0.5").gaps(share, 10).overhead.n == 0
 
 
 def test_a_call_is_whole_with_all_rounds_of_all_at_all_sizes() -> None:

@@ -16,11 +16,11 @@ from eexit.costs.operations import multiply_adds, required_ops
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
-from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import Draft, EarlyExit, HFGenerate, NoExit
+from eexit.plan.configuration import LOOKUP, Draft, EarlyExit, HFGenerate, NoExit
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.studies.timing import decode_timer as timing
-from eexit.studies.timing.decode_timer import Contender, DecodeTimer, Stopwatch, batches
-from eexit.studies.timing.plain_generate import generate_greedily
+from eexit.studies.timing.decode_timer import Alternative, DecodeTimer, Stopwatch, batches
+from eexit.studies.timing.plain_generate import generate_greedily, settings_of
 
 TOKENS = 10
 
@@ -36,79 +36,72 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(folder: Path, *prompts: str) -> SweepConfig:
-    return SweepConfig(
-        model=str(folder),
-        prompts=tuple(Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)),
-        dtype="float32",
-        exit_every=2,
-        rules={"fixed": (2.0,)},
-        temperature=0.7,
-    )
+    named = tuple(Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts))
+    rules = {"fixed": (2.0,)}
+    return SweepConfig(model=str(folder), prompts=named, dtype="float32", exit_every=2, rules=rules, temperature=0.7)
 
 
 @pytest.fixture(scope="module")
-def contenders(folder: Path) -> DecodeTimer:
+def alternatives(folder: Path) -> DecodeTimer:
     return DecodeTimer(config_of(folder, "one", "two and", "", "x" * POSITIONS), "cpu", TOKENS)
 
 
-def test_prompts_without_room_for_the_tokens_are_left_out(folder: Path, contenders: DecodeTimer) -> None:
-    assert list(map(len, contenders.prompts)) == [3, 7]
+def test_prompts_without_room_for_the_tokens_are_left_out(folder: Path, alternatives: DecodeTimer) -> None:
+    assert list(map(len, alternatives.prompts)) == [3, 7]
     with pytest.raises(UsageError, match="none of the 2 prompts can be followed by 254 tokens: there is room for 253"):
         DecodeTimer(config_of(folder, "one", "two and"), "cpu", POSITIONS - 2)
 
 
-def test_generate_makes_the_tokens_of_the_engine_at_full_depth(contenders: DecodeTimer) -> None:
-    decoding = replace(contenders.decoding, max_new_tokens=TOKENS)
-    requests = [Request(prompt, NoExit()) for prompt in contenders.prompts]
-    outcomes = dict(Engine(contenders.decoder, decoding).generate(requests))
-    made = generate_greedily(contenders.plain, contenders.prompts, TOKENS)
+def test_generate_makes_the_tokens_of_the_engine_at_full_depth(alternatives: DecodeTimer) -> None:
+    decoding = replace(alternatives.decoding, max_new_tokens=TOKENS)
+    requests = [Request(prompt, NoExit()) for prompt in alternatives.prompts]
+    outcomes = dict(Engine(alternatives.decoder, decoding).generate(requests))
+    made = generate_greedily(alternatives.plain, alternatives.prompts, TOKENS)
     assert made.tolist() == [outcomes[row].token_id_T.tolist() for row in range(2)]  # type: ignore[union-attr]
+
+
+def test_generate_with_lookup_writes_what_generate_does(alternatives: DecodeTimer) -> None:
+    assert settings_of(HFGenerate(variant=LOOKUP)) == {"prompt_lookup_num_tokens": 5}
+    timed: list[Alternative] = [HFGenerate(), HFGenerate(variant=LOOKUP), NoExit()]
+    plain, looked_up, normal = (alternatives.time(each, 1, alternatives.prompts)[1] for each in timed)
+    assert looked_up == plain == normal
 
 
 @pytest.mark.parametrize("key", [HFGenerate(), NoExit(), EarlyExit("frozen_residual", "fixed", 2.0)])
 @pytest.mark.parametrize(("batch", "rows"), [(1, 2), (2, 2), (3, 3), (5, 5)])
-def test_all_prompts_are_decoded_and_every_rows_first_two_tokens_are_not_timed(
-    contenders: DecodeTimer, key: Contender, batch: int, rows: int
-) -> None:
-    contenders.warm_up(key, batch, 3)
-    timed, _ = contenders.time(key, batch, contenders.prompts)
+def test_first_two_tokens_are_not_timed(alternatives: DecodeTimer, key: Alternative, batch: int, rows: int) -> None:
+    alternatives.warm_up(key, batch, 3)
+    timed, _ = alternatives.time(key, batch, alternatives.prompts)
     assert timed.tokens == rows * (TOKENS - 2)
     assert timed.seconds > 0
 
 
-def test_drafts_are_timed_with_what_their_rounds_cost(contenders: DecodeTimer) -> None:
-    timed, _ = contenders.time(Draft(contenders.decoding.exitable_layers[-1], 3), 2, contenders.prompts)
-    assert timed.drafted is not None
-    assert timed.accepted is not None
-    assert timed.macs_full is not None
-    assert timed.macs_executed is not None
-    assert 0 <= timed.accepted <= timed.drafted
-    assert timed.drafted > 0
+def test_drafts_are_timed_with_what_their_rounds_cost(alternatives: DecodeTimer) -> None:
+    timed, _ = alternatives.time(Draft(alternatives.decoding.exitable_layers[-1], 3), 2, alternatives.prompts)
+    assert 0 <= (timed.accepted or 0) <= (timed.drafted or 0) > 0
     assert timed.macs_full == timed.macs_required
-    assert timed.macs_full < timed.macs_executed
+    assert (timed.macs_full or 0) < (timed.macs_executed or 0)
 
 
-def test_costs_are_those_of_the_timed_tokens(contenders: DecodeTimer) -> None:
+def test_costs_are_those_of_the_timed_tokens(alternatives: DecodeTimer) -> None:
     """Whatever a row's second token cost, which is decided before the clock starts."""
-    layer_X = np.array([*contenders.decoding.exitable_layers, contenders.decoder.n_layers - 1])
+    layer_X = np.array([*alternatives.decoding.exitable_layers, alternatives.decoder.n_layers - 1])
     counts = required_ops(np.full(TOKENS - 2, layer_X[-1]), layer_X, None)
-    full = sum(multiply_adds(contenders.prices, counts, len(prompt) + 1) for prompt in contenders.prompts)
-    normal, _ = contenders.time(NoExit(), 2, contenders.prompts)
+    full = sum(multiply_adds(alternatives.unit_costs, counts, len(prompt) + 1) for prompt in alternatives.prompts)
+    normal, _ = alternatives.time(NoExit(), 2, alternatives.prompts)
     assert (normal.macs_full, normal.macs_required, normal.macs_executed) == (full, full, full)
-    fixed, _ = contenders.time(EarlyExit("unfrozen", "fixed", 2.0), 1, contenders.prompts)
+    fixed, _ = alternatives.time(EarlyExit("unfrozen", "fixed", 2.0), 1, alternatives.prompts)
     assert fixed.macs_full == full
-    assert fixed.macs_required is not None
-    assert fixed.macs_executed is not None
-    assert fixed.macs_required <= fixed.macs_executed < full
-    generate, _ = contenders.time(HFGenerate(), 2, contenders.prompts)
+    assert (fixed.macs_required or 0) <= (fixed.macs_executed or full) < full
+    generate, _ = alternatives.time(HFGenerate(), 2, alternatives.prompts)
     assert (generate.macs_full, generate.macs_required, generate.macs_executed) == (None, None, None)
 
 
 def test_a_row_that_fails_is_told(folder: Path) -> None:
-    contenders = DecodeTimer(config_of(folder, "one"), "cpu", TOKENS)
-    contenders.prompts = [(1,) * POSITIONS]
+    alternatives = DecodeTimer(config_of(folder, "one"), "cpu", TOKENS)
+    alternatives.prompts = [(1,) * POSITIONS]
     with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
-        contenders.time(NoExit(), 1, contenders.prompts)
+        alternatives.time(NoExit(), 1, alternatives.prompts)
 
 
 def test_the_clock_runs_from_the_step_that_gives_all_rows_their_second_token(monkeypatch: pytest.MonkeyPatch) -> None:

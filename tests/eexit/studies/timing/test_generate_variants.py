@@ -1,29 +1,18 @@
 """Texts of variants of `generate` are compared with those of normal."""
 
-from typing import Any
-
-from eexit.studies.timing import generate_variants
+from eexit.studies.timing.generate_variants import TEXTS, beside_table, with_identity
 
 
 def test_the_texts_of_a_round_are_compared_with_those_of_normal() -> None:
-    def row(key: str, texts: list[list[int]], seconds: float) -> dict[str, Any]:
-        measured = {"tokens": 6, "seconds": seconds, "macs_full": None, "macs_required": None, "macs_executed": None}
-        return {
-            "configuration": key,
-            "batch": 2,
-            "round": 1,
-            "warm_up": 3.0,
-            **measured,
-            generate_variants.TEXTS: texts,
-        }
-
-    made = [row("generate/lookup", [[1, 2, 9], [4, 5, 6]], 1.0), row("normal", [[1, 2, 3], [4, 5, 6]], 2.0)]
-    other, normal = generate_variants.with_identity(made)
-    assert (other["identical"], other["first_difference"]) == (0.5, 2)
+    timed = {"batch": 2, "round": 1, "warm_up": 3.0, "tokens": 6, "macs_full": None, "macs_required": None}
+    made = [
+        {**timed, "macs_executed": None, "configuration": key, "seconds": seconds, TEXTS: [first, [4, 5, 6]]}
+        for key, seconds, first in (("generate/lookup", 1.0, [1, 2, 9]), ("normal", 2.0, [1, 2, 3]))
+    ]
+    other, normal = with_identity(made)
+    assert (other["identical"], other["first_difference"], TEXTS in other) == (0.5, 2, False)
     assert (normal["identical"], normal["first_difference"]) == (None, None)
-    assert generate_variants.TEXTS not in other
-    table = generate_variants.beside_table([other, normal])
-    assert table is not None
-    first = [next(iter(column.cells)) for column in table.columns]
-    assert first == ["2", "generate/lookup", "–", "–", "50.0%", "2", "3.0"]
-    assert generate_variants.beside_table([normal]) is None
+    table = beside_table([other, normal])
+    assert table
+    assert [next(iter(each.cells)) for each in table.columns] == ["2", "generate/lookup", "–", "–", "50.0%", "2", "3.0"]
+    assert beside_table([normal]) is None

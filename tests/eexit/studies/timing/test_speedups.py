@@ -10,22 +10,17 @@ from eexit.studies.timing.speedups import speedups, speedups_of, timings_table
 
 def measured(configuration: str, batch: int, number: int, seconds: float, run: float | None = None) -> dict[str, Any]:
     """Twelve tokens; of full depth's 100 multiply-adds, `run` are run and half of that are needed."""
-    needed = None if run is None else run / 2
-    return {
-        **{"configuration": configuration, "batch": batch, "round": number, "tokens": 12, "seconds": seconds},
-        **{"macs_full": None if run is None else 100.0, "macs_required": needed, "macs_executed": run},
-    }
+    needed, full = (None, None) if run is None else (run / 2, 100.0)
+    costs = {"macs_full": full, "macs_required": needed, "macs_executed": run}
+    return {"configuration": configuration, "batch": batch, "round": number, "tokens": 12, "seconds": seconds, **costs}
 
 
 def test_seconds_are_compared_within_a_round_only() -> None:
     """The machine is ten times as slow from the second round on, which changes no ratio."""
     rows = [
-        *(measured("normal", 1, number, seconds, 100.0) for number, seconds in ((1, 2.0), (2, 20.0), (3, 20.0))),
-        *(
-            measured("unfrozen/fixed/10", 1, number, seconds, 40.0)
-            for number, seconds in ((1, 1.6), (2, 16.0), (3, 16.0))
-        ),
-        *(measured("generate", 1, number, seconds) for number, seconds in ((1, 2.5), (2, 25.0), (3, 25.0))),
+        measured(key, 1, number, seconds * speed, run)
+        for number, speed in ((1, 1), (2, 10), (3, 10))
+        for key, seconds, run in (("normal", 2.0, 100.0), ("unfrozen/fixed/10", 1.6, 40.0), ("generate", 2.5, None))
     ]
     normal, fixed, generate = speedups(rows)
     assert (normal.speedup, normal.realised, normal.tokens_per_second) == (1.0, 0.0, 0.6)
@@ -41,11 +36,7 @@ def test_seconds_are_compared_within_a_round_only() -> None:
 
 def test_drafts_are_compared_by_the_tokens_that_were_timed() -> None:
     """A draft's first round gave four of the twelve tokens, before the clock started."""
-    rows = [
-        measured("normal", 1, 1, 3.0),
-        {**measured("draft/2:3", 1, 1, 1.6), "tokens": 8},
-    ]
-    _, draft = speedups(rows)
+    _, draft = speedups([measured("normal", 1, 1, 3.0), {**measured("draft/2:3", 1, 1, 1.6), "tokens": 8}])
     assert draft.speedup == pytest.approx(3.0 / 12 / (1.6 / 8))
     assert draft.tokens_per_second == pytest.approx(5.0)
 
@@ -67,9 +58,7 @@ def test_several_calls_have_an_interval_over_calls() -> None:
     assert (one.calls, one.rounds, two.calls, two.rounds) == (1, 6, 2, 12)
     assert (one.speedup, two.speedup) == pytest.approx((1.25, 1.0), rel=1e-3)
     assert math.isnan(one.ratio.low), "the rounds of one call share the state of the machine"
-    assert two.ratio.low < 0.1, (
-        "two calls that differ by half say hardly anything: Student's with one degree of freedom"
-    )
+    assert two.ratio.low < 0.1, "two calls that differ by half: Student's with one degree of freedom"
     assert two.ratio.high > 10
     [six] = speedups_of(calls_of(*[0.8, 0.82, 0.84] * 2), "fixed")
     assert six.time.mean == pytest.approx(0.82, rel=1e-3)

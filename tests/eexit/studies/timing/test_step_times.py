@@ -1,4 +1,4 @@
-"""What T(rows, layers) allows, in closed form and beside any exits of rows, and the tables of it."""
+"""What T(sequences, layers) allows, in closed form and beside any exits of rows, and the tables of it."""
 
 from typing import Any
 
@@ -19,9 +19,7 @@ TIMES = StepTimes((1, 3, 6), {1: (2.0, 4.0, 7.0), 8: (3.0, 6.0, 10.0)})
         (8, (0, 0, 1), 10.0),
     ],
 )
-def test_rows_that_leave_at_the_same_steps_are_saved_whole_ones(
-    batch: int, shares: tuple[float, ...], seconds: float
-) -> None:
+def test_rows_that_leave_together_save_whole_steps(batch: int, shares: tuple[float, ...], seconds: float) -> None:
     assert TIMES.allowed(batch, shares) == pytest.approx(1 - seconds / TIMES.seconds[batch][-1])
 
 

@@ -1,7 +1,7 @@
 """At which depth tokens are sure and confirmed, by hand: two kinds of prompts, a group, and two seeds of a prompt."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,26 +12,15 @@ from eexit.results.committed import OF_TOP_PREDICTIONS
 from eexit.results.tables import TOKENS
 from eexit.sweeps.summary.certainty import ALL, confidence_by_depth
 
+Said = Sequence[tuple[float, int]]  # of each layer: probability and token
 LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
-SURE_FROM_THE_FIRST = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
-SURE_AT_THE_END = [(0.2, 7), (0.89, 7), (0.9, 7)]
-NEVER_SURE = [(0.5, 7)] * len(LAYERS)
+SURE_FROM_THE_FIRST: Said = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
+SURE_AT_THE_END: Said = [(0.2, 7), (0.89, 7), (0.9, 7)]
+NEVER_SURE: Said = [(0.5, 7)] * len(LAYERS)
 KINDS = {"fact-1": "fact", "fact-2": "fact", "fact-3": "fact", "sum-1": "sum"}
 SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTIONS)])
 UNITS = {"fact-1": "1", "fact-2": "a group", "fact-3": "a group", "sum-1": "4", "x": "5"}
-
-
-def token(run_id: str, said: Sequence[tuple[float, int]], decided: bool = True) -> dict[str, Any]:
-    """Of a sweep that records two tokens of each layer: the likeliest as it is said, and another."""
-    return {
-        "run_id": run_id,
-        "decided": decided,
-        "top_prob": [[p, 0.01] for p, _ in said],
-        "top_token_ids": [[likeliest, 8] for _, likeliest in said],
-    }
-
-
-TEXTS = {
+TEXTS: Mapping[str, Sequence[Said]] = {
     "fact-1": [SURE_FROM_THE_FIRST, SURE_FROM_THE_FIRST, SURE_AT_THE_END, NEVER_SURE],
     "fact-1 again": [SURE_FROM_THE_FIRST],
     "fact-2": [SURE_FROM_THE_FIRST],
@@ -43,6 +32,12 @@ TEXTS = {
 RUNS = {run_id: run_id.removesuffix(" again") for run_id in TEXTS if run_id != "not of normal"} | {"failed": "x"}
 
 
+def token(run_id: str, said: Said, decided: bool = True) -> dict[str, Any]:
+    """Of a sweep that records two tokens of each layer: the likeliest as it is said, and another."""
+    top = {"top_prob": [[p, 0.01] for p, _ in said], "top_token_ids": [[likeliest, 8] for _, likeliest in said]}
+    return {"run_id": run_id, "decided": decided, **top}
+
+
 def recorded() -> list[pa.RecordBatch]:
     """In batches that end within a run; the first token of each would be sure everywhere."""
     rows = [
@@ -51,6 +46,13 @@ def recorded() -> list[pa.RecordBatch]:
         for row in [token(run_id, [(1.0, 7)] * 3, decided=False), *(token(run_id, said) for said in tokens)]
     ]
     return [pa.RecordBatch.from_pylist(part, SCHEMA) for part in (rows[:3], rows[3:], [])]
+
+
+def of_prompts(texts: Mapping[str, Sequence[Said]]) -> pd.DataFrame:
+    """The table of one run a prompt."""
+    rows = [token(run_id, said) for run_id, tokens in texts.items() for said in tokens]
+    ids = {run_id: run_id for run_id in texts}
+    return confidence_by_depth([pa.RecordBatch.from_pylist(rows, SCHEMA)], ids, LAYERS, {}, ids)
 
 
 def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
@@ -75,12 +77,9 @@ def test_the_first_layer_is_a_median_that_is_a_layer_over_tokens_whose_final_lay
     assert column(found, "first_sure", "sum") == column(found, "first_confirmed", "sum") == [9, 9, 9]
     # Of fact-1, 3, 3 and 9, then 3; of the group, 3 and none; where they are confirmed 6, 6 and 9, then 6; and 6.
     assert (column(found, "first_sure", "fact"), column(found, "first_confirmed", "fact")) == ([3] * 3, [6] * 3)
-    between = [token("a", SURE_FROM_THE_FIRST), token("a", SURE_AT_THE_END), token("b", SURE_AT_THE_END)]
-    of_two = {"a": "a", "b": "b"}
-    found = confidence_by_depth([pa.RecordBatch.from_pylist(between, SCHEMA)], of_two, LAYERS, {}, of_two)
+    found = of_prompts({"a": [SURE_FROM_THE_FIRST, SURE_AT_THE_END], "b": [SURE_AT_THE_END]})
     assert (found["first_sure"][0], found["first_confirmed"][0]) == (3, 6), "no median lies between two layers"
-    doubted = [token("a", [(0.95, 7), (0.95, 7), (0.5, 7)]), token("a", NEVER_SURE)]
-    found = confidence_by_depth([pa.RecordBatch.from_pylist(doubted, SCHEMA)], of_two, LAYERS, {}, of_two)
+    found = of_prompts({"a": [[(0.95, 7), (0.95, 7), (0.5, 7)], NEVER_SURE]})
     assert found[["first_sure", "first_confirmed"]].isna().all(axis=None), "the final layer itself is never sure"
     assert list(found["sure"]) == [0.5, 0.5, 0]
 
@@ -89,9 +88,7 @@ def test_exits_where_a_layer_is_first_sure_are_contradicted_and_what_is_confirme
     """Four tokens of a run: one exits at layer 3 and is wrong, one there and right, one at layer 6 and right, none."""
     taken_back = [(0.95, 7), (0.95, 1), (0.95, 7)]
     said = [SURE_FROM_THE_FIRST, taken_back, [(0.5, 7), (0.95, 7), (0.95, 7)], SURE_AT_THE_END]
-    runs = {f"{number}": f"{number}" for number in range(6)}
-    texts = [token(run_id, each) for run_id in runs for each in said]
-    found = confidence_by_depth([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
+    found = of_prompts({f"{number}": said for number in range(6)})
     assert column(found, "contradicted") == pytest.approx([1 / 2, 0, math.nan], nan_ok=True)
     assert column(found, "exits_contradicted") == pytest.approx([1 / 3] * 3)
     assert column(found, "taken_back") == pytest.approx([1 / 3] * 3), "of the first three, which are confirmed early"
@@ -100,13 +97,11 @@ def test_exits_where_a_layer_is_first_sure_are_contradicted_and_what_is_confirme
 
 
 def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
-    runs = {f"{number}": f"{number}" for number in range(6)}
-    texts = [token(run_id, SURE_FROM_THE_FIRST if run_id < "3" else SURE_AT_THE_END) for run_id in runs]
-    found = confidence_by_depth([pa.RecordBatch.from_pylist(texts, SCHEMA)], runs, LAYERS, {}, runs)
-    first = {name: float(found[name].iloc[0]) for name in found if name != "kind"}
+    found = of_prompts({f"{number}": [SURE_FROM_THE_FIRST if number < 3 else SURE_AT_THE_END] for number in range(6)})
+    first = found.drop(columns="kind").iloc[0]
     assert (first["sure"], first["sure_n"]) == (0.5, 6)
     assert 0.1 < first["sure_low"] < 0.2 < 0.8 < first["sure_high"] < 0.9, "Clopper and Pearson's, for 3 of 6"
-    assert (first["first_sure_low"], first["first_sure"], first["first_sure_high"]) == (3, 3, 9)
+    assert [*first[["first_sure_low", "first_sure", "first_sure_high"]]] == [3, 3, 9]
     assert column(found, "confirmed") == [0, 0.5, 1]
 
 
@@ -114,7 +109,8 @@ def test_how_sure_is_the_callers_to_choose() -> None:
     found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
     assert column(found[found["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
     assert column(found[found["threshold"] == 0.9], "confirmed", "sum") == [0, 0, 1]
-    for threshold in (0, 1.5, math.nan):
+    refused: Sequence[Any] = (0, 1.5, math.nan, "a")
+    for threshold in refused:
         with pytest.raises(ValueError, match="sure must be a probability above 0"):
             confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
 

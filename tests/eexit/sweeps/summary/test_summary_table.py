@@ -1,73 +1,135 @@
-"""The table at the end of a sweep: what its cells and caption are, beside the rows, the report and `--json`."""
+"""The tables at the end of a sweep, beside the numbers in the report and in `--json`."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-from byte_model import save_byte_model
-from landed_sweep import land_all, land_rows
+from landed_sweep import land_rows
 from rich.console import Console
 from scripted import rows_of, sweep_of
 
-from cluster.console.sweep_flags import load_job
-from eexit.output.result_table import SOFT_HYPHEN
-from eexit.plan.config import Prompt, SweepConfig
-from eexit.plan.configuration import short_name
-from eexit.plan.runs import Run, configurations, plan_runs
-from eexit.results.committed import read_columns
+from eexit.output.result_table import SOFT_HYPHEN, ResultTable
+from eexit.plan.runs import Run, configurations, count_different_runs, plan_runs, same_for_every_seed
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.configuration_means import figures
-from eexit.results.layout import MANIFEST
 from eexit.results.shard_tables import error_results
-from eexit.results.store.commit import (
-    commit,
-    publish_shard,
-    shard_name,
-)
-from eexit.results.store.folder import open_store
+from eexit.results.store.commit import commit, publish_shard, shard_name
+from eexit.results.store.folder import Store, open_store
 from eexit.results.tables import OF_PARTS
-from eexit.sweeps.summary.summary_table import closing_table
-from jobs.sweep import DEMO, of_chains
+from eexit.sweeps.summary.summary_table import closing_table, kinds_table
 from reports.page.run_info import facts
 from reports.read.sweep import read_sweep
 from reports.sections.drafts import drafted
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings
 
+PROMPTS = tuple(Prompt(f"{'sum' if n < 7 else 'odd'}-{n}", f"{n}?", answer="7") for n in range(8))
+CONFIG = SweepConfig(
+    model="a-model", prompts=PROMPTS, modes=("normal", "skip"), rules={"kl": (1,), "confidence": (0.9,)},
+    draft=("5:2",), seeds=(0, 1), screen="8:8",
+)  # fmt: skip
+PLANNED, SAME, ASKED = configurations(CONFIG), same_for_every_seed(CONFIG), [asdict(prompt) for prompt in PROMPTS]
+DRAFTS = {"drafted": 8, "accepted": 6, "passes": 4, "tokens_per_pass": 2.75, "expected_speedup": 1.5}
 
-def test_the_closing_table_counts_errors_where_there_are_any(
-    tmp_path: Path,
-) -> None:
+
+def columns(run: Run) -> dict[str, Any]:
+    """Six of eight answers are right at full depth, four after exits; the limit ends the texts of two prompts."""
+    n, key, early = int(run.prompt.id[-1]), run.configuration.key, run.configuration.mode == "skip"
+    screen = {"screen_reads": 2, "screen_misses": int(n == 0)} if "confidence" in key else {}
+    return {
+        "mean_depth": 0.75 if early else 1.0, "longest_loop": 1, "exit_rate": 0.5, "disagreement": early / 4,
+        "perplexity": 4.0 if early else 2.0, "tokens_until_difference": 1 if early else 3,
+        "correct": n < (4 if early else 6), "finish_reason": "length" if n > 5 else "eos",
+        "thinking_closed": True, "n_thinking_tokens": 2, "n_answer_tokens": 1, "macs_full": 100.0,
+        "macs_executed": None if "kl" in key else 80.0 if early else 100.0, "macs_required": 60.0 if early else 100.0,
+        **(DRAFTS if key.startswith("draft") else screen),
+    }  # fmt: skip
+
+
+def cells_of(table: ResultTable) -> dict[str, list[str]]:
+    headers = [str(column.header).replace(SOFT_HYPHEN, "").replace("\n", " ") for column in table.columns]
+    return dict(zip(headers, ([*map(str, column.cells)] for column in table.columns), strict=True))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A finished sweep of which the first run failed: normal's, with the first seed alone."""
+    store = open_store(land_rows(tmp_path_factory.mktemp("all") / "out", CONFIG, columns, leave_out=1))
+    failed = list(plan_runs(CONFIG))[:1]
+    commit(store, failed, error_results(failed, CONFIG, "no"))
+    return store
+
+
+def test_each_column_of_the_closing_table_and_the_same_numbers_in_the_report_and_as_json(store: Store) -> None:
+    table = closing_table(store, PLANNED, SAME, ASKED, "float32")
+    assert cells_of(table) == {
+        "configuration": ["normal", "skip/kl/1", "skip/confidence/0.9", "draft/5:2"],
+        "runs": ["16", "16", "16", "16"],
+        "different": ["8", "16", "8", "8"],
+        "failed": ["1", "0", "0", "0"],
+        "layers skipped": ["0.0%", "25.0%", "25.0%", "0.0%"],
+        "disagreement": ["0.0%", "25.0%", "25.0%", "0.0%"],
+        "one loop": ["33.3%", "33.3%", "33.3%", "33.3%"],
+        "perplexity": ["2", "4", "4", "2"],
+        "same as normal until": ["3.0", "1.0", "1.0", "3.0"],
+        "correct": ["75.0%", "50.0%", "50.0%", "75.0%"],
+        "cut": ["25%", "25%", "25%", "25%"],
+        "cost per right": ["–", "–", "1.20", "1.00"],
+        "if free to decide": ["–", "0.90", "0.90", "1.00"],
+        "tokens per right": ["4.0", "6.0", "6.0", "4.0"],
+        "95 % interval": cells_of(table)["95 % interval"],
+        "accepted": ["–", "–", "–", "75.0%"],
+        "expected speed- up": ["–", "–", "–", "1.50"],
+    }
+    for words in (
+        "cut texts of normal (25.0%)", "Computed in float32.", "all seeds have the same run", "Correct:",
+        "Cost per right:", "Accepted:", "of the 8 tokens that exited by what it let through, 12.5% were without",
+    ):  # fmt: skip
+        assert words in str(table.caption)
+    sweep, rows = read_sweep(store.root), figures(store, PLANNED, SAME, ASKED)
+    counts = [(row["runs"], row["different_runs"], row["errors"]) for row in rows]
+    assert counts == [(16, 8, 1), (16, 16, 0), (16, 8, 0), (16, 8, 0)]
+    assert sum(different for _, different, _ in counts) == count_different_runs(CONFIG)
+    assert rows[2]["per_right_answer"]["macs_executed"]["beside_normal"]["mean"] == pytest.approx(1.2)
+    saves, drafts = savings(sweep, per_configuration(sweep)), drafted(sweep)
+    assert saves
+    assert drafts
+    assert saves.rows.set_index("configuration").loc["skip/confidence/0.9", "run_per_right"] == pytest.approx(-0.2)
+    assert drafts.drafts[["acceptance", "expected"]].to_numpy().tolist() == [[0.75, 1.5]]
+    assert dict(facts(sweep))["Screen"] == "8:8, without the likeliest token at 12.5% of 8 exits"
+
+
+def test_what_no_run_has_is_no_column_also_of_a_version_without_parts(store: Store, tmp_path: Path) -> None:
+    whole = cells_of(closing_table(store, PLANNED, SAME, ASKED))
+    config = CONFIG.model_copy(update={"draft": ()})
+    plain = cells_of(closing_table(open_store(land_rows(tmp_path / "plain", config)), PLANNED[:3]))
+    assert [*plain] == [*whole][:2] + [*whole][4:9]
+    older, runs = open_store(tmp_path / "older"), list(plan_runs(CONFIG))
+    some, rest = ([run for run in runs if (run.prompt.id < "sum-4") == is_old] for is_old in (True, False))
+    made = rows_of(some, CONFIG, columns)
+    tables = made.generations.drop_columns([*OF_PARTS]), made.tokens.drop_columns(["part"])
+    publish_shard(older.publish, shard_name(some), *tables, attempt=1)
+    of_right = ("cost per right", "if free to decide", "tokens per right", "95 % interval")
+    whole.pop("failed")
+    assert [*cells_of(closing_table(older, PLANNED, SAME, ASKED))] == [name for name in whole if name not in of_right]
+    assert not {"per_right_answer", *OF_PARTS} & {*(row := figures(older, PLANNED, SAME, ASKED)[0]), *row["estimates"]}
+    commit(older, rest, rows_of(rest, CONFIG, columns))
+    assert [*cells_of(closing_table(older, PLANNED, SAME, ASKED))] == [*whole], "merged"
+
+
+def test_the_closing_table_breaks_no_word_where_there_is_room(tmp_path: Path) -> None:
     config = sweep_of("a-model", "one", "two")
-    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
-    commit(store, runs[1:], rows_of(runs[1:], config))
-    planned = configurations(config)
-    assert "failed" not in [column.header for column in closing_table(store, planned).columns]
-    commit(store, runs[:1], error_results(runs[:1], config, "no"))
-    counted = {str(column.header): list(column.cells) for column in closing_table(store, planned).columns}
-    assert counted["failed"] == ["1", *["0"] * (len(planned) - 1)]
-    assert counted["runs"] == ["2"] * len(planned)
-
-
-def test_the_closing_table_breaks_no_word_where_there_is_room_and_has_a_short_legend(tmp_path: Path) -> None:
-    config = load_job([], DEMO)[0].config
-    store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     measured = {"disagreement": 0.1, "perplexity": 12.345, "longest_loop": 2, "tokens_until_difference": 33}
-    commit(store, runs, rows_of(runs, config, lambda run: measured))
-    table = closing_table(store, configurations(config))
-    said = {}
-    for width in (100, 80, 60):
+    store = open_store(land_rows(tmp_path / "out", config, lambda run: measured))
+    for width, words in ((100, {"disagreement"}), (80, {"disagreement"}), (60, {"agree-", "plex-"})):
         console = Console(width=width, record=True)
-        console.print(table)
-        said[width] = console.export_text()
-        assert max(map(len, said[width].splitlines())) <= width
-    for width in (100, 80):
-        headings, _, rest = said[width].partition("─")
-        assert "-" not in headings
-        assert {"disagreement", "perplexity"} <= {*headings.split()}
-        assert 1 <= sum(line[:1].strip() != "" for line in rest.splitlines()[1:]) <= 3
-    assert {"agree-", "plex-"} <= {*said[60].split()}, "broken where there is none"
+        console.print(closing_table(store, configurations(config)))
+        headings, _, rest = (said := console.export_text()).partition("─")
+        assert words <= {*headings.split()}
+        assert max(map(len, said.splitlines())) <= width
+        assert width == 60 or "-" not in headings
+        assert width == 60 or 1 <= sum(line[:1].strip() != "" for line in rest.splitlines()[1:]) <= 3, "a short legend"
 
 
 def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(tmp_path: Path) -> None:
@@ -80,169 +142,27 @@ def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(t
         "skip/confidence/0.7": ((1, 9), (8, 8)), "skip/confidence/0.9": ((1, 1), (0, 1)),
         "skip/margin/0.5": ((None, None), (14, 25)),
     }  # fmt: skip
-    names = ("contradicted_on_normal", "exits_on_normal")
-    land_rows(
-        tmp_path / "out",
-        config,
-        lambda run: dict(zip(names, exits[run.configuration.key][int(run.prompt.id)], strict=True)),
-    )
-    store, planned = open_store(tmp_path / "out"), configurations(config)
+
+    def counts(run: Run) -> dict[str, int | None]:
+        names = ("contradicted_on_normal", "exits_on_normal")
+        return dict(zip(names, exits[run.configuration.key][int(run.prompt.id)], strict=True))
+
+    store, planned = open_store(land_rows(tmp_path / "out", config, counts)), configurations(config)
     named = (
         "skip/confidence/0.3 (90.0% of 10 exits), skip/confidence/0.5 (75.0% of 4 exits), "
         "skip/margin/0.5 (56.0% of 25 exits), and 1 more"
     )
-    said = f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}.\n"
-    assert str(closing_table(store, planned).caption).startswith(said)
+    assert f"contradicts most early exits of {named}.\n" in str(closing_table(store, planned).caption)
     others = [each for each in planned if each.key in ("normal", "skip/kl/1", "skip/fixed/5", "skip/confidence/0.9")]
     assert "Careful" not in str(closing_table(store, others).caption)
 
 
-def test_where_a_screen_was_wrong_is_told_at_the_end_and_in_the_report(tmp_path: Path) -> None:
-    """Of the eight tokens that pass the screen, one has a probability of at least 1/8, so every token exits by it."""
-    save_byte_model(tmp_path / "model")
-    config = SweepConfig(
-        model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-        modes=("normal", "unfrozen"), rules={"confidence": (0.1,)}, screen="8:8",
-        exit_every=2, max_new_tokens=30, dtype="float32",
-    )  # fmt: skip
-    store = open_store(land_all(tmp_path / "out", config))
-    runs = read_columns(store, ["configuration", "n_tokens", "screen_misses"]).to_pandas().set_index("configuration")
-    looking = runs.loc["unfrozen/confidence/0.1"]
-    n_left, n_missed = (looking.n_tokens - 1).sum(), looking.screen_misses.sum()
-    assert 0 < n_missed < n_left
-    assert runs.loc["normal"].screen_misses.sum() == 0
-    said = f"of the {n_left} tokens that exited by what it let through, {n_missed / n_left:.1%} were without"
-    assert said in str(closing_table(store, configurations(config)).caption)
-    about = dict(facts(read_sweep(store.root)))["Screen"]
-    assert about == f"8:8, without the likeliest token at {n_missed / n_left:.1%} of {n_left} exits"
-
-
-def test_what_a_right_answer_takes_is_told_at_the_end_in_the_report_and_as_json(tmp_path: Path) -> None:
-    """Half of the runs are of a version without parts: its text is read, and merged with the rest."""
-    prompts = [Prompt(id=str(n), prompt=f"{n}?", answer="7") for n in range(12)]
-    config = SweepConfig(
-        prompts=tuple(prompts), model="a-model", modes=("normal", "skip"), rules={"kl": (1,), "fixed": (5,)}
-    )
-
-    def thinks(run: Run) -> dict[str, Any]:
-        n, early = int(run.prompt.id), run.configuration.mode == "skip"
-        full = 100.0 + 10 * n
-        needed = full - 30 * early
-        is_oracle = "kl" in run.configuration.key
-        return {
-            "correct": n % 4 > early, "thinking_closed": n != 5, "n_thinking_tokens": 2, "n_answer_tokens": 1,
-            "macs_full": full, "macs_required": needed, "macs_executed": None if is_oracle else needed,
-        }  # fmt: skip
-
-    store = open_store(land_rows(tmp_path / "out", config, thinks))
-    planned, asked = configurations(config), [asdict(prompt) for prompt in prompts]
-    table = closing_table(store, planned, prompts=asked)
-    cells = {str(column.header): [*column.cells] for column in table.columns}
-    runs = pd.read_parquet(tmp_path / "out" / "generations").astype({"correct": float})
-    sums = runs.groupby("configuration", sort=False)[["macs_executed", "macs_required", "n_tokens", "correct"]].sum()
-    took = sums.div(sums["correct"], axis=0)
-    times = took / took.loc["normal"]
-    assert cells["tokens\nper right"] == [f"{each:.1f}" for each in took["n_tokens"]]
-    assert cells["cost per\nright"] == ["–", "–", f"{times['macs_executed']['skip/fixed/5']:.2f}"], (
-        "oracles ran every layer"
-    )
-    assert cells["if free to\ndecide"] == ["–", *(f"{each:.2f}" for each in times["macs_required"][1:])]
-    assert "Cost per right: multiply-adds of all runs over right answers" in str(table.caption)
-    assert of_chains(store, config).startswith("3 of 36 chains of thought never closed, and have no answer: raise")
-    by_key = {row["configuration"]: row for row in figures(store, planned, prompts=asked)}
-    of_run = by_key["skip/fixed/5"]["per_right_answer"]["macs_executed"]["beside_normal"]
-    assert of_run["mean"] == pytest.approx(times["macs_executed"]["skip/fixed/5"])
-    sweep = read_sweep(store.root)
-    saves = savings(sweep, per_configuration(sweep))
-    assert saves
-    saved = saves.rows.set_index("configuration").loc["skip/fixed/5"]
-    ends = [1 - of_run[end] for end in ("mean", "high", "low")]
-    assert [saved[f"run_per_right{end}"] for end in ("", "_low", "_high")] == pytest.approx(ends)
-    assert {"run_per_right", "needed_per_right"} <= {axis.column for axis in saves.costs}
-
-    older = open_store(tmp_path / "older")
-    some = [run for run in plan_runs(config) if run.prompt.id < "2"]
-    results = rows_of(some, config, thinks)
-    publish_shard(
-        older.publish,
-        shard_name(some),
-        results.generations.drop_columns([*OF_PARTS]),
-        results.tokens.drop_columns(["part"]),
-        attempt=1,
-    )
-    assert len(closing_table(older, planned, prompts=asked).columns) == len(table.columns) - 6
-    assert "per_right_answer" not in figures(older, planned, prompts=asked)[0]
-    assert not {*OF_PARTS} & {*figures(older, planned)[0]["estimates"]}
-    rest = [run for run in plan_runs(config) if run not in some]
-    commit(older, rest, rows_of(rest, config, thinks))
-    older.publish(MANIFEST, store.read(MANIFEST) or b"")
-    assert of_chains(older, config).startswith("3 of ")
-
-
-def test_marks_that_no_text_has_are_told_in_a_line(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "out")
-    config = sweep_of("a-model", "one", thinking=("<t>", "</t>"))
-    runs = list(plan_runs(config))
-    commit(store, runs, rows_of(runs, config))
-    assert of_chains(store, config) == (
-        "no text has <t> or </t>, so that all of each is its answer: look at what the model writes, and give "
-        "--thinking that"
-    )
-    assert of_chains(store, sweep_of("a-model", "one")) == ""
-
-
-def test_the_closing_table_says_of_drafts_what_the_report_does(tmp_path: Path) -> None:
-    save_byte_model(tmp_path / "model")
-    config = SweepConfig(
-        model=str(tmp_path / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-        draft=("2:2", "4:3"), exit_every=2, max_new_tokens=30, dtype="float32",
-    )  # fmt: skip
-    store = open_store(land_all(tmp_path / "out", config))
-    table = closing_table(store, configurations(config))
-    *_, accepted, expected = (list(column.cells) for column in table.columns)
-    found = drafted(read_sweep(store.root))
-    assert found is not None
-    rows = found.drafts.set_index("configuration")
-    assert accepted == ["–", *(f"{rows.acceptance[key]:.1%}" for key in ("draft/2:2", "draft/4:3"))]
-    assert expected == ["–", *(f"{rows.expected[key]:.2f}" for key in ("draft/2:2", "draft/4:3"))]
-    console = Console(width=80)
-    with console.capture() as captured:
-        console.print(table)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    for key, share, times in zip(("draft/2:2", "draft/4:3"), accepted[1:], expected[1:], strict=True):
-        [line] = [line.split() for line in lines if line.startswith(f" {short_name(key)} ")]
-        assert line[-2:] == [share, times]
-        assert line[2] == "0.0%", "no layer is skipped, and zero has no sign"
-    assert max(map(len, lines)) <= 80
-    plain = closing_table(store, configurations(config)[:1])
-    assert len(plain.columns) == len(table.columns) - 2
-
-
-def test_texts_that_the_limit_ended_are_counted_beside_right_answers_and_warned_of(tmp_path: Path) -> None:
-    """Of ten sums, 7 end at the limit at full depth, one of them with its answer; of the setting's, 1 does."""
-    prompts = [Prompt(f"{n}", f"sum {n}", answer="4") for n in range(10)]
-    prompts.append(Prompt("open", "a story"))
-    config = sweep_of("a-model", "sum", rules={"confidence": (0.9,)}, modes=["normal", "skip"]).model_copy(
-        update={"prompts": tuple(prompts)}
-    )
-
-    def columns(run: Run) -> dict[str, Any]:
-        is_open, n_cut = run.prompt.id == "open", 7 if run.configuration.key == "normal" else 1
-        is_cut = is_open or int(run.prompt.id) < n_cut
-        right = None if is_open else not is_cut or run.prompt.id == "0"
-        return {"finish_reason": "length" if is_cut else "eos", "correct": right}
-
-    store = open_store(land_rows(tmp_path / "out", config, columns))
-    table, rows = closing_table(store, configurations(config)), figures(store, configurations(config))
-    assert str(table.caption).startswith(
-        "Careful: max_new_tokens cut texts of normal (70.0%); an answer that had not come by then counts as wrong.\n"
-    )
-    columns_of = {str(column.header).replace(SOFT_HYPHEN, ""): list(column.cells) for column in table.columns}
-    assert (columns_of["correct"], columns_of["cut"]) == (["40.0%", "100.0%"], ["70%", "10%"])
-    assert [row["estimates"]["cut"]["mean"] for row in rows] == pytest.approx([0.7, 0.1])
-    open_only = tuple(prompts[-1:])
-    unmarked = config.model_copy(update={"prompts": open_only})
-    store = open_store(land_rows(tmp_path / "open", unmarked, columns))
-    table = closing_table(store, configurations(unmarked))
-    assert "Careful" not in str(table.caption), "no answer that could be missing"
-    assert [row["estimates"]["cut"]["mean"] for row in figures(store, configurations(unmarked))] == [1.0, 1.0]
+def test_a_second_table_has_what_a_setting_does_to_each_kind_of_prompt(store: Store) -> None:
+    table = kinds_table(store, PLANNED, ASKED)
+    assert table
+    assert cells_of(table) == {
+        "configuration": ["normal", "skip/kl/1", "skip/confidence/0.9", "draft/5:2"],
+        "odd": ["0.0%", "0.0%", "0.0%", "0.0%"],
+        "sum": ["85.7%", "57.1%", "57.1%", "85.7%"],
+    }
+    assert kinds_table(store, PLANNED, ASKED[:7]) is None, "of one kind"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from references import decoder_of, shared_model
+from references import decoder_of
 from torch import Tensor
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
@@ -15,9 +15,8 @@ from eexit.method.kv_maps import KEYS, STREAMS
 from eexit.method.linear_map import LinearMap
 from eexit.method.readouts import READOUTS, LinearReadout, Readout
 from eexit.model.cache import BLOCK_COLUMNS
-from eexit.model.layers import ForwardInputs, Layer
+from eexit.model.layers import ForwardInputs, VisitedLayer
 from eexit.training.kv_maps import disagreement
-from eexit.training.kv_maps.disagreement import exit_sets
 from eexit.training.kv_maps.kv_map_trainer import KVMapTrainer
 from eexit.training.kv_maps.map_forms import KVForm
 from eexit.training.texts import TrainingText
@@ -44,16 +43,14 @@ def naive_disagreement(
     for positions in (range(n_prompt), *([at] for at in range(n_prompt, ids.shape[1]))):
         at, exit_layer = positions[-1], 6
         if at >= n_prompt:
-            ready = {
-                layer: readout.before_head(decoder, hidden_states[layer + 1][0, [at]], layer) for layer in exit_set
-            }
-            reads = {layer: model.lm_head(ready_1H[0]) for layer, ready_1H in ready.items()}
+            streams = {layer: hidden_states[layer + 1][0, [at]] for layer in exit_set}
+            reads = {at: model.lm_head(readout.before_head(decoder, s_1W, at)[0]) for at, s_1W in streams.items()}
             exit_layer = next((layer for layer, logits in reads.items() if logits.argmax() == said_T[at]), 6)
 
         after: list[Tensor] = []
 
         def visit(
-            layer: Layer, hidden_1TW: Tensor, exit_layer: int = exit_layer, after: list[Tensor] = after
+            layer: VisitedLayer, hidden_1TW: Tensor, exit_layer: int = exit_layer, after: list[Tensor] = after
         ) -> Tensor:
             name = f"state.{exit_layer}.{layer.index}"
             maps = {part: naive_map(held, f"{name}{part}") for part in ("", ".key", ".value")}
@@ -74,9 +71,8 @@ def naive_disagreement(
         if at >= n_prompt:
             exits.append(exit_layer)
             stream_1W = after[-1][0]
-            ready_1H = (
-                model.model.norm(stream_1W) if exit_layer == 6 else readout.before_head(decoder, stream_1W, exit_layer)
-            )
+            is_final, read = exit_layer == 6, readout.before_head
+            ready_1H = model.model.norm(stream_1W) if is_final else read(decoder, stream_1W, exit_layer)
             wrong.append(bool(model.lm_head(ready_1H[0]).argmax() != said_T[positions[0]]))
     return wrong, exits
 
@@ -96,7 +92,7 @@ def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.Monk
     assert any(".key." in name for name in maps) == (form == KEYS)
     rows = {(row.layer, row.series): row for row in trainer.table(texts)}
     some_wrong = 0
-    for exit_set in exit_sets(LAYERS):
+    for exit_set in disagreement.exit_sets(LAYERS):
         for state, held in (("frozen_residual", {}), ("mapped_residual", maps)):
             row = rows.pop((exit_set[0], state))
             found = [naive_disagreement(text, exit_set, held, READ[form]) for text in texts]
@@ -109,9 +105,14 @@ def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.Monk
     assert some_wrong > 0, "else every state would do"
 
 
-def test_maps_are_to_keys_and_values_where_layers_have_projections_of_their_own_else_to_streams() -> None:
-    texts = learned(frozen_llama())
-    assert KVMapTrainer(setup_of(frozen_llama(), "kv-maps")).name == KEYS
-    assert KVMapTrainer(setup_of(shared_model("gpt2"), "kv-maps", texts)).name == STREAMS
+def test_an_exit_without_a_skipped_layer_is_refused() -> None:
     with pytest.raises(UsageError, match="at layer 4 or before"):
         KVMapTrainer(setup_of(frozen_llama(), "kv-maps", layers=(5,)))
+
+
+def test_texts_go_together_within_a_bound_on_their_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disagreement, "ROOM_COLUMNS", 4 * BLOCK_COLUMNS)
+    sizes = [(3, 9), (300, 9), (3, 1), (2000, 4), (3, 30), (3, 9), (300, 9)]  # prompt, answer; one decides nothing
+    texts = [TrainingText(str(n), (n,) * prompt, (1,) * answer) for n, (prompt, answer) in enumerate(sizes)]
+    together = [[text.prompt_id for text in block] for block in disagreement.side_by_side(texts)]
+    assert together == [["0", "4", "5"], ["1", "6"], ["3"]]

@@ -50,10 +50,6 @@ def fitted(form: MapForm, after: dict[int, Tensor], targets: dict[int, Tensor]) 
     return maps
 
 
-def test_the_layer_next_to_an_exit_needs_no_map() -> None:
-    assert list(deeper(3, 7)) == [5, 6], "the stream that enters layer 4 is that at the exit"
-
-
 def test_streams_that_depend_linearly_are_found() -> None:
     decoder = decoder_of(shared_model("llama"))
     form, after = HiddenForm(decoder, EXITS), streams_at(decoder)
@@ -69,12 +65,10 @@ def test_keys_and_values_that_depend_linearly_are_found_in_the_layers_own_norm(a
     decoder = with_norms_of_their_own(architecture)
     form, after = KVForm(decoder, EXITS), streams_at(decoder)
     generator = torch.Generator().manual_seed(2)
-    widths = {layer: form.regressions[1, layer].prior_JH.shape[1] for layer in deeper(1, decoder.n_layers)}
-    normed_ND = entering(decoder, 3, after[1])
-    targets = {
-        layer: normed_ND @ torch.randn(normed_ND.shape[1], width, generator=generator)
-        for layer, width in widths.items()
-    }
+    normed_ND, targets = entering(decoder, 3, after[1]), {}
+    for layer in deeper(1, decoder.n_layers):
+        shape = normed_ND.shape[1], form.regressions[1, layer].prior_JH.shape[1]
+        targets[layer] = normed_ND @ torch.randn(shape, generator=generator)
     maps = fitted(form, after, targets)
     for layer in targets:
         made = [each(entering(decoder, layer, after[1])) for each in maps[1, layer]]

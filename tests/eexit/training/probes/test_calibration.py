@@ -32,7 +32,6 @@ def test_a_rule_that_never_exits_has_small_chances_and_no_error() -> None:
 
 
 def unsure_probe() -> tuple[LinearMap, Tensor, Tensor]:
-    """One that knows a half of log KL and predicts it twice as boldly; streams, and the true KLs."""
     generator = torch.Generator().manual_seed(0)
     known_N, unknown_N = torch.randn(2, 4000, generator=generator)
     probe = LinearMap(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0]))

@@ -19,17 +19,13 @@ def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> 
     for rank in range(2):
         stream_NW = torch.randn(400, 6, generator=generator) * 10
         stream_NW[:, 3] = log_kl(kl_NE[:, rank]) * 5 - 2  # anywhere in the stream, on any scale
-        one, other = (
-            Moments.from_tokens(stream_NW[half], log_kl(kl_NE[half, rank, None]))
-            for half in (slice(200), slice(200, 400))
-        )
+        target_N1 = log_kl(kl_NE[:, rank, None])
+        one, other = map(Moments.from_tokens, stream_NW.split(200), target_N1.split(200))
         probes[rank] = linear_probe(one, other)
         predicted.append(Probe(probes).predicted_kl(stream_NW, rank, torch.ones(400)))
     u_N = torch.rand(400, generator=generator)
-    exits = [
-        choose_exits(RULES["kl"].chances(seen_NE, torch.ones_like(seen_NE)), u_N)
-        for seen_NE in (kl_NE, torch.stack(predicted, 1))
-    ]
+    seen = (kl_NE, torch.stack(predicted, 1))
+    exits = [choose_exits(RULES["kl"].chances(each_NE, torch.ones_like(each_NE)), u_N) for each_NE in seen]
     assert set(exits[0].tolist()) == {0, 1, 2}
     assert (exits[0] == exits[1]).float().mean() > 0.99  # but where a draw is within rounding of a chance
 

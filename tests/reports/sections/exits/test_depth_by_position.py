@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from report_fixtures import MakeSweep
 from synthetic_sweeps import LAYERS, run_rows, swept, write_runs
 
-from reports.read.sweep import read_sweep
+from reports.read.sweep import Sweep, read_sweep
 from reports.sections.exits.depth_by_position import depth_by_position
 
 
@@ -41,13 +40,16 @@ class SmallBatches:
         yield from self.dataset.to_batches(batch_size=7, **how)
 
 
-def test_tokens_are_aggregated_in_batches(make_sweep: MakeSweep) -> None:
-    sweep = read_sweep(str(make_sweep(3)))
-    few = replace(sweep, tokens=SmallBatches(sweep.tokens))
-    pd.testing.assert_frame_equal(depth_by_position(few), depth_by_position(sweep))
-
-
-def test_one_rule_and_parameter_is_shown_at_a_time(several_charts: dict[str, Any]) -> None:
+def test_tokens_are_aggregated_in_batches_and_one_setting_is_shown_at_a_time(
+    several: Sweep, several_charts: dict[str, Any]
+) -> None:
+    few = depth_by_position(replace(several, tokens=SmallBatches(several.tokens)))
+    pd.testing.assert_frame_equal(few, depth_by_position(several))
     choice = several_charts["depth"]["slice"]
-    assert (choice["key"], choice["values"][choice["first"]]) == ("setting", "kl/1")
-    assert choice["values"][:4] == ["kl/0.25", "random/kl/0.25", "kl/1", "random/kl/1"]
+    assert (choice["key"], choice["values"][choice["first"]]) == ("setting", "confidence/0.7")
+    assert choice["values"][:4] == [
+        "confidence/0.7",
+        "random/confidence/0.7",
+        "confidence/0.9",
+        "random/confidence/0.9",
+    ]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from report_fixtures import Page, Visit, Walk, all_drawn
 from synthetic_sweeps import graded, run_rows, write_runs
 
@@ -10,8 +9,12 @@ from eexit.method.rules import ExitHistogram
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from reports import build_report
 
-HELD = {"equal right answers": "Right answers", "equal layers skipped": "Layers skipped",
-        "equal multiply-adds run": "Multiply-adds saved, run"}  # fmt: skip
+# What is held equal → its measure, and the one to which the choice then moves: by that one, the mix is the best.
+HELD = {
+    "equal right answers": ("Right answers", "Layers skipped"),
+    "equal layers skipped": ("Layers skipped", "Right answers"),
+    "equal multiply-adds run": ("Multiply-adds saved, run", "Right answers"),
+}
 MIXES = "#/?beside.kind=rules+and+exit+sets"
 
 
@@ -23,40 +26,44 @@ def measure(page: Page) -> Page:
     return section(page).get_by_role("combobox", name="Measure")
 
 
+def said(page: Page) -> str:
+    return str(section(page).locator("output").inner_text())
+
+
 def match_at(page: Page, at: str) -> None:
     section(page).get_by_role("combobox", name="at", exact=True).select_option(at)
+
+
+def test_differences_are_against_whichever_is_chosen(walk: Walk) -> None:
+    page = walk("#/?beside.kind=one+with+all+others&beside.measure=Perplexity")
+    section(page).locator("summary").click()
+    first = section(page).locator("tbody tr").first
+    first.wait_for()
+    assert first.inner_text().startswith("unfrozen/kl/0.5\t2.333 [2.333, 2.333]")
+    section(page).get_by_role("combobox", name="Base").select_option("unfrozen/kl/0.5")
+    assert first.inner_text().startswith("normal\t0.4286 [0.4286, 0.4286]"), "the other way round"
+    assert section(page).locator("caption").inner_text() == "Side by side · all others beside unfrozen/kl/0.5"
 
 
 def test_a_rule_stands_beside_a_mix_and_what_is_held_equal_is_neither_compared_nor_offered(
     walk: Walk, answered: Path
 ) -> None:
-    """If the chosen measure is made equal, the choice moves to the measure by which the mix is the best."""
-    page, moved = walk(MIXES, path=answered), {}
+    page = walk(MIXES, path=answered)
     section(page).locator("summary").click()
-    for at, held in HELD.items():
+    for at, (held, moved) in HELD.items():
         match_at(page, at)
-        moved[at] = measure(page).input_value()
+        assert measure(page).input_value() == moved
         assert held not in measure(page).locator("option").all_inner_texts()
-        assert section(page).locator("output").inner_text().startswith("Certainly higher: ")
+        assert said(page).startswith("Certainly higher: ")
         assert held not in section(page).locator("thead").inner_text()
-    assert moved == {
-        "equal right answers": "Layers skipped", "equal layers skipped": "Right answers",
-        "equal multiply-adds run": "Right answers",
-    }  # fmt: skip
     page = walk(f"{MIXES}&beside.other=unfrozen/kl&beside.at=equal+layers+skipped", path=answered)
     section(page).locator("summary").click()
-    table = section(page).get_by_role("table")
-    assert "unfrozen/kl beside unfrozen/confidence, at equal layers skipped" in table.inner_text()
-    row = section(page).locator("tbody tr").first.inner_text()
-    assert "%" in row
-    assert "unfrozen/confidence/0.9" in row
-
-
-@pytest.mark.parametrize("at", HELD)
-def test_an_address_that_asks_for_what_is_held_equal_shows_another_measure(walk: Walk, answered: Path, at: str) -> None:
-    address = f"{MIXES}&beside.at={at}&beside.measure={HELD[at]}".replace(" ", "+")
-    page = walk(address, path=answered)
-    assert measure(page).input_value() in set(HELD.values()) - {HELD[at]}
+    table = section(page).get_by_role("table").inner_text()
+    assert "unfrozen/kl beside unfrozen/confidence, at equal layers skipped" in table
+    assert "% unfrozen/confidence/0.9" in table
+    for at, (held, _) in HELD.items():
+        page = walk(f"{MIXES}&beside.at={at}&beside.measure={held}".replace(" ", "+"), path=answered)
+        assert measure(page).input_value() != held, "an address may ask for what is held equal"
 
 
 def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_says_what_is_shown(
@@ -68,62 +75,39 @@ def test_a_measure_that_was_chosen_stays_until_it_is_held_equal_and_the_address_
     assert measure(page).input_value() == "Disagreement"
     measure(page).select_option("Multiply-adds saved, run")
     match_at(page, "equal multiply-adds run")
-    assert measure(page).input_value() == "Right answers"
-    assert "Multiply-adds" not in page.url
-    said = section(page).locator("output").inner_text()
     again = visit("#/" + page.url.partition("#/")[2], path=answered)
-    assert measure(again).input_value() == "Right answers"
-    assert section(again).locator("output").inner_text() == said
+    assert measure(page).input_value() == measure(again).input_value() == "Right answers"
+    assert said(again) == said(page)
 
 
-@pytest.fixture(scope="module")
-def across_modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the report of two modes with a rule, `fixed` at one layer, and controls with one mode's exits.
-
-    The frozen mode loses two answers of ten under the rule, and four under the rule's exits.
-    """
+def test_modes_are_compared_without_what_is_the_same_in_both_by_construction(walk: Walk, tmp_path: Path) -> None:
+    """The frozen mode loses two answers of ten under the rule, and four under the rule's exits, drawn at random."""
     exits_of = ExitHistogram("unfrozen/confidence/0.7", ())
     marks: dict[Configuration, str] = {NoExit(): "✓" * 10}
     for mode, lost, lost_at_random in (("unfrozen", 0, 0), ("frozen_residual", 2, 4)):
         marks[EarlyExit(mode, "confidence", 0.7)] = "✗" * lost + "✓" * (10 - lost)
         marks[EarlyExit(mode, "fixed", 20.0)] = "✗" * 10
         marks[EarlyExit(mode, "random", exits_of)] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
-    folder = graded(tmp_path_factory.mktemp("modes") / "s", marks)
-    return build_report(str(folder), folder / "report.html")
-
-
-def test_modes_are_compared_without_what_is_the_same_in_both_by_construction(walk: Walk, across_modes: Path) -> None:
-    page = all_drawn(walk("#/?beside.kind=modes", path=across_modes))
-    said = section(page).locator("output").inner_text()
-    assert "of 1 (n = 10 prompts)" in said
-    assert "Mean of 1: −20.0" in said
-    assert said.endswith("Left out, the same in every mode: fixed/20.")
-
-
-@pytest.mark.parametrize(
-    ("at", "found"),
-    [("the same exits, drawn at random", "unfrozen/confidence/0.7\n−40.0"), ("equal layers skipped", "confidence/0.7")],
-)
-def test_modes_are_compared_at_the_same_exits_and_at_equal_layers(
-    walk: Walk, across_modes: Path, at: str, found: str
-) -> None:
-    page = walk("#/?beside.kind=modes", path=across_modes)
-    match_at(page, at)
+    path = build_report(str(graded(tmp_path / "s", marks)), tmp_path / "report.html")
+    page = all_drawn(walk("#/?beside.kind=modes", path=path))
+    assert "of 1 (n = 10 prompts). Mean of 1: −20.0" in said(page)
+    assert said(page).endswith("Left out, the same in every mode: fixed/20.")
     section(page).locator("summary").click()
-    section(page).locator("tbody tr").first.wait_for()
-    (row,) = section(page).locator("tbody tr").all_inner_texts()
-    assert row.replace("\t", "\n").startswith(found)
-    assert "Left out" not in section(page).locator("output").inner_text()
+    rows = section(page).locator("tbody tr")
+    rows.first.wait_for()
+    match_at(page, "the same exits, drawn at random")
+    (row,) = rows.all_inner_texts()
+    assert row.replace("\t", "\n").startswith("unfrozen/confidence/0.7\n−40.0")
+    assert "Left out" not in said(page)
 
 
 def test_where_nothing_can_be_compared_no_empty_chart_stands_beneath(visit: Visit, tmp_path: Path) -> None:
     one, other = (EarlyExit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.9))
-    runs = [run_rows("0", "?", "normal", None, ["a", "b"]), run_rows("1", "?", "normal", None, ["a", "b"])]
-    runs += [run_rows("0", "?", "unfrozen", 1.0, ["a", "b"], of=one)]
-    runs += [run_rows("1", "?", "unfrozen", 1.0, ["a", "b"], of=other)]
+    runs = [run_rows(prompt, "?", "normal", None, ["a", "b"]) for prompt in ("0", "1")]
+    runs += [run_rows(prompt, "?", "unfrozen", 1.0, ["a", "b"], of=of) for prompt, of in (("0", one), ("1", other))]
     path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
     page = visit(f"#/?beside.base={one.key}&beside.other={other.key}", path=path)
-    assert section(page).locator("output").inner_text() == "Nothing that can be compared so."
+    assert said(page) == "Nothing that can be compared so."
     assert not section(page).locator(".chart").is_visible()
     section(page).get_by_role("combobox", name="Other").select_option("all others")
     section(page).locator("canvas").wait_for()

@@ -1,147 +1,131 @@
-"""Pages of texts: the settings' texts on a prompt, and a run's text with its tokens."""
+"""A run's text, one span per token: colours, marks and blanks; and the pane that describes a token."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from report_fixtures import Visit, Walk, all_drawn
-from synthetic_sweeps import run_rows, write_runs
+from synthetic_sweeps import run_rows, swept, write_runs
 
-from eexit.method.rules import RULES
-from eexit.plan.configuration import EarlyExit
-from reports.page.build import build_report
-from reports.read.sweep import Sweep
+from eexit.output.palette import contrast
+from eexit.plan.configuration import EarlyExit, NoExit
+from reports import build_report
 
-PHONE = (("width", 360), ("height", 740))
 THRESHOLD = EarlyExit("unfrozen", "confidence", 0.97)
+STORED, FINAL = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329], [0.0] * 5 + [1.0]  # exit probabilities
+RUN = f"#/p/0/{THRESHOLD.key}"
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one prompt: two settings write full depth's text, a third another one, which is wrong."""
-    runs = []
-    texts: dict[tuple[str, float | None], list[str]] = {
-        ("normal", None): ["A", " cat", "  sat", " "],
-        ("unfrozen", 2.0): ["A", " cat", "  sat", " "],
-        ("frozen_residual", 2.0): ["A", " cat", "  sat", " "],
-        ("unfrozen", 0.5): ["A", " dog", " ran", "\n"],
-    }
-    for (mode, k), pieces in texts.items():
-        right = k != 0.5
-        found = "cat" if right else "dog"
-        said: dict[str, Any] = {
-            "answer": "cat",
-            "found_answer": found,
-            "correct": right,
-            "equal_share": 1.0 if right else 0.25,
-        }
-        runs.append(run_rows("0", "?", mode, k, pieces, **said))
-    own = run_rows("0", "?", "unfrozen", 1.0, ["A", " cow", " ran", "."], of=THRESHOLD, answer="cat", correct=False)
-    for i, token in enumerate(own[1]):
-        evidence = [0.5, 0.9693, 0.989, None, None] if i == 2 else [0.1] * 5 if i else None
-        token |= {"exit_score": evidence, "exit_layer": 15 if i == 2 else 29}
-        token |= {"exit_prob": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0] if i == 2 else [0.0] * 5 + [1.0]}
-    folder = tmp_path_factory.mktemp("written")
-    return build_report(str(write_runs(folder / "s", [*runs, own])), folder / "report.html")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a prompt under `normal`, an oracle and a rule with a threshold, with each layer's likeliest tokens."""
+    settings = ("normal", None, None), ("unfrozen", 1.0, None), ("unfrozen", 1.0, THRESHOLD)
+    runs = [run_rows("0", "?", mode, k, ["A", " cow", " ran", "."], of=of) for mode, k, of in settings]
+    for row, rows in runs:
+        for token in rows:
+            token["final_token_id"] = 9
+            token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(6)]
+            token["top_tokens"] = [[" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(6)]
+            token["top_prob"] = [[0.5, 0.25, 0.125]] * 6
+            if row["rule"] == "kl" and token["decided"]:
+                token["exit_prob"] = STORED
+    runs[2][1][2] |= {"exit_score": [0.5, 0.9693, 0.989, None, None], "exit_layer": 15}
+    folder = tmp_path_factory.mktemp("recorded")
+    return build_report(str(write_runs(folder / "s", runs)), folder / "report.html")
 
 
-def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Walk, written: Path) -> None:
-    page = walk("#/p/0", path=written)
-    assert page.locator("#written").inner_text() == "What was written: 3 different texts"
-    assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
-    same, *others = page.locator(".said-by").all()
-    assert "3 settings say this: normal, U·kl 2 (oracle), F·kl 2 (oracle)" in same.inner_text()
-    assert same.locator(".right").count() == 1
-    same.get_by_role("link", name="F·kl 2").hover()
-    assert "colours of F·kl 2" in same.inner_text()
-    for other, rest in zip(others, ("dog ran", "cow ran."), strict=True):
-        assert other.locator(".wrong").count() == 1
-        assert "".join(other.locator(".own").all_text_contents()).strip().startswith(rest), "bold"
-        assert other.locator(".differs").inner_text() == "differs from here"
-    page.get_by_role("combobox", name="Show").select_option("right at full depth, wrong here")
-    assert page.locator(".said-by").count() == 3, "beside full depth's own"
-    assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
+def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tokens(walk: Walk, recorded: Path) -> None:
+    page = walk(f"{RUN}/t/2", path=recorded)
+    rows, heads = page.locator(".pane tbody tr"), page.locator(".pane thead th").all_inner_texts()
+    (saw,) = (number for number, head in enumerate(heads, 1) if head.startswith("Rule saw: "))
+    scores = page.locator(f".pane tbody tr > :nth-child({saw})").all_inner_texts()
+    assert scores == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
+    said = rows.nth(1).locator("td").last
+    assert said.locator(".piece").all_inner_texts() == [" dog", " word1", "↵\n"]
+    assert rows.nth(2).locator("td").last.locator(".piece").all_inner_texts()[1] == "␣⟨A0⟩", "a blank one is seen"
+    assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50%", "25%", "13%"]
+    assert "“ dog”" in page.locator(".pane dl").inner_text()
+    for route, expected in (("unfrozen/kl/1/t/2", STORED), ("unfrozen/kl/1/t/0", FINAL), ("normal/t/2", FINAL)):
+        cells = walk(f"#/p/0/{route}", path=recorded).locator(".pane tbody tr td:nth-child(3)").all_inner_texts()
+        shown = [int(text.strip(" %\n")) for text in cells]
+        assert sum(shown) == 100, "whole per cents, independent of the rule and the KL values"
+        assert shown == pytest.approx([100 * share for share in expected], abs=1)
 
 
-def test_the_texts_of_a_prompt_are_coloured_and_lead_to_their_runs(walk: Walk) -> None:
-    page = walk("#/p/0")
-    full, part, *_ = page.locator(".said-by").all()
-    assert full.locator(".t:not(.r5)").count() == 0, "at full depth"
-    assert part.locator(".differs + .own").count() == 1
-    colours = part.locator(".t").evaluate_all("all => all.map(t => getComputedStyle(t).backgroundColor)")
-    name = part.get_by_role("link").first.get_attribute("title")
-    part.locator(".t").nth(2).click()
-    page.get_by_role("heading", name=f"{name} on prompt 0").wait_for()
-    assert page.locator(".pinned").get_attribute("data-i") == "2"
-    of_run = page.locator(".tokens .t").evaluate_all("all => all.map(t => getComputedStyle(t).backgroundColor)")
-    assert colours == of_run
-    assert len(set(colours)) > 3
-
-
-def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(walk: Walk, written: Path) -> None:
-    page = walk("#/p/0", path=written)
-    text = page.locator(".said-by .tokens").first
-    assert text.text_content() == "A cat  sat "
-    assert text.locator(".blank").count() == 3
+def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(
+    walk: Walk, visit: Visit, tmp_path: Path
+) -> None:
+    run = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "  four", " "])
+    path = build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html")
+    page = visit("#/p/0/unfrozen/kl/0.5", path=path)
+    text, top = page.locator(".tokens"), "e => e.getClientRects()[e.getClientRects().length - 1].top"
+    assert [token.locator(".blank").count() for token in text.locator(".t").all()] == [0, 0, 0, 0, 2, 1]
     mark = "e => getComputedStyle(e, '::before').content"
     assert text.locator(".blank").first.evaluate(mark) == '"␣"'
-    page = walk("#/p/0/normal", path=written)
-    assert page.locator(".tokens .t").nth(2).locator(".blank").count() == 2
-    assert page.locator(".tokens .t").nth(1).locator(".blank").count() == 0, "a gap between words is seen"
-    assert page.locator(".tokens .t").nth(3).locator(".blank").count() == 1
+    without = [token.evaluate(top) for token in page.locator(".t").all()]
+    page.get_by_role("button", name="Layer numbers").click()
+    lines = [token.evaluate(top) for token in page.locator(".t").all()]
+    assert lines[0] == lines[1] < lines[2], "a newline's layer number stays on its line"
+    assert len(set(lines)) == len(set(without))
+    assert text.inner_text().split("\n")[0].startswith("one↵")
+    assert "".join(text.evaluate("e => e.textContent").split("↵")) == "one\ntwo three\n\n  four "
 
 
-def test_evidence_stands_beside_its_threshold(walk: Walk, written: Path) -> None:
-    pane = walk("#/p/0/unfrozen/confidence/0.97/t/2", path=written).locator(".pane")
-    column = pane.locator("tbody tr td:nth-of-type(2)").all_inner_texts()
-    assert column == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
+def test_layers_have_colours_and_another_channel_and_what_the_legend_dims_can_still_be_read(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/0.5")
+    look = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor, getComputedStyle(e).opacity]"
+    token, final = (page.locator(f".t.r{rank}").first for rank in (0, 5))
+    assert token.evaluate(look)[1] == "rgb(44, 79, 163)"
+    assert final.evaluate(look)[1] == "rgba(0, 0, 0, 0)"
+    page.get_by_role("button", name="Fill final layer").click()
+    assert final.evaluate(look)[1] == "rgb(179, 18, 43)"
+    page.get_by_role("button", name="Layer numbers").click()
+    assert token.evaluate("e => getComputedStyle(e, '::after').content") == '"5"'
+    assert page.evaluate("getComputedStyle(document.body).display") == "block", "the page keeps its layout"
+    page.locator(".legend button").first.click()
+    for rank in (1, 5):
+        colour, fill, opacity = page.locator(f".t.r{rank}").first.evaluate(look)
+        assert (fill, opacity) == ("rgba(0, 0, 0, 0)", "1")
+        assert contrast("#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)), "#ffffff") >= 4.5
+    assert token.evaluate(look)[1] == "rgb(44, 79, 163)"
 
 
-def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(walk: Walk, written: Path) -> None:
-    page = walk("#/p/0/unfrozen/kl/0.5", path=written)
-    tokens, line = page.locator(".tokens").bounding_box(), page.locator(".outcome summary")
-    assert line.bounding_box()["height"] < 60
-    assert "tokens 4 · early exits" in line.inner_text()
-    assert tokens["y"] < 450
-    assert page.locator(".grid").count() == 0 or page.locator(".grid").bounding_box()["y"] > tokens["y"]
-    assert not page.locator(".outcome .named").is_visible()
-    line.click()
-    assert "Answer" in page.locator(".outcome .named").inner_text()
-
-
-def test_on_a_phone_the_panel_is_small_and_closes(walk: Walk, written: Path) -> None:
-    page = walk("#/p/0/unfrozen/kl/0.5", path=written, viewport=PHONE)
-    pane, token = page.locator(".pane"), page.locator(".t").nth(1)
-    assert not pane.is_visible(), "before anything is pinned"
-    for close in (
-        pane.get_by_role("button", name="Close").click,
-        lambda: page.keyboard.press("Escape"),
-        page.locator("h1").click,
-        token.click,  # again
-    ):
-        token.click()
-        pane.wait_for()
-        assert pane.bounding_box()["height"] <= 0.4 * 740 + 1
-        close()
-        pane.wait_for(state="hidden")
-        assert page.locator(".pinned").count() == 0
-        assert page.evaluate("location.hash") == "#/p/0/unfrozen/kl/0.5"
+def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_the_next(walk: Walk) -> None:
+    page = walk("#/p/0/unfrozen/kl/1/vs/normal")
+    one = page.locator(".tokens").first
+    marked = one.locator(".disagrees")
+    assert [int(token.get_attribute("data-i")) for token in marked.all()] == [3, 6, 9, 12, 15, 18, 21]
+    assert marked.first.evaluate("e => getComputedStyle(e).borderTopStyle") == "double"
+    assert "7 of the 23 decided tokens (30.4%)" in page.locator(".texts section").first.inner_text()
+    places = []
+    one.press("Escape")
+    for key in ("d", "d", "ArrowLeft", "d"):
+        one.press(key)
+        places.append(int(page.locator(".pinned").get_attribute("data-i")))
+    assert places == [3, 6, 5, 6]
+    page.get_by_role("button", name="Next (d)").first.click()
+    assert page.locator(".pinned").get_attribute("data-i") == "9"
+    one.press("End")
+    one.press("d")
+    assert page.locator(".pinned").get_attribute("data-i") == "23", "none is left"
 
 
 def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, tmp_path: Path) -> None:
     """Texts, exits and answers are shown, without full depth's tokens."""
-    runs = []
     unseen = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
-    for prompt in range(6):
-        for setting in (None, EarlyExit("unfrozen", "confidence", 0.5), THRESHOLD):
-            mode, k = ("unfrozen", 1.0) if setting else ("normal", None)
-            row, rows = run_rows(
-                str(prompt), "?", mode, k, ["A", " cat", " sat"], of=setting, disagreement=None, perplexity=None,
-                answer="cat", correct=prompt > 0,
-            )  # fmt: skip
-            runs.append((row, [token | unseen for token in rows]))
-    sweep = write_runs(tmp_path / "s", runs)
-    page = all_drawn(visit("#/?open=all", path=build_report(str(sweep), tmp_path / "r.html")))
+    folder = swept(
+        tmp_path / "s",
+        [NoExit(), EarlyExit("unfrozen", "confidence", 0.5), THRESHOLD],
+        columns=lambda _, prompt, __: {
+            "disagreement": None,
+            "perplexity": None,
+            "answer": "cat",
+            "correct": prompt > 0,
+        },
+        of_token=lambda *_: unseen,
+    )
+    path = build_report(str(folder), tmp_path / "r.html")
+    page = all_drawn(visit("#/?open=all", path=path))
     page.locator(".runs tbody tr").first.wait_for()
     said = page.locator("main").inner_text()
     assert "Right answers" in said
@@ -149,35 +133,5 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     assert page.locator("#confident").count() == 0
     measures = page.locator("[data-chart=quality]").get_by_label("Quality").locator("option").all_inner_texts()
     assert not {"Disagreement", "Perplexity"} & {*measures}
-    page.goto(page.url.split("#")[0] + "#/p/0/unfrozen/confidence/0.97/t/1")
-    page.locator(".pane").get_by_text("Token 2 of 3").wait_for()
-
-
-def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(walk: Walk, tmp_path: Path) -> None:
-    gated = EarlyExit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
-    row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
-    runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"exit_score": [None] * 5} for it in rows])]
-    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
-    for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
-        page = walk(route, path=path, viewport=PHONE)
-        assert page.evaluate("document.documentElement.scrollWidth") == 360, route
-        assert "false" not in page.locator("main").inner_text()
-
-
-def test_the_token_pane_shows_what_the_rule_saw(walk: Walk, several_report: Path, several: Sweep) -> None:
-    key = "unfrozen/agree"
-    page = walk(f"#/p/0/{key}/t/3", path=several_report)
-    table = page.locator(".pane table")
-    heads = table.locator("thead th").all_inner_texts()
-    column = heads.index(f"Rule saw: {RULES['agree'].sees}")
-    stored = several.tokens.to_table(columns=["run_id", "position", "exit_score"]).to_pandas()
-    (saw,) = stored.loc[(stored["run_id"] == f"0-{key}-0") & (stored["position"] == 3), "exit_score"]
-    cells = table.locator(f"tbody tr:not(:has(.who)) > :nth-child({column + 1})").all_inner_texts()
-    assert cells == [*(f"{value:g}" for value in saw), "–"]
-    assert "The exit score is the full-depth pass's" in table.locator("caption").inner_text()
-    page.goto(several_report.as_uri() + "#/p/0/unfrozen/kl/1/t/3")
-    page.get_by_text("The rule decides by the KL.").wait_for()
-    assert "Rule saw" not in page.locator(".pane").inner_text()
-    page.goto(several_report.as_uri() + "#/p/0/unfrozen/fixed/10/t/3")
-    page.get_by_role("heading", name="unfrozen/fixed/10 on prompt 0").wait_for()
-    assert "Rule saw" not in page.locator(".pane").inner_text()
+    page.goto(path.as_uri() + f"{RUN}/t/1")
+    page.locator(".pane").get_by_text("Token 2 of 4").wait_for()

@@ -1,38 +1,46 @@
-"""The overview's charts of a sweep with several rules: what is saved, by which rule, and legends that fit."""
+"""The overview's first chart and its table of all numbers: sorting, scrolling, and legends that fit."""
 
-import re
 from pathlib import Path
 
-from report_fixtures import Page, Visit, all_drawn, ink_of
-from synthetic_sweeps import swept
+import pytest
+from report_fixtures import PHONE, Visit, Walk, all_drawn, ink_of
+from synthetic_sweeps import add_timings, swept, with_answers
 
 from eexit.method.rules import CONTROL, ExitHistogram
-from eexit.plan.configuration import Configuration, EarlyExit, NoExit
+from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExit
 from reports import build_report
 
 
-def test_what_it_saves_is_a_table_too_and_fits_a_phone(
-    visit: Visit, several_report: Path, rules_grid: list[Configuration]
-) -> None:
-    page = visit(
-        "#/?open=numbers&quality.y=Disagreement", path=several_report, viewport=(("width", 360), ("height", 740))
-    )
+def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, tmp_path: Path) -> None:
+    folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
+    seconds = {NoExit(): [10.0], EarlyExit("unfrozen", "confidence", 0.7): [8.0], HFGenerate(): [12.0]}
+    add_timings(folder, seconds, batch=8)
+    path = build_report(str(folder), tmp_path / "r.html")
+    page = visit("#/?open=numbers&quality.y=Disagreement", path=path, viewport=PHONE)
     section = page.locator("[data-chart=quality]")
     assert ink_of(all_drawn(section).locator(".chart")) > 100
     section.get_by_role("combobox", name="Saved").select_option("time, realised at batch 8")
     section = page.locator("[data-fold=numbers]")
     rows = section.locator("tbody tr")
     rows.first.wait_for()
-    assert rows.count() == len(rules_grid) + 1
-    assert rows.filter(has_text="generate").count() == 1
-    assert rows.filter(has_text="unfrozen/kl/1").first.inner_text().startswith("unfrozen/kl/1 (oracle)")
+    assert rows.count() == 1 + 2 * 2 * 2 + 1
+    assert rows.filter(has_text="unfrozen/kl/2").first.inner_text().startswith("unfrozen/kl/2 (oracle)")
     section.get_by_role("button", name="Saving, realised, batch 8", exact=True).press("Enter")
     assert rows.first.locator("th").inner_text() == "generate", "it loses"
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> None:
-    """No legend is cut off."""
+@pytest.mark.parametrize("measure", ["Perplexity", "Fidelity", "Disagreement"])
+def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(walk: Walk, measure: str) -> None:
+    figure = walk(f"#/?quality.y={measure}").locator("[data-chart=quality]")
+    figure.locator("summary").click()
+    title = "Same as normal until" if measure == "Fidelity" else measure
+    column = figure.locator("thead th", has_text=title).bounding_box()
+    shown = figure.locator(".scroll").bounding_box()
+    assert column["x"] + column["width"] <= shown["x"] + shown["width"]
+
+
+def test_no_legend_is_cut_off_in_a_report_of_every_rule(visit: Visit, tmp_path: Path) -> None:
     parameters: dict[str, tuple[float | None, ...]] = {
         "kl": (1.0,), "agree": (None,), "confidence": (0.6, 0.8), "margin": (0.4, 0.7), "entropy": (0.3, 1.0),
         "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "predicted_kl": (1.0, 2.0), "fixed": (10.0, 20.0),
@@ -41,29 +49,6 @@ def test_a_report_of_every_rule_stays_readable(visit: Visit, tmp_path: Path) -> 
     grid: list[Configuration] = [NoExit(), EarlyExit("frozen_residual", CONTROL, ExitHistogram(followed.key, ()))]
     grid += [EarlyExit("frozen_residual", rule, each) for rule, several in parameters.items() for each in several]
     grid += [EarlyExit("unfrozen", rule, several[0]) for rule, several in parameters.items()]
-    folder = swept(tmp_path / "every", grid, 2)
-    page = visit("#/?open=all", path=build_report(str(folder), tmp_path / "r.html"))
-    chart = all_drawn(page.locator("[data-chart=quality]")).locator(".chart")
+    path = build_report(str(swept(tmp_path / "every", grid, 2)), tmp_path / "r.html")
+    chart = all_drawn(visit("#/", path=path).locator("[data-chart=quality]")).locator(".chart")
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
-
-
-def test_the_rule_of_a_dose_response_is_chosen_and_only_multiply_adds_are_theoretical(
-    visit: Visit, several_report: Path
-) -> None:
-    page = visit("#/?open=all", path=several_report)
-    chart = page.locator("[data-chart=dose-exit_rate]")
-    chart.get_by_role("combobox", name="Rule").select_option("fixed: exit layer")
-    chart.locator(".chart canvas[aria-label*='exit layer of rule fixed']").wait_for()
-    assert is_of_multiply_adds(page), "not layers skipped, which is another number of the same setting"
-    page.goto(several_report.as_uri() + "#/methods")
-    page.get_by_role("heading", name="Depth and savings").wait_for()
-    assert is_of_multiply_adds(page)
-
-
-def is_of_multiply_adds(page: Page) -> bool:
-    """Return True if everything labelled theoretical is in multiply-adds, and layers skipped are there too."""
-    page.evaluate("document.querySelectorAll('main select').forEach(select => select.remove())")  # selects list both
-    said = page.locator("main").inner_text().lower()
-    return "layers skipped" in said and not re.search(
-        r"(skip|layers)[^.]{0,40}theoretical|theoretical[^.]{0,40}skip", said
-    )

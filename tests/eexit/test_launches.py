@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 import torch
-import transformers as tf
 from card import DEVICE, Card, Counts
+from tiny_models import tiny_model
 from traces import traces_of
 
 from eexit.decode.engine import Engine
@@ -23,19 +23,19 @@ from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 N_ROWS, N_TOKENS = 32, 9
 PROMPTS = [tuple((5 * row + token) % 64 for token in range(7)) for row in range(N_ROWS)]
 STEADY = slice(3, -1)  # steps in which rows neither come nor go
-LEAVES, STAYS = 1e-6, 1.0  # thresholds of confidence: half of the rows leave at the first exitable layer, none later
+EXITS, STAYS = 1e-6, 1.0  # thresholds of confidence: half of the rows exit at the first exitable layer, none later
 
 
 @dataclass(frozen=True)
 class Launches:
-    """What a step launches, copies to the card, and has the host wait for: medians of steps."""
+    """Operators, copies to the card, and waits of the host in a step: medians of steps."""
 
     operators: float
     to_card: float
     waits: float
 
     @classmethod
-    def of(cls, steps: Sequence[Counts]) -> "Launches":
+    def from_steps(cls, steps: Sequence[Counts]) -> "Launches":
         some = steps[STEADY]
         waits = [len(step.waits) + step.to_host for step in some]
         return cls(median(s.operators for s in some), median(s.to_card for s in some), median(waits))
@@ -43,13 +43,8 @@ class Launches:
 
 @cache
 def decoder_there(n_layers: int) -> Decoder:
-    torch.manual_seed(0)
-    config = tf.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=n_layers, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
     with Card() as card:
-        return Decoder(card.take(tf.LlamaForCausalLM(config).eval()))
+        return Decoder(card.take(tiny_model("llama", num_hidden_layers=n_layers, initializer_range=0.02)))
 
 
 @cache
@@ -67,11 +62,11 @@ def of_generate(n_layers: int) -> Launches:
             prompt_BT, attention_mask=torch.ones_like(prompt_BT), logits_processor=[note], do_sample=False,
             max_new_tokens=N_TOKENS, pad_token_id=0, eos_token_id=None,
         )  # fmt: skip
-    return Launches.of(steps)
+    return Launches.from_steps(steps)
 
 
 def of_engine(n_layers: int, exitable_layers: tuple[int, ...], configurations: Sequence[Configuration]) -> Launches:
-    """Of rows that have these configurations in turn."""
+    """Return the launches with rows that have these configurations in turn."""
     steps, decoding = list[Counts](), DecodingConfig(exitable_layers, N_TOKENS, frozenset(), record_full_depth="none")
     requests = [Request(prompt, configurations[row % len(configurations)]) for row, prompt in enumerate(PROMPTS)]
     engine = Engine(decoder_there(n_layers), decoding)
@@ -82,14 +77,14 @@ def of_engine(n_layers: int, exitable_layers: tuple[int, ...], configurations: S
             card.counts = Counts()
 
         traces_of(engine.generate(requests, note))
-    return Launches.of(steps)
+    return Launches.from_steps(steps)
 
 
 FIVE = (5, 10, 15, 20, 25)
 
 
-def confident(state: str) -> list[EarlyExit]:
-    return [EarlyExit(state, "confidence", threshold) for threshold in (LEAVES, STAYS)]
+def confident(mode: str) -> list[EarlyExit]:
+    return [EarlyExit(mode, "confidence", threshold) for threshold in (EXITS, STAYS)]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +106,8 @@ def test_a_step_launches_little_more_than_generate(
     assert step.to_card <= 2
 
 
-@pytest.mark.parametrize("state", ["unfrozen", "frozen_residual"])
-def test_a_layer_takes_what_it_takes_in_generate_and_a_choice_past_exits(state: str) -> None:
-    deep, shallow = (of_engine(n_layers, (3, 6), confident(state)) for n_layers in (12, 8))
+@pytest.mark.parametrize("mode", ["unfrozen", "frozen_residual"])
+def test_a_layer_takes_what_it_takes_in_generate_and_a_selection_past_exits(mode: str) -> None:
+    deep, shallow = (of_engine(n_layers, (3, 6), confident(mode)) for n_layers in (12, 8))
     own = of_generate(12).operators - of_generate(8).operators
-    assert deep.operators - shallow.operators <= own + 4 * (state != "unfrozen")
+    assert deep.operators - shallow.operators <= own + 4 * (mode != "unfrozen")

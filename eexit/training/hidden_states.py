@@ -24,7 +24,7 @@ ARGMAX_TOKENS: Final = 256  # per pass through the lm_head in `likeliest`
 LENS: Final = READOUTS["lens"]
 
 
-def streams(
+def hidden_states(
     decoder: Decoder, block: Sequence[TrainingText], layers: Sequence[int], decided_only: bool = False
 ) -> Tensor:
     """Return the hidden states after `layers` and, last, after the final layer, (N, X, W), in the order of the texts.
@@ -46,10 +46,10 @@ def text_pass(decoder: Decoder, text: TrainingText, kept: Sequence[int]) -> Tens
     return full_depth_pass(decoder, kept, inputs, decoder.cache(1, len(ids)), slice(first, None))[0]
 
 
-def decided_streams(decoder: Decoder, texts: Sequence[TrainingText], layers: Sequence[int]) -> Iterator[Tensor]:
+def decided_hidden_states(decoder: Decoder, texts: Sequence[TrainingText], layers: Sequence[int]) -> Iterator[Tensor]:
     """Yield the hidden states (N, X, W) of the texts' decided tokens, a block of texts at a time."""
     for block in blocks([text for text in texts if len(text.token_ids) > 1], BLOCK_TOKENS):
-        yield streams(decoder, block, layers, decided_only=True)
+        yield hidden_states(decoder, block, layers, decided_only=True)
 
 
 @torch.inference_mode()

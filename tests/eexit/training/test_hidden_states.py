@@ -11,7 +11,7 @@ from eexit.decode.engine import Engine
 from eexit.decode.predictors import LMHead
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.plan.configuration import NoExit
-from eexit.training.streams import streams
+from eexit.training.hidden_states import hidden_states
 from eexit.training.texts import TrainingText
 
 PROMPTS = ((5, 80, 7, 7, 31), tuple(range(3, 16)))
@@ -23,9 +23,7 @@ def texts_of(model: PreTrainedModel) -> tuple[list[TrainingText], np.ndarray]:
     requests = [Request(prompt, NoExit()) for prompt in PROMPTS]
     traces = traces_of(Engine(decoder_of(model), DECODING).generate(requests))
     both = [traces[index] for index in range(len(PROMPTS))]
-    texts = [
-        TrainingText(str(index), PROMPTS[index], tuple(trace.token_id_T.tolist())) for index, trace in enumerate(both)
-    ]
+    texts = [TrainingText(str(at), PROMPTS[at], tuple(trace.token_id_T.tolist())) for at, trace in enumerate(both)]
     return texts, np.concatenate([trace.kl_TE for trace in both])
 
 
@@ -33,13 +31,13 @@ def texts_of(model: PreTrainedModel) -> tuple[list[TrainingText], np.ndarray]:
 def test_reading_the_streams_gives_the_kls_that_were_recorded(architecture: str) -> None:
     model = shared_model(architecture)
     texts, kl_NE = texts_of(model)
-    states_NXW = streams(decoder_of(model), texts, DECODING.exitable_layers)
+    states_NXW = hidden_states(decoder_of(model), texts, DECODING.exitable_layers)
     reading = LMHead(decoder_of(model), DECODING).read_layers(states_NXW)
     np.testing.assert_allclose(reading.kl_BE.numpy(), kl_NE, rtol=1e-4, atol=1e-4)
-    assert reading.likeliest_BX[:, -1].tolist() == [token for text in texts for token in text.token_ids]
+    assert reading.top_token_BX[:, -1].tolist() == [token for text in texts for token in text.token_ids]
 
 
 def test_the_first_token_of_each_answer_is_left_out_on_demand(llama: PreTrainedModel) -> None:
     texts, _ = texts_of(llama)
-    every, decided = (streams(decoder_of(llama), texts, (1,), decided_only) for decided_only in (False, True))
+    every, decided = (hidden_states(decoder_of(llama), texts, (1,), decided_only) for decided_only in (False, True))
     torch.testing.assert_close(decided, torch.cat([every[1:9], every[10:]]))

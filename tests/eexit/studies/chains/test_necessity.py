@@ -13,18 +13,16 @@ from commands import here, refusal
 from landed_sweep import land_all, land_rows
 from scripted import sweep_of
 
-from eexit.plan.config import Prompt, SweepConfig
 from eexit.plan.grid_types import ControlSpec
 from eexit.plan.prompts import read_prompts
 from eexit.plan.runs import Run
+from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.sweeps.controls import controls_of
 from jobs.files.chains import main
 
-PROMPTS = tuple(
-    Prompt(id=f"p-{n}", prompt=f"Question {n}?", answer="7", steps=1 + n % 2, group="twins" if n > 28 else None)
-    for n in range(31)
-)
+TWINS = {29: "twins", 30: "twins"}
+PROMPTS = tuple(Prompt(f"p-{n}", f"Question {n}?", answer="7", steps=1 + n % 2, group=TWINS.get(n)) for n in range(31))
 KEY, CONTROL = "unfrozen/kl/1", "unfrozen/random/kl/1"
 FIELDS: Mapping[str, Any] = {
     "modes": ("normal", "unfrozen"), "kl_factors": (1.0,), "seeds": (0, 1), "thinking_until": "(?i)answer:",
@@ -54,7 +52,6 @@ def test_necessity_is_what_plain_pandas_makes_of_the_two_sweeps(swept: Path, tmp
     second = follow(tmp_path / "second", f"filler/{CONTROL}")
     done = here(main, swept, "--necessity", first, second)
     assert done.returncode == 0, done.stderr
-    assert "neces" in done.stdout
     originals = pd.read_parquet(swept / "generations")
     followed = pd.concat([pd.read_parquet(folder / "generations") for folder in (first, second)])
 
@@ -77,10 +74,8 @@ def test_necessity_is_what_plain_pandas_makes_of_the_two_sweeps(swept: Path, tmp
         estimate = estimate_columns(difference.to_numpy()[:, None], [ValueKind.DIFFERENCE])[0]
         assert row["necessity"] == pytest.approx(difference.mean())
         assert [row["necessity_low"], row["necessity_high"]] == pytest.approx([estimate.low, estimate.high])
-        assert row["necessity_n"] == len(difference)
         assert row["beside_control"] == pytest.approx((difference - control).mean())
         assert row["beside_control_low"] < row["beside_control"] < row["beside_control_high"]
-        assert row["accuracy"] - row["accuracy_without"] == pytest.approx(row["necessity"])
     of_steps = table.query("configuration == 'normal' and chain == 'keep-0' and steps == 2").iloc[0]
     even = [f"p-{n}" for n in range(27) if n % 2]
     assert of_steps["necessity"] == pytest.approx(needs("keep-0", "")["normal"].loc[even].mean())
@@ -113,7 +108,7 @@ SURE, AT_RANDOM, ANYWHERE = "unfrozen/confidence/0.8", "unfrozen/random/confiden
 
 
 @pytest.mark.slow
-def test_a_model_that_leaves_where_it_is_sure_needs_its_chain_and_one_that_leaves_at_random_does_not(
+def test_a_model_that_leaves_where_it_is_sure_needs_its_chain(
     tmp_path: Path,
 ) -> None:
     save_adding_model(tmp_path / "model")

@@ -1,28 +1,19 @@
-"""The steps around a sweep's runs, in this process or on a cluster: checks before, and a summary after."""
+"""Preparation of a sweep, here or on a cluster: check its location, write its manifest, find its remaining runs."""
 
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import redact
 from eexit.output.progress import Display
-from eexit.output.text import describe_precision, pluralize, truncate_lines, unapplied_sentence
-from eexit.plan.config import SweepConfig
-from eexit.plan.configuration import EARLIER_MARK, Configuration, configuration_of, depends_on_seed, is_earlier
-from eexit.plan.runs import ERROR, count_runs, plan_runs, same_in_several_modes
-from eexit.results.committed import read_columns
-from eexit.results.configuration_means import figures
-from eexit.results.finished_sweep import manifest_of
+from eexit.output.text import pluralize, truncate_lines, unapplied_sentence
+from eexit.plan.configuration import EARLIER_MARK, is_earlier
+from eexit.plan.runs import count_runs, plan_runs, same_in_several_modes
+from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import (
-    MANIFEST,
     REPORT,
     REPORT_HEAD_BYTES,
     SIDE_FILES,
@@ -52,58 +43,7 @@ from eexit.results.store.manifest import (
     refuse_other_runs,
     with_grid,
 )
-
-
-@dataclass(frozen=True)
-class SweepSummary:
-    """Outcome of a sweep. `model` and `dtype_asked` are as in `sweep.json`.
-
-    `out` is an absolute path or a URI. `done` runs were committed with a result, and `errors` runs with an error;
-    together they are all runs of `config`. `tally` counts the runs committed by this call, none if nothing remained to
-    do.
-    """
-
-    config: SweepConfig
-    out: str
-    model: Mapping[str, Any]
-    dtype_asked: str
-    done: int
-    errors: int
-    tally: RunCounts
-
-    @property
-    def precision(self) -> str:
-        """Precision in which the model computes, as messages name it."""
-        return describe_precision(self.model, self.dtype_asked)
-
-    @property
-    def of_errors(self) -> str:
-        """Number of failed runs and the reason of the first, read from the results."""
-        runs = read_columns(open_store(self.out), ["status", "error"])
-        reason = runs.filter(pc.field("status") == ERROR)["error"][0].as_py()
-        runs = pluralize(self.done + self.errors, "run")
-        return f"{f'{self.errors:,} of {runs}' if self.done else f'all {runs}'} are errors, such as: {reason}"
-
-    def figures(self) -> list[dict[str, Any]]:
-        """Return runs, different runs, errors and mean measures of each configuration, read from the results.
-
-        `by_kind` has accuracy, cut texts, disagreement, and savings and losses compared with `normal`, by kind of
-        prompt.
-        """
-        prompts = [asdict(prompt) for prompt in self.config.prompts]
-        return figures(open_store(self.out), self.configurations, self.same_for_every_seed, prompts)
-
-    @cached_property
-    def configurations(self) -> list[Configuration]:
-        """The configurations in order, including those of redefined rules and modes, which no longer run."""
-        held = manifest_of(open_store(self.out), self.out)
-        return [configuration_of(columns) for columns in held.configurations]
-
-    @property
-    def same_for_every_seed(self) -> frozenset[str]:
-        """Keys of configurations whose runs are the same for every seed, so that one run stands for all."""
-        temperature = self.config.temperature
-        return frozenset(each.key for each in self.configurations if not depends_on_seed(each, temperature))
+from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 
 @dataclass(frozen=True)
@@ -117,10 +57,11 @@ class PendingSweep:
 
 
 def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], None]) -> Manifest | None:
-    """Return the manifest in `store`, called `out` in messages, extended by `config`; None if the sweep starts there.
+    """Return the manifest in `store`, extended by `config`; None if the sweep starts there.
 
-    Write and remove a probe file, and pass `say` a line about the extension. None also stands for a lost manifest of
-    this sweep's runs, after a message. Raise `UsageError` if this sweep, or any, can't be written there.
+    Messages call the store `out`; `say` receives a line about the extension. A lost manifest of this sweep's runs gives
+    None too, after a message. A probe file is written and removed. Raise `UsageError` if this sweep, or any, can't be
+    written there.
     """
     if not store.is_local:
         store.probe()  # first, since any other access to an unreachable location waits for a minute
@@ -187,7 +128,7 @@ def run_pending(
         found, said = _look_through(store, [], planned)
         tally = RunCounts()
         if len(found.done) == n_planned:
-            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} landed in {redact(out)}")
+            display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} committed in {redact(out)}")
         else:
             if line := _same_texts(config):
                 display.say(line)
@@ -197,7 +138,7 @@ def run_pending(
             found, _ = _look_through(store, said, planned)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
-        raise SweepStopped(f"{missing:,} runs that had landed are damaged or gone")
+        raise SweepStopped(f"{missing:,} committed runs are damaged or gone")
     return SweepSummary(config, location, manifest.model, manifest.dtype_asked, len(found.done), found.n_errors, tally)
 
 
@@ -229,14 +170,6 @@ def prepare_store(left: PendingSweep, out: str, display: Display) -> int:
     return n_done
 
 
-def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str], None]) -> None:
-    """Rewrite a missing manifest: without it, results can't be read, and actors refuse to load."""
-    with suppress(OSError, pa.ArrowException):  # if the location can't be written to, committing raises
-        if manifest and not store.has(MANIFEST):
-            store.publish(MANIFEST, manifest)
-            say(f"{MANIFEST} was gone and is put back")
-
-
 def _refuse_foreign(store: Store) -> None:
     """Raise `UsageError` for a foreign file in place of a sweep's file: it would be replaced, or prevent all reading.
 
@@ -257,7 +190,7 @@ def _refuse_foreign(store: Store) -> None:
 def _look_through(
     store: Store, said: Sequence[str], planned: Collection[str] | None
 ) -> tuple[StoreInventory, Sequence[str]]:
-    """Repair the store, printing messages that are not in `said`; return its undamaged content and all messages."""
+    """Repair the store, and print messages that are not in `said`; return the undamaged content and all messages."""
     found, lines = repair_store(store, planned)
     for line in lines:
         if line not in said:

@@ -44,12 +44,12 @@ class ChainVariant(NamedTuple):
     writer: str
 
     def for_control(self, key: str, control: str) -> "ChainVariant":
-        """Return the edit to compare a control by: of the control's own thinking, if the configuration had its own."""
+        """Return the edit to compare a control by: if the configuration edited its own chains, so does the control."""
         return ChainVariant(self.chain, control) if self.writer == key else self
 
 
 class NecessityStudy(Study):
-    """Study of necessity; a single unit of work makes all rows."""
+    """Study of how much answers need the chain of thought; one unit has all rows."""
 
     table, doing = CHAINS, "comparing"
 
@@ -58,7 +58,7 @@ class NecessityStudy(Study):
         if sweep.runs["n_thinking_tokens"].null_count == len(sweep.runs):
             raise UsageError(f"{sweep.name} has no chains of thought: run it with --thinking or --thinking-until")
         if sweep.runs["correct"].null_count == len(sweep.runs):
-            raise UsageError(f"{sweep.name} has no answers to check: sweep prompts that bring an answer")
+            raise UsageError(f"{sweep.name} has no answers to check: sweep prompts that have an answer")
         self._sweep, self._follow_ups = sweep, tuple(follow_ups)
         prompts = sweep.manifest.config["prompts"]
         self._unit_of = sampling_units(prompts)
@@ -173,7 +173,7 @@ def _columns(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 
 def chains_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """Return the table: a section for each edit, a line for each configuration."""
+    """Return the table of necessity: a section for each edit of the chains, a line for each configuration."""
     table = ResultTable(CAPTION)
     table.add("key", "setting")
     table.add("name", "chain")

@@ -1,4 +1,4 @@
-"""Schema of a sweep, validated once, from TOML, flags or Python.
+"""Schema of a sweep, validated once, from TOML, flags or Python. Each field declares a flag of `eexit sweep`.
 
     SweepConfig(prompts=[Prompt(id="0", prompt="Explain recursion.")], kl_factors=(0.5, 1.0))
 
@@ -253,11 +253,11 @@ def _refuse_rules(config: SweepConfig) -> None:
 def _refuse_artefacts(config: SweepConfig) -> None:
     """Raise `ValueError` for a rule or mode without its artefact, and for an artefact that nothing uses."""
     online = [ONLINE[name] for name in config.rules if name in ONLINE]
-    probing = [f"rule {rule.name} looks at a trained probe" for rule in online if rule.needs_probe]
+    probing = [f"rule {rule.name} reads a trained probe" for rule in online if rule.needs_probe]
     modes = (*config.modes, *(control.mode for control in config.controls))
-    mapping = [f"mode {mode} makes keys and values by trained maps" for mode in modes if mode in MAPPING]
+    mapping = [f"mode {mode} uses trained KV maps" for mode in modes if mode in MAPPING]
     for role, users, way_out in (
-        (PROBE, probing, "a rule that looks at it, as in predicted_kl=1"),
+        (PROBE, probing, "a rule that reads it, as in predicted_kl=1"),
         (KV_MAPS, mapping, f"mode {' or '.join(MAPPING)}"),
     ):
         location = getattr(config, role)
@@ -278,8 +278,8 @@ def _refuse_decoding(config: SweepConfig) -> None:
     """Raise `ValueError` for ways of thinking, sampling and drafting that contradict each other."""
     if config.thinking is not None and config.thinking_until is not None:
         raise ValueError(
-            f"thinking {' '.join(config.thinking)} and thinking_until {config.thinking_until} both say where a text "
-            "thinks: give one of them"
+            f"thinking {' '.join(config.thinking)} and thinking_until {config.thinking_until} both mark the chain of "
+            f"thought: give one of them"
         )
     if config.top_p < 1 and config.temperature == 0:
         raise ValueError(f"top_p {config.top_p} has no effect at temperature 0: set a temperature above 0")

@@ -1,7 +1,7 @@
 """The suffix convention: the capital letters of a name such as `kl_BE` are the axes of its tensor.
 
-It is checked while rows are decoded, for every record of a step and every argument of the functions that make up a
-step: all axes with the same letter must have the same size, which is the known one where there is one.
+While rows are decoded, all axes with the same letter must have the same size, which is fixed for some letters. Checked
+are all records of a step and all arguments of its functions.
 """
 
 import inspect
@@ -28,15 +28,14 @@ DECODING = DecodingConfig(
     EXITABLE, max_new_tokens=6, eos_token_ids=frozenset(), probe=PROBE, kv_maps=KV_MAPS, record_top_k=2
 )
 KNOWN = {"E": 3, "X": 4, "K": 2, "V": 97, "D": 32, "F": 32}
-_SUFFIX = re.compile(r"_([A-Z1]+)$")
 
 
 def check(name: str, value: Any, sizes: dict[str, int]) -> int:
-    """Of an array, or of all arrays of a record; returns how many there were. `sizes` are those of letters so far."""
+    """Check an array, or all arrays of a record; return how many there were. `sizes` are those of letters so far."""
     if is_dataclass(value) and not isinstance(value, type):
         own = dict(KNOWN)  # a record has letters of its own: in one B may be all rows, in another some of them
         return sum(check(field.name, getattr(value, field.name), own) for field in fields(value))
-    suffix = _SUFFIX.search(name)
+    suffix = re.search(r"_([A-Z1]+)$", name)
     if not suffix or not isinstance(value, torch.Tensor | np.ndarray):
         return 0
     assert value.ndim == len(suffix[1]), f"{name} has the shape {tuple(value.shape)}"
@@ -68,9 +67,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_names_say_the_axes_of_what_they_hold(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
-) -> None:
+def test_names_state_the_axes(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     seen: dict[str, int] = {}
     for module, names in PARTS.items():
         for name in names:
@@ -82,9 +79,8 @@ def test_names_say_the_axes_of_what_they_hold(
         assert isinstance(trace, RequestOutput)
         n_columns = len(fields(RequestOutput)) - 3  # without how it finished, what was counted, and rounds
         assert check("", replace(trace, counts=None), {}) == n_columns
-    assert all(seen[name] > 0 for names in PARTS.values() for name in names if temperature or name != "pick_tokens"), (
-        seen
-    )
+    functions = {name for names in PARTS.values() for name in names if temperature or name != "pick_tokens"}
+    assert {name for name, n in seen.items() if n} >= functions
 
 
 def test_the_check_tells_what_has_other_axes() -> None:

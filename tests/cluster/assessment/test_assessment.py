@@ -28,7 +28,6 @@ def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all of its own, none of which can clean up."""
     own = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for each in own:
@@ -66,9 +65,8 @@ def killed_in(step: str, flags: list[str], log: Path) -> bool:
 def test_killed_in_each_step_the_verdict_is_that_of_an_undisturbed_one_but_for_times(tmp_path: Path) -> None:
     save_exiting_model(tmp_path / "model", n_layers=8, sharp=60)
     prompts = write_prompts(tmp_path / "p.jsonl", N_PROMPTS)
-    whole, killed = (
-        [*flags_of(tmp_path / "model", prompts, tmp_path / name), "--quick"] for name in ("whole", "killed")
-    )
+    of = [flags_of(tmp_path / "model", prompts, tmp_path / name) for name in ("whole", "killed")]
+    whole, killed = ([*flags, "--quick"] for flags in of)
     was_in = [step for step in COMMANDS if killed_in(step, killed, tmp_path / f"{step}.log")]
     print("killed in", was_in)
     assert len(was_in) >= len(COMMANDS) - 2, "a step may have been too short"

@@ -1,7 +1,7 @@
-"""The flags of `eexit sweep`: they and a TOML file are merged, and validated once, into a job.
+"""The flags of `eexit sweep`, generated from fields; flags and a TOML file become one validated job.
 
-Most flags are fields: of `eexit.plan.config.SweepConfig`, `eexit.sweeps.arguments.SweepSpec` and
-`cluster.sweep_job.SweepJob`. Only those that read files or print are declared here.
+A field of `eexit.plan.sweep_config.SweepConfig`, `eexit.sweeps.arguments.SweepSpec` or `cluster.sweep_job.SweepJob`
+declares a flag, with its type, default and help. Only flags that read files or print are declared here.
 
 >>> job = load_job(["--prompts", "mine.txt", "--kl-factors", "0.5", "1"], default=Path("jobs/sweeps/demo.toml"))
 """
@@ -144,7 +144,10 @@ def _add_further_flags(parser: Parser) -> None:
 
 
 def _settings(flags: Mapping[str, Any], results: str | None, within: str | None) -> dict[str, Any]:
-    """Return the fields of the settings that a pilot finds worth a run, if one is named. Raises `UsageError`."""
+    """Return the sweep's fields that select the settings which a pilot predicts to be worth a run.
+
+    The result is empty without `results`, the folder of the pilot. Raise `UsageError`.
+    """
     if (results is None) != (within is None):
         raise UsageError("--settings-from-replay RESULTS and --within RISK=SHARE are given together")
     if results is None or within is None:
@@ -154,7 +157,7 @@ def _settings(flags: Mapping[str, Any], results: str | None, within: str | None)
 
     of_oracle = flags.get("rules") == [ORACLE]
     if given := [name for name in ("rules", "exit_sets", "kl_factors")[of_oracle:] if name in flags]:
-        raise UsageError(f"--settings-from-replay says which rules are run, and {flag(given[0])} too: give one of them")
+        raise UsageError(f"--settings-from-replay selects the rules, and {flag(given[0])} too: give one of them")
     risk, _, share = within.partition("=")
     if risk not in RISKS or not share.replace(".", "", 1).isdecimal() or not 0 < float(share) < 1:
         known = ", ".join(RISKS)

@@ -1,0 +1,163 @@
+"""Deferred tokens: they run together, in blocks, before others join, and their memory is accounted for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from axes import EXITABLE, control, some
+from ran import run_alone
+from references import decoder_of, packed_decoder_of, shared_model
+from rows import ENDING, PROMPTS, SAMPLED, as_reference, assert_as_reference, assert_scored_alike, generate, modes_of
+from tiny_models import tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from traces import assert_same, spy_on, traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode import deferred, engine
+from eexit.decode.deferred import DeferredTokens
+from eexit.decode.engine import Engine, row_bytes
+from eexit.decode.requests import DecodingConfig, Request
+from eexit.method.custom import use_files
+from eexit.method.rules import Parameter
+from eexit.model.decoders import DecoderPair
+from eexit.plan.configuration import EarlyExit, NoExit
+
+MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
+N_LONG = 96
+LONG_TEXT = DecodingConfig(EXITABLE, N_LONG, frozenset())
+UNOBSERVED = replace(LONG_TEXT, record_full_depth="none")
+SELDOM = control(95, 0, 0, 5)
+SHALLOW = EarlyExit("unfrozen", "fixed", 1.0)  # of whose tokens all deeper layers are deferred
+
+
+@cache
+def long_llama() -> PreTrainedModel:
+    """Return a Llama with room for long texts, in which many tokens are deferred."""
+    return tiny_model("llama", max_position_embeddings=256)
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule", "parameter"),
+    [("unfrozen", "random", SELDOM), ("frozen_residual", "random", SELDOM), ("unfrozen", "confidence", 0.3)],
+)
+def test_invariants_3_4_7_and_8_hold_for_long_texts(mode: str, rule: str, parameter: Parameter) -> None:
+    model, configuration = long_llama(), EarlyExit(mode, rule, parameter)
+    requests = [Request(prompt, configuration, 3) for prompt in PROMPTS[:2]]
+    decoding = replace(LONG_TEXT, record_top_k=1)
+    trace = generate(model, requests, decoding)[1]
+    assert_as_reference(model, requests[1:], [trace], decoding)
+    assert_scored_alike(packed_decoder_of(model), requests[1:], [trace], decoding)
+    alone = run_alone(decoder_of(model), decoding, requests[1])
+    assert_same(trace, alone.trace)
+    if mode == "unfrozen":
+        assert alone.ran.calls_L[-1] < alone.ran.ended_L[-1], "deferred tokens run together"
+    if rule == "random":
+        deep_T = np.flatnonzero(trace.exit_layer_T > EXITABLE[0])
+        assert np.diff(deep_T).max() > 32, "many tokens must be deferred"
+
+
+def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "PREFILLED_COLUMNS", 300)  # two of these prompts
+    long = tuple(token % 97 for token in range(7, 157))
+    exits = [EarlyExit(mode, "confidence", 0.3) for mode in ("unfrozen", "skip")]
+    requests = [Request(prompt, exit, seed=3) for prompt in ((5,), long, PROMPTS[1], long[:70]) for exit in exits]
+    as_reference(long_llama(), requests, replace(LONG_TEXT, max_new_tokens=8), rows=6)
+
+
+def test_their_memory_is_accounted_for(monkeypatch: pytest.MonkeyPatch, own_exits: None) -> None:
+    """Also where another row's custom mode needs more hidden states."""
+    use_files([str(MINE)])
+    held, run = list[int](), DeferredTokens.run
+
+    def noted(its: DeferredTokens, *given: object) -> torch.Tensor:
+        head_input_BTF = run(its, *given)  # type: ignore[arg-type]
+        held.append(sum(part.nbytes for block in its.blocks for part in block.parts.values()))
+        return head_input_BTF
+
+    def bytes_of(requests: list[Request]) -> int:
+        return row_bytes(False, DecoderPair(decoder, decoder), LONG_TEXT, N_LONG + len(PROMPTS[1]), requests)
+
+    monkeypatch.setattr(DeferredTokens, "run", noted)
+    decoder = decoder_of(long_llama())
+    for other in (SHALLOW, EarlyExit("between", "fixed", 1.0)):
+        requests = [Request(PROMPTS[1], each) for each in (SHALLOW, SHALLOW, other)]
+        held.clear()
+        traces_of(Engine(decoder, UNOBSERVED).generate(requests))
+        expected = 3 * (bytes_of(requests) - bytes_of([Request((1,), NoExit())]))
+        assert 0.9 * expected < max(held) < expected
+
+
+def test_a_step_does_not_copy_all_of_them() -> None:
+    class Copies(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten.cat.default:
+                self.most = max(self.most, made.numel())
+            return made
+
+    decoder = decoder_of(long_llama())
+    with Copies() as copies:  # type: ignore[no-untyped-call]  # torch's own, without annotations
+        traces_of(Engine(decoder, UNOBSERVED).generate([Request(PROMPTS[1], SHALLOW)] * 3))
+    assert 0 < copies.most < 3 * N_LONG * decoder.width / 2
+
+
+def passes_of(decoding: DecodingConfig, requests: Sequence[Request]) -> tuple[list[int], list[int]]:
+    """Return how many tokens the last layer runs at a time after the prompts, and the numbers reported as progress."""
+    reported, sizes = list[int](), list[int]()
+
+    def note(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        sizes.append(given[0].shape[0] * given[0].shape[1])
+
+    engine = Engine(decoder_of(long_llama()), replace(decoding, record_full_depth="none"))
+    handle = cast(Any, long_llama()).model.layers[-1].mlp.register_forward_pre_hook(note)
+    traces_of(engine.generate(requests, reported.append))
+    handle.remove()
+    return sizes, reported
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["a row joins", "a row goes deeper"])
+def test_they_run_in_blocks(monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
+    """Before a row joins, or with a step that goes as deep; progress is reported after each block."""
+    monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 40)
+    exit = SHALLOW if joins else EarlyExit("unfrozen", "random", SELDOM)
+    requests, decoding = [Request((number, 7), exit, 3) for number in range(3)], LONG_TEXT
+    if joins:
+        decoding = replace(
+            LONG_TEXT, max_rows=2, stop_fn=lambda row: row.request == requests[0] and len(row.token_ids) == 60
+        )
+    sizes, reported = passes_of(decoding, requests)
+    assert 20 < max(sizes) <= 40 + len(requests)
+    assert reported.count(0) >= 2
+    assert sum(reported) == sum(len(trace.token_id_T) - 1 for trace in generate(long_llama(), requests, decoding))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
+def test_invariants_3_and_7_hold_for_blocks(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """A block has one token of three rows, or some of one."""
+    monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 4)
+    model = shared_model(architecture)
+    exits = [EarlyExit("unfrozen", "random", control(*counts)) for counts in ((90, 0, 0, 10), (60, 20, 15, 5))]
+    exits += [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in ("unfrozen", modes_of(model)[-1])]
+    requests = [Request(PROMPTS[index % 3], exit, seed=index) for index, exit in enumerate([*exits, exits[0]])]
+    decoding = replace(ENDING, max_new_tokens=24)
+    traces = as_reference(model, requests, decoding, rows=3)
+    for request, trace in zip(requests[:2], traces, strict=False):
+        assert_same(run_alone(decoder_of(model), decoding, request).trace, trace)
+
+
+def test_they_run_together_before_other_rows_come(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, ends = decoder_of(llama), dict(zip(PROMPTS, (5, 8, 5), strict=True))
+    decoding = replace(
+        SAMPLED, record_full_depth="none", max_rows=2,
+        stop_fn=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids],
+    )  # fmt: skip
+    passes = spy_on(monkeypatch, decoder, "run", lambda visit, inputs, *_: inputs.token_BT.shape[1])
+    traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[seed], SHALLOW) for seed in range(3)]))
+    assert passes[1:] == [1, 1, 1, 1, 4, max(map(len, PROMPTS[2:])), 1, 1, 1, 1]

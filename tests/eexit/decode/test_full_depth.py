@@ -1,0 +1,140 @@
+"""The full-depth pass: what it records changes no text, and prefixes that slots share run once."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from references import decoder_of, shared_model
+from rows import PROMPTS, SAMPLED, assert_as_reference, each_rule, generate, grid, modes_of
+from traces import CLOSE, assert_same, kl_request, spy_on, traces_of
+from transformers import PreTrainedModel
+
+from eexit.decode import full_depth
+from eexit.decode.engine import Engine
+from eexit.decode.full_depth import padded
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
+from eexit.method.rules import ORACLES
+from eexit.plan.configuration import EarlyExit, NoExit
+from eexit.plan.sweep_config import Observe
+from eexit.results.token_columns import recorded
+
+DECODING = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
+PROMPT = PROMPTS[1]
+
+
+@pytest.mark.parametrize(("architecture", "record_full_depth"), [("llama", "final"), ("gemma3", "none")])
+def test_texts_and_recorded_columns_are_those_of_recording_all(architecture: str, record_full_depth: Observe) -> None:
+    """Check each rule in some mode; of oracles, tokens and exits."""
+    model = shared_model(architecture)
+    requests = grid([*each_rule(model, 1), EarlyExit("unfrozen", "fixed", 3.0)], PROMPTS[:2])
+    whole = generate(model, requests, replace(SAMPLED, max_rows=5))
+    less = generate(model, requests, replace(SAMPLED, max_rows=5, record_full_depth=record_full_depth))
+    kept = {field for field, *_ in recorded(record_full_depth)}
+    assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
+    assert ("logprob_T" in kept) == (record_full_depth == "final")
+    for request, trace, other in zip(requests, less, whole, strict=True):
+        for field, *_ in recorded():
+            mine, theirs = getattr(trace, field), getattr(other, field)
+            if field not in kept:
+                assert not mine.size or request.configuration.columns["rule"] in ORACLES
+            elif field in CLOSE:
+                np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4, err_msg=field)
+            else:
+                np.testing.assert_array_equal(mine, theirs, err_msg=field)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "mpt"])
+def test_records_made_in_blocks_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """All tokens are reported but each text's first, which the prefill records."""
+    monkeypatch.setattr(full_depth, "OBSERVED_TOKENS", 15)
+    monkeypatch.setattr(full_depth, "READ_TOKENS", 3)
+    model, observed = shared_model(architecture), list[int]()
+    requests = grid([NoExit(), *(EarlyExit(mode, "fixed", 3.0) for mode in modes_of(model))], PROMPTS[:2])
+    traces = traces_of(Engine(decoder_of(model), SAMPLED).generate(requests, observed=observed.append))
+    assert_as_reference(model, requests, [traces[index] for index in range(len(requests))], SAMPLED)
+    assert sum(observed) == sum(len(trace.token_id_T) - 1 for trace in traces.values())
+    assert len(observed) > 2
+
+
+@pytest.mark.parametrize(("record_full_depth", "reads"), [("all", 1 + 4), ("final", 1 + 1), ("none", 1)])
+def test_a_token_of_normal_is_read_once_for_itself_and_once_for_each_recorded_layer(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, record_full_depth: Observe, reads: int
+) -> None:
+    decoder = decoder_of(llama)
+    n_read = spy_on(monkeypatch, decoder, "lm_head", len)
+    greedy = replace(SAMPLED, temperature=0.0, record_full_depth=record_full_depth)
+    [trace] = traces_of(Engine(decoder, greedy).generate([Request(PROMPTS[0], NoExit())])).values()
+    assert sum(n_read) == max(1, greedy.n_observed) + reads * (len(trace.token_id_T) - 1)  # first, those of prefill
+
+
+# ---- shared prefixes
+
+
+@pytest.fixture
+def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
+    """Count the tokens that each layer's feed-forward block is run for."""
+    counts: Counter[int] = Counter()
+
+    def hook(layer: int) -> Callable[..., None]:
+        return lambda _, args, __: counts.update({layer: args[0].shape[0] * args[0].shape[1]})
+
+    handles = [layer.mlp.register_forward_hook(hook(index)) for index, layer in enumerate(llama.model.layers)]
+    yield counts
+    for handle in handles:
+        handle.remove()
+
+
+def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
+    """Return how many tokens the full-depth pass runs: each step's unique prefixes, padded."""
+    prefixes = {tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))}
+    return sum(len(padded(np.arange(n), n_slots)) for n in Counter(map(len, prefixes)).values())
+
+
+@pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
+def test_an_early_exit_pass_runs_no_layer_beyond_all_exits(
+    llama: PreTrainedModel, rows_run: Counter[int], kl_factor: float, deep_steps: int
+) -> None:
+    requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
+    engine = Engine(decoder_of(llama), DECODING)
+    rows_run.clear()
+    n_full_depth = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
+    for layer in range(7):  # all rows run up to the first exitable layer
+        assert rows_run[layer] == n_full_depth + 3 * (deep_steps if layer > 1 else 11)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [kl_request(PROMPT, "unfrozen", 0.5)],
+        [kl_request(PROMPT, "unfrozen", 1e9, seed) for seed in range(8)],
+        [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(3) for k in (0.0, 0.5, 2.0, 1e9)],
+    ],
+    ids=["unfrozen", "alike", "apart"],
+)
+@pytest.mark.parametrize("n_slots", [64, 3])
+def test_modes_that_leave_the_cache_alone_take_one_pass_over_each_prefix(
+    llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], n_slots: int
+) -> None:
+    engine = Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots))
+    rows_run.clear()
+    outcomes = traces_of(engine.generate(requests))
+    at_once = [range(start, min(start + n_slots, len(requests))) for start in range(0, len(requests), n_slots)]
+    seen = sum(n_seen((outcomes[index] for index in indices), min(n_slots, len(requests))) for indices in at_once)
+    assert set(rows_run.values()) == {len(PROMPT) * len(at_once) + seen}
+    assert n_slots == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"
+
+
+def test_passes_have_few_sizes_and_padding_is_harmless(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (1, 5, 16, 17, 108, 432):
+        sizes = {len(padded(np.arange(n), most)) for n in range(most + 1)}
+        assert len(sizes - {0}) <= full_depth.MAX_BATCH_SIZES
+        assert max(sizes) == most
+    assert padded(np.array([4, 9]), 48).tolist() == [4, 9, 9]
+    engine, modes = Engine(decoder_of(llama), DECODING), ("unfrozen", "frozen_residual")
+    requests = [kl_request(PROMPT, mode, k, seed) for mode in modes for seed in range(4) for k in (0.0, 0.3, 1.0, 3.0)]
+    once = dict(engine.generate(requests))
+    monkeypatch.setattr(full_depth, "MAX_BATCH_SIZES", 2)
+    for index, trace in engine.generate(requests):
+        assert_same(once[index], trace)
