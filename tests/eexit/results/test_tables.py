@@ -23,7 +23,7 @@ OF_RUNS = {"disagreement", "exits_on_normal", "contradicted_on_normal", "perplex
 UNOBSERVED: dict[Observe, tuple[set[str], str]] = {
     "all": (set(), ""),
     "final": (OF_LAYERS, "at its final layer alone"),
-    "none": (OF_LAYERS | OF_TEXTS | OF_RUNS, "full depth was asked nothing"),
+    "none": (OF_LAYERS | OF_TEXTS | OF_RUNS, "full depth was not recorded"),
 }
 LESS = pytest.mark.parametrize("observe", ["final", "none"])
 
@@ -73,7 +73,7 @@ def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: O
 def test_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
     for risk in ("disagreement", "perplexity"):
         said = refusal(choose.main, sweeps / "none", "--risk", risk)
-        assert f"risk {risk} needs what full depth says" in said
+        assert f"risk {risk} needs full depth's predictions" in said
         assert "needs what full depth" not in refusal(choose.main, sweeps / "final", "--risk", risk), "too few prompts"
     for observe in ("final", "none"):
         said = refusal(export.main, sweeps / observe, "--out", tmp_path / "data")

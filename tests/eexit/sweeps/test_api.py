@@ -120,7 +120,7 @@ def test_an_unfinished_sweep_says_how_much_has_landed_wherever_it_shows_means(mo
     for path in (tmp_path / "out" / "generations").iterdir():
         if {*pd.read_parquet(path).prompt_id} & {"2", "3"}:
             path.unlink()
-    said = "Unfinished: 10 of 20 runs have landed, of 2 of 4 prompts."
+    said = "Unfinished: 10 of 20 runs are committed, of 2 of 4 prompts."
     assert all(said in " ".join(show().split()) for show in shown)
 
 
