@@ -10,7 +10,13 @@ from ray import cloudpickle
 
 from eexit.errors import UsageError, first_line
 from eexit.method.custom import CustomSource, use_text
-from eexit.method.custom_manifest import captured_by, custom_entries, descriptions_of, refuse_changed
+from eexit.method.custom_manifest import (
+    captured_by,
+    custom_entries,
+    descriptions_of,
+    refuse_changed,
+    register_from_manifest,
+)
 from eexit.method.modes import Mode
 from eexit.method.rules import Rule
 
@@ -22,16 +28,19 @@ class CustomExits:
     files: tuple[CustomSource, ...]
     functions: bytes  # of other rules and modes, pickled by value
     own: list[dict[str, Any]]  # descriptions of all of them
+    missing: list[dict[str, Any]]  # descriptions of those that no run is left of, without functions
 
     @classmethod
     def among(cls, names: Collection[str]) -> "CustomExits":
         """Return the custom rules and modes with these names. Raise `UsageError` if a function can't be pickled."""
-        entries = custom_entries(names)
+        every = custom_entries(names)
+        entries, missing = ([each for each in every if each.given == given] for given in (True, False))
         files = {each.source.digest: each.source for each in entries if each.source and each.source.is_file}
         functions = [
             replace(each, captured=captured_by(each)) for each in entries if each.source and not each.source.is_file
         ]
-        return cls(tuple(files.values()), _pickled(functions), descriptions_of(names))
+        described = [descriptions_of({each.name for each in some}) for some in (entries, missing)]
+        return cls(tuple(files.values()), _pickled(functions), *described)
 
     def register(self) -> None:
         """Register the rules and modes in this process. Raise `UsageError` if that fails."""
@@ -39,6 +48,7 @@ class CustomExits:
             use_text(source)
         for each in cloudpickle.loads(self.functions):
             each.register()
+        register_from_manifest(self.missing)
         refuse_changed(self.own, "the driver")  # two files may have a rule of the same name
 
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from eexit.errors import UsageError
 from eexit.plan.field_types import Count, Float
-from eexit.plan.sweep_config import SHORT_FIELDS, SweepConfig
+from eexit.plan.sweep_config import COMPUTED, SHORT_FIELDS, SweepConfig
 from eexit.sweeps.arguments import SweepSpec, placed
 
 
@@ -56,7 +56,7 @@ EXECUTION_FIELDS: dict[str, FieldInfo] = {
 FIELDS: dict[str, FieldInfo] = {
     name: field
     for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **EXECUTION_FIELDS}.items()
-    if name != "digests"
+    if name not in COMPUTED
 }
 
 

@@ -29,7 +29,6 @@ from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, read_snippet, redact, without_secrets
 from eexit.output.text import pluralize, printable
 from eexit.plan.field_types import NO_MARKS
-from eexit.plan.runs import configurations, same_for_every_seed
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import GENERATIONS_FOLDER, REPORT
 
@@ -74,7 +73,7 @@ def finish(summary: "SweepSummary", out: str, figures: Path | None) -> int:
         write_report(summary.out, store)
     config = summary.config
     prompts = [asdict(prompt) for prompt in config.prompts]
-    planned, same = configurations(config), same_for_every_seed(config)
+    planned, same = summary.configurations, summary.same_for_every_seed
     Console().print(closing_table(store, planned, same, prompts, summary.precision))
     if by_kind := kinds_table(store, planned, prompts):
         Console().print(by_kind)

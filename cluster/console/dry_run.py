@@ -16,7 +16,7 @@ from eexit.plan.model_inspection import inspect_model
 from eexit.plan.runs import configurations
 from eexit.plan.splits import kinds
 from eexit.plan.sweep_config import SweepConfig
-from eexit.results.store.extend import extended_config, growth, stored_config
+from eexit.results.store.extend import extended_config, growth, stored_config, with_earlier_texts
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import MissingManifestError, read_manifest
 from eexit.sweeps.forecast import forecast_lines
@@ -71,6 +71,7 @@ def _grown(job: SweepJob) -> tuple[SweepConfig, str]:
     store, held = open_store(job.out), None
     with suppress(MissingManifestError):
         held = read_manifest(store)
+    held = held and with_earlier_texts(store, held, job.config, job.config.exits)
     config = extended_config(store, held, job.config) if held else job.config
     return config, growth(stored_config(store, held), config) if held else ""
 

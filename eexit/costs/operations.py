@@ -101,7 +101,7 @@ def run_counts(
             decides_TX &= is_at_exit_TX
         if configuration.gate is not None:
             reads_TXK[..., READS.index("gate_reads")] = reached_TX
-        if column := ONLINE[configuration.rule].read_by(has_screen):  # one head read at an exit decides, too
+        for column in ONLINE[configuration.rule].read_by(has_screen):  # one head read at an exit decides, too
             reads_TXK[..., READS.index(column)] |= decides_TX
         if missed_T is not None:
             reads_TXK[..., READS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]

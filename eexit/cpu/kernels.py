@@ -28,15 +28,16 @@ def divergence(logits_BXV: Tensor, top_k: int) -> tuple[Tensor, ...] | None:
     logits_BXV = logits_BXV.contiguous()
     n_rows, n_layers, vocabulary = logits_BXV.shape
     k = max(top_k, 1)  # the kernel always finds the likeliest token
-    kl_BE, entropy_B, lse_B = torch.empty(n_rows, n_layers - 1), torch.empty(n_rows), torch.empty(n_rows)
+    kl_BE, jsd_BE = torch.empty(n_rows, n_layers - 1), torch.empty(n_rows, n_layers - 1)
+    entropy_B, lse_B = torch.empty(n_rows), torch.empty(n_rows)
     token_BXK = torch.empty(n_rows, n_layers, k, dtype=torch.int32)
     prob_BXK = torch.empty(n_rows, n_layers, k)
     sizes = map(ctypes.c_long, (n_rows, n_layers, vocabulary, k))
-    results = map(_pointer, (kl_BE, entropy_B, lse_B, token_BXK, prob_BXK))
+    results = map(_pointer, (kl_BE, jsd_BE, entropy_B, lse_B, token_BXK, prob_BXK))
     compiled(_pointer(logits_BXV), torch.get_num_threads(), *sizes, *results)
     token_BXK = token_BXK.long()
     top = token_BXK[..., :top_k], prob_BXK[..., :top_k]
-    return kl_BE, entropy_B, lse_B, token_BXK[..., 0], prob_BXK[..., 0].log(), *top
+    return kl_BE, jsd_BE, entropy_B, lse_B, token_BXK[..., 0], prob_BXK[..., 0].log(), *top
 
 
 def _pointer(numbers: Tensor) -> ctypes.c_void_p:

@@ -19,7 +19,7 @@ from eexit.decode.groups import ExitPlan, SlotGroup
 from eexit.decode.predictors import HeadReading, LMHead, NextTokens, predictors
 from eexit.method.layer_call import ExitedTokens, LayerCall
 from eexit.method.modes import Mode
-from eexit.method.rules import LOGITS, LayerView
+from eexit.method.rules import HIDDEN_HISTORY, HISTORIES, HISTORY, LOGITS, LayerView
 from eexit.model.layers import VisitedLayer
 
 NONE = -1  # the likeliest token where a rule has read none
@@ -43,10 +43,15 @@ class ExitVisitor:
         self.unread_N = torch.ones_like(self.exit_N, dtype=torch.bool)  # tokens whose next ones are still to be read
         self.head_inputs_at_exits: list[tuple[TokenSubset, Tensor]] = []
         rules = [group.rule for group in plan.online]
-        self.predictors = predictors(head, keeps_logits=any(rule.needs == LOGITS for rule in rules))
-        self.top_token_NE: Tensor | None = None  # if layers' likeliest tokens are compared later
-        if self.decoding.screen or any(rule.needs_history for rule in rules):
-            self.top_token_NE = torch.full_like(plan.parameter_NE, NONE, dtype=torch.long)
+        self.predictors = predictors(head, keeps_logits=any(LOGITS in rule.needs for rule in rules))
+        self.history: dict[str, Tensor] = {}  # values of `LayerView` that rules have read, if needed later, (N, E, ·)
+        if self.decoding.screen or any(HISTORY in rule.needs for rule in rules):
+            self.history["top_token"] = torch.full_like(plan.parameter_NE, NONE, dtype=torch.long)
+        if any(HISTORY in rule.needs for rule in rules):
+            self.history["entropy"] = torch.zeros_like(plan.parameter_NE)
+            self.history["top2_prob"] = torch.zeros_like(plan.parameter_NE)[..., None].repeat(1, 1, 2)
+        self.keeps_hidden = any(HIDDEN_HISTORY in rule.needs for rule in rules)
+        self.hidden_by_rank: dict[int, Tensor] = {}  # after exitable layers, (N, D)
         self.joined_BT = self.exit_N.new_empty(self.shape[0], 0)  # exits of deferred tokens
         self.needs = {name for mode, _ in plan.modes for name in mode.needs}
         self.kept: dict[str, Tensor] = {}  # hidden states that modes need, (B, T, D)
@@ -106,6 +111,8 @@ class ExitVisitor:
 
     def _decide(self, rank: int, before_ND: Tensor, after_ND: Tensor) -> None:
         is_reached_N = self.exit_N == self.n_exits
+        if self.keeps_hidden:
+            self.hidden_by_rank[rank] = after_ND
         readings = self._score(rank, is_reached_N, before_ND, after_ND)
         self.passed_N = self.passed_N * self.plan.go_on_NE[:, rank]
         exits_N = (1 - self.passed_N > self.plan.u_exit_N) & is_reached_N
@@ -131,7 +138,7 @@ class ExitVisitor:
     ) -> list[tuple[Index, HeadReading]]:
         """Record exit scores and probabilities of groups that read layer `rank` of E; return the LM head's readings."""
         layer, readings = self.decoding.exitable_layers[rank], list[tuple[Index, HeadReading]]()
-        by_predictor = defaultdict[str | None, list[tuple[SlotGroup, TokenSubset]]](list)
+        by_predictors = defaultdict[tuple[str, ...], list[tuple[SlotGroup, TokenSubset]]](list)
         for group in self.plan.online:
             if rank not in group.ranks:
                 continue
@@ -141,16 +148,17 @@ class ExitVisitor:
                 chance_M = self.decoding.gate.chance(after_ND[tokens.index], layer, group.gate[0])
                 tokens, _ = tokens.narrow(chance_M >= group.gate[1])
             if tokens.has_tokens():
-                by_predictor[group.rule.read_by(self.decoding.screen is not None)].append((group, tokens))
-        for predictor, groups in by_predictor.items():  # one prediction serves all groups
+                by_predictors[group.rule.read_by(self.decoding.screen is not None)].append((group, tokens))
+        for names, groups in by_predictors.items():  # one prediction serves all groups
             at, parts = _join([tokens.index for _, tokens in groups], len(is_reached_N))
             states = {
                 "hidden_in": before_ND[at],
                 "hidden_out": after_ND[at],
                 "parameter": self.plan.parameter_NE[at, rank],
             }
-            view = LayerView(layer, **states)
-            values = self.predictors[predictor](view, self._forced(at)) if predictor else dict[str, Any]()
+            view, values = LayerView(layer, **states), dict[str, Any]()
+            for name in names:
+                values |= self.predictors[name](view, self._forced(at))
             if "reading" in values:
                 readings.append((at, values["reading"]))
             for (group, tokens), part in zip(groups, parts, strict=True):
@@ -159,12 +167,15 @@ class ExitVisitor:
 
     def _score_group(self, rank: int, group: SlotGroup, tokens: TokenSubset, view: LayerView, part: slice) -> None:
         """Record exit scores and probabilities for a group's tokens, which are slice `part` of the tokens in `view`."""
-        rule, more = group.rule, dict[str, Tensor]()
-        if self.top_token_NE is not None and "top_token" in vars(view):
-            tokens.put(self.top_token_NE[:, rank], view.top_token[part])
-        if self.top_token_NE is not None and rule.needs_history:
-            columns = [self.top_token_NE[tokens.index, at] for at in group.ranks if at <= rank]
-            more["top_token_history"] = torch.stack(columns, 1)
+        rule, more, so_far = group.rule, dict[str, Tensor](), [at for at in group.ranks if at <= rank]
+        for name, values_NE in self.history.items():
+            if name in vars(view):
+                tokens.put(values_NE[:, rank], getattr(view, name)[part])
+        if HISTORY in rule.needs:
+            for name, value in HISTORIES.items():
+                more[name] = torch.stack([self.history[value][tokens.index, at] for at in so_far], 1)
+        if HIDDEN_HISTORY in rule.needs:
+            more["hidden_history"] = torch.stack([self.hidden_by_rank[at][tokens.index] for at in so_far], 1)
         checked = self.plan.needs_check(rule) and (tokens.mask_M is None or tokens.mask_M)
         score_M = rule.exit_score(view.view_for(rule.needs, part, **more), checked)
         chances = rule.chances(score_M[:, None], view.parameter[part, None])
@@ -194,7 +205,7 @@ class ExitVisitor:
         """Return False if the LM head has already read all tokens that may exit here, to decide their exits."""
         rules = [group.rule for group in self.plan.groups if rank in group.ranks]
         is_online, has_screen = len(self.plan.online) == len(self.plan.groups) > 0, self.decoding.screen is not None
-        return not is_online or any(rule.read_by(has_screen) != "head_reads" for rule in rules)
+        return not is_online or any("head_reads" not in rule.read_by(has_screen) for rule in rules)
 
     def _forced(self, index: Index) -> Tensor | None:
         return None if self.plan.forced_N is None else self.plan.forced_N[index]
@@ -236,9 +247,8 @@ class ExitVisitor:
 
     def misses(self) -> Tensor:
         """Flag tokens that exited by a screen's likeliest token that is not the whole head's: (N,) bool."""
-        assert self.top_token_NE is not None, "there is a screen"
         exit_N1 = self.exit_N.clamp(max=self.n_exits - 1)[:, None]
-        top_token_N = self.top_token_NE.gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
+        top_token_N = self.history["top_token"].gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
         has_exited_N = self.exit_N < self.n_exits
         return has_exited_N & (top_token_N != NONE) & (top_token_N != self.next_tokens.top_token_N)
 

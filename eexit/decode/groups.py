@@ -131,7 +131,7 @@ class ExitPlan:
             if rule.name in ONLINE:
                 continue
             parameter_ME, score_ME = self.parameter_NE[at], None
-            if rule.needs == FINAL:
+            if FINAL in rule.needs:
                 assert reference, f"{rule.name} reads the full-depth reference"
                 score_ME = rule.exit_score(LayerView.at_final(reference, parameter_ME, at), self.needs_check(rule))
                 self.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)

@@ -102,6 +102,7 @@ class HeadReading(Divergence):
         """Return the recorded columns of the full-depth pass, given the next tokens."""
         columns = {
             "kl_TE": self.kl_BE,
+            "jsd_TE": self.jsd_BE,
             "logprob_T": self.logprob(token_B),
             "final_token_id_T": self.top_token_BX[:, -1],
             "entropy_T": self.entropy_B,

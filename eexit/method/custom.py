@@ -107,6 +107,11 @@ def entry_fields(kind: str, function: Any, known: Mapping[str, RegistryEntry]) -
     return {"name": name, "definition": definition, "function": function, "source": source}
 
 
+def needs_of(declared: str | Sequence[str]) -> tuple[str, ...]:
+    """Return what a rule or mode needs, declared as one name or as a list, without repeats."""
+    return (declared,) if isinstance(declared, str) else tuple(dict.fromkeys(declared))
+
+
 def text_of(function: Callable[..., Any]) -> str:
     """Return a function's source or, for one typed into an interpreter, the digest of its code."""
     try:

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from eexit.errors import UsageError
 from eexit.method.captured_values import NotDescribedError, captured_values
-from eexit.method.custom import SHOWN, CustomSource, digest_of, text_of
+from eexit.method.custom import SHOWN, CustomSource, digest_of, needs_of, text_of
 from eexit.method.modes import KINDS as MODE_KINDS
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import RULES, Rule
@@ -72,8 +72,24 @@ def register_from_manifest(descriptions: Sequence[Described]) -> None:
             continue
         kind = Rule if each["kind"] == RULE else MODE_KINDS[each["fill"]]
         declared = {field.name: each[field.name] for field in fields(kind) if field.name in each}
-        source = CustomSource(each["source"], each["text"])
-        kind(**{**declared, "source": source, "function": _not_given, "given": False}).register()
+        if "needs" in declared:
+            declared["needs"] = needs_of(declared["needs"])
+        of_results = {"source": source_of(each), "captured": each.get("captured", {})}
+        kind(**{**declared, **of_results, "function": _not_given, "given": False}).register()
+
+
+def source_of(described: Described) -> CustomSource:
+    """Return the origin of a custom rule or mode that results describe."""
+    return CustomSource(described["source"], described["text"])
+
+
+def present_source(described: Described) -> CustomSource | None:
+    """Return where this process has another text of a custom rule or mode than results describe; None otherwise."""
+    known = _REGISTRIES[described["kind"]].get(described["name"])
+    if known is None or not known.given or not known.source:
+        return None
+    is_same = source_of(described).digest in (known.source.digest, digest_of(text_of(known.function)))
+    return None if is_same else known.source
 
 
 def refuse_changed(descriptions: Sequence[Described], of: str) -> None:
@@ -82,11 +98,11 @@ def refuse_changed(descriptions: Sequence[Described], of: str) -> None:
     A function from a notebook may be given in a file. Captured values, such as its threshold, are compared too.
     """
     for each in descriptions:
-        what, source = f"{each['kind']} {each['name']}", CustomSource(each["source"], each["text"])
+        what, source = f"{each['kind']} {each['name']}", source_of(each)
         known = _REGISTRIES[each["kind"]].get(each["name"])
         if known is None or not known.given:
             raise UsageError(f"{of} has {what} of a user's own, whose text is stored and not run: {source.way_out}")
-        if not known.source or source.digest not in (known.source.digest, digest_of(text_of(known.function))):
+        if not known.source or present_source(each):
             raise UsageError(
                 f"{of} has another {what} than {known.source.name if known.source else 'the package'} now has: "
                 f"{source.way_out} as it was, or call this one by another name and run it in another --out"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.custom import RAISED, RegistryEntry, check_shape_and_dtype, entry_fields
+from eexit.method.custom import RAISED, RegistryEntry, check_shape_and_dtype, entry_fields, needs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,7 +219,8 @@ def mode(
     layer makes keys and values. With fill="kv", it returns a pair of keys and values, (N, n) each, before norms and
     rotary angles. Results have the dtype of exit.hidden, and are finite. With fill="copy" (of the exit layer's keys
     and values) or "none", the function is not called. With `needs`, `exit` has further hidden states: "hidden_in",
-    "embedding". Raise `UsageError` for a function that can't be a mode, or has the name of one of eexit's.
+    "embedding", or a list of both. Raise `UsageError` for a function that can't be a mode, or has the name of one of
+    eexit's.
     """
 
     def define(function: Callable[..., Any]) -> Mode:
@@ -227,7 +228,7 @@ def mode(
         what = f"mode {fields['name']}"
         if fill not in (_OF_FUNCTIONS if fields["source"] else tuple(KINDS)):
             raise UsageError(f"{what}: fill is hidden, kv, copy or none, got {fill!r}")
-        needs = tuple(declared.get("needs", ()))
+        needs = needs_of(declared.get("needs", ()))
         if unknown := [need for need in needs if need not in ("hidden_in", "embedding")]:
             raise UsageError(f"{what}: needs are hidden_in and embedding, got {unknown[0]!r}")
         if len(inspect.signature(function).parameters) != 2:

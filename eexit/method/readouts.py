@@ -59,4 +59,18 @@ class LinearReadout(LayerMaps):
         return self.maps[layer](decoder.head_input(hidden_ND))
 
 
+@dataclass(frozen=True, eq=False)
+class TunedLens(LayerMaps):
+    """Readout by a map (D, D) of the layer's hidden state, which is added to it, as package tuned-lens trains it."""
+
+    role = "tuned_lens"
+    definition = (
+        "a linear map that was trained for the layer, added to its hidden state, and the model's own final norm and "
+        "head (the tuned lens, Belrose et al. 2023)"
+    )
+
+    def before_head(self, decoder: Decoder, hidden_ND: Tensor, layer: int) -> Tensor:
+        return decoder.head_input(hidden_ND + self.maps[layer](hidden_ND))
+
+
 READOUTS: Final[dict[str, Readout]] = {"lens": LogitLens(), "raw": RawReadout()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from eexit.errors import UsageError
-from eexit.method.custom import RAISED, RegistryEntry, check_shape_and_dtype, entry_fields
+from eexit.method.custom import RAISED, RegistryEntry, check_shape_and_dtype, entry_fields, needs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,20 +24,23 @@ if TYPE_CHECKING:
 KL_FACTOR: Final = "KL factor"
 CONTROL: Final = "random"  # the rule whose parameter is an `ExitHistogram`
 # What a rule needs, and the attributes of `LayerView` that it has then.
-NOTHING, HIDDEN, PROBE, DISTRIBUTION, HISTORY, LOGITS, FINAL = (
-    "nothing", "hidden", "probe", "distribution", "history", "logits", "final",
+NOTHING, HIDDEN, HIDDEN_HISTORY, PROBE, DISTRIBUTION, HISTORY, LOGITS, FINAL = (
+    "nothing", "hidden", "hidden_history", "probe", "distribution", "history", "logits", "final",
 )  # fmt: skip
 _HIDDEN: Final = ("hidden_in", "hidden_out")
 _READ: Final = (*_HIDDEN, "top2_prob", "entropy", "top_token")
+HISTORIES: Final = {"top2_prob_history": "top2_prob", "entropy_history": "entropy", "top_token_history": "top_token"}
 NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     NOTHING: (),
     HIDDEN: _HIDDEN,
+    HIDDEN_HISTORY: (*_HIDDEN, "hidden_history"),
     PROBE: (*_HIDDEN, "predicted_kl"),
     DISTRIBUTION: _READ,
-    HISTORY: (*_READ, "top_token_history"),
+    HISTORY: (*_READ, *HISTORIES),
     LOGITS: (*_READ, "logits"),
-    FINAL: ("kl", "top_token", "final_top_token"),
+    FINAL: ("kl", "jsd", "top_token", "final_top_token"),
 }
+_HEAD: Final = frozenset({DISTRIBUTION, HISTORY, LOGITS})  # needs that cost a read of the LM head
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class ExitChances:
 class LayerView:
     """The input of a rule at one exitable layer: values for the N tokens that have reached it.
 
-    Each value is there for rules with the need that it names. Each need but "hidden", "probe" and "final" costs a read
-    of the LM head. A rule that needs "final" is an oracle, whose view has all exitable layers at once.
+    Each value is there for rules with the need that it names. "distribution", "history" and "logits" cost a read of
+    the LM head. Histories have the R exitable layers so far, this one last. A rule that needs "final" is an oracle,
+    whose view has all exitable layers at once.
     """
 
     index: int  # the layer, from 0; -1 for oracles
@@ -76,10 +80,14 @@ class LayerView:
     top2_prob: Tensor  # "distribution", the default: the two highest probabilities, (N, 2)
     entropy: Tensor  # "distribution": nats, (N,)
     top_token: Tensor  # "distribution": token ids, (N,); "final": of each exitable layer, (N, E)
-    top_token_history: Tensor  # "history": token ids at the exitable layers so far, this one last, (N, R)
+    top2_prob_history: Tensor  # "history": (N, R, 2)
+    entropy_history: Tensor  # "history": nats, (N, R)
+    top_token_history: Tensor  # "history": token ids, (N, R)
+    hidden_history: Tensor  # "hidden_history": the hidden states after the exitable layers so far, (N, R, D)
     logits: Tensor  # "logits": (N, V)
     predicted_kl: Tensor  # "probe": the prediction of a trained probe (`--probe`), nats, (N,)
     kl: Tensor  # "final": KL of each exitable layer from the final one, nats, (N, E)
+    jsd: Tensor  # "final": Jensen–Shannon divergence of each exitable layer and the final one, nats, (N, E)
     final_top_token: Tensor  # "final": token ids, (N, 1)
 
     def __init__(self, index: int, **values: Any):
@@ -92,9 +100,9 @@ class LayerView:
         way_out = f"give needs={' or '.join(needs)}" if needs else f"there are {', '.join(sorted(vars(self)))}"
         raise AttributeError(f"it uses {name}, which its needs lack: {way_out}")
 
-    def view_for(self, needs: str, tokens: slice, **more: Tensor) -> LayerView:
-        """Return the view of some of the tokens for a rule with this need."""
-        names = {"hidden_in", "hidden_out", "parameter", *NEEDS[needs]}
+    def view_for(self, needs: Sequence[str], tokens: slice, **more: Tensor) -> LayerView:
+        """Return the view of some of the tokens for a rule with these needs."""
+        names = {"hidden_in", "hidden_out", "parameter", *(name for need in needs for name in NEEDS[need])}
         values = {name: value[tokens] for name, value in vars(self).items() if name in names}
         return LayerView(self.index, **values, **more)
 
@@ -107,8 +115,8 @@ class LayerView:
     def at_final(cls, reference: Divergence, parameter_NE: Tensor, at: Tensor | slice = slice(None)) -> LayerView:
         """Return the view of oracles for the tokens at these indices."""
         top_token_NX = reference.top_token_BX[at]
-        values = {"kl": reference.kl_BE[at], "top_token": top_token_NX[:, :-1], "final_top_token": top_token_NX[:, -1:]}
-        return cls(-1, parameter=parameter_NE, **values)
+        tokens = {"top_token": top_token_NX[:, :-1], "final_top_token": top_token_NX[:, -1:]}
+        return cls(-1, parameter=parameter_NE, kl=reference.kl_BE[at], jsd=reference.jsd_BE[at], **tokens)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,7 +127,7 @@ class Rule(RegistryEntry):
     """
 
     takes_parameter: bool = False
-    needs: str = DISTRIBUTION  # one of NEEDS
+    needs: Sequence[str] = (DISTRIBUTION,)  # of NEEDS
     parameter: str = ""  # its name; empty for a rule without one
     unit: str = ""
     score_name: str = ""  # the exit score's name, with the unit; empty for a rule without a score
@@ -135,22 +143,27 @@ class Rule(RegistryEntry):
     @property
     def needs_distribution(self) -> bool:
         """True if the rule needs the layer's distribution, which costs a product with the LM head at each layer."""
-        return self.needs in (DISTRIBUTION, HISTORY, LOGITS)
+        return not _HEAD.isdisjoint(self.needs)
 
     @property
     def needs_history(self) -> bool:
-        """True if the rule compares several layers' distributions, so that a gate can't skip reading one."""
-        return self.needs == HISTORY
+        """True if the rule needs earlier layers too, so that scores depend on the exit set, and no gate fits it."""
+        return not {HISTORY, HIDDEN_HISTORY}.isdisjoint(self.needs)
 
     @property
     def needs_probe(self) -> bool:
         """True if the rule needs a trained probe."""
-        return self.needs == PROBE
+        return PROBE in self.needs
 
-    def read_by(self, has_screen: bool) -> str | None:
-        """Return the column that counts the rule's head reads; None if the rule has none."""
-        columns = {HIDDEN: None, NOTHING: None, FINAL: None, PROBE: "probe_reads"}
-        return columns.get(self.needs, "screen_reads" if has_screen else "head_reads")
+    @property
+    def can_be_gated(self) -> bool:
+        """True if a gate can save the rule's reads: those of single layers by the LM head or a screen."""
+        return self.needs_distribution and not self.needs_history and not self.needs_probe
+
+    def read_by(self, has_screen: bool) -> tuple[str, ...]:
+        """Return the columns that count the rule's reads; empty if it reads hidden states or nothing."""
+        by_head = ("screen_reads" if has_screen else "head_reads",) if self.needs_distribution else ()
+        return (*by_head, *(("probe_reads",) if self.needs_probe else ()))
 
     @property
     def returns_chance(self) -> bool:
@@ -227,7 +240,8 @@ class Rule(RegistryEntry):
     def register(self) -> None:
         for kind in (ORACLES, ONLINE, BLIND):
             kind.pop(self.name, None)
-        RULES[self.name] = ({FINAL: ORACLES, NOTHING: BLIND}.get(self.needs, ONLINE))[self.name] = self
+        registry = ORACLES if FINAL in self.needs else BLIND if NOTHING in self.needs else ONLINE
+        RULES[self.name] = registry[self.name] = self
 
 
 RULES: Final[dict[str, Rule]] = {}
@@ -315,26 +329,31 @@ def rule(
         def ratio(layer, parameter):
             return layer.top2_prob[:, 0] / layer.top2_prob[:, 1] >= parameter
 
-    `declared` are further fields of `Rule`: `needs` chooses the attributes of its `LayerView`, and `least` and `most`
-    are the parameter's range. Raise `UsageError` for a function that can't be a rule, or has the name of eexit's own.
+    `declared` are further fields of `Rule`: `needs` chooses the attributes of its `LayerView`, by one name or a list of
+    several, and `least` and `most` are the parameter's range. Raise `UsageError` for a function that can't be a rule,
+    or has the name of eexit's own.
     """
 
     def define(function: Callable[..., Any]) -> Rule:
         fields = entry_fields("rule", function, RULES)
-        parameter, needs = declared.get("parameter", ""), declared.get("needs", DISTRIBUTION)
+        parameter, needs = declared.get("parameter", ""), needs_of(declared.get("needs", DISTRIBUTION))
         what, n_arguments = f"rule {fields['name']}", len(inspect.signature(function).parameters)
-        if needs not in [*NEEDS] or (fields["source"] and needs == NOTHING):
-            known = ", ".join(each for each in NEEDS if each != NOTHING)
-            raise UsageError(f"{what}: needs is one of {known}, got {needs!r}")
+        known = [need for need in NEEDS if need != NOTHING or not fields["source"]]
+        if unknown := [need for need in needs or ("nothing at all",) if need not in known]:
+            raise UsageError(f"{what}: needs are of {', '.join(known)}, got {unknown[0]!r}")
+        if FINAL in needs and len(needs) > 1:
+            others = ", ".join(need for need in needs if need != FINAL)
+            raise UsageError(f"{what} needs {FINAL}, which has all layers at once: leave out {others}")
         if n_arguments not in ((1, 2) if parameter else (1,)):
             way_out = "layer, or layer and parameter" if parameter else "layer alone: or give parameter="
             raise UsageError(f"{what} is a function of {way_out}, got one of {n_arguments}")
         fields["takes_parameter"] = n_arguments == 2
         if parameter and n_arguments == 1:
-            fields |= {"score_name": parameter * (needs != NOTHING), "higher_exits_later": not declared.get("at_most")}
-        elif needs != NOTHING:
+            score_name = parameter * (NOTHING not in needs)
+            fields |= {"score_name": score_name, "higher_exits_later": not declared.get("at_most")}
+        elif NOTHING not in needs:
             fields["score_name"] = "exit probability"
-        entry = kind(**fields | declared)
+        entry = kind(**fields | declared | {"needs": needs})
         entry.register()
         return entry
 

@@ -155,6 +155,11 @@ class Decoder:
             self.first_device = structure.device_of(model.get_input_embeddings())
             self._inspect(config, path, name)
 
+    @property
+    def hidden_size(self) -> int:
+        """Width D of hidden states."""
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
+
     # ---- a pass
 
     @torch.inference_mode()

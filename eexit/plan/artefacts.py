@@ -5,7 +5,8 @@
     state.safetensors           checkpoint of an unfinished training
     texts/                      a sweep: the texts of further training prompts
 
-An adapter has no card: its folder was saved by peft, or by transformers as a fine-tuned model.
+An adapter has no card: its folder was saved by peft, or by transformers as a fine-tuned model. A tuned lens has none
+either: package tuned-lens saves this readout as `config.json` and `params.pt`.
 
 This module does not import torch, so that the command line can refuse a folder before any model is loaded.
 """
@@ -30,6 +31,8 @@ STATE: Final = "state.safetensors"  # checkpoint of an unfinished training
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.safetensors"
 TEXTS_FOLDER: Final = "texts"
+TUNED_LENS: Final = "tuned-lens"  # kind of artefact
+LENS_FILES: Final = (MODEL_CONFIG, "params.pt")  # of a tuned lens
 
 READOUT: Final = "readout"  # roles in which an artefact can be used
 PROBE: Final = "probe"
@@ -69,7 +72,7 @@ class ArtefactCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[3] = 3
-    what: str  # linear, probe, gate or kv-maps
+    what: str  # linear, probe, gate, kv-maps or tuned-lens
     holds: tuple[str, ...]  # roles
     model: dict[str, Any]  # a dumped `eexit.plan.model_description.ModelDescription`
     dtype_asked: str = ""  # the sweep's --dtype; `model` has the resolved one
@@ -128,11 +131,14 @@ def read_card(location: str, role: str) -> ArtefactCard:
     folder, name = Path(location).expanduser(), f"{FLAGS[role]} {location}"
     if not folder.is_dir():
         names = f"{', '.join(READOUTS)} or " if role == READOUT else ""
-        maker = "peft saved an adapter in" if role == ADAPTER else "eexit train made"
+        makers = {ADAPTER: "peft saved an adapter in", READOUT: "eexit train made, or tuned-lens saved"}
+        maker = makers.get(role, "eexit train made")
         raise UsageError(f"{name} is not a folder that is there: give {names}one that {maker}")
     if role == ADAPTER:
         files = adapter_digests(folder)
         return ArtefactCard(what=ADAPTER, holds=(ADAPTER,), model={}, layers=(), readout="lens", files=files)
+    if role == READOUT and not (folder / CARD).is_file() and all((folder / file).is_file() for file in LENS_FILES):
+        return _lens_card(folder, name)
     if not (folder / CARD).is_file():
         raise UsageError(
             f"{name} has no {CARD}: it is no artefact's folder, or its training has not ended; the command that "
@@ -150,6 +156,23 @@ def read_card(location: str, role: str) -> ArtefactCard:
     if reason := damage(folder, card):
         raise UsageError(f"{name} is damaged: {reason}; {training_advice(card, location)}")
     return card
+
+
+def _lens_card(folder: Path, name: str) -> ArtefactCard:
+    """Return a card of a tuned lens, from its configuration. Raises `UsageError` for another file."""
+    try:
+        found = json.loads((folder / MODEL_CONFIG).read_bytes())
+        kind, n_layers, width = (found[field] for field in ("lens_type", "num_hidden_layers", "d_model"))
+        if kind != "linear_tuned_lens" or not all(isinstance(number, int) for number in (n_layers, width)):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UsageError(f"{name} has a {MODEL_CONFIG} that is not of a tuned lens (linear_tuned_lens)") from error
+    # Its map number i is of the hidden state before layer i, which is that after layer i - 1.
+    return ArtefactCard(
+        what=TUNED_LENS, holds=(READOUT,), layers=tuple(range(n_layers - 1)), readout="lens",
+        model={"name": str(found.get("base_model_name_or_path") or ""), "n_layers": n_layers},
+        settings={"d_model": width}, files={file: sha256([folder / file]) for file in LENS_FILES},
+    )  # fmt: skip
 
 
 def damage(folder: Path, card: ArtefactCard) -> str | None:

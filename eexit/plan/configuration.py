@@ -19,6 +19,7 @@ EVERY: Final = "all"  # exit set of all exitable layers
 SET_MARK: Final = "@"  # precedes an exit set in a key
 GATE_MARK: Final = "+gate"  # precedes a gate's threshold in a key
 PERFECT: Final = "perfect"  # in place of a threshold: a gate that predicts exits without error
+EARLIER_MARK: Final = "~"  # precedes six digits of the text's digest, in the name of a rule or mode that was redefined
 GENERATE: Final = "generate"  # transformers' generate, in place of a configuration
 LOOKUP: Final = "lookup"
 LOOKUP_TOKENS: Final = 5  # per draft of transformers' prompt lookup
@@ -205,6 +206,27 @@ def exiting_modes() -> dict[str, str]:
 def all_modes() -> dict[str, str]:
     """Return the definitions of all modes."""
     return {**exiting_modes(), DRAFT: DRAFTING}
+
+
+def is_earlier(key: str) -> bool:
+    """Return True for a configuration whose custom rule or mode was redefined, such as `skip/ratio~ba9c4d/2`."""
+    return EARLIER_MARK in key
+
+
+def renamed_key(key: str, names: Mapping[str, str]) -> str:
+    """Return a key, or the name of a rule or mode, with other names of rules and modes."""
+    return re.sub(r"(?<![\w~+.])[A-Za-z_]\w*(~[0-9a-f]+)?", lambda found: names.get(found[0], found[0]), key)
+
+
+def renamed(configuration: Configuration, names: Mapping[str, str]) -> Configuration:
+    """Return the configuration with other names of rules and modes."""
+    if not names or not isinstance(configuration, EarlyExit):
+        return configuration
+    parameter = configuration.parameter
+    if isinstance(parameter, ExitHistogram):
+        parameter = replace(parameter, of=renamed_key(parameter.of, names))
+    mode, rule = (names.get(name, name) for name in (configuration.mode, configuration.rule))
+    return replace(configuration, mode=mode, rule=rule, parameter=parameter)
 
 
 def mode_of(key: str) -> str:

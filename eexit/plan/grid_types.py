@@ -5,16 +5,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
+from eexit.method.custom import RegistryEntry
 from eexit.method.modes import MODES
 from eexit.method.rules import RULES, ExitHistogram
 from eexit.output.text import did_you_mean
 from eexit.plan.configuration import DRAFT, EVERY, exiting_modes, mode_of, parse_drafts, parse_exit_set
 from eexit.plan.field_types import MOST_COUNT, Count, Float, Text
 
+STORED: Final = "stored"  # validation context of a sweep's stored configuration, whose functions may be missing
 KL_FACTORS: Final = "kl_factors"  # an argument and a flag, but no field: short for `rules={"kl": …}`
 MAPPING: Final = tuple(name for name, state in MODES.items() if state.needs_kv_maps)  # modes that need KV maps
 
@@ -42,7 +44,13 @@ def _distinguishable(parameters: tuple[float, ...], name: str) -> tuple[float, .
     return parameters
 
 
-def _mode(name: str) -> str:
+def _refuse_unless_given(entry: RegistryEntry, info: ValidationInfo) -> None:
+    """Raise `UsageError` for a custom rule or mode whose function is missing, unless the sweep is a stored one."""
+    if info.context != STORED:
+        entry.refuse_if_not_given()
+
+
+def _mode(name: str, info: ValidationInfo) -> str:
     if name == DRAFT:
         raise ValueError(
             f"mode {DRAFT} needs the layer and the number of drafted tokens: give --draft LAYER:N, as in 20:4, "
@@ -52,7 +60,7 @@ def _mode(name: str) -> str:
         *others, last = map(repr, modes)
         raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
     if name in MODES:
-        MODES[name].refuse_if_not_given()
+        _refuse_unless_given(MODES[name], info)
     return name
 
 
@@ -99,13 +107,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _sensible(rules: Mapping[str, tuple[float, ...]]) -> Mapping[str, tuple[float, ...]]:
+def _sensible(rules: Mapping[str, tuple[float, ...]], info: ValidationInfo) -> Mapping[str, tuple[float, ...]]:
     """Return the rules, kl first, so that the order of configurations is the same however a sweep has grown."""
     for name, parameters in rules.items():
         if name not in RULES:
             meant = did_you_mean(name, RULES, f"choose from {', '.join(RULES)}", most=1)
             raise ValueError(f"unknown rule {name!r}: {meant}")
-        RULES[name].refuse_if_not_given()
+        _refuse_unless_given(RULES[name], info)
         for parameter in parameters or (None,):
             RULES[name].check(parameter)
         _distinguishable(distinct(parameters, f" of rule {name}"), f"the parameters of rule {name}")
@@ -142,10 +150,10 @@ Modes = Annotated[tuple[Annotated[Text, AfterValidator(_mode)], ...], Field(min_
 ExitLayers = Annotated[tuple[Annotated[Count, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_increasing)]
 
 
-def _exiting(key: str) -> str:
+def _exiting(key: str, info: ValidationInfo) -> str:
     if mode_of(key) not in MODES:
         raise ValueError(f"{key} is no configuration that exits: its mode must be one of {', '.join(MODES)}")
-    MODES[mode_of(key)].refuse_if_not_given()
+    _refuse_unless_given(MODES[mode_of(key)], info)
     return key
 
 

@@ -1,7 +1,7 @@
 """Runs of a sweep (prompts × configurations × seeds), with ids that are the same after a restart."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, product
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from eexit.plan.artefacts import GATE, KV_MAPS, OF_SOME, PROBE
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
+    Columns,
     Configuration,
     EarlyExit,
     NoExit,
@@ -21,6 +22,7 @@ from eexit.plan.configuration import (
     hashed,
     parse_drafts,
     parse_exit_set,
+    renamed,
     without_mode,
 )
 from eexit.plan.hashes import content_hash
@@ -41,6 +43,13 @@ class Run:
     prompt: Prompt
     configuration: Configuration
     seed: int
+    stored_names: Mapping[str, str] = field(default_factory=dict)  # of rules and modes that files name otherwise
+
+    @property
+    def columns(self) -> Columns:
+        """The configuration's `columns`, as files have them."""
+        shown = self.configuration.columns
+        return {**renamed(self.configuration, self.stored_names).columns, "kl_factor": shown["kl_factor"]}
 
 
 def configurations(config: SweepConfig) -> list[Configuration]:
@@ -133,7 +142,8 @@ def shared_fields(config: SweepConfig, roles: Collection[str]) -> dict[str, Any]
 
 def plan_runs(config: SweepConfig) -> Iterator[Run]:
     """Yield every run of the sweep; runs of one prompt and seed are successive, so that they can share a prefill."""
-    grid = [(each, content_hash(hashed(each)), used_by(each)) for each in configurations(config)]
+    stored = {shown: name for name, shown in config.shown_names.items()}
+    grid = [(each, content_hash(hashed(renamed(each, stored))), used_by(each)) for each in configurations(config)]
     shared = {roles: shared_fields(config, roles) for roles in dict.fromkeys(roles for *_, roles in grid)}
     for prompt in config.prompts:
         marking = prompt.answer, prompt.answer_pattern
@@ -144,4 +154,4 @@ def plan_runs(config: SweepConfig) -> Iterator[Run]:
         for seed in config.seeds:
             for configuration, configuration_hash, roles in grid:
                 run_id = content_hash(prompt_hash[roles], configuration_hash, seed)
-                yield Run(run_id, prompt, configuration, seed)
+                yield Run(run_id, prompt, configuration, seed, stored)

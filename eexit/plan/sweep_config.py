@@ -61,9 +61,10 @@ SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
         tuple[float, ...], Field((), description="KL factors of rule kl, short for --rules kl=…; higher exits later")
     )
 }
+COMPUTED: Final = ("digests", "shown_names")  # fields that no user gives
 # Fields by which a sweep can grow: prompts, configurations and seeds.
 GRID: Final = frozenset({
-    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only",
+    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only", "shown_names",
 })  # fmt: skip
 # Replacement of a sweep's grid: full depth alone, without the artefacts that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
@@ -144,7 +145,8 @@ class SweepConfig(BaseModel):
         description="exitable layers that a rule reads and exits at, as in 25 20,25 all; one configuration per set",
     )
     readout: Text = Field(
-        "lens", description="lens: final norm and lm_head; raw: lm_head alone; or a folder from eexit train"
+        "lens",
+        description="lens: final norm and lm_head; raw: lm_head alone; or a folder from eexit train or tuned-lens",
     )
     probe: Text | None = Field(None, description="folder of a trained probe, for rule predicted_kl")
     adapter: Text | None = Field(
@@ -157,6 +159,9 @@ class SweepConfig(BaseModel):
     )
     kv_maps: Text | None = Field(None, description=f"folder of trained KV maps, for mode {' or '.join(MAPPING)}")
     digests: dict[Text, Text] = Field({}, description="SHA-256 of the artefacts; computed")
+    shown_names: dict[Text, Text] = Field(
+        {}, description="names in files → names of custom rules and modes that were redefined; computed"
+    )
     screen: Annotated[Text | None, AfterValidator(validated_screen)] = Field(
         None,
         description="RANK:TOKENS, as in 32:256: rules decide by the tokens that a low-rank approximation of the LM "
@@ -238,7 +243,7 @@ def _refuse_rules(config: SweepConfig) -> None:
             f"rule {oracles[0]} decides by what the full-depth model predicts at every exitable layer, which "
             f"--record-full-depth {config.record_full_depth} leaves out: give --record-full-depth all, or other rules"
         )
-    if config.screen and (wanting := [name for name in config.rules if RULES[name].needs == LOGITS]):
+    if config.screen and (wanting := [name for name in config.rules if LOGITS in RULES[name].needs]):
         raise ValueError(
             f"rule {wanting[0]} reads the logits of all tokens, and screen {config.screen} gives those of some: leave "
             "--screen out"

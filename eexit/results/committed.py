@@ -25,6 +25,7 @@ from eexit.results.parquet_files import (
     read_shards,
     stream_tokens,
 )
+from eexit.results.shown_names import shown_names, with_shown_names
 from eexit.results.tables import GENERATIONS
 
 TOKENS_AT_ONCE: Final = 8192
@@ -40,7 +41,7 @@ def read_columns(location: StoreLocation, columns: Sequence[str]) -> pa.Table:
     with ThreadPoolExecutor(READER_THREADS) as readers:
         shards = readers.map(lambda stem: read_generations(location, stem, columns), list_files(location).stems)
         tables = [conform(shard.rows, schema) for shard in shards]
-    return pa.concat_tables(tables or [schema.empty_table()])
+    return with_shown_names(pa.concat_tables(tables or [schema.empty_table()]), shown_names(location))
 
 
 def runs_with_tokens(
@@ -51,10 +52,11 @@ def runs_with_tokens(
     `wanted` filters by `columns`. Raise `OSError`, or `DamagedError` for a damaged file, even one without a matching
     run.
     """
+    names = shown_names(location)
     for shard in read_shards(location, list_files(location), columns):
         if isinstance(shard, DamagedError):
             raise shard
-        by_id = {row["run_id"]: row for row in shard.rows.filter(wanted).to_pylist()}
+        by_id = {row["run_id"]: row for row in with_shown_names(shard.rows, names).filter(wanted).to_pylist()}
         if not by_id:
             continue
         run_ids = pa.array([*by_id], pa.string())

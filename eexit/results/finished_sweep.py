@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from eexit.method.custom_manifest import refuse_changed
 from eexit.output.locations import redact
 from eexit.output.text import did_you_mean, truncate_lines
 from eexit.plan.artefacts import READOUT
+from eexit.plan.configuration import EARLIER_MARK, is_earlier
+from eexit.plan.grid_types import STORED
 from eexit.plan.hashes import content_hash
 from eexit.plan.runs import OK
 from eexit.plan.splits import sampling_units
@@ -46,21 +48,26 @@ class FinishedSweep:
     name: str  # the sweep's name in messages
     trusts_code: bool = False  # True if Python code that the model brings may be run
 
-    def config(self, way_out: str = ": run that sweep again", with_exits: bool = True) -> SweepConfig:
+    def config(
+        self, way_out: str = ": run that sweep again", with_exits: bool = True, exits: Collection[str] | None = None
+    ) -> SweepConfig:
         """Return the configuration that loads the sweep's model.
 
         Args:
             way_out: The end of the message for a sweep of another version.
             with_exits: If False, the configuration has full depth alone.
+            exits: Names of the rules and modes whose functions are needed; None: of all.
 
         Raises:
             UsageError: For a sweep of another version, or missing or changed custom rules and modes. Also for a model
                 with Python code, unless the reader trusts it; the trust of the sweep's author does not count.
         """
         if with_exits:
-            refuse_changed(self.manifest.own, self.name)
+            needed = [each for each in self.manifest.own if exits is None or each["name"] in exits]
+            refuse_changed([each for each in needed if not is_earlier(each["name"])], self.name)
         try:
-            config = SweepConfig.model_validate({**self.manifest.config, **({} if with_exits else NO_EXITS)})
+            held = {**self.manifest.config, **({} if with_exits else NO_EXITS)}
+            config = SweepConfig.model_validate(held, context=STORED)
         except ValidationError as error:
             raise UsageError(f"{self.name} is a sweep of another version{way_out}") from error
         if config.trust_remote_code and not self.trusts_code:
@@ -151,11 +158,18 @@ def read_finished(results: str, columns: Sequence[str], flag: str = "", trusts_c
     """
     store, name = open_store(results), f"{flag} {redact(results)}".strip()
     manifest = manifest_of(store, name)
-    runs = read_columns(store, list(dict.fromkeys(["run_id", *columns])))
-    n_runs = pc.count_distinct(runs["run_id"]).as_py()
+    runs = read_columns(store, list(dict.fromkeys(["run_id", "configuration", *columns])))
+    n_runs = n_planned_runs(runs)
     if n_runs < (manifest.n_runs or 0):
         raise UsageError(f"{name} has {n_runs:,} of {manifest.n_runs:,} runs: finish that sweep first")
     return FinishedSweep(store, manifest, runs.select(list(columns)), redact(results), trusts_code)
+
+
+def n_planned_runs(runs: pa.Table) -> int:
+    """Return the number of committed runs, without those of redefined rules and modes, which no plan has."""
+    is_run = pc.invert(pc.match_substring(runs["configuration"], EARLIER_MARK))
+    n_runs: int = pc.count_distinct(runs["run_id"].filter(is_run)).as_py()
+    return n_runs
 
 
 def manifest_of(store: Store, name: str) -> Manifest:

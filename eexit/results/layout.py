@@ -106,6 +106,7 @@ class _Config(TypedDict):
     adapter: NotRequired[_Name | None]
     kv_maps: NotRequired[_Name | None]
     digests: NotRequired[dict[str, str]]
+    shown_names: NotRequired[dict[_Name, _Name]]
     quantize: NotRequired[_Name | None]
     trust_remote_code: NotRequired[bool]
 

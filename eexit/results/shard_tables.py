@@ -55,7 +55,7 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
         "kind": kind_of(run.prompt.id, run.prompt.kind),
         "group": run.prompt.group,
         "steps": run.prompt.steps,
-        **run.configuration.columns,
+        **run.columns,
         "readout": config.readout,
         "seed": run.seed,
         "model": config.model,
@@ -179,7 +179,7 @@ def tokens_table(
     columns: dict[str, Any] = {
         "run_id": same(run.run_id),
         "prompt_id": same(run.prompt.id),
-        **{name: same(value) for name, value in run.configuration.columns.items()},
+        **{name: same(value) for name, value in run.columns.items()},
         "seed": same(run.seed),
         "position": position,
         "decided": position > 0,

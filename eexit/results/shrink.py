@@ -7,12 +7,13 @@ from typing import Any
 from eexit.errors import UsageError
 from eexit.output.text import pluralize, truncate_lines
 from eexit.plan.artefacts import GATE, OF_SOME
-from eexit.plan.configuration import configuration_of, mode_of
+from eexit.plan.configuration import configuration_of, is_earlier, mode_of
 from eexit.plan.runs import used_by
 from eexit.plan.sweep_config import GATE_THRESHOLDS
 from eexit.results.finished_sweep import manifest_of, refuse_unknown
 from eexit.results.layout import MANIFEST, encode_manifest
 from eexit.results.parquet_files import DamagedError, list_files, read_shards
+from eexit.results.shown_names import shown_names, with_shown_names
 from eexit.results.store.commit import drop_runs
 from eexit.results.store.folder import Store
 from eexit.results.store.lease import hold
@@ -31,24 +32,25 @@ def remove_configurations(store: Store, name: str, keys: Sequence[str], say: Cal
         kept = [each for each in held.configurations if each["key"] not in keys]
         if not keys:
             raise UsageError("configurations is empty: give the key of at least one")
-        if not kept:
+        grid = [each for each in kept if not is_earlier(each["key"])]
+        if not grid:
             raise UsageError(f"nothing would be left of {name}: remove that folder instead")
         going = _runs_of(store, keys)
-        config = without_configurations(held.config, kept)
-        n_left = len(config["prompts"]) * len(kept) * len(config["seeds"])
+        config, names = without_configurations(held.config, grid), shown_names(store)
+        n_left = len(config["prompts"]) * len(grid) * len(config["seeds"])
         say(
             f"{name} shrinks by {pluralize(len({*keys}), 'configuration')} ({', '.join(truncate_lines([*keys]))}): "
             f"{pluralize(sum(map(len, going.values())), 'run')} removed, a grid of {pluralize(n_left, 'run')} left"
         )
         for stem, run_ids in going.items():
             drop_runs(store, stem, run_ids)
-        exits = {*config["rules"], *config["modes"], *(each["mode"] for each in kept)}
+        exits = {*config["rules"], *config["modes"], *(each[kind] for each in kept for kind in ("rule", "mode"))}
         manifest = replace(
             held,
             config=config,
             configurations=kept,
             learned={role: card for role, card in held.learned.items() if config.get(role) is not None},
-            own=[each for each in held.own if each["name"] in exits],
+            own=[each for each in held.own if names.get(each["name"], each["name"]) in exits],
             n_runs=n_left,
         )
         store.publish(MANIFEST, encode_manifest(manifest))
@@ -57,11 +59,12 @@ def remove_configurations(store: Store, name: str, keys: Sequence[str], say: Cal
 def _runs_of(store: Store, keys: Collection[str]) -> dict[str, set[str]]:
     """Return the ids of these configurations' runs, by shard. Raise `DamagedError`."""
     found: dict[str, set[str]] = {}
-    listing, columns = list_files(store), ["run_id", "configuration"]
+    listing, columns, names = list_files(store), ["run_id", "configuration"], shown_names(store)
     for stem, shard in zip(listing.stems, read_shards(store, listing, columns), strict=True):
         if isinstance(shard, DamagedError):
             raise shard
-        ids = {row["run_id"] for row in shard.rows.select(columns).to_pylist() if row["configuration"] in keys}
+        rows = with_shown_names(shard.rows.select(columns), names).to_pylist()
+        ids = {row["run_id"] for row in rows if row["configuration"] in keys}
         if ids:
             found[stem] = ids
     return found

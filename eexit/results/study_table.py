@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from eexit.results.checksums import encode_sealed
 from eexit.results.parquet_files import DamagedError, StoreLocation, list_folder, once_each, read_sealed
+from eexit.results.shown_names import shown_names, with_shown_names, with_stored_names
 from eexit.results.store.folder import Store
 from eexit.results.tables import describe, schema
 
@@ -46,7 +47,9 @@ class StudyTable:
 
     def publish(self, store: Store, file_id: str, rows: Sequence[Row]) -> None:
         """Publish these rows as the file with this id, replacing any previous file. Raise `OSError`."""
-        content = encode_sealed(pa.Table.from_pylist(self.named(file_id, rows), self.schema))
+        names = shown_names(store)
+        named = [with_stored_names(row, names) for row in self.named(file_id, rows)]
+        content = encode_sealed(pa.Table.from_pylist(named, self.schema))
         store.publish(self.file(file_id), content)
 
     def named(self, file_id: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -60,7 +63,8 @@ class StudyTable:
         Raise `DamagedError`, or `OSError` if a file can't be read at all.
         """
         tables = [self.schema.empty_table(), *(read_sealed(location, name) for name in self.files(location))]
-        rows = pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
+        stored = pa.concat_tables(tables, promote_options="default").sort_by([("started", "ascending")])
+        rows = with_shown_names(stored, shown_names(location))
         return once_each(rows, self.once, latest=True) if self.once else rows
 
     def rows(self, location: StoreLocation) -> list[dict[str, Any]]:

@@ -52,6 +52,13 @@ class TokenColumns:
         "KL(final || layer) of the full-depth pass, one per exitable layer in order",
         observed=("all",),
     )
+    jsd_TE: np.ndarray = column(
+        pa.float32(),
+        "nats",
+        "Jensen–Shannon divergence of the final layer and the layer, of the full-depth pass, one per exitable layer in "
+        "order; at most log 2",
+        observed=("all",),
+    )
     exit_prob_TX: np.ndarray = column(
         pa.float32(),
         "probability",

@@ -31,9 +31,10 @@ from eexit.plan.runs import OK
 from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import COLUMNS, by_kind
 from eexit.results.committed import predictions_of, read_columns, runs_with_tokens
-from eexit.results.finished_sweep import manifest_of
+from eexit.results.finished_sweep import manifest_of, n_planned_runs
 from eexit.results.layout import REPORT, Manifest, side_folder_name
 from eexit.results.parquet_files import DamagedError, conform, list_files, read_shards, read_tokens
+from eexit.results.shown_names import shown_names, with_shown_names
 from eexit.results.shrink import remove_configurations
 from eexit.results.store.folder import open_store
 from eexit.results.tables import GENERATIONS, TOKENS
@@ -90,7 +91,8 @@ class SweepResults:
             if isinstance(shard, DamagedError):
                 raise shard
             tables.append(conform(read_tokens(self._store, shard), TOKENS))
-        return self._in_order(pa.concat_tables(tables), "position")
+        rows = with_shown_names(pa.concat_tables(tables), shown_names(self._store))
+        return self._in_order(rows, "position")
 
     @property
     def table(self) -> ResultTable:
@@ -227,7 +229,7 @@ class SweepResults:
     def progress(self) -> str:
         """Return the committed share of an unfinished sweep, such as `121 of 440 runs`; empty for a finished one."""
         planned = self.manifest.n_runs or 0
-        n_runs = pc.count_distinct(read_columns(self._store, ["run_id"])["run_id"]).as_py()
+        n_runs = n_planned_runs(read_columns(self._store, ["run_id", "configuration"]))
         return f"{n_runs:,} of {planned:,} runs" if n_runs < planned else ""
 
     def _missing_runs(self) -> list[str]:

@@ -19,7 +19,7 @@ from eexit.output.text import in_python
 from eexit.plan.field_types import Count
 from eexit.plan.prompts import prompts_of
 from eexit.plan.runs import refuse_unknown_only
-from eexit.plan.sweep_config import SHORT_FIELDS, SweepConfig
+from eexit.plan.sweep_config import COMPUTED, SHORT_FIELDS, SweepConfig
 from eexit.plan.validation_errors import explain
 
 
@@ -67,7 +67,7 @@ def names_of(kind: type[SweepSpec]) -> dict[str, Any]:
     fields = {
         name: field.default for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **kind.model_fields}.items()
     }
-    aside = {"prompts", "digests", "controls", "config"}
+    aside = {"prompts", "controls", "config", *COMPUTED}
     of_fields = {name: default for name, default in fields.items() if name not in aside}
     return of_fields | {USE: (), CONTROLS_OF: "", CONTROLS_IN: ()}
 

@@ -1,7 +1,7 @@
 """Preparation of a sweep, here or on a cluster: check its location, write its manifest, find its remaining runs."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +10,8 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.output.locations import redact
 from eexit.output.progress import Display
 from eexit.output.text import pluralize, truncate_lines, unapplied_sentence
-from eexit.plan.runs import count_runs, same_in_several_modes
+from eexit.plan.configuration import EARLIER_MARK, is_earlier
+from eexit.plan.runs import count_runs, plan_runs, same_in_several_modes
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import (
     REPORT,
@@ -24,7 +25,14 @@ from eexit.results.layout import (
 from eexit.results.owned_folders import FOR_RESULTS, refuse_inside
 from eexit.results.parquet_files import list_files
 from eexit.results.store.commit import RunCounts, StoreInventory, clear_debris, remove_errors, repair_store
-from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config
+from eexit.results.store.extend import (
+    extended_config,
+    growth,
+    manifest_written,
+    refuse_missing,
+    stored_config,
+    with_earlier_texts,
+)
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.lease import Lease, hold
 from eexit.results.store.manifest import (
@@ -68,10 +76,15 @@ def read_held(store: Store, config: SweepConfig, out: str, say: Callable[[str], 
         return None
     if not held:
         return None
-    whole = extended_config(store, held, config)
-    if by := growth(stored_config(store, held), whole):
+    present = with_earlier_texts(store, held, config, config.exits)
+    for name in {each["name"] for each in present.own} - {each["name"] for each in held.own}:
+        if is_earlier(name):
+            say(f"{name.partition(EARLIER_MARK)[0]} was redefined: its results in {redact(out)} stay, as {name}")
+    whole = extended_config(store, present, config)
+    refuse_missing(store, present, whole)
+    if by := growth(stored_config(store, present), whole):
         say(f"{redact(out)} grows by {by}")
-    return with_grid(held, whole)
+    return with_grid(present, whole)
 
 
 def manifest_for(
@@ -110,7 +123,9 @@ def run_pending(
     store = open_store(location)
     with hold(store) as lease, manifest_written(store, manifest) as config:
         n_planned = count_runs(config)
-        found, said = _look_through(store, [])
+        # Runs of redefined rules stay, and are in no plan.
+        planned = {run.run_id for run in plan_runs(config)} if config.shown_names else None
+        found, said = _look_through(store, [], planned)
         tally = RunCounts()
         if len(found.done) == n_planned:
             display.say(f"nothing is left to do: {pluralize(n_planned, 'run')} committed in {redact(out)}")
@@ -120,7 +135,7 @@ def run_pending(
             if unapplied := _unapplied(manifest, config):
                 display.say(unapplied_sentence(unapplied, "a sweep"))
             tally = do(PendingSweep(config, store, lease, found))
-            found, _ = _look_through(store, said)
+            found, _ = _look_through(store, said, planned)
     missing = n_planned - len(found.done) - found.n_errors
     if missing:
         raise SweepStopped(f"{missing:,} committed runs are damaged or gone")
@@ -172,9 +187,11 @@ def _refuse_foreign(store: Store) -> None:
             raise UsageError(f"{store.path(name)} is not a report's file: choose another --out, or move it elsewhere")
 
 
-def _look_through(store: Store, said: Sequence[str]) -> tuple[StoreInventory, Sequence[str]]:
+def _look_through(
+    store: Store, said: Sequence[str], planned: Collection[str] | None
+) -> tuple[StoreInventory, Sequence[str]]:
     """Repair the store, and print messages that are not in `said`; return the undamaged content and all messages."""
-    found, lines = repair_store(store)
+    found, lines = repair_store(store, planned)
     for line in lines:
         if line not in said:
             print(line, file=sys.stderr)

@@ -114,12 +114,8 @@ def _refuse_rules(rules: Sequence[str]) -> None:
     if not rules:
         raise UsageError("a gate is for rules: give --rules, as in --rules confidence=0.9,0.97 entropy=0.1")
     for name, _ in map(rule_and_parameter, rules):
-        if name not in ONLINE or not ONLINE[name].needs_distribution or ONLINE[name].needs_history:
-            can = ", ".join(
-                name
-                for name, rule in ONLINE.items()
-                if rule.given and rule.needs_distribution and not rule.needs_history
-            )
+        if name not in ONLINE or not ONLINE[name].can_be_gated:
+            can = ", ".join(name for name, rule in ONLINE.items() if rule.given and rule.can_be_gated)
             raise UsageError(f"--rules {name}: a gate saves reads of single layers, which these rules need: {can}")
         ONLINE[name].refuse_if_not_given()
 

@@ -25,6 +25,7 @@ from eexit.results.parquet_files import (
     superseded,
     without,
 )
+from eexit.results.shown_names import shown_names, with_shown_names
 from eexit.results.study_tables import STUDY_TABLES
 from eexit.results.tables import GENERATIONS, TOKENS
 
@@ -36,7 +37,10 @@ _PARQUET = ds.ParquetFileFormat(
 
 @dataclass(frozen=True)
 class CommittedRuns:
-    """Committed runs: columns of all runs in memory, tokens and texts as datasets on disk, a line per file left out."""
+    """Committed runs: columns of all runs in memory, tokens and texts as datasets on disk, a line per file left out.
+
+    The datasets have the names in files of custom rules and modes, and `rows` those that are shown.
+    """
 
     rows: pa.Table
     tokens: ds.Dataset
@@ -68,7 +72,7 @@ def read_committed(location: StoreLocation, columns: Sequence[str]) -> Committed
     wanted = loose(pa.schema([GENERATIONS.field(name) for name in columns]))
     rows = [conform(without(shard.rows, dropped.get(shard.stem, ())), wanted) for shard in shards]
     return CommittedRuns(
-        pa.concat_tables(rows or [wanted.empty_table()]),
+        with_shown_names(pa.concat_tables(rows or [wanted.empty_table()]), shown_names(location)),
         _dataset(location, TOKENS, [shard for shard in shards if shard.stem not in without_tokens], dropped),
         _dataset(location, GENERATIONS, shards, dropped),
         tuple(left_out),

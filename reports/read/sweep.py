@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from eexit.errors import UsageError
-from eexit.plan.configuration import NORMAL, Configuration, Draft, EarlyExit, depends_on_seed
+from eexit.plan.configuration import NORMAL, Configuration, Draft, EarlyExit, depends_on_seed, is_earlier
 from eexit.plan.runs import OK
 from eexit.plan.splits import sampling_units
 from eexit.quality.estimates import MARGIN
@@ -80,6 +80,7 @@ class Sweep:
             f"{configuration.key} on prompt {prompt['id']}" + ("" if seed is None else f", seed {seed}")
             for prompt in self.config.get("prompts", [])
             for configuration in self.configurations
+            if not is_earlier(configuration.key)
             for seed in ([None] if configuration.key in fixed else seeds)
             if (configuration.key, prompt["id"], seed) not in landed
         ]

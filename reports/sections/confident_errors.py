@@ -44,10 +44,11 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     """
     exits = [each for each in sweep.configurations if isinstance(each, EarlyExit)]
     online = [each.key for each in exits if not each.is_oracle and each.columns["control_of"] is None]
-    columns = ["run_id", "configuration", "position", "exit_logprob", "logprob"]
+    of_runs = sweep.done.loc[sweep.done["configuration"].isin(online)].set_index("run_id")["configuration"]
+    columns = ["run_id", "position", "exit_logprob", "logprob"]
     wanted = (
         pc.field("prompt_id").isin(pa.array(list(prompt_ids), pa.string()))
-        & pc.field("configuration").isin(pa.array(online, pa.string()))
+        & pc.field("run_id").isin(pa.array(of_runs.index.tolist(), pa.string()))
         & pc.field("decided")
         & (pc.field("exit_layer") != sweep.final_layer)
         & (pc.field("token_id") != pc.field("final_token_id"))
@@ -57,7 +58,7 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     if not online or sweep.final_layer is None:
         return pd.DataFrame(columns=[*NAMED])
     found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
-    found = found[found["run_id"].isin(sweep.done["run_id"])]
+    found = found.assign(configuration=found["run_id"].map(of_runs))
     found = found.assign(at_exit=np.exp(found["exit_logprob"]), at_full_depth=np.exp(found["logprob"]))
     surplus = (found["at_exit"] - found["at_full_depth"]).rename("surplus")
     order = pd.concat([-surplus, found[["run_id", "position"]]], axis=1).sort_values(["surplus", "run_id", "position"])

@@ -1,5 +1,6 @@
 """Rules and modes of one's own, through the commands: on actors, gone on with, replayed, timed, packaged, shown."""
 
+import json
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from cluster.console.flags_from_config import load_job
 from cluster.custom_exits import CustomExits
 from eexit.custom_generate.package import SETTING
 from eexit.errors import UsageError
-from eexit.method.custom import use_files
+from eexit.method.custom import digest_of, use_files
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.checksums import encode_generations
 from eexit.results.finished_sweep import manifest_of
@@ -145,7 +146,6 @@ def test_a_rule_goes_on_with_the_values_that_it_had(
 
 
 COMMANDS: dict[str, tuple[Any, ...]] = {
-    "sweep": (sweep.main,),
     "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
     "controls": (sweep.main, "--controls-of", "OUT", "--modes", "normal"),
     "timings": (timings.main, "OUT"),
@@ -160,11 +160,37 @@ def test_whoever_goes_on_gives_the_file(out: Path, tiny: Path, tmp_path: Path, c
     given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
     if command == "controls":
         given = [*asked(tiny, tmp_path / "other"), *given]
-    if command == "sweep":
-        given = asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip")
     name = "mode as_it_was" if command == "controls" else "rule sure"
     reason = f"has {name} of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "
     assert reason in refusal(run, *given)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_sweep_needs_a_file_only_for_what_still_has_to_run(
+    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
+) -> None:
+    done = here(sweep.main, *asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip"))
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(out / "generations")) == 3 * (7 + 1)
+    more = [*asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip"), "--seeds", "1"]
+    assert "has rule sure of a user's own, whose text is stored and not run: give --use" in refusal(sweep.main, *more)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_changed_file_runs_anew_and_earlier_results_stay(
+    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
+) -> None:
+    (tmp_path / "my_exits.py").write_text("# mine\n" + MINE.read_text())
+    rules = ("--rules", "sure=0.6", "--modes", "frozen_residual", "--use", str(tmp_path / "my_exits.py"))
+    figures = tmp_path / "figures.json"
+    done = here(sweep.main, *asked(tiny, out, *rules, "--json", str(figures)))
+    assert done.returncode == 0, done.stderr
+    digest = digest_of(MINE.read_text())[:6]
+    keys = {each["configuration"] for each in json.loads(figures.read_text())["configurations"]}
+    earlier = {f"{mode}/sure~{digest}/0.3" for mode in ("frozen_residual", "as_it_was")}
+    assert {*earlier, "frozen_residual/sure/0.6"} == {key for key in keys if "/sure" in key}
+    assert len(eexit.open(out).runs) == 3 * (7 + 1)
+    assert {*earlier, "frozen_residual/sure/0.6"} <= {*read_sweep(str(out)).generations["configuration"]}
 
 
 @pytest.mark.parametrize(

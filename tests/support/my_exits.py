@@ -36,10 +36,37 @@ def settled(layer):
     return (said[:, -1] == said[:, -2]) if said.shape[1] > 1 else (said[:, -1] < 0)
 
 
+@eexit.rule(parameter="nats", needs="history")
+def fell(layer):
+    """exits at a layer whose entropy is so much lower than at the exitable layer before"""
+    entropy = layer.entropy_history
+    return entropy[:, -2] - entropy[:, -1] if entropy.shape[1] > 1 else 0 * entropy[:, 0]
+
+
+@eexit.rule(parameter="weighted sum", needs=["hidden_history", "history", "logits"], at_most=True)
+def still_since(layer):
+    """exits where hidden state, top probability and top logit are near the means over the exitable layers so far"""
+    moved = (layer.hidden_history - layer.hidden_history.mean(1, keepdim=True))[:, -1].norm(dim=-1)
+    surer = layer.top2_prob_history[:, -1, 0] - layer.top2_prob_history[:, :, 0].mean(1)
+    return moved / layer.hidden_out.norm(dim=-1) + surer + layer.logits.float().amax(-1) / 100
+
+
+@eexit.rule(parameter="nats", needs=["final"], at_most=True)
+def settled_for_good(layer):
+    """exits at a layer whose distribution has at most this Jensen-Shannon divergence from the final one"""
+    return layer.jsd
+
+
 @eexit.rule(parameter="nats", needs="final", at_most=True)
 def near(layer):
     """exits at a layer whose distribution is near the final one"""
     return layer.kl
+
+
+@eexit.mode(needs="embedding")
+def from_scratch(exit, layer):
+    """deeper layers make keys and values of the embedding"""
+    return exit.embedding
 
 
 @eexit.mode

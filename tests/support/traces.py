@@ -12,7 +12,7 @@ from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from eexit.plan.runs import LENGTH
 
 CLOSE = {
-    "kl_TE", "exit_score_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",
+    "kl_TE", "jsd_TE", "exit_score_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",
     "exit_top_prob_TK",
 }  # fmt: skip
 EQUALLY_PROBABLE_NATS = 2e-6

@@ -148,8 +148,8 @@ class StoreInventory:
     foreign: list[str]  # files in the data folders that no sweep wrote
 
 
-def survey(store: Store) -> StoreInventory:
-    """Check all committed shards, without changing anything."""
+def survey(store: Store, planned: Collection[str] | None = None) -> StoreInventory:
+    """Check all committed shards, without changing anything. Only `planned` run ids count as done (None: all)."""
     listing = list_files(store)
     done: set[str] = set()
     errors: set[str] = set()
@@ -166,16 +166,18 @@ def survey(store: Store) -> StoreInventory:
         errors.update(failed)
         if failed:
             with_errors.append(stem)
+    if planned is not None:
+        done, errors = done & {*planned}, errors & {*planned}
     return StoreInventory(done, len(errors - done), with_errors, damaged, superseded(shards), listing.foreign)
 
 
-def repair_store(store: Store) -> tuple[StoreInventory, list[str]]:
+def repair_store(store: Store, planned: Collection[str] | None = None) -> tuple[StoreInventory, list[str]]:
     """Repair the store; return its undamaged content, and a message for each repair. The caller must hold the lease.
 
     A damaged shard is moved to the folder `damaged`, so that its runs are repeated. If a run is committed twice, the
-    row that does not count is removed. Foreign files are named in a message and stay.
+    row that does not count is removed. Foreign files are named in a message and stay. `planned` is as in `survey`.
     """
-    found = survey(store)
+    found = survey(store, planned)
     lines = []
     for stem, reason in found.damaged.items():
         # The commit mark goes first, so that a kill in between orphans only a tokens file.
@@ -186,7 +188,7 @@ def repair_store(store: Store) -> tuple[StoreInventory, list[str]]:
         what = f"{len(run_ids)} of its runs were" if n_left else "all of its runs were"
         lines.append(f"{store.path(generations_name(stem))}: {what} there twice; the later attempt's rows stay")
     lines += [f"{store.path(name)} is not one of the sweep's files, and is left alone" for name in found.foreign]
-    return survey(store) if found.damaged or found.superseded else found, truncate_lines(lines)
+    return survey(store, planned) if found.damaged or found.superseded else found, truncate_lines(lines)
 
 
 def drop_runs(store: Store, stem: str, run_ids: Collection[str]) -> int:

@@ -5,23 +5,27 @@ prompts, and added prompts run under all configurations. Any other difference wo
 refused.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from eexit.errors import UsageError
-from eexit.method.custom_manifest import refuse_changed
+from eexit.method.custom_manifest import custom_entries, present_source, refuse_changed
 from eexit.output.text import pluralize
 from eexit.plan.artefacts import OF_SOME
-from eexit.plan.configuration import NORMAL
-from eexit.plan.runs import configurations, count_runs
+from eexit.plan.configuration import EARLIER_MARK, NORMAL, is_earlier, renamed_key
+from eexit.plan.grid_types import STORED
+from eexit.plan.runs import OK, configurations, count_runs, plan_runs
 from eexit.plan.sweep_config import AUTO_DTYPE, GRID, SweepConfig
+from eexit.results.committed import read_columns
 from eexit.results.layout import FOLDERS, MANIFEST, Manifest, encode_manifest
 from eexit.results.parquet_files import list_files
+from eexit.results.shown_names import with_shown_names
 from eexit.results.store.folder import Store
 from eexit.results.store.manifest import (
     MissingManifestError,
@@ -31,6 +35,8 @@ from eexit.results.store.manifest import (
     with_grid,
 )
 
+DIGITS: Final = 6  # of a text's digest, in the name of a redefined rule or mode
+
 
 def extended_config(store: Store, held: Manifest, asked: SweepConfig) -> SweepConfig:
     """Return the configuration of the sweep in `store`, with manifest `held`, once it is extended by `asked`.
@@ -38,8 +44,7 @@ def extended_config(store: Store, held: Manifest, asked: SweepConfig) -> SweepCo
     It is the stored configuration if this contains all of `asked`. `refuse_other_dtype` compares `--dtype auto` later,
     once it is resolved. Raise `UsageError` for runs that can't be in one sweep.
     """
-    stored = stored_config(store, held)
-    before = with_places(stored, asked)
+    before = with_places(stored_config(store, held), asked)
     dtype = before.dtype if asked.dtype == AUTO_DTYPE else asked.dtype
     planned = {**_alike(asked, before), "dtype": dtype}
     refuse_difference(store, first_difference(_alike(before, asked), planned))
@@ -51,7 +56,8 @@ def extended_config(store: Store, held: Manifest, asked: SweepConfig) -> SweepCo
         )
     keys = tuple(dict.fromkeys(each.key for config in (before, asked) for each in configurations(config)))
     try:
-        both = SweepConfig.model_validate({**dict(before), **_union(before, asked), "only": keys})
+        grown = {**dict(before), **_union(before, asked), "only": keys}
+        both = SweepConfig.model_validate(grown, context=STORED)
     except ValidationError as error:
         problem = error.errors()[0]
         reason = problem.get("ctx", {}).get("error", problem["msg"])
@@ -77,13 +83,78 @@ def record_places(store: Store, asked: SweepConfig) -> None:
 def stored_config(store: Store, held: Manifest) -> SweepConfig:
     """Return the configuration in a manifest.
 
-    Raise `UsageError` if this version can't read it, or unless its custom rules and modes are given again, unchanged.
+    Its custom rules and modes need not be given again. Raise `UsageError` if this version can't read it.
     """
-    refuse_changed(held.own, f"--out {store.root}")
     try:
-        return SweepConfig.model_validate(held.config)
+        return SweepConfig.model_validate(held.config, context=STORED)
     except ValidationError as error:
         raise UsageError(f"--out {store.root} holds a sweep of another version: choose another --out") from error
+
+
+def with_earlier_texts(store: Store, held: Manifest, asked: SweepConfig, names: Collection[str]) -> Manifest:
+    """Return the manifest with another name for each of these custom rules and modes whose text has changed since.
+
+    Results of the earlier text of `ratio` are shown as `ratio~ba9c4d` from then on, with digits of the text's digest.
+    The grid has the present text, in the configurations that are asked for. Raise `UsageError` for a value that a
+    function captures and that has changed.
+    """
+    own = [each for each in held.own if each["name"] in names]
+    changed = {each["name"]: source for each in own if (source := present_source(each))}
+    refuse_changed([each for each in own if each["name"] not in changed], f"--out {store.root}")
+    if not changed:
+        return held
+    shown = dict(held.config.get("shown_names") or {})
+    renames: dict[str, str] = {}
+    for each in own:
+        if source := changed.get(name := each["name"]):
+            earlier, later = (f"{name}{EARLIER_MARK}{digest[:DIGITS]}" for digest in (each["digest"], source.digest))
+            stored_of = {shown_as: stored for stored, shown_as in shown.items()}
+            shown[stored_of.get(name, name)] = earlier
+            shown[stored_of.get(later, later)] = name  # a text that was there before has a name in files already
+            renames |= {name: earlier, later: name}
+    committed = {*with_shown_names(read_columns(store, ["configuration"]), renames)["configuration"].to_pylist()}
+    planned = [_renamed(each, renames) for each in held.configurations]
+    config = {**held.config, "shown_names": shown}
+    config["rules"] = {name: asked.rules.get(name) if name in changed else of for name, of in config["rules"].items()}
+    config["controls"] = [each for each in config["controls"] if renamed_key(each["of"], renames) == each["of"]]
+    others = [each["key"] for each in held.configurations if renamed_key(each["key"], renames) == each["key"]]
+    keys = [*(key for key in others if not is_earlier(key)), *(each.key for each in configurations(asked))]
+    config["only"] = [*dict.fromkeys(keys)]
+    described = [{**each, "name": renames.get(each["name"], each["name"])} for each in held.own]
+    refuse_changed([each for each in described if each["name"] in changed], f"--out {store.root}")
+    return replace(
+        held, config=config, own=described,
+        configurations=[
+            each for each in planned if not is_earlier(each["key"]) or each["key"] in committed
+        ],
+    )  # fmt: skip
+
+
+def _renamed(columns: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return an entry of a manifest's configurations, with other names of rules and modes."""
+    naming = ("key", "configuration", "mode", "rule", "control_of")
+    return {
+        name: renamed_key(value, names) if name in naming and value is not None else value
+        for name, value in columns.items()
+    }
+
+
+def refuse_missing(store: Store, held: Manifest, config: SweepConfig) -> None:
+    """Raise `UsageError` for a custom rule or mode of which runs remain, unless it is given again, unchanged."""
+    entries = {each.name: each for each in custom_entries(config.exits)}
+    described = [each for each in held.own if each["name"] in config.exits]
+    lacking = {each["name"] for each in described if not entries[each["name"]].given or present_source(each)}
+    if not lacking:
+        return
+    runs = read_columns(store, ["run_id", "status"])
+    done = {*runs.filter(pc.field("status") == OK)["run_id"].to_pylist()}
+    names = {
+        name
+        for run in plan_runs(config)
+        if run.run_id not in done
+        for name in (run.configuration.mode, run.configuration.columns["rule"])
+    }
+    refuse_changed([each for each in described if each["name"] in names & lacking], f"--out {store.root}")
 
 
 def growth(before: SweepConfig, after: SweepConfig) -> str:
@@ -112,8 +183,13 @@ def manifest_written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
         held = None
         store.set_aside(MANIFEST)
     if held:
-        config = extended_config(store, held, config)
-        manifest = held if config == stored_config(store, held) else with_grid(held, config)
+        before = held.config.get("shown_names") or {}
+        redefined = {shown for stored, shown in config.shown_names.items() if before.get(stored) != shown}
+        present = with_earlier_texts(store, held, config, redefined)
+        whole = extended_config(store, present, config)
+        config = config if count_runs(whole) == count_runs(config) else whole
+        is_same = present is held and config == stored_config(store, held)
+        manifest = held if is_same else with_grid(present, config)
     there = {*list_files(store).stems}
     if manifest != held:
         store.publish(MANIFEST, encode_manifest(manifest))
@@ -181,4 +257,5 @@ def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
         for name, parameters in config.rules.items() if {*config.modes} != {NORMAL} else ():
             rules[name] = tuple(dict.fromkeys([*rules.get(name, ()), *parameters]))
     found |= {"controls": tuple(controls.values()), "digests": {**asked.digests, **before.digests}}
+    found["shown_names"] = before.shown_names
     return {**found, "rules": rules}

@@ -15,6 +15,7 @@ from eexit.errors import UsageError
 from eexit.method.custom_manifest import custom_entries, descriptions_of, refuse_changed
 from eexit.output.text import truncate_lines
 from eexit.plan.artefact_check import cards_of
+from eexit.plan.configuration import is_earlier
 from eexit.plan.runs import configurations, count_runs, plan_runs
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.checksums import custom_of
@@ -53,9 +54,17 @@ def make_manifest(
 
 
 def with_grid(held: Manifest, config: SweepConfig) -> Manifest:
-    """Return the manifest `held`, extended to the grid of `config`, with its original start and package versions."""
+    """Return the manifest `held`, extended to the grid of `config`, with its original start and package versions.
+
+    Descriptions of custom rules and modes stay, and so do configurations of redefined ones.
+    """
     grown = make_manifest(config, held.model, held.exitable_layers, held.dtype_asked)
-    return replace(grown, started=held.started, versions=held.versions)
+    known = {(each["kind"], each["name"]) for each in held.own}
+    return replace(
+        grown, started=held.started, versions=held.versions,
+        own=[*held.own, *[each for each in grown.own if (each["kind"], each["name"]) not in known]],
+        configurations=[*grown.configurations, *[each for each in held.configurations if is_earlier(each["key"])]],
+    )  # fmt: skip
 
 
 def put_manifest_back(store: Store, manifest: bytes | None, say: Callable[[str], None]) -> None:

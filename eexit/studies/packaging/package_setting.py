@@ -42,7 +42,7 @@ from eexit.model.sources import DEFAULT_MODEL, sha256
 from eexit.output.atomic_files import publish, scratch_folder
 from eexit.output.locations import redact
 from eexit.output.text import with_versions
-from eexit.plan.artefacts import ADAPTER, CARD, locations_of, read_card
+from eexit.plan.artefacts import ADAPTER, CARD, TUNED_LENS, locations_of, read_card
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, configuration_of
 from eexit.plan.model_description import describe_model, weights_digest
 from eexit.plan.sweep_config import SweepConfig
@@ -223,7 +223,7 @@ def _copied(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
         if config["digests"].get(role) != card.digest:
             raise UsageError(f"{location} was trained anew since the sweep was planned: run the sweep again")
         (folder / name).mkdir(parents=True)
-        for file in (*card.files, *([] if role == ADAPTER else [CARD])):
+        for file in (*card.files, *([] if role == ADAPTER or card.what == TUNED_LENS else [CARD])):
             shutil.copyfile(Path(location).expanduser() / file, folder / name / file)
         places[role] = name
     return places

@@ -71,7 +71,7 @@ class CostModel:
 
 
 OF_RUNS: Final = ("run_id", "prompt_id", "seed", "configuration", "status", "prompt_token_ids", "n_tokens")
-OF_TOKENS: Final = ("token_id", "kl", "entropy", "top_token_ids", "top_prob")
+OF_TOKENS: Final = ("token_id", "kl", "jsd", "entropy", "top_token_ids", "top_prob")
 
 
 def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> list[Transcript]:
@@ -91,14 +91,20 @@ def read_transcripts(location: StoreLocation, key: str, once: bool = False) -> l
 
 
 def _recorded_divergence(decided: pa.Table) -> Divergence | None:
-    """Return the recorded divergence, with NaN for the log-sum-exp; None if top tokens were not recorded."""
+    """Return the recorded divergence; None if top tokens were not recorded.
+
+    NaN stands for the log-sum-exp, and for the JSD in results of earlier versions.
+    """
     if decided["top_token_ids"].null_count:
         return None
     top_token_NXK, top_prob_NXK = (
         torch.tensor(nested_array(decided[name].combine_chunks())) for name in ("top_token_ids", "top_prob")
     )
+    kl_NE = torch.tensor(nested_array(decided["kl"].combine_chunks()))
+    has_jsd = "jsd" in decided.column_names and not decided["jsd"].null_count
     return Divergence(
-        kl_BE=torch.tensor(nested_array(decided["kl"].combine_chunks())),
+        kl_BE=kl_NE,
+        jsd_BE=torch.tensor(nested_array(decided["jsd"].combine_chunks())) if has_jsd else kl_NE * torch.nan,
         entropy_B=torch.tensor(nested_array(decided["entropy"].combine_chunks())),
         final_lse_B=torch.full((len(decided),), torch.nan),
         top_token_BX=top_token_NXK[..., 0],

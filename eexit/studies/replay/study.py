@@ -165,7 +165,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
         raise UsageError(f"rule {CONTROL} follows a configuration and has no parameter: leave it out of --rules")
     if fixed := [mode for mode in modes if mode in (NORMAL, DRAFT)]:
         raise UsageError(f"mode {fixed[0]} has no exits to replay: choose from {', '.join(MODES)}")
-    stored = sweep.config()
+    stored = sweep.config(exits={*rules, *(modes or sweep.manifest.config["modes"])})
     stored_states = tuple(mode for mode in stored.modes if mode in MODES)
     all_modes = tuple(modes) or tuple(dict.fromkeys((*UNALTERED, *stored_states)))
     grid: dict[str, Any] = {

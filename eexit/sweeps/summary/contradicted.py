@@ -72,7 +72,7 @@ def on_normal(
 def _reads_distribution(configuration: EarlyExit) -> bool:
     """Return True if exits follow from a layer's distribution alone: a built-in rule with a threshold, and no gate."""
     rule = ONLINE.get(configuration.rule)
-    its_own = rule is not None and rule.needs == DISTRIBUTION and rule.source is None and not rule.returns_chance
+    its_own = rule is not None and rule.needs == (DISTRIBUTION,) and rule.source is None and not rule.returns_chance
     return its_own and not configuration.gate and isinstance(configuration.parameter, float)
 
 

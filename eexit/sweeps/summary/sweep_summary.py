@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow.compute as pc
 
 from eexit.output.text import describe_precision, pluralize
-from eexit.plan.runs import ERROR, configurations, same_for_every_seed
+from eexit.plan.configuration import Configuration, configuration_of, depends_on_seed
+from eexit.plan.runs import ERROR
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.committed import read_columns
 from eexit.results.configuration_means import figures
+from eexit.results.finished_sweep import manifest_of
 from eexit.results.store.commit import RunCounts
 from eexit.results.store.folder import open_store
 
@@ -52,5 +55,16 @@ class SweepSummary:
         and savings and losses compared with `normal`, by kind of prompt.
         """
         prompts = [asdict(prompt) for prompt in self.config.prompts]
-        planned, same = configurations(self.config), same_for_every_seed(self.config)
-        return figures(open_store(self.out), planned, same, prompts)
+        return figures(open_store(self.out), self.configurations, self.same_for_every_seed, prompts)
+
+    @cached_property
+    def configurations(self) -> list[Configuration]:
+        """The configurations in order, including those of redefined rules and modes, which no longer run."""
+        held = manifest_of(open_store(self.out), self.out)
+        return [configuration_of(columns) for columns in held.configurations]
+
+    @property
+    def same_for_every_seed(self) -> frozenset[str]:
+        """Keys of configurations whose runs are the same for every seed, so that one run stands for all."""
+        temperature = self.config.temperature
+        return frozenset(each.key for each in self.configurations if not depends_on_seed(each, temperature))

@@ -40,8 +40,9 @@ from eexit.plan.configuration import EarlyExit, NoExit
 MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
 SETTINGS = {  # with which they exit here and there, on a Llama
     "sure": 0.6, "ratio": 2.0, "by_chance": 0.3, "still": 0.9, "settled": None, "near": 0.8,
+    "fell": 0.2, "still_since": 0.5, "settled_for_good": 0.15,
 }  # fmt: skip
-CUSTOM_MODES = ("as_it_was", "keys_as_they_were", "between", "gone")
+CUSTOM_MODES = ("from_scratch", "as_it_was", "keys_as_they_were", "between", "gone")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,15 @@ def test_invariant_5_holds_for_a_custom_rule_that_draws(llama: PreTrainedModel) 
     [
         ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
         ("@eexit.mode\ndef normal(exit, layer): ...", "mode normal: there is one of that name already"),
-        ("@eexit.rule(needs='all')\ndef a(layer): ...", "rule a: needs is one of hidden, probe, distribution, history"),
+        (
+            "@eexit.rule(needs=['hidden', 'all'])\ndef a(layer): ...",
+            "rule a: needs are of hidden, .*, final, got 'all'",
+        ),
+        ("@eexit.rule(needs=[])\ndef a(layer): ...", "rule a: needs are of hidden, .*, final, got 'nothing at all'"),
+        (
+            "@eexit.rule(needs=['final', 'logits'])\ndef a(layer): ...",
+            "rule a needs final, which has all layers at once: leave out logits ",
+        ),
         ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or give parameter="),
         ("@eexit.mode\ndef a(exit): ...", "mode a is a function of an exit and of a skipped layer"),
         ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: fill is hidden, kv, copy or none"),
@@ -211,3 +220,26 @@ def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path
 def test_keys_need_projections() -> None:
     with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: use fill="):
         refuse_mode("keys_as_they_were", Engine(Decoder(tiny_model("gpt2")), DECODING).decoder)
+
+
+def test_a_rule_of_histories_exits_where_a_loop_over_plain_transformers_does(llama: Any) -> None:
+    fall, prompts = 0.2, [(first, second, 7) for first in range(3, 9) for second in range(10, 18)]
+    traces = generate(llama, grid([EarlyExit("unfrozen", "fell", fall)], prompts), replace(DECODING, max_new_tokens=12))
+    differing = n_tokens = 0
+    for prompt, trace in zip(prompts, traces, strict=True):
+        ids = torch.tensor([[*prompt, *trace.token_id_T[:-1].tolist()]])
+        with torch.inference_mode():
+            hidden = llama(ids, output_hidden_states=True).hidden_states
+            logits = {layer: llama.lm_head(llama.model.norm(hidden[layer + 1][0])) for layer in EXITABLE}
+        for index, exit_layer in enumerate(trace.exit_layer_T[1:].tolist()):
+            expected, before = llama.config.num_hidden_layers - 1, None
+            for layer in EXITABLE:
+                log_p = logits[layer][len(prompt) + index].log_softmax(-1)
+                entropy = float(-(log_p.exp() * log_p).sum())
+                if before is not None and before - entropy >= fall:
+                    expected = layer
+                    break
+                before = entropy
+            differing, n_tokens = differing + (exit_layer != expected), n_tokens + 1
+    assert (differing, n_tokens) == (0, 528)
+    assert len({layer for trace in traces for layer in trace.exit_layer_T.tolist()}) == 3

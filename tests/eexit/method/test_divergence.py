@@ -1,4 +1,4 @@
-"""The comparison with the final layer: KL, entropy and top tokens by definition, by operators and compiled."""
+"""The comparison with the final layer: KL, JSD, entropy and top tokens by definition, by operators and compiled."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from eexit.cpu import kernels
@@ -37,7 +38,9 @@ def compare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [5, 1000, 5120])
-def test_kl_and_entropy_are_those_of_the_definition(compare: Compare, vocabulary: int, dtype: torch.dtype) -> None:
+def test_divergences_and_entropy_are_those_of_the_definition(
+    compare: Compare, vocabulary: int, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     logits = (8 * torch.randn(50, 4, vocabulary)).to(dtype)
     log_p = logits.double().log_softmax(-1)
@@ -45,6 +48,8 @@ def test_kl_and_entropy_are_those_of_the_definition(compare: Compare, vocabulary
     divergence = compare(logits, 3)
     kl = (log_final.exp() * (log_final - log_p[:, :-1])).sum(-1)
     torch.testing.assert_close(divergence.kl_BE.double(), kl, rtol=1e-5, atol=2e-5)
+    jsd = torch.tensor(jensenshannon(log_final.exp(), log_p[:, :-1].exp(), axis=-1) ** 2)
+    torch.testing.assert_close(divergence.jsd_BE.double(), jsd, rtol=0, atol=2e-6)
     entropy = -(log_final.exp() * log_final).sum(-1)[:, 0]
     torch.testing.assert_close(divergence.entropy_B.double(), entropy, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(divergence.final_lse_B, logits[:, -1].float().logsumexp(-1))
@@ -68,9 +73,10 @@ def test_no_top_tokens_are_noted_unless_asked_for(compare: Compare) -> None:
     assert divergence.top_token_BXK.shape == divergence.top_prob_BXK.shape == (2, 3, 0)
 
 
-def test_kl_is_zero_to_itself_and_never_negative(compare: Compare) -> None:
+def test_divergences_are_zero_to_itself_and_never_negative(compare: Compare) -> None:
     final = torch.tensor([[0.0, 1e4, -1e4], [3.0, 3.0, 3.0], [80.0, -80.0, 0.0]])
     near = final + 1e-3 * torch.randn(3, 3)
-    kl = compare(torch.stack([final, near, final], 1), 0).kl_BE
-    assert kl[:, 0].tolist() == [0, 0, 0]
-    assert (kl >= 0).all()
+    compared = compare(torch.stack([final, near, final], 1), 0)
+    assert compared.kl_BE[:, 0].tolist() == [0, 0, 0]
+    assert compared.jsd_BE[:, 0].max() < 1e-6
+    assert all((divergence_BE >= 0).all() for divergence_BE in (compared.kl_BE, compared.jsd_BE))

@@ -16,7 +16,7 @@ from jobs.files import export
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
 
-OF_LAYERS = {"kl", "top_token_ids", "top_tokens", "top_prob"}
+OF_LAYERS = {"kl", "jsd", "top_token_ids", "top_tokens", "top_prob"}
 OF_TEXTS = {"logprob", "final_token_id", "entropy"}
 OF_RUNS = {"disagreement", "exits_on_normal", "contradicted_on_normal", "perplexity"}
 # --record-full-depth → columns that are null, and words of the report.

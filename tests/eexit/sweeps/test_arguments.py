@@ -56,7 +56,7 @@ ANY: Any = 5
         ("a rule is made of a function that has a name, as def gives it one, got 5", lambda: eexit.rule(ANY)),
         ("a mode is made of a function that has a name, as def gives it one, got 5", lambda: eexit.mode(ANY)),
         ("a rule is made of a function that has a name, .*got functools", lambda: eexit.rule()(partial(named))),
-        (r"rule named: needs is one of .*, got \['logits'\]", lambda: eexit.rule(needs=["logits"])(named)),
+        ("rule named: needs are of hidden, .*, final, got 'head'", lambda: eexit.rule(needs=["logits", "head"])(named)),
         (
             r"unknown dtype 'float31': .*\(dtype in load_default_model_and_tokenizer\)",
             lambda: eexit.load_default_model_and_tokenizer(dtype="float31"),

@@ -1,18 +1,31 @@
 """Artefacts are loaded as they were saved."""
 
+import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
 import torch
+from byte_model import save_byte_model
 from references import decoder_of, shared_model
+from safetensors.torch import load_file
+from tiny_models import tiny_model
 from untrained import LINEAR, PROBE, TINY, artefact, config_with, key_maps, save_state_maps, stream_maps
 
+import eexit
 from eexit.errors import UsageError
 from eexit.method.kv_maps import FORMS, STREAMS
+from eexit.model.layers import Decoder
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.artefacts import READOUT
 from eexit.sweeps.load_artefacts import load_kv_maps, load_probe, load_readout
 
+# Made by tuned-lens 0.2.0 for a random Llama: `TunedLens.from_model(model)`, 60 steps of Adam, `save`. In
+# logits.safetensors are the logits of its own `TunedLens`, with their hidden states and the model's norm and head.
+LENS = Path(__file__).with_name("tuned_lens")
 MAPPING = {"modes": ("normal", "mapped_residual")}
 
 
@@ -46,3 +59,70 @@ def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tm
     place = str(save_state_maps(tmp_path / "maps", key_maps(decoder_of(shared_model("llama"))), TINY))
     with pytest.raises(UsageError, match=r"is of form keys, but layer 0 makes keys .*: train maps of form streams$"):
         load_kv_maps(config_with(kv_maps=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
+
+
+def test_a_tuned_lens_gives_the_logits_of_its_own_package() -> None:
+    of_package, model = load_file(LENS / "logits.safetensors"), tiny_model("llama", vocab_size=64)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(of_package["lm_head"])
+        model.model.norm.weight.copy_(of_package["norm"])
+    decoder, layers = Decoder(model), range(6)
+    readout = load_readout(config_with(readout=str(LENS)), layers, decoder)
+    for layer in layers:
+        hidden_ND, logits_NV = (of_package[name][layer + 1] for name in ("hidden", "logits"))
+        with torch.inference_mode():
+            ours_NV = decoder.lm_head(readout.before_head(decoder, hidden_ND, layer))
+        torch.testing.assert_close(ours_NV, logits_NV, rtol=0, atol=1e-5)
+
+
+def test_a_sweep_reads_layers_by_a_tuned_lens(tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "Tiny-Llama")
+    asked: dict[str, Any] = {
+        "model": tmp_path / "Tiny-Llama", "rules": {"confidence": [0.3]}, "max_new_tokens": 4, "dtype": "float32",
+        "exit_every": 2, "quiet": True,
+    }  # fmt: skip
+    tuned, plain = (eexit.sweep(["Why?"], readout=readout, **asked) for readout in (str(LENS), "lens"))
+    kls = [[*sweep.tokens.query("configuration == 'normal'")["kl"].iloc[0]] for sweep in (tuned, plain)]
+    assert kls[0] != kls[1]
+    assert tuned.manifest.learned["readout"]["what"] == "tuned-lens"
+    narrow = tmp_path / "narrow"
+    copytree(LENS, narrow)
+    tensors = torch.load(narrow / "params.pt", weights_only=True)
+    torch.save({name: part[..., :16] for name, part in tensors.items()}, narrow / "params.pt")
+    with pytest.raises(ValueError, match=r"narrow has maps of 32 × 16, and hidden states of model tiny-llama have 32$"):
+        eexit.sweep(["Why?"], readout=str(narrow), **asked)
+
+
+class _Calls:
+    def __reduce__(self) -> Any:
+        return print, ("code was run",)
+
+
+MISFITS: dict[str, Callable[[dict[str, Any], Path], object]] = {
+    "was tuned for model other/model, not for this .*tiny-llama .another name.: give the lens of this model or, if": (
+        lambda config, folder: config.update(base_model_name_or_path="other/model")
+    ),
+    "has 6 layers, and model .*tiny-llama has 7$": lambda config, folder: config.update(num_hidden_layers=6),
+    r"has a config.json that is not of a tuned lens \(linear_tuned_lens\)$": (
+        lambda config, folder: config.update(lens_type="mlp")
+    ),
+    "can't be read: params.pt has no maps of a tuned lens alone$": (
+        lambda config, folder: (folder / "params.pt").write_bytes(pickle.dumps(_Calls(), protocol=2))
+    ),
+}
+
+
+@pytest.mark.parametrize("says", MISFITS)
+def test_a_tuned_lens_that_does_not_fit_is_refused(
+    tmp_path: Path, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_byte_model(tmp_path / "tiny-llama")
+    copytree(LENS, tmp_path / "lens")
+    config = json.loads((LENS / "config.json").read_text())
+    MISFITS[says](config, tmp_path / "lens")
+    (tmp_path / "lens" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=says):
+        eexit.sweep(
+            ["Why?"], model=tmp_path / "tiny-llama", readout=str(tmp_path / "lens"), rules={"agree": []}, quiet=True
+        )
+    assert "code was run" not in capsys.readouterr().out

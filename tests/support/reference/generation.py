@@ -32,7 +32,7 @@ from eexit.method.stick_breaking import exit_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit
 from eexit.plan.runs import EOS, LENGTH
-from reference.rules import RuleInputs, stops_of
+from reference.rules import RuleInputs, js_divergence, stops_of
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def generate_one(
                 "exit_layer_T": exit_layer,
                 "drafted_T": False,
                 "kl_TE": teacher.kls,
+                "jsd_TE": [js_divergence(teacher.final_logits, each) for each in teacher.exit_logits],
                 "exit_prob_TX": probabilities,
                 "exit_score_TE": evidence,
                 **said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k),

@@ -117,13 +117,17 @@ def stop_by_function(rule: str, seen: RuleInputs, parameter: float | None) -> St
     own, stops, evidence = RULES[rule], list[float](), list[float]()
     asked = torch.tensor([math.nan if parameter is None else parameter])
     for rank, (layer, logits) in enumerate(zip(seen.exitable_layers, seen.own_logits, strict=True)):
-        p = logits.float().softmax(-1)
+        p, so_far = logits.float().softmax(-1), [its.float().softmax(-1) for its in seen.own_logits[: rank + 1]]
         look = LayerView(
             layer, parameter=asked, hidden_in=seen.own_streams[layer][None],
             hidden_out=seen.own_streams[layer + 1][None],
             top2_prob=p.topk(2).values[None], entropy=torch.special.entr(p).sum()[None], top_token=p.argmax()[None],
-            top_token_history=torch.stack([each.argmax() for each in seen.own_logits[: rank + 1]])[None],
+            top2_prob_history=torch.stack([each.topk(2).values for each in so_far])[None],
+            entropy_history=torch.stack([torch.special.entr(each).sum() for each in so_far])[None],
+            top_token_history=torch.stack([each.argmax() for each in so_far])[None],
+            hidden_history=torch.stack([seen.own_streams[its + 1] for its in seen.exitable_layers[: rank + 1]])[None],
             logits=logits[None], kl=torch.tensor(seen.kls[rank : rank + 1]),
+            jsd=torch.tensor([js_divergence(seen.final_logits, each) for each in seen.exit_logits[rank : rank + 1]]),
             final_top_token=seen.final_logits.argmax()[None],
         )  # fmt: skip
         saw = float(own.function(look, asked) if own.takes_parameter else own.function(look))
@@ -131,6 +135,13 @@ def stop_by_function(rule: str, seen: RuleInputs, parameter: float | None) -> St
         met = saw if own.returns_chance else saw <= float(asked) if own.at_most else saw >= float(asked)
         stops.append(float(met))
     return stops, evidence
+
+
+def js_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
+    """Return the mean KL, in nats, of both distributions from their mean."""
+    p_V, q_V = final_logits_V.double().softmax(-1), exit_logits_V.double().softmax(-1)
+    mean_V = (p_V + q_V) / 2
+    return float((torch.special.xlogy(p_V, p_V / mean_V) + torch.special.xlogy(q_V, q_V / mean_V)).sum() / 2)
 
 
 STOPS: dict[str, Callable[[RuleInputs, Any], Stops]] = {

@@ -1,0 +1,175 @@
+"""Redefined rules and modes: results of both texts stay, are told apart, and only what has to run needs a function."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from byte_model import save_byte_model
+from chart_fields import content_of
+from commands import here
+
+import eexit
+from eexit.method.custom import digest_of, text_of
+from eexit.plan.configuration import EarlyExit, renamed, renamed_key, short_name
+from eexit.results.shown_names import with_shown_names
+from eexit.results.store.folder import open_store
+from eexit.results.study_table import StudyTable
+from eexit.results.tables import moment, string
+from jobs import replay
+from reports.read.sweep import read_sweep
+
+PROMPTS = ["Why?", "Count to ten."]
+GRID: dict[str, Any] = {
+    "modes": ["normal", "frozen_residual"], "exit_every": 2, "max_new_tokens": 4, "quiet": True, "dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    save_byte_model(folder := tmp_path_factory.mktemp("model"))
+    return folder
+
+
+def at_least() -> Any:
+    def ratio(layer: Any, parameter: Any) -> Any:
+        """exits where the likeliest token is at least so probable"""
+        return layer.top2_prob[:, 0] >= parameter
+
+    return eexit.rule(parameter="probability")(ratio)
+
+
+def at_most() -> Any:
+    def ratio(layer: Any, parameter: Any) -> Any:
+        """exits where the likeliest token is at most so probable"""
+        return layer.top2_prob[:, 0] <= parameter
+
+    return eexit.rule(parameter="probability")(ratio)
+
+
+def shown(rule: Any) -> str:
+    """Return the name of the rule's results once it was redefined."""
+    return f"ratio~{digest_of(text_of(rule.function))[:6]}"
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "generations").iterdir()}
+
+
+def by_key(sweep: eexit.SweepResults) -> dict[tuple[str, str], str]:
+    """Return the text of each configuration and prompt."""
+    runs = sweep.runs
+    return dict(zip(zip(runs["configuration"], runs["prompt_id"], strict=True), runs["text"], strict=True))
+
+
+def test_a_corrected_rule_and_its_earlier_results_are_in_one_folder(
+    tiny: Path, tmp_path: Path, own_exits: Callable[[], None]
+) -> None:
+    out, first = tmp_path / "out", at_least()
+
+    def swept(prompts: Any = PROMPTS, **rules: Any) -> eexit.SweepResults:
+        return eexit.sweep(prompts, model=tiny, out=out, rules=rules, **GRID)
+
+    before = swept(ratio=[0.0, 0.9], confidence=[0.5])
+    texts = by_key(before)
+    stored = files(out)
+
+    # 1. The corrected rule runs; the earlier results are untouched, and have a name of their own everywhere.
+    second = at_most()
+    earlier = shown(first)
+    grown = swept(ratio=[0.9])
+    keys = ["normal", "frozen_residual/ratio/0.9", "frozen_residual/confidence/0.5"]
+    keys += [f"frozen_residual/{earlier}/{at}" for at in ("0", "0.9")]
+    assert [each.key for each in grown.configurations] == keys
+    assert grown.runs.groupby("configuration").size().to_dict() == dict.fromkeys(keys, 2)
+    assert {*grown.tokens["rule"].dropna()} == {"confidence", "ratio", earlier}
+    for (key, prompt), text in texts.items():
+        assert by_key(grown)[key.replace("/ratio/", f"/{earlier}/"), prompt] == text
+    assert files(out).items() >= stored.items()
+    assert grown.manifest.config["shown_names"] == {"ratio": earlier, shown(second): "ratio"}
+    assert {*pd.read_parquet(out / "generations")["rule"].dropna()} == {"confidence", "ratio", shown(second)}
+    assert all(key in str(grown.table) or short_name(key) in str(grown.table) for key in keys)
+    page = content_of(grown.report())
+    assert page["rules"][earlier]["definition"] == "exits where the likeliest token is at least so probable"
+    read = read_sweep(str(out))
+    assert (sorted({*read.generations["configuration"]}), read.missing) == (sorted(keys), [])
+
+    # 2. A fresh kernel goes on without the function, but for runs of the rule; the earlier text never runs again.
+    own_exits()
+    assert len(swept(confidence=[0.5, 0.6]).runs) == 2 * 6
+    with pytest.raises(ValueError, match="has rule ratio of a user's own, whose text is stored and not run"):
+        swept([*PROMPTS, "No"], confidence=[0.5])
+    assert here(replay.main, out, "--texts-of", keys[-1], "--rules", "margin=0.1", "--quiet").returncode == 0
+    second = at_most()
+    more = swept([*PROMPTS, "No"], ratio=[0.9])
+    assert more.runs.groupby("configuration").size().to_dict() == {
+        **dict.fromkeys([*keys, "frozen_residual/confidence/0.6"], 3), **dict.fromkeys(keys[-2:], 2),
+    }  # fmt: skip
+    assert "Unfinished" not in str(more.table)
+    assert "frozen_residual/ratio~" not in " ".join(read_sweep(str(out)).missing)
+
+    # 3. Rows of studies are stored by the names in files.
+    assert {*pd.read_parquet(out / "replays")["text_of"]} == {"frozen_residual/ratio/0.9"}
+    assert {*read_sweep(str(out)).studies["replays"]["text_of"]} == {keys[-1]}
+
+    # 4. The first text given again is `ratio` again, and what was run of it is not run again.
+    first, n_files = at_least(), len(files(out))
+    back = swept([*PROMPTS, "No"], ratio=[0.0, 0.9])
+    assert {*back.runs["rule"].dropna()} == {"confidence", "ratio", shown(second)}
+    assert by_key(back).items() >= texts.items()
+    assert len(files(out)) == n_files + 1, "the third prompt's runs"
+
+
+def test_a_value_that_a_function_captures_is_still_refused(tiny: Path, tmp_path: Path, own_exits: Any) -> None:
+    def redefined(threshold: float) -> Any:
+        def beyond(layer: Any) -> Any:
+            return layer.top2_prob[:, 0] >= threshold
+
+        return eexit.rule(needs=["distribution"])(beyond)
+
+    grid: dict[str, Any] = {**GRID, "model": tiny, "out": tmp_path / "out"}
+    eexit.sweep(["Why?"], rules={redefined(0.5): []}, **grid)
+    with pytest.raises(ValueError, match=r"has rule beyond where threshold was 0\.5, and it is 0\.6 now"):
+        eexit.sweep(["Why?"], rules={redefined(0.6): []}, **grid)
+
+
+NAMES = {"ratio": "ratio~ba9c4d", "ratio~77aa01": "ratio", "own": "own~123456"}
+
+
+@pytest.mark.parametrize(
+    ("stored", "as_shown"),
+    [
+        ("own/ratio/1e-05@20,25+gate0.3", "own~123456/ratio~ba9c4d/1e-05@20,25+gate0.3"),
+        ("skip/ratio~77aa01", "skip/ratio"),
+        ("skip/random/own/ratio/2", "skip/random/own~123456/ratio~ba9c4d/2"),
+        ("ratio", "ratio~ba9c4d"),
+        ("skip/ratios/2", "skip/ratios/2"),
+        (None, None),
+    ],
+)
+def test_keys_and_names_are_renamed_as_wholes(stored: str | None, as_shown: str | None) -> None:
+    keys = pa.chunked_array([[stored], ["normal", stored]], pa.string())
+    rows = pa.table({"configuration": keys, "text": ["ratio"] * 3})
+    assert with_shown_names(rows, NAMES).to_pydict() == {
+        "configuration": [as_shown, "normal", as_shown], "text": ["ratio"] * 3,
+    }  # fmt: skip
+
+
+def test_a_configuration_is_renamed_as_its_key() -> None:
+    each = EarlyExit("own", "ratio", 2.0, (20, 25), "0.3")
+    assert renamed(each, NAMES).key == renamed_key(each.key, NAMES)
+
+
+def test_rows_of_studies_are_stored_by_the_names_in_files(tiny: Path, tmp_path: Path, own_exits: Any) -> None:
+    for rule in (at_least(), at_most()):
+        rule.register()
+        sweep = eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={rule: [0.5]}, **GRID)
+    store, key = open_store(sweep.out), "frozen_residual/ratio/0.5"
+    columns = {"configuration": string("name", "of the run"), "started": moment("time", "of the call")}
+    table = StudyTable("counts", None, columns)
+    table.publish(store, "0" * 32, [{"configuration": key}])
+    assert [row["configuration"] for row in table.rows(store)] == [key]
+    stored = pd.read_parquet(tmp_path / "out" / "counts")["configuration"]
+    assert stored.tolist() == [f"frozen_residual/{shown(at_most())}/0.5"]
