@@ -121,6 +121,14 @@ def test_a_corrected_rule_and_its_earlier_results_are_in_one_folder(
     assert by_key(back).items() >= texts.items()
     assert len(files(out)) == n_files + 1, "the third prompt's runs"
 
+    # 5. Configurations are removed by the names that are shown.
+    gone = [f"frozen_residual/{shown(second)}/0.9", "frozen_residual/ratio/0.9"]
+    left = {each.key for each in back.configurations} - {*gone}
+    back.remove(gone)
+    opened = eexit.open(out)
+    assert {each.key for each in opened.configurations} == {*opened.runs["configuration"]} == left
+    assert (opened.progress(), "rule ratio" in str(opened.manifest.own) or bool(opened.manifest.own)) == ("", True)
+
 
 def test_a_value_that_a_function_captures_is_still_refused(tiny: Path, tmp_path: Path, own_exits: Any) -> None:
     def redefined(threshold: float) -> Any:
