@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from eexit.output.text import describe_precision, pluralize
-from eexit.plan.configuration import Configuration, configuration_of, depends_on_seed
-from eexit.plan.runs import ERROR
+from eexit.plan.configuration import Configuration, configuration_of, depends_on_seed, is_earlier
+from eexit.plan.runs import ERROR, configurations
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.committed import read_columns
 from eexit.results.configuration_means import figures
@@ -60,8 +60,11 @@ class SweepSummary:
     @cached_property
     def configurations(self) -> list[Configuration]:
         """The configurations in order, including those of redefined rules and modes, which no longer run."""
-        held = manifest_of(open_store(self.out), self.out)
-        return [configuration_of(columns) for columns in held.configurations]
+        planned = configurations(self.config)
+        if not self.config.shown_names:
+            return planned
+        held = [configuration_of(columns) for columns in manifest_of(open_store(self.out), self.out).configurations]
+        return [*planned, *(each for each in held if is_earlier(each.key))]
 
     @property
     def same_for_every_seed(self) -> frozenset[str]:
