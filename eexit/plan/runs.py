@@ -43,7 +43,9 @@ class Run:
     prompt: Prompt
     configuration: Configuration
     seed: int
-    stored_names: Mapping[str, str] = field(default_factory=dict)  # of rules and modes that files name otherwise
+    stored_names: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # of rules and modes that files name otherwise
 
     @property
     def columns(self) -> Columns:
