@@ -62,7 +62,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         patch.setattr(assessing.Pace, "forecast", doing)
         while (call := assess_here(*flags)).returncode:
             assert call.returncode == 1, call.stderr
-            assert "the same command goes on" in call.stderr
+            assert "the same command resumes" in call.stderr
     assert interrupted == {*COMMANDS} - {"choice"}, "which takes no time"
     return flags
 
@@ -276,4 +276,4 @@ def test_what_is_not_this_assessment_is_refused_before_a_step(mine: list[str], o
         (out / one).rename(out / other)
     assert "linear holds another training (settings.what: " in refused(*mine)
     (out / FILE).write_text("somebody's")
-    assert "is not of an assessment of this version" in refused(*mine)
+    assert "is no verdict of this version" in refused(*mine)
