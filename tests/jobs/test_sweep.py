@@ -303,7 +303,7 @@ def has_landed(out: Path) -> bool:
 
 
 MOMENTS: dict[str, Callable[[Process, Path], bool]] = {
-    "inspecting the model": lambda process, out: bool(below(process, "import answer")),
+    "inspecting the model": lambda process, out: bool(below(process, "model_inspection import")),
     "starting Ray": lambda process, out: bool(below(process, "gcs_server")),
     "Ray and no actor": lambda process, out: (
         bool(below(process, "RuntimeEnvAgent")) and not below(process, "SweepActor")
