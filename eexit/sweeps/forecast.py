@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
+from tempfile import gettempdir
 from typing import Any
 
 from eexit.output.text import format_bytes, pluralize, with_weights
@@ -52,7 +53,9 @@ def forecast_lines(
 def step_at_full_depth(out: str, model: Mapping[str, Any]) -> str:
     """Return the times of a full-depth decode step, from this model's latest timings in `out` or a sibling folder."""
     rows: list[dict[str, Any]] = []
-    for folder in sorted(Path(out).expanduser().parent.glob(f"*/{TIMINGS.name}")) if "://" not in out else ():
+    beside = Path(out).expanduser().parent
+    has_results = "://" not in out and beside != Path(gettempdir())  # where other programs' folders are
+    for folder in sorted(beside.glob(f"*/{TIMINGS.name}")) if has_results else ():
         with suppress(DamagedError, OSError):
             rows += [{**row, "folder": folder.parent} for row in TIMINGS.rows(open_store(folder.parent))]
     rows = [row for row in rows if (row["configuration"], row["model"]) == (NORMAL, model["name"])]
