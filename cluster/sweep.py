@@ -27,11 +27,11 @@ from eexit.results.store.commit import RunCounts
 from eexit.results.store.extend import stored_config
 from eexit.results.store.folder import Store, open_store
 from eexit.results.store.manifest import refuse_other_dtype
-from eexit.sweeps.api import SweepResults
 from eexit.sweeps.arguments import arguments_named, from_python, signature_of
 from eexit.sweeps.prepare import PendingSweep, manifest_for, prepare_store, read_held, run_pending
 from eexit.sweeps.shards import cut, rows_for
 from eexit.sweeps.summary.sweep_summary import SweepSummary
+from eexit.sweeps.sweep_results import SweepResults
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from eexit.method.modes import mode
     from eexit.method.rules import rule
     from eexit.model.chat import format_and_tokenize_input
-    from eexit.sweeps.api import SweepResults, sweep
     from eexit.sweeps.api import open as open
+    from eexit.sweeps.api import sweep
+    from eexit.sweeps.sweep_results import SweepResults
 
 _HOMES = {
     "EarlyExitGenerator": "eexit.custom_generate.original",
@@ -37,7 +38,7 @@ _HOMES = {
     "rule": "eexit.method.rules",
     "mode": "eexit.method.modes",
     "sweep": "eexit.sweeps.api",
-    "SweepResults": "eexit.sweeps.api",
+    "SweepResults": "eexit.sweeps.sweep_results",
 }
 
 __all__ = [

@@ -6,7 +6,7 @@ This module does not import torch.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -280,6 +280,11 @@ def depends_on_seed(configuration: Configuration, temperature: float | None) -> 
     if isinstance(configuration, EarlyExit) and (configuration.rule not in RULES or RULES[configuration.rule].draws):
         return True
     return temperature != 0
+
+
+def same_for_every_seed(configurations: Iterable[Configuration], temperature: float | None) -> frozenset[str]:
+    """Return the keys of configurations whose runs are the same for every seed, so that one run stands for all."""
+    return frozenset(each.key for each in configurations if not depends_on_seed(each, temperature))
 
 
 def gives_its_exits(configuration: Configuration) -> bool:

@@ -17,12 +17,12 @@ from eexit.plan.configuration import (
     Configuration,
     EarlyExit,
     NoExit,
-    depends_on_seed,
     gives_its_exits,
     hashed,
     parse_drafts,
     parse_exit_set,
     renamed,
+    same_for_every_seed,
     without_mode,
 )
 from eexit.plan.hashes import content_hash
@@ -102,11 +102,6 @@ def count_runs(config: SweepConfig) -> int:
     return len(config.prompts) * len(configurations(config)) * len(config.seeds)
 
 
-def same_for_every_seed(config: SweepConfig) -> frozenset[str]:
-    """Return the keys of configurations whose runs are the same for every seed, so that one run stands for all."""
-    return frozenset(each.key for each in configurations(config) if not depends_on_seed(each, config.temperature))
-
-
 def same_in_several_modes(config: SweepConfig) -> dict[str, list[str]]:
     """Return the modes in which all runs have the same texts, by rule and parameter: fixed/10 → skip, unfrozen."""
     modes: dict[Configuration, list[str]] = {}
@@ -117,7 +112,7 @@ def same_in_several_modes(config: SweepConfig) -> dict[str, list[str]]:
 
 def count_different_runs(config: SweepConfig) -> int:
     """Return the number of distinct runs: runs that are the same for every seed or have the same texts count once."""
-    same = same_for_every_seed(config)
+    same = same_for_every_seed(configurations(config), config.temperature)
     n_seeds = {without_mode(each): 1 if each.key in same else len(config.seeds) for each in configurations(config)}
     return len(config.prompts) * sum(n_seeds.values())
 

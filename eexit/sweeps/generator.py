@@ -24,10 +24,10 @@ from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input
 from eexit.model.decoders import DecoderPair, build_decoders
 from eexit.model.loading import eos_token_ids, load_model_and_tokenizer
 from eexit.model.support import refuse_hooked
-from eexit.plan.configuration import NORMAL, Configuration, Draft, NoExit, without_mode
+from eexit.plan.configuration import NORMAL, Configuration, Draft, NoExit, same_for_every_seed, without_mode
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.field_types import NO_MARKS
-from eexit.plan.runs import Run, configurations, same_for_every_seed
+from eexit.plan.runs import Run, configurations
 from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.grading import SlowPatternError, grade
 from eexit.quality.thinking import THINKING_MARKS, AnswerPattern, ThinkingSpans, ThinkingTags
@@ -128,7 +128,7 @@ class ModelGenerator:
         self.text_of = cache(partial(token_text, self.tokenizer))
         self._before = cache(partial(before_answer, self.tokenizer))
         self._thinks = thinks(config, self.tokenizer)
-        self._same_for_every_seed = same_for_every_seed(config)
+        self._same_for_every_seed = same_for_every_seed(configurations(config), config.temperature)
 
     def generate(
         self, runs: Sequence[Run], progress: ProgressCallback = lambda tokens, runs=0, observed=0: None

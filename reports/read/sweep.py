@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from eexit.errors import UsageError
-from eexit.plan.configuration import NORMAL, Configuration, Draft, EarlyExit, depends_on_seed, is_earlier
+from eexit.plan.configuration import NORMAL, Configuration, Draft, EarlyExit, is_earlier, same_for_every_seed
 from eexit.plan.runs import OK
 from eexit.plan.splits import sampling_units
 from eexit.quality.estimates import MARGIN
@@ -104,8 +104,7 @@ class Sweep:
     @property
     def same_for_every_seed(self) -> frozenset[str]:
         """Keys of the configurations whose runs are the same for every seed."""
-        temperature = self.config.get("temperature")
-        return frozenset(c.key for c in self.configurations if not depends_on_seed(c, temperature))
+        return same_for_every_seed(self.configurations, self.config.get("temperature"))
 
     @cached_property
     def judges(self) -> tuple[Judge, ...]:

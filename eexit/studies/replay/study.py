@@ -14,9 +14,18 @@ from eexit.method.rules import CONTROL, ONLINE, ORACLES
 from eexit.output.result_table import ResultTable
 from eexit.output.text import format_number, interval, percent, pluralize
 from eexit.plan.artefacts import FLAGS, GATE, KV_MAPS, PROBE, locations_of
-from eexit.plan.configuration import DRAFT, EVERY, NORMAL, PERFECT, EarlyExit, configuration_of, short_name
+from eexit.plan.configuration import (
+    DRAFT,
+    EVERY,
+    NORMAL,
+    PERFECT,
+    EarlyExit,
+    configuration_of,
+    same_for_every_seed,
+    short_name,
+)
 from eexit.plan.exit_layers import resolve_exitable_layers
-from eexit.plan.runs import configurations, same_for_every_seed
+from eexit.plan.runs import configurations
 from eexit.plan.splits import sampling_units
 from eexit.plan.sweep_config import SweepConfig
 from eexit.plan.validation_errors import explain
@@ -189,7 +198,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     settings = [each for each in exits if modes or each.mode in default[each.rule]]
     there = {each["key"]: configuration_of(each) for each in sweep.manifest.configurations}
     refuse_unknown([text_of], list(there), sweep.name)
-    is_same = text_of in same_for_every_seed(stored)
+    is_same = text_of in same_for_every_seed(configurations(stored), stored.temperature)
     transcripts = read_transcripts(sweep.store, text_of, once=is_same)
     if not transcripts:
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")

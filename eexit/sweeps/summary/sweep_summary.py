@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from eexit.output.text import describe_precision, pluralize
-from eexit.plan.configuration import Configuration, configuration_of, depends_on_seed, is_earlier
+from eexit.plan.configuration import Configuration, configuration_of, is_earlier, same_for_every_seed
 from eexit.plan.runs import ERROR, configurations
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.committed import read_columns
@@ -69,5 +69,4 @@ class SweepSummary:
     @property
     def same_for_every_seed(self) -> frozenset[str]:
         """Keys of configurations whose runs are the same for every seed, so that one run stands for all."""
-        temperature = self.config.temperature
-        return frozenset(each.key for each in self.configurations if not depends_on_seed(each, temperature))
+        return same_for_every_seed(self.configurations, self.config.temperature)

@@ -10,7 +10,8 @@ from rich.console import Console
 from scripted import rows_of, sweep_of
 
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
-from eexit.plan.runs import Run, configurations, count_different_runs, plan_runs, same_for_every_seed
+from eexit.plan.configuration import same_for_every_seed
+from eexit.plan.runs import Run, configurations, count_different_runs, plan_runs
 from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.configuration_means import figures
 from eexit.results.shard_tables import error_results
@@ -29,7 +30,8 @@ CONFIG = SweepConfig(
     model="a-model", prompts=PROMPTS, modes=("normal", "skip"), rules={"kl": (1,), "confidence": (0.9,)},
     draft=("5:2",), seeds=(0, 1), screen="8:8",
 )  # fmt: skip
-PLANNED, SAME, ASKED = configurations(CONFIG), same_for_every_seed(CONFIG), [asdict(prompt) for prompt in PROMPTS]
+PLANNED, ASKED = configurations(CONFIG), [asdict(prompt) for prompt in PROMPTS]
+SAME = same_for_every_seed(PLANNED, CONFIG.temperature)
 DRAFTS = {"drafted": 8, "accepted": 6, "passes": 4, "tokens_per_pass": 2.75, "expected_time": 0.5}
 
 
