@@ -101,11 +101,12 @@ class LayerCall:
     def replace_keys(self, tokens: TokenSubset, make: MakeKeys) -> None:
         """Replace the keys and values that the layer's projections return, before norms and rotary angles."""
         self.writes_kv, tokens, made = True, self._on_device(tokens), list[Tensor]()
+        layer = self.layer.decoder.for_keys[self.index]  # without `self`, whose cycle would keep the cache alive
 
         def project(part: int, before: Projection, own: Callable[[Tensor], Tensor], input_BTF: Tensor) -> Tensor:
             input_NF = input_BTF.flatten(0, 1)
             if not made:
-                key, value = self.layer.decoder.for_keys[self.index].own_projections
+                key, value = layer.own_projections
                 made.extend(make(key, value, input_NF[tokens.index]))
             output_NH = tokens.fill(len(input_NF), made[part], lambda: before(own, input_BTF).flatten(0, 1))
             return output_NH.reshape(*input_BTF.shape[:2], -1)

@@ -133,11 +133,11 @@ class KeysMode(Mode):
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         if exited.has_tokens():
-            context = exited.context(call.hidden_before)
+            context, index = exited.context(call.hidden_before), call.index
 
             def make(key: Any, value: Any, input_NF: Tensor) -> Sequence[Tensor]:
                 widths = {"keys": key.out_features, "values": value.out_features}
-                return self.call_function(exited, context, SkippedLayer(call.index, key, value, input_NF), widths)
+                return self.call_function(exited, context, SkippedLayer(index, key, value, input_NF), widths)
 
             call.replace_keys(exited.tokens, make)
 
@@ -157,13 +157,11 @@ class KVMapMode(Mode):
         assert maps, "a mode that maps needs KV maps"
         if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).has_tokens():
             return
-        context = mapped.context(call.hidden_before)
+        context, index = mapped.context(call.hidden_before), call.index
         if maps.makes_keys:
-            call.replace_keys(
-                mapped.tokens, lambda key, value, input_NF: maps.apply(context.layer, input_NF, call.index)
-            )
+            call.replace_keys(mapped.tokens, lambda key, value, input_NF: maps.apply(context.layer, input_NF, index))
         else:
-            call.replace_hidden(mapped.tokens, maps.apply(context.layer, context.hidden, call.index)[0])
+            call.replace_hidden(mapped.tokens, maps.apply(context.layer, context.hidden, index)[0])
 
     def cost(self, keys_L: np.ndarray, mapped_LL: np.ndarray | None, exit_layer_T: np.ndarray) -> np.ndarray:
         assert mapped_LL is not None

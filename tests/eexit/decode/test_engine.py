@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,14 @@ from on_cards import N_ON_OTHER, decoder_there
 from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
+from untrained import N_LAYERS, key_maps
 
 from eexit.decode import slots
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget, row_bytes
 from eexit.decode.requests import DecodingConfig, Request, RequestFailure, RequestOutput
+from eexit.method.custom import use_files
+from eexit.method.kv_maps import KVMaps
+from eexit.method.modes import MODES
 from eexit.model.cache import KVCache
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, NoExit, exiting_modes
 from eexit.plan.grid_types import MAPPING
@@ -29,15 +34,22 @@ CONTEXT = 64  # of the tiny models
 LOOPS = (NoExit(), EarlyExit("frozen_residual", "kl", 0.5), EarlyExit("skip", "confidence", 0.02), Draft(1, 2))
 
 
+@pytest.mark.usefixtures("own_exits")
 def test_keys_and_values_are_freed_without_waiting_for_a_collection(llama: PreTrainedModel) -> None:
     """Python collects cycles of references by how many objects there are, and caches are few, and large."""
+    use_files([str(Path(__file__).parents[2] / "support" / "my_exits.py")])
+    decoder = decoder_of(llama)
+    decoding = replace(DECODING, kv_maps=KVMaps.from_tensors(key_maps(decoder), range(N_LAYERS), N_LAYERS))
+    requests = [Request(PROMPT, each) for each in (*LOOPS, *(EarlyExit(mode, "fixed", 1.0) for mode in MODES))]
     gc.collect()
     gc.disable()
     try:
-        traces_of(Engine(decoder_of(llama), DECODING).generate([Request(PROMPT, each) for each in LOOPS]))
+        for each in [requests, *([request] for request in requests)]:
+            traces_of(Engine(decoder, decoding).generate(each))
         held = [each for each in gc.get_objects() if isinstance(each, KVCache)]
     finally:
         gc.enable()
+    assert {*MAPPING, "keys_as_they_were"} <= {*MODES}
     assert not held
 
 
