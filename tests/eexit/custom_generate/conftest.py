@@ -39,13 +39,8 @@ def drafts(folders: Folders) -> Setting:
 
 
 @pytest.fixture(scope="session")
-def expected(folders: Folders) -> list[tuple[list[int], list[int]]]:
-    return [(token_ids, layers) for _, token_ids, layers in texts_of(folders["sweep"], exit_key())]
-
-
-@pytest.fixture(scope="session")
 def prompts(folders: Folders) -> list[list[int]]:
-    return [prompt for prompt, _, _ in texts_of(folders["sweep"], exit_key())]
+    return texts_of(folders["sweep"], exit_key())[0]
 
 
 @pytest.fixture(scope="session")

@@ -55,9 +55,7 @@ def linked_away(folder: Path) -> None:
         (altered(lambda held: held["files"].update({"README.md": "0"})), "README.md is not the file that was packaged"),
     ],
 )
-def test_what_is_no_whole_setting_of_this_version_is_refused_in_a_line(
-    folders: Folders, tmp_path: Path, spoil: Callable[[Path], object], reason: str
-) -> None:
+def test_others_are_refused(folders: Folders, tmp_path: Path, spoil: Callable[[Path], object], reason: str) -> None:
     folder = Path(shutil.copytree(folders["exits"], tmp_path / "it"))
     spoil(folder)
     with pytest.raises(UsageError, match=reason) as error:

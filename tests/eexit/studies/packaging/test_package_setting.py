@@ -61,16 +61,6 @@ def choose(out: Path, key: str | None, **columns: float) -> None:
     CHOICES.publish(open_store(out), "a" * 32, [{**row, "configuration": key, "tested": tested}])
 
 
-def time_it(out: Path) -> None:
-    common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
-    rows = [
-        {**common, "configuration": key, "batch": 8, "round": number, "seconds": seconds}
-        for number in range(1, 7)
-        for key, seconds in (("normal", 2.0), (KEY, 1.5), ("generate", 1.2))
-    ]
-    TIMINGS.publish(open_store(out), "b" * 32, rows)
-
-
 def take(*arguments: str | Path) -> str:
     done = here(main, *arguments, "--quiet")
     assert done.returncode == 0, done.stderr
@@ -84,7 +74,13 @@ def held(folder: Path) -> dict[str, Any]:
 
 def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
     choose(out, KEY)
-    time_it(out)
+    common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
+    rows = [
+        {**common, "configuration": key, "batch": 8, "round": number, "seconds": seconds}
+        for number in range(1, 7)
+        for key, seconds in (("normal", 2.0), (KEY, 1.5), ("generate", 1.2))
+    ]
+    TIMINGS.publish(open_store(out), "b" * 32, rows)
     printed = take(out, "--chosen", "--out", tmp_path / "mine")
     taken = eexit.load(tmp_path / "mine").package
     found = {"n": 90, "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "held_out": HELD_OUT}
@@ -125,7 +121,6 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
     ("arguments", "reason"),
     [
         (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
-        (["--configuration", "skip/agree"], "rule agree reads the final layer"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
@@ -162,7 +157,7 @@ def test_a_repository_generates(swept_out: Path, model: Path, tmp_path: Path, mo
     take(swept_out, "--configuration", KEY, "--hub", "me/mine", "--out", folder)
     assert (folder / "custom_generate" / "requirements.txt").read_text() == "eexit\n"
     its: Any = loaded(model)
-    prompt, token_ids, _ = texts_of(swept_out, KEY)[0]
+    [prompt, *_], [(token_ids, _), *_] = texts_of(swept_out, KEY)
     given = {"max_new_tokens": 10, "do_sample": False, "trust_remote_code": True}
     names: dict[str, Any] = {}
     exec((folder / "custom_generate" / "generate.py").read_text(), names)
@@ -172,20 +167,15 @@ def test_a_repository_generates(swept_out: Path, model: Path, tmp_path: Path, mo
     assert by_name.tolist() == made.tolist()
 
 
-def save_probe(folder: Path, student: str) -> str:
-    """A random probe of an adapter's hidden states, in a folder such as training leaves."""
-    folder.mkdir()
-    save_file(PROBE.tensors(), folder / WEIGHTS)
-    files, adapter = {WEIGHTS: sha256([folder / WEIGHTS])}, read_card(student, ADAPTER).digest
-    card = {"what": "probe", "holds": [PROBE_ROLE], "model": {}, "layers": range(6), "readout": "lens", "files": files}
-    write_card(folder, ArtefactCard.model_validate({**card, "adapter": adapter}))
-    return str(folder)
-
-
 def test_what_was_trained_is_taken_along(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = save_adapter(AutoModelForCausalLM.from_pretrained(model), tmp_path / "student")
-    probe, mode = save_probe(tmp_path / "probe", student), "frozen_residual"
-    asked: dict[str, Any] = {"adapter": student, "probe": probe, "screen": "8:32", "modes": [mode]}
+    probe, mode = tmp_path / "probe", "frozen_residual"  # a random probe of the adapter's hidden states
+    probe.mkdir()
+    save_file(PROBE.tensors(), probe / WEIGHTS)
+    files, adapter = {WEIGHTS: sha256([probe / WEIGHTS])}, read_card(student, ADAPTER).digest
+    card = {"what": "probe", "holds": [PROBE_ROLE], "model": {}, "layers": range(6), "readout": "lens", "files": files}
+    write_card(probe, ArtefactCard.model_validate({**card, "adapter": adapter}))
+    asked: dict[str, Any] = {"adapter": student, "probe": str(probe), "screen": "8:32", "modes": [mode]}
     out = swept(tmp_path / "sweep", model, FEW, rules={"predicted_kl": [1.0], "confidence": [0.2]}, **asked)
     keys = {f"{mode}/predicted_kl/1": "artefacts/probe", f"{mode}/confidence/0.2": None}
     for at, key in enumerate(keys):
@@ -193,10 +183,9 @@ def test_what_was_trained_is_taken_along(model: Path, tmp_path: Path, monkeypatc
     shutil.rmtree(student)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))  # who has none
     for at, (key, taken) in enumerate(keys.items()):
-        setting, texts = eexit.load(tmp_path / f"{at}"), texts_of(out, key)
+        setting, (prompts, texts) = eexit.load(tmp_path / f"{at}"), texts_of(out, key)
         assert setting.package.config["probe"] == taken
-        made = run(loaded(model), setting, [prompt for prompt, _, _ in texts])
-        assert made == [(token_ids, layers) for _, token_ids, layers in texts]
+        assert run(loaded(model), setting, prompts) == texts
     assert not (tmp_path / "another user").exists()
 
 
