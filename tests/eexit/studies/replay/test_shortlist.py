@@ -98,16 +98,14 @@ def test_a_pilot_predicts_what_settings_lose_in_each_mode(tmp_path: Path) -> Non
     assert [each.key for each in oracles] == ["unfrozen/agree", *cells.B]
 
 
-@pytest.mark.parametrize(
-    ("settings", "replays", "message"),
-    [
+def test_what_settings_are_found_by_has_to_be_there(tmp_path: Path) -> None:
+    without_oracles: dict[Any, Any] = {each: (lost, 0.2) for each, lost in LOST.items()}
+    unaltered: dict[Any, Any] = {EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}
+    for settings, replays, message in (
         (WHOLE, {}, "has no replays of online rules with an exact KV cache"),
-        ({each: (lost, 0.2) for each, lost in LOST.items()}, REPLAYED, "has no runs of frozen_residual/agree"),
-        ({EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}, REPLAYED, "has no settings in a mode that alters"),
-    ],
-)
-def test_what_settings_are_found_by_has_to_be_there(
-    tmp_path: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        shortlist.settings_worth_running(pilot(tmp_path / "p", settings, replays), "answers", 0.02, ["unfrozen", MODE])
+        (without_oracles, REPLAYED, "has no runs of frozen_residual/agree"),
+        (unaltered, REPLAYED, "has no settings in a mode that alters"),
+    ):
+        results = pilot(tmp_path / f"{len(settings)}", settings, replays)
+        with pytest.raises(UsageError, match=message):
+            shortlist.settings_worth_running(results, "answers", 0.02, ["unfrozen", MODE])
