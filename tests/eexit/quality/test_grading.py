@@ -43,19 +43,9 @@ def test_a_number_is_itself_however_it_is_written() -> None:
     assert marked(too_large, too_large).correct  # as a word
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("(B) Paris", "B"),
-        ("A is wrong, C is wrong: the correct answer is (D).", "D"),
-        ("Answer: **C**", "C"),
-        ("A is correct", "A"),
-        ("NEW YORK", "D"),
-        ("Is it Rome or Paris?", None),
-    ],
-)
-def test_of_choices_the_letter_counts_or_the_only_choice_named(text: str, found: str | None) -> None:
-    for answer in "ABCD":
+def test_of_choices_the_letter_counts_or_the_only_choice_named() -> None:
+    choice_of = {"A is wrong, C is wrong: the answer is (D).": "D", "NEW YORK": "D", "Is it Rome or Paris?": None}
+    for (text, found), answer in product(choice_of.items(), "ABCD"):
         assert marked(text, answer, prompt=CHOICES) == Grade(found, found == answer)
     assert choices_of(CHOICES) == {"A": "Rome", "B": "Paris", "C": "Berlin", "D": "New York"}
     assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm", "B": "cold", "C": "wet"}
@@ -65,15 +55,9 @@ def test_of_choices_the_letter_counts_or_the_only_choice_named(text: str, found:
 @pytest.mark.parametrize(
     ("answer", "pattern", "text", "expected"),
     [
-        ("8", None, "5 + 3 is eight", Grade(None, False)),  # without a pattern, the last number or the words count
-        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),
-        ("-7", None, "the answer is −$7", Grade("−$7", True)),
+        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),  # further forms: `readings/forms.toml`
         ("12", None, "1,2345", Grade("1,2345", False)),
-        ("2000", None, "about 2e3", Grade("2e3", True)),
         ("the Nile", None, "It's the river Nile.", Grade("the Nile", True)),
-        ("Nile", None, "Senile", Grade(None, False)),
-        ("don't", None, "They don’t.", Grade("don't", True)),
-        ("A", None, "B", Grade("B", False)),
         ("42", r"#### (\S+)", "first 7 #### 42.0 and then 8", Grade("42.0", True)),
         ("42", r"#### (\S+)", "42", Grade(None, False)),
         ("42", r"\d+", "1 or 42", Grade("1", False)),  # the first match

@@ -160,13 +160,12 @@ def test_continuations_are_scored_as_generated(generator: ModelGenerator, config
 
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
 def test_texts_are_generated_by_the_rule(generator: ModelGenerator, configuration: Configuration) -> None:
-    contexts, tokenizer = ("Q: who barks?\nA:", "x", "Rome"), generator.tokenizer
+    lm, contexts = exiting(generator, configuration), ("Q: who barks?\nA:", "x", "Rome")
     engine = Engine(generator.engine.decoder, replace(generator.engine.decoding, max_new_tokens=24, temperature=0.0))
-    traces = traces_of(engine.generate([Request(tuple(tokenizer.encode(each)), configuration) for each in contexts]))
-    whole = [tokenizer.decode(traces[index].token_id_T.tolist()) for index in range(3)]
+    traces = traces_of(engine.generate([Request(tuple(lm.tok_encode(each)), configuration) for each in contexts]))
+    whole = [lm.tok_decode(traces[index].token_id_T.tolist()) for index in range(3)]
     stop = whole[0][9]
-    lm, how = exiting(generator, configuration), {"until": [stop], "max_gen_toks": 24}
-    made = lm.generate_until(requests(*((context, how) for context in contexts)))
+    made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": 24}) for context in contexts)))
     assert made == [text.split(stop)[0] for text in whole]
     assert len(made[0]) < 10
     full = exiting(generator, NoExit())
