@@ -1,13 +1,12 @@
 """Models that a setting runs with: hooks and patches are followed, and other models are refused."""
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from taken_settings import Folders, plain, run
+from taken_settings import Folders, plain
 from transformers import GenerationConfig, MaxLengthCriteria, PreTrainedModel
 
 from eexit.custom_generate.setting import Setting
@@ -81,13 +80,3 @@ def test_what_hooks_and_patches_change_changes(own_model: PreTrainedModel, draft
     changed = plain(own_model, prompt)
     assert changed != before
     assert plain(own_model, prompt, custom_generate=drafts) == changed
-
-
-def test_hooks_run_where_their_layers_do(own_model: PreTrainedModel, setting: Setting, prompt: list[int]) -> None:
-    calls = Counter[int]()
-    run(own_model, setting, [prompt])  # which looks at the model
-    for index, each in enumerate(own_model.model.layers):
-        each.register_forward_hook(lambda _, __, output, index=index: calls.update([index]))
-    [(_, exit_layers)] = run(own_model, setting, [prompt])
-    assert len(set(exit_layers)) > 1
-    assert calls == {index: sum(exit >= index for exit in exit_layers) for index in range(len(own_model.model.layers))}

@@ -216,9 +216,8 @@ def test_the_key_is_nowhere(
     assert not any(part in said for part in parts)
 
 
-@pytest.mark.parametrize(
-    ("value", "flags", "reason"),
-    [
+def test_bad_input_is_refused_in_a_line_before_anything_is_sent(out: Path, judge: Judge, monkeypatch: Any) -> None:
+    refused: list[tuple[str | None, list[str], str]] = [
         *((key, [], "OPENAI_API_KEY is not set to a key alone") for key in (None, " ", "two words", "ключ")),
         (KEY, ["--key-from", KEY], "the environment variable that --key-from names is not set"),
         (KEY, ["--key", KEY], "a key on a command line can be seen by others"),
@@ -228,17 +227,14 @@ def test_the_key_is_nowhere(
         ),
         (KEY, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
         (KEY, ["--concurrency", "0"], "argument --concurrency: must be a whole number above 0, got 0"),
-    ],
-)
-def test_bad_input_is_refused_in_a_line_before_anything_is_sent(
-    out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, value: str | None, flags: list[str], reason: str
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    if value:
-        monkeypatch.setenv("OPENAI_API_KEY", value)
-    done = judged(out, judge, *flags)
-    [line] = done.stderr.splitlines()
-    assert (done.returncode, line.startswith(f"error: {reason.format(out=out)}")) == (2, True), line
+    ]
+    for value, flags, reason in refused:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        if value:
+            monkeypatch.setenv("OPENAI_API_KEY", value)
+        done = judged(out, judge, *flags)
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, line.startswith(f"error: {reason.format(out=out)}")) == (2, True), line
     assert (judge.asked, (out / "judgements").exists()) == ([], False)
 
 

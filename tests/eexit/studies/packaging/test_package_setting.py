@@ -1,6 +1,5 @@
 """`eexit package`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
 
-import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from untrained import PROBE
 
 import eexit
-from eexit.custom_generate.package import SETTING, Certificate
+from eexit.custom_generate.package import Certificate
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
@@ -67,11 +66,6 @@ def take(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def held(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / SETTING).read_text())
-    return found
-
-
 def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
     choose(out, KEY)
     common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
@@ -114,29 +108,26 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
     choose(out, None)
     assert "certified no setting that saves anything" in refusal(*asked)
     assert "It has no guarantee" in take(out, "--configuration", KEY, "--out", tmp_path / "mine")
-    assert held(tmp_path / "mine")["certificate"] is None
+    assert eexit.load(tmp_path / "mine").package.certificate is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    refused: list[tuple[list[str], str]] = [
         (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
         (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),
         ([], "give either --chosen or --configuration KEY"),
-        (["--configuration", KEY, "--out", "{full}"], "holds mine.txt, and nothing there is replaced"),
-        (["--configuration", KEY, "--out", "{full}/mine.txt"], "is a file: give a folder"),
-        (["--configuration", KEY, "--out", "{swept}/tokens"], "is inside the sweep's results"),
+        (["--configuration", KEY, "--out", f"{tmp_path}/full"], "holds mine.txt, and nothing there is replaced"),
+        (["--configuration", KEY, "--out", f"{tmp_path}/full/mine.txt"], "is a file: give a folder"),
+        (["--configuration", KEY, "--out", f"{swept_out}/tokens"], "is inside the sweep's results"),
         (["--configuration", KEY, "--out", "s3://bucket/mine"], "is a URI: give a local folder"),
-    ],
-)
-def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path, arguments: list[str], reason: str) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    given = [each.replace("{full}", f"{tmp_path}/full").replace("{swept}", str(swept_out)) for each in arguments]
-    assert reason in refusal(main, swept_out, "--out", tmp_path / "mine", *given, "--quiet")
+    ]
+    for arguments, reason in refused:
+        assert reason in refusal(main, swept_out, "--out", tmp_path / "mine", *arguments, "--quiet")
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
@@ -144,9 +135,9 @@ def test_a_sweep_in_bfloat16_is_taken_home_in_float32_too_whose_texts_may_differ
     fields: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["skip"], "dtype": "bfloat16"}
     out, key = swept(tmp_path / "sweep", model, FEW, **fields, max_new_tokens=24), "skip/confidence/0.2"
     printed = take(out, "--configuration", key, "--dtypes", "float32", "--out", tmp_path / "mine")
-    about = held(tmp_path / "mine")["model"]
-    assert (about["dtype"], about["dtype_asked"]) == ("bfloat16", "bfloat16")
-    assert about["measured"]["float32"]["identical"] < len(FEW), "what was refused before"
+    about = eexit.load(tmp_path / "mine").package.model
+    assert (about.dtype, about.dtype_asked) == ("bfloat16", "bfloat16")
+    assert about.measured["float32"].identical < len(FEW), "what was refused before"
     assert "The sweep, and any guarantee, is of bfloat16." in printed
 
 

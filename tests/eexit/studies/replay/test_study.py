@@ -136,9 +136,8 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
         replayed_here(land_all(tmp_path / "failed", failed), kl_factors=(1.0,))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
         ({}, "no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
         ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
         ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
@@ -146,10 +145,9 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
         ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),
         ({"rules": {"agree": ()}, "exit_sets": ("99",)}, "exit set 99: layer 99 is not exitable"),
         ({"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you mean unfro"),
-    ],
-)
-def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        replayed_here(finished, **arguments)
-    [line] = str(raised.value).splitlines()
-    assert message in line
+    ]
+    for arguments, message in refused:
+        with pytest.raises(UsageError) as raised:
+            replayed_here(finished, **arguments)
+        [line] = str(raised.value).splitlines()
+        assert message in line

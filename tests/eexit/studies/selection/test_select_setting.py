@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -123,9 +122,8 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         select(out, risk="answers", max_risk=0.016)  # a bound that answers could tell
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
+def test_what_nothing_can_be_chosen_from_is_told(finished: Path) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"max_risk": 1.0}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
         ({"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
         ({"confidence": 0.0}, "--confidence must be above 0 and below 1"),
@@ -139,11 +137,10 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
         ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
         ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
-    ],
-)
-def test_what_nothing_can_be_chosen_from_is_told(finished: Path, asked: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(message)):
-        select(finished, **asked)
+    ]
+    for asked, message in refused:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            select(finished, **asked)
 
 
 def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:

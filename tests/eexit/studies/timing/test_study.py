@@ -132,31 +132,20 @@ def test_among_the_fastest_steps_are_at_the_exit_layers_of_what_is_timed(tmp_pat
     assert steps("unfrozen/confidence/0.9@4", only_fastest=False) == both
 
 
-ONLINE = {"fixed": (2.0,)}
-WITH_ORACLE = {"kl": (1.0,), **ONLINE}
-
-
-@pytest.mark.parametrize(
-    ("rules", "status", "asked", "message"),
-    [
-        (WITH_ORACLE, "ok", {"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs"),
-        (WITH_ORACLE, "ok", {"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/f"),
-        (WITH_ORACLE, "ok", {"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
-        (
-            ONLINE,
-            "ok",
-            {"baselines": ["generate/4bit"]},
-            "--baselines generate/4bit is not known: choose from generate",
-        ),
-        (ONLINE, "ok", {"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
+def test_what_can_not_be_timed_is_told_in_a_line(tmp_path: Path) -> None:
+    online = {"fixed": (2.0,)}
+    with_oracle = {"kl": (1.0,), **online}
+    refused: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
+        (with_oracle, "ok", {"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs"),
+        (with_oracle, "ok", {"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/f"),
+        (with_oracle, "ok", {"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
+        (online, "ok", {"baselines": ["generate/4bit"]}, "--baselines generate/4bit is not known: choose from gene"),
+        (online, "ok", {"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
         ({"kl": (1.0,)}, "ok", {}, "has nothing to time: its rules are oracles"),
-        (ONLINE, "error", {}, "are errors: there is no prompt to time"),
-    ],
-)
-def test_what_can_not_be_timed_is_told_in_a_line(
-    rules: dict[str, Any], status: str, asked: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    runs = {"prompt_id": ["a"], "status": [status], "configuration": ["normal"], "n_tokens": [9]}
-    with pytest.raises(UsageError, match=message) as raised:
-        planned(tmp_path, config_of("a", rules=rules), runs, 8, **asked)
-    assert "\n" not in str(raised.value)
+        (online, "error", {}, "are errors: there is no prompt to time"),
+    ]
+    for rules, status, asked, message in refused:
+        runs = {"prompt_id": ["a"], "status": [status], "configuration": ["normal"], "n_tokens": [9]}
+        with pytest.raises(UsageError, match=message) as raised:
+            planned(tmp_path, config_of("a", rules=rules), runs, 8, **asked)
+        assert "\n" not in str(raised.value)
