@@ -27,9 +27,8 @@ def test_the_last_object_of_an_answer_is_read() -> None:
         assert scores_in(around.format(json.dumps(GOOD))) == TextScores.model_validate(GOOD)
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
+def test_nonsense_is_refused_with_the_reason() -> None:
+    for content, reason in (
         ("5 of 5!", "Invalid JSON"),
         ("", "Invalid JSON"),
         ("[1, 2, 3, 4]", "an object"),
@@ -37,8 +36,6 @@ def test_the_last_object_of_an_answer_is_read() -> None:
         *((json.dumps({**GOOD, "clarity": no}), "clarity: Input .* a valid integer") for no in (4.0, True, "4")),
         (json.dumps({**GOOD, "style": 4}), "^Extra inputs are not permitted$"),
         (json.dumps({"coherence": 4}), "completeness: Field required"),
-    ],
-)
-def test_nonsense_is_refused_with_the_reason(content: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        scores_in(content)
+    ):
+        with pytest.raises(ValueError, match=reason):
+            scores_in(content)

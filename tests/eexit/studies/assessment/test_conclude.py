@@ -32,9 +32,8 @@ TESTED = {"mean_loss": 0.015, "n": 975, "certified": False, "prompts_needed": 40
 CHOICE: dict[str, Any] = {"tested": [TESTED]}
 
 
-@pytest.mark.parametrize(
-    ("changed", "as_run", "pays", "why", "more"),
-    [
+def test_each_answer_turns_on_an_interval() -> None:
+    answers: list[tuple[dict[str, object], tuple[float, float], bool | None, str, int | None]] = [
         ({}, (0.1, 0.2), True, "pays", None),
         ({"certified": False}, (0.1, 0.2), None, "not certified", 4000),
         ({"certified": False}, (-0.2, -0.1), False, "costs more", None),
@@ -51,17 +50,13 @@ CHOICE: dict[str, Any] = {"tested": [TESTED]}
         ({"time": ends(math.nan, math.nan)}, (0.1, 0.2), None, "not timed", None),
         ({"time": ends(0.9, 1.06)}, (0.1, 0.2), None, "time open", 785),
         ({"time": ends(1.001, 1.1)}, (0.1, 0.2), False, "slower", None),
-    ],
-)
-def test_each_answer_turns_on_an_interval(
-    changed: dict[str, object], as_run: tuple[float, float], pays: bool | None, why: str, more: int | None
-) -> None:
-    setting, within = CERTIFIED.model_copy(update=changed), ends(*as_run)
-    found, needed = judge(setting, within, CHOICE, BOUND, [], is_smoke_run=False)
-    assert (REASONS[found].pays, found) == (pays, why)
-    assert needed == more
-    assert judge(setting, within, CHOICE, BOUND, ["texts"], is_smoke_run=False)[0] == "missing"
-    assert judge(setting, within, CHOICE, BOUND, [], is_smoke_run=True)[0] == "look"
+    ]
+    for changed, as_run, pays, why, more in answers:
+        setting, within = CERTIFIED.model_copy(update=changed), ends(*as_run)
+        found, needed = judge(setting, within, CHOICE, BOUND, [], is_smoke_run=False)
+        assert (REASONS[found].pays, found, needed) == (pays, why, more)
+        assert judge(setting, within, CHOICE, BOUND, ["texts"], is_smoke_run=False)[0] == "missing"
+        assert judge(setting, within, CHOICE, BOUND, [], is_smoke_run=True)[0] == "look"
     assert judge(None, NOTHING, None, BOUND, [], is_smoke_run=False)[0] == "missing"
     uncertified = CERTIFIED.model_copy(update={"certified": False})
     for mean, answer in ((0.024, "not certified"), (0.06, "loses too much")):  # beyond the bound with its interval

@@ -27,19 +27,16 @@ def key(parameter: float) -> str:
     return setting(parameter, 0, 0).key
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
+def test_neighbours_are_on_both_sides_of_the_bound() -> None:
+    for settings, expected in (
         ([setting(0.9, 0.01, 0.1), setting(0.8, 0.03, 0.2), setting(0.7, 0.04, 0.21)], Neighbours(key(0.9), key(0.8))),
         ([setting(0.9, 0.03, 0.1), setting(0.8, 0.05, 0.2)], Neighbours(None, key(0.8))),
         ([setting(0.9, 0.001, 0.05), setting(0.8, 0.01, 0.2)], Neighbours(key(0.9), key(0.8))),
         ([setting(0.9, 0.01, 0.1)], Neighbours(None, key(0.9))),
         ([setting(0.9, 0.01, -0.1), setting(0.8, 0.02, -0.2)], Neighbours(None, key(0.9))),
         ([setting(0.9, 0.01, 0.2), setting(0.8, 0.05, 0.1)], Neighbours(None, key(0.9))),
-    ],
-)
-def test_neighbours_are_on_both_sides_of_the_bound(settings: list[PredictedSetting], expected: Neighbours) -> None:
-    assert neighbours(settings, 0.02) == expected
+    ):
+        assert neighbours(settings, 0.02) == expected
 
 
 def test_of_settings_those_that_cost_least_within_each_aim_are_run_from_safe_to_bold() -> None:
