@@ -18,17 +18,12 @@ from eexit.studies.replay.from_records import ReplayResult, TextCosts, Transcrip
 from eexit.training.texts import TrainingText
 
 
-def random_transcript(n_tokens: int) -> Transcript:
-    generator = torch.Generator().manual_seed(0)
-    divergence = divergence_from_final(torch.randn(n_tokens, len(EXITABLE) + 1, 20, generator=generator), 1)
-    kl_NE = 3 * torch.rand(n_tokens, len(EXITABLE), generator=generator)
-    return Transcript(TrainingText("a", (1, 2), (0,) * (n_tokens + 1)), 0, replace(divergence, kl_BE=kl_NE))
-
-
 def test_expectations_are_those_of_the_plain_loops_at_the_ends_of_the_kl_rule_and_between() -> None:
-    transcript = random_transcript(50)
-    assert transcript.full_depth is not None
-    kl_NE, top_NX = transcript.full_depth.kl_BE.tolist(), transcript.full_depth.top_token_BX.numpy()
+    generator = torch.Generator().manual_seed(0)
+    divergence = divergence_from_final(torch.randn(50, len(EXITABLE) + 1, 20, generator=generator), 1)
+    divergence = replace(divergence, kl_BE=3 * torch.rand(50, len(EXITABLE), generator=generator))
+    transcript = Transcript(TrainingText("a", (1, 2), (0,) * 51), 0, divergence)
+    kl_NE, top_NX = divergence.kl_BE.tolist(), divergence.top_token_BX.numpy()
     inputs = [RuleInputs(kl_E, [], torch.empty(0), [], [], (), None) for kl_E in kl_NE]
     for factor in (0.0, 0.7, 1e9):
         [replayed] = replay_recorded([EarlyExit("unfrozen", "kl", factor)], transcript, EXITABLE)
