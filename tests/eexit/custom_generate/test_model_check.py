@@ -73,7 +73,6 @@ def test_what_hooks_and_patches_change_changes(own_model: PreTrainedModel, draft
     own_model(torch.tensor([[3]]), output_hidden_states=True)  # which leaves transformers' own hooks
     own_model.model.rotary_emb.inv_freq.mul_(2)
     before = plain(own_model, prompt)
-    assert plain(own_model, prompt, custom_generate=drafts) == before
     layer(own_model).register_forward_hook(lambda _, __, output: output.roll(3, -1))
     layer(own_model).self_attn.register_forward_pre_hook(lambda *given: None)
     patch_forward(own_model.model.layers[2].input_layernorm, lambda own: lambda hidden: 2 * own(hidden))
