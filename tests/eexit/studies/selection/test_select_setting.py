@@ -41,8 +41,7 @@ def index(run: Run) -> int:
 
 
 def test_the_cheapest_certified_setting_is_chosen_beside_the_naive_choice_and_checked(finished: Path) -> None:
-    row, said = select(finished)
-    assert "settings whose run is the same for all seeds 3 " in said
+    row, _ = select(finished)
     n, means = len(CHOOSING), [fmean(disagreement(key, seed) for seed in SEEDS) for key in COSTS]
     tested = pd.DataFrame(row["tested"])
     assert tested.configuration.tolist() == [*COSTS], "each family from the conservative end to the bold one"

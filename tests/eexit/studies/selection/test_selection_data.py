@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from blank_rows import blank
-from selecting import ALONE, CHOOSING, PROMPTS, land, select
+from selecting import ALONE, CHOOSING, CONFIG, PROMPTS, land, select
 
 from eexit.plan.runs import Run, plan_runs
 from eexit.quality.rubric import ASPECTS
@@ -34,6 +34,19 @@ def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(
     assert (tested["n"], tested["mean_loss"]) == (len(marked), pytest.approx(n_lost / len(marked)))
     assert f"failed runs, each a loss of 1 {len(fails)} " in said
     assert "failed runs of normal, scored as if they were best 3 " in said
+
+
+def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
+    failing = ("skip/confidence/0.9", PROMPTS[0])
+
+    def numbers(run: Run) -> dict[str, Any]:
+        return {"status": "error"} if (run.configuration.key, run.prompt.prompt) == failing else {}
+
+    out = land(tmp_path / "out", config, numbers)
+    _, said = select(out, max_risk=0.5)
+    assert "failed runs, each a loss of 1 1 " in said
+    assert "settings whose run is the same for all seeds 1 " in said
 
 
 def judged(call: int, run: Run, judge: str, **scores: Any) -> dict[str, Any]:
