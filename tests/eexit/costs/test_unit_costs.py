@@ -22,21 +22,26 @@ DECODING = DecodingConfig(EXITABLE, 2, frozenset())
 
 
 class Opaque(nn.Module):
-    """A linear module whose product is no operator of torch, as in many quantised checkpoints, and which notes what is
-    set on the process while it runs.
+    """A linear module whose product is no operator of torch, as in many quantised checkpoints.
+
+    While it or a copy runs, it notes what is set on the process and on the modules that were made.
     """
 
+    made: ClassVar[list[nn.Module]] = []
     seen: ClassVar[set[tuple[int, bool, bool]]] = set()
 
     def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("qweight", torch.zeros(out_features, in_features))
+        self.made.append(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        hooks = len(nn.modules.module._global_forward_hooks) + len(nn.modules.module._global_forward_pre_hooks)
+        of_all = nn.modules.module
+        hooks = [of_all._global_forward_hooks, of_all._global_forward_pre_hooks]
+        hooks += [each for module in self.made for each in (module._forward_hooks, module._forward_pre_hooks)]
         kernels = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
-        self.seen.add((hooks, *kernels))
+        self.seen.add((sum(map(len, hooks)), *kernels))
         return torch.from_numpy(input.numpy() @ self.get_buffer("qweight").numpy().T)
 
 

@@ -21,6 +21,7 @@ def test_others_are_refused(model: PreTrainedModel, setting: Setting) -> None:
     two = torch.tensor([[3, 4, 5], [6, 7, 8]])
     refused: list[tuple[dict[str, Any], str]] = [
         ({"num_beams": 2}, "beam search can't be done with exits"),
+        ({"prompt_lookup_num_tokens": 2}, "assisted generation can't be done"),
         ({"logits_processor": [RepetitionPenaltyLogitsProcessor(2.0)]}, "RepetitionPenaltyLogitsProcessor changes"),
         ({"min_new_tokens": 3}, r"Min\w*LengthLogitsProcessor changes logits"),
         ({"do_sample": True}, r"top_k=50 can't be followed here .*: give top_k=0"),
