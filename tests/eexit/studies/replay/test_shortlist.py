@@ -96,13 +96,12 @@ def test_a_pilot_predicts_what_settings_lose_in_each_mode(tmp_path: Path) -> Non
 
 
 def test_what_settings_are_found_by_has_to_be_there(tmp_path: Path) -> None:
-    without_oracles: dict[Any, Any] = {each: (lost, 0.2) for each, lost in LOST.items()}
-    unaltered: dict[Any, Any] = {EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}
-    for settings, replays, message in (
+    lacking: list[tuple[dict[Any, Any], dict[float, tuple[float, float]], str]] = [
         (WHOLE, {}, "has no replays of online rules with an exact KV cache"),
-        (without_oracles, REPLAYED, "has no runs of frozen_residual/agree"),
-        (unaltered, REPLAYED, "has no settings in a mode that alters"),
-    ):
+        ({each: (lost, 0.2) for each, lost in LOST.items()}, REPLAYED, "has no runs of frozen_residual/agree"),
+        ({EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}, REPLAYED, "has no settings in a mode that alters"),
+    ]
+    for settings, replays, message in lacking:
         results = pilot(tmp_path / f"{len(settings)}", settings, replays)
         with pytest.raises(UsageError, match=message):
             shortlist.settings_worth_running(results, "answers", 0.02, ["unfrozen", MODE])
