@@ -5,7 +5,7 @@ from house import ROOMS, ROOT, modules
 TESTS = ROOT / "tests"
 # Of more than one module: what holds wherever runs are made, kept or shown, and what is no module.
 CROSS_CUTTING = {
-    "eexit/test_axes.py", "eexit/test_cards.py", "eexit/test_invariants.py", "eexit/test_launches.py",
+    "eexit/test_cards.py", "eexit/test_invariants.py",
     "eexit/results/store/test_s3.py", "cluster/test_chaos.py", "cluster/test_faults.py",
     "cluster/console/test_secrets.py", "cluster/deploy/test_definitions.py", "jobs/test_command.py",
     "jobs/test_dtypes.py", "jobs/test_printed_lines.py", "jobs/test_readme.py", "jobs/test_submit.py",

@@ -236,12 +236,12 @@ def test_it_is_replayed_timed_and_packaged_as_the_built_in_one_and_loaded_with_t
     (tmp_path / "my_exits.py").write_text(MINE.read_text() + "\n")
     with pytest.raises(ValueError, match=r"home has another rule sure than my_exits\.py now has"):
         eexit.load(home, use=tmp_path / "my_exits.py")
-    setting, texts = eexit.load(home, use=MINE), texts_of(out, KEY)
+    setting, (prompts, texts) = eexit.load(home, use=MINE), texts_of(out, KEY)
     assert MINE.read_text() in (home / SETTING).read_text().encode().decode("unicode_escape")
-    for rows in (texts, texts[:1]):
-        inputs = batch([prompt for prompt, *_ in rows])
+    for n_rows in (len(texts), 1):
+        inputs = batch(prompts[:n_rows])
         made = setting.generate(loaded(tiny), **inputs, max_new_tokens=10, return_dict_in_generate=True)
-        assert generated(made, inputs["input_ids"].shape[1]) == [(tokens, exits) for _, tokens, exits in rows]
+        assert generated(made, inputs["input_ids"].shape[1]) == texts[:n_rows]
 
 
 def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_path: Path) -> None:

@@ -40,16 +40,16 @@ def swept(out: Path, model: Path, texts: Sequence[str] = TEXTS, **fields: Any) -
 
 
 @cache
-def texts_of(out: Path, key: str, seed: int = 0) -> list[tuple[list[int], list[int], list[int]]]:
-    """Return each run's prompt tokens, generated tokens, and their exit layers."""
+def texts_of(out: Path, key: str, seed: int = 0) -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
+    """Return the prompts of a sweep, in tokens, and their texts with exit layers."""
     runs = pd.read_parquet(out / "generations").query("configuration == @key and seed == @seed")
     tokens = pd.read_parquet(out / "tokens").query("configuration == @key and seed == @seed")
-    found = []
+    prompts, texts = [], []
     for run in runs.sort_values("prompt_id").to_dict("records"):
         rows = tokens[tokens.run_id == run["run_id"]].sort_values("position")
-        prompt = [int(token_id) for token_id in run["prompt_token_ids"]]
-        found.append((prompt, rows.token_id.tolist(), rows.exit_layer.tolist()))
-    return found
+        prompts.append([int(token_id) for token_id in run["prompt_token_ids"]])
+        texts.append((rows.token_id.tolist(), rows.exit_layer.tolist()))
+    return prompts, texts
 
 
 def exit_key(architecture: str = "llama") -> str:

@@ -1,16 +1,14 @@
 """A package that exits, one that drafts, and what the sweep behind them wrote."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from references import decoder_of, shared_model, unit_costs_of
 from taken_settings import Folders, exit_key, loaded, make, texts_of
 from transformers import PreTrainedModel
 
 import eexit
-from eexit.costs.operations import UnitCosts
 from eexit.custom_generate.setting import Setting
-from eexit.decode.predictors import measure_unit_costs
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +37,8 @@ def drafts(folders: Folders) -> Setting:
 
 
 @pytest.fixture(scope="session")
-def expected(folders: Folders) -> list[tuple[list[int], list[int]]]:
-    return [(token_ids, layers) for _, token_ids, layers in texts_of(folders["sweep"], exit_key())]
-
-
-@pytest.fixture(scope="session")
 def prompts(folders: Folders) -> list[list[int]]:
-    return [prompt for prompt, _, _ in texts_of(folders["sweep"], exit_key())]
+    return texts_of(folders["sweep"], exit_key())[0]
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +48,8 @@ def prompt(prompts: list[list[int]]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def prices_are_found_once() -> Iterator[None]:
-    """Keep the unit costs of the first model, for tests that do not read costs."""
-    found: list[UnitCosts] = []
-
-    def once(*given: Any) -> UnitCosts:
-        found[:] = found or [measure_unit_costs(*given)]
-        return found[0]
-
+    """Use unit costs that tests share, in tests that do not read costs."""
+    costs = unit_costs_of(decoder_of(shared_model("llama")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eexit.custom_generate.setting.measure_unit_costs", once)
+        patch.setattr("eexit.custom_generate.setting.measure_unit_costs", lambda *_: costs)
         yield

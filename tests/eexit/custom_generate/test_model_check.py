@@ -1,13 +1,12 @@
 """Models that a setting runs with: hooks and patches are followed, and other models are refused."""
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from taken_settings import Folders, plain, run
+from taken_settings import Folders, plain
 from transformers import GenerationConfig, MaxLengthCriteria, PreTrainedModel
 
 from eexit.custom_generate.setting import Setting
@@ -70,15 +69,9 @@ def test_a_model_on_another_device_is_refused(folders: Folders, model: PreTraine
         plain(model, [3], custom_generate=Setting(taken, folders["exits"]))
 
 
-def test_hooks_of_transformers_are_followed(own_model: PreTrainedModel, drafts: Setting, prompt: list[int]) -> None:
-    own_model(torch.tensor([[3]]), output_hidden_states=True)
+def test_what_hooks_and_patches_change_changes(own_model: PreTrainedModel, drafts: Setting, prompt: list[int]) -> None:
+    own_model(torch.tensor([[3]]), output_hidden_states=True)  # which leaves transformers' own hooks
     own_model.model.rotary_emb.inv_freq.mul_(2)
-    assert plain(own_model, prompt, custom_generate=drafts) == plain(own_model, prompt)
-
-
-def test_what_hooks_and_patches_change_is_changed(
-    own_model: PreTrainedModel, drafts: Setting, prompt: list[int]
-) -> None:
     before = plain(own_model, prompt)
     layer(own_model).register_forward_hook(lambda _, __, output: output.roll(3, -1))
     layer(own_model).self_attn.register_forward_pre_hook(lambda *given: None)
@@ -86,13 +79,3 @@ def test_what_hooks_and_patches_change_is_changed(
     changed = plain(own_model, prompt)
     assert changed != before
     assert plain(own_model, prompt, custom_generate=drafts) == changed
-
-
-def test_hooks_run_where_their_layers_do(own_model: PreTrainedModel, setting: Setting, prompt: list[int]) -> None:
-    calls = Counter[int]()
-    run(own_model, setting, [prompt])  # which looks at the model
-    for index, each in enumerate(own_model.model.layers):
-        each.register_forward_hook(lambda _, __, output, index=index: calls.update([index]))
-    [(_, exit_layers)] = run(own_model, setting, [prompt])
-    assert len(set(exit_layers)) > 1
-    assert calls == {index: sum(exit >= index for exit in exit_layers) for index in range(len(own_model.model.layers))}

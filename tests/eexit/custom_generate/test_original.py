@@ -7,12 +7,7 @@ from typing import Any, cast
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eexit import (
-    KLExitGenerator,
-    format_and_tokenize_input,
-    get_early_exit_indices,
-    load_default_model_and_tokenizer,
-)
+from eexit import KLExitGenerator, format_and_tokenize_input, get_early_exit_indices, load_default_model_and_tokenizer
 from eexit.errors import UsageError
 
 
@@ -47,14 +42,13 @@ def test_the_users_snippet_runs_as_it_stands() -> None:
     assert prediction.kl.shape == (len(tokens), 5)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mode": "thawed"}, "unknown mode 'thawed': choose from normal, unfrozen, frozen_residual"),
-        ({"exitable_layers": [3, 6]}, "within 0…5, got .3, 6."),
-        ({"exitable_layers": [5, 3]}, "must be increasing"),
-    ],
-)
-def test_a_generator_that_cannot_be_is_refused(llama: PreTrainedModel, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        KLExitGenerator(llama, cast(PreTrainedTokenizerBase, SimpleNamespace(eos_token_id=None)), **change)
+def test_a_generator_that_cannot_be_is_refused(llama: PreTrainedModel) -> None:
+    tokenizer = cast(PreTrainedTokenizerBase, SimpleNamespace(eos_token_id=None))
+    changes: dict[str, dict[str, Any]] = {
+        "unknown mode 'thawed': choose from normal, unfrozen, frozen_residual": {"mode": "thawed"},
+        "within 0…5, got .3, 6.": {"exitable_layers": [3, 6]},
+        "must be increasing": {"exitable_layers": [5, 3]},
+    }
+    for message, change in changes.items():
+        with pytest.raises(UsageError, match=message):
+            KLExitGenerator(llama, tokenizer, **change)

@@ -37,9 +37,8 @@ def linked_away(folder: Path) -> None:
     altered(lambda held: held["files"].update({"away/passwd": "0"}))(folder)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
+def test_others_are_refused(folders: Folders, tmp_path: Path) -> None:
+    refused: list[tuple[Callable[[Path], object], str]] = [
         (shutil.rmtree, "is not a folder that is there"),
         (lambda folder: (folder / SETTING).unlink(), "has no setting.json"),
         (cut, "cut off or damaged"),
@@ -53,13 +52,10 @@ def linked_away(folder: Path) -> None:
         (linked_away, "names away/passwd, which is outside"),
         (altered(lambda held: held["files"].update({"probe/card.json": "0"})), "half a setting, since probe/card.json"),
         (altered(lambda held: held["files"].update({"README.md": "0"})), "README.md is not the file that was packaged"),
-    ],
-)
-def test_what_is_no_whole_setting_of_this_version_is_refused_in_a_line(
-    folders: Folders, tmp_path: Path, spoil: Callable[[Path], object], reason: str
-) -> None:
-    folder = Path(shutil.copytree(folders["exits"], tmp_path / "it"))
-    spoil(folder)
-    with pytest.raises(UsageError, match=reason) as error:
-        eexit.load(folder)
-    assert "\n" not in str(error.value)
+    ]
+    for at, (spoil, reason) in enumerate(refused):
+        folder = Path(shutil.copytree(folders["exits"], tmp_path / f"{at}"))
+        spoil(folder)
+        with pytest.raises(UsageError, match=reason) as error:
+            eexit.load(folder)
+        assert "\n" not in str(error.value)

@@ -47,14 +47,7 @@ from eexit.model.sources import DEFAULT_MODEL, fetch_default_gguf
 from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
-FAMILIES = ("llama", "gemma3", "bloom")  # the last ones: post-norms and windows, and attention of its own
 RULES = {"confidence": [confidence_of("llama")]}
-
-
-def from_sweep(out: Path, key: str, seed: int = 0) -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
-    """Return the prompts of a sweep, and its texts with their exit layers."""
-    texts = texts_of(out, key, seed)
-    return [prompt for prompt, *_ in texts], [(token_ids, layers) for _, token_ids, layers in texts]
 
 
 def packaged(out: Path, folder: Path, key: str) -> Setting:
@@ -62,11 +55,11 @@ def packaged(out: Path, folder: Path, key: str) -> Setting:
     return eexit.load(folder)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bloom"])  # post-norms and windows; attention of its own
 def test_invariant_9_the_texts_are_those_of_the_sweep(architecture: str, folders: Folders, tmp_path: Path) -> None:
     made = folders if architecture == "llama" else make(tmp_path, architecture)
     model, setting = loaded(made["model"]), eexit.load(made["exits"])
-    prompts, expected = from_sweep(made["sweep"], exit_key(architecture))
+    prompts, expected = texts_of(made["sweep"], exit_key(architecture))
     assert len(prompts) == len(TEXTS) == 8
     assert len({len(prompt) for prompt in prompts}) > 4
     assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
@@ -94,7 +87,7 @@ def test_invariant_9_holds_for_every_state(form: str, folders: Folders, model: P
     shutil.rmtree(gate)
     texts: list[Any] = []
     for mode, setting in settings.items():
-        prompts, expected = from_sweep(out, f"{mode}/{rule}+gate0.5")
+        prompts, expected = texts_of(out, f"{mode}/{rule}+gate0.5")
         assert len({layer for _, layers in expected for layer in layers[1:]}) > 1, "some exit, and some don't"
         assert run(model, setting, prompts) == expected
         assert [run(model, setting, [prompt])[0] for prompt in prompts] == expected
@@ -104,20 +97,19 @@ def test_invariant_9_holds_for_every_state(form: str, folders: Folders, model: P
         texts.append(expected)
 
 
-def check_gguf(gguf: Path, tmp_path: Path, key: str, **asked: Any) -> None:
-    """Assert that a package from a sweep of a file writes its texts with the model that transformers makes of that."""
+@pytest.mark.parametrize("name", ["tiny", pytest.param("default", marks=pytest.mark.slow)])  # which has 93 MB
+def test_invariant_9_holds_for_a_dequantised_gguf(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf, key, asked = tmp_path / "tiny.gguf", exit_key(), dict[str, Any](rules=RULES)
+    if name == "default":
+        gguf, key = fetch_default_gguf(tmp_path), "frozen_residual/confidence/0.6"
+        asked = {"rules": {"confidence": [0.6]}, "exit_layers": (10, 20, 25)}
+    else:
+        save_tiny_gguf(gguf)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = swept(tmp_path / "sweep", gguf, modes=["frozen_residual"], **asked)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
-    prompts, expected = from_sweep(out, key)
+    prompts, expected = texts_of(out, key)
     assert run(model, packaged(out, tmp_path / "exits", key), prompts) == expected
-
-
-def test_invariant_9_holds_for_a_dequantised_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    gguf = tmp_path / "files" / "tiny.gguf"
-    gguf.parent.mkdir()
-    save_tiny_gguf(gguf)
-    check_gguf(gguf, tmp_path, exit_key(), rules=RULES)
 
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is an extra")
@@ -127,7 +119,7 @@ def test_invariant_9_holds_for_quantised_weights_and_for_no_others(folders: Fold
     out = swept(tmp_path / "sweep", folders["model"], rules=RULES, modes=["frozen_residual"], quantize="int8")
     ids, others = (set(pd.read_parquet(sweep / "generations").run_id) for sweep in (out, folders["sweep"]))
     assert not ids & others
-    setting, (prompts, expected) = packaged(out, tmp_path / "int8", exit_key()), from_sweep(out, exit_key())
+    setting, (prompts, expected) = packaged(out, tmp_path / "int8", exit_key()), texts_of(out, exit_key())
     quantised = loaded(folders["model"], quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
     assert run(quantised, setting, prompts) == expected
     assert "In float32 with int8 weights on cpu, 4 of 4 texts" in setting.describe()
@@ -143,12 +135,6 @@ def test_invariant_9_holds_for_quantised_weights_and_for_no_others(folders: Fold
             run(model, other, prompts[:1])
 
 
-@pytest.mark.slow  # it downloads the file, of 93 MB
-def test_invariant_9_holds_for_the_default_models_gguf(tmp_path: Path) -> None:
-    asked = {"rules": {"confidence": [0.6]}, "exit_layers": (10, 20, 25)}
-    check_gguf(fetch_default_gguf(tmp_path), tmp_path, "frozen_residual/confidence/0.6", **asked)
-
-
 @pytest.mark.slow  # a real model in float32
 def test_invariant_9_on_the_default_model(tmp_path: Path) -> None:
     texts, drafts = [f"{text} Explain recursion." for text in TEXTS], "draft/20:3"
@@ -156,14 +142,13 @@ def test_invariant_9_on_the_default_model(tmp_path: Path) -> None:
     out = swept(tmp_path / "sweep", Path(DEFAULT_MODEL), texts, **{**asked, "exit_layers": (10, 20, 25)})
     model, _ = eexit.load_default_model_and_tokenizer(dtype="float32")
     for key, name in (("frozen_residual/confidence/0.6", "exits"), (drafts, "drafts")):
-        setting, (prompts, expected) = packaged(out, tmp_path / name, key), from_sweep(out, key)
+        setting, (prompts, expected) = packaged(out, tmp_path / name, key), texts_of(out, key)
         assert run(model, setting, prompts) == [run(model, setting, [prompt])[0] for prompt in prompts] == expected
     assert [plain(model, prompt) for prompt in prompts] == [token_ids for token_ids, _ in expected]
 
 
-def test_eos_lists_end_rows_that_are_returned_and_padded_as_by_generate(
-    model: PreTrainedModel, setting: Setting, prompts: list[list[int]], expected: list[tuple[list[int], list[int]]]
-) -> None:
+def test_eos_lists_end_rows_padded_as_by_generate(folders: Folders, model: PreTrainedModel, setting: Setting) -> None:
+    prompts, expected = texts_of(folders["sweep"], exit_key())
     ends, its = [expected[0][0][2], expected[1][0][4]], cast(Any, model)
     asked = {"eos_token_id": ends, "pad_token_id": 5}
     output = run(model, setting, prompts, **asked, return_dict_in_generate=False)
@@ -176,9 +161,8 @@ def test_eos_lists_end_rows_that_are_returned_and_padded_as_by_generate(
     assert 5 in output[0, width:].tolist()
 
 
-def test_costs_and_stats_say_what_was_run(
-    model: PreTrainedModel, setting: Setting, prompts: list[list[int]], expected: list[tuple[list[int], list[int]]]
-) -> None:
+def test_costs_and_stats_say_what_was_run(folders: Folders, model: PreTrainedModel, setting: Setting) -> None:
+    prompts, expected = texts_of(folders["sweep"], exit_key())
     inputs = batch(prompts[:3])
     assert [*setting.stats.values()] == [0] * (len(setting.stats) - 2) + [{}, None]
     output = model.generate(  # type: ignore[operator]
@@ -197,15 +181,15 @@ def test_costs_and_stats_say_what_was_run(
     assert all(name.isidentifier() for name in stats)
 
 
-def test_sampling_is_repeated_by_a_seed(model: PreTrainedModel, folders: Folders, prompts: list[list[int]]) -> None:
-    setting = eexit.load(folders["exits"])
+def test_sampling_is_repeated_by_a_seed_as_in_the_sweep(
+    model: PreTrainedModel, setting: Setting, folders: Folders, prompts: list[list[int]], tmp_path: Path
+) -> None:
     sampled = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 0}
 
-    def texts(seed: int | None = None) -> list[tuple[list[int], list[int]]]:
+    def texts(seed: int | None = None) -> Any:
         if seed is not None:
             torch.manual_seed(seed)
-        made: list[tuple[list[int], list[int]]] = run(model, setting, prompts[:2], **sampled)
-        return made
+        return run(model, setting, prompts[:2], **sampled)
 
     with pytest.raises(UsageError, match=r"drafts are greedy, and temperature is 1\.5"):
         run(model, eexit.load(folders["drafts"]), prompts[:2], **sampled)
@@ -217,14 +201,11 @@ def test_sampling_is_repeated_by_a_seed(model: PreTrainedModel, folders: Folders
     again = [run(model, setting, prompts[:2], seed=5, **sampled) for _ in range(2)]
     assert again[0] == again[1]
     assert run(model, setting, prompts[:1] * 2, seed=5, **sampled) == again[0][:1] * 2
-
-
-def test_a_sampled_sweep_is_written_again_with_its_seed(folders: Folders, tmp_path: Path) -> None:
-    sampling, key = {"temperature": 0.8, "top_p": 0.9}, "unfrozen/confidence/0.2"
+    sampling, key = {"temperature": 0.8, "top_p": 0.9}, "unfrozen/confidence/0.2"  # a sweep with two seeds
     of: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
     out = swept(tmp_path / "sweep", folders["model"], **of)
-    setting, (prompts, expected) = packaged(out, tmp_path / "sampled", key), from_sweep(out, key, 5)
-    assert run(loaded(folders["model"]), setting, prompts, seed=5, do_sample=True, top_k=0, **sampling) == expected
+    swept_texts = packaged(out, tmp_path / "sampled", key), texts_of(out, key, 5)[0]
+    assert run(model, *swept_texts, seed=5, do_sample=True, top_k=0, **sampling) == texts_of(out, key, 5)[1]
 
 
 def looks(model: PreTrainedModel) -> dict[str, Any]:
@@ -236,7 +217,6 @@ def looks(model: PreTrainedModel) -> dict[str, Any]:
             name: (type(module), id(module), [(own, id(value)) for own, value in vars(module).items()])
             for name, module in model.named_modules()
         },
-        "children": [[(name, id(child)) for name, child in module.named_children()] for module in model.modules()],
         "hooks": [
             [*getattr(module, kind)]
             for module in model.modules()
@@ -269,11 +249,15 @@ def test_the_users_model_stays_as_it_was(folders: Folders, prompts: list[list[in
     assert plain(model, prompts[0]) == text
 
 
-def test_no_weight_is_copied_and_a_model_that_is_forgotten_is_freed(
-    folders: Folders, setting: Setting, prompts: list[list[int]]
-) -> None:
+def test_models_are_not_copied_and_settings_can_be(folders: Folders, drafts: Setting, prompt: list[int]) -> None:
     model = loaded(folders["model"])
-    run(model, setting, prompts[:1])
+    whole = plain(model, prompt, custom_generate=drafts)
+    for copied in (copy.deepcopy(drafts), pickle.loads(pickle.dumps(drafts))):
+        assert copied.stats == drafts.stats
+        assert plain(model, prompt, custom_generate=copied) == whole
+        assert copied.stats["sequences"] == 2
+    assert drafts.stats["sequences"] == 1
+    del copied
     first = model.get_submodule("model.layers.0")
     held = [each for each in gc.get_objects() if isinstance(each, Decoder) and each.layers[0] is first]
     own = {id(parameter) for parameter in model.parameters()}
@@ -286,7 +270,7 @@ def test_no_weight_is_copied_and_a_model_that_is_forgotten_is_freed(
 
 def test_threads_that_share_a_model_get_what_each_gets_alone(folders: Folders, prompt: list[int]) -> None:
     """Settings look at the model when they are first used, here all at once."""
-    others = [prompt for prompt, _, _ in texts_of(folders["sweep"], DRAFT)]
+    others, _ = texts_of(folders["sweep"], DRAFT)
 
     def tasks(model: PreTrainedModel) -> list[Callable[[], Any]]:
         exits, drafts = eexit.load(folders["exits"]), eexit.load(folders["drafts"])
@@ -299,13 +283,3 @@ def test_threads_that_share_a_model_get_what_each_gets_alone(folders: Folders, p
     with ThreadPoolExecutor(4) as threads:
         together = [threads.submit(task) for task in tasks(loaded(folders["model"]))]
     assert [each.result() for each in together] == alone
-
-
-def test_a_setting_can_be_copied_and_pickled(folders: Folders, prompt: list[int]) -> None:
-    model, setting = loaded(folders["model"]), eexit.load(folders["drafts"])
-    whole = plain(model, prompt, custom_generate=setting)
-    for copied in (copy.deepcopy(setting), pickle.loads(pickle.dumps(setting))):
-        assert copied.stats == setting.stats
-        assert plain(model, prompt, custom_generate=copied) == whole
-        assert copied.stats["sequences"] == 2
-    assert setting.stats["sequences"] == 1

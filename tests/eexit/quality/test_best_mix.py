@@ -72,7 +72,7 @@ def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(w
         assert covered_before <= 0.3 * N_SWEEPS
 
 
-def test_a_mix_is_the_best_by_means_and_equal_on_average() -> None:
+def test_a_mix_is_the_best_by_means_and_there_is_none_out_of_reach() -> None:
     values_PCM = sweep_of(np.random.default_rng(1), np.array(WORLDS["the share is uncertain"][0]), 0.05, 1.0)
     found, turned = compared(values_PCM), compared(values_PCM * [-1, 1], higher_is_better=True)
     assert found
@@ -82,11 +82,8 @@ def test_a_mix_is_the_best_by_means_and_equal_on_average() -> None:
     loss, gain = found.differences[LOSS], turned.differences[LOSS]
     assert loss.mean == pytest.approx(truth_of(values_PCM.mean(axis=0)))
     assert [gain.low, gain.high] == pytest.approx([-loss.high, -loss.low])
-
-
-def test_a_setting_beside_itself_differs_in_nothing_and_one_out_of_reach_has_no_mix() -> None:
     values_PCM = np.repeat([[[0.5, 0.1], [0.5, 0.1], [0.5, 0.3]]], 20, axis=0)
-    found = compared(values_PCM)
+    found = compared(values_PCM)  # beside itself
     assert found
     assert (found.one, found.other, found.share, found.differences[LOSS].mean) == (1, 1, 0.0, 0.0)
     assert found.differences[LOSS].low < 0 < found.differences[LOSS].high, "of twenty prompts nothing is certain"

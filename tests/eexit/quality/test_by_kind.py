@@ -41,7 +41,7 @@ def runs() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
+def test_kinds_have_the_effects_of_their_prompts_pairs_of_runs() -> None:
     found = by_kind(pa.Table.from_pylist(runs()), KIND_OF, UNIT_OF)
     assert {key: list(of) for key, of in found.items()} == {key: ["fact", "odd", "sum"] for key in ("normal", KEY)}
     ok = pd.DataFrame(runs()).query("status == 'ok'").set_index(["prompt_id", "seed"]).astype({"correct": float})
@@ -68,9 +68,7 @@ def test_each_kind_has_what_pairs_of_runs_say_of_its_prompts() -> None:
     assert facts["accuracy"] == facts["cut"] == facts["difference"] == facts["lost"] == nothing
     assert found["normal"]["sum"].as_dict()["saved"] == nothing
     json.dumps(facts, allow_nan=False)
-
-
-def test_where_normal_failed_or_a_kind_is_missing_there_is_nothing() -> None:
+    # Without runs of normal, and where all failed.
     alone = pa.Table.from_pylist([row for row in runs() if row["configuration"] == KEY])
     [(key, of)] = by_kind(alone, KIND_OF, UNIT_OF).items()
     assert key == KEY

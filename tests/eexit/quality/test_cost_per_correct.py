@@ -1,7 +1,6 @@
 """The cost per right answer, against the same in pandas, and the coverage of its interval by simulation."""
 
 import json
-from collections.abc import Iterator
 from random import Random
 from typing import Any, Final
 
@@ -63,12 +62,9 @@ def test_a_right_answer_takes_what_plain_pandas_says() -> None:
                 assert (beside.n, beside.low < beside.mean < beside.high) == (len(both), True)
     json.dumps(found[ORACLE]["macs_executed"].as_dict(), allow_nan=False)
     assert {*COLUMNS} == {*runs()[0]}
-
-
-@pytest.mark.parametrize("change", [{"thinking_closed": None}, {"correct": None}, {"status": "error"}])
-def test_without_chains_answers_or_runs_there_is_nothing_to_tell(change: dict[str, Any]) -> None:
-    rows = pa.Table.from_pylist([row | change for row in runs()], schema=pa.Table.from_pylist(runs()).schema)
-    assert per_right(rows, UNIT_OF) == {}
+    for lack in ({"thinking_closed": None}, {"correct": None}, {"status": "error"}):
+        rows = pa.Table.from_pylist([row | lack for row in runs()], schema=pa.Table.from_pylist(runs()).schema)
+        assert per_right(rows, UNIT_OF) == {}, lack
 
 
 def test_no_right_answer_has_no_price_and_all_of_them_are_not_certain() -> None:
@@ -84,24 +80,18 @@ DRAWS: Final = 3000
 NORMAL_RIGHT: Final = 0.6
 
 
-def drawn(n: int, right: float) -> Iterator[list[np.ndarray]]:
-    """Draw costs and right answers of a setting and of normal: log-normal costs of skewness 3.3; expensive texts are
-    right less often.
-    """
-    generator, least = np.random.default_rng(n), np.sqrt(1.36) * ndtri(1 - np.array([right, NORMAL_RIGHT]))
-    for _ in range(DRAWS):
-        hard_P, other_P, able_P, luck_P = generator.standard_normal((4, n))
-        of_setting = np.exp(0.75 * (0.8 * hard_P + 0.6 * other_P)), able_P - 0.6 * hard_P > least[0]
-        yield [*of_setting, np.exp(0.75 * hard_P), 0.7 * able_P + np.sqrt(0.51) * luck_P - 0.6 * hard_P > least[1]]
-
-
 @pytest.mark.parametrize("right", [0.3, 0.85])
 @pytest.mark.parametrize("n", [50, 500])
 def test_the_interval_of_a_ratio_of_means_contains_it_as_often_as_stated(n: int, right: float) -> None:
+    """Costs are log-normal, of skewness 3.3, and expensive texts are right less often."""
     truth = np.exp(0.75**2 / 2) / right
     covered = np.zeros((DRAWS, 3))
-    for at, values in enumerate(drawn(n, right)):
-        cost_P, right_P, normal_P, normal_right_P = (column.astype(float) for column in values)
+    generator, least = np.random.default_rng(n), np.sqrt(1.36) * ndtri(1 - np.array([right, NORMAL_RIGHT]))
+    for at in range(DRAWS):
+        hard_P, other_P, able_P, luck_P = generator.standard_normal((4, n))
+        cost_P, normal_P = np.exp(0.75 * (0.8 * hard_P + 0.6 * other_P)), np.exp(0.75 * hard_P)
+        right_P = (able_P - 0.6 * hard_P > least[0]).astype(float)
+        normal_right_P = (0.7 * able_P + np.sqrt(0.51) * luck_P - 0.6 * hard_P > least[1]).astype(float)
         alone = estimate_per_right(cost_P, right_P)
         beside = estimate_per_right(cost_P, right_P, (normal_P, normal_right_P))
         (linear,) = estimate_ratios(cost_P[:, None], right_P[:, None])

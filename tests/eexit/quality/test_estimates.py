@@ -1,7 +1,4 @@
-"""Estimates: how often their intervals contain what is true, by simulation.
-
-Shapes: D repeated draws, P prompts.
-"""
+"""Estimates: how often their intervals contain what is true, by simulation (D: draws, P: prompts)."""
 
 import math
 from collections.abc import Callable
@@ -18,12 +15,6 @@ DRAWS: Final = 400
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # generator, n → (D, P)
 
 
-def zero_inflated(generator: np.random.Generator, n: int) -> np.ndarray:
-    """Draw the disagreement of a conservative setting: nothing for most prompts, mean 4 · 0.4 / 14.2 %."""
-    found: np.ndarray = np.where(generator.random((DRAWS, n)) < 0.4, generator.beta(1.2, 13, (DRAWS, n)), 0.0)
-    return found
-
-
 def pairs(gained: float, lost: float) -> Draw:
     p = [gained, lost, 1 - gained - lost]
     return lambda generator, n: generator.choice([1.0, -1.0, 0.0], (DRAWS, n), p=p)
@@ -37,7 +28,10 @@ CASES: Final[dict[str, tuple[Draw, float, ValueKind]]] = {
     "2 % of prompts": share(0.02),
     "98 % of prompts": share(0.98),
     "half of them": share(0.5),
-    "disagreement": (zero_inflated, 0.4 * 1.2 / 14.2, ValueKind.SHARE),
+    "disagreement": (  # of a conservative setting: none for most prompts
+        lambda g, n: np.where(g.random((DRAWS, n)) < 0.4, g.beta(1.2, 13, (DRAWS, n)), 0.0), 0.4 * 1.2 / 14.2,
+        ValueKind.SHARE,
+    ),
     "depth": (lambda g, n: g.beta(20, 3, (DRAWS, n)), 20 / 23, ValueKind.SHARE),
     "rarely differs": (pairs(0.0, 0.02), -0.02, ValueKind.DIFFERENCE),
     "often differs": (pairs(0.05, 0.15), -0.1, ValueKind.DIFFERENCE),
@@ -84,15 +78,12 @@ def test_the_interval_over_calls_covers_what_is_true(n_calls: int) -> None:
     assert all(np.isnan(estimate_over_calls([ratios[0]]).low) for ratios in of_calls)
 
 
-def test_the_interval_of_numbers_is_students() -> None:
+def test_the_interval_of_numbers_is_students_from_five_on() -> None:
     values = np.random.default_rng(3).normal(10, 2, size=40)
     (found,) = estimate_columns(values[:, None], [ValueKind.NUMBER])
     expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.mean == pytest.approx(values.mean())
-
-
-def test_columns_have_their_own_n_and_no_interval_below_five_prompts() -> None:
     values = np.array([[1.0, np.nan], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0], [5.0, 5.0]])
     first, second = estimate_columns(values, [ValueKind.NUMBER] * 2)
     assert (first.mean, second.mean, first.n, second.n) == (3.0, 3.5, 5, MIN_SAMPLES - 1)

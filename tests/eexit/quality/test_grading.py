@@ -30,24 +30,6 @@ def marked(text: str, answer: str | None = None, pattern: str | None = None, pro
     return grade(Prompt("0", prompt, answer=answer, answer_pattern=pattern), text)
 
 
-@pytest.mark.parametrize(
-    ("answer", "text", "expected"),
-    [
-        ("8", "5 + 3 is eight", Grade(None, False)),
-        ("5", "It costs $5.00, please", Grade("$5.00", True)),
-        ("-7", "the answer is −$7", Grade("−$7", True)),
-        ("12", "1,2345", Grade("1,2345", False)),
-        ("2000", "about 2e3", Grade("2e3", True)),
-        ("the Nile", "It's the river Nile.", Grade("the Nile", True)),
-        ("Nile", "Senile", Grade(None, False)),
-        ("don't", "They don’t.", Grade("don't", True)),
-        ("A", "B", Grade("B", False)),
-    ],
-)
-def test_of_a_text_the_last_number_or_the_words_count(answer: str, text: str, expected: Grade) -> None:
-    assert marked(text, answer) == expected
-
-
 def test_a_number_is_itself_however_it_is_written() -> None:
     draw = random.Random(0)
     for _ in range(300):
@@ -61,31 +43,20 @@ def test_a_number_is_itself_however_it_is_written() -> None:
     assert marked(too_large, too_large).correct  # as a word
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("(B) Paris", "B"),
-        ("A is wrong, C is wrong: the correct answer is (D).", "D"),
-        ("Answer: **C**", "C"),
-        ("A is correct", "A"),
-        ("NEW YORK", "D"),
-        ("Is it Rome or Paris?", None),
-    ],
-)
-def test_of_choices_the_letter_counts_or_the_only_choice_named(text: str, found: str | None) -> None:
-    for answer in "ABCD":
+def test_of_choices_the_letter_counts_or_the_only_choice_named() -> None:
+    choice_of = {"A is wrong, C is wrong: the answer is (D).": "D", "NEW YORK": "D", "Is it Rome or Paris?": None}
+    for (text, found), answer in product(choice_of.items(), "ABCD"):
         assert marked(text, answer, prompt=CHOICES) == Grade(found, found == answer)
-
-
-def test_choices_are_found_in_lines_and_in_one_line() -> None:
     assert choices_of(CHOICES) == {"A": "Rome", "B": "Paris", "C": "Berlin", "D": "New York"}
     assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm", "B": "cold", "C": "wet"}
     assert choices_of("A. Smith asks: what is B?") == {}
 
 
-@pytest.mark.parametrize(
-    ("answer", "pattern", "text", "expected"),
-    [
+def test_of_a_text_the_answer_is_found() -> None:
+    for answer, pattern, text, expected in (
+        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),  # further forms: `readings/forms.toml`
+        ("12", None, "1,2345", Grade("1,2345", False)),
+        ("the Nile", None, "It's the river Nile.", Grade("the Nile", True)),
         ("42", r"#### (\S+)", "first 7 #### 42.0 and then 8", Grade("42.0", True)),
         ("42", r"#### (\S+)", "42", Grade(None, False)),
         ("42", r"\d+", "1 or 42", Grade("1", False)),  # the first match
@@ -95,10 +66,8 @@ def test_choices_are_found_in_lines_and_in_one_line() -> None:
         (None, r"^\w+ \w+ \w+$", "one two three", Grade("one two three", True)),
         (None, r"^\w+ \w+ \w+$", "one two", Grade(None, False)),
         (None, None, "anything", Grade(None, None)),
-    ],
-)
-def test_a_pattern_says_what_the_answer_is(answer: str | None, pattern: str | None, text: str, expected: Grade) -> None:
-    assert marked(text, answer, pattern) == expected
+    ):
+        assert marked(text, answer, pattern) == expected
 
 
 @pytest.mark.parametrize(
@@ -153,10 +122,8 @@ WRITTEN: dict[str, Callable[..., Prompt]] = {
 
 
 def read(file: str) -> list[dict[str, Any]]:
-    asked: list[dict[str, Any]] = tomllib.loads((Path(__file__).with_name("readings") / file).read_text("utf-8"))[
-        "asked"
-    ]
-    return asked
+    readings: Any = tomllib.loads((Path(__file__).with_name("readings") / file).read_text("utf-8"))
+    return list(readings["asked"])
 
 
 def readings(file: str, held_out: bool) -> Iterator[tuple[str, bool, bool]]:
@@ -185,18 +152,12 @@ def test_at_least_97_of_100_texts_are_marked_as_a_careful_reader_does(file: str,
     assert unlike.total() <= 0.03 * len(marks), unlike
 
 
-@pytest.mark.parametrize("asked", read("forms.toml"), ids=lambda asked: f"{asked['prompt']} {asked['answer']}")
-def test_texts_of_known_forms_are_all_marked_as_a_careful_reader_does(asked: dict[str, Any]) -> None:
-    prompt = Prompt("", asked["prompt"], answer=asked["answer"])
-    expected = {**dict.fromkeys(asked["right"], True), **dict.fromkeys(asked["wrong"], False)}
-    assert {text: grade(prompt, text).correct for text in expected} == expected
-
-
-def test_what_the_rules_get_wrong_is_known() -> None:
-    for asked in read("blunt.toml"):
+@pytest.mark.parametrize(("file", "is_alike"), [("forms.toml", True), ("blunt.toml", False)])
+def test_what_the_rules_mark_as_a_careful_reader_does_and_what_not_is_known(file: str, is_alike: bool) -> None:
+    for asked in read(file):
         prompt = Prompt("", asked["prompt"], answer=asked["answer"])
-        assert not any(grade(prompt, text).correct for text in asked["right"])
-        assert all(grade(prompt, text).correct for text in asked["wrong"])
+        expected = {**dict.fromkeys(asked["right"], is_alike), **dict.fromkeys(asked["wrong"], not is_alike)}
+        assert {text: grade(prompt, text).correct for text in expected} == expected, asked
 
 
 def test_findings_has_how_many_later_texts_are_marked_alike() -> None:

@@ -7,39 +7,25 @@ from scipy.stats import binom, binomtest
 from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_difference, of_median, share_interval
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 5), (1, 45), (7, 90), (90, 90)])
-def test_the_interval_of_a_share_is_that_of_clopper_and_pearson(k: int, n: int) -> None:
-    low, high = clopper_pearson(k, n)
-    expected = binomtest(k, n).proportion_ci(0.95, "exact")
-    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high))
-
-
-def test_the_interval_of_a_paired_difference_has_the_published_formula() -> None:
-    """Bonett and Price 2012: 1 is added to each of the two cells, and 2 to n."""
-    low, high = bonett_price(5, 12, 80)
+def test_intervals_and_tests_of_shares_are_those_that_were_published() -> None:
+    for k, n in ((0, 5), (1, 45), (7, 90), (90, 90)):
+        expected = binomtest(k, n).proportion_ci(0.95, "exact")
+        assert tuple(map(float, clopper_pearson(k, n))) == pytest.approx((expected.low, expected.high))
+    # Bonett and Price 2012: 1 is added to each of the two cells, and 2 to n.
     p, q = 6 / 82, 13 / 82
     half = 1.959964 * np.sqrt((p + q - (p - q) ** 2) / 82)
-    assert (float(low), float(high)) == pytest.approx((p - q - half, p - q + half), abs=1e-6)
+    assert tuple(map(float, bonett_price(5, 12, 80))) == pytest.approx((p - q - half, p - q + half), abs=1e-6)
     assert bonett_price(0, 0, 100)[0] < -0.02, "no difference seen is no certainty"
+    assert [mcnemar(*differ) for differ in ((0, 0), (1, 5), (8, 8))] == pytest.approx([1, 2 * (1 + 6) / 2**6, 1])
+    assert (share_interval(np.array([0.15])), of_difference(np.array([0.15]))) == ((0, 1), (-1, 1)), "one prompt"
 
 
-@pytest.mark.parametrize("n", [6, 7, 9, 20, 51])
-def test_the_interval_of_a_median_covers_it_at_least_as_often_as_stated(n: int) -> None:
-    found = of_median(np.arange(n, dtype=float))
-    assert found is not None
-    rank = int(found[0]) + 1  # the order statistics of rank and n + 1 − rank
-    assert found[1] == n - rank
-    covers = 1 - 2 * binom.cdf(rank - 1, n, 0.5)
-    assert covers >= 0.95 > 1 - 2 * binom.cdf(rank, n, 0.5), "and the next narrower pair does not"
+def test_the_interval_of_a_median_covers_it_at_least_as_often_as_stated() -> None:
+    for n in (6, 7, 9, 20, 51):
+        found = of_median(np.arange(n, dtype=float))
+        assert found is not None
+        rank = int(found[0]) + 1  # the order statistics of rank and n + 1 − rank
+        assert found[1] == n - rank
+        covers = 1 - 2 * binom.cdf(rank - 1, n, 0.5)
+        assert covers >= 0.95 > 1 - 2 * binom.cdf(rank, n, 0.5), "and the next narrower pair does not"
     assert of_median(np.arange(5.0)) is None, "the range of five covers it at 94 %"
-
-
-def test_a_part_of_one_prompt_says_nothing_of_how_sure_it_is() -> None:
-    assert share_interval(np.array([0.15])) == (0, 1)
-    assert of_difference(np.array([0.15])) == (-1, 1)
-
-
-def test_mcnemar_is_the_sign_test_of_what_differs() -> None:
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(1, 5) == pytest.approx(2 * (1 + 6) / 2**6)
-    assert mcnemar(8, 8) == 1

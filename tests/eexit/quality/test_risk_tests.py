@@ -1,7 +1,4 @@
-"""p-values against binomial sums and a bet computed by hand, and procedures with them, by simulation.
-
-Shapes: D repeated draws, P prompts.
-"""
+"""p-values against binomial sums and a bet computed by hand, and procedures with them, by simulation."""
 
 import math
 from typing import Final
@@ -39,12 +36,11 @@ def below(k: int, n: int, p: float) -> float:
     return math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
 
 
-@pytest.mark.parametrize(("n", "at_most"), [(1, 0.05), (29, 0.3), (59, 0.05), (60, 0.02), (257, 0.1)])
-def test_p_values_are_those_of_the_definition(n: int, at_most: float) -> None:
-    losses = [lost(k, n) for k in range(n + 1)]
-    of_exact = [float(exact_binomial(loss_P, at_most)) for loss_P in losses]
-    assert of_exact == pytest.approx([below(k, n, at_most) for k in range(n + 1)], rel=1e-9)
-    assert of_exact == pytest.approx([binomtest(k, n, at_most, "less").pvalue for k in range(n + 1)], rel=1e-9)
+def test_p_values_are_those_of_the_definition() -> None:
+    for n, at_most in ((1, 0.05), (29, 0.3), (59, 0.05), (60, 0.02), (257, 0.1)):
+        of_exact = [float(exact_binomial(lost(k, n), at_most)) for k in range(n + 1)]
+        assert of_exact == pytest.approx([below(k, n, at_most) for k in range(n + 1)], rel=1e-9)
+        assert of_exact == pytest.approx([binomtest(k, n, at_most, "less").pvalue for k in range(n + 1)], rel=1e-9)
 
 
 def test_a_bet_is_won_and_lost_prompt_by_prompt() -> None:
@@ -62,10 +58,14 @@ def test_a_bet_is_won_and_lost_prompt_by_prompt() -> None:
     assert most > 1
 
 
-@pytest.mark.parametrize(("at_most", "needed"), [(0.05, 59), (0.02, 149), (0.5, 5)])
-def test_how_many_prompts_are_needed_without_any_loss(at_most: float, needed: int) -> None:
-    assert prompts_without_loss(at_most, 0.05) == prompts_needed(exact_binomial, np.zeros(9), at_most, 0.05) == needed
-    assert exact_binomial(np.zeros(needed), at_most) <= 0.05 < exact_binomial(np.zeros(needed - 1), at_most)
+def test_how_many_prompts_are_needed_without_any_loss_and_fewer_certify_nothing() -> None:
+    for at_most, needed in ((0.05, 59), (0.02, 149), (0.5, 5)):
+        assert prompts_without_loss(at_most, 0.05) == needed
+        assert prompts_needed(exact_binomial, np.zeros(9), at_most, 0.05) == needed
+        assert exact_binomial(np.zeros(needed), at_most) <= 0.05 < exact_binomial(np.zeros(needed - 1), at_most)
+    assert int(most_losses(59, 0.05, 0.0475)) == -1
+    assert loss_certified(59, 0.05, 0.0475) is None
+    assert [float(chance_of_certificate(0.0, n, 0.05, 0.0475)) for n in (59, 60)] == [0, 1]
 
 
 @pytest.mark.parametrize("name", RISK_TESTS)
@@ -81,17 +81,16 @@ def test_so_many_prompts_would_do_with_the_chance_that_is_meant(name: str, share
     # Where few losses are allowed, the power jumps with n, and the least sufficient n may exceed it.
     assert POWER - 0.03 <= power(needed) <= POWER + 0.12, "and not 56 %, as if losses stayed exactly as they are"
     assert power(int(0.8 * needed)) < POWER
+    for k, n in ((5, 100), (20, 100), (499, 10_000)):  # losses that are not below the bound, or next to it
+        assert prompts_needed(test, lost(k, n), AT_MOST, 0.05) is None
 
 
 @pytest.mark.parametrize("error", [0.05, 0.0475, 0.0024])
-@pytest.mark.parametrize(("mean", "at_most"), [(0, 0.02), (0.01, 0.02), (0.012, 0.02), (0.02, 0.05), (0.3, 0.5)])
-def test_the_least_number_of_prompts_is_the_first_that_counting_finds(
-    mean: float, at_most: float, error: float
-) -> None:
-    needed = prompts_for_loss(mean, at_most, error)
+def test_the_least_number_of_prompts_is_the_first_that_counting_finds(error: float) -> None:
     n_N = np.arange(1, 6000)
-    enough_N = chance_of_certificate(mean, n_N, at_most, error) >= POWER
-    assert needed == n_N[enough_N.argmax()]
+    for mean, at_most in ((0, 0.02), (0.01, 0.02), (0.012, 0.02), (0.02, 0.05), (0.3, 0.5)):
+        enough_N = chance_of_certificate(mean, n_N, at_most, error) >= POWER
+        assert prompts_for_loss(mean, at_most, error) == n_N[enough_N.argmax()], mean
 
 
 @pytest.mark.parametrize("n", [60, 151, 393, 975, 1158])
@@ -103,19 +102,6 @@ def test_what_may_be_lost_is_by_the_definition_and_certified_with_the_chance_tha
     assert below(most, n, loss) == pytest.approx(POWER, rel=1e-9)
     drawn = np.random.default_rng(n).random((4000, n)) < loss
     assert (exact_binomial(drawn.astype(float), at_most) <= error).mean() == pytest.approx(POWER, abs=0.03)
-
-
-def test_too_few_prompts_certify_nothing() -> None:
-    assert int(most_losses(59, 0.05, 0.0475)) == -1
-    assert loss_certified(59, 0.05, 0.0475) is None
-    assert float(chance_of_certificate(0.0, 59, 0.05, 0.0475)) == 0
-    assert float(chance_of_certificate(0.0, 60, 0.05, 0.0475)) == 1
-
-
-@pytest.mark.parametrize("name", RISK_TESTS)
-def test_no_number_of_prompts_helps_where_the_loss_is_not_below_the_bound_or_next_to_it(name: str) -> None:
-    for k, n in ((5, 100), (20, 100), (499, 10_000)):
-        assert prompts_needed(RISK_TESTS[name], lost(k, n), 0.05, 0.05) is None
 
 
 @pytest.mark.parametrize("name", RISK_TESTS)

@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(out: Path, prompts: Sequence[str] = PROMPTS, leave_out: int = 0, **fields: Any) -> Path:
-    """A sweep in which unfrozen/kl/1 has the texts of normal; the runs of the prompt `failed` are errors."""
+    """Write a sweep: unfrozen/kl/1 has the texts of normal, and the runs of the prompt `failed` are errors."""
 
     def columns(run: Run) -> dict[str, Any]:
         failed = {"status": "error", "error": "no"} if run.prompt.prompt == "failed" else {}
@@ -101,13 +101,10 @@ def test_every_text_is_scored_equal_ones_once_and_nothing_twice(out: Path, judge
     assert len(judge.asked) == 12, "another judge is asked anew"
 
 
-def test_what_has_landed_is_judged(tmp_path: Path, judge: Judge) -> None:
-    out = write(tmp_path / "out", leave_out=2)
-    assert judged(out, judge).returncode == 0
-    assert Counter(texts(out).loc[rows(out).run_id].prompt) == {"one": 1, "two": 3, "three": 3}
-
-
-def test_a_limit_judges_a_sample_of_which_a_larger_one_has_all(tmp_path: Path, judge: Judge) -> None:
+def test_what_has_landed_is_judged_or_a_sample_of_which_a_larger_one_has_all(tmp_path: Path, judge: Judge) -> None:
+    half = write(tmp_path / "half", leave_out=2)
+    assert judged(half, judge).returncode == 0
+    assert Counter(texts(half).loc[rows(half).run_id].prompt) == {"one": 1, "two": 3, "three": 3}
     out = write(tmp_path / "out", [f"text {n}" for n in range(12)])
     judged(out, judge, "--limit", "3")
     before = set(rows(out).prompt_id)
@@ -176,29 +173,28 @@ def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
         assert len(judge.asked) == 2
 
 
-def test_a_second_call_at_the_same_time_is_refused_and_asks_nothing(out: Path, judge: Judge) -> None:
+def test_a_running_sweep_is_judged_without_a_key_but_by_one_call_at_a_time(out: Path, judge: Judge) -> None:
     with hold(open_store(out), use=JUDGING):
         done = judged(out, judge)
     assert (done.returncode, judge.asked) == (2, [])
     assert done.stderr.startswith(f"error: {out} is being judged by process {os.getpid()} on ")
     assert not (out / JUDGING.file).exists()
+    with hold(open_store(out)):
+        assert judged(out, judge, "--no-key", "--limit", "1").returncode == 0
+    assert KEY not in str(judge.headers)
 
 
-@pytest.mark.parametrize(
-    ("response", "reason", "n_asked"),
-    [
+def test_an_endpoint_that_only_fails_stops_it_soon(out: Path) -> None:
+    for response, reason, n_asked in (
         (refusal(401, f"not {KEY}"), "1 failure in a row, the last: the endpoint refuses access", 1),
         (refusal(500, "broken"), "5 failures in a row, the last: the endpoint fails (status 500)", 5 * TRIES),
         (completion("hm"), "5 failures in a row, the last: no usable answer (Invalid JSON", 5),
-    ],
-)
-def test_an_endpoint_that_only_fails_stops_it_soon(out: Path, response: Response, reason: str, n_asked: int) -> None:
-    with judging(fail=lambda n: response) as judge:
-        done = judged(out, judge, "--concurrency", "1")
-    *_, stopped, kept = done.stderr.splitlines()
-    assert stopped.startswith(f"stopped: {reason}")
-    assert (done.returncode, kept, set(rows(out).status)) == (1, KEPT, {"error"})
-    assert len(judge.asked) == n_asked
+    ):
+        with judging(fail=lambda n, response=response: response) as judge:
+            done = judged(out, judge, "--concurrency", "1")
+        *_, stopped, kept = done.stderr.splitlines()
+        assert stopped.startswith(f"stopped: {reason}")
+        assert (done.returncode, kept, set(rows(out).status), len(judge.asked)) == (1, KEPT, {"error"}, n_asked)
 
 
 def test_the_key_is_nowhere(
@@ -220,9 +216,8 @@ def test_the_key_is_nowhere(
     assert not any(part in said for part in parts)
 
 
-@pytest.mark.parametrize(
-    ("value", "flags", "reason"),
-    [
+def test_bad_input_is_refused_in_a_line_before_anything_is_sent(out: Path, judge: Judge, monkeypatch: Any) -> None:
+    refused: list[tuple[str | None, list[str], str]] = [
         *((key, [], "OPENAI_API_KEY is not set to a key alone") for key in (None, " ", "two words", "ключ")),
         (KEY, ["--key-from", KEY], "the environment variable that --key-from names is not set"),
         (KEY, ["--key", KEY], "a key on a command line can be seen by others"),
@@ -232,31 +227,21 @@ def test_the_key_is_nowhere(
         ),
         (KEY, ["--configurations", "unfrozen/kl/2"], "{out} has no configuration unfrozen/kl/2: did you mean unfrozen"),
         (KEY, ["--concurrency", "0"], "argument --concurrency: must be a whole number above 0, got 0"),
-    ],
-)
-def test_bad_input_is_refused_in_a_line_before_anything_is_sent(
-    out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch, value: str | None, flags: list[str], reason: str
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    if value:
-        monkeypatch.setenv("OPENAI_API_KEY", value)
-    done = judged(out, judge, *flags)
-    [line] = done.stderr.splitlines()
-    assert (done.returncode, line.startswith(f"error: {reason.format(out=out)}")) == (2, True), line
+    ]
+    for value, flags, reason in refused:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        if value:
+            monkeypatch.setenv("OPENAI_API_KEY", value)
+        done = judged(out, judge, *flags)
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, line.startswith(f"error: {reason.format(out=out)}")) == (2, True), line
     assert (judge.asked, (out / "judgements").exists()) == ([], False)
 
 
-def test_results_that_can_not_be_judged_are_refused(tmp_path: Path, judge: Judge) -> None:
-    assert "holds no sweep.json" in judged(tmp_path / "nowhere", judge).stderr
+def test_what_can_not_be_judged_is_refused(tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     out = write(tmp_path / "failed", ("failed",))
     assert f"{out} has no run without an error: there is nothing to judge" in judged(out, judge).stderr
-    path, *_ = (out / "generations").iterdir()
-    path.write_bytes(path.read_bytes()[:-9])
-    assert f"{path} is damaged" in judged(out, judge).stderr
     assert judge.asked == []
-
-
-def test_without_the_client_it_says_what_to_install(out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.delitem(sys.modules, "eexit.studies.judging")
     monkeypatch.delattr(eexit.studies, "judging")
@@ -267,7 +252,7 @@ QUESTION = question("prompt", "text")
 
 
 def answer(judge: Judge, **how: Any) -> tuple[TextScores, int] | JudgeRequestError:
-    """What the judge says of one text, or what is raised in place of that."""
+    """Return the judge's scores of one text, or the error in their place."""
     endpoint = JudgeClient(**{"base_url": judge.url, "key": KEY, "timeout": 5.0, "model": "j", **how})
 
     async def asked() -> tuple[TextScores, int]:
@@ -296,81 +281,58 @@ def test_a_request_is_the_documented_one() -> None:
         assert judge.asked[-1]["response_format"] == {"type": "json_object"}
 
 
-@pytest.mark.parametrize(
-    ("response", "timeout"),
-    [(refusal(429, headers={"Retry-After": "0.05"}), 5.0), (Response(500, b"oops"), 5.0), (Response(hangs=True), 0.3)],
-)
-def test_what_may_pass_is_tried_again_and_passes(response: Response, timeout: float) -> None:
-    with judging(fail=lambda n: response if n < 2 else None) as judge:
-        assert not isinstance(answer(judge, timeout=timeout), JudgeRequestError)
-        assert len(judge.asked) == 3
+def test_what_may_pass_is_tried_again_and_passes() -> None:
+    for response in (refusal(429, headers={"Retry-After": "0.05"}), Response(500, b"oops"), Response(hangs=True)):
+        with judging(fail=lambda n, response=response: response if n < 2 else None) as judge:
+            assert not isinstance(answer(judge, timeout=0.3 if response.hangs else 5.0), JudgeRequestError)
+            assert len(judge.asked) == 3
 
 
 FINAL, TEXT, ELSE = (False, True), (True, False), (False, False)  # of_text, is_final
+BOMB = gzip.compress(completion(scores_of({"answer": "text"})).body + b" " * 50 * MOST_BYTES)
+LATE, LONG = "the endpoint did not answer within 0.3 s (--timeout)", "the endpoint's reply is longer than 1,048,576 b"
 LASTING: list[tuple[Response, int, tuple[bool, bool], str]] = [
     (refusal(429, "slow down"), TRIES, ELSE, "the endpoint is asked too often, or has no quota left (status 429)"),
     (refusal(429, "wait", {"Retry-After": "86400"}), 1, ELSE, "the endpoint is asked too often"),
-    (Response(hangs=True), TRIES, ELSE, "the endpoint did not answer within 0.2 s (--timeout)"),
+    (Response(hangs=True), TRIES, ELSE, LATE),
     (refusal(402, "pay"), 1, FINAL, "the endpoint refuses access"),
     (refusal(404, "no such model"), 1, FINAL, "the endpoint has nothing there"),
     (refusal(400, "json_schema?"), 1, TEXT, "the endpoint refuses the text, --temp"),
     (Response(307, headers={"Location": "/v1/chat/completions"}), 1, FINAL, "the endpoint has moved"),
     (Response(body=f'{{"error": "{KEY}"}}'.encode()), 1, TEXT, "no usable answer (Field required)"),
     (Response(body=b"[" * 10**6), 1, TEXT, "no usable answer (Invalid JSON"),
-    (completion({"coherence": 9}), 1, TEXT, "no usable answer (coherence: Input should be less than"),
+    (Response(endless=b" " * 2**16), 1, ELSE, LONG),
+    (Response(body=b" " * (MOST_BYTES + 1)), 1, ELSE, LONG),
+    (Response(body=BOMB, headers={"Content-Encoding": "gzip"}), 1, ELSE, "the endpoint compresses its replies"),
+    (Response(endless=b" ", pause=0.05), TRIES, ELSE, LATE),
+    (Response(endless=b"x: y\r\n", pause=0.05), TRIES, ELSE, LATE),
 ]
 
 
 @pytest.mark.parametrize(("response", "tries", "kind", "reason"), LASTING)
 def test_what_lasts_is_given_up(response: Response, tries: int, kind: tuple[bool, bool], reason: str) -> None:
+    """A reply is read up to a size and for a time."""
+    started = time.monotonic()
     with judging(fail=lambda n: response) as judge:
-        failed = answer(judge, timeout=0.2 if response.hangs else 5.0)
+        failed = answer(judge, timeout=0.3 if reason == LATE else 30.0)
     assert isinstance(failed, JudgeRequestError)
     assert str(failed).startswith(reason)
     assert (len(judge.asked), (failed.of_text, failed.is_final)) == (tries, kind)
-
-
-BOMB = gzip.compress(completion(scores_of({"answer": "text"})).body + b" " * 50 * MOST_BYTES)
-
-
-@pytest.mark.parametrize(
-    ("response", "tries", "reason"),
-    [
-        (Response(endless=b" " * 2**16), 1, "reply is longer than 1,048,576 bytes"),
-        (Response(500, endless=b" " * 2**16), 1, "reply is longer than 1,048,576 bytes"),
-        (Response(body=b" " * (MOST_BYTES + 1)), 1, "reply is longer than 1,048,576 bytes"),
-        (Response(body=BOMB, headers={"Content-Encoding": "gzip"}), 1, "compresses its replies"),
-        (Response(endless=b" ", pause=0.05), TRIES, "did not answer within 0.3 s (--timeout)"),
-        (Response(endless=b"x: y\r\n", pause=0.05), TRIES, "did not answer within 0.3 s (--timeout)"),
-    ],
-    ids=["endless", "endless failure", "long", "gzip bomb", "slow body", "slow headers"],
-)
-def test_a_reply_is_read_up_to_a_size_and_for_a_time(response: Response, tries: int, reason: str) -> None:
-    started = time.monotonic()
-    with judging(fail=lambda n: response) as judge:
-        failed = answer(judge, timeout=0.3 if response.pause else 30.0)
-    assert reason in str(failed)
-    assert (len(judge.asked), judge.headers[0]["accept-encoding"]) == (tries, "identity")
+    assert judge.headers[0]["accept-encoding"] == "identity"
     assert judge.sent < 32 * MOST_BYTES, "with what the system buffers"
     assert time.monotonic() - started < 20
 
 
-def test_no_text_is_sent_on_to_another_address() -> None:
+def test_another_address_gets_no_text_and_a_server_that_is_not_there_is_named() -> None:
     with judging() as elsewhere, judging() as judge:
         judge.fail = lambda n: Response(308, headers={"Location": f"{elsewhere.url}/chat/completions"})
         assert "the endpoint has moved" in str(answer(judge))
-    assert (len(judge.asked), elsewhere.asked) == (1, [])
-
-
-def test_a_server_that_is_not_there_is_named() -> None:
-    with judging() as judge:
-        pass
+        assert (len(judge.asked), elsewhere.asked) == (1, [])
+        failed = answer(judge, base_url=judge.url.replace("http:", "https:"))
+        assert re.match(r"the endpoint can't be reached \(.*SSL", str(failed))
     nowhere = judge.url.replace("127.0.0.1", "no-such-host.invalid")
     for url, reason in ((judge.url, "Connect call failed"), (nowhere, "[Nn]ame")):
         assert re.match(rf"the endpoint can't be reached \(.*{reason}", str(answer(judge, base_url=url)))
-    with judging() as judge:
-        failed = answer(judge, base_url=judge.url.replace("http:", "https:"))
-    assert re.match(r"the endpoint can't be reached \(.*SSL", str(failed))
 
 
 ECHOES: list[Callable[[str], Response]] = [
@@ -416,22 +378,11 @@ def test_a_call_whose_lease_is_taken_over_stops(out: Path, monkeypatch: pytest.M
 
 def test_it_lands_as_it_goes_on(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging_module, "SECONDS_BETWEEN_FILES", 0.0)
-    landed: list[int] = []  # files, before each question is answered
 
-    def files() -> int:
-        return len(list(out.glob("judgements/*.parquet")))
-
-    def look(number: int) -> Response | None:
-        wait_until(lambda: files() >= len(landed), seconds=20)  # while a question is open, the answers so far land
-        landed.append(files())
-        return None
+    def look(number: int) -> None:
+        """While a question is open, the answers so far land."""
+        wait_until(lambda: len(list(out.glob("judgements/*.parquet"))) == number, seconds=20)
 
     with judging(fail=look) as judge:
         assert judged(out, judge, "--concurrency", "1").returncode == 0
-    assert landed == list(range(6))
-
-
-def test_a_running_sweep_can_be_judged_by_an_endpoint_that_needs_no_key(out: Path, judge: Judge) -> None:
-    with hold(open_store(out)):
-        assert judged(out, judge, "--no-key", "--limit", "1").returncode == 0
-    assert KEY not in str(judge.headers)
+        assert len(judge.asked) == 6

@@ -1,7 +1,4 @@
-"""The four cells and the gains: against their definition, at the edges, and how often their intervals cover the truth.
-
-Shapes: P prompts.
-"""
+"""The four cells and the gains: against their definition, at the edges, and how often intervals cover the truth."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +10,6 @@ import pyarrow.compute as pc
 import pytest
 from assessment_worlds import BOUND, WORLDS, Drawn, World, summed
 
-from eexit.quality.estimates import Estimate
 from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, COSTS_OF, GAINS, Attribution, PromptTable, Shares
 
 AT_MOST = BOUND.max_risk
@@ -77,32 +73,20 @@ def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval(t
     assert (found.n, np.isnan(found.low)) == (4, True)
 
 
-def covers(found: Estimate, truth: float) -> bool:
-    return found.low - 1e-9 <= truth <= found.high + 1e-9
-
-
-def coverage(n: int, n_drawn: int, folder: Path) -> dict[str, Counter[str]]:
+@pytest.mark.parametrize(
+    ("n", "n_drawn", "least", "share"),
+    [(200, 5, 3, 0.93), *(pytest.param(n, 300, 267, 0.94, marks=pytest.mark.slow) for n in (200, 1700))],
+)
+def test_intervals_cover_truths_in_six_worlds(n: int, n_drawn: int, least: int, share: float, tmp_path: Path) -> None:
+    """At least 93 % truly: of 300 draws, which take ten minutes, 267 or more with a chance of 99.9 % then."""
     covered: dict[str, Counter[str]] = {}
     for name in ("pays", "costs more", "ceiling", "mode", "knowledge", "proof"):
         of_world = covered.setdefault(name, Counter())
         for seed in range(n_drawn):
-            drawn = Drawn(WORLDS[name][0], n, np.random.default_rng([7, seed]), folder)
+            drawn = Drawn(WORLDS[name][0], n, np.random.default_rng([7, seed]), tmp_path)
             found, levels = attribution_of(drawn), drawn.true_levels()
-            of_world.update(each for each, of in SUMS.items() if covers(found.estimate(of), summed(levels, of)))
-    return covered
-
-
-def test_intervals_cover_the_truth_in_most_of_a_few_draws(tmp_path: Path) -> None:
-    covered = coverage(200, 5, tmp_path)
-    assert min(of_world[each] for of_world in covered.values() for each in SUMS) >= 3
-    assert sum(of_world.total() for of_world in covered.values()) >= 0.93 * 5 * len(covered) * len(SUMS)
-
-
-@pytest.mark.slow  # ten minutes each
-@pytest.mark.parametrize("n", [200, 1700])
-def test_intervals_cover_the_truth_in_six_worlds(n: int, tmp_path: Path) -> None:
-    """At least 93 % truly: of 300 draws, 267 or more with a chance of 99.9 % then."""
-    n_drawn = 300
-    covered = coverage(n, n_drawn, tmp_path)
-    assert not {(name, each) for name, of_world in covered.items() for each in SUMS if of_world[each] < 267}
-    assert sum(of_world.total() for of_world in covered.values()) >= 0.94 * n_drawn * len(covered) * len(SUMS)
+            for each, of in SUMS.items():
+                estimate, truth = found.estimate(of), summed(levels, of)
+                of_world[each] += estimate.low - 1e-9 <= truth <= estimate.high + 1e-9
+    assert not {(name, each) for name, of_world in covered.items() for each in SUMS if of_world[each] < least}
+    assert sum(of_world.total() for of_world in covered.values()) >= share * n_drawn * len(covered) * len(SUMS)

@@ -4,9 +4,9 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from reference.generation import generate_one
-from references import decoder_of, remembering
 from traces import traces_of
 
 from eexit.decode.engine import Engine
-from eexit.decode.requests import DecodingConfig, PartialOutput, Request
+from eexit.decode.requests import PartialOutput, Request
 from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
@@ -34,7 +32,6 @@ LAYERS = (2, 4)
 CONFIDENT = EarlyExit("frozen_residual", "confidence", 0.2)
 EARLY = [CONFIDENT, EarlyExit("skip", "margin", 0.1), EarlyExit("unfrozen", "entropy", 4.2)]
 CONTEXTS = ("Q: who barks?\nA:", "", "x", "one ", "long " * 60, "<|end|>begins")
-CONTINUATIONS = (" dogs", "s", " a few of them, ", "long " * 40)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +48,10 @@ def hf(generator: ModelGenerator) -> HFLM:
     return HFLM(model, tokenizer=tokenizer, batch_size=1)
 
 
-QUESTIONS = ("What is blue?", "Who barks?", "Where is Rome?", "Why?", "How many legs has a spider? ")
 DOCUMENTS = [
     {"question": question, "choices": ["the sky", "a", f"dogs, {at} of them", "No."], "answer": at % 4,
      "page": f"{question} " * (at * 12 + 1)}  # the longest is longer than the model's context
-    for at, question in enumerate(QUESTIONS)
+    for at, question in enumerate(("What is blue?", "Who barks?", "Where is Rome?", "Why?", "How many legs, spider? "))
 ]  # fmt: skip
 ASKED, CHOICE, WORDS, PAGES = "Q: {{question}}\nA:", "own_choice", "own_words", "own_pages"
 MEAN = {"aggregation": "mean", "higher_is_better": True}
@@ -103,14 +99,6 @@ def requests(*arguments: tuple[Any, ...]) -> list[Instance]:
     return [Instance("loglikelihood", {}, its, index) for index, its in enumerate(arguments)]
 
 
-PAIRS = [(context, continuation) for context in CONTEXTS for continuation in CONTINUATIONS]
-
-
-def scores(lm: Any, pairs: Sequence[tuple[str, str]] = PAIRS) -> list[tuple[float, bool]]:
-    answers: list[tuple[float, bool]] = lm.loglikelihood(requests(*pairs))
-    return answers
-
-
 @pytest.mark.parametrize("in_chat", [False, True], ids=["", "in the chat template"])
 def test_normal_is_the_harness_s_own_model(generator: ModelGenerator, hf: HFLM, tasks: Path, in_chat: bool) -> None:
     settings: dict[str, Any] = {"apply_chat_template": True, "system_instruction": "Be brief."} if in_chat else {}
@@ -132,7 +120,9 @@ def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGe
     lm = exiting(generator, NoExit())
     assert lm.max_length == hf.max_length == POSITIONS
     assert len(CONTEXTS[4]) > POSITIONS, "in bytes, which are its tokens"
-    for pair, mine, theirs in zip(PAIRS, scores(lm), scores(hf), strict=True):
+    pairs = [*product(CONTEXTS, (" dogs", "s", " a few of them, ", "long " * 40))]
+    asked = requests(*pairs)
+    for pair, mine, theirs in zip(pairs, lm.loglikelihood(asked), hf.loglikelihood(asked), strict=True):
         assert mine[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-3), pair
         assert mine[1] == theirs[1], pair
     any_token = [(None, hf.tok_encode("Q:"), [token]) for token in range(len(hf.tokenizer))]
@@ -169,20 +159,17 @@ def test_continuations_are_scored_as_generated(generator: ModelGenerator, config
 
 
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
-def test_texts_are_generated_by_the_rule(generator: ModelGenerator, hf: HFLM, configuration: Configuration) -> None:
-    lm, limit = exiting(generator, configuration), 24
-    contexts = ("Q: who barks?\nA:", "x", "Rome")
-    decoding = DecodingConfig(LAYERS, limit, frozenset({hf.eot_token_id}))
-    model, decoder = remembering(hf.model), decoder_of(hf.model)
-    asked = [Request(tuple(hf.tok_encode(context)), configuration) for context in contexts]
-    traces = [generate_one(model, decoder, request, decoding) for request in asked]
-    whole = [hf.tok_decode(trace.token_id_T.tolist()) for trace in traces]
+def test_texts_are_generated_by_the_rule(generator: ModelGenerator, configuration: Configuration) -> None:
+    lm, contexts = exiting(generator, configuration), ("Q: who barks?\nA:", "x", "Rome")
+    engine = Engine(generator.engine.decoder, replace(generator.engine.decoding, max_new_tokens=24, temperature=0.0))
+    traces = traces_of(engine.generate([Request(tuple(lm.tok_encode(each)), configuration) for each in contexts]))
+    whole = [lm.tok_decode(traces[index].token_id_T.tolist()) for index in range(3)]
     stop = whole[0][9]
-    made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": limit}) for context in contexts)))
+    made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": 24}) for context in contexts)))
     assert made == [text.split(stop)[0] for text in whole]
     assert len(made[0]) < 10
     full = exiting(generator, NoExit())
-    assert full.generate_until(requests(*((context, {"max_gen_toks": limit}) for context in contexts))) != whole
+    assert full.generate_until(requests(*((context, {"max_gen_toks": 24}) for context in contexts))) != whole
 
 
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
@@ -196,10 +183,10 @@ def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: 
 
 
 def test_a_prompt_that_is_sampled_several_times_gets_other_draws_each_time(generator: ModelGenerator) -> None:
-    arguments = {"max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
-    made = exiting(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
+    thrice = requests(*[("Q:", {"max_gen_toks": 12, "do_sample": True, "temperature": 1.0})] * 3)
+    made = exiting(generator, CONFIDENT).generate_until(thrice)
     assert len(set(made)) == 3
-    assert made == exiting(generator, CONFIDENT).generate_until(requests(*[("Q:", arguments)] * 3))
+    assert made == exiting(generator, CONFIDENT).generate_until(thrice)
 
 
 def test_what_can_not_be_done_is_told(generator: ModelGenerator) -> None:
@@ -209,14 +196,14 @@ def test_what_can_not_be_done_is_told(generator: ModelGenerator) -> None:
         sampling({"do_sample": True, "temperature": 0.5, "top_k": 5, "num_beams": 2})
     lm = exiting(generator, NoExit())
     with pytest.raises(UsageError, match="a continuation has 300 tokens, and must have 1 to 256"):
-        scores(lm, [("Q:", "x" * 300)])
+        lm.loglikelihood(requests(("Q:", "x" * 300)))
     with pytest.raises(UsageError, match="a text can't be generated: the prompt is empty"):
         lm.generate_until(requests(("", {"max_gen_toks": 3})))
-    assert math.isfinite(scores(lm, [("Q:", "x" * 256)])[0][0])
+    assert math.isfinite(lm.loglikelihood(requests(("Q:", "x" * 256)))[0][0])
 
 
-def test_it_is_a_model_there(
-    generator: ModelGenerator, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_is_a_model_there_and_bad_arguments_are_told_in_a_line(
+    generator: ModelGenerator, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
@@ -234,22 +221,13 @@ def test_it_is_a_model_there(
     for about in (results["config"], by_name["config"]):
         assert (about["configuration"], about["exit_layers"]) == (CONFIDENT.key, [2, 4])
         assert 0 < about["mean_depth"] < 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+    for wrong, message in (
         ("mode=skip", "mode and rule belong together, as in mode=skip,rule=confidence,parameter=0.9, got mode=skip"),
         ("rule=kl", "mode and rule belong together"),
         ("mode=skip,rule=confidnce,parameter=0.9", "rules: Value error, unknown rule 'confidnce': did you mean"),
         ("mode=skip,rule=kl,parameter=1,exit_lyers=[2]", "exit_lyers: Extra inputs are not permitted (model_args)"),
-    ],
-)
-def test_bad_arguments_are_told_in_a_line(
-    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tasks: Path
-) -> None:
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
-    given = ["--model", "eexit", "--model_args", f"pretrained=x,{arguments}", "--tasks", CHOICE]
-    monkeypatch.setattr(sys, "argv", ["lm_eval", "--include_path", str(tasks), *given])
-    assert main() == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
+    ):
+        wrongly = ["lm_eval", "--model", "eexit", "--model_args", f"pretrained=x,{wrong}", *named]
+        monkeypatch.setattr(sys, "argv", wrongly)
+        assert main() == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")

@@ -1,6 +1,5 @@
 """`eexit package`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
 
-import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from untrained import PROBE
 
 import eexit
-from eexit.custom_generate.package import SETTING, Certificate
+from eexit.custom_generate.package import Certificate
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
@@ -61,7 +60,14 @@ def choose(out: Path, key: str | None, **columns: float) -> None:
     CHOICES.publish(open_store(out), "a" * 32, [{**row, "configuration": key, "tested": tested}])
 
 
-def time_it(out: Path) -> None:
+def take(*arguments: str | Path) -> str:
+    done = here(main, *arguments, "--quiet")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
+    choose(out, KEY)
     common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
     rows = [
         {**common, "configuration": key, "batch": 8, "round": number, "seconds": seconds}
@@ -69,22 +75,6 @@ def time_it(out: Path) -> None:
         for key, seconds in (("normal", 2.0), (KEY, 1.5), ("generate", 1.2))
     ]
     TIMINGS.publish(open_store(out), "b" * 32, rows)
-
-
-def take(*arguments: str | Path) -> str:
-    done = here(main, *arguments, "--quiet")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def held(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / SETTING).read_text())
-    return found
-
-
-def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
-    choose(out, KEY)
-    time_it(out)
     printed = take(out, "--chosen", "--out", tmp_path / "mine")
     taken = eexit.load(tmp_path / "mine").package
     found = {"n": 90, "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "held_out": HELD_OUT}
@@ -118,30 +108,26 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
     choose(out, None)
     assert "certified no setting that saves anything" in refusal(*asked)
     assert "It has no guarantee" in take(out, "--configuration", KEY, "--out", tmp_path / "mine")
-    assert held(tmp_path / "mine")["certificate"] is None
+    assert eexit.load(tmp_path / "mine").package.certificate is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    refused: list[tuple[list[str], str]] = [
         (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
-        (["--configuration", "skip/agree"], "rule agree reads the final layer"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
         (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),
         ([], "give either --chosen or --configuration KEY"),
-        (["--configuration", KEY, "--out", "{full}"], "holds mine.txt, and nothing there is replaced"),
-        (["--configuration", KEY, "--out", "{full}/mine.txt"], "is a file: give a folder"),
-        (["--configuration", KEY, "--out", "{swept}/tokens"], "is inside the sweep's results"),
+        (["--configuration", KEY, "--out", f"{tmp_path}/full"], "holds mine.txt, and nothing there is replaced"),
+        (["--configuration", KEY, "--out", f"{tmp_path}/full/mine.txt"], "is a file: give a folder"),
+        (["--configuration", KEY, "--out", f"{swept_out}/tokens"], "is inside the sweep's results"),
         (["--configuration", KEY, "--out", "s3://bucket/mine"], "is a URI: give a local folder"),
-    ],
-)
-def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path, arguments: list[str], reason: str) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    given = [each.replace("{full}", f"{tmp_path}/full").replace("{swept}", str(swept_out)) for each in arguments]
-    assert reason in refusal(main, swept_out, "--out", tmp_path / "mine", *given, "--quiet")
+    ]
+    for arguments, reason in refused:
+        assert reason in refusal(main, swept_out, "--out", tmp_path / "mine", *arguments, "--quiet")
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
@@ -149,9 +135,9 @@ def test_a_sweep_in_bfloat16_is_taken_home_in_float32_too_whose_texts_may_differ
     fields: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["skip"], "dtype": "bfloat16"}
     out, key = swept(tmp_path / "sweep", model, FEW, **fields, max_new_tokens=24), "skip/confidence/0.2"
     printed = take(out, "--configuration", key, "--dtypes", "float32", "--out", tmp_path / "mine")
-    about = held(tmp_path / "mine")["model"]
-    assert (about["dtype"], about["dtype_asked"]) == ("bfloat16", "bfloat16")
-    assert about["measured"]["float32"]["identical"] < len(FEW), "what was refused before"
+    about = eexit.load(tmp_path / "mine").package.model
+    assert (about.dtype, about.dtype_asked) == ("bfloat16", "bfloat16")
+    assert about.measured["float32"].identical < len(FEW), "what was refused before"
     assert "The sweep, and any guarantee, is of bfloat16." in printed
 
 
@@ -162,7 +148,7 @@ def test_a_repository_generates(swept_out: Path, model: Path, tmp_path: Path, mo
     take(swept_out, "--configuration", KEY, "--hub", "me/mine", "--out", folder)
     assert (folder / "custom_generate" / "requirements.txt").read_text() == "eexit\n"
     its: Any = loaded(model)
-    prompt, token_ids, _ = texts_of(swept_out, KEY)[0]
+    [prompt, *_], [(token_ids, _), *_] = texts_of(swept_out, KEY)
     given = {"max_new_tokens": 10, "do_sample": False, "trust_remote_code": True}
     names: dict[str, Any] = {}
     exec((folder / "custom_generate" / "generate.py").read_text(), names)
@@ -172,20 +158,15 @@ def test_a_repository_generates(swept_out: Path, model: Path, tmp_path: Path, mo
     assert by_name.tolist() == made.tolist()
 
 
-def save_probe(folder: Path, student: str) -> str:
-    """A random probe of an adapter's hidden states, in a folder such as training leaves."""
-    folder.mkdir()
-    save_file(PROBE.tensors(), folder / WEIGHTS)
-    files, adapter = {WEIGHTS: sha256([folder / WEIGHTS])}, read_card(student, ADAPTER).digest
-    card = {"what": "probe", "holds": [PROBE_ROLE], "model": {}, "layers": range(6), "readout": "lens", "files": files}
-    write_card(folder, ArtefactCard.model_validate({**card, "adapter": adapter}))
-    return str(folder)
-
-
 def test_what_was_trained_is_taken_along(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = save_adapter(AutoModelForCausalLM.from_pretrained(model), tmp_path / "student")
-    probe, mode = save_probe(tmp_path / "probe", student), "frozen_residual"
-    asked: dict[str, Any] = {"adapter": student, "probe": probe, "screen": "8:32", "modes": [mode]}
+    probe, mode = tmp_path / "probe", "frozen_residual"  # a random probe of the adapter's hidden states
+    probe.mkdir()
+    save_file(PROBE.tensors(), probe / WEIGHTS)
+    files, adapter = {WEIGHTS: sha256([probe / WEIGHTS])}, read_card(student, ADAPTER).digest
+    card = {"what": "probe", "holds": [PROBE_ROLE], "model": {}, "layers": range(6), "readout": "lens", "files": files}
+    write_card(probe, ArtefactCard.model_validate({**card, "adapter": adapter}))
+    asked: dict[str, Any] = {"adapter": student, "probe": str(probe), "screen": "8:32", "modes": [mode]}
     out = swept(tmp_path / "sweep", model, FEW, rules={"predicted_kl": [1.0], "confidence": [0.2]}, **asked)
     keys = {f"{mode}/predicted_kl/1": "artefacts/probe", f"{mode}/confidence/0.2": None}
     for at, key in enumerate(keys):
@@ -193,10 +174,9 @@ def test_what_was_trained_is_taken_along(model: Path, tmp_path: Path, monkeypatc
     shutil.rmtree(student)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))  # who has none
     for at, (key, taken) in enumerate(keys.items()):
-        setting, texts = eexit.load(tmp_path / f"{at}"), texts_of(out, key)
+        setting, (prompts, texts) = eexit.load(tmp_path / f"{at}"), texts_of(out, key)
         assert setting.package.config["probe"] == taken
-        made = run(loaded(model), setting, [prompt for prompt, _, _ in texts])
-        assert made == [(token_ids, layers) for _, token_ids, layers in texts]
+        assert run(loaded(model), setting, prompts) == texts
     assert not (tmp_path / "another user").exists()
 
 

@@ -1,4 +1,4 @@
-"""Replays of what tiny models wrote: against draws, against runs at the same settings, and at the ends of each rule."""
+"""Replays from recorded data, against plain loops over tokens and layers."""
 
 from dataclasses import replace
 
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE, SOME, control
-from reference.generation import draw
+from reference.generation import stick_breaking
 from reference.rules import RuleInputs, stop_by_kl
 
 from eexit.method.divergence import divergence_from_final
 from eexit.method.rules import RULES, Parameter
-from eexit.method.stick_breaking import exit_draws
 from eexit.plan.configuration import EarlyExit
 from eexit.plan.splits import unit_digest
 from eexit.results.study_tables import OF_UNITS
@@ -19,49 +18,23 @@ from eexit.studies.replay.from_records import ReplayResult, TextCosts, Transcrip
 from eexit.training.texts import TrainingText
 
 
-def random_transcript(n_tokens: int) -> Transcript:
+def test_expectations_are_those_of_the_plain_loops_at_the_ends_of_the_kl_rule_and_between() -> None:
     generator = torch.Generator().manual_seed(0)
-    divergence = divergence_from_final(torch.randn(n_tokens, len(EXITABLE) + 1, 20, generator=generator), 1)
-    kl_NE = 3 * torch.rand(n_tokens, len(EXITABLE), generator=generator)
-    return Transcript(TrainingText("a", (1, 2), (0,) * (n_tokens + 1)), 0, replace(divergence, kl_BE=kl_NE))
-
-
-def kl(*factors: float) -> list[EarlyExit]:
-    return [EarlyExit("unfrozen", "kl", factor) for factor in factors]
-
-
-def test_the_expected_distribution_is_that_of_draws_as_the_engine_draws_them() -> None:
-    """8,000 draws: within 3 standard errors, at each layer; so are KL and disagreement at the exits drawn."""
-    transcript, n_seeds = random_transcript(100), 80
-    assert transcript.full_depth is not None
-    full_depth, factor = transcript.full_depth, 0.7
-    [replayed] = replay_recorded(kl(factor), transcript, EXITABLE)
-    inputs = [RuleInputs(kl_E, [], torch.empty(0), [], [], (), None) for kl_E in full_depth.kl_BE.tolist()]
-    stops_N = [stop_by_kl(each, factor)[0] for each in inputs]
-    draws_SN = [exit_draws(seed, [1, 2], 101)[1:].tolist() for seed in range(n_seeds)]
-    exit_SN = np.array([[draw(stops, u) for stops, u in zip(stops_N, u_N, strict=True)] for u_N in draws_SN])
-    kl_NX = np.pad(full_depth.kl_BE.numpy(), ((0, 0), (0, 1)))
-    unlike_NX = (full_depth.top_token_BX != full_depth.top_token_BX[:, -1:]).numpy().astype(float)
-    token_N = np.arange(100)
-    for expected, sampled_SN in [
-        *((replayed.share_X[rank], (exit_SN == rank).astype(float)) for rank in range(len(EXITABLE) + 1)),
-        (replayed.expected_kl, kl_NX[token_N, exit_SN]),
-        (replayed.expected_disagreement, unlike_NX[token_N, exit_SN]),
-    ]:
-        standard_error = np.sqrt(sampled_SN.var(0, ddof=1).sum() / n_seeds) / 100
-        assert abs(sampled_SN.mean() - expected) < 3 * standard_error
-
-
-def test_the_ends_of_the_kl_rule_have_closed_forms() -> None:
-    transcript = random_transcript(50)
-    assert transcript.full_depth is not None
-    first, never = replay_recorded(kl(0.0, 1e9), transcript, EXITABLE)
-    assert first.share_X.tolist() == [1, 0, 0, 0]
-    assert first.expected_kl == pytest.approx(transcript.full_depth.kl_BE[:, 0].double().mean().item())
-    unlike_N = transcript.full_depth.top_token_BX[:, 0] != transcript.full_depth.top_token_BX[:, -1]
-    assert first.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
-    assert never.share_X == pytest.approx([0, 0, 0, 1])
-    assert (never.expected_kl, never.expected_disagreement) == pytest.approx((0, 0))
+    divergence = divergence_from_final(torch.randn(50, len(EXITABLE) + 1, 20, generator=generator), 1)
+    divergence = replace(divergence, kl_BE=3 * torch.rand(50, len(EXITABLE), generator=generator))
+    transcript = Transcript(TrainingText("a", (1, 2), (0,) * 51), 0, divergence)
+    kl_NE, top_NX = divergence.kl_BE.tolist(), divergence.top_token_BX.numpy()
+    inputs = [RuleInputs(kl_E, [], torch.empty(0), [], [], (), None) for kl_E in kl_NE]
+    for factor in (0.0, 0.7, 1e9):
+        [replayed] = replay_recorded([EarlyExit("unfrozen", "kl", factor)], transcript, EXITABLE)
+        prob_NX = np.array([stick_breaking(stop_by_kl(each, factor)[0]) for each in inputs])
+        unlike_N = (prob_NX * (top_NX != top_NX[:, -1:])).sum(1)
+        assert replayed.share_X == pytest.approx(prob_NX.mean(0), abs=1e-6)
+        assert replayed.expected_kl == pytest.approx(
+            (prob_NX * np.pad(kl_NE, ((0, 0), (0, 1)))).sum(1).mean(), abs=1e-5
+        )
+        assert replayed.expected_disagreement == pytest.approx(unlike_N.mean(), abs=1e-6)
+        assert replayed.changed == pytest.approx(1 - (1 - unlike_N).prod(), abs=1e-5)
 
 
 def test_settings_are_replayed_together_where_they_see_the_same() -> None:

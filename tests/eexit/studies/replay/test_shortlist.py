@@ -27,19 +27,16 @@ def key(parameter: float) -> str:
     return setting(parameter, 0, 0).key
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
+def test_neighbours_are_on_both_sides_of_the_bound() -> None:
+    for settings, expected in (
         ([setting(0.9, 0.01, 0.1), setting(0.8, 0.03, 0.2), setting(0.7, 0.04, 0.21)], Neighbours(key(0.9), key(0.8))),
         ([setting(0.9, 0.03, 0.1), setting(0.8, 0.05, 0.2)], Neighbours(None, key(0.8))),
         ([setting(0.9, 0.001, 0.05), setting(0.8, 0.01, 0.2)], Neighbours(key(0.9), key(0.8))),
         ([setting(0.9, 0.01, 0.1)], Neighbours(None, key(0.9))),
         ([setting(0.9, 0.01, -0.1), setting(0.8, 0.02, -0.2)], Neighbours(None, key(0.9))),
         ([setting(0.9, 0.01, 0.2), setting(0.8, 0.05, 0.1)], Neighbours(None, key(0.9))),
-    ],
-)
-def test_neighbours_are_on_both_sides_of_the_bound(settings: list[PredictedSetting], expected: Neighbours) -> None:
-    assert neighbours(settings, 0.02) == expected
+    ):
+        assert neighbours(settings, 0.02) == expected
 
 
 def test_of_settings_those_that_cost_least_within_each_aim_are_run_from_safe_to_bold() -> None:
@@ -98,16 +95,13 @@ def test_a_pilot_predicts_what_settings_lose_in_each_mode(tmp_path: Path) -> Non
     assert [each.key for each in oracles] == ["unfrozen/agree", *cells.B]
 
 
-@pytest.mark.parametrize(
-    ("settings", "replays", "message"),
-    [
+def test_what_settings_are_found_by_has_to_be_there(tmp_path: Path) -> None:
+    lacking: list[tuple[dict[Any, Any], dict[float, tuple[float, float]], str]] = [
         (WHOLE, {}, "has no replays of online rules with an exact KV cache"),
         ({each: (lost, 0.2) for each, lost in LOST.items()}, REPLAYED, "has no runs of frozen_residual/agree"),
         ({EarlyExit("unfrozen", "confidence", 0.9): (0, 0.2)}, REPLAYED, "has no settings in a mode that alters"),
-    ],
-)
-def test_what_settings_are_found_by_has_to_be_there(
-    tmp_path: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        shortlist.settings_worth_running(pilot(tmp_path / "p", settings, replays), "answers", 0.02, ["unfrozen", MODE])
+    ]
+    for settings, replays, message in lacking:
+        results = pilot(tmp_path / f"{len(settings)}", settings, replays)
+        with pytest.raises(UsageError, match=message):
+            shortlist.settings_worth_running(results, "answers", 0.02, ["unfrozen", MODE])

@@ -1,9 +1,10 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -18,18 +19,17 @@ from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.finished_sweep import read_finished
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import study
 from eexit.studies.replay.from_records import read_transcripts
-from eexit.studies.replay.study import ReplayArgs, ReplayStudy, make_replay_plan
+from eexit.studies.replay.study import ReplayArgs, make_replay_plan
 from jobs import replay
 
 EXITS = (1, 3, 4)
 WORDS = ("one", "two", "failed", "four", "five", "six")
 RULES = {"kl": (1.0,), "confidence": (0.1, 0.2)}
-MEASURES = ["mean_depth", "disagreement"]
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,10 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
     return SweepConfig.model_validate(fields | grid | others)
 
 
-def plan_of(text_of: str = "normal", **others: Any) -> Callable[[FinishedSweep], ReplayStudy]:
-    asked = ReplayArgs(**{"kl_factors": (), "rules": {}, **others})
-    return partial(make_replay_plan, asked=asked, text_of=text_of)
-
-
-def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
+def replayed_here(out: Path, text_of: str = "normal", **others: Any) -> Sequence[Mapping[str, Any]]:
     """Return the rows of a replay with the model in this process, where an actor would load it again."""
-    study = plan_of(**others)(read_finished(str(out), ["prompt_id", "status"]))
+    asked = ReplayArgs(**{"kl_factors": (), "rules": {}, **others})
+    study = make_replay_plan(read_finished(str(out), ["prompt_id", "status"]), asked, text_of)
     if study.needs_model:
         study.load("cpu")
     return [
@@ -63,22 +59,8 @@ def replayed_here(out: Path, **others: Any) -> Sequence[Mapping[str, Any]]:
     ]
 
 
-def by_prompt(out: Path, key: str) -> pd.DataFrame:
-    """Means of a configuration's runs: over seeds, for each prompt."""
-    runs = pd.read_parquet(out / "generations").query("status == 'ok' and configuration == @key")
-    return runs.groupby("prompt_id")[[*MEASURES, "macs_full", "macs_required"]].mean()
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(actors, "ray_session", refuse)
-
-
-@pytest.mark.usefixtures("no_ray")
-def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path) -> None:
+def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors, "ray_session", Mock(side_effect=AssertionError("Ray was started")))
     before = len(REPLAYS.read(open_store(finished)))
     done = here(replay.main, finished, "--kl-factors", "0", "0.5:2:3", "--texts-of", "unfrozen/kl/1")
     assert done.returncode == 0
@@ -109,9 +91,12 @@ def test_online_rules_on_their_own_texts_are_their_runs(finished: Path, monkeypa
     rows = REPLAYS.read(open_store(finished)).to_pandas()
     rows = rows[rows.text_of == key].set_index("configuration")
     assert (len(rows), set(rows.prompts), set(rows.texts)) == (4, {5}, {5}), "both seeds have the same text"
-    its, runs = rows.loc[key], by_prompt(finished, key)
-    assert [its.mean_depth, its.expected_disagreement] == pytest.approx(runs[MEASURES].mean().tolist(), abs=1e-9)
-    assert [its.macs_full, its.macs_required] == pytest.approx(runs[["macs_full", "macs_required"]].sum().tolist())
+    runs = pd.read_parquet(finished / "generations").query("status == 'ok' and configuration == @key")
+    its, of_prompts = rows.loc[key], runs.groupby("prompt_id").mean(numeric_only=True)
+    for name, measure in (("mean_depth", "mean_depth"), ("expected_disagreement", "disagreement")):
+        assert its[name] == pytest.approx(of_prompts[measure].mean(), abs=1e-9)
+    for name in ("macs_full", "macs_required"):
+        assert its[name] == pytest.approx(of_prompts[name].sum())
     assert its.mean_depth != rows.loc["unfrozen/confidence/0.1"].mean_depth, "its own state decides"
 
 
@@ -146,31 +131,23 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
     assert [(its.text.prompt_id, its.seed) for its in transcripts] == expected
     texts = [its.text for its in read_transcripts(open_store(tmp_path / "bare"), "normal")]
     assert texts == [its.text for its in transcripts]
+    failed = config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),))
+    with pytest.raises(UsageError, match="has no texts of normal"):
+        replayed_here(land_all(tmp_path / "failed", failed), kl_factors=(1.0,))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
         ({}, "no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
-        ({"kl_factors": (-1.0,)}, "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -1"),
         ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
-        ({"rules": {"fixed": (2.0,)}}, "rule fixed can't exit at layer 2: the exitable layers are 1 3 4"),
-        ({"rules": {"predicted_kl": (1.0,)}}, "rule predicted_kl reads a trained probe: give --probe"),
         ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
         ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
         ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),
         ({"rules": {"agree": ()}, "exit_sets": ("99",)}, "exit set 99: layer 99 is not exitable"),
         ({"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you mean unfro"),
-    ],
-)
-def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        replayed_here(finished, **arguments)
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_only_a_sweep_with_texts_is_replayed(finished: Path, tmp_path: Path) -> None:
-    out = land_all(tmp_path, config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),)))
-    with pytest.raises(UsageError, match="has no texts of normal"):
-        replayed_here(out, kl_factors=(1.0,))
+    ]
+    for arguments, message in refused:
+        with pytest.raises(UsageError) as raised:
+            replayed_here(finished, **arguments)
+        [line] = str(raised.value).splitlines()
+        assert message in line

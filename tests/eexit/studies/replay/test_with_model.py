@@ -1,8 +1,7 @@
-"""Replays with the model, of what tiny models wrote: against runs at the same settings, and the model's own forward."""
+"""Replays with the model, of what tiny models wrote, against runs at the same settings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,7 +11,6 @@ import torch
 from axes import EXITABLE, SOME
 from references import decoder_of, save_adapter
 from rows import DECODING, PROMPTS
-from torch import Tensor
 from traces import traces_of
 from transformers import PreTrainedModel
 from untrained import random_gate
@@ -29,7 +27,7 @@ from eexit.method.screen_size import ScreenSize
 from eexit.model.adapters import merged
 from eexit.model.decoders import DecoderPair
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import Configuration, EarlyExit, NoExit
+from eexit.plan.configuration import Configuration, EarlyExit
 from eexit.quality.text_metrics import disagreement
 from eexit.studies.replay.from_records import ReplayResult, Transcript, replay_recorded, together
 from eexit.studies.replay.with_model import Replayer
@@ -45,11 +43,6 @@ def replayer_of(
 ) -> Replayer:
     decoder = decoder_of(llama)
     return Replayer(DecoderPair(decoder, student or decoder), decoding, measure_unit_costs(decoder, decoding))
-
-
-@pytest.fixture(scope="module")
-def replayer(llama: PreTrainedModel) -> Replayer:
-    return replayer_of(llama)
 
 
 def decoding_with(llama: PreTrainedModel, gated: Sequence[EarlyExit], by: str) -> DecodingConfig:
@@ -88,6 +81,8 @@ def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, repl
         own = disagreement(trace.token_id_T, trace.final_token_id_T)
         assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
         assert replayed.changed == ((own or 0) > 0)
+    if setting.rule == "fixed":  # at and below the layer that all tokens exit at, no mode alters anything
+        assert replayed.expected_kl == pytest.approx(trace.kl_TE[1:, exit_N[0]].mean(), rel=1e-4)
     unit_costs, exit_T = replayer.pricing.unit_costs, trace.exit_layer_T[1:]
     ran = cost_columns(unit_costs, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
     assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
@@ -145,55 +140,8 @@ def test_a_run_replayed_on_its_own_text_is_that_run(llama: PreTrainedModel, mode
     assert len(online) > len(gated), "they don't cost the same"
 
 
-def frozen_streams(llama: PreTrainedModel, text: TrainingText, exit_N: Tensor) -> dict[int, Tensor]:
-    """The streams (N, W) after each layer, kept as they are past exits, by the model's own forward."""
-    ids, n_prompt = torch.tensor([[*text.prompt_token_ids, *text.token_ids[:-1]]]), len(text.prompt_token_ids)
-    exit_T = torch.full((ids.shape[1],), N_LAYERS - 1)
-    exit_T[n_prompt:] = exit_N
-    found: dict[int, Tensor] = {}
-
-    def freeze(layer: int, _: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept_1TW = torch.where((layer <= exit_T)[:, None], output, args[0])
-        found[layer] = kept_1TW[0, n_prompt:]
-        return kept_1TW
-
-    handles = [each.register_forward_hook(partial(freeze, layer)) for layer, each in enumerate(llama.model.layers)]
-    llama.model(ids, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def test_frozen_exits_are_read_as_by_the_models_own_forward(llama: PreTrainedModel, replayer: Replayer) -> None:
-    setting = EarlyExit("frozen_residual", "confidence", 0.3)
-    transcript = transcript_of(generate(llama, NoExit()), recorded=False)
-
-    def log_p(stream_NW: Tensor) -> Tensor:
-        logits_NV: Tensor = llama.lm_head(llama.model.norm(stream_NW))
-        return logits_NV.double().log_softmax(-1)
-
-    with torch.inference_mode():
-        exit_N = torch.full((len(transcript.text.token_ids) - 1,), N_LAYERS - 1)
-        for layer in EXITABLE:  # what is seen there depends on exits below alone
-            seen_NW = frozen_streams(llama, transcript.text, exit_N)[layer]
-            stops_N = (log_p(seen_NW).exp().max(-1).values >= 0.3) & (exit_N > layer)
-            exit_N = torch.where(stops_N, layer, exit_N)
-        at = frozen_streams(llama, transcript.text, exit_N)
-        read_NV = torch.stack([log_p(at[layer])[row] for row, layer in enumerate(exit_N.tolist())])
-        at_full_depth = frozen_streams(llama, transcript.text, torch.full_like(exit_N, N_LAYERS - 1))
-        final_NV = log_p(at_full_depth[N_LAYERS - 1])
-    [replayed] = replayer.replay([setting], transcript)
-    assert 0 < replayed.share_X[-1] < 1
-    for rank, layer in enumerate([*EXITABLE, N_LAYERS - 1]):
-        assert replayed.share_X[rank] == pytest.approx((exit_N == layer).double().mean().item())
-    kl_N = (final_NV.exp() * (final_NV - read_NV)).sum(-1)
-    assert replayed.expected_kl == pytest.approx(kl_N.mean().item(), rel=1e-4)
-    unlike_N = read_NV.argmax(-1) != final_NV.argmax(-1)
-    assert replayed.expected_disagreement == pytest.approx(unlike_N.double().mean().item())
-
-
-def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel, replayer: Replayer) -> None:
-    trace = generate(llama, EarlyExit("skip", "fixed", 3.0))
+def test_what_was_not_recorded_is_found_with_the_model(llama: PreTrainedModel) -> None:
+    replayer, trace = replayer_of(llama), generate(llama, EarlyExit("skip", "fixed", 3.0))
     for setting in (EarlyExit("unfrozen", "kl", 0.5), EarlyExit("unfrozen", "agree")):
         [with_model] = replayer.replay([setting], transcript_of(trace, recorded=False))
         [recorded] = replay_recorded([setting], transcript_of(trace), EXITABLE)

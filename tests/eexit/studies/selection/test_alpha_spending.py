@@ -38,16 +38,13 @@ def ask(out: Path, asked: dict[str, Any], minute: int, planned: int | None = Non
     return found.number
 
 
-def test_another_question_of_the_same_prompts_is_a_further_ask_and_the_same_one_is_not(tmp_path: Path) -> None:
+def test_another_question_of_a_shared_prompt_is_a_further_ask_and_the_same_one_is_not(tmp_path: Path) -> None:
     bounds = (0.02, 0.03, 0.02, 0.04, 0.03)
     assert [ask(tmp_path / "a" / "out", question(bound), at) for at, bound in enumerate(bounds)] == [1, 2, 1, 3, 2]
     changes: list[dict[str, Any]] = [{name: "other"} for name in ("risk", "cost_by", "test", "order")]
     for at, change in enumerate([*changes, {"max_risk": 0.01}, {"confidence": 0.9}, {"asked": ["a/b/1"]}], start=5):
         assert ask(tmp_path / "b" / "out", question() | change, at) == at - 4, "each of these is another question"
-
-
-def test_asks_of_one_shared_prompt_are_counted_and_those_of_fresh_prompts_are_not(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "c" / "out"
     assert ask(out, question(), 0) == 1
     assert ask(out, question(units=["fresh", "fresh, too"]), 1) == 1
     assert ask(out, question(units=[UNITS[0], "fresh"]), 2) == 3
@@ -68,14 +65,9 @@ def test_asks_are_counted_over_folders_that_lie_side_by_side_and_steps_of_assess
     assert ask(mine, question(runs="e", model="another"), 5) == 1, "its certificates are claims of their own"
     shutil.copytree(mine, tmp_path / "copy")
     assert ask(tmp_path / "copy", question(runs="c"), 6) == 3, "a copy counts nothing twice"
-
-
-def test_a_number_stays_when_a_folder_is_removed(tmp_path: Path) -> None:
-    for at, name in enumerate("abc"):
-        assert ask(tmp_path / name, question(runs=name), at) == at + 1
-    shutil.rmtree(tmp_path / "a")
-    assert ask(tmp_path / "c", question(runs="c"), 3) == 3
-    assert ask(tmp_path / "d", question(runs="d"), 4) == 4
+    shutil.rmtree(again)
+    assert ask(mine, question(runs="c"), 7) == 3, "a number stays when a folder is removed"
+    assert ask(mine, question(runs="f"), 8) == 5
 
 
 def test_planned_asks_share_equally_and_how_many_they_are_is_said_at_the_first(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,10 +40,6 @@ def index(run: Run) -> int:
     return PROMPTS.index(run.prompt.prompt)
 
 
-def is_normal(run: Run) -> bool:
-    return run.configuration.key == "normal"
-
-
 def test_the_cheapest_certified_setting_is_chosen_beside_the_naive_choice_and_checked(finished: Path) -> None:
     row, _ = select(finished)
     n, means = len(CHOOSING), [fmean(disagreement(key, seed) for seed in SEEDS) for key in COSTS]
@@ -62,7 +57,7 @@ def test_the_cheapest_certified_setting_is_chosen_beside_the_naive_choice_and_ch
     assert 1 - 0.05 ** (1 / len(REPORTING)) < row["reporting_upper"] < 0.2
 
 
-def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Path) -> None:
+def test_where_none_is_certified_it_says_what_would_do_and_an_oracle_is_only_chosen_by_depth(finished: Path) -> None:
     again = shutil.copytree(finished, finished.parent / "elsewhere" / "finished")
     row, _ = select(finished, keys=["skip/confidence/0.9"])
     enough = prompts_needed(betting, np.full(len(CHOOSING), 0.04), 0.05, FIRST)
@@ -70,9 +65,6 @@ def test_where_none_is_certified_it_says_how_many_prompts_would_do(finished: Pat
     assert (row["configuration"], row["tested"][0]["prompts_needed"]) == (None, enough)
     [tested] = select(again, keys=["skip/confidence/0.5"])[0]["tested"]
     assert tested["prompts_needed"] is None, "no number would do"
-
-
-def test_an_oracle_is_only_chosen_by_what_it_would_save(finished: Path) -> None:
     row, said = select(finished, risk="perplexity", cost="depth", rules=["kl"])
     assert row["configuration"] == "skip/kl/1"
     assert "It is an oracle" in said
@@ -89,8 +81,8 @@ def test_the_cheapest_certified_setting_is_reported_even_where_it_costs_more_tha
 def test_lost_answers_are_those_that_normal_has_right(tmp_path: Path) -> None:
     """Normal is right in three of four, and the setting in all of them but the first; it changes a third of texts."""
     out = land(tmp_path / "out", columns=lambda run: {
-        "correct": index(run) % 4 > 0 and (is_normal(run) or index(run) > 1),
-        "lcs_share": 1.0 if is_normal(run) or index(run) % 3 else 0.5,
+        "correct": index(run) % 4 > 0 and (run.configuration.key == "normal" or index(run) > 1),
+        "lcs_share": 1.0 if run.configuration.key == "normal" or index(run) % 3 else 0.5,
     })  # fmt: skip
     row, _ = select(out, risk="answers", max_risk=0.04)
     [tested], choosing = row["tested"], [n for n, prompt in enumerate(PROMPTS) if prompt in CHOOSING]
@@ -120,8 +112,8 @@ def test_a_setting_may_be_chosen_by_a_right_answers_cost(tmp_path: Path, cost: s
 
 def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_path: Path) -> None:
     """Normal is right on three prompts, and the setting never."""
-    right = set(CHOOSING[:3])
-    out = land(tmp_path / "out", columns=lambda run: {"correct": is_normal(run) and run.prompt.prompt in right})
+    right = {("normal", prompt) for prompt in CHOOSING[:3]}
+    out = land(tmp_path / "out", columns=lambda run: {"correct": (run.configuration.key, run.prompt.prompt) in right})
     with pytest.raises(UsageError, match=r"could be certified to lose at most 5%"):
         select(out, risk="answers")
     assert not (out / "choices").exists(), "it was no ask"
@@ -129,14 +121,12 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         select(out, risk="answers", max_risk=0.016)  # a bound that answers could tell
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
+def test_what_nothing_can_be_chosen_from_is_told(finished: Path) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"max_risk": 1.0}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
         ({"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
         ({"confidence": 0.0}, "--confidence must be above 0 and below 1"),
         ({"pilot": "there"}, "--pilot gives the order of --order pareto, and --order passed-on"),
-        ({"rules": ["agree"]}, "can't be chosen from: skip/agree: no order from conservative to bold"),
         ({"keys": ["skip/agree", "skip/fixed/5"]}, "can't be chosen from: skip/agree: no order"),
         ({"rules": ["kl"]}, "can't be chosen from: skip/kl: oracles save nothing at run time; --cost needed"),
         ({"rules": ["confidense"]}, "has no rule confidense: did you mean confidence?"),
@@ -146,11 +136,10 @@ def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_
         ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
         ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
         ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
-    ],
-)
-def test_what_nothing_can_be_chosen_from_is_told(finished: Path, asked: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(message)):
-        select(finished, **asked)
+    ]
+    for asked, message in refused:
+        with pytest.raises(UsageError, match=re.escape(message)):
+            select(finished, **asked)
 
 
 def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
@@ -163,20 +152,16 @@ def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
         (few, {"order": PARETO}, f"has {n_few} calibration prompts, and certifying a risk of 0.05"),
         (half, {}, "has 837 of 840 runs: finish that sweep first"),
         (wrong, {}, "has a loss of 1.5, and losses for risk disagreement are between 0 and 1"),
-        (tmp_path, {}, "holds no sweep.json: give the folder of a finished sweep"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
             select(out, **asked)
 
 
-def test_the_order_comes_from_a_part_of_the_prompts_that_chooses_nothing(finished: Path) -> None:
+def test_the_order_comes_from_a_pilot_split_or_another_sweep(finished: Path, tmp_path: Path) -> None:
     row, _ = select(finished, max_risk=0.06, order=PARETO)
     assert row["asked"] == ["skip/confidence/0.99", "skip/confidence/0.9", "skip/fixed/5", "skip/confidence/0.5"]
     assert (row["families"], row["error_of_each"], row["pilot"]) == ([PARETO], pytest.approx(FIRST), None)
     assert row["tested"][0]["n"] == len(CHOOSING) - sum(map(in_pilot_split, PROMPTS))
-
-
-def test_the_order_may_come_from_another_sweep_that_shares_no_prompt(finished: Path, tmp_path: Path) -> None:
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
     pilot = str(land(tmp_path / "pilot", others))
     kept = tuple(prompt for prompt in CONFIG.prompts if not in_pilot_split(prompt.prompt))

@@ -18,7 +18,7 @@ def timed(call: str, times: dict[str, float], prompts: str) -> list[dict[str, ob
     ]  # fmt: skip
 
 
-def test_only_further_calls_with_other_prompts_count() -> None:
+def test_only_further_calls_with_other_prompts_count_and_few_have_no_interval() -> None:
     first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, SETTING: 0.8, "unfrozen/fixed/5": 0.1}, "a")
     assert calls_of(first)["1"]["generate"].mean() == pytest.approx(0.9)
     times = BatchTimings(first, 1, SETTING)
@@ -39,9 +39,6 @@ def test_only_further_calls_with_other_prompts_count() -> None:
     assert BatchTimings(timed("1", {"generate": 1.1}, "a"), 1, None).are_whole
     assert not BatchTimings(timed("1", {"generate": 0.9}, "a"), 1, SETTING).are_whole, "the setting was not timed"
     assert not BatchTimings([], 1, None).are_whole
-
-
-def test_few_calls_have_no_interval() -> None:
     first = timed("0", {"generate": 0.9, "generate/lookup": 0.5}, "a")
     further = [row for call in range(MIN_CALLS) for row in timed(f"{call + 1}", {"generate": 0.9 + call / 100}, "b")]
     few = BatchTimings([*first, *further[:-16]], 1, None).relative_time("generate")

@@ -50,17 +50,16 @@ def test_prompts_without_room_for_the_tokens_are_left_out(folder: Path, alternat
     assert list(map(len, alternatives.prompts)) == [3, 7]
     with pytest.raises(UsageError, match="none of the 2 prompts can be followed by 254 tokens: there is room for 253"):
         DecodeTimer(config_of(folder, "one", "two and"), "cpu", POSITIONS - 2)
+    with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
+        alternatives.time(NoExit(), 1, [(1,) * POSITIONS])
 
 
-def test_generate_makes_the_tokens_of_the_engine_at_full_depth(alternatives: DecodeTimer) -> None:
+def test_generate_makes_the_tokens_of_the_engine_at_full_depth_with_lookup_too(alternatives: DecodeTimer) -> None:
     decoding = replace(alternatives.decoding, max_new_tokens=TOKENS)
     requests = [Request(prompt, NoExit()) for prompt in alternatives.prompts]
     outcomes = dict(Engine(alternatives.decoder, decoding).generate(requests))
     made = generate_greedily(alternatives.plain, alternatives.prompts, TOKENS)
     assert made.tolist() == [outcomes[row].token_id_T.tolist() for row in range(2)]  # type: ignore[union-attr]
-
-
-def test_generate_with_lookup_writes_what_generate_does(alternatives: DecodeTimer) -> None:
     assert settings_of(HFGenerate(variant=LOOKUP)) == {"prompt_lookup_num_tokens": 5}
     timed: list[Alternative] = [HFGenerate(), HFGenerate(variant=LOOKUP), NoExit()]
     plain, looked_up, normal = (alternatives.time(each, 1, alternatives.prompts)[1] for each in timed)
@@ -76,13 +75,6 @@ def test_first_two_tokens_are_not_timed(alternatives: DecodeTimer, key: Alternat
     assert timed.seconds > 0
 
 
-def test_drafts_are_timed_with_what_their_rounds_cost(alternatives: DecodeTimer) -> None:
-    timed, _ = alternatives.time(Draft(alternatives.decoding.exitable_layers[-1], 3), 2, alternatives.prompts)
-    assert 0 <= (timed.accepted or 0) <= (timed.drafted or 0) > 0
-    assert timed.macs_full == timed.macs_required
-    assert (timed.macs_full or 0) < (timed.macs_executed or 0)
-
-
 def test_costs_are_those_of_the_timed_tokens(alternatives: DecodeTimer) -> None:
     """Whatever a row's second token cost, which is decided before the clock starts."""
     layer_X = np.array([*alternatives.decoding.exitable_layers, alternatives.decoder.n_layers - 1])
@@ -95,26 +87,18 @@ def test_costs_are_those_of_the_timed_tokens(alternatives: DecodeTimer) -> None:
     assert (fixed.macs_required or 0) <= (fixed.macs_executed or full) < full
     generate, _ = alternatives.time(HFGenerate(), 2, alternatives.prompts)
     assert (generate.macs_full, generate.macs_required, generate.macs_executed) == (None, None, None)
+    drafts, _ = alternatives.time(Draft(alternatives.decoding.exitable_layers[-1], 3), 2, alternatives.prompts)
+    assert 0 <= (drafts.accepted or 0) <= (drafts.drafted or 0) > 0
+    assert drafts.macs_full == drafts.macs_required
+    assert (drafts.macs_full or 0) < (drafts.macs_executed or 0), "with what their rounds cost"
 
 
-def test_a_row_that_fails_is_told(folder: Path) -> None:
-    alternatives = DecodeTimer(config_of(folder, "one"), "cpu", TOKENS)
-    alternatives.prompts = [(1,) * POSITIONS]
-    with pytest.raises(UsageError, match="normal can't be timed: the prompt has 256 tokens, which leaves no room"):
-        alternatives.time(NoExit(), 1, alternatives.prompts)
-
-
-def test_the_clock_runs_from_the_step_that_gives_all_rows_their_second_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_runs_from_the_second_token_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([10.0, 14.5])
     monkeypatch.setattr(timing, "now", lambda device: next(moments))
     watch = Stopwatch(torch.device("cpu"), 3)
     for n_tokens in (1, 2, 3, 3):
         watch.progress(n_tokens)
     assert watch.stop() == 4.5
-
-
-def test_prompts_repeat_to_fill_the_last_batch() -> None:
-    a, b, c = (1,), (2,), (3,)
-    assert batches([a, b, c], 1) == [[a], [b], [c]]
-    assert batches([a, b, c], 2) == [[a, b], [c, a]]
-    assert batches([a, b, c], 7) == [[a, b, c, a, b, c, a]]
+    a, b, c = (1,), (2,), (3,)  # prompts repeat to fill the last batch
+    assert [batches([a, b, c], n) for n in (2, 7)] == [[[a, b], [c, a]], [[a, b, c, a, b, c, a]]]

@@ -32,10 +32,7 @@ def test_seconds_are_compared_within_a_round_only() -> None:
     assert generate.speedup == 0.8
     assert generate.realised == pytest.approx(-0.25), "what takes longer is shown as that"
     assert (generate.theoretical, generate.run, generate.shortfall) == (None, None, None)
-
-
-def test_drafts_are_compared_by_the_tokens_that_were_timed() -> None:
-    """A draft's first round gave four of the twelve tokens, before the clock started."""
+    # A draft's first round gave four of the twelve tokens, before the clock started.
     _, draft = speedups([measured("normal", 1, 1, 3.0), {**measured("draft/2:3", 1, 1, 1.6), "tokens": 8}])
     assert draft.speedup == pytest.approx(3.0 / 12 / (1.6 / 8))
     assert draft.tokens_per_second == pytest.approx(5.0)
@@ -52,7 +49,7 @@ def calls_of(*medians: float, rounds: int = 6, machine: str = "here") -> list[di
     ]
 
 
-def test_several_calls_have_an_interval_over_calls() -> None:
+def test_several_calls_have_an_interval_over_calls_and_only_they_are_compared() -> None:
     [one] = speedups_of(calls_of(0.8), "fixed")
     [two] = speedups_of(calls_of(0.8, 1.25), "fixed")
     assert (one.calls, one.rounds, two.calls, two.rounds) == (1, 6, 2, 12)
@@ -64,22 +61,16 @@ def test_several_calls_have_an_interval_over_calls() -> None:
     assert six.time.mean == pytest.approx(0.82, rel=1e-3)
     assert six.time.low < 0.82 < six.time.high < 0.85
     assert speedups_of(calls_of(*[0.8, 0.82, 0.84] * 2), "fixed") == [six], "equal timings give equal intervals"
-
-
-def test_a_single_call_is_printed_without_a_comparison() -> None:
     one, two = (timings_table(calls_of(*times)).columns for times in ((0.8,), (0.8, 0.81)))
     assert [next(reversed([*each.cells])) for each in one[3:]] == ["–"] * len(one[3:])
     assert next(reversed([*two[3].cells])) == "0.80"
 
 
-def test_short_calls_count_and_those_of_other_machines_do_not() -> None:
+def test_short_calls_count_and_those_of_other_machines_and_rounds_without_normal_do_not() -> None:
     [found] = speedups_of([*calls_of(0.8, 0.8), *calls_of(*[0.8] * 3, 0.5, rounds=2)[12:]], "fixed")
     assert found.calls == 3
     [here] = speedups_of([*calls_of(2.0, machine="elsewhere"), *calls_of(0.8)], "fixed")
     assert here.speedup == pytest.approx(1.25, rel=1e-3)
-
-
-def test_batch_sizes_are_apart_and_rounds_without_normal_are_left_out() -> None:
     rows = [
         *(measured("generate", batch, number, 1.0) for batch in (8, 1) for number in (1, 2)),
         *(measured("normal", batch, 1, float(batch)) for batch in (8, 1)),

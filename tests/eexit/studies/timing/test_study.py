@@ -1,6 +1,5 @@
 """Timing a finished sweep: what lands, what is refused, and what stays when it is stopped."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from cluster.studies.run import run_study
 from eexit.errors import UsageError
 from eexit.plan.splits import sort_of
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.results.finished_sweep import FinishedSweep, read_finished
+from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
-from eexit.studies.timing.study import TimingArgs, TimingStudy, in_turn, make_plan
+from eexit.studies.timing.study import TimingArgs, in_turn, make_plan
 from jobs import timings
 
 TOKENS = 4
@@ -34,37 +33,19 @@ def config_of(*prompts: str, **fields: Any) -> SweepConfig:
     return SweepConfig.model_validate(asked)
 
 
-def planned(
-    folder: Path,
-    config: SweepConfig,
-    runs: Mapping[str, Any],
-    n_prompts: int,
-    exitable: Sequence[int] = (2,),
-    **asked: Any,
-) -> Any:
+def planned(folder: Path, config: SweepConfig, runs: Any, n_prompts: int, exitable: Any = (2,), **asked: Any) -> Any:
     manifest = make_manifest(config, {"n_layers": 6}, exitable)
     sweep = FinishedSweep(open_store(folder), manifest, pa.table(runs), "results")
     args = {"keys": (), "batches": (1,), "n_tokens": 4, "n_rounds": 1, **asked}
     return make_plan(sweep, TimingArgs(**args, n_prompts=n_prompts))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three prompts, of which the second failed; oracles and fixed exits."""
-    folder = tmp_path_factory.mktemp("timed")
-    save_byte_model(folder / "model")
-    grid = {"rules": {"kl": (1.0,), "fixed": (2.0,)}, "exit_every": 2, "max_new_tokens": TOKENS, "dtype": "float32"}
-    return land_all(folder / "out", config_of("one", "failed", "three", model=str(folder / "model"), **grid))
-
-
-def plan_of(out: Path, **others: Any) -> TimingStudy:
-    asked: dict[str, Any] = {"keys": (), "batches": (1, 3), "n_prompts": 8, "n_tokens": None, "n_rounds": 2, **others}
-    args = TimingArgs(**asked)
-    return make_plan(read_finished(str(out), args.columns), args)
-
-
 @pytest.mark.usefixtures("ray_here")
-def test_every_round_of_every_contender_lands(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_round_of_every_contender_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three prompts, of which the second failed; oracles and fixed exits."""
+    save_byte_model(tmp_path / "model")
+    grid = {"rules": {"kl": (1.0,), "fixed": (2.0,)}, "exit_every": 2, "max_new_tokens": TOKENS, "dtype": "float32"}
+    finished = land_all(tmp_path / "out", config_of("one", "failed", "three", model=str(tmp_path / "model"), **grid))
     monkeypatch.setattr(running_studies, "run_study", partial(run_study, inspect=look_here))
     flags = "--batch 1 3 --rounds 2 --calls 1 --baselines generate/lookup --per-round 1 --steps"
     done = here(timings.main, finished, *flags.split())
@@ -105,24 +86,23 @@ def test_timed_are_prompts_of_each_sort_and_not_the_first_ones(tmp_path: Path) -
     assert timed < more
 
 
-@pytest.mark.parametrize(
-    ("asked", "timed"), [(None, {"a": 5, "b": 12, "c": 16, "d": 30}), (16, {"c": 16, "d": 16}), (64, {"d": 30})]
-)
-def test_nothing_is_timed_behind_the_end_of_a_text(tmp_path: Path, asked: int | None, timed: dict[str, int]) -> None:
+def test_nothing_is_timed_behind_the_end_of_a_text(tmp_path: Path) -> None:
     """Full depth's texts count, and not those of a setting; short ones as well as long ones, unless they are asked."""
     keys, n_tokens = ["normal"] * 4 + ["unfrozen/fixed/2"] * 4, [5, 12, 16, 30, 40, 3, 40, 3]
     runs = {"prompt_id": [*"abcdabcd"], "status": ["ok"] * 8, "configuration": keys, "n_tokens": n_tokens}
-    study = planned(tmp_path, config_of(*"abcd"), runs, 8, n_tokens=asked)
-    assert (study.lengths, {prompt.id for prompt in study.config.prompts}) == (timed, {*timed})
+    whole = {"a": 5, "b": 12, "c": 16, "d": 30}
+    for asked, lengths in ((None, whole), (16, {"c": 16, "d": 16}), (64, {"d": 30})):
+        study = planned(tmp_path, config_of(*"abcd"), runs, 8, n_tokens=asked)
+        assert (study.lengths, {prompt.id for prompt in study.config.prompts}) == (lengths, {*lengths})
 
 
-@pytest.mark.parametrize(("n_prompts", "per_round"), [(6, 2), (5, 2), (3, 4), (4, None)])
-def test_prompts_take_turns_and_a_round_has_as_many_as_any_other(n_prompts: int, per_round: int | None) -> None:
-    rounds = [in_turn(range(n_prompts), number, per_round) for number in range(1, 5)]
-    assert {len(each) for each in rounds} == {min(per_round or n_prompts, n_prompts)}
-    n_turns = max(1, n_prompts // (per_round or n_prompts))
-    assert len({at for each in rounds for at in each}) == n_turns * len(rounds[0]), "all had their turn"
-    assert rounds[n_turns] == rounds[0], "then they begin again"
+def test_prompts_take_turns_and_a_round_has_as_many_as_any_other() -> None:
+    for n_prompts, per_round in ((6, 2), (5, 2), (3, 4), (4, None)):
+        rounds = [in_turn(range(n_prompts), number, per_round) for number in range(1, 5)]
+        assert {len(each) for each in rounds} == {min(per_round or n_prompts, n_prompts)}
+        n_turns = max(1, n_prompts // (per_round or n_prompts))
+        assert len({at for each in rounds for at in each}) == n_turns * len(rounds[0]), "all had their turn"
+        assert rounds[n_turns] == rounds[0], "then they begin again"
 
 
 def test_what_exits_allow_is_told_from_those_of_the_timed_prompts(tmp_path: Path) -> None:
@@ -152,27 +132,20 @@ def test_among_the_fastest_steps_are_at_the_exit_layers_of_what_is_timed(tmp_pat
     assert steps("unfrozen/confidence/0.9@4", only_fastest=False) == both
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs the full-depth pass"),
-        ({"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/fixed/2"),
-        ({"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
-        ({"baselines": ["generate/4bit"]}, "--baselines generate/4bit is not known: choose from generate"),
-        ({"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
-    ],
-)
-def test_what_can_not_be_timed_is_told_in_a_line(finished: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as raised:
-        plan_of(finished, **arguments)
-    assert "\n" not in str(raised.value)
-
-
-def test_only_a_sweep_with_online_rules_and_texts_is_timed(finished: Path, tmp_path: Path) -> None:
-    for rules, message in (
-        ({"kl": (1.0,)}, "has nothing to time: its rules are oracles"),
-        ({"fixed": (5.0,)}, "are errors: there is no prompt to time"),
-    ):
-        config = config_of("failed", model=str(finished.parent / "model"), rules=rules)
-        with pytest.raises(UsageError, match=message):
-            plan_of(land_all(tmp_path / next(iter(rules)), config))
+def test_what_can_not_be_timed_is_told_in_a_line(tmp_path: Path) -> None:
+    online = {"fixed": (2.0,)}
+    with_oracle = {"kl": (1.0,), **online}
+    refused: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
+        (with_oracle, "ok", {"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs"),
+        (with_oracle, "ok", {"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/f"),
+        (with_oracle, "ok", {"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
+        (online, "ok", {"baselines": ["generate/4bit"]}, "--baselines generate/4bit is not known: choose from gene"),
+        (online, "ok", {"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
+        ({"kl": (1.0,)}, "ok", {}, "has nothing to time: its rules are oracles"),
+        (online, "error", {}, "are errors: there is no prompt to time"),
+    ]
+    for rules, status, asked, message in refused:
+        runs = {"prompt_id": ["a"], "status": [status], "configuration": ["normal"], "n_tokens": [9]}
+        with pytest.raises(UsageError, match=message) as raised:
+            planned(tmp_path, config_of("a", rules=rules), runs, 8, **asked)
+        assert "\n" not in str(raised.value)
