@@ -8,26 +8,20 @@ from report_fixtures import PHONE, Walk
 from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import EarlyExit
-from reports import build_report
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return one prompt: two settings write full depth's text, two others another one, which is wrong."""
     runs = []
-    texts = {
-        ("normal", None): ["A", " cat", " sat", " on"],
-        ("unfrozen", 2.0): ["A", " cat", " sat", " on"],
-        ("frozen_residual", 2.0): ["A", " cat", " sat", " on"],
-        ("unfrozen", 0.5): ["A", " dog", " ran", " on"],
-        ("unfrozen", 1.0): ["A", " cow", " ran", "."],
-    }
-    for (mode, k), pieces in texts.items():
-        right = k in (None, 2.0)
-        said: dict[str, Any] = {"answer": "cat", "found_answer": pieces[1].strip(), "correct": right}
-        runs.append(run_rows("0", "?", mode, k, pieces, equal_share=1.0 if right else 0.25, **said))
-    folder = tmp_path_factory.mktemp("written")
-    return build_report(str(write_runs(folder / "s", runs)), folder / "report.html")
+    same = (("normal", None), ("unfrozen", 2.0), ("frozen_residual", 2.0))
+    texts = dict.fromkeys(same, "cat sat on") | {("unfrozen", 0.5): "dog ran on", ("unfrozen", 1.0): "cow ran ."}
+    for (mode, k), text in texts.items():
+        first, *rest = text.split()
+        said: dict[str, Any] = {"answer": "cat", "found_answer": first, "correct": first == "cat"}
+        pieces, equal = ["A", *(f" {word}" for word in (first, *rest))], 1.0 if first == "cat" else 0.25
+        runs.append(run_rows("0", "?", mode, k, pieces, equal_share=equal, **said))
+    return write_runs(tmp_path_factory.mktemp("written") / "s", runs)
 
 
 def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Walk, written: Path) -> None:
@@ -81,7 +75,7 @@ def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(w
     gated = EarlyExit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
     row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
     runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"exit_score": [None] * 5} for it in rows])]
-    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
+    path = write_runs(tmp_path / "s", runs)
     for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
         page = walk(route, path=path, viewport=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") == 360, route
