@@ -120,7 +120,7 @@ def result(mode: str, k: float | None, normal: list[str]) -> dict[str, Any]:
 
 
 DRAW = np.random.default_rng(5)
-RESULTS = [
+RESULTS: list[dict[str, Any]] = [
     {"prompt": f"Question {prompt}?", "results": [result(*its, normal) for its in GRID]}
     for prompt in range(6)
     for normal in [[f" w{n}" for n in DRAW.integers(0, 9, N_TOKENS)]]

@@ -26,7 +26,7 @@ from reports.shared.styles import ChartStyle
 THRESHOLD = RULES["confidence"].parameter
 
 
-def test_exit_mix_averages_the_shares_of_prompts_and_depth_leaves_out_the_first_token(tmp_path: Path) -> None:
+def test_exits_are_averaged_over_prompts_and_depth_over_bins_of_drawn_tokens(tmp_path: Path) -> None:
     counts = [[(5, 1), (FINAL, 1)], [(5, 9), (10, 1)]]
     folder = swept(tmp_path / "s", n_prompts=2, columns=lambda _, prompt, __: {"exit_layer_counts": counts[prompt]})
     mix, depth = exit_mix(read_sweep(str(folder))), depth_by_position(read_sweep(str(folder)))
@@ -37,11 +37,8 @@ def test_exit_mix_averages_the_shares_of_prompts_and_depth_leaves_out_the_first_
     assert list(one.index) == [1, 2, 3]  # position 0 comes from the final layer whatever the mode
     assert one["depth"][[1, 2]].tolist() == pytest.approx([1.0, (LAYERS[2] + 1) / 30])
     assert set(one["depth_n"]) == {2}
-
-
-def test_depth_of_long_texts_is_in_bins(tmp_path: Path) -> None:
     run = run_rows("0", "?", "unfrozen", 0.5, ["a"] * 120)
-    depth = depth_by_position(read_sweep(str(write_runs(tmp_path / "results", [run]))))
+    depth = depth_by_position(read_sweep(str(write_runs(tmp_path / "long", [run]))))
     assert (len(depth), set(depth["width"])) == (24, {5})
     exits = [(LAYERS[i % 5] + 1) / 30 for i in (5, 6, 7, 8, 9)]
     assert depth.set_index("position")["depth"][7.0] == pytest.approx(sum(exits) / 5)

@@ -92,7 +92,7 @@ def test_realised_savings_have_columns_per_batch_size_and_machine(folder: Path) 
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
     (line,) = read_sweep(str(folder)).left_out
     assert line.startswith(f"{path} is damaged")
-    assert len(found(folder)[0].measured) == 2
+    assert not found(folder)[0].measured, "none, if one file is damaged"
 
 
 def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(folder: Path, make_sweep: MakeSweep) -> None:

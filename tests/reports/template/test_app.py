@@ -3,9 +3,7 @@
 import shutil
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import pytest
 from report_fixtures import MakeSweep, Visit, Walk, all_drawn
 from synthetic_sweeps import CONFIGURATIONS, LAYERS, NORMAL_ALONE, run_rows, write_runs
 
@@ -29,39 +27,33 @@ def test_from_the_overview_to_a_token_and_to_failures(walk: Walk, some: Path) ->
         assert "texts and tokens of 2 of 6 prompts" in walk(route, path=some).locator("main").text_content()
 
 
-@pytest.mark.parametrize(
-    ("route", "sentence"),
-    [
-        ("#/p/99", "no prompt 99."),
-        ("#/p/0/unfrozen/kl/9", "no run unfrozen/kl/9 on prompt 0."),
-        ("#/p/0/unfrozen/kl/1/s/7", "no run unfrozen/kl/1, seed 7, on prompt 0."),
-        ("#/c/other", "no configuration other."),
-        ("#/nowhere", "No page has this address."),
-        ("#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9", "no unfrozen/kl/9 to compare with"),
-        ("#/p/0/unfrozen/kl/1/t/900", "no token 901: the text has 24."),
-        ("#/p/0/unfrozen/kl/1/vs/normal/o/900", "no token 901: the text has 24."),
-    ],
-)
-def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence: str) -> None:
-    assert sentence in walk(route).locator("main").inner_text()
+def test_an_address_that_leads_nowhere_says_so(walk: Walk) -> None:
+    for route, sentence in {
+        "#/p/99": "no prompt 99.",
+        "#/p/0/unfrozen/kl/9": "no run unfrozen/kl/9 on prompt 0.",
+        "#/p/0/unfrozen/kl/1/s/7": "no run unfrozen/kl/1, seed 7, on prompt 0.",
+        "#/c/other": "no configuration other.",
+        "#/nowhere": "No page has this address.",
+        "#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9": "no unfrozen/kl/9 to compare with",
+        "#/p/0/unfrozen/kl/1/t/900": "no token 901: the text has 24.",
+        "#/p/0/unfrozen/kl/1/vs/normal/o/900": "no token 901: the text has 24.",
+    }.items():
+        assert sentence in walk(route).locator("main").inner_text(), route
 
 
-@pytest.mark.parametrize(
-    ("how", "sentence"),
-    [
-        ({"n_prompts": 0, "configurations": [], "n_runs": 21}, "No run is committed yet"),
-        ({"n_prompts": 1, "n_runs": 21}, "14 runs aren't committed yet"),
-        ({"n_prompts": 2, "fail": lambda *run: True}, "Every run failed"),
-        ({"n_prompts": 1}, "too few for intervals"),
-        ({"configurations": [("unfrozen", 1.0)]}, "no normal runs"),
-        ({"configurations": NORMAL_ALONE}, "nothing exits early"),
-        ({"configurations": CONFIGURATIONS[1:]}, "no normal runs"),
-    ],
-)
-def test_partial_sweeps_say_so(visit: Visit, make_sweep: MakeSweep, how: dict[str, Any], sentence: str) -> None:
-    said = all_drawn(visit("#/?open=all", path=make_sweep(**how))).locator("main").inner_text()
-    assert sentence in said
-    assert "nan" not in said.lower()
+def test_partial_sweeps_say_so(visit: Visit, make_sweep: MakeSweep) -> None:
+    for sentence, how in (
+        ("No run is committed yet", {"n_prompts": 0, "configurations": [], "n_runs": 21}),
+        ("14 runs aren't committed yet", {"n_prompts": 1, "n_runs": 21}),
+        ("Every run failed", {"n_prompts": 2, "fail": lambda *run: True}),
+        ("too few for intervals", {"n_prompts": 1}),
+        ("no normal runs", {"configurations": [("unfrozen", 1.0)]}),
+        ("nothing exits early", {"configurations": NORMAL_ALONE}),
+        ("no normal runs", {"configurations": CONFIGURATIONS[1:]}),
+    ):
+        said = all_drawn(visit("#/?open=all", path=make_sweep(**how))).locator("main").inner_text()
+        assert sentence in said, how
+        assert "nan" not in said.lower(), how
 
 
 def test_every_rule_and_control_has_its_address(walk: Walk, answered: Path) -> None:

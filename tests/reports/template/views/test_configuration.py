@@ -68,15 +68,12 @@ def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_ov
     page.get_by_role("link", name="next prompt").click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 1").wait_for()
     assert page.locator(".tokens").count() == 2, "beside the same setting"
-    assert walk("#/p/0/normal").locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
-
-
-def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(walk: Walk) -> None:
-    page = walk("#/p/0/unfrozen/kl/0.5")
+    page = walk("#/p/0/normal")
+    assert page.locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
     tokens, line = page.locator(".tokens").bounding_box(), page.locator(".outcome summary")
     assert line.bounding_box()["height"] < 60
     assert "tokens 24 · early exits" in line.inner_text()
-    assert tokens["y"] < 450
+    assert tokens["y"] < 450, "a run begins with its text, and its numbers are a line"
     assert page.locator(".grid").count() == 0 or page.locator(".grid").bounding_box()["y"] > tokens["y"]
     assert not page.locator(".outcome .named").is_visible()
     line.click()
