@@ -222,8 +222,9 @@ def test_a_first_token_that_statistics_leave_out_was_not_decided() -> None:
 def test_the_final_layer_and_exitable_ones_may_be_written_in_several_ways(
     chosen: list[Any], listed: list[int], n_early: int | None, exitable: tuple[int, ...], final: int | None
 ) -> None:
-    evaluation = {"chosen_exit_layers": chosen, "tokens": ["a"] * len(chosen), "exitable_layers": listed}
-    evaluation |= {"early_exit_stats": {"total_tokens": len(chosen), "early_exits": n_early}}
+    stats = {"total_tokens": len(chosen), "early_exits": n_early}
+    evaluation: dict[str, Any] = {"chosen_exit_layers": chosen, "exitable_layers": listed, "early_exit_stats": stats}
+    evaluation["tokens"] = ["a"] * len(chosen)
     sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
     assert (sweep.exitable_layers, sweep.final_layer) == (exitable, final)
     exits = [layer if layer in (*exitable, final) else None for layer in chosen]

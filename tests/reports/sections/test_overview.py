@@ -28,7 +28,8 @@ def test_every_chart_has_the_columns_that_it_names_and_gives_n(
 
 
 def test_where_nothing_exits_early_no_chart_says_what_is_saved(tmp_path: Path) -> None:
-    folder = write_runs(tmp_path / "s", [run_rows("0", "?", "normal", None, ["a", "b"], **dict.fromkeys(COSTS, 100.0))])
+    costs: dict[str, Any] = dict.fromkeys(COSTS, 100.0)
+    folder = write_runs(tmp_path / "s", [run_rows("0", "?", "normal", None, ["a", "b"], **costs)])
     add_timings(folder, {NoExit(): [1.0, 1.0], HFGenerate(): [2.0, 2.0]})
     charts = drawn(read_sweep(str(folder)))
     assert charts
