@@ -32,19 +32,17 @@ class OwnModel(LlamaForCausalLM):
 """
 
 
-@pytest.fixture
-def mark(results: Path) -> Path:
-    """Return the file that the model's code leaves, which isn't there yet."""
-    (results.parent / "was run").unlink(missing_ok=True)
-    return results.parent / "was run"
+@pytest.fixture(scope="module")
+def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mark") / "was run"
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
     """Of a model that brings code, which leaves a mark."""
     folder = tmp_path_factory.mktemp("code")
     model = save_family(folder / "model", "llama")
-    (model / "own.py").write_text(CODE.format(mark=str(folder / "was run")))
+    (model / "own.py").write_text(CODE.format(mark=str(mark)))
     config = json.loads((model / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     (model / "config.json").write_text(json.dumps(config))
@@ -53,24 +51,29 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS: list[tuple[Callable[[Sequence[str]], int], str]] = [
-    (replay.main, "--rules confidence=0.3"),
-    (timings.main, ""),
-    (train.main, "--what linear --out exits"),
-    (package.main, f"--configuration {KEY} --out mine"),
-    (chains.main, f"--configuration {KEY} --keep 50 --out follow.jsonl"),
+    (replay.main, "RESULTS --rules confidence=0.3"),
+    (timings.main, "RESULTS"),
+    (train.main, "RESULTS --what linear --out exits"),
+    (package.main, f"RESULTS --configuration {KEY} --out mine"),
+    (chains.main, f"RESULTS --configuration {KEY} --keep 50 --out follow.jsonl"),
 ]
 
 
-@pytest.mark.parametrize(("main", "flags"), COMMANDS)
+@pytest.mark.parametrize(("main", "words"), COMMANDS)
 def test_a_stored_flag_runs_nothing(
-    results: Path, mark: Path, monkeypatch: pytest.MonkeyPatch, main: Callable[[Sequence[str]], int], flags: str
-) -> None:
-    monkeypatch.chdir(results.parent)
-    assert "give --trust-remote-code if you trust it" in refusal(main, results, *flags.split())
+    results: Path, mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    main: Callable[[Sequence[str]], int], words: str,
+) -> None:  # fmt: skip
+    mark.unlink(missing_ok=True)
+    monkeypatch.chdir(tmp_path)
+    places = {"RESULTS": str(results), "MODEL": str(results.parent / "model")}
+    told = refusal(main, *(places.get(word, word) for word in words.split()))
+    assert "give --trust-remote-code if you trust it" in told
     assert not mark.exists()
 
 
 def test_a_sweep_runs_code_that_comes_with_its_model_only_when_told(results: Path, mark: Path, tmp_path: Path) -> None:
+    mark.unlink(missing_ok=True)
     model = Path(shutil.copytree(results.parent / "model", tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
@@ -81,7 +84,10 @@ def test_a_sweep_runs_code_that_comes_with_its_model_only_when_told(results: Pat
     assert mark.exists()
 
 
-def test_a_flag_that_is_given_runs_it_and_the_setting_records_it(results: Path, mark: Path, tmp_path: Path) -> None:
+def test_a_flag_that_is_given_runs_it_and_the_setting_says_that_it_was_needed(
+    results: Path, mark: Path, tmp_path: Path
+) -> None:
+    mark.unlink(missing_ok=True)
     folder = tmp_path / "mine"
     done = here(package.main, results, "--configuration", KEY, "--out", folder, "--trust-remote-code", "--quiet")
     assert done.returncode == 0, done.stderr
