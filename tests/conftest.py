@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -133,11 +134,8 @@ def own_exits() -> Iterator[Callable[[], None]]:
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Let signals act as in a terminal, even if & or nohup told pytest to ignore them. Restore them afterwards."""
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    }
+    actions: dict[int, Any] = {SIGINT: signal.default_int_handler, SIGTERM: signal.SIG_DFL, SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, action) for number, action in actions.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -61,14 +61,6 @@ def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch:
     assert "is relative, and this job's working directory is a copy" in refusal(main, "--out", "results/mine")
 
 
-def test_trust_reaches_every_command_that_loads_the_model_once(tmp_path: Path) -> None:
-    save_exiting_model(tmp_path / "tiny", n_layers=4)
-    flags = ["--model", str(tmp_path / "tiny"), "--exit-layers", "1", "2", "--out", str(tmp_path / "out")]
-    _, *lines = here(main, *flags, "--trust-remote-code", "--dry-run").stdout.splitlines()
-    told = {line.split()[1]: line.split().count("--trust-remote-code") for line in lines}
-    assert told == {name: int(name != "choose") for name in ("sweep", "train", "replay", "choose", "timings")}
-
-
 @pytest.mark.parametrize("is_smoke_run", [False, True])
 def test_as_many_prompts_as_are_advised_are_enough(is_smoke_run: bool) -> None:
     whole = sizes_at(0.1)

@@ -60,9 +60,7 @@ def ended(arguments: list[str], main: Callable[[list[str]], int] = jobs.main) ->
     return int(str(raised.value.code or 0))
 
 
-def test_it_lists_every_script_with_the_first_line_of_its_docstring(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_lists_every_script_with_its_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = here(ended)
     assert (done.returncode, done.stdout) == (0, here(ended, "--help").stdout)
@@ -73,33 +71,14 @@ def test_it_lists_every_script_with_the_first_line_of_its_docstring(
     assert f"Bundled sweeps and prompts: {ROOT / 'jobs' / 'sweeps'} Options: " in listed
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_each_command_says_how_it_is_called_and_is_the_command_of_its_process(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["eexit"])
-    said = here(ended, name, "--help").stdout
-    assert said.startswith(f"Usage: eexit {name} ")
-    assert f"\n    eexit {name} " in said
-    assert "python jobs/" not in said.replace("--working-dir . -- python jobs/sweep.py", "")  # a Ray job
-    refusal(jobs.main, name, "--nonsense")
-    assert SCRIPTS[name].read_text().endswith('\nif __name__ == "__main__":\n    sys.exit(main())\n')
-
-
 @pytest.mark.parametrize("argv", ["eexit train", "jobs/train.py"])
-def test_the_first_example_of_training_runs_from_any_folder(
-    argv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_example_of_training_runs(argv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [argv])
     said = here(partial(ended, main=train.main), "--help").stdout
     example = next(line.split() for line in said.splitlines() if line.endswith(" --out results/texts"))
     assert example[:2] == ["eexit", "sweep"]
     assert len(load_job(example[2:], sweep.DEMO)[0].config.prompts) > 100, "bundled ones"
-
-
-def test_help_of_a_sweep_has_the_lines_for_a_cluster_that_are_tested() -> None:
-    assert [line for line in readme_lines() if line.partition("   #")[0] not in (sweep.__doc__ or "")] == []
 
 
 def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path) -> None:
@@ -110,61 +89,69 @@ def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path) -> None:
     [read] = re.findall("`(eval [^`]*)`", (ROOT / "README.md").read_text())
     environment = os.environ | {"HOME": str(tmp_path), "SHELL": "/bin/bash", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     environment.pop("XDG_DATA_HOME", None)
+    printing = '_python_argcomplete eexit; printf "%s\\n" "${COMPREPLY[@]}"'
     for line, expected in {
         "eexit swe": {"sweep"},
         "eexit choose results --ri": {"--risk"},
         "eexit choose results --risk ": {"answers", "disagreement", "judge", "perplexity"},
         "eexit make-prompts --o": {"--out"},
     }.items():
-        asking = (
-            f'{read}; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; _python_argcomplete eexit; '
-            'printf "%s\\n" "${COMPREPLY[@]}"'
-        )
+        asking = f'{read}; COMP_LINE="{line}"; COMP_POINT={len(line)}; COMP_TYPE=9; {printing}'
         done = subprocess.run(["bash", "-c", asking], env=environment, capture_output=True, text=True)
         assert {word.strip() for word in done.stdout.splitlines()} == expected, done.stderr
 
 
-def test_neither_help_nor_a_mistake_in_a_flag_imports_what_takes_long() -> None:
-    """Of all commands, in a process that imports nothing else: the first that imports something is the first named."""
-    lines = (
+def aside(*lines: str) -> str:
+    """Run lines of Python in a process that imports nothing else, and return their output."""
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_each_command_has_help_and_is_imported_in_no_time() -> None:
+    """Neither help nor a mistake in a flag imports what takes long; the first command that does is named."""
+    _, *parts = aside(
         "import sys, jobs",
+        "sys.argv, sys.stderr = ['eexit'], sys.stdout",
         f"for name in {[*SCRIPTS]}:",
+        "    print(end='\\0')",
         "    assert jobs.main([name, '--nonsense']) == 2",
         "    try: jobs.main([name, '--help'])",
         "    except SystemExit: pass",
-        f"    if found := [each for each in {TAKE_LONG} if each in sys.modules]: sys.exit(f'{{name}}: {{found}}')",
-    )
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == len(SCRIPTS)
+        f"    assert not [each for each in {TAKE_LONG} if each in sys.modules], name",
+    ).split("\0")
+    for (name, path), said in zip(SCRIPTS.items(), parts, strict=True):
+        error, _, text = said.partition("\n")
+        assert error.startswith("error: ")
+        assert text.startswith(f"Usage: eexit {name} ")
+        assert f"\n    eexit {name} " in text
+        assert "python jobs/" not in text.replace("--working-dir . -- python jobs/sweep.py", "")  # a Ray job
+        assert path.read_text().endswith('\nif __name__ == "__main__":\n    sys.exit(main())\n')
+    assert [line for line in readme_lines() if line.partition("   #")[0] not in (sweep.__doc__ or "")] == []
 
 
-def test_commands_start_where_the_system_lacks_what_only_unix_has(tiny: Path, tmp_path: Path) -> None:
+def test_commands_start_without_torch_and_what_only_unix_has(tiny: Path, tmp_path: Path) -> None:
     flags = ["sweep", "--dry-run", "--exit-every", "2", "--model", str(tiny), "--out", str(tmp_path / "out")]
-    lines = (
+    here(sweep.main, *flags[1:])  # which stores what is found out about the model
+    said = aside(
         "import os, signal, sys",
         "del signal.SIGHUP, os.sched_getaffinity",
         "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios'))",
         "import jobs, reports.page.build",
         f"assert all(jobs.main([name, '--nonsense']) == 2 for name in {[*SCRIPTS]})",
-        f"sys.exit(jobs.main({flags}))",
+        f"sys.exit(jobs.main({flags}) or 'torch' in sys.modules)",
     )
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "runs            27" in done.stdout
+    assert "runs            27" in said
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("swep", "argument COMMAND: invalid choice: 'swep' (did you mean sweep?): --help lists the flags"),
-        ("make_prompts", "(did you mean make-prompts?)"),
-        ("xyz", "invalid choice: 'xyz' (choose from "),
-        ("--all", "unrecognized arguments: --all"),
-    ],
-)
-def test_an_unknown_command_is_one_line_with_the_nearest_name(name: str, told: str) -> None:
-    assert told in refusal(jobs.main, name)
+def test_an_unknown_command_is_one_line_with_the_nearest_name() -> None:
+    for name, told in {
+        "swep": "argument COMMAND: invalid choice: 'swep' (did you mean sweep?): --help lists the flags",
+        "make_prompts": "(did you mean make-prompts?)",
+        "xyz": "invalid choice: 'xyz' (choose from ",
+        "--all": "unrecognized arguments: --all",
+    }.items():
+        assert told in refusal(jobs.main, name)
 
 
 def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path, tmp_path: Path) -> None:

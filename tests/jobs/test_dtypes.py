@@ -57,8 +57,12 @@ COMMANDS = (
 )
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: RayHere) -> Path:
+@pytest.mark.parametrize(
+    ("dtype", "where"), [("float32", "cpu"), ("bfloat16", "cpu"), ("float16", "cpu"), ("bfloat16", "card")]
+)
+def test_every_command_that_loads_a_model_runs_in_every_dtype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: RayHere, dtype: str, where: str
+) -> None:
     ray_here.cpus = ray_here.free = 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(head_moment, "TOKENS", 4)
@@ -69,31 +73,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_here: RayHere) -
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     (tmp_path / "few.txt").write_text("\n".join(PROMPTS[:2]))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("dtype", "where"), [("float32", "cpu"), ("bfloat16", "cpu"), ("float16", "cpu"), ("bfloat16", "card")]
-)
-def test_every_command_that_loads_a_model_runs_in_every_dtype(folder: Path, dtype: str, where: str) -> None:
     with ExitStack() as there:
         if where == "card":
             there.enter_context(models_there())
         for command in COMMANDS:
             if where == "cpu" or "adapter" not in command:  # no gradients could be asked for on this card
-                run(command.format(dtype=dtype))
-        for setting in (folder / "taken").iterdir():
-            generate(folder / "model", setting, dtype)
-    for runs in folder.glob("*/generations"):
+                name, *words = shlex.split(command.format(dtype=dtype))
+                done = here(import_module(f"jobs.{name}").main, *words)
+                assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        for setting in (tmp_path / "taken").iterdir():
+            generate(tmp_path / "model", setting, dtype)
+    for runs in tmp_path.glob("*/generations"):
         assert list(pd.read_parquet(runs).error.dropna()) == [], runs
-    for card in folder.glob("*/card.json"):
+    for card in tmp_path.glob("*/card.json"):
         assert not re.search(r"\b(NaN|Infinity)\b", card.read_text()), card
-
-
-def run(command: str) -> None:
-    name, *words = shlex.split(command)
-    done = here(import_module(f"jobs.{name}").main, *words)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def generate(folder: Path, setting: Path, dtype: str) -> None:

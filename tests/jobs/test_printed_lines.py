@@ -1,16 +1,15 @@
 """What a command prints to go on with runs as it stands: no placeholder, and every flag is one of the command."""
 
-import ast
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from commands import here
 from exiting_models import save_exiting_model
-from house import ROOT, modules, tree
+from house import ROOT, modules, strings, tree
 
 from cluster.console.flags_from_config import sweep_parser
 from eexit.plan.artefacts import GATE, KV_MAPS, PROBE, READOUT, ArtefactCard, training_advice
@@ -36,20 +35,9 @@ def read(line: str) -> Namespace:
     return READ[command](arguments)
 
 
-def strings(path: Path) -> Iterator[str]:
-    """Yield the strings of a module that are no docstrings, with a mark for each value that is put in."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = {id(node.body[0].value) for node in ast.walk(tree(path))
-                  if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.JoinedStr):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            yield node.value
-
-
 def test_no_printed_command_has_a_placeholder() -> None:
-    found = [(path.name, text) for path in modules().values() for text in strings(path) if PLACEHOLDER.search(text)]
+    texts = [(path.name, text) for path in modules().values() for text in strings(tree(path))]
+    found = [(name, text) for name, text in texts if PLACEHOLDER.search(text)]
     assert found == []
     assert PLACEHOLDER.search("not measured: eexit timings RESULTS does that")
     assert PLACEHOLDER.search("train it again: eexit train … --out {}")
@@ -84,12 +72,14 @@ def test_the_sweep_with_a_new_artefact_and_the_training_again_are_lines_of_their
 
 
 def test_an_assessments_lines_are_lines_of_their_commands(tmp_path: Path) -> None:
+    """Trust in a model's code reaches every command that loads the model, once."""
     save_exiting_model(tmp_path / "a model", n_layers=4)
     flags = ["--model", str(tmp_path / "a model"), "--exit-layers", "1", "2", "--out", str(tmp_path / "my out")]
     _, *lines = here(assess.main, *flags, "--trust-remote-code", "--dry-run").stdout.splitlines()
     assert len(lines) == 10
     for line in lines:
         read(line)
+        assert line.split().count("--trust-remote-code") == int(not line.startswith("eexit choose "))
     packaged = read(assess.package_command(str(tmp_path / "my out"), trusts_code=True))
     assert (packaged.results, packaged.out) == (str(tmp_path / "my out" / "run"), str(tmp_path / "my out" / "setting"))
 

@@ -7,7 +7,7 @@ run here in `LEFT_OUT`, with the reasons. A line that is new in the README is ru
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -75,7 +75,7 @@ MINE = "id,prompt,answer\nrome,What is the capital of Italy?,Rome\nsum,How much 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where it begins, its language, and what is in it."""
+    """Fenced block: where it begins, its language, and its content."""
 
     where: str
     language: str
@@ -88,55 +88,34 @@ class Block:
         return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
 
 
-def blocks_of(files: Sequence[Path]) -> Iterator[Block]:
-    """The fenced blocks of these Markdown files that name a language, in order."""
-    for file in files:
-        text = file.read_text()
-        for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            yield Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
+def blocks_of(file: Path) -> Iterator[Block]:
+    """Yield the fenced blocks of a Markdown file that name a language."""
+    text = file.read_text()
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
 
 
-BLOCKS = tuple(blocks_of(FILES))
-SHELL = tuple(block for block in BLOCKS if block.language == "sh")
+BLOCKS = [block for file in FILES for block in blocks_of(file)]
 
 
-def test_every_block_is_of_a_language_that_is_run_and_every_exception_is_one_of_a_printed_line() -> None:
+def test_every_block_is_run_and_every_exception_is_one_of_a_printed_line() -> None:
     assert {block.language for block in BLOCKS} == {"sh", "python"}
-    printed = [command for block in SHELL for command in block.commands]
+    printed = [command for block in BLOCKS if block.language == "sh" for command in block.commands]
     assert {*printed} >= LEFT_OUT, "left out, but not printed"
     assert [text for text in INSTEAD if not any(text in block.text for block in BLOCKS)] == [], "replaced, not printed"
     assert [words for words in SMALLER if not any(words in each for each in printed)] == [], "made smaller, not printed"
     assert sum(text.count("```") for text in map(Path.read_text, FILES)) % 2 == 0
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that all is run in, as a fresh clone: with its prompts, and a model that was fetched before."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    model = platformdirs.user_cache_path("eexit") / "models" / DEFAULT_MODEL
-    if not model.is_relative_to(tmp_path):
-        pytest.skip("this system's cache folder can't be chosen")
-    model.mkdir(parents=True)
-    save_byte_model(model, ends=True, n_layers=N_LAYERS, positions=1024)
-    folder = tmp_path / "clone"
-    (folder / "jobs" / "sweeps" / "prompts").mkdir(parents=True)
-    for file in (ROOT / "jobs" / "sweeps" / "prompts").iterdir():
-        lines = file.read_text().splitlines(keepends=True)
-        some = lines[:: max(1, len(lines) // N_PROMPTS)]
-        (folder / "jobs" / "sweeps" / "prompts" / file.name).write_text("".join(some))
-    (folder / "mine.csv").write_text(MINE)
-    (folder / "mine.py").write_text(next(block.text for block in BLOCKS if "@eexit.rule" in block.text))
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
-    return folder
-
-
 @pytest.mark.usefixtures("own_exits")
 @pytest.mark.parametrize("auto", ["float32", "bfloat16"])
 def test_the_blocks_run_as_printed_one_after_the_other(
-    scratch: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, auto: str
+    tmp_path: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, auto: str
 ) -> None:
     """On a machine that multiplies bfloat16 itself, as GPUs do, and on one that doesn't."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
+    monkeypatch.chdir(as_cloned(tmp_path))
     monkeypatch.setattr(loading, "multiplies_bfloat16", lambda device: auto == "bfloat16")
     ray_here.cpus = ray_here.free = 1  # each actor takes the model apart
     names: dict[str, Any] = {}  # that one block of Python leaves for the next
@@ -149,13 +128,13 @@ def test_the_blocks_run_as_printed_one_after_the_other(
                 if command not in LEFT_OUT:
                     run(block.where, command, judge.url, monkeypatch)
     assert judge.asked
-    controlled = 0
+    controls = set[str]()
     for results in Path("results").iterdir():
         runs = pd.read_parquet(results / "generations", columns=["configuration", "control_of", "status"])
         assert set(runs["status"]) == {"ok"}, results
         assert set(runs["control_of"].dropna()) <= set(runs["configuration"]), f"{results}: controls without partners"
-        controlled += int(runs["control_of"].notna().any())
-    assert controlled
+        controls |= {*runs["control_of"].dropna()}
+    assert controls
 
 
 def replaced(text: str) -> str:
@@ -175,6 +154,22 @@ def run(where: str, command: str, judge_url: str, monkeypatch: pytest.MonkeyPatc
     script = import_module(module_of(find_scripts()[name]))
     smaller = [flag for of, flags in SMALLER.items() if of in command for flag in flags]
     done = here(script.main, *(word.replace(JUDGE_URL, judge_url) for word in flags), *smaller)
-    may_find_nothing = name == "choose"  # where nothing is to be recommended, it ends with 1
-    assert done.returncode in ((0, 1) if may_find_nothing else (0,)), f"{where}: {command}\n{done.stdout}{done.stderr}"
-    print(command, *done.stdout.splitlines()[-3:], sep="\n  ")
+    most = 1 if name == "choose" else 0  # where nothing is to be recommended, it ends with 1
+    assert 0 <= done.returncode <= most, f"{where}: {command}\n{done.stdout}{done.stderr}"
+
+
+def as_cloned(tmp_path: Path) -> Path:
+    """Return a folder as a fresh clone, with its prompts; the default model was fetched before."""
+    model = platformdirs.user_cache_path("eexit") / "models" / DEFAULT_MODEL
+    if not model.is_relative_to(tmp_path):
+        pytest.skip("this system's cache folder can't be chosen")
+    model.mkdir(parents=True)
+    save_byte_model(model, ends=True, n_layers=N_LAYERS, positions=1024)
+    prompts = tmp_path / "clone" / "jobs" / "sweeps" / "prompts"
+    prompts.mkdir(parents=True)
+    for file in (ROOT / "jobs" / "sweeps" / "prompts").iterdir():
+        lines = file.read_text().splitlines(keepends=True)
+        (prompts / file.name).write_text("".join(lines[:: max(1, len(lines) // N_PROMPTS)]))
+    (tmp_path / "clone" / "mine.csv").write_text(MINE)
+    (tmp_path / "clone" / "mine.py").write_text(next(block.text for block in BLOCKS if "@eexit.rule" in block.text))
+    return tmp_path / "clone"

@@ -14,7 +14,7 @@ from reports import PageOptions, build_report
 
 
 def test_the_report_lands_in_the_sweeps_folder_or_where_asked(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    folder = make_sweep(1, NORMAL_ALONE)
+    folder, several = make_sweep(1, NORMAL_ALONE), make_sweep(3, NORMAL_ALONE)
     done = here(main, folder)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder / 'report.html'}\n", "")
     assert (folder / "report.html").stat().st_size > 100_000
@@ -22,11 +22,12 @@ def test_the_report_lands_in_the_sweeps_folder_or_where_asked(make_sweep: MakeSw
     original.write_text('[{"prompt": "?", "results": []}]')
     assert here(main, original, "--out", page).returncode == 0
     assert "<title>" in page.read_text(encoding="utf-8")
+    for flags in (("--ids", "2"), ("--prompts", "1")):
+        assert here(main, several, "--out", page, *flags).returncode == 0
+        assert len(content_of(page)["prompts"]) == 1
 
 
-def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
-    make_sweep: MakeSweep, tmp_path: Path
-) -> None:
+def test_on_a_full_disk_an_older_report_stays(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
     done = on_a_full_disk(4096, main, folder, "--out", out)
     assert (done.returncode, done.stdout) == (1, "")
@@ -35,11 +36,8 @@ def test_on_a_full_disk_an_older_report_stays_and_the_same_command_then_goes(
     build_report(str(folder), out, PageOptions(max_bytes=0))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert len(before) == 3, "with side files"
-    smaller = make_sweep(1, NORMAL_ALONE)
-    for most, results, options in (
-        (len(before[out]) // 2, folder, PageOptions(max_bytes=0)),
-        (100_000, smaller, PageOptions()),
-    ):
+    smaller = (100_000, make_sweep(1, NORMAL_ALONE), PageOptions())
+    for most, results, options in ((len(before[out]) // 2, folder, PageOptions(max_bytes=0)), smaller):
         with full_disk(most), pytest.raises(OSError, match="File too large"):
             build_report(str(results), out, options)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -60,10 +58,3 @@ def test_bad_input_is_one_line(make_sweep: MakeSweep, tmp_path: Path, flags: lis
     (tmp_path / "broken.json").write_text("{")
     results = make_sweep(1, NORMAL_ALONE) if flags[0] == "sweep" else tmp_path / flags[0]
     assert message in refusal(main, results, *flags[1:])
-
-
-@pytest.mark.parametrize("flags", [["--ids", "2"], ["--prompts", "1"]])
-def test_some_prompts_are_held(make_sweep: MakeSweep, tmp_path: Path, flags: list[str]) -> None:
-    out = tmp_path / "r.html"
-    assert here(main, make_sweep(3, NORMAL_ALONE), "--out", out, *flags).returncode == 0
-    assert len(content_of(out)["prompts"]) == 1

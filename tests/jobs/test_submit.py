@@ -63,9 +63,9 @@ def head(swept_home: Path) -> Iterator[Head]:
         yield head
 
 
-def assert_same_results(one: Path, other: Path) -> None:
+def assert_same_results(*outs: Path) -> None:
     for table, key in (("generations", ["run_id"]), ("tokens", ["run_id", "position"])):
-        rows, others = (pd.read_parquet(out / table).sort_values(key, ignore_index=True) for out in (one, other))
+        rows, others = (pd.read_parquet(out / table).sort_values(key, ignore_index=True) for out in outs)
         assert not rows.duplicated(key).any()
         assert_frame_equal(rows, others, check_exact=False, rtol=1e-4, atol=1e-5)
 
@@ -106,9 +106,7 @@ def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(tmp_path: P
     assert_same_results(out, tmp_path / "undisturbed")
 
 
-def test_after_a_local_sweep_and_with_a_token_that_ray_left_at_home(
-    head: Head, swept_home: Path, tmp_path: Path, flags: list[str]
-) -> None:
+def test_after_a_local_sweep_with_a_token(head: Head, swept_home: Path, tmp_path: Path, flags: list[str]) -> None:
     said = head.submit(tmp_path / "out", *flags, *FEW)
     assert "16/16 runs · " in said, said
     assert_same_results(tmp_path / "out", swept_home / "local")

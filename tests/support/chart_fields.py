@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.overview import overview
@@ -19,6 +19,7 @@ from reports.shared.quality import QualityTable, quality_of
 from reports.shared.savings import savings
 
 Charts = dict[str, dict[str, Any]]
+T = TypeVar("T")
 
 
 def blob(page: str, name: str) -> bytes:
@@ -75,6 +76,10 @@ def quality_in(folder: Path) -> QualityTable:
     """Return the quality of the sweep in this folder, as in its report."""
     sweep = read_sweep(str(folder))
     trade = per_configuration(sweep)
-    found = quality_of(sweep, trade, PairedRuns.from_sweep(sweep).differences(), savings(sweep, trade))
-    assert found
+    return known(quality_of(sweep, trade, PairedRuns.from_sweep(sweep).differences(), savings(sweep, trade)))
+
+
+def known(found: T | None) -> T:
+    """Return what was found; assert that it is there."""
+    assert found is not None
     return found

@@ -27,6 +27,17 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+def strings(module: ast.Module) -> Iterator[str]:
+    """Yield the strings of a module that are no docstrings, with braces for each value that is put in."""
+    within = {id(part) for node in ast.walk(module) if isinstance(node, ast.JoinedStr) for part in node.values}
+    within |= {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
+            yield node.value
+
+
 def named(path: Path) -> Iterator[str]:
     """Yield a file's imports, inside functions and for typing too: modules, and names that may be modules."""
     for node in ast.walk(tree(path)):

@@ -29,17 +29,10 @@ WHOLE: Final[dict[str, tuple[str, ...]]] = {
     "eexit/results/store": ("commit", "folder", "manifest"),
     "eexit/quality": ("intervals", "risks", "rubric", "text_metrics", "thinking"),
     "eexit/studies/selection": ("alpha_spending", "select_setting", "selection_args", "selection_data"),
-    "reports/shared": ("number_format", "paired", "per_configuration", "quality", "savings", "styles"),
-    "reports/sections": (
-        "contrasts",
-        "drafts",
-        "learned_exits",
-        "overview",
-        "quality_against_cost",
-        "selected_setting",
-    ),
-    "reports/page": ("build", "pack_tokens", "payload", "run_info"),
-    "reports/read": ("committed_runs", "prompt_choice", "rule_parameters", "sweep"),
+    "reports/shared": ("paired", "per_configuration", "quality", "savings"),
+    "reports/sections": ("contrasts", "drafts", "learned_exits", "overview", "verdict"),
+    "reports/page": ("build", "pack_tokens"),
+    "reports/read": ("committed_runs", "sweep"),
     ".": ("house", "mirror"),
 }
 # Other file → beginnings of the names of its quick tests.

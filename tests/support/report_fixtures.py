@@ -76,11 +76,11 @@ class Pages:
         self._of_this_test: set[tuple[Path, Look]] = set()
 
     def visit(self, route: str, path: Path | None = None, **options: Any) -> Page:
-        """Return the report, newly opened at this address."""
+        """Return the report, newly opened at this address. A `path` may be the folder of a sweep."""
         look = frozenset(options.items()) - AS_ALWAYS
         page = self._take(look)
         self._visited.append((look, page))
-        page.goto((path or self._report).as_uri() + route)
+        page.goto(report_in(path or self._report).as_uri() + route)
         if options.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
         return page
@@ -91,7 +91,7 @@ class Pages:
         It is reopened for a test that finds choices, or that requests the address that it shows. Pages of the shared
         report stay open; pages of another `path` stay open until there is a third path.
         """
-        path = path or self._report
+        path = report_in(path or self._report)
         key = path, frozenset(options.items()) - AS_ALWAYS
         if key not in self._walked:
             for other in [other for other in self._walked if other[0] not in (self._report, path)]:
@@ -142,6 +142,12 @@ class Pages:
             own = (request.frame.url.partition("#")[0].removesuffix(".html") + ".data/",)
         if not request.url.startswith((*own, "blob:", "data:")):
             self.wrong.append(request.url)
+
+
+def report_in(path: Path) -> Path:
+    """Return a report: the file itself, or the one on the sweep in a folder, which is built once."""
+    page = path / "report.html"
+    return path if path.is_file() else page if page.exists() else build_report(str(path), page)
 
 
 def leave(page: Page) -> None:

@@ -3,10 +3,8 @@
 import ast
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import nbformat
-import pytest
 from byte_model import save_byte_model
 from nbclient import NotebookClient
 
@@ -14,23 +12,17 @@ NOTEBOOK = Path(__file__).parents[3] / "jobs" / "files" / "results.ipynb"
 DEFAULT = "smollm2-135m"
 
 
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each cell of code shows last, by MIME type."""
-    folder = tmp_path_factory.mktemp("notebook")
-    save_byte_model(folder / "model")
+def test_every_cell_runs_and_shows_what_it_says(tmp_path: Path) -> None:
+    save_byte_model(tmp_path / "model")
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]  # it has no types
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert (len(notebook.cells), sum(DEFAULT in cell.source for cell in code)) == (12, 1)
     assert not any(cell.outputs or cell.execution_count for cell in code), "without outputs, changes can be read"
-    small = {DEFAULT: str(folder / "model"), '"max_new_tokens": 40': '"max_new_tokens": 8, "exit_every": 2'}
+    small = {DEFAULT: str(tmp_path / "model"), '"max_new_tokens": 40': '"max_new_tokens": 8, "exit_every": 2'}
     for cell, (printed, given) in product(code, small.items()):
         cell.source = cell.source.replace(printed, given)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    return [cell.outputs[-1].data for cell in code]
-
-
-def test_every_cell_runs_and_shows_what_it_says(shown: list[dict[str, Any]]) -> None:
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [cell.outputs[-1].data for cell in code]
     swept, depth, grown, corrected, altair, matplotlib, models, report = shown
     assert swept["text/html"].count(">normal</t") == 3 + 1, "three texts, and a line of the table"
     assert "/ratio/" not in swept["text/html"]

@@ -1,7 +1,7 @@
 """Tokens as the page's file has them: all columns come back, in few bytes."""
 
 import json
-from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,38 @@ from reports.page.pack_tokens import encode_log, encode_probabilities, pack
 from reports.read.sweep import read_sweep
 
 
-@cache
-def packed_in(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Return the page of a sweep, and its data."""
-    page = build_report(str(folder), folder / "tokens.html").read_text(encoding="utf-8")
-    return page, json.loads(blob(page, "payload"))
+class Packed:
+    """Page of a sweep, its data, and its pieces of text."""
 
+    def __init__(self, folder: Path) -> None:
+        self.page = build_report(str(folder), folder / "tokens.html").read_text(encoding="utf-8")
+        self.data: dict[str, Any] = json.loads(blob(self.page, "payload"))
+        self.pieces: list[str] = json.loads(blob(self.page, "pieces"))
 
-def columns_of(page: str, data: dict[str, Any], kind: str) -> dict[str, np.ndarray]:
-    """Return the columns of a kind of the first prompt, numbers × tokens, from bytes that are stored apart."""
-    content, found, start = np.frombuffer(blob(page, f"{kind}-0"), np.uint8), {}, 0
-    n = sum(run["n"] for run in data["prompts"][0]["runs"])
-    for name, dtype, width in data["kinds"][kind]:
-        size = np.dtype(dtype).itemsize
-        planes = content[start : start + n * width * size].reshape(size, -1)
-        found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(width, n)
-        start += planes.size
-    assert start == len(content)
-    return found
+    def columns(self, kind: str) -> dict[str, np.ndarray]:
+        """Return the columns of a kind of the first prompt, numbers × tokens, from bytes that are stored apart."""
+        content, found, start = np.frombuffer(blob(self.page, f"{kind}-0"), np.uint8), {}, 0
+        n = sum(run["n"] for run in self.data["prompts"][0]["runs"])
+        for name, dtype, width in self.data["kinds"][kind]:
+            size = np.dtype(dtype).itemsize
+            planes = content[start : start + n * width * size].reshape(size, -1)
+            found[name] = np.ascontiguousarray(planes.T).view(dtype).reshape(width, n)
+            start += planes.size
+        assert start == len(content)
+        return found
 
 
 def test_tokens_and_which_disagree_with_full_depth_come_back_from_the_file(full: Path) -> None:
-    page, data = packed_in(full)
-    pieces, core = json.loads(blob(page, "pieces")), columns_of(page, data, "core")
-    n = [run["n"] for run in data["prompts"][0]["runs"]]
-    assert [run["undrawn"] for run in data["prompts"][0]["runs"]] == [1] * len(n)
+    packed = Packed(full)
+    runs, core = packed.data["prompts"][0]["runs"], packed.columns("core")
+    n = [run["n"] for run in runs]
+    assert [run["undrawn"] for run in runs] == [1] * len(n)
     assert (core["exit"][0, n[0] : n[0] + 6] >> 2).tolist() == [len(LAYERS), 1, 2, 3, 4, 0]
-    assert [pieces[number] for number in core["piece"][0, n[0] :][:3]] == ["The", " cat", " u2"]
-    assert columns_of(page, data, "kl")["kl"].shape == (len(LAYERS), sum(n))
+    assert [packed.pieces[number] for number in core["piece"][0, n[0] :][:3]] == ["The", " cat", " u2"]
+    assert packed.columns("kl")["kl"].shape == (len(LAYERS), sum(n))
     expected = [i > 0 and i % 3 == 0 for length in n for i in range(length)]  # the first is not decided
     assert (core["exit"][0] & 1).tolist() == expected
-    assert data["flags"] == {"disagrees": True, "drafted": False}
+    assert packed.data["flags"] == {"disagrees": True, "drafted": False}
 
 
 def test_exit_scores_come_back_from_the_file_once(tmp_path: Path) -> None:
@@ -53,26 +54,24 @@ def test_exit_scores_come_back_from_the_file_once(tmp_path: Path) -> None:
     own = EarlyExit("unfrozen", "similarity", 0.95)
     seen = [None, [0.9375, -0.25, None, None, None], [0.5, 3.140625, 0.0, 1.0, 70.0]]
     by_kl, by_own = (run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"], of=of) for of in (None, own))
-    scoreless = write_runs(tmp_path / "t", [by_kl])
-    assert not any(each["score_kind"] for each in packed_in(scoreless)[1]["configurations"])
+    scoreless = Packed(write_runs(tmp_path / "t", [by_kl]))
+    assert not any(each["score_kind"] for each in scoreless.data["configurations"])
     for its, of_kl, of_own in zip(seen, by_kl[1], by_own[1], strict=True):
         of_kl["exit_score"], of_own["exit_score"] = its and of_kl["kl"], its
-    page, data = packed_in(write_runs(tmp_path / "s", [by_kl, by_own]))
-    saw = {each["key"]: each["score_kind"] for each in data["configurations"]}
+    packed = Packed(write_runs(tmp_path / "s", [by_kl, by_own]))
+    saw = {each["key"]: each["score_kind"] for each in packed.data["configurations"]}
     assert saw == {"unfrozen/kl/1": "kl", "unfrozen/similarity/0.95": "exit_score"}
     expected = np.array([[np.nan] * 5 if its is None else its for its in seen], dtype=float)
-    decoded = columns_of(page, data, "exit_score")["scores"].T
+    decoded = packed.columns("exit_score")["scores"].T
     np.testing.assert_array_equal(decoded, np.concatenate([np.full((3, 5), np.nan), expected]))
 
 
-def test_nats_survive_packing_to_five_percent() -> None:
+def test_nats_and_exit_probabilities_survive_packing() -> None:
+    """Nats do to five per cent, and probabilities to a hundredth; these sum to one."""
     values = np.geomspace(0.001, 63, 500)
     codes = encode_log(values).astype(int)
     assert np.abs(2.0 ** (-10 + (codes - 1) * 16 / 126) / values - 1).max() < 0.046
     assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 127]
-
-
-def test_exit_probabilities_are_packed_to_a_hundredth_and_sum_to_one() -> None:
     draw = np.random.default_rng(3)
     probabilities = np.concatenate([draw.dirichlet([0.2] * 6, 1000), np.eye(6)]).astype(np.float32)
     packed = encode_probabilities(probabilities).astype(int)
@@ -88,25 +87,22 @@ def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
         token["top_token_ids"] = [[40 + rank, 7, 8] for rank in range(6)]
         token["top_tokens"] = [[f"t{40 + rank}", "t7", "t8"] for rank in range(6)]
         token["top_prob"] = [[0.6, 0.2, 0.1]] * 6
-    page, data = packed_in(write_runs(tmp_path / "s", [run]))
-    pieces, top = json.loads(blob(page, "pieces")), columns_of(page, data, "top")
-    assert data["top"] == 3
-    likeliest = [pieces[number - 1] for number in top["top"][:, 0]]
-    assert likeliest == [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    packed = Packed(write_runs(tmp_path / "s", [run]))
+    top, likeliest = packed.columns("top"), [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    assert packed.data["top"] == 3
+    assert [packed.pieces[number - 1] for number in top["top"][:, 0]] == likeliest
     assert top["top"][:, 1].tolist() == [0] * 18
     assert top["top_prob"][0].tolist() == [153, 0, 153]
     # Positions 0 and 2 are token 7, whose text is known now.
-    assert pieces[columns_of(page, data, "more")["said"][0, 0] - 1] == "t7"
+    assert packed.pieces[packed.columns("more")["said"][0, 0] - 1] == "t7"
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
     """The texts' words are as frequent as a language's."""
     draw = np.random.default_rng(0)
-    runs = [
-        run_rows(str(prompt), "?", mode, k, [f" word{number}" for number in draw.zipf(1.5, 400) % 500])
-        for prompt in range(4)
-        for mode, k in CONFIGURATIONS
-    ]
+    words = [[f" word{number}" for number in draw.zipf(1.5, 400) % 500] for _ in range(4 * len(CONFIGURATIONS))]
+    settings = product(range(4), CONFIGURATIONS)
+    runs = [run_rows(f"{n}", "?", *its, text) for (n, its), text in zip(settings, words, strict=True)]
     sweep = read_sweep(str(write_runs(tmp_path / "s", runs)))
     packed = pack(sweep, sweep.generations, list(sweep.prompts))
     size = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}

@@ -2,13 +2,14 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from commands import here
 from house import ROOT
 from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, shard, write_shard
@@ -29,68 +30,46 @@ def tables(folder: Path, number: int = 0) -> tuple[pa.Table, pa.Table]:
     return generations, tokens
 
 
-def of_prompt(table: pa.Table, prompt_id: str) -> pa.Table:
-    return table.filter(pa.array([each == prompt_id for each in table["prompt_id"].to_pylist()]))
-
-
 @pytest.fixture
 def folder(make_sweep: MakeSweep, tmp_path: Path) -> Path:
     """Return a folder with a checksummed shard for each of three prompts, with all runs of the prompt."""
     folder = shutil.copytree(make_sweep(3, CONFIGURATIONS[:N_RUNS]), tmp_path / "results")
-    generations, tokens = tables(folder)
+    whole = tables(folder)
     for number in range(3):
-        write_shard(folder, number, of_prompt(generations, str(number)), of_prompt(tokens, str(number)))
+        write_shard(folder, number, *(table.filter(pc.equal(table["prompt_id"], str(number))) for table in whole))
     return folder
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "flipped": flip,
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:100]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "of someone else": lambda path: pq.write_table(pa.table({"a": [1]}), path),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(("name", "n_runs"), [("generations", 2 * N_RUNS), ("tokens", ALL)])
-def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: int, damage: str) -> None:
+def test_a_damaged_file_is_left_out_and_named(folder: Path, name: str, n_runs: int) -> None:
     sweep = read_sweep(str(folder))
     assert (len(sweep.generations), sweep.tokens.count_rows(), sweep.left_out) == (ALL, ALL * N_TOKENS, ())
     path = folder / name / shard(1)
-    DAMAGES[damage](path)
-    sweep = read_sweep(str(folder))
-    assert (len(sweep.generations), sweep.tokens.count_rows()) == (n_runs, 2 * N_RUNS * N_TOKENS)
-    (line,) = sweep.left_out
-    assert line.startswith(f"{path} is damaged (")
+    content = path.read_bytes()
+    at = len(content) // 2
+    for damaged in (content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :], content[:100], b""):
+        path.write_bytes(damaged)
+        sweep = read_sweep(str(folder))
+        assert (len(sweep.generations), sweep.tokens.count_rows()) == (n_runs, 2 * N_RUNS * N_TOKENS)
+        (line,) = sweep.left_out
+        assert line.startswith(f"{path} is damaged (")
 
 
-def test_what_is_left_out_or_missing_is_said_by_the_command_and_on_the_page(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_left_out_or_missing_is_printed_and_on_the_page(folder: Path) -> None:
     (folder / "tokens" / "my_notes.txt").write_text("mine")
     shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
     (folder / "generations" / shard(1)).write_bytes(b"")
     sweep = read_sweep(str(folder))
-    assert report.main([str(folder)]) == 0
-    *said, missing = capsys.readouterr().err.splitlines()
+    *said, missing = here(report.main, folder).stderr.splitlines()
     assert said == [f"report: left out: {line}" for line in sweep.left_out]
-    others = {
-        f"{folder / name} is not one of the sweep's files"
-        for name in ("generations/copy.parquet", "tokens/my_notes.txt")
-    }
-    (damaged,) = {*sweep.left_out} - others
+    names = "generations/copy.parquet", "tokens/my_notes.txt"
+    (damaged,) = {*sweep.left_out} - {f"{folder / name} is not one of the sweep's files" for name in names}
     assert len(said) == 3
     assert damaged.startswith(f"{folder / 'generations' / shard(1)} is damaged (")
     assert "Left out" in (folder / "report.html").read_text()
     keys = ["normal", "unfrozen/kl/0.5", "unfrozen/kl/1"]
-    names = [f"{key} on prompt 1" + (", seed 0" if key != "normal" else "") for key in keys]
-    assert missing == f"report: 3 runs missing, which the sweep's command does: {'; '.join(names)}"
+    lost = "; ".join(f"{key} on prompt 1" + (", seed 0" if key != "normal" else "") for key in keys)
+    assert missing == f"report: 3 runs missing, which the sweep's command does: {lost}"
 
 
 def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> None:
@@ -111,9 +90,7 @@ def test_of_a_run_that_is_there_twice_the_later_attempt_counts(folder: Path) -> 
     assert len(sweep.left_out) == 3
 
 
-def test_pandas_and_a_report_read_the_same_of_a_copy_in_few_files(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_in_few_files_reads_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy is made as in cluster/README.md; where it is damaged or has runs twice, a line refuses it."""
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
@@ -124,8 +101,7 @@ def test_pandas_and_a_report_read_the_same_of_a_copy_in_few_files(
         assert ours.equals(theirs.set_axis(ours.index))
         assert len([*(copy / table).iterdir()]) == 1
     (data, packed), (of_copy, packed_of_copy) = (payload(read_sweep(str(each)), "title") for each in (folder, copy))
-    assert of_copy["prompts"] == data["prompts"]
-    assert of_copy["trade"] == data["trade"]
+    assert (of_copy["prompts"], of_copy["trade"]) == (data["prompts"], data["trade"])
     assert list(packed_of_copy.n) == list(packed.n)
     assert "left out" not in str(of_copy["facts"]).lower()
     assert build_report(str(copy), copy / "report.html").exists()

@@ -1,26 +1,23 @@
 """A sweep as a report reads it: the order of its configurations, equal runs of several seeds, and what is no sweep."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_fixtures import MakeSweep
-from synthetic_sweeps import FINAL, LAYERS, judge, swept
+from synthetic_sweeps import FINAL, KL_1, LAYERS, judge, swept
 
 from eexit.plan.configuration import NORMAL, Configuration
 from eexit.results.layout import FORMAT
 from eexit.studies.assessment.verdict import FILE
 from reports.page.payload import payload
+from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
-
-
-def test_configurations_and_prompts_keep_the_sweeps_order(several: Sweep) -> None:
-    assert [c.columns | {"key": c.key} for c in several.configurations] == several.about["configurations"]
-    assert list(several.prompts) == [str(number) for number in range(12)]
-    assert several.layer_counts.shape == (len(several.generations), len([*LAYERS, FINAL]))
 
 
 def repeated(folder: Path, temperature: float) -> Path:
@@ -37,7 +34,11 @@ def repeated(folder: Path, temperature: float) -> Path:
     return swept(folder, seeds=(3, 4), columns=columns, pieces=pieces, temperature=temperature)
 
 
-def test_a_run_that_is_the_same_for_every_seed_counts_once_and_is_compared_with_each(tmp_path: Path) -> None:
+def test_runs_that_are_the_same_for_every_seed_count_once(several: Sweep, tmp_path: Path) -> None:
+    """Each is compared with the runs of every seed. Configurations and prompts keep the sweep's order."""
+    assert [c.columns | {"key": c.key} for c in several.configurations] == several.about["configurations"]
+    assert list(several.prompts) == [str(number) for number in range(12)]
+    assert several.layer_counts.shape == (len(several.generations), len([*LAYERS, FINAL]))
     folder = repeated(tmp_path / "s", 0.0)
     judge(folder, fails=["0-normal-3", "0-normal-4"])
     sweep = read_sweep(str(folder))
@@ -54,13 +55,10 @@ def test_a_run_that_is_the_same_for_every_seed_counts_once_and_is_compared_with_
     of_first = [(run["c"], run["seed"], run["every"]) for run in data["prompts"][0]["runs"]]
     assert of_first == [(0, 3, True), (1, 3, False), (1, 4, False)]
     assert sum(packed.n) == 54
-
-
-def test_sampled_runs_are_all_different(tmp_path: Path) -> None:
-    sweep = read_sweep(str(repeated(tmp_path / "s", 0.7)))
-    assert len(sweep.generations) == 24
-    assert not sweep.generations["every_seed"].any()
-    assert per_configuration(sweep)["n_seeds"].tolist() == [2, 2]
+    sampled = read_sweep(str(repeated(tmp_path / "sampled", 0.7)))
+    assert len(sampled.generations) == 24
+    assert not sampled.generations["every_seed"].any()
+    assert per_configuration(sampled)["n_seeds"].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -74,11 +72,9 @@ def test_sampled_runs_are_all_different(tmp_path: Path) -> None:
 def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "sweep.json").write_bytes(content)
-    with pytest.raises(NotASweepError, match=message) as error:
-        read_sweep(str(tmp_path))
-    assert "\n" not in str(error.value)
-    with pytest.raises(NotASweepError, match="no such folder"):
-        read_sweep(str(tmp_path / "nowhere"))
+    for folder, line in ((tmp_path, message), (tmp_path / "nowhere", "no such folder")):
+        with pytest.raises(NotASweepError, match=f"^.*{line}.*$"):
+            read_sweep(str(folder))
 
 
 @pytest.mark.parametrize(("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "why")])
@@ -89,3 +85,26 @@ def test_a_verdict_that_can_not_be_read_is_named_and_left_out(make_sweep: MakeSw
     assert sweep.verdict is None
     (line,) = sweep.left_out
     assert f"{FILE} is no verdict of format 5 ({why}" in line
+
+
+def test_a_large_sweep_holds_representative_and_extreme_prompts(several: Sweep, tmp_path: Path) -> None:
+    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, float]:
+        exits = {"exit_rate": prompt / 40, "perplexity": 3.0, "longest_loop": 9 * (prompt == 7)}
+        return exits if configuration == KL_1 else {}
+
+    sweep = read_sweep(str(swept(tmp_path / "s", n_prompts=40, columns=columns)))
+    held = choose_prompts(sweep, 12)
+    assert (list(held), len(held)) == (sorted(held, key=int), 12)
+    extremes = {"39": "highest exit rate, place 1", "0": "lowest exit rate, place 1", "7": "longest loop, place 1"}
+    assert held == held | extremes
+    spread = [int(i) for i, why in held.items() if why == "evenly spread over exit rates"]
+    assert len(spread) == 6
+    assert max(np.diff(spread)) < 14
+    assert choose_prompts(sweep, ["3", "1"]) == {"1": "named by the command", "3": "named by the command"}
+    assert list(choose_prompts(sweep, 40)) == list(sweep.prompts)
+    with pytest.raises(NotASweepError, match="no such prompt in the sweep: x"):
+        choose_prompts(sweep, ["x"])
+    runs = several.generations
+    worst = runs["control_of"].notna() & (runs["prompt_id"] == "3")
+    looping = replace(several, generations=runs.assign(longest_loop=runs["longest_loop"].where(~worst, 99)))
+    assert "longest loop" not in choose_prompts(looping, 5).get("3", ""), "controls choose no prompts"

@@ -10,11 +10,12 @@ from eexit.plan.configuration import EarlyExit
 from reports.read.sweep import read_sweep
 from reports.sections.confident_errors import MOST_OF_EACH, confident_wrong
 
+RULE = EarlyExit("unfrozen", "confidence", 0.9)
+
 
 def wrong_exits(n: int, online: bool = True) -> Run:
     """Return early exits that aren't full depth's token, with higher probability at later positions."""
-    of = EarlyExit("unfrozen", "confidence", 0.9) if online else None
-    run = run_rows("0", "?", "unfrozen", 1.0, ["w"] * n, of=of)
+    run = run_rows("0", "?", "unfrozen", 1.0, ["w"] * n, of=RULE if online else None)
     for i, token in enumerate(run[1]):
         token.update(exit_layer=5, final_token_id=7, exit_logprob=math.log((i + 1) / (n + 1)), logprob=math.log(0.01))
     return run

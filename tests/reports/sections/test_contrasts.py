@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,7 @@ from eexit.plan.configuration import Configuration, EarlyExit, NoExit, short_nam
 from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.results.paired_runs import EQUAL_LAYERS, EQUAL_QUALITY
 from reports.read.sweep import Sweep, read_sweep
-from reports.sections.contrasts import (
-    CONTROL,
-    PairedContrast,
-    averages,
-    beside_mixes,
-    paired_chart,
-    pairs,
-)
+from reports.sections.contrasts import CONTROL, PairedContrast, averages, beside_mixes, paired_chart, pairs
 from reports.shared.charts import LIGHT, specification
 from reports.shared.measures import CORRECT, DISAGREEMENT, RUN, SKIPPED
 from reports.shared.paired import PairedRuns
@@ -37,7 +31,8 @@ def by_prompt(sweep: Sweep, name: str) -> pd.DataFrame:
     return done.astype({name: float}).pivot_table(name, "prompt_id", "configuration")
 
 
-def test_every_pair_is_there_once_and_is_that_of_the_same_prompts(several: Sweep) -> None:
+def test_pairs_are_of_the_same_prompts(several: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair is there once; of many configurations, those are compared that differ in one thing."""
     found, keys = pairs(PairedRuns.from_sweep(several)), [c.key for c in several.configurations]
     assert len(found) == len(keys) * (len(keys) - 1) / 2
     wide = by_prompt(several, CORRECT)
@@ -48,6 +43,12 @@ def test_every_pair_is_there_once_and_is_that_of_the_same_prompts(several: Sweep
         its = [row[f"{CORRECT}{end}"] for end in ("", "_low", "_high", "_n")]
         assert its == pytest.approx([expected.mean, expected.low, expected.high, 10])
         assert row[f"{CORRECT}_gained"] - row[f"{CORRECT}_lost"] == pytest.approx(differences.sum())
+    monkeypatch.setattr("reports.sections.contrasts.MOST_CONFIGURATIONS", 3)
+    of_pairs = pairs(PairedRuns.from_sweep(several))[["baseline", "configuration"]]
+    few = {tuple(sorted(pair)) for pair in of_pairs.itertuples(index=False)}
+    one = "unfrozen/kl/0.5"
+    assert {("frozen_residual/kl/0.5", one), (one, "unfrozen/kl/2"), ("normal", "unfrozen/kl/2")} < few
+    assert ("frozen_residual/kl/0.5", "unfrozen/confidence/0.7") not in few
 
 
 def test_modes_and_controls_are_averaged_prompt_by_prompt(several: Sweep) -> None:
@@ -67,13 +68,12 @@ def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(s
     mixes = beside_mixes(PairedRuns.from_sweep(several), per_configuration(several))
     its = mixes[(mixes["base"] == BASE) & (mixes["configuration"] == f"{OTHER}/0.5")].set_index("at")
     skipped, right = by_prompt(several, SKIPPED), by_prompt(several, CORRECT)
-    means, points = skipped.mean(), ["normal", f"{BASE}/0.7", f"{BASE}/0.9"]
-    target, mixed = means[f"{OTHER}/0.5"], []
-    for one in points:
-        for other in points:
-            if means[one] <= target <= means[other] and means[one] < means[other]:
-                share = (target - means[one]) / (means[other] - means[one])
-                mixed.append((1 - share) * right[one] + share * right[other])
+    means, mixed = skipped.mean(), []
+    target = means[f"{OTHER}/0.5"]
+    for one, other in permutations(("normal", f"{BASE}/0.7", f"{BASE}/0.9"), 2):
+        if means[one] <= target <= means[other] and means[one] < means[other]:
+            share = (target - means[one]) / (means[other] - means[one])
+            mixed.append((1 - share) * right[one] + share * right[other])
     best = max(mixed, key=lambda mix: mix.mean())
     equal = its.loc[EQUAL_LAYERS]
     assert equal[CORRECT] == pytest.approx((right[f"{OTHER}/0.5"] - best).dropna().mean())
@@ -83,25 +83,10 @@ def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(s
         assert row[row["equal"]] == pytest.approx(0, abs=1e-9)
         assert row["best_by"] != row["equal"]
     assert set(mixes["base"]) == {f"{mode}/{rule}" for mode in BOTH for rule in ("confidence", "kl")}
-
-
-def test_without_answers_rules_meet_at_equal_disagreement(several: Sweep) -> None:
     without = replace(several, generations=several.generations.assign(correct=np.nan))
     found = beside_mixes(PairedRuns.from_sweep(without), per_configuration(without))
-    assert EQUAL_QUALITY[DISAGREEMENT] in set(found["at"])
+    assert EQUAL_QUALITY[DISAGREEMENT] in set(found["at"]), "without answers"
     assert EQUAL_QUALITY[CORRECT] not in set(found["at"])
-
-
-def test_of_many_configurations_those_that_differ_in_one_thing_are_compared(
-    several: Sweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reports.sections.contrasts.MOST_CONFIGURATIONS", 3)
-    of_pairs = pairs(PairedRuns.from_sweep(several))[["baseline", "configuration"]]
-    found = {tuple(sorted(pair)) for pair in of_pairs.itertuples(index=False)}
-    assert ("frozen_residual/kl/0.5", "unfrozen/kl/0.5") in found
-    assert ("unfrozen/kl/0.5", "unfrozen/kl/2") in found
-    assert ("normal", "unfrozen/kl/2") in found
-    assert ("frozen_residual/kl/0.5", "unfrozen/confidence/0.7") not in found
 
 
 def test_nothing_is_compared_where_nothing_ran(tmp_path: Path) -> None:
@@ -110,7 +95,7 @@ def test_nothing_is_compared_where_nothing_ran(tmp_path: Path) -> None:
     assert beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep)).empty
 
 
-def test_rows_of_the_paired_chart_keep_the_order_when_runs_fail_and_differences_are_in_points() -> None:
+def test_rows_of_the_paired_chart_keep_the_order_and_differences_are_in_points() -> None:
     settings: list[Configuration] = [EarlyExit(mode, "kl", k) for mode in BOTH for k in (0.5, 1.0, 2.0)]
     estimate = {"correct": 0.04, "correct_low": 0.02, "correct_high": 0.06, "correct_n": 6}
     rows: list[dict[str, Any]] = [naming(each) | {"order": i} | estimate for i, each in enumerate(settings)]

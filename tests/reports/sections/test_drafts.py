@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chart_fields import known
 from report_fixtures import Visit, all_drawn, ink_of
 from synthetic_sweeps import add_timings, swept
 
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, HFGenerate, NoExit
 from eexit.quality.estimates import estimate_ratios
-from reports.page.build import render
 from reports.page.payload import payload
-from reports.read.sweep import Sweep, read_sweep
-from reports.sections.drafts import DraftTable, draft_section, drafted
+from reports.read.sweep import read_sweep
+from reports.sections.drafts import draft_section, drafted
 
 PAIRS = [Draft(layer, n) for layer in (10, 20) for n in (2, 10, 20)]  # in the order of the section
 KEYS = [f"draft/{draft}" for draft in PAIRS]
@@ -25,10 +25,8 @@ FIXED = EarlyExit("unfrozen", "fixed", 10.0)
 NORMAL, GENERATE, EARLY = NoExit(), HFGenerate(), HFGenerate(10)
 
 
-def drafting(
-    folder: Path, n_prompts: int = 6, exits: bool = True, pairs: Sequence[Draft] = PAIRS, **of_drafts: Any
-) -> Path:
-    """Return `normal`, an online rule if there are `exits`, and the drafts, the last of which come first.
+def drafting(folder: Path, n_prompts: int = 6, pairs: Sequence[Draft] = PAIRS, **of_drafts: Any) -> Path:
+    """Return `normal`, an online rule if there are several prompts, and the drafts, the last of which come first.
 
     There are ten drafted tokens per prompt, and a pass per four decided tokens, of which later prompts have more.
     """
@@ -48,7 +46,7 @@ def drafting(
     def of_token(its: Configuration, token: Mapping[str, Any]) -> dict[str, Any]:
         return {"drafted": isinstance(its, Draft) and token["position"] % 2 == 1}
 
-    grid: list[Configuration] = [NoExit(), *([FIXED] if exits else []), *reversed(pairs)]
+    grid: list[Configuration] = [NoExit(), *([FIXED] if n_prompts > 1 else []), *reversed(pairs)]
     return swept(folder, grid, n_prompts, columns=columns, of_token=of_token)
 
 
@@ -57,49 +55,46 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drafting(tmp_path_factory.mktemp("drafts") / "s")
 
 
-def timed(
-    bare: Path, folder: Path, seconds: Mapping[Any, float], batches: Sequence[int] = (1,), calls: int = 1
-) -> Sweep:
-    """Return a copy of a sweep with these seconds, in each round."""
+def timed(bare: Path, folder: Path, seconds: Mapping[Any, float], batches: Sequence[int] = (1,)) -> Path:
+    """Return a copy of a sweep with two calls with these seconds, in each round."""
     shutil.copytree(bare, folder)
     slow = np.linspace(1.0, 2.0, 6)  # rounds differ: only the same round may be compared
     rounds = {key: list(value * slow) for key, value in seconds.items()}
-    for batch, call in product(batches, range(1, calls + 1)):
+    for batch, call in product(batches, (1, 2)):
         how = {"columns": lambda its: {"drafted": 10, "accepted": 5} if isinstance(its, Draft) else {}}
         add_timings(folder, rounds, call, batch, **how)
-    return read_sweep(str(folder))
+    return folder
 
 
-def known(sweep: Sweep) -> DraftTable:
-    found = drafted(sweep)
-    assert found
-    return found
-
-
-def test_drafts_are_in_the_order_of_layer_and_length(bare: Path) -> None:
+def test_drafts_are_in_the_order_of_layer_and_length(bare: Path, tmp_path: Path) -> None:
+    """A `generate` that looks drafts up stands beside those of layers."""
     sweep = read_sweep(str(bare))
     assert [its for its in sweep.configurations if isinstance(its, Draft)] == PAIRS[::-1], "as in sweep.json"
-    without = replace(sweep, about=sweep.about | {"configurations": []})
-    assert known(without).drafts["configuration"].tolist() == KEYS
-    assert (known(sweep).layers, known(sweep).lengths) == ([10, 20], ["2", "10", "20"])
+    without, found = replace(sweep, about=sweep.about | {"configurations": []}), known(drafted(sweep))
+    assert known(drafted(without)).drafts["configuration"].tolist() == KEYS
+    assert (found.layers, found.lengths) == ([10, 20], ["2", "10", "20"])
+    looks_up = HFGenerate(variant="lookup")
+    folder = timed(bare, tmp_path / "s", {NORMAL: 1.0, looks_up: 0.8, EARLY: 0.9, PAIRS[0]: 0.5})
+    rows = known(drafted(read_sweep(str(folder)))).rows
+    assert rows["configuration"].tolist() == [*KEYS, NORMAL.key, EARLY.key, looks_up.key]
 
 
 def test_no_draft_is_told_of_as_an_exit(bare: Path, tmp_path: Path) -> None:
-    sweep = timed(bare, tmp_path / "s", {NORMAL: 1.0, GENERATE: 1.2, FIXED: 0.9, **dict.fromkeys(PAIRS, 1.1)})
-    data, _ = payload(sweep, "")
+    folder = timed(bare, tmp_path / "s", {NORMAL: 1.0, GENERATE: 1.2, FIXED: 0.9, **dict.fromkeys(PAIRS, 1.1)})
+    data, _ = payload(read_sweep(str(folder)), "")
     charts = {chart["key"]: chart for chart in [data["trade"], *data["charts"]]}
     assert {"quality", "mix", "depth"} <= charts.keys()
     for chart in charts.values():
         assert not {row["configuration"] for row in chart["table"]["rows"]} & set(KEYS), chart["key"]
     assert set(KEYS) <= {configuration["key"] for configuration in data["configurations"]}
-    alone = drafting(tmp_path / "alone", n_prompts=1, exits=False)
-    data, _ = payload(timed(alone, tmp_path / "t", {NORMAL: 1.0, GENERATE: 1.0, PAIRS[0]: 1.0}), "")
+    alone = timed(drafting(tmp_path / "alone", 1), tmp_path / "t", {NORMAL: 1.0, GENERATE: 1.0, PAIRS[0]: 1.0})
+    data, _ = payload(read_sweep(str(alone)), "")
     assert data["charts"] == []
     assert data["drafts"]["charts"]
 
 
-def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path) -> None:
-    row = known(read_sweep(str(bare))).rows.set_index("configuration").loc["draft/10:2"]
+def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path, tmp_path: Path) -> None:
+    row = known(drafted(read_sweep(str(bare)))).rows.set_index("configuration").loc["draft/10:2"]
     accepted = np.array([[2.0 + prompt % 3 + 1] for prompt in range(6)])
     (share,) = estimate_ratios(accepted, np.full((6, 1), 10.0))
     assert row["acceptance"] == pytest.approx(accepted.sum() / 60)
@@ -111,14 +106,10 @@ def test_acceptance_is_a_ratio_of_sums_with_an_interval_over_prompts(bare: Path)
     assert expected < 0.8
     assert row["tokens_per_pass"] == pytest.approx(4)
     assert row["acceptance_per_token"] == pytest.approx(0.5 + np.mean(range(6)) / 20)
-
-
-def test_nothing_drafted_is_no_acceptance(tmp_path: Path) -> None:
     nothing = {"drafted": 0, "accepted": 0, "acceptance": None, "acceptance_per_token": None}
-    found = draft_section(read_sweep(str(drafting(tmp_path / "s", 1, exits=False, pairs=PAIRS[:1], **nothing))))
-    assert found
-    assert [chart["key"] for chart in found["charts"]] == ["draft-time"]
-    assert "nan" not in found["charts"][0]["caption"]
+    sweep = read_sweep(str(drafting(tmp_path / "s", 1, PAIRS[:1], **nothing)))
+    (chart,) = known(draft_section(sweep))["charts"]
+    assert (chart["key"], "nan" in chart["caption"]) == ("draft-time", False)
 
 
 def test_without_timings_the_time_is_called_expected_and_other_texts_are_counted(bare: Path) -> None:
@@ -126,8 +117,7 @@ def test_without_timings_the_time_is_called_expected_and_other_texts_are_counted
     changed = sweep.generations.assign(equal_share=sweep.generations["equal_share"])
     changed.loc[changed["configuration"].isin(KEYS[:2]) & (changed["prompt_id"] == "3"), "equal_share"] = 0.5
     for of, n in ((sweep, 0), (replace(sweep, generations=changed), 2)):
-        found = draft_section(of)
-        assert found
+        found = known(draft_section(of))
         acceptance, time = found["charts"]
         assert acceptance["caption"].endswith(f"not those of normal: {n} of 36.")
         assert time["title"] == "Expected time, not measured"
@@ -136,17 +126,10 @@ def test_without_timings_the_time_is_called_expected_and_other_texts_are_counted
         assert not [label for label in labels if label.endswith(", measured") or "Tokens/s" in label]
 
 
-def test_a_generate_that_looks_drafts_up_stands_beside_those_of_layers(bare: Path, tmp_path: Path) -> None:
-    looks_up = HFGenerate(variant="lookup")
-    drafts = known(timed(bare, tmp_path / "s", {NORMAL: 1.0, looks_up: 0.8, EARLY: 0.9, PAIRS[0]: 0.5}))
-    assert drafts.rows["configuration"].tolist() == [*KEYS, NORMAL.key, EARLY.key, looks_up.key]
-
-
 def test_the_section_is_drawn_and_drafted_tokens_are_marked(bare: Path, visit: Visit, tmp_path: Path) -> None:
     seconds: dict[Any, float] = {NORMAL: 1.0, GENERATE: 0.9, EARLY: 0.8, **dict.fromkeys(PAIRS, 1.1), FIXED: 1.0}
-    report = tmp_path / "r.html"
-    report.write_text(render(timed(bare, tmp_path / "s", seconds, batches=(1, 8), calls=2), ""), encoding="utf-8")
-    page = visit("#/", report)
+    folder = timed(bare, tmp_path / "s", seconds, batches=(1, 8))
+    page = visit("#/", folder)
     page.get_by_role("link", name="Drafts", exact=True).press("Enter")
     page.locator("#drafts:focus").wait_for(state="attached")
     for key in ("acceptance", "time"):
@@ -158,8 +141,7 @@ def test_the_section_is_drawn_and_drafted_tokens_are_marked(bare: Path, visit: V
     assert (cells[0], cells[4]) == ("–", "0.80 [0.80, 0.80]")
     page.locator('[data-chart="draft-acceptance"] canvas').click(position={"x": 250, "y": 25})
     page.locator("h1", has_text="draft/10:").wait_for()
-    page.mouse.move(0, 0)  # the pane tells of the token beneath the pointer
-    page.goto(report.as_uri() + "#/p/0/draft/20:2/vs/normal/t/1")
+    page = visit("#/p/0/draft/20:2/vs/normal/t/1", folder)
     page.get_by_role("heading", name="draft/20:2 on prompt 0").wait_for()
     drafts, normal = page.locator(".texts section").all()
     marked = drafts.locator(".tokens .drafted")

@@ -79,10 +79,10 @@ def test_a_page_shows_the_chain_and_the_answer_apart(visit: Visit, reasoned: Pat
     run = run_rows("0", "?", "normal", None, ["So", " 3", "Answer:", " 3"])
     for token in run[1]:
         token["part"] = "thinking" if token["position"] < 2 else "answer"
-    path = build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html")
-    assert content_of(path)["prompts"][0]["runs"][0]["parts"] == [[0, "thinking"], [2, "answer"]]
-    page = visit("#/p/0/normal", path)
+    page = visit("#/p/0/normal", write_runs(tmp_path / "s", [run]))
     assert page.locator(".tokens .part").all_inner_texts() == ["Chain of thought", "Answer"]
+    first = page.locator(".tokens .part + .t").all()
+    assert [token.get_attribute("data-i") for token in first] == ["0", "2"]
     page = visit("#/at/reasoning", reasoned)
     assert page.locator("[data-fold=reasoning] figure").count() == 4
     page.locator("[data-fold=reasoning] figure canvas, [data-fold=reasoning] figure svg").first.wait_for()

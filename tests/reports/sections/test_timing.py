@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from chart_fields import known
 from report_fixtures import Visit
 from synthetic_sweeps import FINAL, LAYERS, add, timing_rows, with_answers
 
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 from eexit.results.study_tables import TIMINGS
-from reports.page.build import build_report
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.timing import ALLOWED, exit_shares, known_step_times, timed, timing_section
 from reports.shared.per_configuration import per_configuration
@@ -33,8 +33,7 @@ def timed_sweep(folder: Path, steps: bool) -> tuple[Sweep, SavingsTable, pd.Data
     rounds = {its: [took] * 3 for its, took in seconds.items()}
     add(folder, TIMINGS, chain(*(timing_rows(rounds, batch=n, tokens=1000 * n, **costs) for n in (1, 8))))
     sweep = read_sweep(str(folder))
-    saves = savings(sweep, per_configuration(sweep))
-    assert saves
+    saves = known(savings(sweep, per_configuration(sweep)))
     rows = timed(sweep, saves)
     rows = rows[rows["configuration"] == SETTING.key]
     assert rows["realised"].tolist() == pytest.approx([0.2, 0.2])
@@ -48,7 +47,7 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     assert rows[ALLOWED].tolist() == pytest.approx([alone] * 2), "one row, and rows that leave at the same steps"
     (times,) = known_step_times(sweep).values()
     assert times.seconds[8] == pytest.approx([(layer + 1) / 1000 for layer in [*LAYERS, FINAL]])
-    page = visit("#/", path=build_report(str(tmp_path / "s"), tmp_path / "r.html"))
+    page = visit("#/", path=tmp_path / "s")
     section = page.locator("section", has=page.locator("#time"))
     section.get_by_role("combobox", name="Measured at").select_option("batch 8")
     assert "20.0%" in section.locator("tbody tr", has_text=SETTING.key).inner_text()

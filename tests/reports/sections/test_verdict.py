@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chart_fields import quality_in
+from chart_fields import known, quality_in
 from report_fixtures import MOST_PROSE, MakeSweep, Visit, prose_seen
-from synthetic_sweeps import CHOSEN
+from synthetic_sweeps import CHOSEN, choose
 
 from eexit.quality.estimates import NOTHING, Estimate
 from eexit.studies.assessment.verdict import FILE, AlternativeTime, Bound, Cell, JudgedSetting, Verdict
-from reports import build_report
+from reports.sections.selected_setting import settings_section
 from reports.sections.verdict import VerdictCard, verdict
 from reports.shared.quality import QualityTable
 
@@ -23,10 +23,8 @@ def interval(mean: float) -> Estimate:
 
 
 def cell(saved: float, bold: str, lost: float = 0.02) -> Cell:
-    return Cell(
-        mode=bold.partition("/")[0], saved=interval(saved), lost=lost, safe=None, safe_share=0.0, bold=bold,
-        bold_share=0.5,
-    )  # fmt: skip
+    numbers = {"saved": interval(saved), "lost": lost, "safe": None, "safe_share": 0.0, "bold_share": 0.5}
+    return Cell.model_validate({"mode": bold.partition("/")[0], "bold": bold, **numbers})
 
 
 GIVEN = Verdict(
@@ -50,15 +48,13 @@ GIVEN = Verdict(
 
 
 def card(given: Verdict | None, quality: QualityTable | None = None, **changed: Any) -> VerdictCard:
-    found = verdict(given and given.model_copy(update=changed), quality)
-    assert found
-    return found
+    return known(verdict(given and given.model_copy(update=changed), quality))
 
 
 def test_an_assessment_speaks_for_itself(one_mode: Path, tmp_path: Path, visit: Visit) -> None:
     folder = shutil.copytree(one_mode, tmp_path / "s")
     (folder / FILE).write_text(GIVEN.to_json())
-    page = visit("#/", path=build_report(str(folder), folder / "r.html"))
+    page = visit("#/", path=folder)
     its = page.locator(".verdict")
     first, answer, *_ = filter(None, its.inner_text().splitlines())
     assert first == GIVEN.where
@@ -69,10 +65,9 @@ def test_an_assessment_speaks_for_itself(one_mode: Path, tmp_path: Path, visit: 
     assert [row[0] for row in rows] == ["exact KV cache", "frozen_residual"]
     assert rows[0][1] == "A 40.0% (39.0 to 41.0), lost 0%"
     assert rows[1][2] == "D 10.0% (9.0 to 11.0), lost 2%"
-    assert [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()] == [
-        "mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)",
-        "deciding not measured",
-    ]  # fmt: skip
+    gains = ["mode 5.0% (4.0 to 6.0)", "knowledge 20.0% (19.0 to 21.0)", "both 30.0% (29.0 to 31.0)"]
+    why = [" ".join(text.split()) for text in page.locator(".why li").all_inner_texts()]
+    assert why == [*gains, "deciding not measured"]
     assert page.locator(".weight").count() == 3, "what was not measured has no bar"
     mode, knowledge, *_ = [box for bar in page.locator(".weight").all() if (box := bar.bounding_box())]
     assert knowledge["width"] == pytest.approx(4 * mode["width"], rel=0.05)
@@ -98,20 +93,8 @@ def test_each_answer_is_told_with_what_it_turns_on(changed: dict[str, Any], answ
     assert said.sentences == ["Faster: generate/lookup, 0.83 (0.82 to 0.84) of full depth's time."]
     assert ("Missing: run" in said.headline) == ("missing" in changed)
     assert (said.setting is None) == ("missing" in changed)
-
-
-def test_a_verdict_without_cells_has_no_table_of_them() -> None:
-    said = card(GIVEN, cells={}, gains={}, timed={})
-    assert (said.cells, said.weights, said.tables, said.about) == ([], [], [], None)
-
-
-def test_where_no_setting_keeps_any_right_answer_none_is_the_nearest(one_mode: Path) -> None:
-    found = quality_in(one_mode)
-    normal = found.rows[found.rows["configuration"] == "normal"].to_dict("records")[0]
-    n_right = round(normal["correct"] * normal["correct_n"])
-    said = card(None, replace(found, rows=found.rows.assign(correct_lost=float(n_right))))
-    assert (said.answer, said.headline) == ("No.", f"No setting keeps any of the {n_right} right answers")
-    assert said.setting is None
+    bare = card(GIVEN, cells={}, gains={}, timed={})
+    assert (bare.cells, bare.weights, bare.tables, bare.about) == ([], [], [], None)
 
 
 def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) -> None:
@@ -124,9 +107,8 @@ def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) ->
     assert level.startswith("Beside full depth, it is at ")
     assert careful.startswith("Careful: max_new_tokens cut texts of normal (100.0%), ")
     assert certified == "Nothing is certified: eexit choose does that."
-    assert [weight["label"] for weight in said.weights] == [
-        "layers skipped", "saved if deciding were free", "added by deciding",
-    ]  # fmt: skip
+    weights = ["layers skipped", "saved if deciding were free", "added by deciding"]
+    assert [weight["label"] for weight in said.weights] == weights
     rows = found.rows.assign(correct_difference=0.01, correct_difference_low=-0.01, correct_difference_high=0.03)
     kept = card(None, replace(found, rows=rows))
     assert (kept.answer, kept.setting) == ("Yes.", "unfrozen/confidence/0.7")
@@ -134,13 +116,51 @@ def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) ->
     dear = card(None, replace(found, rows=rows.assign(run=-0.005, run_low=-0.006, run_high=-0.005)))
     assert dear.answer == "No."
     assert dear.headline == "The best safe setting costs 0.5% more multiply-adds (0.5 to 0.6)"
+    normal = found.rows[found.rows["configuration"] == "normal"].to_dict("records")[0]
+    n_right = round(normal["correct"] * normal["correct_n"])
+    none = card(None, replace(found, rows=found.rows.assign(correct_lost=float(n_right))))
+    assert (none.headline, none.setting) == (f"No setting keeps any of the {n_right} right answers", None)
+    assert none.answer == "No."
 
 
 def test_of_oracles_it_is_said_first_that_they_save_nothing_and_then_what_they_show(make_sweep: MakeSweep) -> None:
     said = card(None, quality_in(make_sweep(6)))
     assert (said.pays, said.answer) == (None, "Oracles save nothing.")
     assert re.search(r"a rule that knew as much would skip \d+\.\d% of the layers", said.headline)
-    assert said.setting
-    assert said.setting.startswith(("unfrozen/kl/", "frozen_residual/kl/"))
+    assert known(said.setting).startswith(("unfrozen/kl/", "frozen_residual/kl/"))
     assert "--rules" in said.sentences[-1]
     assert verdict(None, quality_in(make_sweep(6, [("normal", None)]))) is None
+
+
+def said_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the section, and the sentences of the first card."""
+    found = quality_in(folder)
+    return known(settings_section(found)), card(None, found).sentences
+
+
+def test_which_setting_is_a_table_from_the_strictest_bound_on(one_mode: Path, tmp_path: Path) -> None:
+    section, _ = said_of(one_mode)
+    assert section["about"].startswith("Nothing is certified")
+    assert [row["kept"] for row in section["table"]["rows"]] == ["not shown"] * 2
+    assert [column["key"] for column in section["table"]["columns"]][3:] == ["run", "layers_skipped"]
+    folder = shutil.copytree(one_mode, tmp_path / "s")
+    choose(folder)
+    choose(folder, 2, None, max_risk=0.01)
+    choose(folder, 3, max_risk=0.2, runs="of fewer prompts")
+    section, sentences = said_of(folder)
+    none, one, before = section["table"]["rows"]
+    assert (none["promise"], none["configuration"]) == ("disagreement ≤ 1%, with 95%", None)
+    assert (one["promise"], one["configuration"]) == ("disagreement ≤ 5%, with 95%", CHOSEN)
+    assert before["promise"] == "disagreement ≤ 20%, with 95%, before the sweep grew"
+    assert one["held_out"] == "3%, at most 8% (n = 50)"
+    assert sentences[3].startswith(f"Certified: {CHOSEN}, at 92% of full depth.")
+
+
+def test_a_certificate_of_groups_of_unequal_size_says_so_and_both_losses(one_mode: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(one_mode, tmp_path / "s")
+    choose(folder, of_prompts=0.054)
+    section, sentences = said_of(folder)
+    assert [row["loss_of_prompts"] for row in section["table"]["rows"]] == [0.054]
+    assert "Of single prompts of groups" in [column["label"] for column in section["table"]["columns"]]
+    assert "averaged over groups of prompts that count once each, is at most 5%" in sentences[3]
+    assert sentences[3].endswith("over their 813 prompts the mean is 5.4%, for which nothing is certified.")

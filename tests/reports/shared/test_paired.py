@@ -1,6 +1,7 @@
 """Paired differences, compared with loops over prompts and seeds."""
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +17,33 @@ from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 
 N_PROMPTS, SEEDS = 12, (0, 1, 2)
+RUNS = [*product(("normal", "unfrozen"), range(N_PROMPTS), SEEDS)]
 Marks = dict[tuple[str, int, int], bool | None]  # (mode, prompt, seed) → right or wrong
 
 
 def sweep_with(folder: Path, marks: Marks) -> Sweep:
     """Write `normal` and `unfrozen/kl/1`; runs without an entry failed."""
 
-    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
-        run = configuration.mode, prompt, seed
-        return {"correct": marks.get(run)} | ({} if run in marks else {"status": "error"})
+    def columns(its: Configuration, prompt: int, seed: int) -> dict[str, Any]:
+        run = its.mode, prompt, seed
+        return {"correct": marks[run]} if run in marks else {"status": "error"}
 
     return read_sweep(str(swept(folder / "results", n_prompts=N_PROMPTS, seeds=SEEDS, columns=columns)))
 
 
-@pytest.fixture
-def marks() -> Marks:
-    """Return marks in which two prompts have no answer, and some runs failed."""
-    draw = np.random.default_rng(0)
-    runs = [(mode, prompt, seed) for mode in ("normal", "unfrozen") for prompt in range(N_PROMPTS) for seed in SEEDS]
-    chances = {"normal": 0.7, "unfrozen": 0.4}
-    right: Marks = {run: None if run[1] < 2 else bool(draw.random() < chances[run[0]]) for run in runs}
-    return {run: mark for run, mark in right.items() if draw.random() > 0.2}
-
-
-def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Marks) -> None:
+def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path) -> None:
+    """Two prompts have no answer, and some runs failed."""
+    draw, chances = np.random.default_rng(0), {"normal": 0.7, "unfrozen": 0.4}
+    right: Marks = {run: None if run[1] < 2 else bool(draw.random() < chances[run[0]]) for run in RUNS}
+    marks = {run: mark for run, mark in right.items() if draw.random() > 0.2}
     sweep, means = sweep_with(tmp_path, marks), []
     failed = per_configuration(sweep).set_index("configuration")["n_failed"]
     assert failed.sum() == 2 * N_PROMPTS * len(SEEDS) - len(marks)
-    frame = PairedRuns.from_sweep(sweep).differences().set_index("configuration")
     for prompt in range(N_PROMPTS):
         pairs = [(marks.get(("unfrozen", prompt, seed)), marks.get(("normal", prompt, seed))) for seed in SEEDS]
         its = [int(early) - int(normal) for early, normal in pairs if early is not None and normal is not None]
         means += [sum(its) / len(its)] if its else []
-    row = frame.loc[KL_1.key]
+    row = PairedRuns.from_sweep(sweep).differences().set_index("configuration").loc[KL_1.key]
     assert (row["correct"], row["correct_n"]) == (pytest.approx(np.mean(means)), len(means))
     assert row["disagreement_n"] > row["correct_n"], "each measure has its own n"
     assert row["correct_low"] < row["correct"] < row["correct_high"]
@@ -56,18 +51,14 @@ def test_differences_are_of_the_same_prompts_and_seeds(tmp_path: Path, marks: Ma
     assert row["correct_gained"] == pytest.approx(sum(gains))
     assert row["correct_lost"] == pytest.approx(sum(gains) - sum(means))
     assert np.isnan(row["correct_p"]), "three seeds are no pairs of right and wrong"
-
-
-def test_without_answers_or_without_the_baseline_there_is_no_number(tmp_path: Path, marks: Marks) -> None:
     assert "correct" not in per_configuration(sweep_with(tmp_path / "none", dict.fromkeys(marks)))
     sweep = sweep_with(tmp_path / "alone", {key: mark for key, mark in marks.items() if key[0] == "unfrozen"})
     assert per_configuration(sweep).set_index("configuration").loc[KL_1.key, "correct_n"] == N_PROMPTS - 2
-    assert PairedRuns.from_sweep(sweep).differences().empty
+    assert PairedRuns.from_sweep(sweep).differences().empty, "without the baseline, there is no number"
 
 
-def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
-    every = [(mode, prompt, seed) for mode in ("normal", "unfrozen") for prompt in range(N_PROMPTS) for seed in SEEDS]
-    sweep = sweep_with(tmp_path, {its: True for its in every if (its[0], its[2]) != ("normal", 2)})
+def test_frames_have_the_number_of_seeds_that_were_averaged(tmp_path: Path) -> None:
+    sweep = sweep_with(tmp_path, {its: True for its in RUNS if (its[0], its[2]) != ("normal", 2)})
     for frame in (per_configuration(sweep), exit_mix(sweep), depth_by_position(sweep)):
         seeds = frame.groupby("configuration")["n_seeds"].unique()
         assert {key: list(its) for key, its in seeds.items()} == {"normal": [2], KL_1.key: [3]}
@@ -75,14 +66,12 @@ def test_frames_say_how_many_seeds_were_averaged(tmp_path: Path) -> None:
 
 
 def test_paired_differences_beside_either_configuration(tmp_path: Path) -> None:
-    numbers: dict[tuple[str, int], dict[str, Any]] = {
-        ("normal", 0): {"perplexity": 2.0, "n_tokens": 10},
-        ("normal", 1): {"perplexity": 10.0, "n_tokens": 10},
-        ("unfrozen", 0): {"perplexity": 4.0, "n_tokens": 7, "exit_rate": 0.4, "mean_depth": 0.9},
-        ("unfrozen", 1): {"perplexity": 80.0, "n_tokens": 11, "exit_rate": 0.2, "mean_depth": 0.8},
-        ("normal", 2): {"status": "error"},
-    }
-    folder = swept(tmp_path / "s", n_prompts=3, columns=lambda its, prompt, _: numbers.get((its.mode, prompt), {}))
+    numbers: dict[str, list[dict[str, Any]]] = {
+        "normal": [{"perplexity": 2.0, "n_tokens": 10}, {"perplexity": 10.0, "n_tokens": 10}, {"status": "error"}],
+        "unfrozen": [{"perplexity": 4.0, "n_tokens": 7, "exit_rate": 0.4, "mean_depth": 0.9},
+                     {"perplexity": 80.0, "n_tokens": 11, "exit_rate": 0.2, "mean_depth": 0.8}, {}],
+    }  # fmt: skip
+    folder = swept(tmp_path / "s", n_prompts=3, columns=lambda its, prompt, _: numbers[its.mode][prompt])
     paired = PairedRuns.from_sweep(read_sweep(str(folder)))
     (row,) = paired.differences().to_dict("records")
     assert (row["perplexity"], row["n_tokens"]) == (pytest.approx(math.sqrt(2 * 8)), pytest.approx(-1.0))

@@ -1,6 +1,6 @@
 """Means of each configuration, compared with numbers computed by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,49 +8,47 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from chart_fields import drawn, variant_of
 from report_fixtures import MakeSweep
-from synthetic_sweeps import KL_1, swept
+from synthetic_sweeps import BOTH, KL_1, swept
 
-from eexit.plan.configuration import EarlyExit
+from eexit.method.rules import RULES
+from eexit.plan.configuration import EarlyExit, exiting_modes
+from reports.read.rule_parameters import representative, representatives
 from reports.read.sweep import Sweep, read_sweep
+from reports.shared.charts import DARK, LIGHT
 from reports.shared.per_configuration import naming, per_configuration
+from reports.shared.styles import ChartStyle
 
 FOLLOWED, CONTROL = "unfrozen/kl/2", "unfrozen/random/kl/2"  # of several
 
 
-def means_of(folder: Path, changes: Mapping[tuple[str, int], Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the means of `normal` and `unfrozen/kl/1` on two prompts, with these columns by mode and prompt."""
-    path = swept(folder, n_prompts=2, columns=lambda its, prompt, _: changes.get((its.mode, prompt), {}))
+def means_of(folder: Path, **changes: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the means of `normal` and `unfrozen/kl/1` on two prompts, with these columns of each prompt by mode."""
+    path = swept(folder, n_prompts=2, columns=lambda its, prompt, _: changes.get(its.mode, ({}, {}))[prompt])
     return per_configuration(read_sweep(str(path))).set_index("configuration")
 
 
 def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> None:
-    changes = {
-        ("unfrozen", 0): {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0},
-        ("unfrozen", 1): {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0},
-    }
-    row = means_of(tmp_path / "s", changes).loc[KL_1.key]
+    """A text that is mostly one loop is marked, unless normal loops too."""
+    one = {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0}
+    other = {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0}
+    row = means_of(tmp_path / "s", unfrozen=(one, other)).loc[KL_1.key]
     assert [row[name] for name in ("exit_rate", "layers_skipped", "perplexity", "n")] == pytest.approx([0.4, 0.2, 4, 2])
-
-
-def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_path: Path) -> None:
-    changes = {
-        ("unfrozen", 0): {"n_tokens": 100, "longest_loop": 95},
-        ("unfrozen", 1): {"n_tokens": 40, "longest_loop": 6},
-        ("normal", 0): {"n_tokens": 100, "longest_loop": 2},
-        ("normal", 1): {"n_tokens": 0, "longest_loop": 0},
-    }
+    loops, less = {"n_tokens": 100, "longest_loop": 95}, {"n_tokens": 40, "longest_loop": 6}
+    none, empty = {"n_tokens": 100, "longest_loop": 2}, {"n_tokens": 0, "longest_loop": 0}
     names = ["loop_share", "loop_share_n", "looping"]
-    trade = means_of(tmp_path / "0", changes)
+    trade = means_of(tmp_path / "0", unfrozen=(loops, less), normal=(none, empty))
     assert [*trade.loc[KL_1.key, names]] == [pytest.approx((0.95 + 0.15) / 2), 2, True]
     assert [*trade.loc["normal", names]] == [pytest.approx(0.02), 1, False]
-    half = changes | {("unfrozen", 1): {"n_tokens": 40, "longest_loop": 2}}
-    assert not means_of(tmp_path / "1", half).loc[KL_1.key, "looping"]
-    alike = changes | {("normal", 0): {"n_tokens": 100, "longest_loop": 60}}
-    assert not means_of(tmp_path / "2", alike)["looping"].any()
+    half = means_of(tmp_path / "1", unfrozen=(loops, less | {"longest_loop": 2}), normal=(none, empty))
+    alike = means_of(tmp_path / "2", unfrozen=(loops, less), normal=(none | {"longest_loop": 60}, empty))
+    assert not half.loc[KL_1.key, "looping"]
+    assert not alike["looping"].any()
 
 
 def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(several: Sweep) -> None:
+    """A control of another sweep's configuration is a point of its own. Each rule of a mode is represented once."""
     trade = per_configuration(several).set_index("configuration")
     assert trade.index.tolist() == [configuration.key for configuration in several.configurations]
     means = several.generations.groupby("configuration")["disagreement"].mean()
@@ -58,9 +56,8 @@ def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(sever
     for name in ("disagreement", "perplexity", "tokens_until_difference"):
         assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
         assert trade[f"{name}_control"].notna().sum() == 8
-
-
-def test_a_control_of_another_sweeps_configuration_is_a_point_of_its_own(several: Sweep) -> None:
+    shown = [row["configuration"] for row in representatives(per_configuration(several))]
+    assert shown == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
     kept = tuple(c for c in several.configurations if c.columns["rule"] != "kl")
     rows = several.generations["configuration"].isin([c.key for c in kept])
     apart = replace(
@@ -77,8 +74,52 @@ def test_oracles_are_marked_beside_other_rules_only(several: Sweep, make_sweep: 
     assert {key for key, name in shown.items() if name != key} == oracles
     alone = per_configuration(read_sweep(str(make_sweep(2))))
     assert alone["shown_as"].tolist() == alone["configuration"].tolist()
-
-
-def test_a_rule_of_a_later_version_has_short_names() -> None:
     later = [EarlyExit("unfrozen", "later", parameter) for parameter in (0.5, 0.9)]
     assert [naming(configuration)["short"] for configuration in later] == ["U·later .5", "U·later .9"]
+
+
+def test_the_middle_parameter_stands_for_a_rule() -> None:
+    assert representative("kl", [0.25, 0.8, 4.0]) == 0.8
+    assert representative("fixed", [25.0, 5.0, 10.0]) == 10.0
+    assert representative("of a later version", [0.5, 0.9]) == 0.5
+
+
+def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
+    """Return the encodings of a channel in the trade-off of disagreement."""
+    layers = variant_of(chart, "Disagreement")["spec"]["layer"]
+    return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
+
+
+def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
+    several_charts: dict[str, Any], make_sweep: MakeSweep
+) -> None:
+    """Modes differ in colour where there is one rule."""
+    chart = several_charts["quality"]
+    assert {colour.get("field") for colour in encodings(chart, "color")} == {"family", None}, "controls are grey"
+    assert {shape["field"] for shape in encodings(chart, "shape")} == {"family"}
+    assert {dash["field"] for dash in encodings(chart, "strokeDash")} == {"mode"}
+    layers = variant_of(chart, "Disagreement")["spec"]["layer"]
+    line = next(layer["encoding"] for layer in layers if "strokeDash" in layer["encoding"])
+    assert (line["detail"]["field"], line["order"]["field"]) == ("series", "parameter")
+    for channel, field in (("x", "layers_skipped"), ("y", "disagreement")):
+        assert f"{field}_control" in [encoding.get("field") for encoding in encodings(chart, channel)]
+        assert f"{field}_control" in [encoding["field"] for encoding in encodings(chart, f"{channel}2")], "a line to it"
+    (legend, *_) = [colour["legend"] for colour in encodings(chart, "color") if "field" in colour]
+    oracles = """indexof(["kl"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
+    assert legend["labelExpr"] == oracles
+    one_rule = drawn(read_sweep(str(make_sweep(6))))["quality"]
+    assert {colour["field"] for colour in encodings(one_rule, "color")} == {"mode"}
+    assert "control" not in one_rule["caption"]
+
+
+def test_no_rule_has_the_colour_or_the_shape_of_a_mode(several: Sweep) -> None:
+    looks = ChartStyle.for_configurations(several.configurations)
+    trade = per_configuration(several)
+    colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
+    every, one = (colour["scale"]["domain"] for colour in colours)
+    assert every == [*one, "confidence", "kl", "random"]
+    shape: Any = looks.shape(trade).to_dict()
+    shapes = shape["scale"]["range"]
+    assert len(set(shapes)) == len(shapes) == len(every)
+    for colours in (LIGHT["range"]["category"], DARK["category"]):
+        assert len(set(colours)) == len(colours) >= len(exiting_modes()) + len(RULES)

@@ -44,18 +44,15 @@ def test_a_judges_scores_are_averaged_without_its_errors_which_are_counted(folde
     assert row["score_0_difference_n"] == 4, "a prompt without one of both is in no pair"
 
 
-def test_a_chosen_setting_is_marked_by_what_it_was_chosen_for_the_latest_time(folder: Path) -> None:
+def test_the_latest_choice_and_replay_of_a_setting_count(folder: Path) -> None:
     choose(folder, 1, BOLD)
     choose(folder, 2)  # the same bound again
-    chosen = quality_in(folder).rows.set_index("configuration")["chosen"]
-    assert chosen[CHOSEN] == "disagreement ≤ 5%"
-    assert pd.isna(chosen[BOLD])
-
-
-def test_of_a_setting_that_was_replayed_again_the_latest_counts(folder: Path) -> None:
     replay(folder, factors=(0.5, 4.0))
     replay(folder, 2, factors=(4.0,), expected_disagreement=0.125)
-    rows = quality_in(folder).replayed.set_index("configuration")
+    found = quality_in(folder)
+    chosen, rows = found.rows.set_index("configuration")["chosen"], found.replayed.set_index("configuration")
+    assert chosen[CHOSEN] == "disagreement ≤ 5%"
+    assert pd.isna(chosen[BOLD])
     assert len(rows) == 4
     row, skipped = rows.loc["unfrozen/kl/4"], 0.4 / 5
     ends = [row[f"layers_skipped{end}"] for end in ("", "_low", "_high")]
@@ -68,15 +65,9 @@ def test_replays_that_were_read_otherwise_are_curves_of_their_own(folder: Path) 
     replay(folder, factors=(4.0,))
     trained: dict[str, Any] = {"factors": (4.0,), "readout": "exits/linear", "screen": "8:16"}
     replay(folder, 2, **trained)
-    gated: dict[str, Any] = {
-        "configuration": "unfrozen/kl/4@1,2+gate0.1",
-        "mode": "unfrozen",
-        "exit_set": "1,2",
-        "gate": "0.1",
-    }
-    replay(folder, 3, **trained, **gated)
-    assert {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")} == {
-        "unfrozen/kl on texts of normal, read through unknown, decided by the whole head",
-        "unfrozen/kl on texts of normal, read through exits/linear, decided by screen 8:16",
-        "unfrozen/kl@1,2+gate0.1 on texts of normal, read through exits/linear, decided by screen 8:16",
-    }
+    gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
+    replay(folder, 3, **trained | gated)
+    curves = {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")}
+    linear = "on texts of normal, read through exits/linear, decided by screen 8:16"
+    lens = "on texts of normal, read through unknown, decided by the whole head"
+    assert curves == {f"unfrozen/kl {lens}", f"unfrozen/kl {linear}", f"unfrozen/kl@1,2+gate0.1 {linear}"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from chart_fields import drawn
+from chart_fields import drawn, known
 from report_fixtures import MakeSweep
 from synthetic_sweeps import KL_1, add_timings, swept
 
@@ -17,6 +17,7 @@ from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExi
 from eexit.studies.cost_projection import KNOWN
 from reports.read.sweep import read_sweep
 from reports.read.timings import timed_over
+from reports.shared.number_format import format_saving, with_interval
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import SavingsTable, savings
 
@@ -27,20 +28,19 @@ def costs(full: float, needed: float, run: float | None) -> dict[str, Any]:
     return {"macs_full": full, "macs_required": needed, "macs_executed": run}
 
 
-def costly(folder: Path, per_prompt: Sequence[tuple[float, float, float]]) -> Path:
+def costly(folder: Path, *per_prompt: tuple[float, float, float]) -> Path:
     """Write `normal`, an online rule and an oracle; the rule has (macs_full, macs_required, macs_executed)."""
 
     def columns(its: Configuration, prompt: int, seed: int) -> dict[str, Any]:
         full, needed, run = per_prompt[prompt]
         return costs(full, full if its == NORMAL else needed, {NORMAL: full, ONLINE: run}.get(its))
 
-    return swept(folder, [NORMAL, ONLINE, KL_1], len(per_prompt), columns=columns)
+    return swept(folder / "s", [NORMAL, ONLINE, KL_1], len(per_prompt), columns=columns)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return such a sweep of one prompt."""
-    return costly(tmp_path / "s", [(100.0, 50.0, 80.0)])
+    return costly(tmp_path, (100.0, 50.0, 80.0))
 
 
 def time(folder: Path, seconds: Mapping[Any, Sequence[float]], **how: Any) -> None:
@@ -53,17 +53,15 @@ def time(folder: Path, seconds: Mapping[Any, Sequence[float]], **how: Any) -> No
 def found(folder: Path) -> tuple[SavingsTable, dict[str, dict[Any, Any]]]:
     """Return the savings of the sweep, and its rows by configuration."""
     sweep = read_sweep(str(folder))
-    its = savings(sweep, per_configuration(sweep))
-    assert its
+    its = known(savings(sweep, per_configuration(sweep)))
     return its, {row["configuration"]: row for row in pd.concat([its.rows, its.generate]).to_dict("records")}
 
 
 def test_theoretical_and_run_are_ratios_of_sums_over_runs(tmp_path: Path) -> None:
-    _, rows = found(costly(tmp_path / "s", [(100.0, 50.0, 80.0), (300.0, 270.0, 360.0)]))
+    _, rows = found(costly(tmp_path, (100.0, 50.0, 80.0), (300.0, 270.0, 360.0)))
     normal, online, oracle = (rows[its.key] for its in (NORMAL, ONLINE, KL_1))
     assert (online["theoretical"], online["run"]) == (pytest.approx(1 - 320 / 400), pytest.approx(-0.1))
-    assert (normal["theoretical"], normal["run"]) == (0, 0)
-    assert online["run_n"] == 2
+    assert (normal["theoretical"], normal["run"], online["run_n"]) == (0, 0, 2)
     assert np.isnan(online["run_low"]), "no interval below five prompts"
     assert (oracle["theoretical"], oracle["oracle"]) == (pytest.approx(0.2), True)
     assert np.isnan(oracle["run"])
@@ -82,24 +80,19 @@ def test_realised_savings_have_columns_per_batch_size_and_machine(folder: Path) 
     assert (rows[GENERATE.key]["realised_0"], rows[NORMAL.key]["realised_0"]) == (pytest.approx(-0.2), 0)
     assert np.isnan(rows[KL_1.key]["realised_0"])
     assert (measured.label, measured.rounds, measured.prompts) == ("batch 1", 3, 2)
-    time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=2, batch=8)
-    time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=3, batch=8)
+    for call in (2, 3):
+        time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=call, batch=8)
     time(folder, {NORMAL: [4], ONLINE: [1]}, call=4, machine="A GPU", device="cuda")
     its, rows = found(folder)
-    assert [measured.label for measured in its.measured] == [
-        "batch 1, A CPU, float32, 2 threads", "batch 1, A GPU, float32", "batch 8, A CPU, float32, 2 threads",
-    ]  # fmt: skip
+    first, last = "batch 1, A CPU, float32, 2 threads", "batch 8, A CPU, float32, 2 threads"
+    assert [measured.label for measured in its.measured] == [first, "batch 1, A GPU, float32", last]
     assert [rows[ONLINE.key][f"realised_{number}"] for number in range(3)] == pytest.approx([0.2, 0.75, 0.25])
     assert timed_over(its.measured[2:]).startswith("median of 2 calls: 4 rounds on A CPU")
-
-
-def test_damaged_timings_are_left_out_and_named(folder: Path) -> None:
-    time(folder, {NORMAL: [10.0], ONLINE: [8.0]})
-    (path,) = (folder / "timings").iterdir()
+    path = min((folder / "timings").iterdir())
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
     (line,) = read_sweep(str(folder)).left_out
     assert line.startswith(f"{path} is damaged")
-    assert not found(folder)[0].measured
+    assert not found(folder)[0].measured, "none, if one file is damaged"
 
 
 def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(folder: Path, make_sweep: MakeSweep) -> None:
@@ -107,10 +100,9 @@ def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(folder: Pa
         time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
     chart = drawn(read_sweep(str(folder)))["quality"]
     variants = [variant for variant in chart["variants"] if variant["y"] == "Disagreement"]
-    assert [variant["x"] for variant in variants] == [
-        "layers skipped", "multiply-adds, theoretical", "multiply-adds, run", "time, realised at batch 1",
-        "time, realised at batch 8",
-    ]  # fmt: skip
+    costs_of = "layers skipped", "multiply-adds, theoretical", "multiply-adds, run"
+    times = "time, realised at batch 1", "time, realised at batch 8"
+    assert [variant["x"] for variant in variants] == [*costs_of, *times]
     labels = {column["label"] for column in chart["table"]["columns"]}
     assert labels >= {"Saving, realised, batch 8", "Realised lacks of run, batch 1"}
     assert "median of 2 rounds on A CPU" in variants[3]["note"]
@@ -128,8 +120,21 @@ def test_what_was_run_is_shown_at_another_models_prices_too(make_sweep: MakeSwee
     sweep = replace(sweep, generations=done, final_layer=29)
     for name, shapes in KNOWN.items():
         priced = replace(sweep, unit_costs_of=shapes)
-        saves = savings(priced, per_configuration(priced))
-        assert saves
+        saves = known(savings(priced, per_configuration(priced)))
         assert saves.costs[-1].label == f"multiply-adds, run, at the unit costs of {name}"
         share = (shapes.layers / 2 * shapes.layer + shapes.head) / (shapes.layers * shapes.layer + shapes.head)
         assert saves.rows["run_elsewhere"].tolist() == pytest.approx([1 - share] * len(saves.rows))
+
+
+def test_findings_name_fewer_prompts_and_uncertain_savings() -> None:
+    row = {"equal_share": 0.5, "equal_share_low": 0.4, "equal_share_high": 0.6, "equal_share_n": 6, "n": 6}
+    assert with_interval(row, "equal_share") == "50.0% [40.0%, 60.0%]"
+    assert with_interval(row | {"equal_share_n": 5}, "equal_share") == "50.0% [40.0%, 60.0%] (n = 5)"
+    for share, low, high, said in (
+        (0.05, 0.04, 0.065, "5.0% less time (4.0 to 6.5)"),
+        (-0.005, -0.006, -0.004, "0.5% more time (0.4 to 0.6)"),
+        (0.092, -0.061, 0.122, "9.2% less time, not certainly (−6.1 to 12.2)"),
+        (-0.02, -0.05, 0.01, "2.0% more time, not certainly (−1.0 to 5.0)"),
+        (0.05, None, None, "5.0% less time"),
+    ):
+        assert format_saving(share, low, high, "time") == said

@@ -1,17 +1,15 @@
 """Addresses restore the page's state, or state what is missing; and the side files of a large page."""
 
 import shutil
+from itertools import product
 from pathlib import Path
-from typing import Any
 
-import pytest
 from report_fixtures import MakeSweep, Visit, Walk, all_drawn
 from synthetic_sweeps import CONFIGURATIONS, LAYERS, NORMAL_ALONE, run_rows, write_runs
 
-from reports import build_report
 
-
-def test_from_the_overview_to_a_token_and_to_failures(walk: Walk) -> None:
+def test_from_the_overview_to_a_token_and_to_failures(walk: Walk, some: Path) -> None:
+    """A prompt whose texts the page doesn't hold is said to be elsewhere."""
     page = walk("#/")
     page.get_by_role("link", name="0 Question 0?").first.click()
     page.get_by_role("heading", name="Prompt 0").wait_for()
@@ -25,45 +23,37 @@ def test_from_the_overview_to_a_token_and_to_failures(walk: Walk) -> None:
     page.get_by_role("heading", name="Failed runs").wait_for()
     page.locator("main table").get_by_role("link").click()
     assert "CUDA out of memory" in page.locator(".error").inner_text()
+    for route in ("#/p/0", "#/"):
+        assert "texts and tokens of 2 of 6 prompts" in walk(route, path=some).locator("main").text_content()
 
 
-@pytest.mark.parametrize(
-    ("route", "sentence"),
-    [
-        ("#/p/99", "no prompt 99."),
-        ("#/p/0/unfrozen/kl/9", "no run unfrozen/kl/9 on prompt 0."),
-        ("#/p/0/unfrozen/kl/1/s/7", "no run unfrozen/kl/1, seed 7, on prompt 0."),
-        ("#/c/other", "no configuration other."),
-        ("#/nowhere", "No page has this address."),
-        ("#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9", "no unfrozen/kl/9 to compare with"),
-        ("#/p/0/unfrozen/kl/1/t/900", "no token 901: the text has 24."),
-        ("#/p/0/unfrozen/kl/1/vs/normal/o/900", "no token 901: the text has 24."),
-    ],
-)
-def test_an_address_that_leads_nowhere_says_so(walk: Walk, route: str, sentence: str) -> None:
-    assert sentence in walk(route).locator("main").inner_text()
+def test_an_address_that_leads_nowhere_says_so(walk: Walk) -> None:
+    for route, sentence in {
+        "#/p/99": "no prompt 99.",
+        "#/p/0/unfrozen/kl/9": "no run unfrozen/kl/9 on prompt 0.",
+        "#/p/0/unfrozen/kl/1/s/7": "no run unfrozen/kl/1, seed 7, on prompt 0.",
+        "#/c/other": "no configuration other.",
+        "#/nowhere": "No page has this address.",
+        "#/p/0/unfrozen/kl/1/vs/unfrozen/kl/9": "no unfrozen/kl/9 to compare with",
+        "#/p/0/unfrozen/kl/1/t/900": "no token 901: the text has 24.",
+        "#/p/0/unfrozen/kl/1/vs/normal/o/900": "no token 901: the text has 24.",
+    }.items():
+        assert sentence in walk(route).locator("main").inner_text(), route
 
 
-@pytest.mark.parametrize(
-    ("how", "sentence"),
-    [
-        ({"n_prompts": 0, "configurations": [], "n_runs": 21}, "No run is committed yet"),
-        ({"n_prompts": 1, "n_runs": 21}, "14 runs aren't committed yet"),
-        ({"n_prompts": 2, "fail": lambda *run: True}, "Every run failed"),
-        ({"n_prompts": 1}, "too few for intervals"),
-        ({"configurations": [("unfrozen", 1.0)]}, "no normal runs"),
-        ({"configurations": NORMAL_ALONE}, "nothing exits early"),
-        ({"configurations": CONFIGURATIONS[1:]}, "no normal runs"),
-    ],
-)
-def test_sweeps_that_are_not_whole_say_so(
-    visit: Visit, make_sweep: MakeSweep, how: dict[str, Any], sentence: str
-) -> None:
-    folder = make_sweep(**how)
-    page = all_drawn(visit("#/?open=all", path=build_report(str(folder), folder / "report.html")))
-    said = page.locator("main").inner_text()
-    assert sentence in said
-    assert "nan" not in said.lower()
+def test_partial_sweeps_say_so(visit: Visit, make_sweep: MakeSweep) -> None:
+    for sentence, how in (
+        ("No run is committed yet", {"n_prompts": 0, "configurations": [], "n_runs": 21}),
+        ("14 runs aren't committed yet", {"n_prompts": 1, "n_runs": 21}),
+        ("Every run failed", {"n_prompts": 2, "fail": lambda *run: True}),
+        ("too few for intervals", {"n_prompts": 1}),
+        ("no normal runs", {"configurations": [("unfrozen", 1.0)]}),
+        ("nothing exits early", {"configurations": NORMAL_ALONE}),
+        ("no normal runs", {"configurations": CONFIGURATIONS[1:]}),
+    ):
+        said = all_drawn(visit("#/?open=all", path=make_sweep(**how))).locator("main").inner_text()
+        assert sentence in said, how
+        assert "nan" not in said.lower(), how
 
 
 def test_every_rule_and_control_has_its_address(walk: Walk, answered: Path) -> None:
@@ -77,13 +67,12 @@ def test_every_rule_and_control_has_its_address(walk: Walk, answered: Path) -> N
 
 
 def seeded(folder: Path, prompt_id: str, temperature: float) -> Path:
-    """Return the report of one prompt with two seeds: runs of `normal` are the same for both."""
+    """Write one prompt with two seeds: runs of `normal` are the same for both."""
     runs = [
         run_rows(prompt_id, "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
-        for seed in (3, 4)
-        for mode, k in (("normal", None), ("unfrozen", 1.0))
+        for seed, (mode, k) in product((3, 4), (("normal", None), ("unfrozen", 1.0)))
     ]
-    return build_report(str(write_runs(folder / "s", runs, temperature)), folder / "r.html")
+    return write_runs(folder / "s", runs, temperature)
 
 
 def test_seeds_and_odd_ids_have_addresses(visit: Visit, tmp_path: Path) -> None:
@@ -113,14 +102,7 @@ def test_a_run_that_is_the_same_for_every_seed_is_shown_once(walk: Walk, tmp_pat
     assert "unfrozen 4" in page.locator(".tokens").nth(1).inner_text()
 
 
-def test_a_prompt_that_is_not_held_is_said_to_be_elsewhere(walk: Walk, some: Path) -> None:
-    for route in ("#/p/0", "#/"):
-        assert "texts and tokens of 2 of 6 prompts" in walk(route, path=some).locator("main").text_content()
-
-
-def test_side_files_are_read_from_beside_the_page_and_a_missing_one_is_named(
-    visit: Visit, wrong: list[str], beside: Path, tmp_path: Path
-) -> None:
+def test_a_missing_side_file_is_named(visit: Visit, wrong: list[str], beside: Path, tmp_path: Path) -> None:
     shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
     path = tmp_path / beside.name
     page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=path)

@@ -1,12 +1,9 @@
 """Every chart draws, brings out the same configuration, and tells of its points."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from report_fixtures import MakeSweep, Page, Visit, all_drawn, ink_of, is_redrawn, open_tables
-
-from reports import build_report
+from report_fixtures import MakeSweep, Visit, all_drawn, ink_of, is_redrawn, open_tables
 
 # Positions of a canvas's points in the page, row by row: coloured pixels among coloured ones. Only marks are coloured;
 # paper, axes and texts are grey, and bars, which have no tooltips, are thinner.
@@ -36,25 +33,17 @@ def test_every_chart_draws_ink_and_brings_out_the_same_configuration(visit: Visi
     assert is_redrawn(page.locator("[data-chart=mix]"), lambda: highlight.select_option("unfrozen/kl/1"))
 
 
-def tooltips(page: Page, key: str) -> Iterator[str]:
-    """Return the tooltips of points, from the topmost on."""
-    page.locator(f"[data-chart={key}] .chart:has(canvas[aria-label])").wait_for()
-    canvas = page.locator(f"[data-chart={key}] canvas").first
+def test_tooltips_have_intervals_or_say_why_there_is_none(visit: Visit, make_sweep: MakeSweep) -> None:
+    folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
+    page = visit("#/?open=all", path=folder, viewport=(("width", 700), ("height", 900)))
+    page.locator("[data-chart=beside] .chart:has(canvas[aria-label])").wait_for()
+    canvas, said = page.locator("[data-chart=beside] canvas").first, set[str]()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     for x, y in canvas.evaluate(ON_POINTS):
         page.mouse.move(box["x"] + x, box["y"] + y)
         if page.locator("#vg-tooltip-element.visible").count():
-            yield " ".join(page.locator("#vg-tooltip-element tr").all_inner_texts())
-
-
-def test_tooltips_say_where_an_interval_is_and_where_there_are_too_few_prompts(
-    visit: Visit, make_sweep: MakeSweep
-) -> None:
-    folder = make_sweep(6, fail=lambda prompt, mode, k: (mode, k) == ("unfrozen", 0.5) and prompt > 2)
-    narrow = (("width", 700), ("height", 900))
-    page = visit("#/?open=all", path=build_report(str(folder), folder / "r.html"), viewport=narrow)
-    said = set(tooltips(page, "beside"))
+            said.add(" ".join(page.locator("#vg-tooltip-element tr").all_inner_texts()))
     few = {tooltip for tooltip in said if "too few prompts for an interval" in tooltip}
     assert few
     assert said - few, "of the other rows"

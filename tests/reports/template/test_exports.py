@@ -9,6 +9,7 @@ import pytest
 from report_fixtures import Page, Visit, Walk, all_drawn, rows_of, saved
 from synthetic_sweeps import HOSTILE
 
+PROMPT = "#/p/1?prompt.numbers=true"
 PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 SAVED = {  # title of what is saved → number of rows, and content of the first
     "Quality against cost": (7, {"configuration": "normal"}),
@@ -34,7 +35,7 @@ def printed(page: Page) -> Iterator[None]:
     page.emulate_media(media="null")
 
 
-def test_paper_is_white_and_has_the_charts_where_they_come_from_and_what_was_chosen(walk: Walk, answered: Path) -> None:
+def test_paper_is_white_and_has_the_charts_and_what_was_chosen(walk: Walk, answered: Path) -> None:
     page = all_drawn(walk("#/?quality.oracles=true", path=answered, color_scheme="dark"))
     pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
     corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
@@ -45,10 +46,8 @@ def test_paper_is_white_and_has_the_charts_where_they_come_from_and_what_was_cho
         assert {canvas.bounding_box()["width"] for canvas in all_drawn(page).locator("canvas").all()} == {680}
         assert set(page.evaluate(corner)) == {"255,255,255,255"}
         assert page.locator(".verdict").is_visible()
-        paper = page.locator(".paper").inner_text()
-        assert "12 prompts × 17 configurations" in paper
-        assert "quality.oracles true" in paper
-        assert "#/?quality.oracles=true" in paper
+        for text in ("12 prompts × 17 configurations", "quality.oracles true", "#/?quality.oracles=true"):
+            assert text in page.locator(".paper").inner_text()
         assert not page.locator("header").is_visible()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page = walk("#/p/3/unfrozen/kl/2/vs/normal", path=answered)
@@ -75,26 +74,21 @@ def test_paper_has_the_rows_that_a_table_shows_at_first_only_on_request(visit: V
     else:
         page.keyboard.press("Control+p")
     page.locator("body[data-printed]").wait_for()
-    assert page.evaluate("nRows") == 12
     on_paper = page.evaluate("printed")
-    assert "12 of 12 rows" in on_paper
+    assert (page.evaluate("nRows"), "12 of 12 rows" in on_paper) == (12, True)
     assert on_paper.count("why") == 12, "the texts are there too"
     assert (rows.count(), said.inner_text()) == (4, "4 of 12 rows")
 
 
-@pytest.mark.parametrize(
-    ("route", "parts"),
-    [("#/p/1?prompt.numbers=true", "main tr"), ("#/c/unfrozen/kl/1", "main tr"), ("#/", "main .chart")],
-)
-def test_tables_fit_on_paper_with_their_headings_and_nothing_is_broken_over_pages(
-    walk: Walk, route: str, parts: str
-) -> None:
-    page = walk(route, viewport=PAPER)
-    page.emulate_media(media="print")
-    assert page.locator(parts).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
-    if parts == "main tr":
-        assert page.locator("main thead").first.get_by_role("button", name="Perplexity").is_visible()
-        assert page.evaluate("document.documentElement.scrollWidth") == 688
+def test_tables_fit_on_paper_and_no_row_is_broken_over_pages(walk: Walk) -> None:
+    for route, parts in ((PROMPT, "main tr"), ("#/c/unfrozen/kl/1", "main tr"), ("#/", "main .chart")):
+        page = walk(route, viewport=PAPER)
+        page.emulate_media(media="print")
+        assert page.locator(parts).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
+        if parts == "main tr":
+            assert page.locator("main thead").first.get_by_role("button", name="Perplexity").is_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") == 688
+        page.emulate_media(media="null")
 
 
 def test_what_a_view_shows_is_saved_with_how_many_of_how_many(walk: Walk, answered: Path) -> None:
@@ -107,9 +101,6 @@ def test_what_a_view_shows_is_saved_with_how_many_of_how_many(walk: Walk, answer
     (row,) = rows_of(saved(page, "Save Which setting may be used as CSV"))
     assert row["configuration"] == "unfrozen/confidence/0.9"
     assert set(rows_of(saved(page, "Save Runs as JSON"))[0]) >= {"prompt_id", "full_depth", "text", "right"}
-
-
-def test_a_chart_and_its_rows_are_saved(walk: Walk) -> None:
     page = walk("#/?beside.kind=one+with+all+others")
     all_drawn(page.locator("[data-chart=mix]"))
     for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
@@ -120,8 +111,7 @@ def test_a_chart_and_its_rows_are_saved(walk: Walk) -> None:
         assert len(content) > 5_000
     for title, (n, row) in SAVED.items():
         rows = rows_of(saved(page, f"Save {title} as CSV"))
-        assert len(rows) == n, title
-        assert rows[0] | row == rows[0]
+        assert (len(rows), rows[0] | row) == (n, rows[0]), title
         assert all("words" not in found and "undefined" not in found.values() for found in rows)
 
 

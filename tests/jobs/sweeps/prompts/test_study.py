@@ -31,12 +31,18 @@ def kind_of(prompt: Prompt) -> str:
     return prompt.id.rsplit("-", 1)[0]
 
 
-def test_ids_say_the_kind_and_are_numbered_and_every_kind_is_on_both_sides() -> None:
+def test_ids_have_the_kind_and_every_kind_is_on_both_sides() -> None:
+    """No prompt is there twice, or among the questions, which are what they were."""
     n = Counter(map(kind_of, STUDY))
     assert [prompt.id for prompt in STUDY] == [f"{kind}-{at}" for kind in KINDS for at in range(1, n[kind] + 1)]
     reported = [prompt for prompt in STUDY if in_test_split(prompt.prompt)]
     assert (len(STUDY), len(reported)) == (200, 50)
     assert {*map(kind_of, reported)} == {kind_of(prompt) for prompt in STUDY if prompt not in reported} == {*KINDS}
+    questions = PROMPTS / "questions.jsonl"
+    texts = [prompt.prompt.casefold() for prompt in (*STUDY, *read_prompts(questions))]
+    assert len({*texts}) == len(texts)
+    checksum = "7db0259b1c51731f16820c3290d23a9a945041c05e48d000ce369ee276e1897d"
+    assert sha256(questions.read_bytes()).hexdigest() == checksum
 
 
 def test_the_named_study_sweeps_them_with_three_exit_sets() -> None:
@@ -46,14 +52,6 @@ def test_the_named_study_sweeps_them_with_three_exit_sets() -> None:
     keys = [each.key for each in configurations(job.config)]
     assert len(keys) == 1 + 2 * (3 * (3 + 1 + 1) + 2)
     assert {"frozen_residual/confidence/0.97@25", "unfrozen/agree@20,25", "frozen_residual/similarity/0.985"} < {*keys}
-
-
-def test_no_prompt_is_there_twice_or_among_the_questions_which_are_what_they_were() -> None:
-    questions = PROMPTS / "questions.jsonl"
-    texts = [prompt.prompt.casefold() for prompt in (*STUDY, *read_prompts(questions))]
-    assert len({*texts}) == len(texts)
-    checksum = "7db0259b1c51731f16820c3290d23a9a945041c05e48d000ce369ee276e1897d"
-    assert sha256(questions.read_bytes()).hexdigest() == checksum
 
 
 @pytest.mark.parametrize("kind", KINDS)

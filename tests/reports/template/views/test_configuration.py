@@ -5,8 +5,6 @@ from pathlib import Path
 from report_fixtures import PHONE, Visit, Walk
 from synthetic_sweeps import JUDGE, run_rows, write_runs
 
-from reports import build_report
-
 FAR = {
     "Identical to normal for the first token; after that 0 match it again": ["a", "c"],
     "Identical to normal for the first 2 tokens; after that 0 match it again": ["a", "b", "d"],
@@ -24,16 +22,16 @@ def test_how_far_a_text_is_normals_is_said_in_words(walk: Walk, tmp_path: Path) 
         for mode, k, pieces in (("normal", None, ["a", "b"]), ("unfrozen", 1.0, other))
     ]
     runs += [run_rows("8", "?", "normal", None, ["a"]), run_rows("9", "?", "unfrozen", 1.0, ["a"])]
-    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
+    folder = write_runs(tmp_path / "s", runs)
     for prompt, sentence in enumerate(FAR):
-        page = walk(f"#/p/{prompt}/unfrozen/kl/1", path=path)
+        page = walk(f"#/p/{prompt}/unfrozen/kl/1", path=folder)
         assert sentence in page.locator("main").inner_text()
         assert page.get_by_role("link", name="previous prompt").count() == (prompt > 0)
     page.get_by_role("link", name="next prompt").click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 9").wait_for()
 
 
-def test_any_two_configurations_stand_side_by_side(walk: Walk) -> None:
+def test_a_run_stands_beside_any_other_and_a_token_of_either_text_is_pinned(walk: Walk, visit: Visit) -> None:
     page = walk("#/p/0/unfrozen/kl/1/t/4")
     page.get_by_label("Side by side with").select_option("frozen_residual/kl/2")
     page.locator(".tokens").nth(1).wait_for()
@@ -41,9 +39,6 @@ def test_any_two_configurations_stand_side_by_side(walk: Walk) -> None:
     assert page.locator(".pinned").get_attribute("data-i") == "4"
     assert page.locator(".texts h2").all_inner_texts() == ["unfrozen/kl/1", "frozen_residual/kl/2"]
     assert "Identical to frozen_residual/kl/2 for the first 4 tokens" in page.locator("main").inner_text()
-
-
-def test_a_token_of_the_other_text_is_pinned_too(walk: Walk, visit: Visit) -> None:
     page = walk(f"{PAIR}/t/4")
     page.locator(".tokens").nth(1).locator(".t").nth(6).click()
     assert page.url.endswith(f"{PAIR}/o/6")
@@ -73,17 +68,12 @@ def test_a_run_opens_at_its_first_difference_and_tells_of_what_the_pointer_is_ov
     page.get_by_role("link", name="next prompt").click()
     page.get_by_role("heading", name="unfrozen/kl/1 on prompt 1").wait_for()
     assert page.locator(".tokens").count() == 2, "beside the same setting"
-    assert walk("#/p/0/normal").locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
-
-
-def test_a_run_begins_with_its_text_and_its_numbers_are_a_line(walk: Walk, tmp_path: Path) -> None:
-    runs = [run_rows("0", "?", mode, k, ["A", " dog", " ran"]) for mode, k in (("normal", None), ("unfrozen", 0.5))]
-    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
-    page = walk("#/p/0/unfrozen/kl/0.5", path=path)
+    page = walk("#/p/0/normal")
+    assert page.locator(".pinned").get_attribute("data-i") == "1", "the first that was decided"
     tokens, line = page.locator(".tokens").bounding_box(), page.locator(".outcome summary")
     assert line.bounding_box()["height"] < 60
-    assert "tokens 3 · early exits" in line.inner_text()
-    assert tokens["y"] < 450
+    assert "tokens 24 · early exits" in line.inner_text()
+    assert tokens["y"] < 450, "a run begins with its text, and its numbers are a line"
     assert page.locator(".grid").count() == 0 or page.locator(".grid").bounding_box()["y"] > tokens["y"]
     assert not page.locator(".outcome .named").is_visible()
     line.click()

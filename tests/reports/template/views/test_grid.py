@@ -6,20 +6,18 @@ import pytest
 from report_fixtures import PHONE, Walk, rows_of, saved, violations
 from synthetic_sweeps import LAYERS, run_rows, write_runs
 
-from reports import build_report
-
 RANKS = len(LAYERS) + 1
 RUN = "#/p/0/frozen_residual/kl/1"
+SETTINGS = ("normal", None), ("frozen_residual", 1.0)
 LONG = " internationalisation" * 3
 
 
-def report_of(folder: Path, has_student: bool) -> Path:
-    """Return four tokens with the full-depth pass's tokens at each layer, full depth's own from rank 3 on.
+def recording(folder: Path, has_student: bool) -> Path:
+    """Write four tokens with the full-depth pass's tokens at each layer, full depth's own from rank 3 on.
 
     At positions 2 and 3, the early-exit pass had another token, if it was recorded.
     """
-    settings = ("normal", None), ("frozen_residual", 1.0)
-    runs = [run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"]) for mode, k in settings]
+    runs = [run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"]) for mode, k in SETTINGS]
     for row, rows in runs:
         for i, token in enumerate(rows):
             token["kl"] = [9.0, 4.0, 1.0, 0.3, 0.05]
@@ -31,12 +29,12 @@ def report_of(folder: Path, has_student: bool) -> Path:
                 token["exit_top_token_ids"] = [80 + i, 60] if has_own else token["top_token_ids"][rank]
                 token["exit_top_tokens"] = [f" student{i}", LONG] if has_own else token["top_tokens"][rank]
                 token["exit_top_prob"] = [0.75, 0.125] if has_own else token["top_prob"][rank]
-    return build_report(str(write_runs(folder / "sweep", runs)), folder / "report.html")
+    return write_runs(folder / "sweep", runs)
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report_of(tmp_path_factory.mktemp("recorded"), has_student=True)
+    return recording(tmp_path_factory.mktemp("recorded"), has_student=True)
 
 
 def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk, recorded: Path) -> None:
@@ -66,14 +64,12 @@ def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk
 
 
 def test_results_without_the_student_say_that_it_was_not_recorded(walk: Walk, tmp_path: Path) -> None:
-    older = report_of(tmp_path, has_student=False)
+    older = recording(tmp_path, has_student=False)
     for route, is_said in ((f"{RUN}/t/2", True), ("#/p/0/normal/t/2", False)):
         assert ("wasn't recorded" in walk(route, path=older).locator(".pane").inner_text()) == is_said
 
 
-def test_the_grid_has_each_layers_likeliest_token_by_agreement_or_kl_and_leads_to_a_token(
-    walk: Walk, recorded: Path
-) -> None:
+def test_the_grid_has_each_layers_likeliest_token_and_leads_to_a_token(walk: Walk, recorded: Path) -> None:
     page = walk(RUN, path=recorded)
     grid = page.locator(".grid table").first
     grid.wait_for()
@@ -107,7 +103,7 @@ def test_the_grid_has_each_layers_likeliest_token_by_agreement_or_kl_and_leads_t
     assert page.url.partition("?")[0].endswith("/t/0")
 
 
-def test_the_grid_stays_as_it_is_from_run_to_run(walk: Walk, recorded: Path) -> None:
+def test_the_grid_stays_as_it_is_from_run_to_run_and_fits_a_phone(walk: Walk, recorded: Path) -> None:
     page = walk(RUN, path=recorded)
     page.locator("summary", has_text="Layers × positions").click()
     page.wait_for_url("**?grid=false")  # a link opens the visible state
@@ -117,6 +113,10 @@ def test_the_grid_stays_as_it_is_from_run_to_run(walk: Walk, recorded: Path) -> 
     page = walk("#/p/0/unfrozen/kl/1")  # of a sweep without likely tokens
     page.locator("summary", has_text="Layers × positions").click()
     page.locator("main details").get_by_text("--record-top-k").wait_for()
+    page = walk(f"{RUN}/t/2", path=recorded, viewport=PHONE)
+    page.locator("summary", has_text="Layers × positions").first.click()
+    page.locator(".grid table").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -126,10 +126,3 @@ def test_axe_finds_nothing_in_the_grid_and_the_pane(walk: Walk, recorded: Path, 
     for colour in ("agreement", "kl"):
         page.get_by_label("Colour by").first.select_option(value=colour)
         assert violations(page, axe, scheme) == [], colour
-
-
-def test_the_grid_is_no_wider_than_a_phone(walk: Walk, recorded: Path) -> None:
-    page = walk(f"{RUN}/t/2", path=recorded, viewport=PHONE)
-    page.locator("summary", has_text="Layers × positions").first.click()
-    page.locator(".grid table").first.wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -3,11 +3,8 @@
 import re
 from pathlib import Path
 
-import pytest
 from report_fixtures import Visit, Walk, words_seen
 from synthetic_sweeps import run_rows, write_runs
-
-from reports import build_report
 
 
 def test_search_finds_every_place_of_a_text_prompts_and_whole_words(walk: Walk) -> None:
@@ -29,19 +26,16 @@ def test_search_finds_every_place_of_a_text_prompts_and_whole_words(walk: Walk) 
     page.keyboard.press("Enter")
     page.locator('body[data-ready="#/w/cat"]').wait_for()
     assert hits.count() > 10
-
-
-@pytest.mark.parametrize("query", ["mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"])
-def test_search_takes_words_as_they_are(walk: Walk, query: str) -> None:
-    page = walk(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
-    marked = page.locator(".hits mark").all_inner_texts()
-    assert {text.lower() for text in marked} <= {query.lower()}
-    assert bool(marked) == (query not in ("(", "\\", "[a-z]"))
+    for query in ("mat.", "$", "(", "[a-z]", "\\", "/", "${1} {{ 7*7 }}"):  # words as they are
+        page = walk(f"#/s/{'%24%7B1%7D%20%7B%7B%207*7%20%7D%7D' if '1' in query else query}")
+        marked = page.locator(".hits mark").all_inner_texts()
+        assert {text.lower() for text in marked} <= {query.lower()}
+        assert bool(marked) == (query not in ("(", "\\", "[a-z]"))
 
 
 def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> None:
     run = run_rows("0", "?", "unfrozen", 1.0, [" the"] * 450)
-    page = visit("#/s/the", path=build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html"))
+    page = visit("#/s/the", path=write_runs(tmp_path / "s", [run]))
     assert "450 places in 1 of 1 generated text" in page.locator("main").inner_text()
     shown, more = page.locator(".hits li"), page.get_by_role("button", name="Show 200 more")
     assert shown.count() == 200
@@ -54,10 +48,9 @@ def test_search_shows_some_hundreds_at_a_time(visit: Visit, tmp_path: Path) -> N
 def test_methods_have_contents_and_say_nothing_twice(walk: Walk, visit: Visit, answered: Path) -> None:
     page = walk("#/methods", path=answered)
     contents = page.get_by_role("navigation", name="Contents")
-    assert contents.get_by_role("link").all_inner_texts() == [
-        "Modes", "Rules", "Means and intervals", "Depth and savings", "Texts", "Comparisons",
-        "What each layer predicts", "This file", "Quality", "A run, as recorded", "A token, as recorded",
-    ]  # fmt: skip
+    parts = "Modes|Rules|Means and intervals|Depth and savings|Texts|Comparisons|What each layer predicts|This file"
+    links = contents.get_by_role("link").all_inner_texts()
+    assert "|".join(links) == f"{parts}|Quality|A run, as recorded|A token, as recorded"
     assert words_seen(page) < 3600
     said = [words for words in page.locator("dd").all_inner_texts() if len(words.split()) > 8]
     assert len(set(said)) == len(said) > 40

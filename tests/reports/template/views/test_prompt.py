@@ -3,42 +3,31 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from report_fixtures import PHONE, Walk
 from synthetic_sweeps import run_rows, write_runs
 
 from eexit.plan.configuration import EarlyExit
-from reports import build_report
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one prompt: two settings write full depth's text, two others another one, which is wrong."""
+def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Walk, tmp_path: Path) -> None:
+    """Two settings write full depth's text, two others another one. Bold is what the other text does not have."""
     runs = []
-    texts = {
-        ("normal", None): ["A", " cat", " sat", " on"],
-        ("unfrozen", 2.0): ["A", " cat", " sat", " on"],
-        ("frozen_residual", 2.0): ["A", " cat", " sat", " on"],
-        ("unfrozen", 0.5): ["A", " dog", " ran", " on"],
-        ("unfrozen", 1.0): ["A", " cow", " ran", "."],
-    }
-    for (mode, k), pieces in texts.items():
-        right = k in (None, 2.0)
-        said: dict[str, Any] = {"answer": "cat", "found_answer": pieces[1].strip(), "correct": right}
-        runs.append(run_rows("0", "?", mode, k, pieces, equal_share=1.0 if right else 0.25, **said))
-    folder = tmp_path_factory.mktemp("written")
-    return build_report(str(write_runs(folder / "s", runs)), folder / "report.html")
-
-
-def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Walk, written: Path) -> None:
+    same = (("normal", None), ("unfrozen", 2.0), ("frozen_residual", 2.0))
+    texts = dict.fromkeys(same, "cat sat on") | {("unfrozen", 0.5): "dog ran on", ("unfrozen", 1.0): "cow ran ."}
+    for (mode, k), text in texts.items():
+        words = text.split()
+        said: dict[str, Any] = {"answer": "cat", "found_answer": words[0], "correct": words[0] == "cat"}
+        said["equal_share"] = 1.0 if said["correct"] else 0.25
+        runs.append(run_rows("0", "?", mode, k, ["A", *(f" {word}" for word in words)], **said))
+    written = write_runs(tmp_path / "s", runs)
     page = walk("#/p/0", path=written)
     assert page.locator("#written").inner_text() == "What was written: 3 different texts"
     assert "Right: 3 of 5 runs." in page.locator("main").inner_text()
-    same, *others = page.locator(".said-by").all()
-    assert "3 settings wrote this: normal, U·kl 2, F·kl 2" in same.inner_text()
-    assert same.locator(".right").count() == 1
-    same.get_by_role("link", name="F·kl 2").hover()
-    assert "colours of F·kl 2" in same.inner_text()
+    full, *others = page.locator(".said-by").all()
+    assert "3 settings wrote this: normal, U·kl 2, F·kl 2" in full.inner_text()
+    assert full.locator(".right").count() == 1
+    full.get_by_role("link", name="F·kl 2").hover()
+    assert "colours of F·kl 2" in full.inner_text()
     for other, rest in zip(others, (["dog", "ran"], ["cow", "ran", "."]), strict=True):
         assert other.locator(".wrong").count() == 1
         assert [words.strip() for words in other.locator(".own").all_text_contents()] == rest, "bold"
@@ -46,10 +35,6 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Wa
     page.get_by_role("combobox", name="Show").select_option("right at full depth, wrong here")
     assert page.locator(".said-by").count() == 3, "beside full depth's own"
     assert page.locator("details.fold[open]").count() == 0, "numbers are behind a toggle"
-
-
-def test_bold_is_what_the_other_text_does_not_have(walk: Walk, written: Path) -> None:
-    """This holds in the overview's table, which compares words, and on the page of a run."""
     cells = walk("#/?runs.setting=unfrozen/kl/0.5", path=written).locator(".runs td.written")
     cells.last.get_by_text("ran").wait_for()
     bold = [[words.strip() for words in cell.locator("strong").all_text_contents()] for cell in cells.all()]
@@ -81,7 +66,7 @@ def test_a_long_name_fits_a_phone_and_what_a_gate_passed_over_leaves_no_column(w
     gated = EarlyExit("frozen_residual", "confidence", 0.97, (15, 20), "0.1")
     row, rows = run_rows("0", "?", gated.mode, 1.0, ["A", " cat"], of=gated)
     runs = [run_rows("0", "?", "normal", None, ["A", " cat"]), (row, [it | {"exit_score": [None] * 5} for it in rows])]
-    path = build_report(str(write_runs(tmp_path / "s", runs)), tmp_path / "r.html")
+    path = write_runs(tmp_path / "s", runs)
     for route in (f"#/p/0/{gated.key}/vs/normal/t/1", "#/p/0", f"#/c/{gated.key}", "#/"):
         page = walk(route, path=path, viewport=PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") == 360, route

@@ -7,12 +7,10 @@ from report_fixtures import Page, Visit, Walk, rows_of, saved
 from synthetic_sweeps import graded, with_kinds
 
 from eexit.plan.configuration import EarlyExit, NoExit
-from reports import build_report
 
 GAINS, LOSES, SAME = (EarlyExit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
-LOST, GAINED, DIFFER = (
-    "right at full depth, wrong here", "wrong at full depth, right here", "differs from full depth",
-)  # fmt: skip
+LOST, GAINED = "right at full depth, wrong here", "wrong at full depth, right here"
+DIFFER = "differs from full depth"
 
 
 def section(page: Page) -> Page:
@@ -52,23 +50,19 @@ def test_runs_show_what_was_written_and_a_number_and_lead_to_why(walk: Walk, ans
     page.get_by_role("heading", name="unfrozen/kl/2 on prompt 2").wait_for()
 
 
-def test_rows_are_filtered_which_drives_the_charts_and_what_is_saved_and_those_that_tell_most_come_first(
-    visit: Visit, walk: Walk, tmp_path: Path
-) -> None:
+def test_filters_of_rows_drive_the_charts_and_what_is_saved(visit: Visit, walk: Walk, tmp_path: Path) -> None:
     """There are ten prompts of two kinds; a setting only gains, one loses more than it gains, one does neither."""
     marks = {NoExit(): "✓✓✓✓✓✓✗✗✗✗", GAINS: "✓✓✓✓✓✓✓✓✗✗", LOSES: "✗✗✗✓✓✓✓✗✗✗", SAME: "✓✓✓✓✓✓✗✗✗✗"}
-    folder = with_kinds(graded(tmp_path / "s", marks), ["even", "odd"] * 5)
-    path = build_report(str(folder), folder / "report.html")
+    path = with_kinds(graded(tmp_path / "s", marks), ["even", "odd"] * 5)
     page = walk(f"#/?runs.setting={GAINS.key}", path=path)
     assert shown(page) == ["✗✓", "✗✓", "✓✓", "✓✓"], "of ten, the first four"
     pick(page, "Setting", LOSES.key)
     assert shown(page) == ["✓✗", "✓✗", "✓✗", "✗✓"]
     assert "10 of 10 prompts that this file holds with this setting. 3 lost, 1 gained." in section(page).inner_text()
-    menu = section(page).get_by_role("combobox", name="Show")
-    assert menu.locator("option").all_inner_texts() == [
-        "all (10)", f"{LOST} (3)", f"{GAINED} (1)", "right at full depth, wrong under every rule (0)",
-        "right here (4)", "wrong here (6)", f"{DIFFER} (10)",
-    ]  # fmt: skip
+    options = section(page).get_by_role("combobox", name="Show").locator("option").all_inner_texts()
+    assert options[:3] == ["all (10)", f"{LOST} (3)", f"{GAINED} (1)"]
+    assert options[3:5] == ["right at full depth, wrong under every rule (0)", "right here (4)"]
+    assert options[5:] == ["wrong here (6)", f"{DIFFER} (10)"]
     of_all = rows_of(saved(page, "Save Quality against cost as JSON"))
     pick(page, "Show", DIFFER)
     caption = page.locator("[data-chart=quality] figcaption")
@@ -100,7 +94,7 @@ def test_rows_are_filtered_which_drives_the_charts_and_what_is_saved_and_those_t
 
 def test_every_seed_stands_beside_its_own_run_of_full_depth(visit: Visit, tmp_path: Path) -> None:
     folder = graded(tmp_path / "s", {NoExit(): "✓✗", LOSES: "✗✗"}, seeds=(0, 1, 2))
-    page = visit(f"#/?runs.filter={LOST.replace(' ', '+')}", path=build_report(str(folder), tmp_path / "r.html"))
+    page = visit(f"#/?runs.filter={LOST.replace(' ', '+')}", path=folder)
     assert shown(page) == ["✓✗"] * 3
     assert "3 of 6 runs that this file holds with this setting. 3 lost, 0 gained." in section(page).inner_text()
     heads = section(page).locator("tbody th").all_inner_texts()

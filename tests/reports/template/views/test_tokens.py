@@ -8,33 +8,27 @@ from report_fixtures import Visit, Walk, all_drawn
 from synthetic_sweeps import run_rows, swept, write_runs
 
 from eexit.output.palette import contrast
-from eexit.plan.configuration import EarlyExit, NoExit
-from reports import build_report
+from eexit.plan.configuration import Configuration, EarlyExit, NoExit
 
 THRESHOLD = EarlyExit("unfrozen", "confidence", 0.97)
 STORED, FINAL = [0.0, 0.004, 0.334, 0.0, 0.333, 0.329], [0.0] * 5 + [1.0]  # exit probabilities
 RUN = f"#/p/0/{THRESHOLD.key}"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a prompt under `normal`, an oracle and a rule with a threshold, with each layer's likeliest tokens."""
+def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tokens(walk: Walk, tmp_path: Path) -> None:
+    """There are `normal`, an oracle and a rule with a threshold."""
     settings = ("normal", None, None), ("unfrozen", 1.0, None), ("unfrozen", 1.0, THRESHOLD)
     runs = [run_rows("0", "?", mode, k, ["A", " cow", " ran", "."], of=of) for mode, k, of in settings]
+    texts = [[" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(6)]
+    ids = [[9, 50 + rank, 60 + rank] for rank in range(6)]
+    top = {"top_token_ids": ids, "top_tokens": texts, "top_prob": [[0.5, 0.25, 0.125]] * 6, "final_token_id": 9}
     for row, rows in runs:
         for token in rows:
-            token["final_token_id"] = 9
-            token["top_token_ids"] = [[9, 50 + rank, 60 + rank] for rank in range(6)]
-            token["top_tokens"] = [[" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(6)]
-            token["top_prob"] = [[0.5, 0.25, 0.125]] * 6
+            token |= top
             if row["rule"] == "kl" and token["decided"]:
                 token["exit_prob"] = STORED
     runs[2][1][2] |= {"exit_score": [0.5, 0.9693, 0.989, None, None], "exit_layer": 15}
-    folder = tmp_path_factory.mktemp("recorded")
-    return build_report(str(write_runs(folder / "s", runs)), folder / "report.html")
-
-
-def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tokens(walk: Walk, recorded: Path) -> None:
+    recorded = write_runs(tmp_path / "s", runs)
     page = walk(f"{RUN}/t/2", path=recorded)
     rows, heads = page.locator(".pane tbody tr"), page.locator(".pane thead th").all_inner_texts()
     (saw,) = (number for number, head in enumerate(heads, 1) if head.startswith("Exit score: "))
@@ -52,12 +46,9 @@ def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tok
         assert shown == pytest.approx([100 * share for share in expected], abs=1)
 
 
-def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(
-    walk: Walk, visit: Visit, tmp_path: Path
-) -> None:
+def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, tmp_path: Path) -> None:
     run = run_rows("0", "?", "unfrozen", 0.5, ["one", "\n", "two", " three\n\n", "  four", " "])
-    path = build_report(str(write_runs(tmp_path / "s", [run])), tmp_path / "r.html")
-    page = visit("#/p/0/unfrozen/kl/0.5", path=path)
+    page = visit("#/p/0/unfrozen/kl/0.5", path=write_runs(tmp_path / "s", [run]))
     text, top = page.locator(".tokens"), "e => e.getClientRects()[e.getClientRects().length - 1].top"
     assert [token.locator(".blank").count() for token in text.locator(".t").all()] == [0, 0, 0, 0, 2, 1]
     mark = "e => getComputedStyle(e, '::before').content"
@@ -112,19 +103,10 @@ def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_t
 
 def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, tmp_path: Path) -> None:
     """Texts, exits and answers are shown, without full depth's tokens."""
-    unseen = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
-    folder = swept(
-        tmp_path / "s",
-        [NoExit(), EarlyExit("unfrozen", "confidence", 0.5), THRESHOLD],
-        columns=lambda _, prompt, __: {
-            "disagreement": None,
-            "perplexity": None,
-            "answer": "cat",
-            "correct": prompt > 0,
-        },
-        of_token=lambda *_: unseen,
-    )
-    path = build_report(str(folder), tmp_path / "r.html")
+    answers = [{"disagreement": None, "perplexity": None, "answer": "cat", "correct": n > 0} for n in range(6)]
+    of_token = dict.fromkeys(("kl", "logprob", "final_token_id", "entropy"))
+    grid: list[Configuration] = [NoExit(), EarlyExit("unfrozen", "confidence", 0.5), THRESHOLD]
+    path = swept(tmp_path / "s", grid, columns=lambda _, n, __: answers[n], of_token=lambda *_: of_token)
     page = all_drawn(visit("#/?open=all", path=path))
     page.locator(".runs tbody tr").first.wait_for()
     said = page.locator("main").inner_text()
@@ -133,5 +115,4 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     assert page.locator("#confident").count() == 0
     measures = page.locator("[data-chart=quality]").get_by_label("Quality").locator("option").all_inner_texts()
     assert not {"Disagreement", "Perplexity"} & {*measures}
-    page.goto(path.as_uri() + f"{RUN}/t/1")
-    page.locator(".pane").get_by_text("Token 2 of 4").wait_for()
+    visit(f"{RUN}/t/1", path=path).locator(".pane").get_by_text("Token 2 of 4").wait_for()

@@ -1,24 +1,57 @@
-"""Exits and depth against each rule's parameter, on an axis of its own."""
+"""Where tokens exit, how deep they go along the text, and both against each rule's parameter."""
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import vl_convert
 from chart_fields import drawn
-from synthetic_sweeps import swept
+from synthetic_sweeps import FINAL, KL_1, LAYERS, run_rows, swept, write_runs
 
 from eexit.method.rules import RULES, format_parameter
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
-from reports.read.sweep import read_sweep
+from reports.read.sweep import Sweep, read_sweep
+from reports.sections.exits.depth_by_position import depth_by_position
 from reports.sections.exits.dose_response import dose_chart, dose_response
+from reports.sections.exits.exit_distribution import exit_mix
 from reports.shared.charts import LIGHT, specification
 from reports.shared.per_configuration import naming
 from reports.shared.styles import ChartStyle
 
 THRESHOLD = RULES["confidence"].parameter
+
+
+def test_exits_are_averaged_over_prompts_and_depth_over_bins_of_drawn_tokens(tmp_path: Path) -> None:
+    counts = [[(5, 1), (FINAL, 1)], [(5, 9), (10, 1)]]
+    folder = swept(tmp_path / "s", n_prompts=2, columns=lambda _, prompt, __: {"exit_layer_counts": counts[prompt]})
+    mix, depth = exit_mix(read_sweep(str(folder))), depth_by_position(read_sweep(str(folder)))
+    shares = mix[mix["configuration"] == KL_1.key].set_index("shown_layer")["share"]
+    assert [shares[layer] for layer in ("5", "10", "29 (final)")] == pytest.approx([0.7, 0.05, 0.25])
+    assert list(shares.index) == [*map(str, LAYERS), "29 (final)"]
+    one = depth[depth["configuration"] == KL_1.key].set_index("position")
+    assert list(one.index) == [1, 2, 3]  # position 0 comes from the final layer whatever the mode
+    assert one["depth"][[1, 2]].tolist() == pytest.approx([1.0, (LAYERS[2] + 1) / 30])
+    assert set(one["depth_n"]) == {2}
+    run = run_rows("0", "?", "unfrozen", 0.5, ["a"] * 120)
+    depth = depth_by_position(read_sweep(str(write_runs(tmp_path / "long", [run]))))
+    assert (len(depth), set(depth["width"])) == (24, {5})
+    exits = [(LAYERS[i % 5] + 1) / 30 for i in (5, 6, 7, 8, 9)]
+    assert depth.set_index("position")["depth"][7.0] == pytest.approx(sum(exits) / 5)
+
+
+def test_tokens_are_read_in_batches_and_a_setting_is_shown(several: Sweep, several_charts: dict[str, Any]) -> None:
+    batches = partial(several.tokens.to_batches, batch_size=7)  # the dataset can't be read as a whole
+    few = replace(several, tokens=SimpleNamespace(count_rows=several.tokens.count_rows, to_batches=batches))
+    pd.testing.assert_frame_equal(depth_by_position(few), depth_by_position(several))
+    choice = several_charts["depth"]["slice"]
+    assert (choice["key"], choice["values"][choice["first"]]) == ("setting", "confidence/0.7")
+    first = [f"{control}confidence/{threshold}" for threshold in (0.7, 0.9) for control in ("", "random/")]
+    assert choice["values"][:4] == first
 
 
 def test_each_rule_has_its_own_axis(several_charts: dict[str, Any]) -> None:
