@@ -69,7 +69,7 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
     "jobs/test_sweep.py": ("test_bad_input_ends_with_one_line", "test_a_relative_out"),
     "cluster/console/test_dry_run.py": ("test_the_plan_is_shown",),
     # Commits, and damaged files.
-    "eexit/output/test_atomic_files.py": ("test_of_several", "test_a_link", "test_the_longest", "test_until"),
+    "eexit/output/test_atomic_files.py": ("test_of_several", "test_a_link", "test_until"),
     # Answers, risks and selection.
     "eexit/quality/test_grading.py": ("test_of_", "test_a_number", "test_what_the", "test_at_least"),
     "eexit/quality/test_learn_then_test.py": (

@@ -1,7 +1,7 @@
 """Progress as plain lines: when there is one, what it says, and that quiet shows none."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,41 +10,30 @@ from eexit.output.progress import Progress
 from eexit.results.store.commit import RunCounts
 from eexit.sweeps.shard_runner import ShardProgress, sweep_progress
 
-Show = Callable[[Sequence[Progress]], list[str]]
 
-
-@pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Show:
-    """Return a function that returns the lines of a display that is shown one progress a second."""
-    now = 0.0
-
+def test_a_log_gets_fewer_and_fewer_plain_lines_and_a_step_has_the_rate_of_its_own_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def show(progress: Sequence[Progress]) -> list[str]:
-        nonlocal now
-        monkeypatch.setattr("time.monotonic", lambda: now)
+        """Return the lines of a display that is shown one progress a second."""
+        now = [0.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
         display = open_display()
         assert isinstance(display, PlainDisplay)
         for second, each in enumerate(progress):
-            now = float(second)
+            now[0] = float(second)
             display.show(each, last=each is progress[-1])
         return capsys.readouterr().err.splitlines()
 
-    return show
-
-
-def test_a_log_gets_fewer_and_fewer_plain_lines(show: Show) -> None:
-    seconds = [sweep_progress(30, 0, RunCounts(10, 1, 1000), ShardProgress(n), 100, (1, 2)) for n in range(3600)]
-    assert seconds[500].share == 0.5
-    lines = show(seconds)
+    by_second = [sweep_progress(30, 0, RunCounts(10, 1, 1000), ShardProgress(n), 100, (1, 2)) for n in range(3600)]
+    assert by_second[500].share == 0.5
+    lines = show(by_second)
     assert [line.split(" tokens")[0] for line in lines[:3]] == ["1,000", "1,005", "1,010"]
     assert all(re.fullmatch(r"[\d,]+ tokens · 10/30 runs · .* left · 1 error · 1/2 actors", line) for line in lines)
     assert all(" · 1 tokens/s · " in line for line in lines[8:-1])
     assert len(lines) < 120, "720 at one every five seconds"
     assert lines[-1].startswith("4,599 "), "the last one is shown at once"
-
-
-def test_a_step_has_the_rate_of_its_own_tokens(show: Show) -> None:
-    """The one before had made 1,000 when this one began to count from none, at 5 tokens per second."""
-    n_tokens = [0, 500, 1000, *range(0, 300, 5)]
+    n_tokens = [0, 500, 1000, *range(0, 300, 5)]  # of a step, then of another one, which makes 5 a second
     lines = show([Progress("learning", n, 0.5, with_rate=True) for n in n_tokens])
     assert {line.split(" · ")[2] for line in lines[1:]} == {"5 tokens/s"}
 

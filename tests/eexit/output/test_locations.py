@@ -27,11 +27,6 @@ def test_user_and_options_are_hidden_and_what_holds_no_secret_is_shown_as_it_is(
         assert without_secrets(f"no such folder: '{uri}' (give one)") == f"no such folder: '{expected}' (give one)"
 
 
-def test_a_name_goes_before_the_options() -> None:
-    assert inside("results/", "report.html") == "results/report.html"
-    assert inside("s3://b/x?region=y", "report.html") == "s3://b/x/report.html?region=y"
-
-
 @pytest.mark.parametrize(
     ("location", "shown", "hint"),
     [
@@ -46,3 +41,5 @@ def test_a_name_goes_before_the_options() -> None:
 )  # fmt: skip
 def test_the_line_that_reads_results_holds_no_secret(location: str, shown: str, hint: str) -> None:
     assert read_snippet(location, "tokens") == f'import pandas as pd; pd.read_parquet("{shown}"){hint}'
+    assert inside("results/", "report.html") == "results/report.html"
+    assert inside("s3://b/x?region=y", "report.html") == "s3://b/x/report.html?region=y", "before the options"

@@ -43,16 +43,13 @@ def test_keys_are_shortened_where_they_do_not_fit_and_numbers_never_broken() -> 
     assert str(table) == repr(table)
 
 
-def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_otherwise() -> None:
+def test_a_key_is_broken_elsewhere_only_where_it_does_not_fit_and_what_moves_the_cursor_is_shown_and_not_done() -> None:
     table = ResultTable()
     table.add("key", "setting")
     table.add("number", "n")
     table.add_row("frozen_residual/kl/0.5", "1,234,567")
     assert [line.split() for line in printed(table, 28)[3:-1]] == [["frozen_residual/", "1,234,567"], ["kl/0.5"]]
     assert [line.split() for line in printed(table, 22)[3:-1]] == [["frozen_", "1,234,567"], ["residual/"], ["kl/0.5"]]
-
-
-def test_what_moves_the_cursor_or_colours_is_shown_and_not_done() -> None:
     table = ResultTable("Computed in \x1b[31mfloat32.")
     table.add("key", "configuration")
     table.add_row("a\x1b]0;title\x07b")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eexit.output.text import did_you_mean, format_number, in_python
+from eexit.output.text import format_number, in_python
 
 
 @pytest.mark.parametrize(
@@ -26,20 +26,6 @@ from eexit.output.text import did_you_mean, format_number, in_python
 )
 def test_a_number_is_written_as_format_does_but_for_zero(number: float | None, form: str, expected: str) -> None:
     assert format_number(number, form) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("frozen", "did you mean frozen_residual or frozen_cache?"),
-        ("Skip", "did you mean skip?"),
-        ("froozen_cache", "did you mean frozen_cache?"),
-        ("", "choose one"),
-        ("zebra", "choose one"),
-    ],
-)
-def test_a_name_that_is_nearly_right_is_told_with_those_that_may_be_meant(name: str, expected: str) -> None:
-    assert did_you_mean(name, ["frozen_residual", "frozen_cache", "skip"], "choose one") == expected
 
 
 def test_advice_to_a_caller_has_arguments_in_place_of_flags() -> None:

@@ -16,13 +16,16 @@ def test_kl_factors_are_spaced_by_equal_ratios_with_exact_ends() -> None:
     assert parse_numbers(["0", "0.5,1", "2:8:3"], "1/nat", "k") == (0, 0.5, 1, 2, 4, 8), "beside single numbers"
 
 
-def test_shares_cosines_and_layers_are_spaced_linearly_and_nats_by_equal_ratios() -> None:
+def test_shares_cosines_and_layers_are_spaced_linearly_nats_by_equal_ratios_and_each_rule_is_listed_once() -> None:
     assert parse_rules(
         ["confidence=0.5:0.9:5", "entropy=0.1:10:3", "similarity=-1:1:3", "fixed=5:25:5", "predicted_kl=1:4:3", "agree"]
     ) == {
         "confidence": (0.5, 0.6, 0.7, 0.8, 0.9), "entropy": (0.1, 1, 10), "similarity": (-1, 0, 1),
         "fixed": (5, 10, 15, 20, 25), "predicted_kl": (1, 2, 4), "agree": (),
     }  # fmt: skip
+    for texts in (["=1"], ["agree", "agree"], ["kl=1", "kl=2"]):
+        with pytest.raises(UsageError, match="give each rule once"):
+            parse_rules(texts)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +50,3 @@ def test_shares_cosines_and_layers_are_spaced_linearly_and_nats_by_equal_ratios(
 def test_nonsense_is_told_in_a_line(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"^k: .*{message}"):
         parse_numbers([text], "1/nat", "k")
-
-
-@pytest.mark.parametrize("texts", [["=1"], ["agree", "agree"], ["kl=1", "kl=2"]])
-def test_each_rule_has_a_name_and_is_listed_once(texts: list[str]) -> None:
-    with pytest.raises(UsageError, match="give each rule once"):
-        parse_rules(texts)

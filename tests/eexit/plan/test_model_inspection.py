@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from shutil import copyfile, copytree
+from shutil import copyfile, copytree, rmtree
 from typing import Any
 
 import pytest
@@ -67,21 +67,16 @@ def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[
     assert looks == ["_find"]
 
 
-def replaced(path: Path) -> None:
-    """Replace a file by another one of the same name, size and time."""
-    before = path.stat()
-    content = path.read_bytes()
-    path.unlink()
-    path.with_name("keeps-the-inode").touch()
-    path.write_bytes(content[::-1])
-    path.with_name("keeps-the-inode").unlink()
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
 def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, looks: list[str]) -> None:
-    (model / "vocab.bin").write_bytes(b"ab")
+    vocabulary, keeps_the_inode = model / "vocab.bin", model / "keeps-the-inode"
+    vocabulary.write_bytes(b"ab")
     seen(model)
-    replaced(model / "vocab.bin")
+    before = vocabulary.stat()
+    vocabulary.unlink()
+    keeps_the_inode.touch()
+    vocabulary.write_bytes(b"ba")
+    keeps_the_inode.unlink()
+    os.utime(vocabulary, ns=(before.st_atime_ns, before.st_mtime_ns))
     seen(model)
     (model / "additional_chat_templates").mkdir()
     (model / "additional_chat_templates" / "tool.jinja").write_text("{{ messages }}")
@@ -110,26 +105,22 @@ def test_each_of_the_settings_that_it_depends_on_is_looked_at(
     assert len(looks) == 4
 
 
-def test_what_is_damaged_or_can_not_be_kept_is_done_without(model: Path, looks: list[str], tmp_path: Path) -> None:
+def test_what_is_damaged_can_not_be_kept_is_gone_or_of_the_hub_is_done_without(
+    model: Path, looks: list[str], tmp_path: Path
+) -> None:
     first = seen(model)
     kept = InspectionCache(sweep(model)).path
     kept.write_bytes(kept.read_bytes()[:-9])
     assert seen(model) == first
-    kept.unlink()
-    kept.parent.rmdir()
-    copyfile(model / "config.json", kept.parent)  # in place of the folder
-    assert seen(model) == seen(model) == first
-    assert len(looks) == 4
-
-
-def test_nothing_is_kept_of_the_hub_or_of_a_model_that_is_gone(model: Path, looks: list[str], tmp_path: Path) -> None:
-    seen(model)
-    gone = InspectionCache(sweep(model)).path
     other = copytree(model, tmp_path / "other")
     model.rename(tmp_path / "elsewhere")
     seen(other)
-    assert not gone.exists()
+    assert not kept.exists()
     assert InspectionCache(sweep("some/model")).read() is None
+    rmtree(kept.parent)
+    copyfile(other / "config.json", kept.parent)  # in place of the folder
+    assert seen(other) == seen(other)
+    assert len(looks) == 5
 
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:

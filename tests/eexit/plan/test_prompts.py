@@ -1,5 +1,6 @@
 """Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -30,29 +31,9 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def write_prompts(path: Path, prompts: list[str]) -> Path:
-    """Write the file as a careful user would."""
-    quoted = ['"' + prompt.replace('"', '""') + '"' for prompt in prompts]
-    match path.suffix:
-        case ".txt":
-            return write(path, "\n".join(prompts) + "\n")
-        case ".jsonl":
-            return write(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
-        case ".csv":
-            return write(path, "\n".join(["prompt", *quoted]))
-    pq.write_table(pa.table({"prompt": prompts}), path)
-    return path
-
-
-@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".parquet"])
-def test_hostile_prompts_line_ends_and_empty_prompts_arrive_unchanged(tmp_path: Path, ending: str) -> None:
-    texts = HOSTILE + (["two\nlines", "dos\r\nlines", "old\rmac", "", "last"] if ending != ".txt" else [])
-    prompts = read_prompts(write_prompts(tmp_path / f"hostile{ending}", texts))
-    assert [prompt.prompt for prompt in prompts] == texts
-    assert [prompt.id for prompt in prompts] == [str(index) for index in range(len(texts))]
-
-
-def test_blank_lines_and_byte_order_marks_are_no_prompts(tmp_path: Path) -> None:
+def test_blank_lines_and_byte_order_marks_are_no_prompts_and_hostile_ones_are_not_changed(tmp_path: Path) -> None:
+    prompts = read_prompts(write(tmp_path / "hostile.txt", "\n".join(HOSTILE) + "\n"))
+    assert [(prompt.id, prompt.prompt) for prompt in prompts] == [(f"{n}", text) for n, text in enumerate(HOSTILE)]
     path = write(tmp_path / "dos.txt", b"\xef\xbb\xbfone\r\n\r\n  \r\ntwo")
     assert [prompt.prompt for prompt in read_prompts(path)] == ["one", "two"]
 
@@ -60,25 +41,30 @@ def test_blank_lines_and_byte_order_marks_are_no_prompts(tmp_path: Path) -> None
 COLUMNS = ("id", "system", "answer", "answer_pattern", "prefiller", "max_new_tokens", "steps")
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "system": "Be brief.", "answer": "4", "answer_pattern": "\\d", "prefiller": " First,\n"},
-    {"id": 7, "answer": "1,5", "max_new_tokens": 7, "steps": 3},
+    {"id": 77, "answer": "1,5", "max_new_tokens": 7, "steps": 3},
     {"id": "c", "answer": 0.5},
 ]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
-    path = tmp_path / f"full{ending}"
-    rows = [{"prompt": f"{n}?", **dict.fromkeys(COLUMNS), **row, "Anwser": "x"} for n, row in enumerate(ROWS)]
+def test_columns_line_ends_and_empty_prompts_arrive_unchanged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    path, texts = tmp_path / f"full{ending}", [*HOSTILE, "two\nlines", "dos\r\nlines", "old\rmac", "", "last"]
+    given = [{"prompt": f"{n}?", **row} for n, row in enumerate(ROWS)] + [{"prompt": text} for text in texts]
+    rows: list[dict[str, Any]] = [{**dict.fromkeys(COLUMNS), **row, "Anwser": "x"} for row in given]
     match ending:
         case ".jsonl":
             write(path, "\n".join(map(json.dumps, rows)))
         case ".csv":
-            pd.DataFrame(rows).astype({"max_new_tokens": "Int64", "steps": "Int64"}).to_csv(path, index=False)
+            frame = pd.DataFrame(rows).astype({"max_new_tokens": "Int64", "steps": "Int64"})
+            frame.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
         case _:
-            named = [{**row, "id": f"{row['id']}", "answer": f"{row['answer']}"} for row in rows]
-            pd.DataFrame(named).to_parquet(path)  # pandas makes 7 a 7.0
-    expected = [{**row, **{name: str(row[name]) for name in ("id", "answer")}} for row in ROWS]
-    assert read_prompts(path) == tuple(Prompt(prompt=f"{n}?", **row) for n, row in enumerate(expected))
+            in_text = [{**row, **{name: f"{row[name]}" for name in ("id", "answer") if row[name]}} for row in rows]
+            pd.DataFrame(in_text).to_parquet(path)  # pandas makes 7 a 7.0
+    numbered = [{"id": f"{n}", **row} for n, row in enumerate(given)]
+    expected = [{**row, **{name: str(row[name]) for name in ("id", "answer") if name in row}} for row in numbered]
+    assert read_prompts(path) == tuple(Prompt(**row) for row in expected)
     assert "not read: Anwser (did you mean answer?); prompts have the columns prompt, id" in capsys.readouterr().err
 
 

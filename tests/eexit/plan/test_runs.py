@@ -1,5 +1,6 @@
 """Plans hold every run once, and a run's id depends on what changes its result."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,18 @@ def test_a_plan_holds_every_run_once_and_a_run_keeps_its_id_when_the_grid_around
     assert ids(large)[0] == "c626c16cdc993d948ff3e29235a619d6"  # a resumed sweep finds its runs by it
 
 
-OF_SWEEP: list[dict[str, Any]] = [
-    {"max_new_tokens": 7}, {"readout": "raw"}, {"system": "Be brief."}, {"model": "m"}, {"control_tokens": True},
-]  # fmt: skip
-OF_PROMPT: list[dict[str, Any]] = [
-    {"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"},
-    {"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100},
-]  # fmt: skip
-
-
 def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_not() -> None:
-    def id_with(**change: Any) -> str:
-        return ids(SweepConfig(prompts=(Prompt("a", "One?", **change),)))[0]
+    def id_with(of_prompt: Mapping[str, Any], **of_sweep: Any) -> str:
+        return ids(SweepConfig(prompts=(Prompt("a", "One?", **of_prompt),), **of_sweep))[0]
 
-    changed = [ids(SweepConfig(prompts=PROMPTS, **change))[0] for change in OF_SWEEP]
-    changed += [id_with(**change) for change in OF_PROMPT]
-    assert len({*changed, id_with()}) == len(changed) + 1
-    assert id_with(steps=3, kind="x") == id_with()
+    of_sweep = {"max_new_tokens": 7, "readout": "raw", "system": "Be brief.", "model": "m", "control_tokens": True}
+    of_prompts = [
+        {"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"},
+        {"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100},
+    ]  # fmt: skip
+    changed = [id_with({}, **{name: value}) for name, value in of_sweep.items()] + [*map(id_with, of_prompts)]
+    assert len({*changed, id_with({})}) == len(changed) + 1
+    assert id_with({"steps": 3, "kind": "x"}) == id_with({})
 
 
 def test_ids_depend_on_what_was_trained_where_it_is_used_and_not_on_where_it_lies(tmp_path: Path) -> None:

@@ -28,26 +28,21 @@ def test_the_kind_of_a_prompt_is_what_it_names_or_else_what_its_id_says_before_t
     assert kinds(named) == {"fact-2": "passage", "fact-5": "fact"}
 
 
-SIZES = {"fact": 60, "sum": 40, "open": 30, "code": 25, "": 5}
-SORTED = {f"{sort}-{n}" if sort else f"{n}": f"{sort} {n}" for sort, size in SIZES.items() for n in range(size)}
-
-
-def test_a_sample_has_each_sorts_share_and_is_part_of_every_larger_one() -> None:
-    shuffled = dict(Random(0).sample(list(SORTED.items()), len(SORTED)))
+def test_a_sample_has_each_kinds_share_and_is_part_of_every_larger_one_and_of_one_kind_the_hash_alone_draws() -> None:
+    sizes = {"fact": 60, "sum": 40, "open": 30, "code": 25, "": 5}
+    ordered = {f"{kind}-{n}" if kind else f"{n}": f"{kind} {n}" for kind, size in sizes.items() for n in range(size)}
+    shuffled = dict(Random(0).sample(list(ordered.items()), len(ordered)))
     before: list[str] = []
-    for n in range(len(SORTED) + 1):
-        drawn = representative(SORTED, n)
+    for n in range(len(ordered) + 1):
+        drawn = representative(ordered, n)
         assert len(drawn) == len(set(drawn)) == n
         assert set(before) <= set(drawn)
         assert set(representative(shuffled, n)) == set(drawn), "whatever their order"
         counts = Counter(map(sort_of, drawn))
-        assert all(abs(counts[sort] - n * size / len(SORTED)) < 1.5 for sort, size in SIZES.items())
+        assert all(abs(counts[kind] - n * size / len(ordered)) < 1.5 for kind, size in sizes.items())
         before = drawn
-    assert Counter(map(sort_of, representative(SORTED, 4))) == dict.fromkeys(("fact", "sum", "open", "code"), 1)
-    assert representative(SORTED, 999) == list(SORTED)
-
-
-def test_of_one_sort_the_hash_alone_draws() -> None:
+    assert Counter(map(sort_of, representative(ordered, 4))) == dict.fromkeys(("fact", "sum", "open", "code"), 1)
+    assert representative(ordered, 999) == list(ordered)
     prompts = {f"{n}": text for n, text in enumerate(PROMPTS)}
     by_hash = sorted(PROMPTS, key=lambda text: blake2b(text.encode(), digest_size=8, key=b"representative").digest())
     assert {prompts[prompt_id] for prompt_id in representative(prompts, 40)} == set(by_hash[:40])

@@ -28,14 +28,11 @@ def flipped(content: bytes, bit: int) -> bytes:
     return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
 
 
-def test_a_sealed_file_is_read_as_any_other_and_says_what_it_seals() -> None:
+def test_a_sealed_file_is_read_as_any_other_and_every_flipped_bit_breaks_the_seal_and_so_does_its_lack() -> None:
     check_seal(SEALED)
     file = pq.ParquetFile(io.BytesIO(SEALED), page_checksum_verification=True)
     assert file.read().equals(ROWS)
     assert read_seal(file.metadata.metadata) == (34, FileDigest(12, "ab"))
-
-
-def test_every_flipped_bit_breaks_the_seal_and_so_does_its_lack() -> None:
     for damaged in (*(flipped(SEALED, bit) for bit in range(8 * len(SEALED))), encode_tokens(ROWS.slice(0, 0))):
         with pytest.raises(ChecksumError):
             check_seal(damaged)

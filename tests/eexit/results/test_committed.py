@@ -1,6 +1,5 @@
 """Reader of committed runs and their tokens: whole runs, however tokens are split over batches."""
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +10,7 @@ from eexit.results.committed import read_columns, runs_with_tokens
 from eexit.results.layout import tokens_name
 from eexit.results.parquet_files import DamagedError
 from eexit.results.store.commit import name_of, publish_shard
-from eexit.results.store.folder import Store, open_store
+from eexit.results.store.folder import Store
 
 LENGTHS = {"a": 3, "b": 1, "c": 12, "d": 5}
 TOKENS = [
@@ -19,11 +18,6 @@ TOKENS = [
     for n, run_id in enumerate(LENGTHS)
     for position in range(LENGTHS[run_id])
 ]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path)
 
 
 def write(store: Store, lengths: dict[str, int], tokens: list[dict[str, Any]]) -> str:
@@ -52,15 +46,12 @@ def test_runs_have_all_their_tokens(at_once: int, store: Store, monkeypatch: pyt
     assert read(store) == []
 
 
-def test_a_part_of_a_run_is_never_taken_for_the_run(store: Store) -> None:
+def test_a_part_of_a_run_is_never_taken_for_the_run_and_a_damaged_shard_is_an_error(store: Store) -> None:
     apart = [*TOKENS[3:6], *TOKENS[:3], *TOKENS[6:]]  # in the middle of c
     name = write(store, LENGTHS, apart)
     with pytest.raises(DamagedError, match=rf"tokens/{name}.parquet is damaged \(it has 2 tokens of a run of 12"):
         read(store, *LENGTHS)
     assert read(store, "a", "b") == [("B", [100]), ("A", [0, 1, 2])], "together without the others"
-
-
-def test_a_damaged_shard_is_an_error(store: Store) -> None:
     name = tokens_name(write(store, LENGTHS, TOKENS))
     store.publish(name, (store.read(name) or b"")[:-1])
     assert read_columns(store, ["run_id"])["run_id"].to_pylist() == list(LENGTHS), "tokens are not looked at"

@@ -19,7 +19,7 @@ ENTRY = {
 }
 
 
-def test_an_evaluation_has_the_original_shape() -> None:
+def test_an_evaluation_has_the_original_shape_and_what_was_written_is_read(tmp_path: Path) -> None:
     assert EVALUATION == {
         "response": "Recursion!",
         "scores": None,
@@ -36,9 +36,6 @@ def test_an_evaluation_has_the_original_shape() -> None:
         "tokens": ["Re", "cur", "sion", "!"],
         "exitable_layers": [5, 10],
     }
-
-
-def test_what_was_written_is_read(tmp_path: Path) -> None:
     write([ENTRY, entry_of_text("alone", ["a"], [5], [])], tmp_path / "early_exit_analysis.json")
     entries = read(tmp_path / "early_exit_analysis.json")
     assert prompts_of(entries) == ["Explain recursion.", "alone"]

@@ -20,7 +20,6 @@ from jobs import report, sweep, train
 from jobs.files import export, make_prompts
 from reports import generate_multi_prompt_html_visualization
 
-Run = Callable[[list[str]], int]
 RESULTS, LEARNED = OwnedFolderKind
 SWEEP = Manifest(
     config={"prompts": [], "record_full_depth": "all", "seeds": [0], "temperature": 0.0},
@@ -49,9 +48,9 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("place", "kind", "root", "name"),
-    [
+def test_a_place_is_where_it_leads_and_other_folders_are_nobodys(house: Path) -> None:
+    open_store(house).publish(f"half/{MANIFEST}", b"{}")
+    for place, kind, root, name in (
         ("mine", RESULTS, "mine", ""),
         ("mine/", RESULTS, "mine", ""),
         ("other/../mine/./generations/deep//", RESULTS, "mine", "generations/deep"),
@@ -61,20 +60,14 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("learned/deep/down", LEARNED, "learned", "deep/down"),
         ("learned/texts", RESULTS, "learned/texts", ""),
         ("begun/x", LEARNED, "begun", "x"),
-    ],
-)
-def test_a_place_is_where_it_leads(house: Path, place: str, kind: OwnedFolderKind, root: str, name: str) -> None:
-    for written in (place, f"{house}/{place}", f"file://{house}/{place}"):
-        assert find_owned_folder(open_store(written)) == OwnedFolder(kind, str(house / root), name), written
-
-
-def test_other_folders_are_nobodys(house: Path) -> None:
-    open_store(house).publish(f"half/{MANIFEST}", b"{}")
+    ):
+        for written in (place, f"{house}/{place}", f"file://{house}/{place}"):
+            assert find_owned_folder(open_store(written)) == OwnedFolder(kind, str(house / root), name), written
     for place in ("new", "other/deep", ".", "half/x", "mine/.."):
         assert find_owned_folder(open_store(place)) is None, place
 
 
-TARGETS: list[tuple[Run, list[str], list[str]]] = [
+TARGETS: list[tuple[Callable[[list[str]], int], list[str], list[str]]] = [
     (export.main, ["mine", "--out"], ["mine/generations"]),
     (train.main, ["mine", "--what", "linear", "--out"], ["mine/exits", "learned/x"]),
     (sweep.main, ["--out"], ["mine/generations", "learned", "judged/x"]),
@@ -85,20 +78,15 @@ TARGETS: list[tuple[Run, list[str], list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("run", "command", "target"), [(*of, target) for *of, targets in TARGETS for target in targets]
-)
-def test_commands_refuse_such_a_target(house: Path, run: Run, command: list[str], target: str) -> None:
-    before = left(house)
-    done = here(run, *command, target)
-    [line] = without_steps(done.stderr).splitlines()
-    assert done.returncode == 2
-    assert f"{command[-1]} {target} is inside " in line
-    assert left(house) == before
-
-
-def test_a_report_from_python_is_refused_where_the_commands_is(house: Path) -> None:
+def test_commands_refuse_such_a_target_and_so_does_a_report_from_python(house: Path) -> None:
     before, place = left(house), "link/r.html"
+    for run, command, targets in TARGETS:
+        for target in targets:
+            done = here(run, *command, target)
+            [line] = without_steps(done.stderr).splitlines()
+            assert done.returncode == 2
+            assert f"{command[-1]} {target} is inside " in line
+            assert left(house) == before, target
     for write in (eexit.open("mine").report, partial(generate_multi_prompt_html_visualization, [])):
         with pytest.raises(UsageError, match=f"^the report {place} is inside .* outside of "):
             write(place)

@@ -15,9 +15,6 @@ import eexit
 from eexit.method.custom import digest_of, text_of
 from eexit.plan.configuration import EarlyExit, renamed, renamed_key, short_name
 from eexit.results.shown_names import with_shown_names
-from eexit.results.store.folder import open_store
-from eexit.results.study_table import StudyTable
-from eexit.results.tables import moment, string
 from jobs import replay
 from reports.read.sweep import read_sweep
 
@@ -64,6 +61,7 @@ def by_key(sweep: eexit.SweepResults) -> dict[tuple[str, str], str]:
     return dict(zip(zip(runs["configuration"], runs["prompt_id"], strict=True), runs["text"], strict=True))
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_a_corrected_rule_and_its_earlier_results_are_in_one_folder(
     tiny: Path, tmp_path: Path, own_exits: Callable[[], None]
 ) -> None:
@@ -163,21 +161,5 @@ def test_keys_and_names_are_renamed_as_wholes(stored: str | None, as_shown: str 
     assert with_shown_names(rows, NAMES).to_pydict() == {
         "configuration": [as_shown, "normal", as_shown], "text": ["ratio"] * 3,
     }  # fmt: skip
-
-
-def test_a_configuration_is_renamed_as_its_key() -> None:
     each = EarlyExit("own", "ratio", 2.0, (20, 25), "0.3")
     assert renamed(each, NAMES).key == renamed_key(each.key, NAMES)
-
-
-def test_rows_of_studies_are_stored_by_the_names_in_files(tiny: Path, tmp_path: Path, own_exits: Any) -> None:
-    for rule in (at_least(), at_most()):
-        rule.register()
-        sweep = eexit.sweep(["Why?"], model=tiny, out=tmp_path / "out", rules={rule: [0.5]}, **GRID)
-    store, key = open_store(sweep.out), "frozen_residual/ratio/0.5"
-    columns = {"configuration": string("name", "of the run"), "started": moment("time", "of the call")}
-    table = StudyTable("counts", None, columns)
-    table.publish(store, "0" * 32, [{"configuration": key}])
-    assert [row["configuration"] for row in table.rows(store)] == [key]
-    stored = pd.read_parquet(tmp_path / "out" / "counts")["configuration"]
-    assert stored.tolist() == [f"frozen_residual/{shown(at_most())}/0.5"]

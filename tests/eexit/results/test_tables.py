@@ -25,7 +25,6 @@ UNOBSERVED: dict[Observe, tuple[set[str], str]] = {
     "final": (OF_LAYERS, "at its final layer alone"),
     "none": (OF_LAYERS | OF_TEXTS | OF_RUNS, "full depth was not recorded"),
 }
-LESS = pytest.mark.parametrize("observe", ["final", "none"])
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,11 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@LESS
-def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, observe: Observe) -> None:
-    missing, _ = UNOBSERVED[observe]
+@pytest.mark.parametrize("observe", ["final", "none"])
+def test_what_was_not_observed_is_null_all_else_is_the_same_and_table_and_report_say_so(
+    sweeps: Path, observe: Observe
+) -> None:
+    missing, said = UNOBSERVED[observe]
     for frame in ("runs", "tokens"):
         found, whole = (getattr(eexit.open(sweeps / name), frame) for name in (observe, "all"))
         for name in {*found} - {"run_id"}:
@@ -53,15 +54,8 @@ def test_what_was_not_observed_is_null_and_all_else_is_the_same(sweeps: Path, ob
                 assert found[name].isna().all(), name
             elif whole[name].notna().any() and (frame == "tokens" or name == "text" or found[name].dtype != object):
                 pd.testing.assert_series_equal(found[name], whole[name], rtol=1e-4, atol=1e-5)
-    defined = {field.name for field in TOKENS if b"null with --record-full-depth" in field.metadata[b"definition"]}
-    assert defined == (OF_LAYERS | OF_TEXTS) - {"top_tokens"}, "which has the texts of top_token_ids"
-
-
-@LESS
-def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: Observe) -> None:
-    table, (_, said) = eexit.open(sweeps / observe).table, UNOBSERVED[observe]
-    cells = {str(column.header): list(column.cells) for column in table.columns}
-    assert any(cell == ["–"] * 3 for cell in cells.values()) == (observe == "none")
+    table = eexit.open(sweeps / observe).table
+    assert any([*column.cells] == ["–"] * 3 for column in table.columns) == (observe == "none")
     assert (said in str(table.caption)) == (observe == "none")
     data, _ = payload(read_sweep(str(sweeps / observe)), "A sweep")
     assert said in dict(data["facts"])["Not observed"]
@@ -70,11 +64,13 @@ def test_table_and_report_say_so_and_show_what_is_known(sweeps: Path, observe: O
     assert not {"kl", "top"} & set(data["kinds"])
 
 
-def test_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
+def test_definitions_name_what_is_null_and_what_needs_it_is_refused_in_a_line(sweeps: Path, tmp_path: Path) -> None:
+    defined = {field.name for field in TOKENS if b"null with --record-full-depth" in field.metadata[b"definition"]}
+    assert defined == (OF_LAYERS | OF_TEXTS) - {"top_tokens"}, "which has the texts of top_token_ids"
     for risk in ("disagreement", "perplexity"):
         said = refusal(choose.main, sweeps / "none", "--risk", risk)
         assert f"risk {risk} needs full depth's predictions" in said
-        assert "needs what full depth" not in refusal(choose.main, sweeps / "final", "--risk", risk), "too few prompts"
+        assert "needs full depth" not in refusal(choose.main, sweeps / "final", "--risk", risk), "too few prompts"
     for observe in ("final", "none"):
         said = refusal(export.main, sweeps / observe, "--out", tmp_path / "data")
         assert said.endswith("run it with --record-full-depth all")

@@ -4,8 +4,6 @@ import gc
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,6 @@ import torch
 from commands import asked_here
 from driving import assert_same
 from peft import LoraConfig, get_peft_model
-from synthetic_sweeps import write_manifest
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,12 +25,11 @@ from eexit.output.progress import NullDisplay
 from eexit.plan import model_inspection
 from eexit.results.store.commit import RunCounts
 from eexit.sweeps.arguments import from_python
-from reports import build_report
 
 PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the last is longer than the model reads
 GRID: dict[str, Any] = {
-    "rules": {"confidence": [0.05, 0.9]}, "exit_every": 2, "max_new_tokens": 8, "dtype": "float32", "seeds": range(2),
-    "quiet": True,
+    "rules": {"confidence": [0.05, 0.9]}, "exit_every": 2, "max_new_tokens": 8, "dtype": torch.float32,
+    "seeds": range(2), "quiet": True,
 }  # fmt: skip
 NORMAL = {**GRID, "rules": {}, "modes": ["normal"]}
 
@@ -54,7 +50,11 @@ def loaded_from(model: str | Path, **how: Any) -> dict[str, Any]:
     }
 
 
-def test_runs_and_tokens_are_those_of_the_plan_in_its_order_and_errors_are_rows(swept: eexit.SweepResults) -> None:
+def test_public_names_and_runs_and_tokens_in_the_order_of_the_plan_with_errors_as_rows(
+    swept: eexit.SweepResults,
+) -> None:
+    assert dir(eexit) == sorted([*eexit.__all__, "open"])
+    assert all(hasattr(eexit, name) for name in dir(eexit))
     runs, tokens = swept.runs, swept.tokens
     modes = ("unfrozen", "frozen_residual")
     keys = ["normal", *(f"{mode}/confidence/{at}" for mode in modes for at in ("0.05", "0.9"))]
@@ -64,11 +64,6 @@ def test_runs_and_tokens_are_those_of_the_plan_in_its_order_and_errors_are_rows(
     assert runs.correct.notna().sum() == 10
     assert tokens.run_id.drop_duplicates().tolist() == runs[runs.status == "ok"].run_id.tolist()
     assert tokens.groupby("run_id").position.apply(lambda of: of.tolist() == [*range(len(of))]).all()
-
-
-def test_completion_offers_the_public_names_alone() -> None:
-    assert dir(eexit) == sorted([*eexit.__all__, "open"])
-    assert all(hasattr(eexit, name) for name in dir(eexit))
 
 
 def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(model: str, tmp_path: Path) -> None:
@@ -123,6 +118,8 @@ def test_a_loaded_model_does_the_same_and_stays_as_it_is(swept: eexit.SweepResul
     assert loaded.training
     assert [type(module) for module in loaded.modules()] == modules
     assert all(torch.equal(weight, before[name]) for name, weight in loaded.state_dict().items())
+    assert swept.manifest.config["dtype"] == "float32", "as dtype=torch.float32 was given"
+    assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
     with torch.no_grad():
         next(loaded.parameters()).mul_(2)
     with pytest.raises(ValueError, match=r"holds results of this model before its weights changed"):
@@ -157,18 +154,6 @@ def test_an_unfinished_sweep_says_how_much_is_committed_wherever_it_shows_means(
     assert capsys.readouterr().err == ""
     eexit.open(tmp_path / "out")
     assert capsys.readouterr().err == f"{tmp_path / 'out'} is unfinished: it has 10 of 20 runs\n"
-
-
-def test_a_received_manifest_of_wrong_types_is_refused_in_a_line_by_all_that_read_it(
-    swept: eexit.SweepResults, tmp_path: Path
-) -> None:
-    out = Path(shutil.copytree(swept.out, tmp_path / "out"))
-    about = json.loads((out / "sweep.json").read_text())
-    del about["checksum"]
-    write_manifest(out, {**about, "configurations": 5})
-    for read in (eexit.open, lambda out: build_report(str(out), tmp_path / "report.html")):
-        with pytest.raises(ValueError, match=rf"{out}.* \(configurations: Input should be a valid list"):
-            read(out)
 
 
 def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepResults, model: str) -> None:
@@ -212,37 +197,47 @@ def test_several_models_have_a_folder_and_results_each(model: str, tmp_path: Pat
     assert not (tmp_path / "b").exists(), "the first model does not run before the second is accepted"
 
 
-def test_a_folder_shrinks_by_configurations_and_grows_back(
+def test_rules_and_modes_may_be_functions_and_a_folder_shrinks_by_configurations_and_grows_back(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_exits: Callable[[], None]
 ) -> None:
     @eexit.rule(parameter="probability")
     def surely(layer: Any, parameter: Any) -> Any:
         return layer.top2_prob[:, 0] >= parameter
 
+    @eexit.mode
+    def kept(exit: Any, layer: Any) -> Any:
+        return exit.hidden
+
     out = tmp_path / "out"
     asked: dict[str, Any] = {**GRID, "model": model, "out": out, "rows_per_shard": 10}
-    rules: dict[Any, Any] = {"confidence": [0.05, 0.9], surely: [0.5]}
-    swept = eexit.sweep(["one", "two"], **{**asked, "rules": rules})
+    own: dict[str, Any] = {
+        "rules": {"confidence": [0.05, 0.9], surely: [0.05]}, "modes": ["normal", "unfrozen", "frozen_residual", kept],
+    }  # fmt: skip
+    swept = eexit.sweep(["one", "two"], **{**asked, **own})
     runs, tokens = swept.runs, swept.tokens
-    own_exits()  # as in a fresh kernel, without the function
+    texts = {key: of[["token_id", "exit_layer"]].values.tolist() for key, of in tokens.groupby("configuration")}
+    alike = [f"{mode}/{rule}/0.05" for mode in ("frozen_residual", "kept") for rule in ("confidence", "surely")]
+    assert all(texts[key] == texts[alike[0]] for key in alike)
+    assert [(each["name"], each["source"]) for each in swept.manifest.own] == [("surely", "surely"), ("kept", "kept")]
+    own_exits()  # as in a fresh kernel, without the functions
     opened = eexit.open(out)
-    gone = ["unfrozen/surely/0.5", "frozen_residual/surely/0.5", "frozen_residual/confidence/0.05"]
-    with pytest.raises(ValueError, match=r"has no configuration unfrozen/surly/0.5: did you mean unfrozen/surely/0.5"):
-        opened.remove(["unfrozen/surly/0.5"])
+    gone = ["unfrozen/surely/0.05", "frozen_residual/surely/0.05", "frozen_residual/confidence/0.05"]
+    gone += [key for key in texts if key.startswith("kept/")]
+    with pytest.raises(ValueError, match=r"has no configuration unfrozen/surly/0.05: did you mean unfrozen/surely/0"):
+        opened.remove(["unfrozen/surly/0.05"])
     with pytest.raises(ValueError, match=r"^nothing would be left of .*: remove that folder instead$"):
         opened.remove([each.key for each in opened.configurations])
-    assert len(opened.runs) == 28
+    assert len(opened.runs) == 40
     opened.remove(configurations=gone)
-    assert capsys.readouterr().err == (
-        f"{out} shrinks by 3 configurations ({', '.join(gone)}): 12 runs removed, a grid of 16 runs left\n"
-    )
+    said = f"{out} shrinks by 6 configurations ({', '.join(gone)}): 24 runs removed, a grid of 16 runs left\n"
+    assert capsys.readouterr().err == said
     stays = ~runs.configuration.isin(gone)
     assert_same(opened.runs, runs[stays], ["run_id"])
     assert_same(opened.tokens, tokens[~tokens.configuration.isin(gone)], ["run_id", "position"])
     assert {path.stem for path in (out / "tokens").iterdir()} == {path.stem for path in (out / "generations").iterdir()}
     assert (opened.manifest.n_runs, opened.manifest.own, opened.progress()) == (16, [], "")
     again = eexit.sweep(["one", "two"], **asked)
-    assert_same(again.runs, runs[runs.rule != "surely"], ["run_id"])
+    assert_same(again.runs, runs[(runs.rule != "surely") & (runs["mode"] != "kept")], ["run_id"])
 
 
 def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(
@@ -254,7 +249,9 @@ def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(
     short = eexit.sweep(["one"], model=model, **NORMAL)
     out, report = Path(short.out), short.report()
     assert len(pd.read_parquet(out / "generations")) == 2
-    del short
+    grown = eexit.sweep(["one", "two"], model=model, out=out, **{**NORMAL, "modes": ["skip"], "rules": {"agree": []}})
+    assert "/agree" in grown._repr_html_() == short._repr_html_(), "an older object shows what its sweep has grown to"
+    del short, grown
     gc.collect()
     assert [*out.iterdir()] == [report]
     assert "<title>Early exit" in report.read_text("utf-8")
@@ -266,75 +263,20 @@ def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(
     assert not out.exists()
 
 
-@pytest.mark.usefixtures("own_exits")
-def test_rules_and_states_may_be_functions(model: str) -> None:
-    @eexit.rule(parameter="probability")
-    def surely(layer: Any, parameter: Any) -> Any:
-        return layer.top2_prob[:, 0] >= parameter
-
-    @eexit.mode
-    def kept(exit: Any, layer: Any) -> Any:
-        return exit.hidden
-
-    asked: dict[str, Any] = {"rules": {surely: [0.05], "confidence": [0.05]}, "modes": ["frozen_residual", kept]}
-    short = eexit.sweep(["one"], model=model, **{**GRID, **asked})
-    texts = {key: of[["token_id", "exit_layer"]].values.tolist() for key, of in short.tokens.groupby("configuration")}
-    assert len(texts) == 4
-    assert all(text == texts["frozen_residual/confidence/0.05"] for text in texts.values())
-    assert [(each["name"], each["source"]) for each in short.manifest.own] == [("surely", "surely"), ("kept", "kept")]
-
-
-def test_rules_with_the_same_texts_in_several_modes_are_named_at_the_start(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: dict[str, Any] = {"rules": {"fixed": [2, 4], "confidence": [0.9]}, "exit_every": 2, "max_new_tokens": 2}
-    for modes, named in ((["unfrozen", "skip"], True), (["normal", "skip"], False)):
-        eexit.sweep(["one"], model=model, modes=modes, **asked)
-        line = "decoded once: fixed/2 in unfrozen, skip; fixed/4 in unfrozen, skip\n"
-        assert (line in capsys.readouterr().err) == named
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft's own code
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        (lambda model: torch.compile(model, backend="eager"), " is not supported: the model is compiled"),
-        (
-            lambda model: get_peft_model(model, LoraConfig(target_modules=["q_proj"])),
-            " is not supported: it has an adapter of peft",
-        ),
-        (
-            lambda model: model.model.norm.register_forward_hook(lambda *given: None) and model,
-            r"^the model's model.norm has a forward hook, .* put it on a layer",
-        ),
-    ],
-    ids=["compiled", "peft", "hook"],
-)
-def test_a_loaded_model_whose_copy_would_be_another_is_refused(
-    model: str, tmp_path: Path, change: Callable[[Any], Any], line: str
-) -> None:
-    given = loaded_from(model)
-    with pytest.raises(ValueError, match=line):
-        eexit.sweep(["one"], **{**given, "model": change(given["model"])}, out=tmp_path / "out", exit_every=2)
+def test_a_loaded_model_whose_copy_would_be_another_is_refused(model: str, tmp_path: Path) -> None:
+    to_compile, to_wrap, hooked = (loaded_from(model)["model"] for _ in range(3))
+    hooked.model.norm.register_forward_hook(lambda *given: None)
+    refused = {
+        " is not supported: the model is compiled": torch.compile(to_compile, backend="eager"),
+        " is not supported: it has an adapter of peft": get_peft_model(to_wrap, LoraConfig(target_modules=["q_proj"])),
+        r"^the model's model.norm has a forward hook, .* put it on a layer": hooked,
+    }
+    for line, changed in refused.items():
+        asked = {**loaded_from(model), "model": changed, "exit_every": 2}
+        with pytest.raises(ValueError, match=line):
+            eexit.sweep(["one"], out=tmp_path / "out", **asked)
     assert [*tmp_path.glob("out/*")] == []
-
-
-def test_a_dtype_may_be_one_of_torch(model: str) -> None:
-    manifest = eexit.sweep(["one"], model=model, **{**NORMAL, "dtype": torch.float16, "max_new_tokens": 2}).manifest
-    assert manifest.config["dtype"] == "float16"
-    assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
-
-
-def test_no_ray_is_imported(model: str, tmp_path: Path) -> None:
-    code = (
-        "import json, sys, eexit\n"
-        f"sweep = eexit.sweep(['one'], model={model!r}, modes=['normal'], exit_every=2, max_new_tokens=2)\n"
-        "sweep.runs, sweep.tokens, sweep._repr_html_()\n"
-        "print(json.dumps([*{'ray', 'cluster', 'altair', 'reports'} & set(sys.modules)]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(done.stdout) == []
-    assert done.stderr.splitlines()[-1].endswith("0:00 left · 0 errors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -387,10 +329,3 @@ def test_what_the_models_generation_config_sets_and_a_sweep_does_not_apply_is_na
     assert said("loaded", **given) == {*UNAPPLIED}
     given["model"].generation_config = type(given["model"].generation_config)()
     assert said("nothing", **given) == set()
-
-
-def test_an_older_object_shows_what_its_sweep_has_grown_to(model: str) -> None:
-    first = eexit.sweep(["one"], model=model, **GRID)
-    assert "/agree" not in first._repr_html_()
-    second = eexit.sweep(["one", "two"], model=model, out=first.out, **{**GRID, "rules": {"agree": []}})
-    assert first._repr_html_() == second._repr_html_()

@@ -39,6 +39,10 @@ def test_each_configuration_that_exits_has_a_control_right_behind_it(finished: P
     assert (columns["control_of"], columns["rule"], columns["parameter"]) == (followed.key, "random", None)
     assert config.controls[0].counts == {5: 2, 29: 2}
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
+    other = config.model_copy(update={"controls": [ControlSpec(of=config.controls[0].of, counts={5: 3, 29: 1})]})
+    ids = [{run.run_id for run in plan_runs(each) if run.configuration.key == control.key} for each in (config, other)]
+    assert [len(each) for each in ids] == [len(config.prompts)] * 2
+    assert not ids[0] & ids[1], "what a control follows is part of its identity"
 
 
 def test_controls_can_have_the_exits_of_another_mode(finished: Path) -> None:
@@ -51,23 +55,14 @@ def test_controls_can_have_the_exits_of_another_mode(finished: Path) -> None:
     assert configuration_of(elsewhere.columns).key == elsewhere.key
 
 
-def test_neither_a_control_nor_what_always_exits_at_one_layer_has_a_control(finished: Path, tmp_path: Path) -> None:
+def test_a_control_what_exits_at_one_layer_and_an_unfinished_sweep_have_no_control(
+    finished: Path, tmp_path: Path
+) -> None:
     land_rows(tmp_path / "again", load(finished, "--rules", "kl=0.5", "--modes", "unfrozen"))
     assert [each.of for each in load(tmp_path / "again", "--modes", "normal").controls] == ["unfrozen/kl/0.5"]
     land_rows(tmp_path / "one", CONFIG, lambda run: {"exit_layer_counts": [(5, 2), (29, 0)]})
     assert load(tmp_path / "one", "--modes", "normal").controls == ()
 
-
-def test_what_a_control_follows_is_part_of_its_identity(finished: Path) -> None:
-    config = load(finished, "--modes", "normal")
-    other = config.model_copy(update={"controls": [ControlSpec(of=config.controls[0].of, counts={5: 3, 29: 1})]})
-    ids = [{run.run_id for run in plan_runs(each) if run.configuration.mode != "normal"} for each in (config, other)]
-    assert len(ids[0]) == 6 * 3
-    assert ids[1]
-    assert not ids[0] & ids[1]
-
-
-def test_only_a_finished_sweep_of_this_format_can_be_followed(finished: Path, tmp_path: Path) -> None:
     land_rows(tmp_path / "half", CONFIG, leave_out=3)
     with pytest.raises(UsageError, match="has 11 of 14 runs: finish that sweep first"):
         load(tmp_path / "half")

@@ -49,15 +49,19 @@ def test_a_step_takes_what_it_took_when_this_model_was_timed_last(
 def test_a_sweep_says_how_much_it_is_before_it_starts(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid: dict[str, Any] = {"model": model, "exit_every": 2, "max_new_tokens": 4, "rules": {"confidence": [0.9]}}
-    eexit.sweep(["one", "two"], out=tmp_path / "out", **grid)
+    rules = {"fixed": [2, 4], "confidence": [0.9]}
+    grid: dict[str, Any] = {"model": model, "exit_every": 2, "max_new_tokens": 4, "rules": rules}
+    eexit.sweep(["one", "two"], out=tmp_path / "out", modes=["normal", "skip"], **grid)
     said = capsys.readouterr().err
     at = [said.index(line) for line in (
-        "runs: 6 = 2 prompts × 3 configurations × 1 seed\n",
-        "tokens: up to 24 new ones, 4 a run; prompts have about 2\n",
+        "runs: 8 = 2 prompts × 4 configurations × 1 seed\n",
+        "tokens: up to 32 new ones, 4 a run; prompts have about 2\n",
         "memory: about ",
         "loading the model\n",
     )]  # fmt: skip
     assert at == sorted(at)
-    eexit.sweep(["one", "two"], out=tmp_path / "out", **grid)
+    assert "decoded once" not in said
+    eexit.sweep(["one", "two"], out=tmp_path / "out", modes=["normal", "skip"], **grid)
     assert "tokens: up to" not in capsys.readouterr().err, "nothing is left to do"
+    eexit.sweep(["one"], modes=["unfrozen", "skip"], **grid)
+    assert "decoded once: fixed/2 in unfrozen, skip; fixed/4 in unfrozen, skip\n" in capsys.readouterr().err

@@ -251,14 +251,9 @@ def check_top_tokens(generator: ModelGenerator, mode: str, token: dict[str, Any]
     return bool(token["exit_top_prob"] != pytest.approx(token["top_prob"][rank], rel=1e-3))
 
 
-def test_agreement_is_with_normal_even_when_normal_is_not_among_the_runs(generator: ModelGenerator) -> None:
-    runs = [run for run in plan_runs(generator.config) if run.prompt.id == "recursion"]
-    both, alone = (generator.generate(some).generations for some in (runs[:2], runs[1:2]))
-    assert alone["tokens_until_difference"].null_count == 0
-    assert_same_rows(alone, both[1:])
-
-
-def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: ModelGenerator) -> None:
+def test_agreement_is_with_normal_without_its_run_and_a_failure_on_one_prompt_costs_that_prompt_alone(
+    generator: ModelGenerator,
+) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id in ("recursion", "hostile")]
 
     def refuse(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -270,7 +265,11 @@ def test_a_model_that_fails_on_one_prompt_costs_that_prompt_alone(generator: Mod
     hostile = rows.generations.filter(pc.field("prompt_id") == "hostile")
     assert {*hostile["error"].to_pylist()} == {"RuntimeError: no long prompts today"}
     others = rows.generations.filter(pc.field("prompt_id") == "recursion")
-    assert_same_rows(others, generator.generate(runs[:5]).generations)
+    whole = generator.generate(runs[:5]).generations
+    assert_same_rows(others, whole)
+    alone = generator.generate(runs[1:2]).generations
+    assert alone["tokens_until_difference"].null_count == 0
+    assert_same_rows(alone, whole[1:2])
 
 
 def test_running_out_of_memory_halves_what_is_in_flight_and_frees_it_first(

@@ -30,14 +30,12 @@ def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own_whi
     assert torch.equal(moment_of(Decoder(model), tmp_path), made), "it is read again, also for packed weights"
 
 
-@pytest.mark.parametrize("at", [-1, 8, 20], ids=["a number", "the header", "its names"])
-def test_a_damaged_moment_is_made_anew(tmp_path: Path, at: int) -> None:
+def test_a_damaged_moment_is_made_anew(tmp_path: Path) -> None:
     decoder = Decoder(tiny_model("llama"))
     made = moment_of(decoder, tmp_path)
     [path] = tmp_path.iterdir()
     whole = path.read_bytes()
-    damaged = bytearray(whole)
-    damaged[at] ^= 1
-    path.write_bytes(damaged)
-    assert torch.equal(moment_of(decoder, tmp_path), made)
-    assert path.read_bytes() == whole
+    for at in (0, 8, 20, len(whole) - 1):  # its length, the header, its names, a number
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert torch.equal(moment_of(decoder, tmp_path), made)
+        assert path.read_bytes() == whole

@@ -84,7 +84,9 @@ def test_progress_is_tqdms_bar_below_what_is_said(kernel: Kernel) -> None:
     assert {kind for kind, _ in shown} == {"stdout", "widget", "value"}
 
 
-def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_path: Path) -> None:
+def test_ctrl_c_is_one_line_also_before_a_commit_and_committed_runs_are_returned(
+    kernel: Kernel, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     kernel.start(
         f"cut = eexit.sweep(map(str, range(500)), model=model, exit_every=2, out={str(out)!r}, quiet=True, {LONG})"
@@ -98,9 +100,6 @@ def test_ctrl_c_is_one_line_and_what_has_landed_is_returned(kernel: Kernel, tmp_
     n_runs = len(pd.read_parquet(out / "generations"))
     assert line == f"interrupted: {n_runs} of 4,500 runs committed; the same call with out={str(out)!r} resumes\n"
     assert kernel.run("len(cut.runs)") == [("execute_result", str(n_runs))]
-
-
-def test_ctrl_c_before_anything_has_landed_is_one_line(kernel: Kernel) -> None:
     kernel.start(
         f"none = eexit.sweep(map(str, range(500)), model=model, exit_every=2, quiet=True, {LONG.replace('=1', '=500')})"
     )

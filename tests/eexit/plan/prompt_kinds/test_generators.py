@@ -127,17 +127,13 @@ def test_every_kind_is_tested_and_docstrings_list_them_with_their_spaces() -> No
 
 
 @EACH
-def test_texts_of_a_kind_are_marked_right_and_wrong(kind: PromptKind) -> None:
+def test_texts_of_a_kind_are_marked_right_and_wrong_and_so_are_the_answer_and_no_answer(kind: PromptKind) -> None:
     prompt, telling = kind.draw(Random(1)), TELLING[kind.name]
     right, wrong = telling["right"], telling["wrong"]
     assert telling["asked"] in prompt.prompt
     assert min(len(right), len(wrong)) >= 3
     expected = dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
     assert {text: grade(prompt, text).correct for text in expected} == expected
-
-
-@EACH
-def test_of_many_prompts_the_answer_is_right_and_no_answer_is_wrong(kind: PromptKind) -> None:
     rng = Random(2)
     for prompt in (kind.draw(rng) for _ in range(30)):
         right = [] if prompt.answer is None else [prompt.answer, f"The answer is {prompt.answer}."]

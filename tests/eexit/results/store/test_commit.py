@@ -25,17 +25,12 @@ from eexit.results.store.commit import (
     shard_name,
     survey,
 )
-from eexit.results.store.folder import Store, open_store
+from eexit.results.store.folder import Store
 from eexit.results.tables import GENERATIONS, TOKENS
 
 HOSTILE = "<script>\u202e\x07🧑‍🚀\u2028" + "x" * 10_000
 CONFIG = sweep_of("a-model", "one", HOSTILE)
 RUNS = list(plan_runs(CONFIG))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "out")
 
 
 @pytest.fixture
@@ -71,22 +66,16 @@ def assert_once(store: Store, runs: list[Run]) -> pd.DataFrame:
     return generations
 
 
-def test_a_shard_lands_in_the_schema_with_its_meaning(store: Store) -> None:
-    assert land(store, RUNS) == RunCounts(18, 0, 18 * TOKENS_PER_RUN)
+def test_a_shard_has_the_schema_with_its_meaning_and_everything_reads_it_in_one_line(store: Store) -> None:
+    land_errors(store, RUNS[:9])  # its columns are null throughout: the mix must stay readable
+    assert land(store, RUNS[9:]) == RunCounts(9, 0, 9 * TOKENS_PER_RUN)
     for folder, schema in (("generations", GENERATIONS), ("tokens", TOKENS)):
-        [path] = Path(store.root, folder).iterdir()
-        assert path == file(store, folder, RUNS)
+        path = file(store, folder, RUNS[9:])
         read = pq.read_schema(path)
         assert read.equals(schema)
         assert [field.metadata for field in read] == [field.metadata for field in schema]
         assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-    land(store, RUNS[::-1])  # which replaces them
-    assert_once(store, RUNS)
-
-
-def test_everything_reads_results_in_one_line(store: Store) -> None:
-    land_errors(store, RUNS[:9])  # its columns are null throughout: the mix must stay readable
-    land(store, RUNS[9:])
+    land(store, RUNS[:8:-1])  # which replaces them
     folder, names = f"{store.root}/generations", ["run_id", "prompt", "n_tokens"]
     tables: list[Any] = [
         pd.read_parquet(folder)[names].to_dict("records"),
@@ -102,7 +91,7 @@ def test_everything_reads_results_in_one_line(store: Store) -> None:
     assert len(pd.read_parquet(tokens)) == len(polars.read_parquet(f"{tokens}/*.parquet")) == 9 * TOKENS_PER_RUN
 
 
-def test_results_of_other_runs_and_a_place_that_cannot_be_written_to_leave_nothing(store: Store) -> None:
+def test_what_is_not_committed_leaves_nothing_and_the_fence_is_looked_at_before_each_file(store: Store) -> None:
     with pytest.raises(ValueError, match="was given 18 runs and returned 17 rows"):
         commit(store, RUNS, rows_of(RUNS[1:], CONFIG))
     assert not Path(store.root).exists()
@@ -112,10 +101,6 @@ def test_results_of_other_runs_and_a_place_that_cannot_be_written_to_leave_nothi
     store.remove("generations")
     assert committed_tally(store, RUNS) is None
     assert clear_debris(store) == 1
-    assert store.names("tokens") == []
-
-
-def test_the_fence_is_looked_at_before_each_file_is_published(store: Store) -> None:
     looks: list[int] = []
 
     def refuse() -> None:
@@ -142,12 +127,24 @@ def test_error_rows_make_room_for_another_try(store: Store) -> None:
     assert_once(store, RUNS)
 
 
-def test_debris_goes_and_results_stay(halves: Store) -> None:
+def test_what_no_sweep_wrote_is_named_and_left_alone_debris_goes_and_results_stay(halves: Store) -> None:
+    named = [f"generations/{shard_name(RUNS).upper()}.parquet", "generations/mine.parquet", "tokens/my_notes.txt"]
+    foreign = [*named, "tokens/backup/x.parquet", "tokens/.x.tmp"]
+    for name in foreign:
+        halves.publish(name, b"mine")
+    found, lines = repair_store(halves)
+    assert clear_debris(halves) == 0
+    assert found.done == ids(RUNS)
+    expected = [f"{halves.root}/{name}" for name in (*named, "tokens/backup")]
+    assert sorted(line.split(" is not one of")[0] for line in lines) == sorted(expected)
     orphan = file(halves, "generations", RUNS[9:])
     orphan.unlink()  # as if killed between the two files
     orphan.with_name(f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
-    assert pd.read_parquet(orphan.parent).run_id.nunique() == 9  # readers ignore temporary files
     assert clear_debris(halves, RUNS[:9]) == 0
+    assert {name: halves.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
+    for name in foreign:
+        halves.remove(name)
+    assert pd.read_parquet(orphan.parent).run_id.nunique() == 9  # readers ignore temporary files
     assert clear_debris(halves) == 2
     assert_once(halves, RUNS[:9])
 
@@ -191,19 +188,6 @@ def test_a_damaged_shard_is_named_and_done_again(halves: Store, folder: str, dam
     found, lines = repair_store(halves)
     assert (found.done, lines) == (ids(RUNS), [])
     assert_once(halves, RUNS)
-
-
-def test_what_no_sweep_wrote_is_named_and_left_alone(halves: Store) -> None:
-    named = [f"generations/{shard_name(RUNS).upper()}.parquet", "generations/mine.parquet", "tokens/my_notes.txt"]
-    foreign = [*named, "tokens/backup/x.parquet", "tokens/.x.tmp"]
-    for name in foreign:
-        halves.publish(name, b"mine")
-    found, lines = repair_store(halves)
-    assert clear_debris(halves) == 0
-    assert found.done == ids(RUNS)
-    expected = [f"{halves.root}/{name}" for name in (*named, "tokens/backup")]
-    assert sorted(line.split(" is not one of")[0] for line in lines) == sorted(expected)
-    assert {name: halves.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
 
 
 @pytest.mark.parametrize("late", ["the whole", "its halves"])

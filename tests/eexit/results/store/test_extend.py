@@ -1,6 +1,7 @@
 """A sweep grows by further runs in its folder; changes that would make its runs incomparable are refused."""
 
 import re
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from shutil import copytree
@@ -16,7 +17,7 @@ from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import Manifest
 from eexit.results.store.commit import commit
 from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config
-from eexit.results.store.folder import Store, open_store
+from eexit.results.store.folder import Store
 from eexit.results.store.manifest import make_manifest, read_manifest
 
 MODEL = {"name": "tiny", "n_layers": 30, "dtype": "float32"}
@@ -27,13 +28,8 @@ def manifest_of(config: SweepConfig) -> Manifest:
     return make_manifest(config, MODEL, (5, 10, 15))
 
 
-def asked(*prompts: str, **fields: Any) -> SweepConfig:
-    return sweep_of("tiny", *(prompts or ("one", "two")), **{**BEFORE, **fields})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "out")
+def asked(prompts: Sequence[str] = ("one", "two"), **fields: Any) -> SweepConfig:
+    return sweep_of("tiny", *prompts, **{**BEFORE, **fields})
 
 
 def ids_of(config: SweepConfig) -> set[str]:
@@ -57,6 +53,8 @@ def keys_of(config: SweepConfig) -> list[str]:
         ({"modes": ["skip"], "rules": {"agree": []}}, ["skip/agree"], "1 configuration: 2 runs more"),  # no product
         ({"seeds": [1, 0]}, [], "1 seed: 4 runs more"),
         ({"controls": [{"of": "unfrozen/agree", "counts": {5: 1}}]}, ["unfrozen/random/agree"], "1 conf"),
+        ({"prompts": ("one", "two", "three"), "rules": {"agree": []}, "seeds": [1]}, ["unfrozen/agree"],
+         "1 prompt and 1 configuration and 1 seed: 14 runs more"),
     ],
 )  # fmt: skip
 def test_the_grid_is_the_union(store: Store, change: dict[str, Any], more: list[str], told: str) -> None:
@@ -66,22 +64,10 @@ def test_the_grid_is_the_union(store: Store, change: dict[str, Any], more: list[
     assert growth(before, after).startswith(told)
     assert (after == before) is not bool(told)
     runs = [(run.prompt.id, run.configuration.key, run.seed) for run in plan_runs(after)]
-    assert sorted(runs) == sorted(product("01", keys_of(after), after.seeds)), "each once"
+    ids = [prompt.id for prompt in after.prompts]
+    assert sorted(runs) == sorted(product(ids, keys_of(after), after.seeds)), "each once"
     assert ids_of(before) | ids_of(asked(**change)) <= ids_of(after)
     assert extended_config(store, manifest_of(after), before) == after, "what is there stays"
-
-
-def test_added_prompts_run_under_all_configurations_and_added_configurations_for_all_prompts(store: Store) -> None:
-    after = extended_config(store, manifest_of(asked()), asked("one", "two", "three", rules={"agree": []}, seeds=[1]))
-    keys = ["normal", "unfrozen/confidence/0.9", "unfrozen/agree"]
-    assert keys_of(after) == keys
-    assert growth(asked(), after) == "1 prompt and 1 configuration and 1 seed: 14 runs more"
-    runs = {(run.prompt.prompt, run.configuration.key, run.seed) for run in plan_runs(after)}
-    assert runs == {*product(("one", "two", "three"), keys, (0, 1))}
-    no_product = extended_config(store, manifest_of(after), asked(modes=["skip"], rules={"fixed": [5]}))
-    assert keys_of(extended_config(store, manifest_of(no_product), asked(rules={"fixed": [5, 10]})))[3:] == [
-        "unfrozen/fixed/5", "unfrozen/fixed/10", "skip/fixed/5",
-    ]  # fmt: skip
 
 
 def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store, tmp_path: Path) -> None:
@@ -90,6 +76,9 @@ def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store
     maps, others = (
         str(save_state_maps(tmp_path / name, stream_maps(std), model)) for name, std in (("a", 0.1), ("b", 0.2))
     )
+    no_product = extended_config(store, manifest_of(asked()), asked(modes=["skip"], rules={"fixed": [5]}))
+    grown = extended_config(store, manifest_of(no_product), asked(rules={"fixed": [5, 10]}))
+    assert keys_of(grown)[2:] == ["unfrozen/fixed/5", "unfrozen/fixed/10", "skip/fixed/5"]
     patient = asked(rules={"patience": [2], "confidence": [0.9]})
     gated = extended_config(store, manifest_of(patient), asked(gate=gate, gate_thresholds=[0.2]))
     assert keys_of(gated) == [*keys_of(patient), "unfrozen/confidence/0.9+gate0.2"]
@@ -113,6 +102,7 @@ def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store
         ({}, {"dtype": "bfloat16"}, 'dtype: "float32" -> "bfloat16"'),
         ({}, {"quantize": "int8"}, 'quantize: null -> "int8"'),
         ({}, {"exit_layers": [5, 10]}, "exit_layers: null -> [5, 10]"),
+        ({"exit_layers": [5, 10]}, {"exit_layers": [5, 15]}, "exit_layers[1]: 10 -> 15"),
         ({}, {"max_new_tokens": 4}, "max_new_tokens: 3 -> 4"),
         ({}, {"system": "Be brief."}, 'system: "" -> "Be brief."'),
         ({}, {"temperature": 0.5}, "temperature: 0.0 -> 0.5"),

@@ -14,7 +14,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(f"{request.param}{tmp_path}/deep/out")
 
 
-def test_files_are_whole_or_absent(store: Store) -> None:
+def test_files_are_whole_or_absent_and_what_is_there_is_not_created_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert store.read("a/b") is None
     for content in (b"one", b"two"):
         store.publish("a/b", content)
@@ -25,8 +27,6 @@ def test_files_are_whole_or_absent(store: Store) -> None:
     assert not store.has("a/b")
     assert store.names("nowhere") == []
 
-
-def test_what_is_there_is_not_created_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -35,15 +35,12 @@ def test_what_is_there_is_not_created_again(store: Store, monkeypatch: pytest.Mo
         assert not store.create(name, b"two")
         assert store.read(name) == b"one"
         monkeypatch.setattr(Path, "hardlink_to", no_links)
-    assert sorted(path.name for path in Path(store.root).iterdir()) == ["linked", "unlinked"]
+    assert sorted(path.name for path in Path(store.root).iterdir() if path.is_file()) == ["linked", "unlinked"]
 
 
-def test_google_is_not_waited_for_as_long_as_its_client_would() -> None:
+def test_google_is_not_waited_for_long_and_a_uri_that_is_none_is_refused_without_its_secrets() -> None:
     limited = "gs://bucket/out?retry_limit_seconds=60"
     assert open_store("gs://bucket/out") == open_store(limited) != open_store(limited.replace("60", "900"))
-
-
-def test_a_uri_that_is_none_is_refused_without_its_secrets() -> None:
     uris = {"nfs://user:secret@host/out": "nfs://…@host/out", "s3://user:secret@bucket/[out": "s3://…@bucket/[out"}
     for uri, shown in uris.items():
         with pytest.raises(UsageError, match=rf"{re.escape(shown)} can't be used") as raised:

@@ -22,7 +22,7 @@ from eexit.errors import SweepStopped, UsageError
 from eexit.plan.runs import plan_runs
 from eexit.results.layout import MANIFEST
 from eexit.results.store.commit import CommitError, survey
-from eexit.results.store.folder import Store, open_store
+from eexit.results.store.folder import Store
 from eexit.results.store.lease import LEASE, STALE_SECONDS, Lease, LeaseHolder, hold, is_fenced
 
 HOLDER = """
@@ -64,43 +64,22 @@ def holding(store: Store, *place: str, stale: float = LONG) -> Iterator[subproce
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "out")
-
-
-@pytest.fixture
-def other(store: Store) -> Iterator[subprocess.Popen[str]]:
-    with holding(store) as process:
-        yield process
-
-
-@pytest.fixture
 def containers() -> None:
     if subprocess.run([*CONTAINER, "true"], capture_output=True).returncode:
         pytest.skip("this place has no process-id namespaces to give")
 
 
-class Clock:
-    """Replacement of the module `time` in leases, without delay when it sleeps."""
-
-    slept = 0.0
-    meanwhile: Callable[[], object] = staticmethod(lambda: None)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def monotonic(self) -> float:
-        return self.slept
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-        self.meanwhile()
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(eexit.results.store.lease, "time", clock)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return the clock of leases, which sleep without delay and call `meanwhile` then."""
+    clock = SimpleNamespace(slept=0.0, meanwhile=lambda: None)
+
+    def sleep(seconds: float) -> None:
+        clock.slept += seconds
+        clock.meanwhile()
+
+    own_time = SimpleNamespace(**{**vars(time), "monotonic": lambda: clock.slept, "sleep": sleep})
+    monkeypatch.setattr(eexit.results.store.lease, "time", own_time)
     return clock
 
 
@@ -116,30 +95,34 @@ def refused(store: Store) -> str:
     return str(raised.value)
 
 
-def test_the_second_driver_refuses_and_names_the_first(store: Store, other: subprocess.Popen[str]) -> None:
-    line = refused(store)
-    assert f"is in use by process {other.pid} on " in line
-    assert "which is running" in line
-    assert "\n" not in line
+def test_the_second_driver_refuses_and_names_the_first_and_a_killed_one_is_succeeded_at_once(store: Store) -> None:
+    with holding(store) as other:
+        line = refused(store)
+        assert f"is in use by process {other.pid} on " in line
+        assert "which is running" in line
+        assert "\n" not in line
+        other.kill()  # without a wait for its exit code, so that the system keeps its number
+        wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        assert store.has(LEASE)
+        assert_free(store)
 
 
-def test_a_killed_driver_is_succeeded_at_once(store: Store, other: subprocess.Popen[str]) -> None:
-    other.kill()  # without a wait for its exit code, so that the system keeps its number
-    wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
-    assert store.has(LEASE)
-    assert_free(store)
-
-
-def test_a_lease_is_gone_afterwards_and_a_process_with_a_dead_drivers_number_is_not_taken_for_it(store: Store) -> None:
+def test_no_lease_is_left_and_one_is_not_waited_for_whose_process_number_is_reused_or_that_is_removed(
+    store: Store, clock: SimpleNamespace
+) -> None:
     with hold(store):
         ours = json.loads(store.read(LEASE) or b"")
     assert not Path(store.root).exists()
     store.publish(LEASE, json.dumps({**ours, "process_started": str(int(ours["process_started"]) - 1)}).encode())
     assert_free(store)
+    older_version = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
+    store.publish(LEASE, json.dumps(older_version).encode())
+    assert_free(store, lambda said: store.remove(LEASE))
+    assert clock.slept < STALE_SECONDS
 
 
 @pytest.mark.usefixtures("containers")
-def test_a_dead_container_whose_process_1_seems_alive_is_succeeded(store: Store, clock: Clock) -> None:
+def test_a_dead_container_whose_process_1_seems_alive_is_succeeded(store: Store, clock: SimpleNamespace) -> None:
     with holding(store, *CONTAINER):
         pass
     assert json.loads(store.read(LEASE) or b"")["pid"] == 1
@@ -155,24 +138,14 @@ def test_a_dead_container_whose_process_1_seems_alive_is_succeeded(store: Store,
 
 
 @pytest.mark.usefixtures("containers")
-def test_a_living_driver_in_another_container_is_never_succeeded(store: Store, other: subprocess.Popen[str]) -> None:
-    with requesting(store, *CONTAINER) as inside:  # where no process has the holder's id
-        _, line = inside.communicate()
-    assert f"is in use by process {other.pid} on " in line
-    assert "which has just renewed its lease" in line
-    other.kill()
-    other.communicate()
+def test_a_living_driver_in_another_container_is_never_succeeded(store: Store) -> None:
+    with holding(store) as other, requesting(store, *CONTAINER) as inside:  # where no process has the holder's id
+        lines = [inside.communicate()[1]]
     with holding(store, *CONTAINER, stale=SHORT):
-        line = refused(store)
-    assert "is in use by process 1 on " in line
-    assert "which has just renewed its lease" in line
-
-
-@pytest.mark.usefixtures("clock")
-def test_a_lease_that_someone_removes_is_not_waited_for_and_an_older_versions_can_be_read(store: Store) -> None:
-    old = {"token": "ab", "host": "h", "boot": "b", "pid": 1, "started": 0.0, "renewed": 0.0}
-    store.publish(LEASE, json.dumps(old).encode())
-    assert_free(store, lambda said: store.remove(LEASE))
+        lines.append(refused(store))
+    for line, pid in zip(lines, (other.pid, 1), strict=True):
+        assert f"is in use by process {pid} on " in line
+        assert "which has just renewed its lease" in line
 
 
 def elsewhere(silent: float) -> bytes:
@@ -181,7 +154,7 @@ def elsewhere(silent: float) -> bytes:
 
 
 @pytest.mark.parametrize("silent", [-7200, 0, 7200])
-def test_another_machines_lease_ends_by_silence(store: Store, clock: Clock, silent: float) -> None:
+def test_another_machines_lease_ends_by_silence(store: Store, clock: SimpleNamespace, silent: float) -> None:
     def renew_at_last() -> None:
         if clock.slept >= STALE_SECONDS:
             store.publish(LEASE, elsewhere(silent - 1))
@@ -190,7 +163,7 @@ def test_another_machines_lease_ends_by_silence(store: Store, clock: Clock, sile
     clock.meanwhile = renew_at_last
     assert "has just renewed its lease" in refused(store)
     assert clock.slept == STALE_SECONDS
-    del clock.meanwhile
+    clock.meanwhile = lambda: None
     assert_free(store)
     assert clock.slept >= 2 * STALE_SECONDS
 
@@ -209,21 +182,25 @@ def actor(store: Store, lease: Lease, token: str, meanwhile: Callable[[], None] 
     return made
 
 
-def test_who_lost_its_lease_stops_and_its_actors_land_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fences_outlast_renewals_and_who_lost_its_lease_stops_and_its_actors_commit_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
 
     def is_lost() -> bool:
-        try:
-            lease.check()
-        except SweepStopped as error:
-            return "another driver has taken over" in str(error)
+        lease.check()
         return False
 
     with hold(store) as lease:
-        first = store.read(LEASE)
-        wait_until(lambda: store.read(LEASE) != first)  # it is renewed
+        for fenced in ("one", "two"):
+            lease.fence(fenced)
+        written = store.read(LEASE)
+        wait_until(lambda: store.read(LEASE) != written)  # it is renewed
+        assert [is_fenced(store, lease.token, actor) for actor in ("one", "two", "three")] == [True, True, False]
+        assert is_fenced(store, "another driver", "three")
         store.publish(LEASE, elsewhere(0))
-        wait_until(is_lost)
+        with pytest.raises(SweepStopped, match="another driver has taken over"):
+            wait_until(is_lost)
         with pytest.raises(CommitError, match="has another driver now"):
             actor(store, lease, "me").do(RUNS)
     assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove
@@ -241,17 +218,6 @@ def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store)
         assert survey(store).done == {run.run_id for run in RUNS[:4]}
         with pytest.raises(CommitError, match="this actor was given up"):
             actor(store, lease, "frozen").do(RUNS[9:])  # for good
-
-
-def test_the_fence_outlasts_renewals(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.02)
-    with hold(store) as lease:
-        for fenced in ("one", "two"):
-            lease.fence(fenced)
-        written = store.read(LEASE)
-        wait_until(lambda: store.read(LEASE) != written)
-        assert [is_fenced(store, lease.token, actor) for actor in ("one", "two", "three")] == [True, True, False]
-        assert is_fenced(store, "another driver", "three")
 
 
 def test_of_many_at_once_one_gets_it(store: Store) -> None:

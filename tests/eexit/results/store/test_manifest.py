@@ -12,10 +12,9 @@ from eexit.plan.runs import plan_runs
 from eexit.results.layout import FORMAT, MANIFEST, encode_manifest
 from eexit.results.store.commit import commit
 from eexit.results.store.extend import manifest_written
-from eexit.results.store.folder import Store, open_store
+from eexit.results.store.folder import Store
 from eexit.results.store.manifest import (
     MissingManifestError,
-    first_difference,
     make_manifest,
     read_manifest,
     refuse_other_model,
@@ -27,11 +26,6 @@ MODEL = {"name": "tiny", "digest": "ab12", "n_layers": 30, "dtype": "float32", "
 CONFIG = sweep_of("a-model", "one", "two")
 HELD = make_manifest(CONFIG, MODEL, (5,))
 SHARD = f"generations/{'ab' * 16}.parquet"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "deep" / "out")
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"format": 2'])
@@ -59,18 +53,6 @@ def test_a_lost_manifest_is_written_anew_for_the_same_runs(store: Store, content
     assert [path.read_bytes() for path in Path(store.root, "damaged").glob("*/*")] == [content] * (content is not None)
 
 
-def test_a_manifest_says_what_the_results_are_of(store: Store) -> None:
-    store.publish(MANIFEST, encode_manifest(HELD))
-    assert read_manifest(store) is None  # as long as there are no results
-    store.publish(SHARD, b"")
-    held = json.loads(store.read(MANIFEST) or b"")
-    assert (held["format"], held["model"], held["exitable_layers"], held["n_runs"]) == (FORMAT, MODEL, [5], 18)
-    assert held["config"] == CONFIG.model_dump(mode="json")
-    assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
-    assert held["started"].endswith("+00:00")
-    assert read_manifest(store) == HELD
-
-
 @pytest.mark.parametrize("part", PARTS)
 def test_another_or_a_changed_model_is_refused(store: Store, part: str) -> None:
     refuse_other_model(store, HELD, make_manifest(CONFIG, MODEL | {"generation_config": {"top_k": 5}}, (5,)))
@@ -81,7 +63,9 @@ def test_another_or_a_changed_model_is_refused(store: Store, part: str) -> None:
         refuse_other_model(store, HELD, make_manifest(CONFIG, changed, (5,)))
 
 
-def test_results_without_a_manifest_or_with_one_of_another_format_are_refused(store: Store) -> None:
+def test_a_manifest_says_what_the_results_are_of_and_without_one_or_with_one_of_another_format_they_are_refused(
+    store: Store,
+) -> None:
     store.publish("notes.txt", b"not of a sweep")
     assert read_manifest(store) is None
     for content, line in ((b"{", "it is not JSON"), (b'{"format": 1}', f"it has format 1, not {FORMAT}")):
@@ -89,16 +73,19 @@ def test_results_without_a_manifest_or_with_one_of_another_format_are_refused(st
         with pytest.raises(UsageError, match=rf"no sweep's of this version \({line}") as refused:
             read_manifest(store)
         assert not isinstance(refused.value, MissingManifestError)
+    store.publish(MANIFEST, encode_manifest(HELD))
+    assert read_manifest(store) is None  # as long as there are no results
     store.publish(SHARD, b"")
+    assert read_manifest(store) == HELD
+    held = json.loads(store.read(MANIFEST) or b"")
+    assert (held["format"], held["model"], held["exitable_layers"], held["n_runs"]) == (FORMAT, MODEL, [5], 18)
+    assert held["config"] == CONFIG.model_dump(mode="json")
+    assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
+    assert held["started"].endswith("+00:00")
+    store.publish(MANIFEST, b'{"format": 1}')
     with pytest.raises(UsageError, match="format 1") as refused:
         read_manifest(store)
     assert not isinstance(refused.value, MissingManifestError)
     store.remove(MANIFEST)
     with pytest.raises(MissingManifestError, match=r"holds results but no sweep\.json"):
         read_manifest(store)
-
-
-def test_the_first_difference_is_named() -> None:
-    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) is None
-    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a[1].b: 2 -> 3"
-    assert first_difference({"a": 1}, {"a": 1, "c": "x"}) == 'c: null -> "x"'

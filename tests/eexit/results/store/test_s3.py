@@ -62,7 +62,7 @@ def test_a_write_that_is_cut_shows_nothing(store: Store, wire: Wire, megabytes: 
     assert store.read("generations/a") == b"whole"
 
 
-def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
+def test_a_shard_lands_whole_or_not_and_a_lease_is_held_once(store: Store, wire: Wire) -> None:
     config = sweep_of("m", *(noise(n) for n in range(4)))
     runs = list(plan_runs(config))
     noisy = rows_of(runs, config)
@@ -74,9 +74,6 @@ def test_a_shard_lands_whole_or_not(store: Store, wire: Wire) -> None:
     commit(store, runs, noisy)
     clear_debris(store)
     assert survey(store).done == {run.run_id for run in runs}
-
-
-def test_a_lease_in_a_bucket(store: Store) -> None:
     with hold(store) as lease:
         lease.check()
         with pytest.raises(UsageError, match="is in use by process"), hold(store):
@@ -104,7 +101,15 @@ def test_damage_in_a_bucket_is_named_and_put_aside(store: Store) -> None:
     assert sum(info.type == fs.FileType.File for info in aside) == 3
 
 
-def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:
+def test_a_place_is_known_by_what_is_above_it_and_a_bucket_that_is_not_there_is_refused_without_keys(
+    wire: Wire, store: Store
+) -> None:
+    store.publish(MANIFEST, BARE)
+    folder = store.root.partition("/")[2]
+    for name, inside in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
+        found = find_owned_folder(open_store(uri(wire, f"{folder}/{name}")))
+        assert found == OwnedFolder(OwnedFolderKind.RESULTS, store.root, inside)
+    assert find_owned_folder(open_store(uri(wire, uuid4().hex))) is None
     keyed = uri(wire, "x").replace(f"{BUCKET}/x", "an-id:a-secret@nowhere/x")
     with pytest.raises(UsageError, match="can't be written to") as raised:
         open_store(keyed).probe()
@@ -112,37 +117,24 @@ def test_a_bucket_that_is_not_there_is_refused_without_keys(wire: Wire) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("local_ray_with_keys")
-def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(wire: Wire, tmp_path: Path) -> None:
+def test_a_sweep_whose_bucket_refuses_stops_and_goes_on_once_mended(
+    wire: Wire, tmp_path: Path, ray_environment: dict[str, str]
+) -> None:
     out = uri(wire, "sweep")
     config = sweep_of(tmp_path, *(f"{n}" for n in range(3)), *(noise(n) for n in range(6)))
     runs, store = list(plan_runs(config)), open_store(out)
     model, layers, _ = look(config, 9)
     with manifest_written(store, make_manifest(config, model, layers)):  # it is longer than the wire's limit
         commit(store, runs[:9], rows_of(runs[:9], config))
-    wire.cut_after = 20_000
-    with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
+    with started_ray(ray_environment):
+        wire.cut_after = 20_000
+        with pytest.raises(SweepStopped, match=r"5 failures in a row, the last: .*can't be written to"):
+            drive(config, out, actors=1)
+        wire.cut_after = None
+        for name in store.names("generations"):
+            with store.filesystem.open_input_file(store.path(name)) as file:
+                assert pq.ParquetFile(file).read().num_rows  # whole, each of them
+        assert len(survey(store).done) < count_runs(config)
         drive(config, out, actors=1)
-    wire.cut_after = None
-    for name in store.names("generations"):
-        with store.filesystem.open_input_file(store.path(name)) as file:
-            assert pq.ParquetFile(file).read().num_rows  # whole, each of them
-    assert len(survey(store).done) < count_runs(config)
-    drive(config, out, actors=1)
     expected = rows_of(runs, config).generations.select(["run_id", "exit_rate"]).to_pandas()
     assert_same(read_columns(store, ["run_id", "exit_rate"]).to_pandas(), expected, ["run_id"])
-
-
-@pytest.fixture
-def local_ray_with_keys(wire: Wire, ray_environment: dict[str, str]) -> Iterator[None]:
-    with started_ray(ray_environment):
-        yield
-
-
-def test_a_place_in_a_bucket_is_known_by_what_is_above_it(wire: Wire, store: Store) -> None:
-    store.publish(MANIFEST, BARE)
-    folder = store.root.partition("/")[2]
-    for name, inside in (("generations", "generations"), ("deep/../tokens/", "tokens"), ("", "")):
-        found = find_owned_folder(open_store(uri(wire, f"{folder}/{name}")))
-        assert found == OwnedFolder(OwnedFolderKind.RESULTS, store.root, inside)
-    assert find_owned_folder(open_store(uri(wire, uuid4().hex))) is None

@@ -105,7 +105,7 @@ def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
     assert column(found, "confirmed") == [0, 0.5, 1]
 
 
-def test_how_sure_is_the_callers_to_choose() -> None:
+def test_how_sure_is_the_callers_to_choose_and_without_what_layers_predict_there_is_no_row() -> None:
     found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
     assert column(found[found["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
     assert column(found[found["threshold"] == 0.9], "confirmed", "sum") == [0, 0, 1]
@@ -113,8 +113,5 @@ def test_how_sure_is_the_callers_to_choose() -> None:
     for threshold in refused:
         with pytest.raises(ValueError, match="sure must be a probability above 0"):
             confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
-
-
-def test_without_what_layers_say_there_is_no_row() -> None:
     unobserved = [{"run_id": "x", "decided": True, "top_prob": None, "top_token_ids": None}]
     assert confidence_by_depth([pa.RecordBatch.from_pylist(unobserved, SCHEMA)], {"x": "x"}, LAYERS, KINDS, UNITS).empty

@@ -1,7 +1,7 @@
 """Paired differences in Python are those of the report's "Side by side", overall and by kind of prompt."""
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,32 +37,27 @@ def renamed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns={f"saved{end}": f"run{end}" for end in ENDS})
 
 
-@pytest.mark.parametrize(("at", "criterion"), [("layers_skipped", EQUAL_LAYERS), ("macs", EQUAL_RUN)])
-def test_at_equal_depth_or_cost_it_is_the_reports_number(
-    swept: eexit.SweepResults, folder: Path, at: str, criterion: str
+def test_at_equal_depth_or_cost_and_at_one_threshold_it_is_the_reports_number(
+    swept: eexit.SweepResults, folder: Path
 ) -> None:
     sweep = read_sweep(str(folder))
-    shown = beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep))
-    shown = shown[(shown["at"] == criterion) & shown["configuration"].str.startswith(f"{ONE}/")]
-    same_rule = [
-        base == f"{OTHER}/{series.partition('/')[2]}"
-        for base, series in zip(shown["base"], shown["series"], strict=True)
-    ]
-    expected = shown[same_rule].set_index("configuration")
-    found = renamed(swept.paired_difference(ONE, OTHER, at=at)).set_index("configuration")
-    assert len(found) > 1
-    pd.testing.assert_frame_equal(found[ESTIMATES], expected.loc[found.index, ESTIMATES])
-    assert found["other"].tolist() == expected.loc[found.index, "mix"].tolist()
-
-
-def test_at_one_threshold_it_is_the_reports_pair(swept: eexit.SweepResults, folder: Path) -> None:
-    expected = pairs(PairedRuns.from_sweep(read_sweep(str(folder)))).set_index(["baseline", "configuration"])
+    paired = PairedRuns.from_sweep(sweep)
+    mixes = beside_mixes(paired, per_configuration(sweep))
+    mixes = mixes[mixes["configuration"].str.startswith(f"{ONE}/")]
+    bases = [f"{OTHER}/{series.partition('/')[2]}" for series in mixes["series"]]
+    of_same_rule = mixes[mixes["base"] == bases].set_index("configuration")
+    for at, criterion in (("layers_skipped", EQUAL_LAYERS), ("macs", EQUAL_RUN)):
+        expected = of_same_rule[of_same_rule["at"] == criterion]
+        found = renamed(swept.paired_difference(ONE, OTHER, at=at)).set_index("configuration")
+        assert len(found) > 1
+        pd.testing.assert_frame_equal(found[ESTIMATES], expected.loc[found.index, ESTIMATES])
+        assert found["other"].tolist() == expected.loc[found.index, "mix"].tolist()
     found = renamed(swept.paired_difference(OTHER, ONE, at="threshold"))
-    assert [*zip(found["other"], found["configuration"], strict=True)] == [
-        (f"{ONE}/{each}", f"{OTHER}/{each}") for each in ("confidence/0.7", "confidence/0.9", "kl/0.5", "kl/2")
-    ]
     of_pairs = [*zip(found["other"], found["configuration"], strict=True)]
-    pd.testing.assert_frame_equal(found[ESTIMATES], expected.reindex(of_pairs)[ESTIMATES].reset_index(drop=True))
+    thresholds = ("confidence/0.7", "confidence/0.9", "kl/0.5", "kl/2")
+    assert of_pairs == [(f"{ONE}/{each}", f"{OTHER}/{each}") for each in thresholds]
+    expected = pairs(paired).set_index(["baseline", "configuration"]).reindex(of_pairs)
+    pd.testing.assert_frame_equal(found[ESTIMATES], expected[ESTIMATES].reset_index(drop=True))
 
 
 def test_each_kind_has_the_differences_of_its_own_prompts(swept: eexit.SweepResults) -> None:
@@ -95,24 +90,19 @@ def test_prompts_of_a_group_count_once_and_intervals_are_over_groups(tmp_path: P
     assert {*found["disagreement_n"]} == {6}
 
 
-def test_what_can_not_be_compared_is_refused_in_a_line(swept: eexit.SweepResults, folder: Path) -> None:
-    refused: dict[str, Callable[[], object]] = {
-        "at must be layers_skipped, macs, threshold, got 'depth'": lambda: swept.paired_difference(
-            ONE, OTHER, at="depth"
-        ),
-        "by must be kind, group, steps, got 'answer'": lambda: swept.paired_difference(
-            ONE, OTHER, at="macs", by="answer"
-        ),
-        f"no prompt of {folder} has steps: give prompts a field steps": lambda: swept.paired_difference(
-            ONE, OTHER, at="macs", by="steps"
-        ),
-        "the sweep has no settings of 'unfrozn': did you mean unfrozen?": lambda: swept.paired_difference(
-            "unfrozn", OTHER, at="macs"
-        ),
-        "no setting of unfrozen/kl has one of frozen_residual/confidence with the same rule, threshold, exit set and "
-        "gate": lambda: swept.paired_difference(f"{ONE}/kl", f"{OTHER}/confidence", at="threshold"),
-    }
-    for line, call in refused.items():
-        with pytest.raises(ValueError) as raised:  # noqa: PT011
-            call()
-        assert str(raised.value) == line
+@pytest.mark.parametrize(
+    ("settings", "others", "how", "line"),
+    [
+        (ONE, OTHER, {"at": "depth"}, "at must be layers_skipped, macs, threshold, got 'depth'"),
+        (ONE, OTHER, {"at": "macs", "by": "answer"}, "by must be kind, group, steps, got 'answer'"),
+        (ONE, OTHER, {"at": "macs", "by": "steps"}, "no prompt of {} has steps: give prompts a field steps"),
+        ("unfrozn", OTHER, {"at": "macs"}, "the sweep has no settings of 'unfrozn': did you mean unfrozen?"),
+        (f"{ONE}/kl", f"{OTHER}/confidence", {"at": "threshold"}, "no setting of unfrozen/kl has one of "
+         "frozen_residual/confidence with the same rule, threshold, exit set and gate"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_compared_is_refused_in_a_line(
+    swept: eexit.SweepResults, settings: str, others: str, how: dict[str, str], line: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(line.format(swept.out))}$"):
+        swept.paired_difference(settings, others, **how)
