@@ -59,7 +59,8 @@ def test_records_made_in_blocks_are_those_of_the_reference(monkeypatch: pytest.M
 
 
 def test_a_token_is_read_once_for_each_recorded_layer(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, n_recorded = decoder_of(llama), {"all": 4, "final": 1, "none": 0}
+    decoder = decoder_of(llama)
+    n_recorded: dict[Observe, int] = {"all": 4, "final": 1, "none": 0}
     n_read = spy_on(monkeypatch, decoder, "lm_head", len)
     for record_full_depth, n_layers in n_recorded.items():
         n_read.clear()

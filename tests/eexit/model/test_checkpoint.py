@@ -86,7 +86,7 @@ DAMAGES: list[tuple[Change, str]] = [
     (configuring(num_attention_heads="four"), r" can't be loaded: .*expected int, got str \(value: 'four'\)"),
     (configuring(hidden_act="nothing"), " can't be loaded: KeyError: 'nothing'"),
     (configuring(architectures=3), r": architectures in config\.json must be a list, got 3"),
-    (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], NO_TOKENIZER),
+    (lambda folder: [*map(Path.unlink, folder.glob("tokenizer*"))], NO_TOKENIZER),
     (lose_the_vocabulary, NO_TOKENIZER),
 ]
 
@@ -156,12 +156,12 @@ def test_a_gguf_that_is_cut_off_or_lacks_a_weight_is_refused(tmp_path: Path, mon
     path = tmp_path / "odd.gguf"
     save_tiny_gguf(path)
     whole = path.read_bytes()
-    without = whole.replace(b"blk.3.ffn_up", b"blk.3.ffn_ux")
-    cut_off = [whole[:length] for length in (4, 10, 500, 5000, 200_000, -10)]
-    for content in (*cut_off, without):
+    line = r" is not a whole GGUF file \(.*\): get it again"
+    cut_off = [(whole[:length], line) for length in (4, 10, 500, 5000, 200_000, -10)]
+    without = whole.replace(b"blk.3.ffn_up", b"blk.3.ffn_ux"), r": .* lacks model\.layers\.3\.mlp\.up"
+    for content, line in (*cut_off, without):
         path.write_bytes(content)
-        line = "is not a whole GGUF file (" if content in cut_off else "lacks model.layers.3.mlp.up"
-        with pytest.raises(UsageError, match=rf"odd\.gguf:? .*{re.escape(line)}"):
+        with pytest.raises(UsageError, match=rf"odd\.gguf{line}"):
             describe_model(sweep_of(path))
         assert not list((tmp_path / "cache").rglob("config.json")), "nothing half-made may stay"
 
