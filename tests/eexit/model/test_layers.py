@@ -90,16 +90,15 @@ def fail(*_: object) -> Tensor:
 
 
 @torch.inference_mode()
-def test_the_models_own_forward_works_during_a_run_after_it_and_after_one_that_failed() -> None:
-    model: Any = shared_model("llama")
-    decoder, prompt, expected = decoder_of(model), torch.tensor([TEXTS[0]]), own_logits(model, TEXTS[1])
-    generate, visited = partial(model.generate, prompt, max_new_tokens=8, do_sample=False, pad_token_id=0), list[int]()
+def test_the_models_own_forward_works_during_a_run_after_it_and_after_one_that_failed(llama: Any) -> None:
+    decoder, prompt, expected = decoder_of(llama), torch.tensor([TEXTS[0]]), own_logits(llama, TEXTS[1])
+    generate, visited = partial(llama.generate, prompt, max_new_tokens=8, do_sample=False, pad_token_id=0), list[int]()
     before = generate().tolist()
 
     def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         visited.append(layer.index)
         if layer.index == 2:
-            assert torch.equal(other.submit(own_logits, model, TEXTS[1]).result(), expected)
+            assert torch.equal(other.submit(own_logits, llama, TEXTS[1]).result(), expected)
         return layer.run(hidden_BTW)
 
     with ThreadPoolExecutor(1) as other:
@@ -111,8 +110,8 @@ def test_the_models_own_forward_works_during_a_run_after_it_and_after_one_that_f
             lambda layer, hidden_BTW: layer.run(hidden_BTW, (fail, fail) if layer.index == 3 else ()),
             ForwardInputs.from_texts(TEXTS, CPU), decoder.cache(3, LONGEST),
         )  # fmt: skip
-    assert not any("forward" in vars(module) for module in model.modules())
-    assert type(model.config._attn_implementation) is str
+    assert not any("forward" in vars(module) for module in llama.modules())
+    assert type(llama.config._attn_implementation) is str
     assert generate().tolist() == before
 
 
