@@ -81,9 +81,7 @@ def test_actors_run_what_the_driver_was_given_as_a_file_and_as_a_function(tiny: 
     assert all(own == ours for own in by_key.values())
 
 
-def test_a_manifest_says_what_readers_need_of_own_rules_and_is_written_anew_if_they_are_what_they_were(
-    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
-) -> None:
+def test_a_manifest_describes_own_rules_and_is_remade(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
     held = manifest_of(open_store(out), "out").own
     names = [("rule", "sure"), ("rule", "by_chance"), ("mode", "as_it_was")]
     assert [(each["kind"], each["name"]) for each in held] == names
@@ -109,9 +107,7 @@ def test_a_manifest_says_what_readers_need_of_own_rules_and_is_written_anew_if_t
 
 
 def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
-    @cache
-    def highest_once(layer: Any) -> Any:
-        return layer.top2_prob[:, 0]
+    highest_once = cache(highest)
 
     @eexit.rule()
     def cached(layer: Any) -> Any:
@@ -124,9 +120,7 @@ def test_what_can_not_leave_the_process_is_refused(own_exits: Forget) -> None:
 threshold = 0.3  # as in a notebook, where it changes later
 
 
-def test_a_rule_goes_on_with_the_values_that_it_had(
-    tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rule_keeps_its_value(tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a notebook whose threshold is another by now, one folder would have runs of two rules."""
 
     @eexit.rule(parameter="layer")
@@ -145,41 +139,31 @@ def test_a_rule_goes_on_with_the_values_that_it_had(
     assert n_runs(6) == 3
 
 
-COMMANDS: dict[str, tuple[Any, ...]] = {
-    "replay": (replay.main, "OUT", "--rules", "sure=0.4"),
-    "controls": (sweep.main, "--controls-of", "OUT", "--modes", "normal"),
-    "timings": (timings.main, "OUT"),
-    "package": (package.main, "OUT", "--configuration", KEY, "--out", "HOME"),
-}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_whoever_goes_on_gives_the_file(out: Path, tiny: Path, tmp_path: Path, command: str) -> None:
-    """As it was: another text is refused too, as above."""
-    run, *arguments = COMMANDS[command]
-    given = [str({"OUT": out, "HOME": tmp_path / "home"}.get(each, each)) for each in arguments]
-    if command == "controls":
-        given = [*asked(tiny, tmp_path / "other"), *given]
-    name = "mode as_it_was" if command == "controls" else "rule sure"
-    reason = f"has {name} of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "
-    assert reason in refusal(run, *given)
-
-
 @pytest.mark.usefixtures("ray_here")
-def test_a_sweep_needs_a_file_only_for_what_still_has_to_run(
-    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
-) -> None:
-    done = here(sweep.main, *asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip"))
+def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tiny: Path, tmp_path: Path) -> None:
+    """As it was: another text is refused too, as above."""
+    more = asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip")
+    done = here(sweep.main, *more)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_parquet(out / "generations")) == 3 * (7 + 1)
-    more = [*asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip"), "--seeds", "1"]
-    assert "has rule sure of a user's own, whose text is stored and not run: give --use" in refusal(sweep.main, *more)
+    commands: list[tuple[Any, ...]] = [
+        (sweep.main, "rule sure", *more, "--seeds", "1"),
+        (
+            sweep.main,
+            "mode as_it_was",
+            *asked(tiny, tmp_path / "other", "--controls-of", str(out), "--modes", "normal"),
+        ),
+        (replay.main, "rule sure", out, "--rules", "sure=0.4"),
+        (timings.main, "rule sure", out),
+        (package.main, "rule sure", out, "--configuration", KEY, "--out", tmp_path / "home"),
+    ]
+    for run, what, *arguments in commands:
+        reason = f"has {what} of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "
+        assert reason in refusal(run, *arguments)
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_a_changed_file_runs_anew_and_earlier_results_stay(
-    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
-) -> None:
+def test_a_changed_file_runs_anew_and_earlier_results_stay(out: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "my_exits.py").write_text("# mine\n" + MINE.read_text())
     rules = ("--rules", "sure=0.6", "--modes", "frozen_residual", "--use", str(tmp_path / "my_exits.py"))
     figures = tmp_path / "figures.json"
@@ -212,9 +196,7 @@ def test_what_can_not_be_used_is_refused(
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_it_is_replayed_timed_and_packaged_as_the_built_in_one_and_loaded_with_the_file_alone(
-    out: Path, tiny: Path, tmp_path: Path, own_exits: Forget
-) -> None:
+def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
     rules, use = ("--rules", "sure=0.2,0.4", "confidence=0.2,0.4"), ("--use", str(MINE), "--device", "cpu", "--quiet")
     assert here(replay.main, out, *rules, "--modes", "as_it_was", *use).returncode == 0
     replayed = pd.read_parquet(out / "replays").set_index("configuration")
@@ -248,9 +230,8 @@ def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_p
     assert here(report.main, out, "--out", tmp_path / "report.html").returncode == 0
     told = content_of(tmp_path / "report.html")
     assert told["rules"]["sure"] == {
-        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "", "score_name": "exit "
-        "probability",
-        "compares": None, "oracle": False,
+        "definition": "exits where `confidence` does", "parameter": "probability", "unit": "",
+        "score_name": "exit probability", "compares": None, "oracle": False,
     }  # fmt: skip
     assert told["modes"]["as_it_was"].startswith("deeper layers make keys and values of the stream at the exit")
     looks = ChartStyle.for_configurations(read_sweep(str(out)).configurations)

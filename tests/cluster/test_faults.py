@@ -19,10 +19,9 @@ from eexit.plan.runs import count_runs
 from eexit.results.store.commit import survey
 from eexit.results.store.folder import open_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_a_run_that_hangs_becomes_the_one_error_row(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "two", "hang", "four", "five", modes=["normal"])
     drive(config, tmp_path / "out", rows=3, timeout=8)  # in which the others move on a busy machine too
@@ -31,7 +30,6 @@ def test_a_run_that_hangs_becomes_the_one_error_row(tmp_path: Path) -> None:
     wait_until(lambda: sum(map(is_alive, actor_pids(tmp_path))) == 0)
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_a_timeout_is_no_business_of_runs_that_move(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *["sleep 0.5"] * 8, modes=["normal"])
     drive(config, tmp_path / "out", rows=8, timeout=3, actors=1)  # 4 seconds in all
@@ -39,7 +37,6 @@ def test_a_timeout_is_no_business_of_runs_that_move(tmp_path: Path) -> None:
     assert_undisturbed(config, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_an_actor_that_freezes_while_it_loads_is_replaced(tmp_path: Path) -> None:
     frozen: list[int] = []
 
@@ -56,22 +53,17 @@ def test_an_actor_that_freezes_while_it_loads_is_replaced(tmp_path: Path) -> Non
     wait_until(lambda: not is_alive(frozen[0]))
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_actors_that_never_end_loading_stop_the_sweep(tmp_path: Path) -> None:
-    with pytest.raises(
-        SweepStopped, match=r"5 failures in a row, .* could not load the model: timed out: .* 0.001 sec"
-    ):
+    with pytest.raises(SweepStopped, match=r"5 failures .* could not load the model: timed out: .* 0.001 sec"):
         drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.slow_to_load, actors=1, timeout=0.001)
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_a_shard_whose_process_is_killed_for_memory_is_halved(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "two", "starved", "four", "five", "six", modes=["normal"])
     assert drive(config, tmp_path / "out", rows=6, actors=1).errors == 0
     assert_undisturbed(config, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_writes_cut_in_half_stop_the_sweep_and_show_nothing_partial(tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = sweep_of(tmp_path, *(f"good {n}" for n in range(4)), "quota once", *map(str, range(30)))

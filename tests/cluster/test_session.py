@@ -67,24 +67,18 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
     assert {path.name.split("-")[-1] for path in tmp_path.glob("loaded-*")} == {"cuda", "balanced"}
 
 
-def test_a_node_gets_no_more_actors_than_its_memory_holds(nodes: Cluster, tmp_path: Path) -> None:
+def test_a_nodes_memory_bounds_its_actors_and_auto_is_what_it_is_there(nodes: Cluster, tmp_path: Path) -> None:
     nodes.add_node(num_cpus=2, memory=200_000_000, object_store_memory=80_000_000)
-    config = sweep_of(tmp_path, *["sleep 0.1"] * 10)
+    config = sweep_of(tmp_path, *["sleep 0.1"] * 10, dtype="auto")
     model, layers, _ = look(config, 9)
-    drive(config, tmp_path / "out", look=lambda *_: (model, layers, MemoryEstimate(weights=150_000_000, cache=0)))
+    facts = {**model, "dtype": "that of the driver"}, layers, MemoryEstimate(weights=150_000_000, cache=0)
+    drive(config, tmp_path / "out", look=lambda *_: facts)
     assert len(actor_pids(tmp_path)) == 1
-    assert_undisturbed(config, tmp_path / "out")
-
-
-def test_auto_is_what_it_is_on_the_node_of_an_actor(nodes: Cluster, tmp_path: Path) -> None:
-    nodes.add_node(num_cpus=2, object_store_memory=80_000_000)
-    config = sweep_of(tmp_path, "one", dtype="auto")
-    model, layers, _ = look(config, 9)
-    drive(config, tmp_path / "out", look=lambda *_: ({**model, "dtype": "that of the driver"}, layers, None))
     held = read_manifest(open_store(tmp_path / "out"))
     there = dtype_name(choose_dtype("auto", choose_device("cpu")))
     assert held
     assert (held.dtype_asked, held.model["dtype"], held.config["dtype"]) == ("auto", there, there)
+    assert_undisturbed(config.model_copy(update={"dtype": there}), tmp_path / "out")
 
 
 def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_path: Path) -> None:
@@ -113,9 +107,7 @@ def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_pa
     assert_undisturbed(config, out)
 
 
-def test_where_no_node_can_hold_an_actor_it_says_so_and_stops_after_a_time(
-    nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_room_for_an_actor_it_stops(nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(session.SECONDS_WITHOUT_ACTOR, "cluster", 6)
     log = io.StringIO()
     with pytest.raises(SweepStopped, match="no actor has come up for 0 minutes, and no node can hold one"):

@@ -23,17 +23,10 @@ def interrupted_command() -> str:
     return "not heard"
 
 
-def test_the_first_signal_interrupts_and_the_second_does_not() -> None:
+def test_only_the_first_signal_interrupts_and_no_later_command_is_interrupted() -> None:
     assert interrupted_command() == "interrupted"
-
-
-def test_a_command_after_an_interrupted_one_is_not_interrupted() -> None:
-    interrupted_command()
     with signals.listening():
         signals.check()
     signals.check()
-
-
-def test_what_the_shell_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert interrupted_command() == "not heard"
+    assert interrupted_command() == "not heard", "what the shell ignores stays ignored"

@@ -1,4 +1,4 @@
-"""A sweep from Python: `run_sweep` as its docstring shows it, the input that it refuses, and its return value."""
+"""A sweep from Python: it goes on, grows and is refused as a command's; its arguments and docstring."""
 
 import inspect
 import json
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import scripted
 from byte_model import save_byte_model
-from commands import asked_here
+from commands import InterruptedWhen
 from driving import assert_same, assert_undisturbed, look_here
 from scripted import sweep_of
 
@@ -21,7 +21,6 @@ from cluster.sweep import run_job, run_sweep
 from cluster.sweep_job import FIELDS, SweepJob
 from eexit.errors import SweepStopped, UsageError
 from eexit.output.progress import NullDisplay, Progress
-from eexit.plan import model_inspection
 from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.finished_sweep import read_finished
@@ -30,6 +29,7 @@ from eexit.sweeps.arguments import SweepSpec
 from eexit.sweeps.summary.sweep_summary import SweepSummary
 
 README = Path(__file__).parents[2] / "jobs" / "README.md"
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 
 def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> SweepSummary:
@@ -37,29 +37,6 @@ def scripted_sweep(config: SweepConfig, out: Path, **others: Any) -> SweepSummar
     return run_job(SweepJob(config=config, out=str(out), **others), display, scripted.scripted, scripted.look)
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_the_example_is_the_readmes_and_runs_as_it_stands_but_for_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    block = re.search(r"\n\n((?: {4}.*\n|\n)+)", inspect.cleandoc(run_sweep.__doc__ or ""))
-    assert block
-    example = textwrap.dedent(block[1]).strip()
-    assert f"```python\n{example}\n```" in README.read_text()
-    save_byte_model(tmp_path / "model")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
-    said: dict[str, Any] = {}
-    small = f"model={str(tmp_path / 'model')!r}, exit_every=2, max_new_tokens=4, dtype='float32', "
-    exec(example.replace("], kl_factors", f"], {small}kl_factors"), said)
-    sweep = said["sweep"]
-    keys = ["normal", *(f"{mode}/kl/{factor}" for mode in ("unfrozen", "frozen_residual") for factor in ("0.5", "1"))]
-    assert (sweep.out, sweep.runs["configuration"].tolist()) == (str(tmp_path / "results" / "one"), keys)
-    depths = pd.read_parquet(f"{sweep.out}/generations").set_index("configuration").mean_depth
-    told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert told[1:-1] == [[key, f"{depths[key]:.6f}"] for key in keys]
-
-
-@pytest.mark.usefixtures("ray_here")
 def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path: Path) -> None:
     def marked(config: SweepConfig, device: str) -> Generator:
         with (tmp_path / "dtypes").open("a") as file:
@@ -95,7 +72,6 @@ def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path
     assert_undisturbed(named, out)
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
     """By a prompt, by parameters and a rule, by a mode, by a seed and by an exit set; what has landed stays."""
     save_byte_model(tmp_path / "model")
@@ -129,18 +105,13 @@ def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
     assert whole.exit_layer.nunique() > 2
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_a_sweep_that_was_interrupted_while_it_grew_goes_on_by_either_command(tmp_path: Path) -> None:
     small, large = (sweep_of(tmp_path, *prompts) for prompts in ("ab", "abcdef"))
     scripted_sweep(small, tmp_path / "out")
 
-    class Interrupts(NullDisplay):
-        def show(self, progress: Progress, last: bool = False) -> None:
-            if progress.share > 0:
-                raise KeyboardInterrupt
-
+    begun = InterruptedWhen(lambda progress: progress.share > 0)
     with pytest.raises(KeyboardInterrupt):
-        scripted_sweep(large, tmp_path / "out", rows_per_shard=9, display=Interrupts())
+        scripted_sweep(large, tmp_path / "out", rows_per_shard=9, display=begun)
     with pytest.raises(UsageError, match="of 54 runs: finish that sweep first"):
         read_finished(str(tmp_path / "out"), ["status"])
     summary = scripted_sweep(small, tmp_path / "out")
@@ -148,7 +119,6 @@ def test_a_sweep_that_was_interrupted_while_it_grew_goes_on_by_either_command(tm
     assert_undisturbed(large, tmp_path / "out")
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, "one", "two")
 
@@ -163,12 +133,6 @@ def test_runs_that_are_lost_after_they_have_landed_stop_the_sweep(tmp_path: Path
     assert_undisturbed(config, tmp_path / "out")
 
 
-def test_arguments_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^actors must be ≥ 1, got 0 \(actors in run_sweep\)$"):
-        run_sweep(["one"], out=tmp_path / "out", actors=0)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_its_arguments_are_the_flags_with_the_same_defaults_and_eexits_are_those_without_ray() -> None:
     given = {name: parameter.default for name, parameter in inspect.signature(run_sweep).parameters.items()}
     flags = {name for names in GROUPS.values() for name in names} - {"controls"}
@@ -176,7 +140,12 @@ def test_its_arguments_are_the_flags_with_the_same_defaults_and_eexits_are_those
     assert given.keys() - {"quiet"} == flags
     fields = {name: FIELDS[name].default for name in flags & FIELDS.keys() - {"prompts"}}
     assert {name: given[name] for name in fields} == fields
+    example = re.search(r"\n\n((?: {4}.*\n|\n)+)", inspect.cleandoc(run_sweep.__doc__ or ""))
+    assert example
+    assert f"```python\n{textwrap.dedent(example[1]).strip()}\n```" in README.read_text(), "which is run as it stands"
     here = inspect.signature(eexit.sweep).parameters
     on_ray_alone = SweepJob.model_fields.keys() - SweepSpec.model_fields.keys()
     assert here.keys() == given.keys() - on_ray_alone | {"tokenizer"}
     assert {name for name in here if here[name].default != given.get(name)} == {"out"}, "a folder for a while"
+    with pytest.raises(UsageError, match=r"^actors must be ≥ 1, got 0 \(actors in run_sweep\)$"):
+        run_sweep(["one"], out="out", actors=0)

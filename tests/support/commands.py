@@ -14,11 +14,23 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 
 from eexit.output.events import LOGGER
+from eexit.output.progress import NullDisplay, Progress
 from eexit.plan import model_inspection
 
 STEPS = {"importing Ray", "inspecting the model", "starting Ray", "joining the Ray cluster"}  # at the start of a sweep
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class InterruptedWhen(NullDisplay):
+    """A display at which Ctrl-C is pressed, as it were, once a condition is true of the progress."""
+
+    def __init__(self, condition: Callable[[Progress], bool]) -> None:
+        self._condition = condition
+
+    def show(self, progress: Progress, last: bool = False) -> None:
+        if self._condition(progress):
+            raise KeyboardInterrupt
 
 
 def without_steps(said: str) -> str:

@@ -13,7 +13,7 @@ NOT_QUICK: Final = {"context", "node_modules", "ray_environment"}
 
 # Folder → files whose tests are all quick.
 WHOLE: Final[dict[str, tuple[str, ...]]] = {
-    "eexit/method": ("divergence", "kv_maps", "rules", "stick_breaking"),
+    "eexit/method": ("divergence", "rules", "stick_breaking"),
     "eexit/plan": (
         "artefact_check",
         "artefacts",
@@ -56,7 +56,6 @@ PARTLY: Final[dict[str, tuple[str, ...]]] = {
         "test_a_learned_readout_drafts",
         "test_a_row_runs_what_its_counts_state[llama]",
         "test_what_is_no_draft",
-        "test_a_text_stands_for_a_grid",
     ),
     "eexit/costs/test_operations.py": (
         "test_full_depth_costs_what_the_models_own_forward_does[llama]",

@@ -3,18 +3,7 @@
 import numpy as np
 import pytest
 
-from cluster.assessment.prompt_splits import (
-    ANSWERS,
-    CHOOSING,
-    DISAGREEMENT,
-    PARTS,
-    RUN,
-    TRAINING,
-    drawn,
-    role_of,
-    sizes_at,
-    split,
-)
+from cluster.assessment.prompt_splits import ANSWERS, CHOOSING, DISAGREEMENT, RUN, drawn, role_of, sizes_at, split
 from eexit.errors import UsageError
 from eexit.plan.prompt_kinds.generators import draw_prompts
 from eexit.plan.sweep_config import Prompt
@@ -40,13 +29,13 @@ def test_calls_tell_the_time_that_is_announced(n_calls: int) -> None:
 
 def test_drawn_prompts_have_these_sizes_and_no_two_parts() -> None:
     parts, look = drawn(WHOLE, 151, 0), drawn(WHOLE, 37, 0, is_smoke_run=True)
-    assert {part: len(parts.of[part]) for part in PARTS} == {"training": 300, "pilot": 200, "run": 975 + 325 + 400}
+    assert {part: len(each) for part, each in parts.of.items()} == {"training": 300, "pilot": 200, RUN: 975 + 325 + 400}
     assert (parts.choosing, parts.risk) == (975, ANSWERS)
-    units = {part: {each.group or each.prompt for each in parts.of[part]} for part in PARTS}
+    units = {part: {each.group or each.prompt for each in prompts} for part, prompts in parts.of.items()}
     assert sum(map(len, units.values())) == len(set().union(*units.values()))
     asked = {each.group or each.prompt for each in look.of[RUN]}
     assert not asked & units[RUN], "a look asks nothing of the prompts that choose"
-    assert (len(look.of[TRAINING]), look.choosing) == (30, 98)
+    assert (len(look.of["training"]), look.choosing) == (30, 98)
     assert sum(role_of(each.group or each.prompt) == CHOOSING for each in look.of[RUN]) == 98
 
 

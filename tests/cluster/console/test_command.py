@@ -13,42 +13,35 @@ from cluster.console.parser import Parser
 from eexit.errors import SweepStopped, UsageError
 
 
-@command("what is done stays")
-def example(arguments: Sequence[str]) -> int:
-    """Ends as the first argument says."""
-    match arguments:
-        case ["usage"]:
-            raise UsageError("no://user:secret@host can't be used")
-        case ["stopped"]:
-            raise SweepStopped("no actor is left\nand more")
-        case ["coloured"]:
-            raise UsageError("model \x1b[31mred\x9b2J is not there")
-        case ["full"]:
-            raise OSError(28, "No space left on device", "x")
-        case ["signal"]:
-            os.kill(os.getpid(), signal.SIGTERM)
-    return 0
-
-
 @pytest.mark.parametrize(
-    ("how", "code", "said"),
+    ("error", "code", "said"),
     [
-        ("well", 0, ""),
-        ("usage", 2, "error: no://…@host can't be used\n"),
-        ("stopped", 1, "stopped: no actor is left\nwhat is done stays\n"),
-        ("coloured", 2, "error: model \\x1b[31mred\\x9b2J is not there\n"),
-        ("full", 1, "stopped: [Errno 28] No space left on device: 'x'\nwhat is done stays\n"),
+        (None, 0, ""),
+        (UsageError("no://user:secret@host can't be used"), 2, "error: no://…@host can't be used\n"),
+        (SweepStopped("no actor is left\nand more"), 1, "stopped: no actor is left\nwhat is done stays\n"),
+        (UsageError("model \x1b[31mred\x9b2J is not there"), 2, "error: model \\x1b[31mred\\x9b2J is not there\n"),
+        (OSError(28, "No space", "x"), 1, "stopped: [Errno 28] No space: 'x'\nwhat is done stays\n"),
     ],
 )
-def test_a_command_ends_with_its_exit_code_and_what_is_kept(how: str, code: int, said: str) -> None:
-    done = here(example, how)
+def test_a_command_ends_with_its_exit_code_and_what_is_kept(error: Exception | None, code: int, said: str) -> None:
+    @command("what is done stays")
+    def example(arguments: Sequence[str]) -> int:
+        if error:
+            raise error
+        return 0
+
+    done = here(example)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_only_the_command_of_this_process_hears_its_signals(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_hears_its_own_signals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    @command("what is done stays")
+    def example(arguments: Sequence[str]) -> int:
+        if [*arguments] == ["signal"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
     assert example(["well"]) == 0
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.setattr(sys, "argv", ["example", "signal"])

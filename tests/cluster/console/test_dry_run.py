@@ -41,24 +41,11 @@ def test_the_plan_is_shown_without_running_anything(environment: dict[str, str],
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_plan_of_ones_own_prompts_has_no_system_prompt(
-    environment: dict[str, str], tiny: Path, tmp_path: Path
-) -> None:
+def test_a_plan_of_own_prompts_has_no_system_prompt(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text(
         '{"id": "sum-1", "prompt": "one", "answer": "1"}\n{"id": "fact-1", "prompt": "two", "system": "Be brief."}\n'
     )
-    flags: list[str | Path] = [
-        "--model",
-        tiny,
-        "--prompts",
-        "mine.jsonl",
-        "--exit-layers",
-        "1",
-        "3",
-        "--seeds",
-        "0",
-        "1",
-    ]
+    flags: list[str | Path] = ["--model", tiny, "--prompts", "mine.jsonl", "--exit-layers", "1", "3", "--seeds", "0,1"]
     plan = planned(environment, tmp_path, *flags, "--prefiller", "Well, ", "--temperature", "0.5")
     expected = {
         "prompts": "2 from mine.jsonl: 2 kinds, 1 with answers",

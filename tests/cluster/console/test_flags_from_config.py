@@ -53,9 +53,12 @@ def test_flags_win_over_the_demos_fields_and_leave_the_rest(flags: str) -> None:
     assert (job.config == demo.config) == (flags == "")
 
 
-def test_how_a_sweep_is_executed_is_no_part_of_it() -> None:
+def test_how_a_sweep_is_executed_is_no_part_of_it_and_of_a_grid_only_some_configurations_are_run() -> None:
     job = load("--actors", "2", "--out", "elsewhere")
     assert (job.actors, job.out, job.config) == (2, "elsewhere", load().config)
+    wanted = ["normal", "unfrozen/confidence/0.9"]
+    job = load("--modes", "normal", "unfrozen", "--rules", "confidence=0.7,0.9", "--only", *wanted)
+    assert [each.key for each in configurations(job.config)] == wanted
 
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -91,26 +94,23 @@ def test_prompts_of_ones_own_take_nothing_from_the_demo_and_may_be_beside_the_to
 
 
 def test_the_help_has_all_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        load_job(["--help"], DEMO, sweep.__doc__ or "")
-    assert ended.value.code == 0
-    said = capsys.readouterr().out
-    titles = [line for line in said.splitlines() if re.fullmatch(r"\w[\w ]*:", line)]
+    def said(flag: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            load_job([flag], DEMO, sweep.__doc__ or "")
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert re.fullmatch(r"eexit (\d+\.\d+\.\d+\S*|from a clone that is not installed)\n", said("--version"))
+    help_text = said("--help")
+    titles = [line for line in help_text.splitlines() if re.fullmatch(r"\w[\w ]*:", line)]
     assert titles == [f"{title.title()}:" for title in ("options", *GROUPS)]
     assert set(FIELDS) == {name for names in GROUPS.values() for name in names}
-    assert all(f"--{name.replace('_', '-')}" in said for name in FIELDS)
+    assert all(f"--{name.replace('_', '-')}" in help_text for name in FIELDS)
     assert all(field.description for name, field in FIELDS.items() if name != "prompts")
-    text = " ".join(said.split())
+    text = " ".join(help_text.split())
     assert "PydanticUndefined" not in text
     assert "(default: none; the demo's: You are a helpful programming tutor.)" in text
     assert "(default: 100)" in text
-
-
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        load("--version")
-    assert ended.value.code == 0
-    assert re.fullmatch(r"eexit (\d+\.\d+\.\d+\S*|from a clone that is not installed)\n", capsys.readouterr().out)
 
 
 BAD_FLAGS = {
@@ -120,11 +120,8 @@ BAD_FLAGS = {
     "--dtype bf16": "unknown dtype 'bf16': did you mean bfloat16? (--dtype)",
     "--kl-factors -.5,1": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -0.5 (--kl-factors)",
     "--kl-factors strong": "kl_factors must be a number, got 'strong' (entry 1 of --kl-factors)",
-    "--kl-factors inf": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got inf (--kl-factors)",
     "--kl-factors 0.12345671 0.12345672": "the parameters of rule kl … as 0.123457 both (--kl-factors)",
     "--exit-layers 9 5": "exit layers must be strictly increasing, got 9,5 (--exit-layers)",
-    "--exit-layers -1": "exit_layers must be ≥ 0, got -1 (entry 1 of --exit-layers)",
-    "--exit-every 0": "exit_every must be ≥ 1, got 0 (--exit-every)",
     "--max-new-tokens 1.5": "max_new_tokens must be a whole number, got '1.5' (--max-new-tokens)",
     "--rules foo=1": "unknown rule 'foo': choose from kl, … (--rules)",
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
@@ -136,29 +133,21 @@ BAD_FLAGS = {
     "--rules kl=1,1": "1.0 of rule kl is listed more than once (--rules)",
     "--rules kl=1 agree kl=2": "rule kl is listed more than once: give all its parameters in one entry (--rules)",
     "--draft 20": "a draft is LAYER:N, as in 20:4 or 10,20:2,4, got '20' (--draft)",
-    "--draft 20:0": "N of a draft must be 1 or more, got 20:0 (--draft)",
-    "--draft 2:999999999999": "LAYER and N of a draft must be from 0 to 2147483647, got 2:999999999999 (--draft)",
     "--draft 2:101": "draft 2:101 is of more tokens than a run has at most (max_new_tokens 100): draft fewer",
     "--draft 2:4 --temperature 0.7": "draft 2:4 is greedy, and temperature is 0.7: set it to 0",
     "--draft 20:4 10,20:4": "20:4 is listed more than once (--draft)",
-    "--rules fixed": "rule fixed takes a whole number ≥ 0 (exit layer), as in fixed=10, got none (--rules)",
     "--rules random": "rule random follows a configuration of a finished sweep: give --controls-of RESULTS (--rules)",
     "--control-modes unfrozen": "--control-modes unfrozen has no effect: give --controls-of RESULTS",
     "--controls-of x --control-modes normal": "--control-modes normal is no mode that exits: give some of unf…",
     "--controls-of nowhere": "--controls-of nowhere holds no sweep.json: give the folder of a finished sweep",
-    "--top-p 2": "top_p must be ≤ 1, got 2 (--top-p)",
     "--top-p 0.5": "top_p 0.5 has no effect at temperature 0: set a temperature above 0",
     "--temperature inf": "temperature must be a finite number, got 'inf' (--temperature)",
-    f"--seeds {2**63}": f"seeds must be ≤ {2**63 - 1}, got {2**63} (entry 1 of --seeds)",
-    f"--max-new-tokens {2**31}": f"max_new_tokens must be ≤ {2**31 - 1}, got {2**31} (--max-new-tokens)",
     "--system caf\udce9": "system must be valid Unicode, got 'caf\\udce9' (--system)",
     "--seeds ,": "seeds needs at least one entry (--seeds)",
     "--out ''": "out must be given, got '' (--out)",
     "--out s3:/key:secret@bucket/x": "out s3:/… is neither a path nor a URI: write s3://… (--out)",
     "--device gpu": "unknown device 'gpu': choose from auto, cpu, cuda, mps (--device)",
-    "--actors 0": "actors must be ≥ 1, got 0 (--actors)",
     "--cpus-per-actor 0": "cpus_per_actor must be ≥ 0.01, got 0 (--cpus-per-actor)",
-    "--gpus-per-actor inf": "gpus_per_actor must be a finite number, got 'inf' (--gpus-per-actor)",
     "--gpus-per-actor 1.5": "gpus_per_actor must be a whole number or a fraction …, got 1.5 (--gpus-per-actor)",
     "--top-p 2 --actors 0": "top_p must be ≤ 1, got 2 (--top-p); and 1 more to mend",
     "--model=x --sed=1": "unrecognized arguments: --sed=1 (did you mean --seeds?): --help lists the flags",
@@ -186,7 +175,6 @@ BAD_TOML = {
     "kl_factor = [1]": "unknown key 'kl_factor' in {path}: did you mean kl_factors?",
     "config = 1": "unknown key 'config' in {path}: remove it",
     "kl_factors = 1": "kl_factors must be a list, got 1 (kl_factors in {path})",
-    "kl_factors = [true]": "kl_factors must be a number, got True (entry 1 of kl_factors in {path})",
     "seeds = [0, true]": "seeds must be a number, got True (entry 2 of seeds in {path})",
     'rules = "agree"': 'rules must be a list as in ["kl=0.5,1", "agree"], or a table, got \'agree\' (rules in {path})',
     "rules = {margin = 0.5}": "the parameter of rule margin must be a list, got 0.5 (rules in {path})",
@@ -242,9 +230,3 @@ def test_a_number_that_nothing_can_count_is_refused_at_once(
         assert name.removeprefix("--").replace("-", "_") in line.replace("-", "_")
         assert " must be " in line or "a draft is LAYER:N" in line
     assert list(tmp_path.iterdir()) == []
-
-
-def test_of_a_grid_only_some_configurations_are_run() -> None:
-    wanted = ["normal", "unfrozen/confidence/0.9"]
-    job = load("--modes", "normal", "unfrozen", "--rules", "confidence=0.7,0.9", "--only", *wanted)
-    assert [each.key for each in configurations(job.config)] == wanted

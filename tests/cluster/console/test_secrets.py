@@ -48,9 +48,7 @@ def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
     return f"s3://{place}?scheme=http&endpoint_override=127.0.0.1:{wire.port}"
 
 
-def test_commands_that_work_show_and_write_no_secret(
-    command: Command, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_show_no_secret(command: Command, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_byte_model(tmp_path / "model")
     (tmp_path / "mine.txt").write_text("one\ntwo\n")
     flags = [

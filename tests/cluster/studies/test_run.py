@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import here
+from commands import InterruptedWhen, here
 from full_disk import left, on_a_full_disk_aside
 from scripted_study import TABLE, land_nothing, main, marked
 from sweeping import wait_for
 
 from eexit.errors import SweepStopped, UsageError
-from eexit.output.progress import NullDisplay, Progress
 from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
@@ -85,16 +84,11 @@ def test_units_land_and_the_same_command_adds_a_file_or_has_nothing_left_to_do(o
         assert [row["unit"] for row in marked(out, how, 4).rows] == twice(4)
 
 
-def test_a_study_that_times_refuses_results_that_are_in_use_and_others_do_not_mind(out: Path) -> None:
+def test_a_study_that_times_refuses_results_and_an_assessment_that_are_in_use_and_others_do_not_mind(out: Path) -> None:
     with hold(open_store(out)):
         with pytest.raises(UsageError, match=r"out is in use by process \d+ on .*: wait for it, or stop it"):
             marked(out, "timing", 2)
         marked(out, "here", 2)
-    marked(out, "timing", 2)
-    assert units(out) == sorted(2 * twice(2))
-
-
-def test_a_study_that_times_refuses_a_folder_of_an_assessment_that_is_at_work(out: Path) -> None:
     code = (
         "import sys, time; from eexit.results.store import lease; from eexit.results.store.folder import open_store\n"
         "with lease.hold(open_store(sys.argv[1]), use=lease.ASSESSING):\n    print('held', flush=True); time.sleep(600)"
@@ -107,7 +101,7 @@ def test_a_study_that_times_refuses_a_folder_of_an_assessment_that_is_at_work(ou
         process.kill()
     with hold(open_store(out.parent), use=ASSESSING):  # its own steps go on
         marked(out, "timing", 2)
-    assert units(out) == twice(2)
+    assert units(out) == sorted(2 * twice(2))
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -173,17 +167,11 @@ def test_a_damaged_file_is_set_aside_and_only_what_it_held_is_done_again(out: Pa
     assert (again.stdout, again.stderr) == (done.stdout, "nothing is left to do: marks has all of it\n")
 
 
-class Interrupts(NullDisplay):
-    def show(self, progress: Progress, last: bool = False) -> None:
-        if "unit 2" in progress.doing:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("how", HOW)
 def test_what_is_finished_stays_when_a_unit_can_not_be_done_or_its_process_dies(out: Path, how: str) -> None:
     with pytest.raises(KeyboardInterrupt):
-        marked(out, how, 3, display=Interrupts())
+        marked(out, how, 3, display=InterruptedWhen(lambda progress: "unit 2" in progress.doing))
     assert units(out) == twice(2)
     (out / "refuse-3").touch()
     with pytest.raises(UsageError, match="unit 3 can't be done: leave it out"):

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from byte_model import save_byte_model
-from commands import asked_here, here, refusal
+from commands import InterruptedWhen, asked_here, here, refusal
 from driving import look_here
 from landed_sweep import land_all
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ from cluster.console.flags_from_config import load_job
 from cluster.studies import training
 from cluster.studies.training import TrainingJob, train_exits
 from eexit.errors import UsageError
-from eexit.output.progress import NullDisplay, Progress
+from eexit.output.progress import NullDisplay
 from eexit.plan import model_inspection
 from eexit.plan.artefact_check import refuse_misfit
 from eexit.plan.artefacts import ADAPTER, CARD, STATE, WEIGHTS, ArtefactCard, read_card
@@ -47,17 +46,10 @@ def swept(out: Path, model: Path, prompts: list[str], **others: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_byte_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def texts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def texts(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert any(map(is_held_out, PROMPTS))
     assert any(map(chooses, PROMPTS))
-    return swept(tmp_path_factory.mktemp("texts") / "out", model, PROMPTS)
+    return swept(tmp_path_factory.mktemp("texts") / "out", tiny, PROMPTS)
 
 
 def trained(texts: Path, out: Path, what: str = "linear", **others: Any) -> ArtefactCard:
@@ -92,23 +84,15 @@ def assert_same_weights(one: Path, other: Path) -> None:
         np.testing.assert_allclose(weights[name], tensor, rtol=1e-4, atol=1e-6)  # another number of threads
 
 
-class Interrupts(NullDisplay):
-    """Presses Ctrl-C, as it were, once something was learned."""
-
-    def show(self, progress: Progress, last: bool = False) -> None:
-        if progress.has_begun:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.usefixtures("ray_here")
 def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
-    texts: Path, model: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    texts: Path, tiny: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a block
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)
     out = tmp_path / "parts"
     with pytest.raises(KeyboardInterrupt):
-        trained(texts, out, display=Interrupts())
+        trained(texts, out, display=InterruptedWhen(lambda progress: progress.has_begun))
     assert [path.name for path in out.iterdir()] == [STATE]
 
     monkeypatch.setattr(training, "train_exits", partial(train_exits, inspect=look_here))
@@ -119,73 +103,69 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     assert re.search(r"linear +[0-9.]+% +[0-9.]+%", done.stdout)
     [line] = [line for line in done.stdout.splitlines() if line.startswith("eexit sweep ")]
     planned, _ = load_job(shlex.split(line)[2:], sweep.DEMO)
-    assert (planned.config.model, planned.config.readout) == (str(model), str(out))
+    assert (planned.config.model, planned.config.readout) == (str(tiny), str(out))
     assert (planned.config.exit_layers, planned.out) == ((2, 4), f"{out}-sweep")
     assert "nothing is left to do" in here(train.main, *command).stderr
     assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]
     assert_same_weights(out, learned)
 
 
-def test_the_card_says_what_was_trained_for_what_and_on_what(texts: Path, tmp_path: Path) -> None:
-    linear = trained_here(texts, tmp_path / "linear", "linear")
+def test_the_card_says_what_was_trained_for_what_and_on_what(
+    texts: Path, tiny: Path, learned: Path, tmp_path: Path
+) -> None:
+    linear = read_card(str(learned), "readout")
     assert (linear.what, linear.holds, linear.layers, linear.readout) == ("linear", ("readout",), (2, 4), "lens")
     assert linear.data["n_prompts"] + linear.data["n_held_out_prompts"] == len(PROMPTS)
     assert linear.data["n_held_out_prompts"] == sum(map(is_held_out, PROMPTS))
     assert linear.model == read_finished(str(texts), ["prompt_id"]).manifest.model
     rows = [(row.layer, row.series) for row in linear.table]
     assert rows == [(2, "lens"), (4, "lens"), (2, "linear"), (4, "linear")]
-    probe = trained_here(texts, tmp_path / "probe", "probe", readout=str(tmp_path / "linear"), layers=(4,))
+    probe = trained_here(texts, tmp_path / "probe", "probe", readout=str(learned), layers=(4,))
     assert (probe.holds, probe.layers, probe.readout) == (("probe",), (4,), linear.digest)
     assert read_card(str(tmp_path / "probe"), "probe").model_copy(update={"checksum": ""}) == probe
 
-
-def test_what_is_trained_with_an_adapter_is_used_with_it(texts: Path, model: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(AutoModelForCausalLM.from_pretrained(model), tmp_path / "peft", ("o_proj",))
-    base, card = trained_here(texts, tmp_path / "base"), trained_here(texts, tmp_path / "exits", adapter=adapter)
+    adapter = save_adapter(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "peft", ("o_proj",))
+    card = trained_here(texts, tmp_path / "exits", adapter=adapter)
     assert card.adapter == read_card(adapter, ADAPTER).digest
-    assert card.table != base.table
+    assert card.table != linear.table
     line = sweep_command(card, "exits", ["--adapter", adapter])
     assert line.endswith(f" --readout exits --adapter {adapter} --exit-layers 2 4 --out exits-sweep")
-    grid: dict[str, Any] = {"model": str(model), "prompts": [{"id": "0", "prompt": "?"}], "exit_every": 2}
+    grid: dict[str, Any] = {"model": str(tiny), "prompts": [{"id": "0", "prompt": "?"}], "exit_every": 2}
     reading = {"readout": str(tmp_path / "exits")}
-    refuse_misfit(SweepConfig.model_validate({**grid, **reading, "adapter": adapter}), base.model, [2, 4])
+    refuse_misfit(SweepConfig.model_validate({**grid, **reading, "adapter": adapter}), linear.model, [2, 4])
     with pytest.raises(ValidationError, match="was trained on an adapter's hidden states"):
         SweepConfig.model_validate({**grid, **reading})
 
 
-@pytest.mark.parametrize(
-    ("what", "given", "message"),
-    [
-        ("lineal", {}, "--what lineal can't be trained: did you mean linear?"),
-        ("linear", {"rules": ("kl/1",)}, "--rules is for gate, and --what is linear: leave it out"),
-        ("gate", {}, "a gate is for rules: give --rules"),
-        ("linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
-        ("kv-maps", {"adapter": "nowhere"}, "--adapter nowhere is not a folder that is there"),
-    ],
-)
 def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, given: dict[str, Any], message: str
+    tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
-    with pytest.raises(UsageError) as raised:
-        trained(texts, tmp_path / "exits", what, **given)
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
-    assert not (tmp_path / "exits").exists()
-
-
-def test_only_a_finished_sweep_with_texts_and_enough_prompts_will_do(model: Path, tmp_path: Path) -> None:
-    exits = swept(tmp_path / "exits", model, PROMPTS[:1], modes=("unfrozen",), kl_factors=(1.0,))
-    few = swept(tmp_path / "few", model, PROMPTS[:1])
+    exits = swept(tmp_path / "exits", tiny, PROMPTS[:1], modes=("unfrozen",), kl_factors=(1.0,))
+    few = swept(tmp_path / "few", tiny, PROMPTS[:1])
     (tmp_path / "file").touch()
-    for results, out, message in (
-        (tmp_path, "out", "holds no sweep.json: give the folder of a finished sweep"),
-        (exits, "out", "has no normal runs with texts to learn from: run a sweep with --modes normal"),
-        (few, "out", "has too few prompts: of its 1 texts"),
-        (few, "file", f"--out {tmp_path / 'file'} is a file: give a folder"),
+    refused: list[tuple[Path, str, dict[str, Any], str]] = [
+        (texts, "lineal", {}, "--what lineal can't be trained: did you mean linear?"),
+        (texts, "linear", {"rules": ("kl/1",)}, "--rules is for gate, and --what is linear: leave it out"),
+        (texts, "gate", {}, "a gate is for rules: give --rules"),
+        (texts, "linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
+        (texts, "kv-maps", {"adapter": "nowhere"}, "--adapter nowhere is not a folder that is there"),
+        (tmp_path, "linear", {}, "holds no sweep.json: give the folder of a finished sweep"),
+        (exits, "linear", {}, "has no normal runs with texts to learn from: run a sweep with --modes normal"),
+        (few, "linear", {}, "has too few prompts: of its 1 texts"),
+    ]
+    for results, what, given, message in refused:
+        with pytest.raises(UsageError, match=rf"^[^\n]*{re.escape(message)}[^\n]*$"):
+            trained(results, tmp_path / "out", what, **given)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / CARD).write_text('{"name": "Ada"}')
+    for name, message in (
+        ("file", "file is a file: give a folder"),
+        ("ada", f"{CARD} is no training's: choose another"),
     ):
         with pytest.raises(UsageError, match=message):
-            trained(results, tmp_path / out)
+            trained(texts, tmp_path / name)
 
 
 def flipped(path: Path) -> None:
@@ -198,24 +178,32 @@ def with_card(out: Path, **fields: Any) -> None:
     (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), **fields}))
 
 
-Damage = Callable[[Path], object]
-DAMAGES: list[tuple[Damage, str]] = [
-    (lambda its: flipped(its / WEIGHTS), f"this training's artefact, but {WEIGHTS} is not the file that was"),
-    (lambda its: os.truncate(its / WEIGHTS, 100), f"this training's artefact, but {WEIGHTS} is not the file"),
-    (lambda its: (its / WEIGHTS).unlink(), f"this training's artefact, but {WEIGHTS} is missing"),
-    (lambda its: os.truncate(its / CARD, 100), f"a {CARD} that can't be read"),
-    (lambda its: with_card(its, data="text"), f"a {CARD} that can't be read"),
-    (lambda its: (its / CARD).unlink(), f"{WEIGHTS} without a {CARD}"),
-]
+def test_a_damaged_artefact_is_unfinished_and_another_training_is_left_alone(
+    texts: Path, learned: Path, tmp_path: Path
+) -> None:
+    def refused(change: Callable[[Path], object], **asked: Any) -> UsageError:
+        out = Path(shutil.copytree(learned, tmp_path / str(len([*tmp_path.iterdir()]))))
+        change(out)
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(UsageError) as raised:
+            is_finished(plan_of(texts, out, **asked))
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
+        return raised.value
 
-
-@pytest.mark.parametrize(("spoil", "says"), DAMAGES)
-def test_a_damaged_artefact_is_unfinished(texts: Path, learned: Path, tmp_path: Path, spoil: Damage, says: str) -> None:
-    out = Path(shutil.copytree(learned, tmp_path / "out"))
-    assert is_finished(plan_of(texts, out))
-    spoil(out)
-    with pytest.raises(DamagedArtefactError, match=f"^{out} holds {says}"):
-        is_finished(plan_of(texts, out))
+    damages: list[tuple[Callable[[Path], object], str]] = [
+        (lambda its: flipped(its / WEIGHTS), f"this training's artefact, but {WEIGHTS} is not the file that was"),
+        (lambda its: (its / WEIGHTS).unlink(), f"this training's artefact, but {WEIGHTS} is missing"),
+        (lambda its: os.truncate(its / CARD, 100), f"a {CARD} that can't be read"),
+        (lambda its: with_card(its, data="text"), f"a {CARD} that can't be read"),
+        (lambda its: (its / CARD).unlink(), f"{WEIGHTS} without a {CARD}"),
+    ]
+    assert is_finished(plan_of(texts, learned))
+    for change, says in damages:
+        error = refused(change)
+        assert isinstance(error, DamagedArtefactError)
+        assert f" holds {says}" in str(error)
+    assert "holds another training (settings.layers: " in str(refused(lambda its: flipped(its / WEIGHTS), layers=(4,)))
+    assert "of another version: choose another --out" in str(refused(lambda its: with_card(its, format=4)))
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -237,22 +225,3 @@ def test_a_damaged_artefact_is_trained_again(learned: Path, tmp_path: Path, monk
     [aside] = (out / "damaged").iterdir()
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == held
     assert (out / "mine.txt").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("change", "asked", "message"),
-    [
-        (lambda its: (its / CARD).write_text('{"name": "Ada"}'), {}, f"{CARD} is no training's: choose another --out"),
-        (lambda its: flipped(its / WEIGHTS), {"layers": (4,)}, "settings.layers"),
-        (lambda its: with_card(its, format=4), {}, "of another version: choose another --out"),
-    ],
-)
-def test_another_training_is_left_alone(
-    texts: Path, learned: Path, tmp_path: Path, change: Damage, asked: dict[str, Any], message: str
-) -> None:
-    out = Path(shutil.copytree(learned, tmp_path / "out"))
-    change(out)
-    before = {path: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UsageError, match=message):
-        trained(texts, out, **asked)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before

@@ -1,6 +1,5 @@
 """Deferred tokens: they run together, in blocks, before others join, and their memory is accounted for."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,10 +11,9 @@ import torch
 from axes import EXITABLE, control, some
 from ran import run_alone
 from references import decoder_of, packed_decoder_of, shared_model
-from rows import ENDING, PROMPTS, SAMPLED, as_reference, assert_as_reference, assert_scored_alike, generate, modes_of
+from rows import ENDING, PROMPTS, as_reference, assert_as_reference, assert_scored_alike, generate, modes_of
 from tiny_models import tiny_model
-from torch.utils._python_dispatch import TorchDispatchMode
-from traces import assert_same, spy_on, traces_of
+from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 
 from eexit.decode import deferred, engine
@@ -92,34 +90,16 @@ def test_their_memory_is_accounted_for(monkeypatch: pytest.MonkeyPatch, own_exit
         assert 0.9 * expected < max(held) < expected
 
 
-def test_a_step_does_not_copy_all_of_them() -> None:
-    class Copies(TorchDispatchMode):
-        most = 0
+def test_a_step_does_not_copy_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, cat, decoder = list[int](), torch.cat, decoder_of(long_llama())
 
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = function(*args, **(kwargs or {}))
-            if function is torch.ops.aten.cat.default:
-                self.most = max(self.most, made.numel())
-            return made
+    def noted(*given: Any, **named: Any) -> torch.Tensor:
+        sizes.append((made := cat(*given, **named)).numel())
+        return made
 
-    decoder = decoder_of(long_llama())
-    with Copies() as copies:  # type: ignore[no-untyped-call]  # torch's own, without annotations
-        traces_of(Engine(decoder, UNOBSERVED).generate([Request(PROMPTS[1], SHALLOW)] * 3))
-    assert 0 < copies.most < 3 * N_LONG * decoder.width / 2
-
-
-def passes_of(decoding: DecodingConfig, requests: Sequence[Request]) -> tuple[list[int], list[int]]:
-    """Return how many tokens the last layer runs at a time after the prompts, and the numbers reported as progress."""
-    reported, sizes = list[int](), list[int]()
-
-    def note(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
-        sizes.append(given[0].shape[0] * given[0].shape[1])
-
-    engine = Engine(decoder_of(long_llama()), replace(decoding, record_full_depth="none"))
-    handle = cast(Any, long_llama()).model.layers[-1].mlp.register_forward_pre_hook(note)
-    traces_of(engine.generate(requests, reported.append))
-    handle.remove()
-    return sizes, reported
+    monkeypatch.setattr(torch, "cat", noted)
+    traces_of(Engine(decoder, UNOBSERVED).generate([Request(PROMPTS[1], SHALLOW)] * 3))
+    assert 0 < max(sizes) < 3 * N_LONG * decoder.width / 2
 
 
 @pytest.mark.parametrize("joins", [True, False], ids=["a row joins", "a row goes deeper"])
@@ -127,15 +107,20 @@ def test_they_run_in_blocks(monkeypatch: pytest.MonkeyPatch, joins: bool) -> Non
     """Before a row joins, or with a step that goes as deep; progress is reported after each block."""
     monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 40)
     exit = SHALLOW if joins else EarlyExit("unfrozen", "random", SELDOM)
-    requests, decoding = [Request((number, 7), exit, 3) for number in range(3)], LONG_TEXT
+    requests, decoding = [Request((number, 7), exit, 3) for number in range(3)], UNOBSERVED
     if joins:
         decoding = replace(
-            LONG_TEXT, max_rows=2, stop_fn=lambda row: row.request == requests[0] and len(row.token_ids) == 60
+            decoding, max_rows=2, stop_fn=lambda row: row.request == requests[0] and len(row.token_ids) == 60
         )
-    sizes, reported = passes_of(decoding, requests)
+    reported, sizes = list[int](), list[int]()  # as progress; tokens that the last layer runs at a time
+    engine, last = Engine(decoder_of(long_llama()), decoding), cast(Any, long_llama()).model.layers[-1].mlp
+    handle = last.register_forward_pre_hook(lambda _, given: sizes.append(given[0].shape[0] * given[0].shape[1]))
+    traces_of(engine.generate(requests, reported.append))
+    handle.remove()
     assert 20 < max(sizes) <= 40 + len(requests)
     assert reported.count(0) >= 2
-    assert sum(reported) == sum(len(trace.token_id_T) - 1 for trace in generate(long_llama(), requests, decoding))
+    decoded = generate(long_llama(), requests, replace(decoding, record_full_depth="all"))
+    assert sum(reported) == sum(len(trace.token_id_T) - 1 for trace in decoded)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
@@ -150,14 +135,3 @@ def test_invariants_3_and_7_hold_for_blocks(monkeypatch: pytest.MonkeyPatch, arc
     traces = as_reference(model, requests, decoding, rows=3)
     for request, trace in zip(requests[:2], traces, strict=False):
         assert_same(run_alone(decoder_of(model), decoding, request).trace, trace)
-
-
-def test_they_run_together_before_other_rows_come(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder, ends = decoder_of(llama), dict(zip(PROMPTS, (5, 8, 5), strict=True))
-    decoding = replace(
-        SAMPLED, record_full_depth="none", max_rows=2,
-        stop_fn=lambda row: len(row.token_ids) >= ends[row.request.prompt_token_ids],
-    )  # fmt: skip
-    passes = spy_on(monkeypatch, decoder, "run", lambda visit, inputs, *_: inputs.token_BT.shape[1])
-    traces_of(Engine(decoder, decoding).generate([Request(PROMPTS[seed], SHALLOW) for seed in range(3)]))
-    assert passes[1:] == [1, 1, 1, 1, 4, max(map(len, PROMPTS[2:])), 1, 1, 1, 1]

@@ -9,12 +9,11 @@ from axes import EXITABLE
 from ran import run_alone
 from references import decoder_of, shared_model
 from rows import ARCHITECTURES, DECODING, KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
-from traces import assert_same, kl_request
+from traces import kl_request
 from transformers import PreTrainedModel
 from untrained import LINEAR
 
 from eexit.costs.operations import READS, UnitCosts
-from eexit.decode import slots
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request, RequestFailure, RequestOutput
 from eexit.plan.configuration import Configuration, Draft, parse_drafts
@@ -28,11 +27,6 @@ def requests_of(configurations: Sequence[Configuration]) -> list[Request]:
     return [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in configurations]
 
 
-def rounds_of(trace: RequestOutput) -> np.ndarray:
-    assert trace.rounds
-    return np.stack([trace.rounds.drafted_R, trace.rounds.accepted_R, trace.rounds.rejected_R], 1)
-
-
 @pytest.mark.parametrize("architecture", KINDS)
 def test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers(architecture: str) -> None:
     model, decoding = shared_model(architecture), replace(DECODING, max_new_tokens=8)
@@ -43,7 +37,7 @@ def test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers(architecture:
     for its, trace in zip([each for each in normal for _ in range(3)], traces, strict=True):
         assert trace.token_id_T.tolist() == its.token_id_T.tolist()
         np.testing.assert_allclose(trace.kl_TE, its.kl_TE, rtol=1e-4, atol=1e-4)
-    assert sum(rounds_of(trace)[:, 1].sum() for trace in traces) > 0, "some drafts must be right"
+    assert sum(trace.rounds.accepted_R.sum() for trace in traces if trace.rounds) > 0, "some drafts must be right"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "mpt"])  # windows; attention of the model's own
@@ -87,19 +81,7 @@ def test_a_row_runs_what_its_counts_state(architecture: str) -> None:
     assert alone.columns["macs_required"] == alone.columns["macs_full"] < alone.columns["macs_executed"]
 
 
-def test_drafts_reach_beyond_the_room_for_records(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = requests_of(DRAFTS)
-    expected = generate(llama, requests)
-    monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 3)
-    for trace, its in zip(generate(llama, requests, replace(DECODING, max_rows=7)), expected, strict=True):
-        assert_same(trace, its)
-
-
 @pytest.mark.parametrize("text", ["", "20", ":4", "20:", "20:x", "20:0", "20:-1", "a:4", "20:4:4", "20:1.5"])
 def test_what_is_no_draft_is_refused_in_a_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*(LAYER:N, as in 20:4|must be 1 or more, got)[^\n]*$"):
         parse_drafts(text)
-
-
-def test_a_text_stands_for_a_grid() -> None:
-    assert [str(draft) for draft in parse_drafts("10,20:2, 4")] == ["10:2", "10:4", "20:2", "20:4"]

@@ -1,8 +1,7 @@
 """The engine: rows fail alone, end where they have to, and leave nothing to those that take their slots."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from eexit.plan.runs import LENGTH, STOP
 DECODING = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = (5, 80, 7, 7, 31)
 CONTEXT = 64  # of the tiny models
-LOOPS = (NoExit(), EarlyExit("frozen_residual", "kl", 0.5), EarlyExit("skip", "confidence", 0.02), Draft(1, 2))
+EXITS = [("frozen_residual", "kl", 0.5), ("unfrozen", "confidence", 0.3), ("skip", "confidence", 0.02)]
+LOOPS = (NoExit(), *(EarlyExit(*each) for each in EXITS), Draft(1, 2))
 
 
 @pytest.mark.usefixtures("own_exits")
@@ -73,17 +73,6 @@ def test_rows_end_where_stop_fn_is_true(llama: PreTrainedModel) -> None:
         assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)
 
 
-@contextmanager
-def broken_token(model: PreTrainedModel, token_id: int) -> Iterator[None]:
-    """Have NaN follow this token within the context."""
-    weight: Any = model.get_input_embeddings().weight
-    original = weight[token_id].detach().clone()
-    with torch.no_grad():
-        weight[token_id] = torch.nan
-        yield
-        weight[token_id] = original
-
-
 def test_an_early_exit_pass_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
     engine, passes = Engine(decoder_of(llama), DECODING), 0
 
@@ -100,16 +89,7 @@ def test_an_early_exit_pass_whose_numbers_blow_up_fails_alone(llama: PreTrainedM
     assert isinstance(outcomes[1], RequestOutput)
 
 
-@pytest.mark.parametrize(
-    "exit",
-    [
-        NoExit(),
-        EarlyExit("frozen_residual", "kl", 0.3),
-        EarlyExit("unfrozen", "confidence", 0.3),
-        EarlyExit("skip", "confidence", 0.3),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("exit", LOOPS, ids=str)
 @pytest.mark.parametrize("n_rows", [1, 2])
 def test_a_row_takes_nothing_over_from_a_broken_one(llama: PreTrainedModel, exit: Configuration, n_rows: int) -> None:
     """Check rows after it and beside it. The longer prompt's keys and values are NaN in more columns."""
@@ -117,8 +97,12 @@ def test_a_row_takes_nothing_over_from_a_broken_one(llama: PreTrainedModel, exit
     [expected] = traces_of(engine.generate([request])).values()
     unused = max(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
     broken = replace(request, prompt_token_ids=(unused,) * 9)
-    with broken_token(llama, unused):
+    weight: Any = llama.get_input_embeddings().weight
+    original = weight[unused].detach().clone()
+    with torch.no_grad():
+        weight[unused] = torch.nan
         outcomes = dict(engine.generate([broken, request, broken, request]))
+        weight[unused] = original
     for index in (0, 2):
         assert outcomes[index] == RequestFailure("the model's output is not finite at generated token 0")
         assert_same(outcomes[index + 1], expected)
@@ -129,6 +113,7 @@ def test_limit_beyond_the_context(llama: PreTrainedModel, monkeypatch: pytest.Mo
     """Room for records grows with the rows."""
     decoder, modes = decoder_of(llama), [mode for mode in exiting_modes() if mode not in MAPPING]
     requests = [kl_request(PROMPT, mode, 1.0, seed) for mode in modes for seed in (0, 1)]
+    requests += [Request(PROMPT, Draft(3, 5))] * (temperature == 0)
     short, long = (replace(DECODING, max_new_tokens=n, temperature=temperature) for n in (12, 10**9))
     expected = traces_of(Engine(decoder, short).generate(requests))
     monkeypatch.setattr(slots, "FIRST_ROOM_TOKENS", 4)
@@ -139,20 +124,14 @@ def test_limit_beyond_the_context(llama: PreTrainedModel, monkeypatch: pytest.Mo
         assert outcome.token_id_T[:12].tolist() == expected[index].token_id_T.tolist()
 
 
-NEAR_CONTEXT = [  # where rows are as long as the context, beside shorter ones; full depth has a cache of its own
-    [NoExit()],
-    [EarlyExit("unfrozen", "fixed", 3.0), EarlyExit("frozen_residual", "fixed", 3.0)],
-    [EarlyExit("unfrozen", "kl", 1.0)],
-    [Draft(3, 4)],
-]
-
-
-@pytest.mark.parametrize("exits", NEAR_CONTEXT, ids=lambda exits: exits[0].key)
+@pytest.mark.parametrize("kind", range(4))
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "gpt_neo", "bloom", "mpt"])
-def test_rows_beside_others_reach_the_end_of_the_context(architecture: str, exits: list[Configuration]) -> None:
+def test_rows_beside_others_reach_the_end_of_the_context(architecture: str, kind: int) -> None:
     """GPT-Neo and MPT have masks or biases for no more columns than that."""
     decoder, decoding = decoder_of(shared_model(architecture)), replace(DECODING, max_new_tokens=99, max_rows=3)
     prompts = tuple(range(3, 3 + CONTEXT - 4)), PROMPT[:3], PROMPT[2:]
+    fixed = EarlyExit("unfrozen", "fixed", 3.0), EarlyExit("frozen_residual", "fixed", 3.0)
+    exits: Sequence[Configuration] = ((NoExit(),), fixed, (EarlyExit("unfrozen", "kl", 1.0),), (Draft(3, 4),))[kind]
     requests = [Request(prompt, each) for prompt in prompts for each in exits]
     together = traces_of(Engine(decoder, decoding).generate(requests))
     for index, request in enumerate(requests):
@@ -160,9 +139,6 @@ def test_rows_beside_others_reach_the_end_of_the_context(architecture: str, exit
         if index % 2 == 0:
             [alone] = traces_of(Engine(decoder, decoding).generate([request])).values()
             assert_same(together[index], alone)
-
-
-# ---- memory
 
 
 @pytest.mark.parametrize("rows_of_room", [1, 5, 100])
@@ -182,12 +158,10 @@ def test_rows_fit_the_cards_memory(llama: PreTrainedModel, monkeypatch: pytest.M
 
 
 def test_of_two_cards_the_fuller_one_limits_the_rows(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU, and a device without figures of its memory, have a fixed budget."""
     decoder, free = decoder_there(llama, spread=True), {DEVICE: 1 << 30, OTHER: 1 << 29}
     monkeypatch.setattr(Memory, "mem_get_info", lambda its, device: (free[device], 1 << 30))
     assert budget_of(decoder, 1.0) == int(FREE_SHARE * (1 << 29)) * 7 // N_ON_OTHER
     free[OTHER] = 1 << 30
     assert budget_of(decoder, 1.0) == int(FREE_SHARE * (1 << 30)) * 7 // (7 - N_ON_OTHER)
-
-
-def test_a_cpu_and_a_device_without_memory_figures_have_a_fixed_budget() -> None:
     assert cache_budget(torch.device("cpu"), 1.0) == cache_budget(torch.device("mps"), 1.0) == CPU_CACHE_BYTES

@@ -3,16 +3,14 @@
 import pytest
 import torch
 from torch import Tensor
-from traces import spy_on
 
-from eexit.decode import sampling
 from eexit.decode.sampling import N_LIKELIEST, pick_tokens
 
 VOCABULARY = 4 * N_LIKELIEST
 
 
 def pick_one(logits_V: Tensor, temperature: float, top_p: float, u: float) -> int:
-    """The definition, token by token, in double precision."""
+    """Return the token of the definition, token by token, in double precision."""
     p_V = torch.softmax(logits_V.double() / temperature, -1).tolist()
     order = sorted(range(len(p_V)), key=lambda token: (-p_V[token], token))
     kept, mass = [], 0.0
@@ -42,16 +40,3 @@ def test_a_token_is_that_of_the_definition(spread: float, top_p: float, dtype: t
     near = [abs(float(logits_BV[at, picked[at]] - logits_BV[at, expected[at]])) for at in differ]
     assert len(differ) <= 1, "only where a uniform falls between two tokens, but for rounding"
     assert all(gap < 1e-2 for gap in near)
-
-
-def test_the_vocabulary_is_sorted_only_for_rows_beyond_the_likeliest_tokens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    generator = torch.Generator().manual_seed(4)
-    logits_BV, u_B = torch.randn(400, VOCABULARY, generator=generator), torch.rand(400, generator=generator)
-    token_B, is_known_B = sampling._pick_of_likeliest(logits_BV.softmax(-1), 1.0, u_B)
-    expected_B = sampling._pick_of_all(logits_BV.softmax(-1), 1.0, u_B)
-    assert token_B[is_known_B].tolist() == expected_B[is_known_B].tolist()
-    n_sorted = spy_on(monkeypatch, sampling, "_pick_of_all", lambda p_BV, *_: len(p_BV))
-    assert pick_tokens(logits_BV, 1.0, 1.0, u_B).tolist() == expected_B.tolist()
-    assert 0 < sum(n_sorted) == int((~is_known_B).sum()) < 400

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.requests import Request, RequestFailure
 from eexit.errors import UsageError
-from eexit.method import custom as custom
+from eexit.method import custom
 from eexit.method.custom import CustomSource, use_files, use_text
 from eexit.method.modes import MODES
 from eexit.method.rules import RULES
@@ -66,6 +66,9 @@ def test_invariant_3_holds_for_custom_modes_on_others(architecture: str) -> None
     modes = [mode for mode in CUSTOM_MODES if architecture != "gpt2" or MODES[mode].fill != "kv"]
     requests = grid([EarlyExit(mode, "still", 0.9) for mode in modes])
     as_reference(model, requests, replace(DECODING, max_new_tokens=8), rows=4)
+    if len(modes) < len(CUSTOM_MODES):
+        with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: use fi"):
+            refuse_mode("keys_as_they_were", decoder_of(model))
 
 
 @pytest.mark.parametrize("mode", [*CUSTOM_MODES, "unfrozen"])
@@ -95,22 +98,15 @@ def test_invariant_5_holds_for_a_custom_rule_that_draws(llama: PreTrainedModel) 
     [
         ("@eexit.rule()\ndef confidence(layer): ...", "rule confidence: there is one of that name already"),
         ("@eexit.mode\ndef normal(exit, layer): ...", "mode normal: there is one of that name already"),
-        (
-            "@eexit.rule(needs=['hidden', 'all'])\ndef a(layer): ...",
-            "rule a: needs are of hidden, .*, final, got 'all'",
-        ),
+        ("@eexit.rule(needs=['hidden', 'all'])\ndef a(layer): ...", "needs are of hidden, .*, final, got 'all'"),
         ("@eexit.rule(needs=[])\ndef a(layer): ...", "rule a: needs are of hidden, .*, final, got 'nothing at all'"),
-        (
-            "@eexit.rule(needs=['final', 'logits'])\ndef a(layer): ...",
-            "rule a needs final, which has all layers at once: leave out logits ",
-        ),
+        ("@eexit.rule(needs=['final', 'logits'])\ndef a(layer): ...", "rule a needs final, .*: leave out logits "),
         ("@eexit.rule()\ndef a(layer, parameter): ...", "rule a is a function of layer alone: or give parameter="),
         ("@eexit.mode\ndef a(exit): ...", "mode a is a function of an exit and of a skipped layer"),
         ("@eexit.mode(fill='maps')\ndef a(exit, layer): ...", "mode a: fill is hidden, kv, copy or none"),
         ("@eexit.mode(needs=['head'])\ndef a(exit, layer): ...", "mode a: needs are hidden_in and embedding"),
         ("\n1 / 0", r"mine.py can't be used: ZeroDivisionError: division by zero \(mine.py, line 3: 1 / 0\)$"),
         ("import sys\nsys.exit(0)", r"mine.py can't be used: it calls sys.exit\(0\) \(mine.py, line 3: sys.exit"),
-        ("raise SystemExit", r"mine.py can't be used: it calls sys.exit\(\) \("),
         ("raise GeneratorExit", r"mine.py can't be used: GeneratorExit: GeneratorExit \("),
         ("def f(:", r"mine.py can't be used: SyntaxError: invalid syntax"),
     ],
@@ -145,6 +141,9 @@ def test_wrong_rules_say_where(llama: PreTrainedModel, options: str, text: str, 
         generate(llama, requests)
 
 
+OWN_KEY, OWN_VALUE = "layer.key(layer.kv_input)", "layer.value(layer.kv_input)"
+
+
 @pytest.mark.parametrize("n_rows", [1, 4])
 @pytest.mark.parametrize(
     ("options", "text", "says"),
@@ -158,23 +157,16 @@ def test_wrong_rules_say_where(llama: PreTrainedModel, options: str, text: str, 
         ("", "return exit.hidden / 0", "gives numbers that are not finite, of {n} of {n} tokens"),
         ("", "return exit.nothing", r"AttributeError: .*'nothing' \(mine.py, line 4: r"),
         ("fill='kv'", "return exit.hidden", "gives no pair of keys and values"),
-        (
-            "fill='kv'", "return layer.key(layer.kv_input), layer.value(layer.kv_input)[:, :1]",
-            r"gives values \({n}, 1\), not \({n}, 16\)",
-        ),
-        (
-            "fill='kv'", "return layer.key(layer.kv_input) * float('nan'), layer.value(layer.kv_input)",
-            "gives keys that are not finite, of {n} of {n} tokens",
-        ),
+        ("fill='kv'", f"return {OWN_KEY}, {OWN_VALUE}[:, :1]", r"gives values \({n}, 1\), not \({n}, 16\)"),
+        ("fill='kv'", f"return {OWN_KEY} * float('nan'), {OWN_VALUE}", "gives keys that are not finite, of {n} of"),
     ],
 )  # fmt: skip
 def test_wrong_modes_say_where(llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str) -> None:
     """Check one token too, for which (1, 1) or (32,) would be broadcast."""
     use_text(CustomSource("mine.py", f"import eexit\n@eexit.mode({options})\ndef a(exit, layer):\n    {text}\n"))
     requests = grid([EarlyExit("a", "fixed", 1.0)], [(3, 4), (5, 6), (7, 8), (9, 10)][:n_rows])
-    with pytest.raises(
-        UsageError, match="^mode a, layer 2: " + says.replace("{n}", str(n_rows)) + AT_DEF * ("line 4" not in says)
-    ):
+    line = "^mode a, layer 2: " + says.replace("{n}", str(n_rows)) + AT_DEF * ("line 4" not in says)
+    with pytest.raises(UsageError, match=line):
         generate(llama, requests)
 
 
@@ -215,31 +207,3 @@ def test_a_file_is_read_again_under_its_name_and_others_are_not_touched(tmp_path
     with pytest.raises(UsageError, match=r"--use .*/no.py can't be read: .*No such file"):
         use_files([str(tmp_path / "no.py")])
     assert RULES["confidence"].source is None
-
-
-def test_keys_need_projections() -> None:
-    with pytest.raises(UsageError, match="not all its layers make keys and values by modules of their own: use fill="):
-        refuse_mode("keys_as_they_were", Engine(Decoder(tiny_model("gpt2")), DECODING).decoder)
-
-
-def test_a_rule_of_histories_exits_where_a_loop_over_plain_transformers_does(llama: Any) -> None:
-    fall, prompts = 0.2, [(first, second, 7) for first in range(3, 9) for second in range(10, 18)]
-    traces = generate(llama, grid([EarlyExit("unfrozen", "fell", fall)], prompts), replace(DECODING, max_new_tokens=12))
-    differing = n_tokens = 0
-    for prompt, trace in zip(prompts, traces, strict=True):
-        ids = torch.tensor([[*prompt, *trace.token_id_T[:-1].tolist()]])
-        with torch.inference_mode():
-            hidden = llama(ids, output_hidden_states=True).hidden_states
-            logits = {layer: llama.lm_head(llama.model.norm(hidden[layer + 1][0])) for layer in EXITABLE}
-        for index, exit_layer in enumerate(trace.exit_layer_T[1:].tolist()):
-            expected, before = llama.config.num_hidden_layers - 1, None
-            for layer in EXITABLE:
-                log_p = logits[layer][len(prompt) + index].log_softmax(-1)
-                entropy = float(-(log_p.exp() * log_p).sum())
-                if before is not None and before - entropy >= fall:
-                    expected = layer
-                    break
-                before = entropy
-            differing, n_tokens = differing + (exit_layer != expected), n_tokens + 1
-    assert (differing, n_tokens) == (0, 528)
-    assert len({layer for trace in traces for layer in trace.exit_layer_T.tolist()}) == 3

@@ -27,18 +27,11 @@ from eexit.model.sources import PEFT_FILES
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.model_description import estimate_memory, own_weights
 from eexit.plan.runs import plan_runs
-from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.timing.decode_timer import DecodeTimer
 from eexit.sweeps.generator import ModelGenerator
 
 CONFIG, WEIGHTS = PEFT_FILES
 TOKEN_IDS = torch.tensor([[5, 80, 7, 7, 31]])
-
-
-def n_own(model: PreTrainedModel, base: PreTrainedModel) -> int:
-    """Return how many numbers of the model's parameters are in memory that the base does not use."""
-    used = {parameter.data_ptr() for parameter in base.parameters()}
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.data_ptr() not in used)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +50,9 @@ def test_a_merged_model_is_pefts_and_shares_the_rest(tmp_path: Path, architectur
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert all(parameter.requires_grad for parameter in base.parameters())
     changed = [module for name, module in base.named_modules() if name.rpartition(".")[2] in modules]
-    assert n_own(student, base) == sum(module.weight.numel() for module in changed) == own_weights(base, folder) > 0
+    shared = {parameter.data_ptr() for parameter in base.parameters()}
+    n_own = sum(parameter.numel() for parameter in student.parameters() if parameter.data_ptr() not in shared)
+    assert n_own == sum(module.weight.numel() for module in changed) == own_weights(base, folder) > 0
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"), reason="torch has no oneDNN here")
@@ -74,31 +69,25 @@ def test_what_two_models_share_is_packed_once(tmp_path: Path) -> None:
     assert student.lm_head is base.lm_head
 
 
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    """Return a sweep with a student."""
-    folder = tmp_path_factory.mktemp("sweep")
-    save_byte_model(folder / "model")
-    save_adapter(LlamaForCausalLM.from_pretrained(folder / "model"), folder / "student")
-    return sweep_of(
-        folder / "model", adapter=str(folder / "student"), modes=("normal", "unfrozen"),
+def test_a_sweep_with_a_student(tmp_path: Path) -> None:
+    """Run the student in all modes but normal, time it beside the base model, and count its weights' memory."""
+    save_byte_model(tmp_path / "model")
+    save_adapter(LlamaForCausalLM.from_pretrained(tmp_path / "model"), tmp_path / "student")
+    sweep = sweep_of(
+        tmp_path / "model", adapter=str(tmp_path / "student"), modes=("normal", "unfrozen"),
         rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,
     )  # fmt: skip
-
-
-def test_a_sweep_runs_its_student_in_all_modes_but_normal(sweep: SweepConfig) -> None:
+    base = sweep.model_copy(update={"adapter": None, "digests": {}})
     with_student, without = (
         {
             row["configuration"]: row["text"]
             for row in ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
         }
-        for config in (sweep, sweep.model_copy(update={"adapter": None, "digests": {}}))
+        for config in (sweep, base)
     )
     changed = [key for key, text in without.items() if with_student[key] != text]
     assert changed == ["unfrozen/kl/0.5", "unfrozen/fixed/3"]
 
-
-def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
     timer, ran = DecodeTimer(sweep, "cpu", 4), Counter[str]()
     assert timer.student is not None
     for name, decoder in (("base", timer.decoder), ("student", timer.student)):
@@ -108,14 +97,10 @@ def test_a_student_is_timed_beside_the_base_model(sweep: SweepConfig) -> None:
     timer.time(EarlyExit("unfrozen", "fixed", 3.0), 1, timer.prompts)
     assert ran.keys() == {"base", "student"}
 
-
-def test_a_students_own_weights_need_memory_on_top(sweep: SweepConfig) -> None:
-    (with_student, *others), (without, *same) = (
-        estimate_memory(config) for config in (sweep, sweep.model_copy(update={"adapter": None}))
-    )
+    (memory, *others), (memory_of_base, *same) = map(estimate_memory, (sweep, base))
     assert others == same
     n_layers, width, n_modules = 7, 32, 3
-    assert with_student - without == 4 * n_layers * n_modules * width**2
+    assert memory - memory_of_base == 4 * n_layers * n_modules * width**2
 
 
 def lose_a_layer(folder: Path) -> None:
@@ -123,14 +108,14 @@ def lose_a_layer(folder: Path) -> None:
     save_file({name: value for name, value in weights.items() if ".layers.6." not in name}, folder / WEIGHTS)
 
 
-def change_the_rank(folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | {"r": 8}))
-
-
 def replace_by_a_shallower_model(folder: Path) -> None:
     (folder / CONFIG).unlink()
     tiny_model("llama", num_hidden_layers=6).save_pretrained(folder)
+
+
+def change_the_rank(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"r": 8}))
 
 
 @pytest.mark.parametrize(
@@ -156,13 +141,6 @@ def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
     assert "\n" not in str(refused.value)
 
 
-def test_an_adapter_is_not_merged_into_weights_on_two_cards(llama: PreTrainedModel, tmp_path: Path) -> None:
-    for name in PEFT_FILES:
-        (tmp_path / name).touch()
-    with Card() as card, pytest.raises(UsageError, match=r"merged into .* are on privateuseone:0, privateuse"):
-        merged(card.take(llama, partial(card_of, llama)), str(tmp_path))
-
-
 def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrainedModel, tmp_path: Path) -> None:
     tuned = merged(llama, save_adapter(llama, tmp_path / "peft"))
     tuned.save_pretrained(tmp_path / "tuned")
@@ -170,8 +148,10 @@ def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrain
     assert own_weights(llama, str(tmp_path / "tuned")) == sum(part.numel() for part in llama.parameters())
 
 
-def test_an_adapter_needs_peft(llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_and_one_card_are_needed(llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_adapter(llama, tmp_path)
+    with Card() as card, pytest.raises(UsageError, match=r"merged into .* are on privateuseone:0, privateuse"):
+        merged(card.take(llama, partial(card_of, llama)), folder)
     monkeypatch.setitem(sys.modules, "peft", None)
     for use in (merged, own_weights):
         with pytest.raises(UsageError, match=r"is peft's.* pip install 'eexit\[student\]'$"):

@@ -1,6 +1,7 @@
 """A damaged checkpoint is refused before any run, in one line; a whole one is loaded as it was saved."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -45,11 +46,6 @@ def configuring(name: str = "config.json", **fields: object) -> Change:
     return configure
 
 
-def lose_the_tokenizer(folder: Path) -> None:
-    for path in folder.glob("tokenizer*"):
-        path.unlink()
-
-
 def lose_the_vocabulary(folder: Path) -> None:
     """Save a Qwen2, for which transformers then makes a tokenizer with one control token."""
     save_family(folder, "qwen2")
@@ -63,48 +59,43 @@ def lose_an_expert(folder: Path) -> None:
     rewriting(lambda weights: {name: weight for name, weight in weights.items() if lost not in name})(folder)
 
 
-def cut_off(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
 MISFIT = r": the checkpoint does not fit its config\.json: "
 NO_TOKENIZER = r" has no tokenizer that can be loaded: see that tokenizer\.json and tokenizer_config\.json are .*"
-DAMAGES: dict[str, tuple[Change, str]] = {
-    "no layer 3": (
+DAMAGES: list[tuple[Change, str]] = [
+    (
         rewriting(lambda weights: {name: weight for name, weight in weights.items() if ".layers.3." not in name}),
         MISFIT + r"it lacks model.layers.3.input_layernorm.weight and 8 more\. The weights would be random .*",
     ),
-    "a prefix": (
+    (
         rewriting(lambda weights: {f"policy.{name}": weight for name, weight in weights.items()}),
         MISFIT + "it lacks lm_head.weight and 65 more; it has policy.lm_head.weight and 65 more that .* no use for.*",
     ),
-    "an eighth layer": (
+    (
         rewriting(lambda whole: whole | {n.replace(".6.", ".7."): w.clone() for n, w in whole.items() if ".6." in n}),
         MISFIT + "it has model.layers.7.input_layernorm.weight and 8 more that the architecture has no use for.*",
     ),
-    "fewer tokens": (
+    (
         adding(model__embed_tokens__weight=torch.zeros(200, 32)),
         MISFIT + r"model.embed_tokens.weight is 200 × 32 where config.json has 256 × 32\. .*",
     ),
-    "no expert 1": (lose_an_expert, r".*layers\.2\.mlp\.experts\.down_proj is 3 × 32 × 64 where .* 4 × 32 × 64.*"),
-    "cut off": (cut_off, r": model\.safetensors is cut off or damaged \(.*\): get it again"),
-    "text for a number": (
-        configuring(num_attention_heads="four"), r" can't be loaded: .*expected int, got str \(value: 'four'\)"
+    (lose_an_expert, r".*layers\.2\.mlp\.experts\.down_proj is 3 × 32 × 64 where .* 4 × 32 × 64.*"),
+    (
+        lambda folder: os.truncate(folder / "model.safetensors", 5000),
+        r": model\.safetensors is cut off .*: get it again",
     ),
-    "an unknown name": (configuring(hidden_act="nothing"), " can't be loaded: KeyError: 'nothing'"),
-    "no list": (configuring(architectures=3), r": architectures in config\.json must be a list, got 3"),
-    "no tokenizer": (lose_the_tokenizer, NO_TOKENIZER),
-    "no vocabulary": (lose_the_vocabulary, NO_TOKENIZER),
-}  # fmt: skip
+    (configuring(num_attention_heads="four"), r" can't be loaded: .*expected int, got str \(value: 'four'\)"),
+    (configuring(hidden_act="nothing"), " can't be loaded: KeyError: 'nothing'"),
+    (configuring(architectures=3), r": architectures in config\.json must be a list, got 3"),
+    (lambda folder: [*map(Path.unlink, folder.glob("tokenizer*"))], NO_TOKENIZER),
+    (lose_the_vocabulary, NO_TOKENIZER),
+]
 
 
 @pytest.mark.parametrize("look", [describe_model, load_model_and_tokenizer])
-@pytest.mark.parametrize("what", DAMAGES)
+@pytest.mark.parametrize(("damage", "line"), DAMAGES)
 def test_a_damaged_checkpoint_is_refused_in_one_line(
-    tmp_path: Path, look: Callable[..., Any], what: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, look: Callable[..., Any], damage: Change, line: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    damage, line = DAMAGES[what]
     save_byte_model(tmp_path)
     damage(tmp_path)
     with pytest.raises(UsageError) as raised:
@@ -126,23 +117,18 @@ def test_checkpoints_of_every_family_are_loaded_and_their_cache_estimated(tmp_pa
     assert token_bytes == 2 * decoder_of(saved).cache_bytes_per_token
 
 
-@pytest.mark.parametrize(
-    "kept", [["model.embed_tokens.weight"], ["lm_head.weight"], ["model.embed_tokens.weight", "lm_head.weight"]]
-)
-def test_a_tied_weight_may_be_there_once_or_twice(tmp_path: Path, kept: list[str]) -> None:
+def test_a_tied_weight_may_be_there_once_or_twice_and_masks_of_old_checkpoints_are_no_weights(tmp_path: Path) -> None:
     save_byte_model(tmp_path)
     tied = AutoModelForCausalLM.from_config(LlamaConfig(**GROUPED, tie_word_embeddings=True))
     tied.save_pretrained(tmp_path)
     embedding = tied.get_input_embeddings().weight.detach()
-    names = {name: embedding.clone() for name in kept}
-    rewriting(lambda weights: {name: w for name, w in weights.items() if "embed" not in name} | names)(tmp_path)
-    describe_model(sweep_of(tmp_path))
-    model, _ = load_model_and_tokenizer(sweep_of(tmp_path), "cpu")
-    assert torch.equal(model.get_output_embeddings().weight, embedding)
-
-
-def test_masks_that_old_checkpoints_hold_are_no_weights(tmp_path: Path) -> None:
-    save_byte_model(tmp_path)
+    names = "model.embed_tokens.weight", "lm_head.weight"
+    for kept in (names[:1], names[1:], names):
+        there = {name: embedding.clone() for name in kept}
+        rewriting(lambda weights, there=there: {k: w for k, w in weights.items() if k not in names} | there)(tmp_path)
+        describe_model(sweep_of(tmp_path))
+        model, _ = load_model_and_tokenizer(sweep_of(tmp_path), "cpu")
+        assert torch.equal(model.get_output_embeddings().weight, embedding)
     tiny_model("gpt2").save_pretrained(tmp_path)
     masks = {"attn__bias": torch.ones(1, 1, 64, 64), "attn__masked_bias": torch.ones(1)}
     adding(**{f"transformer__h__0__{name}": mask for name, mask in masks.items()})(tmp_path)
@@ -165,36 +151,23 @@ def test_weights_not_finite_in_the_dtype_are_named(tmp_path: Path, numbers: list
         load_model_and_tokenizer(sweep_of(tmp_path, dtype=dtype), "cpu")
 
 
-@pytest.fixture(scope="module")
-def whole_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("gguf") / "whole.gguf"
-    save_tiny_gguf(path)
-    return path.read_bytes()
-
-
-@pytest.mark.parametrize("length", [4, 10, 500, 5000, 200_000, -10, None])
-def test_a_gguf_that_is_cut_off_or_lacks_a_weight_is_refused(
-    tmp_path: Path, whole_gguf: bytes, length: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gguf_that_is_cut_off_or_lacks_a_weight_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    content, line = whole_gguf[:length], r"odd\.gguf is not a whole GGUF file \(.*\): get it again"
-    if length is None:
-        content, line = (
-            content.replace(b"blk.3.ffn_up", b"blk.3.ffn_ux"),
-            r"odd\.gguf: .* lacks model\.layers\.3\.mlp\.up",
-        )
-    (tmp_path / "odd.gguf").write_bytes(content)
-    with pytest.raises(UsageError, match=line):
-        describe_model(sweep_of(tmp_path / "odd.gguf"))
-    assert not list((tmp_path / "cache").rglob("config.json")), "nothing half-made may stay"
+    path = tmp_path / "odd.gguf"
+    save_tiny_gguf(path)
+    whole = path.read_bytes()
+    line = r" is not a whole GGUF file \(.*\): get it again"
+    cut_off = [(whole[:length], line) for length in (4, 10, 500, 5000, 200_000, -10)]
+    without = whole.replace(b"blk.3.ffn_up", b"blk.3.ffn_ux"), r": .* lacks model\.layers\.3\.mlp\.up"
+    for content, line in (*cut_off, without):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=rf"odd\.gguf{line}"):
+            describe_model(sweep_of(path))
+        assert not list((tmp_path / "cache").rglob("config.json")), "nothing half-made may stay"
 
 
-def write_chat_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
-
-
-def end_elsewhere(folder: Path) -> None:
-    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+def writing(name: str, text: str) -> Change:
+    return lambda folder: (folder / name).write_text(text)
 
 
 def split_otherwise(folder: Path) -> None:
@@ -207,8 +180,8 @@ def split_otherwise(folder: Path) -> None:
     [
         (adding(model__norm__weight=torch.full((32,), 2.0)), {"weights"}),
         (configuring(rope_parameters={"rope_type": "default", "rope_theta": 5e5}), {"configuration"}),
-        (end_elsewhere, {"configuration"}),
-        (write_chat_template, {"chat template"}),
+        (writing("generation_config.json", '{"eos_token_id": 7}'), {"configuration"}),
+        (writing("chat_template.jinja", "{{ messages[0].content }}!"), {"chat template"}),
         (configuring("tokenizer_config.json", chat_template="{{ messages }}"), {"chat template", "tokenizer"}),
         (split_otherwise, {"tokenizer"}),
     ],

@@ -1,7 +1,7 @@
 """Visiting the layers of transformers' own forward changes nothing, and leaves the model as it was."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -22,15 +22,6 @@ from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 CPU: Final = torch.device("cpu")
 TEXTS: Final = ((5, 80, 7), tuple(range(30, 47)), (9, 8, 60, 61, 3, 3, 41, 12, 88))  # of several lengths
 LONGEST: Final = len(TEXTS[1])
-# Tokens that layers attend to, in families with windows of 8.
-WINDOWS: Final = {
-    **dict.fromkeys(("mistral", "mixtral", "starcoder2", "phimoe"), [8] * 7),
-    **dict.fromkeys(("gemma2", "cohere2", "gpt_oss"), [8, None] * 3 + [8]),
-    "gemma4": [8, None] * 3 + [None],
-    "qwen2_moe": [8, None, 8, None, None, None, None],
-    "qwen2": [None] * 3 + [8] * 4,
-    "gemma3": [8, 8, None, 8, 8, None, 8],
-}
 
 
 @torch.inference_mode()
@@ -41,6 +32,7 @@ def own_logits(model: PreTrainedModel, text: tuple[int, ...]) -> Tensor:
 
 @torch.inference_mode()
 def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model: PreTrainedModel) -> None:
+    """For texts alone, and for rows of several lengths in passes over a few columns."""
     decoder, visited = decoder_of(any_model), []
 
     def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
@@ -54,27 +46,14 @@ def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model:
         assert torch.equal(decoder.lm_head(ready_1TH[0]), own_logits(any_model, text))
     hidden_BD = torch.randn(3, 32)
     assert not torch.allclose(decoder.head_input(hidden_BD), decoder.head_input_without_norm(hidden_BD))
-
-
-@torch.inference_mode()
-def test_rows_of_several_lengths_say_what_they_say_alone(any_model: PreTrainedModel) -> None:
-    decoder, cache = decoder_of(any_model), decoder_of(any_model).cache(len(TEXTS), LONGEST)
-    whole = ForwardInputs.from_texts(TEXTS, CPU)
+    whole, cache = ForwardInputs.from_texts(TEXTS, CPU), decoder.cache(len(TEXTS), LONGEST)
     for start, stop in ((0, 12), (12, 13), (13, LONGEST)):
-        part = ForwardInputs(
-            whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.attention_mask_BC[:, :stop]
-        )
-        ready_BTH = decoder.run(VisitedLayer.run, part, cache)
+        columns = whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.attention_mask_BC[:, :stop]
+        ready_BTH = decoder.run(VisitedLayer.run, ForwardInputs(*columns), cache)
     for text, ready_TH in zip(TEXTS, ready_BTH, strict=True):
         n = min(len(text), LONGEST - 13)
-        torch.testing.assert_close(
-            decoder.lm_head(ready_TH[-n:]), own_logits(any_model, text)[-n:], rtol=1e-3, atol=2e-3
-        )
-
-
-def test_windows_are_those_of_the_masks() -> None:
-    for architecture in ARCHITECTURES:
-        assert decoder_of(shared_model(architecture)).windows == WINDOWS.get(architecture, [None] * 7), architecture
+        logits, expected = decoder.lm_head(ready_TH[-n:]), own_logits(any_model, text)[-n:]
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(("at", "architecture"), [*enumerate(ARCHITECTURES)])
@@ -106,47 +85,34 @@ def test_a_row_may_be_as_far_off_beside_others_as_rounding_moves_it() -> None:
     assert Decoder(model).n_layers == 3
 
 
-# ---- the model is as it was
-
-
-def failing(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
-    """Run layers, of which the third fails in a projection to keys."""
-
-    def project(own: Callable[[Tensor], Tensor], entering: Tensor) -> Tensor:
-        raise ZeroDivisionError
-
-    return layer.run(hidden_BTW, (project, project) if layer.index == 3 else ())
-
-
-def test_a_model_is_as_it_was_after_a_run_and_after_one_that_failed() -> None:
-    model = shared_model("llama")
-    decoder, prompt = decoder_of(model), torch.tensor([TEXTS[0]])
-    generate: Any = model.generate
-    before = generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
-    inputs = ForwardInputs.from_texts(TEXTS, CPU)
-    decoder.run(VisitedLayer.run, inputs, decoder.cache(3, LONGEST))
-    with pytest.raises(ZeroDivisionError):
-        decoder.run(failing, inputs, decoder.cache(3, LONGEST))
-    assert not any("forward" in vars(module) for module in model.modules())
-    assert type(model.config._attn_implementation) is str
-    assert generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist() == before
+def fail(*_: object) -> Tensor:
+    raise ZeroDivisionError
 
 
 @torch.inference_mode()
-def test_another_thread_may_call_the_models_own_forward_during_a_run() -> None:
-    model, visited = shared_model("llama"), []
-    decoder, expected = decoder_of(model), own_logits(model, TEXTS[1])
+def test_the_models_own_forward_works_during_a_run_after_it_and_after_one_that_failed(llama: Any) -> None:
+    decoder, prompt, expected = decoder_of(llama), torch.tensor([TEXTS[0]]), own_logits(llama, TEXTS[1])
+    generate, visited = partial(llama.generate, prompt, max_new_tokens=8, do_sample=False, pad_token_id=0), list[int]()
+    before = generate().tolist()
 
     def visit(layer: VisitedLayer, hidden_BTW: Tensor) -> Tensor:
         visited.append(layer.index)
         if layer.index == 2:
-            assert torch.equal(other.submit(own_logits, model, TEXTS[1]).result(), expected)
+            assert torch.equal(other.submit(own_logits, llama, TEXTS[1]).result(), expected)
         return layer.run(hidden_BTW)
 
     with ThreadPoolExecutor(1) as other:
         ready_1TH = decoder.run(visit, ForwardInputs.from_texts(TEXTS[1:2], CPU), decoder.cache(1, LONGEST))
     assert torch.equal(decoder.lm_head(ready_1TH[0]), expected)
     assert visited == list(range(7))
+    with pytest.raises(ZeroDivisionError):
+        decoder.run(
+            lambda layer, hidden_BTW: layer.run(hidden_BTW, (fail, fail) if layer.index == 3 else ()),
+            ForwardInputs.from_texts(TEXTS, CPU), decoder.cache(3, LONGEST),
+        )  # fmt: skip
+    assert not any("forward" in vars(module) for module in llama.modules())
+    assert type(llama.config._attn_implementation) is str
+    assert generate().tolist() == before
 
 
 def test_a_language_model_within_another_decodes_as_it_does() -> None:
@@ -166,9 +132,6 @@ def test_a_language_model_within_another_decodes_as_it_does() -> None:
     assert generated.tolist() == [[*TEXTS[0], *trace.token_id_T.tolist()]]
 
 
-# ---- rows beside others
-
-
 def test_as_many_rows_as_heads_decode_as_one_does() -> None:
     mpt = shared_model("mpt")
     engine = Engine(decoder_of(mpt), DECODING)
@@ -184,21 +147,15 @@ SHORT, LONG = tuple(range(3, 20)), tuple(range(2, 52))
 DECODING: Final = DecodingConfig(exitable_layers=(1, 3), max_new_tokens=10, eos_token_ids=frozenset(), record_top_k=2)
 
 
-@pytest.fixture(params=["phi3_longrope", "phimoe"])
-def longrope(request: pytest.FixtureRequest) -> PreTrainedModel:
-    return shared_model(request.param)
-
-
-def test_long_rows_beside_short_ones_are_as_the_model_makes_them_alone(longrope: PreTrainedModel) -> None:
-    modes = ("normal", None), ("frozen_residual", 0.5)
+@pytest.mark.parametrize("architecture", ["phi3_longrope", "phimoe"])
+def test_long_rows_beside_short_ones_are_as_alone_and_a_row_ends_where_the_angles_switch(architecture: str) -> None:
+    longrope = shared_model(architecture)
+    engine, modes = Engine(decoder_of(longrope), DECODING), (("normal", None), ("frozen_residual", 0.5))
     requests = [kl_request(prompt, mode, k) for prompt in (SHORT, LONG) for mode, k in modes]
-    for index, trace in Engine(decoder_of(longrope), DECODING).generate(requests):
+    for index, trace in engine.generate(requests):
         assert_same(trace, generate_one(longrope, decoder_of(longrope), requests[index], DECODING))
-
-
-def test_a_row_ends_where_the_angles_switch(longrope: PreTrainedModel) -> None:
     requests = [kl_request(LONG[:length], "normal", None) for length in (SWITCH - 3, SWITCH, SWITCH + 1)]
-    outcomes = dict(Engine(decoder_of(longrope), DECODING).generate(requests))
+    outcomes = dict(engine.generate(requests))
     at_the_switch = outcomes.pop(1)
     assert isinstance(at_the_switch, RequestFailure)
     assert "context of 40, where its rotary angles switch" in at_the_switch.error

@@ -58,9 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(by_bitsandbytes, "4", "bitsandbytes", marks=needs_bitsandbytes),
     ],
 )
-def test_invariants_1_3_and_4_hold_with_quantised_weights(
-    folder: Path, load: Callable[[Path, str], PreTrainedModel], kind: str, name: str
-) -> None:
+def test_invariants_1_3_and_4(folder: Path, load: Callable[[Path, str], PreTrainedModel], kind: str, name: str) -> None:
     model = load(folder, kind)
     assert quantization_of(model) == name
     assert precision_of(model) == f"float32 with {name} weights"
@@ -98,7 +96,9 @@ def test_multiply_adds_stay_and_bytes_are_fewer_as_was_estimated(folder: Path, q
 
 
 @needs_torchao
-def test_only_whole_weights_are_packed_and_a_copy_shares_what_is_quantised(folder: Path) -> None:
+def test_whole_weights_alone_are_packed_a_copy_shares_others_and_impossible_uses_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     model = by_torchao(folder, INT8)
     copied, project = sharing(model), "model.layers.0.mlp.up_proj"
     assert copied.get_submodule(project) is not model.get_submodule(project)
@@ -107,11 +107,7 @@ def test_only_whole_weights_are_packed_and_a_copy_shares_what_is_quantised(folde
     packed = [name for name, module in copied.named_modules() if isinstance(module, PackedLinear)]
     assert packed == ["lm_head"]
     assert type(model.lm_head) is nn.Linear
-
-
-@needs_torchao
-def test_impossible_uses_of_quantised_weights_are_refused(folder: Path, tmp_path: Path) -> None:
-    model, adapter = by_torchao(folder, INT8), save_adapter(shared_model("llama"), tmp_path)
+    adapter = save_adapter(shared_model("llama"), tmp_path)
     student = sweep_of(folder, quantize=INT8).model_copy(update={"adapter": adapter})
     for merge in (lambda: merged(model, adapter), lambda: estimate_memory(student)):
         with pytest.raises(UsageError, match=r"is merged into weights, .* quantised \(int8\)"):
@@ -125,28 +121,21 @@ def test_impossible_uses_of_quantised_weights_are_refused(folder: Path, tmp_path
         other = save_family(tmp_path / family, family)
         with pytest.raises(UsageError, match=rf"--quantize int8 is for linear layers .* {weight}.* is of none"):
             estimate_memory(sweep_of(other, quantize=INT8))
-
-
-@needs_torchao
-def test_a_model_that_is_quantised_is_not_quantised_again(folder: Path, tmp_path: Path) -> None:
-    save_byte_model(tmp_path)
-    by_torchao(folder, INT8).save_pretrained(tmp_path)
+    save_byte_model(tmp_path / "quantised")
+    by_torchao(folder, INT8).save_pretrained(tmp_path / "quantised")
     for look in (describe_model, load_model_and_tokenizer):
         with pytest.raises(UsageError, match=r"--quantize int4: .* quantised already \(torchao\), leave"):
-            look(sweep_of(tmp_path, quantize=INT4))
-    assert describe_model(sweep_of(tmp_path)).quantization == "torchao"
-    assert quantization_of(load_model_and_tokenizer(sweep_of(tmp_path), "cpu")[0]) == INT8
+            look(sweep_of(tmp_path / "quantised", quantize=INT4))
+    assert describe_model(sweep_of(tmp_path / "quantised")).quantization == "torchao"
+    assert quantization_of(load_model_and_tokenizer(sweep_of(tmp_path / "quantised"), "cpu")[0]) == INT8
 
 
-def test_without_torchao_the_message_has_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_need_torchao_and_have_their_dtype(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = [choose_dtype(dtype, torch.device("cpu"), INT4) for dtype in ("auto", "float32")]
+    assert chosen == [torch.bfloat16, torch.float32]
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"int4 needs torchao.*: pip install 'eexit\[quantized\]'"):
         describe_model(sweep_of(folder, quantize=INT4))
-
-
-@pytest.mark.parametrize(("dtype", "chosen"), [("auto", torch.bfloat16), ("float32", torch.float32)])
-def test_four_bits_are_multiplied_in_the_dtype_of_their_kernels(dtype: str, chosen: torch.dtype) -> None:
-    assert choose_dtype(dtype, torch.device("cpu"), INT4) == chosen
 
 
 @needs_torchao

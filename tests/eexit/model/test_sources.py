@@ -1,7 +1,6 @@
 import json
 import threading
 import zipfile
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -85,29 +84,20 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
     with HTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        yield
+        assert (bytes_to_fetch("a/model", "main"), bytes_to_fetch("no/model", "main")) == (120, None)
         server.shutdown()
-
-
-@pytest.mark.usefixtures("hub")
-def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    assert bytes_to_fetch("a/model", "main") == 120
-    assert bytes_to_fetch("no/model", "main") is None
     assert bytes_to_fetch(str(tmp_path), None) == bytes_to_fetch("smollm2-135m", None) == 0
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert bytes_to_fetch("a/model", "main") == 0
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_gguf_file_is_read_once_by_a_process_and_unpacked_once_by_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_gguf_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     save_tiny_gguf(tmp_path / "one.gguf")
     digested: list[Path] = []
 

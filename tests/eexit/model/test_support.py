@@ -1,8 +1,8 @@
 """Models that can't be run with exits are refused by `Decoder`, in a line with the reason."""
 
 import copy
+import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -30,40 +30,24 @@ BART: dict[str, Any] = {"encoder_layers": 4, "decoder_layers": 4, "decoder_atten
 SHARING: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
            "hidden_size_per_layer_input": 8, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}  # fmt: skip
 PADDING = "left padding beside a longer sequence changes its logits by .*%"
-KINDS: dict[str, tuple[Callable[[], PreTrainedConfig], str]] = {
-    "state-space": (lambda: tf.MambaConfig(**SMALL, state_size=4), "it has no attention heads .a state-space model"),
-    "linear attention": (lambda: tf.Qwen3NextConfig(**SMALL, **HEADS), "it has layers of kind linear_attention"),
-    "no cache": (
-        lambda: tf.OpenAIGPTConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4), "layer 0 keeps no keys and values"
-    ),
-    "memories": (
-        lambda: tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4), "it keeps memories outside the KV cache"
-    ),
-    "encoder within": (
-        lambda: tf.BertConfig(**SMALL, **HEADS, is_decoder=True), "BertEncoder, .*, takes embeddings made elsewhere"
-    ),
-    "learned positions": (
-        lambda: tf.BartConfig(vocab_size=97, d_model=32, **BART), f"{PADDING}; it takes no position_ids"
-    ),
-    "positions by the longest row": (
-        lambda: tf.TrOCRConfig(**SIZES, decoder_layers=7, decoder_attention_heads=4),
-        f"{PADDING}; it takes no position_ids",
-    ),
-    "shared keys": (
-        lambda: tf.Gemma3nTextConfig(**SMALL, **HEADS, **SHARING), "it has layers that keep no keys and values"
-    ),
-    "looped": (lambda: tf.DoryConfig(**SMALL, **HEADS), "its layers don't run once each, in order: layer 0 comes"),
-    "window of the cache": (
-        lambda: tf.MoshiConfig(**SMALL, **HEADS, sliding_window=8), "layer 0 has a window of 8 tokens that its masks"
-    ),
-    "temperature by position": (
+Make = Callable[[], PreTrainedConfig]
+LACKING: list[tuple[Make, str]] = [
+    (lambda: tf.MambaConfig(**SMALL, state_size=4), "it has no attention heads .a state-space model"),
+    (lambda: tf.Qwen3NextConfig(**SMALL, **HEADS), "it has layers of kind linear_attention"),
+    (lambda: tf.OpenAIGPTConfig(vocab_size=97, n_embd=32, n_layer=4, n_head=4), "layer 0 keeps no keys and values"),
+    (lambda: tf.XLNetConfig(vocab_size=97, d_model=32, n_layer=4, n_head=4), "it keeps memories outside the KV cache"),
+    (lambda: tf.BertConfig(**SMALL, **HEADS, is_decoder=True), "BertEncoder, .*, takes embeddings made elsewhere"),
+    (lambda: tf.BartConfig(vocab_size=97, d_model=32, **BART), f"{PADDING}; it takes no position_ids"),
+    (lambda: tf.TrOCRConfig(**SIZES, decoder_layers=7, decoder_attention_heads=4), f"{PADDING}; it takes no position_"),
+    (lambda: tf.Gemma3nTextConfig(**SMALL, **HEADS, **SHARING), "it has layers that keep no keys and values"),
+    (lambda: tf.DoryConfig(**SMALL, **HEADS), "its layers don't run once each, in order: layer 0 comes"),
+    (lambda: tf.MoshiConfig(**SMALL, **HEADS, sliding_window=8), "layer 0 has a window of 8 tokens that its masks"),
+    (lambda: tf.Llama4TextConfig(**LLAMA4, attention_chunk_size=8), "it has layers of kind chunked_attention"),
+    (
         lambda: tf.Llama4TextConfig(**LLAMA4, max_position_embeddings=9000, layer_types=["full_attention"] * 4),
         "its logits change when its layers are visited: it takes positions from the length of the cache",
     ),
-    "chunks": (
-        lambda: tf.Llama4TextConfig(**LLAMA4, attention_chunk_size=8), "it has layers of kind chunked_attention"
-    ),
-}  # fmt: skip
+]
 
 
 def refusal_of(model: Any) -> str:
@@ -72,26 +56,18 @@ def refusal_of(model: Any) -> str:
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_of_model_without_what_is_needed(kind: str) -> None:
-    make, message = KINDS[kind]
+@pytest.mark.parametrize(("make", "message"), LACKING)
+def test_a_kind_of_model_without_what_is_needed(make: Make, message: str) -> None:
     model = AutoModelForCausalLM.from_config(make()).eval()
-    with pytest.raises(UsageError, match=f"{type(model).__name__} is not supported: {message}"):
-        Decoder(model)
+    assert re.match(f"{type(model).__name__} is not supported: {message}", refusal_of(model))
 
 
-def test_an_encoder_decoder() -> None:
+def test_an_encoder_decoder_and_a_configuration_whose_weights_are_not_there(tmp_path: Path) -> None:
     model = tf.T5ForConditionalGeneration(tf.T5Config(vocab_size=97, d_model=32, num_layers=2))
     assert "T5ForConditionalGeneration is not supported: it is an encoder-decoder" in refusal_of(model)
-
-
-def test_a_configuration_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
-    KINDS["state-space"][0]().save_pretrained(tmp_path)
+    tf.MambaConfig(**SMALL, state_size=4).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=r"model .* is not supported: it has no attention heads"):
         estimate_memory(sweep_of(tmp_path))
-
-
-# ---- what has been done to a model
 
 
 def hooked(path: str, change: Callable[[Tensor], Tensor]) -> Callable[[Any], object]:
@@ -115,60 +91,51 @@ def add_at_the_end(model: Any) -> None:
     model.model.__class__ = Adding
 
 
-def compile_forward(path: str) -> Callable[[nn.Module], None]:
-    def compiled(model: nn.Module) -> None:
-        module = model.get_submodule(path)
-        module.forward = torch.compile(module.forward)
-
-    return compiled
+def compile_forward(model: nn.Module, path: str) -> None:
+    module = model.get_submodule(path)
+    module.forward = torch.compile(module.forward)
 
 
+Change = Callable[[Any], object]
 COMPILED = r"the model is compiled.*: load it without torch\.compile"
-TRAINING = r"the model is in training mode: call model\.eval\(\) before$"
-UNMERGED = r"it has an adapter of peft that is not merged: .*merge_and_unload\(\).* adapter="
-DONE: dict[str, tuple[Callable[[Any], object], str]] = {
-    "rows are mixed": (hooked("model.layers.1.mlp", lambda out: out.mean(0, keepdim=True).expand_as(out)), PADDING),
-    "rows get those of the first": (
-        hooked("model.layers.1.self_attn.q_proj", lambda out: out[:1].expand_as(out)), PADDING
-    ),
-    "rows are scaled if there are several": (
-        hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)), PADDING
-    ),
-    "tokens that run together are scaled": (
-        hooked("model.layers.2", lambda out: out + 0.1 * (out.shape[1] == 2)),
+DONE: list[tuple[Change, str]] = [
+    (hooked("model.layers.1.mlp", lambda out: out.mean(0, keepdim=True).expand_as(out)), PADDING),
+    (hooked("model.layers.1.self_attn.q_proj", lambda out: out[:1].expand_as(out)), PADDING),
+    (hooked("model.layers.2", lambda out: out * (1 + 0.1 * (len(out) > 1)) + 0.01 * (len(out) > 1)), PADDING),
+    (
+        hooked("model.layers.2", lambda out: out + 0.1 * (out.shape[1] == 2)),  # where tokens run together
         "running the skipped layers of deferred tokens later changes its logits by .*%$",
     ),
-    "keys are drawn": (
+    (
         hooked("model.layers.1.self_attn.k_proj", lambda out: out + torch.rand_like(out)),
         "layer .: its keys and values change when its queries are not computed",
     ),
-    "an output is drawn": (
+    (
         hooked("model.layers.1.mlp", lambda out: out + torch.rand_like(out)),
         "its logits change when its layers are visited$",
     ),
-    "the stack adds to its output": (
-        add_at_the_end, "its logits don't follow from the hidden state after its last layer"
+    (add_at_the_end, "its logits don't follow from the hidden state after its last layer"),
+    (partial(compile_forward, path=""), COMPILED),
+    (partial(compile_forward, path="model.layers.2"), COMPILED),
+    (lambda model: model.get_submodule("model.layers.2.mlp").compile(), COMPILED),
+    (train_with_checkpoints, r"the model is in training mode: call model\.eval\(\) before$"),
+    (
+        lambda model: get_peft_model(model, LoraConfig(target_modules=["v_proj"])),
+        r"it has an adapter of peft that is not merged: .*merge_and_unload\(\).* adapter=",
     ),
-    "a compiled model": (compile_forward(""), COMPILED),
-    "a compiled layer": (compile_forward("model.layers.2"), COMPILED),
-    "a compiled module": (lambda model: model.get_submodule("model.layers.2.mlp").compile(), COMPILED),
-    "training": (train_with_checkpoints, TRAINING),
-    "an adapter": (lambda model: get_peft_model(model, LoraConfig(target_modules=["v_proj"])), UNMERGED),
-    "an offloaded layer": (
+    (
         lambda model: model.model.layers[1].to("meta"),
         r"model\.layers\.1\.self_attn\.q_proj\.weight is offloaded to the CPU's memory or to disk, .*device_map",
     ),
-}  # fmt: skip
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch.compile's and peft's code
-@pytest.mark.parametrize("done", DONE)
-def test_a_model_to_which_something_has_been_done(done: str) -> None:
-    change, message = DONE[done]
+@pytest.mark.parametrize(("change", "message"), DONE)
+def test_a_model_to_which_something_has_been_done(change: Change, message: str) -> None:
     model = shallow_model("llama")
     change(model)
-    with pytest.raises(UsageError, match=f"LlamaForCausalLM is not supported: {message}"):
-        Decoder(model)
+    assert re.match(f"LlamaForCausalLM is not supported: {message}", refusal_of(model))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers' and peft's own code
@@ -180,15 +147,11 @@ def test_what_has_been_done_can_be_undone() -> None:
     Decoder(training.eval())
     assert "PeftModel is not supported: it has an adapter of peft" in refusal_of(wrapped)
     Decoder(wrapped.merge_and_unload())
-
-
-@pytest.mark.parametrize("family", ["llama", "bloom"])
-def test_a_model_under_autocast(family: str) -> None:
-    model: PreTrainedModel = shallow_model(family)
-    refused = pytest.raises(UsageError, match=r"torch\.autocast is on.*dtype=torch.bfloat16")
-    for enabled, outcome in ((True, refused), (False, nullcontext())):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled), outcome:
-            Decoder(model)
+    for family in ("llama", "bloom"):
+        model: PreTrainedModel = shallow_model(family)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert re.search(r"torch\.autocast is on.*dtype=torch.bfloat16", refusal_of(model))
+        Decoder(model)
 
 
 def test_a_model_offloaded_in_part_or_with_a_layer_on_two_devices(llama: PreTrainedModel, tmp_path: Path) -> None:

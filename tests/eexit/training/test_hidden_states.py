@@ -28,16 +28,13 @@ def texts_of(model: PreTrainedModel) -> tuple[list[TrainingText], np.ndarray]:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "mpt", "phi3_longrope"])
-def test_reading_the_streams_gives_the_kls_that_were_recorded(architecture: str) -> None:
-    model = shared_model(architecture)
-    texts, kl_NE = texts_of(model)
-    states_NXW = hidden_states(decoder_of(model), texts, DECODING.exitable_layers)
-    reading = LMHead(decoder_of(model), DECODING).read_layers(states_NXW)
+def test_reading_the_hidden_states_gives_the_kls_that_were_recorded(architecture: str) -> None:
+    """The first token of each answer is left out on demand."""
+    decoder = decoder_of(shared_model(architecture))
+    texts, kl_NE = texts_of(shared_model(architecture))
+    states_NXW = hidden_states(decoder, texts, DECODING.exitable_layers)
+    reading = LMHead(decoder, DECODING).read_layers(states_NXW)
     np.testing.assert_allclose(reading.kl_BE.numpy(), kl_NE, rtol=1e-4, atol=1e-4)
     assert reading.top_token_BX[:, -1].tolist() == [token for text in texts for token in text.token_ids]
-
-
-def test_the_first_token_of_each_answer_is_left_out_on_demand(llama: PreTrainedModel) -> None:
-    texts, _ = texts_of(llama)
-    every, decided = (hidden_states(decoder_of(llama), texts, (1,), decided_only) for decided_only in (False, True))
-    torch.testing.assert_close(decided, torch.cat([every[1:9], every[10:]]))
+    decided_NXW = hidden_states(decoder, texts, DECODING.exitable_layers, decided_only=True)
+    torch.testing.assert_close(decided_NXW, torch.cat([states_NXW[1:9], states_NXW[10:]]))

@@ -15,19 +15,12 @@ from eexit.training.linear import LinearTrainer
 from eexit.training.trainer_inputs import TrainerInputs, TrainingOptions
 
 
-@pytest.fixture(scope="module")
-def idle_after_1(llama: PreTrainedModel) -> PreTrainedModel:
-    """A model whose layers past layer 1 add nothing to the residual stream."""
+def test_where_later_layers_are_idle_it_is_exact(llama: PreTrainedModel) -> None:
     model = copy.deepcopy(llama)
-    for layer in model.model.layers[2:]:
+    for layer in model.model.layers[2:]:  # which add nothing to the hidden state
         for part in (layer.self_attn.o_proj, layer.mlp.down_proj):
             torch.nn.init.zeros_(part.weight)
-    return model
-
-
-def test_where_later_layers_are_idle_it_is_exact(llama: PreTrainedModel, idle_after_1: PreTrainedModel) -> None:
-    texts = learned(llama)  # any texts will do
-    decoder = Decoder(idle_after_1)
+    texts, decoder = learned(llama), Decoder(model)  # any texts will do
     trainer = LinearTrainer(TrainerInputs(decoder, TrainingOptions("linear", (0, 1, 3)), READOUTS["lens"], texts))
     trainer.solve(summed(trainer, texts))
     [states_NXW] = decided_hidden_states(decoder, held_out(llama), (0, 1, 3))

@@ -19,11 +19,6 @@ from eexit.training.trainers import TRAINERS
 RULES = {"gate": ("confidence/0.3", "entropy/1.5")}
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)  # two texts
-
-
 def training(folder: Path, what: str) -> Training:
     model = frozen_llama()
     setup = setup_of(model, what, rules=RULES.get(what, ()))
@@ -39,8 +34,9 @@ def finished(its: Training) -> tuple[ArtefactCard, dict[str, list[float]]]:
 
 
 @pytest.mark.parametrize("what", WAYS)
-def test_killed_at_any_block_it_ends_as_an_undisturbed_one(tmp_path: Path, what: str) -> None:
+def test_killed_at_any_block_it_ends_as_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Each block in a process of its own, as it were; what was not saved before it was killed is done again."""
+    monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)  # two texts
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     whole, done, n_blocks = training(tmp_path / "whole", what), False, 0
@@ -60,7 +56,7 @@ def test_killed_at_any_block_it_ends_as_an_undisturbed_one(tmp_path: Path, what:
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {CARD, WEIGHTS}
 
 
-def test_a_card_is_measured_on_few_tokens_drawn_from_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_is_measured_on_few_tokens_drawn_from_all_texts() -> None:
     texts = [TrainingText(str(number), (number,), (7,) * 300, held_out=True) for number in range(40)]
     some = measured(texts)
     assert n_tokens(some) == loop.MEASURED_TOKENS == 2000

@@ -13,14 +13,10 @@ def test_one_prompt_in_five_is_held_out_and_one_in_five_of_the_others_chooses() 
     assert not set(held_out) & set(choosing)
 
 
-def test_blocks_hold_whole_texts_in_order() -> None:
+def test_blocks_hold_whole_texts_in_order_and_equal_texts_are_learned_from_once() -> None:
     texts = [TrainingText(str(length), (1,), (7,) * length) for length in (3, 4, 9, 1, 1, 1)]
     cut = blocks(texts, 7)
     assert [[len(text.token_ids) for text in block] for block in cut] == [[3, 4], [9], [1, 1, 1]]
-    assert n_tokens(texts) == 19
-    assert blocks([], 7) == []
-
-
-def test_equal_texts_are_learned_from_once() -> None:
+    assert (n_tokens(texts), blocks([], 7)) == (19, [])
     one, same, other = TrainingText("a", (1,), (2, 3)), TrainingText("b", (1,), (2, 3)), TrainingText("c", (1,), (2, 4))
     assert distinct([one, same, other]) == [one, other]

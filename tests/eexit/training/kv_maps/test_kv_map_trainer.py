@@ -1,21 +1,21 @@
 """`state`: what its maps are worth is what a plain loop finds."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from reference.generation import generate_one
 from references import decoder_of
-from torch import Tensor
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
+from eexit.decode.requests import DecodingConfig, Request
 from eexit.errors import UsageError
-from eexit.method.kv_maps import KEYS, STREAMS
+from eexit.method.kv_maps import KEYS, STREAMS, KVMaps
 from eexit.method.linear_map import LinearMap
-from eexit.method.readouts import READOUTS, LinearReadout, Readout
+from eexit.method.readouts import READOUTS, LinearReadout
 from eexit.model.cache import BLOCK_COLUMNS
-from eexit.model.layers import ForwardInputs, VisitedLayer
+from eexit.plan.configuration import EarlyExit
 from eexit.training.kv_maps import disagreement
 from eexit.training.kv_maps.kv_map_trainer import KVMapTrainer
 from eexit.training.kv_maps.map_forms import KVForm
@@ -30,55 +30,14 @@ READ = {  # what layers are read through, in what is trained of each form
 
 
 @torch.inference_mode()
-def naive_disagreement(
-    text: TrainingText, exit_set: tuple[int, ...], held: Mapping[str, Tensor], readout: Readout
-) -> tuple[list[bool], list[int]]:
-    """Which decided tokens are not full depth's, and where they leave; one token after the other, with these maps."""
-    model, decoder = frozen_llama(), decoder_of(frozen_llama())
-    ids, n_prompt = torch.tensor([[*text.prompt_token_ids, *text.token_ids[:-1]]]), len(text.prompt_token_ids)
-    hidden_states = model(ids, output_hidden_states=True).hidden_states
-    said_T = model(ids).logits[0].argmax(-1)
-    cache, seen_1C = decoder.cache(1, ids.shape[1]), torch.ones(1, ids.shape[1], dtype=torch.bool)
-    wrong, exits = [], []
-    for positions in (range(n_prompt), *([at] for at in range(n_prompt, ids.shape[1]))):
-        at, exit_layer = positions[-1], 6
-        if at >= n_prompt:
-            streams = {layer: hidden_states[layer + 1][0, [at]] for layer in exit_set}
-            reads = {at: model.lm_head(readout.before_head(decoder, s_1W, at)[0]) for at, s_1W in streams.items()}
-            exit_layer = next((layer for layer, logits in reads.items() if logits.argmax() == said_T[at]), 6)
-
-        after: list[Tensor] = []
-
-        def visit(
-            layer: VisitedLayer, hidden_1TW: Tensor, exit_layer: int = exit_layer, after: list[Tensor] = after
-        ) -> Tensor:
-            name = f"state.{exit_layer}.{layer.index}"
-            maps = {part: naive_map(held, f"{name}{part}") for part in ("", ".key", ".value")}
-            if layer.index <= exit_layer:
-                after.append(layer.run(hidden_1TW))
-                return after[-1]
-            if layer.index == exit_layer + 1 or not held:
-                layer.write_keys(hidden_1TW)
-            elif f"{name}.bias" in held:
-                layer.write_keys(hidden_1TW + hidden_1TW @ maps[""][0] + maps[""][1])
-            else:
-                (key, key_bias), (value, value_bias) = maps[".key"], maps[".value"]
-                layer.write_keys(hidden_1TW, [lambda _, x: x @ key + key_bias, lambda _, x: x @ value + value_bias])
-            return hidden_1TW
-
-        part = ForwardInputs(ids[:, list(positions)], torch.tensor([list(positions)]), seen_1C[:, : at + 1])
-        decoder.run(visit, part, cache)
-        if at >= n_prompt:
-            exits.append(exit_layer)
-            stream_1W = after[-1][0]
-            is_final, read = exit_layer == 6, readout.before_head
-            ready_1H = model.model.norm(stream_1W) if is_final else read(decoder, stream_1W, exit_layer)
-            wrong.append(bool(model.lm_head(ready_1H[0]).argmax() != said_T[positions[0]]))
-    return wrong, exits
-
-
-def naive_map(held: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    return held.get(f"{name}.weight", torch.empty(0)), held.get(f"{name}.bias", torch.empty(0))
+def naive_disagreement(text: TrainingText, configuration: EarlyExit, decoding: DecodingConfig) -> np.ndarray:
+    """Return for each decided token whether it is not full depth's, and whether it exits early."""
+    model, prompt, forced = frozen_llama(), text.prompt_token_ids, text.token_ids
+    top_token_T = model(torch.tensor([[*prompt, *forced[:-1]]])).logits[0, len(prompt) :].argmax(-1)
+    decoding, request = replace(decoding, max_new_tokens=len(forced)), Request(prompt, configuration)
+    trace = generate_one(model, decoder_of(model), request, decoding, forced=forced)
+    disagrees_T = trace.exit_top_token_ids_TK[1:, 0] != top_token_T.numpy()
+    return np.stack([disagrees_T, trace.exit_layer_T[1:] < 6], 1)
 
 
 @pytest.mark.parametrize("form", [STREAMS, KEYS])
@@ -91,21 +50,18 @@ def test_the_cards_agreement_is_what_a_plain_loop_finds(monkeypatch: pytest.Monk
     maps = trainer.solve(summed(trainer, learned(frozen_llama())))
     assert any(".key." in name for name in maps) == (form == KEYS)
     rows = {(row.layer, row.series): row for row in trainer.table(texts)}
+    kv_maps = KVMaps.from_tensors(maps, LAYERS, n_layers=7)
+    decoding = DecodingConfig(LAYERS, 1, frozenset(), readout=READ[form], kv_maps=kv_maps, record_top_k=1)
     some_wrong = 0
     for exit_set in disagreement.exit_sets(LAYERS):
-        for state, held in (("frozen_residual", {}), ("mapped_residual", maps)):
-            row = rows.pop((exit_set[0], state))
-            found = [naive_disagreement(text, exit_set, held, READ[form]) for text in texts]
-            wrong, exits = np.concatenate([each for each, _ in found]), np.concatenate([each for _, each in found])
-            assert row.n == len(wrong)
-            assert row.agreement == pytest.approx(1 - wrong.mean())
-            assert row.taken == pytest.approx((exits < 6).mean())
-            some_wrong += wrong.sum()
+        for mode in ("frozen_residual", "mapped_residual"):
+            row, configuration = rows.pop((exit_set[0], mode)), EarlyExit(mode, "agree", None, exit_set)
+            found = np.concatenate([naive_disagreement(text, configuration, decoding) for text in texts])
+            (wrong, exited), some_wrong = found.mean(0), some_wrong + found[:, 0].sum()
+            assert row.n == len(found)
+            assert (row.agreement, row.taken) == pytest.approx((1 - wrong, exited))
     assert not rows
-    assert some_wrong > 0, "else every state would do"
-
-
-def test_an_exit_without_a_skipped_layer_is_refused() -> None:
+    assert some_wrong > 0, "else every mode would do"
     with pytest.raises(UsageError, match="at layer 4 or before"):
         KVMapTrainer(setup_of(frozen_llama(), "kv-maps", layers=(5,)))
 

@@ -23,23 +23,13 @@ def test_chances_are_true_on_average_where_they_are_fitted() -> None:
     chance_NR = ((seen_NR / 100 + 5) * scale_R + shift_R).sigmoid()
     assert chance_NR.mean(0).tolist() == pytest.approx(stop_NR.mean(0).tolist(), abs=0.002)
     assert scale_R.tolist() == pytest.approx([300, 300], rel=0.1)
-
-
-def test_a_rule_that_never_exits_has_small_chances_and_no_error() -> None:
     scale_R, shift_R = calibrate_odds(torch.zeros(50, 1, dtype=torch.float64), torch.zeros(50, 1))
-    assert float(shift_R.sigmoid()) < 0.05
+    assert float(shift_R.sigmoid()) < 0.05, "of a rule that never exits"
     assert torch.isfinite(scale_R).all()
 
 
-def unsure_probe() -> tuple[LinearMap, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    known_N, unknown_N = torch.randn(2, 4000, generator=generator)
-    probe = LinearMap(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0]))
-    return probe, known_N[:, None], (known_N + unknown_N).exp()
-
-
 def gap(probe: LinearMap, stream_NW: Tensor, kl_N: Tensor) -> float:
-    """The largest difference between predicted and true chances to stop, of bins with 100 tokens, at any KL factor."""
+    """Return the largest gap between predicted and true chances in bins of 100 tokens or more, at any KL factor."""
     gaps = []
     for factor in KL_FACTORS:
         seen_N = stop_chance(Probe({0: probe}).predicted_kl(stream_NW, 0, torch.full_like(kl_N, factor)), factor)
@@ -49,25 +39,19 @@ def gap(probe: LinearMap, stream_NW: Tensor, kl_N: Tensor) -> float:
     return max(gaps)
 
 
-def test_calibration_makes_the_chances_of_a_bold_probe_true() -> None:
-    probe, stream_NW, kl_N = unsure_probe()
-    calibration = calibrate(predicted_log_kl(probe, stream_NW), kl_N)
+def test_calibration_makes_the_chances_of_a_bold_probe_true_and_leaves_one_that_has_the_kl_as_it_is() -> None:
+    """A calibrated probe stops at once at factor 0, and less often the larger the factor."""
+    known_N, unknown_N = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+    probe, stream_NW = LinearMap(torch.tensor([[2.0], [0.0]]), torch.tensor([-1.0])), known_N[:, None]
+    kl_N = (known_N + unknown_N).exp()
+    calibrated = calibrate(predicted_log_kl(probe, stream_NW), kl_N).apply(probe)
     assert gap(probe, stream_NW, kl_N) > 0.2
-    assert gap(calibration.apply(probe), stream_NW, kl_N) < 0.05
-
-
-def test_calibration_leaves_a_probe_that_knows_the_kl_as_it_is() -> None:
-    _, _, kl_N = unsure_probe()
+    assert gap(calibrated, stream_NW, kl_N) < 0.05
     assert vars(calibrate(kl_N.log(), kl_N)) == pytest.approx({"scale": 1, "slope": 1, "shift": 0}, abs=1e-6)
-
-
-def test_a_calibrated_probe_stops_at_once_at_factor_0_and_less_often_the_larger_the_factor() -> None:
-    probe, stream_NW, kl_N = unsure_probe()
-    calibrated = Probe({0: calibrate(predicted_log_kl(probe, stream_NW), kl_N).apply(probe)})
     chances = []
     for factor in (0.0, 1e-9, 0.5, 1.0, 1e3):
         factor_N = torch.full_like(kl_N, factor)
-        seen_N = calibrated.predicted_kl(stream_NW, 0, factor_N)
+        seen_N = Probe({0: calibrated}).predicted_kl(stream_NW, 0, factor_N)
         chances.append(RULES["kl"].chances(seen_N, factor_N).exit_BE)
     assert (chances[0] == 1).all()
     assert all((later <= earlier).all() for earlier, later in pairwise(chances))

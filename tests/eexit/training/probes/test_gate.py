@@ -3,7 +3,6 @@
 import torch
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 
-from eexit.method.linear_predictors import Gate
 from eexit.training.probes.gate import GateTrainer, card_row
 
 RULE = "confidence/0.3"
@@ -22,11 +21,7 @@ def test_a_gate_predicts_exits_of_texts_that_it_learned_from() -> None:
     assert choosy, "some threshold lets some through"
     assert (choosy[-1].kept or 0) > (choosy[-1].taken or 0) > 0, "what it lets through exits more often than others"
     assert (of_layer[0].kept or 0) >= (of_layer[-1].kept or 0)
-    assert Gate.from_tensors(weights, LAYERS, rules=(RULE, "entropy/1.5")).rules == (RULE, "entropy/1.5")
     assert len(trainer.table(held_out(frozen_llama()))) == 2 * len(LAYERS) * 6
-
-
-def test_the_shares_of_a_row() -> None:
     found = card_row(3, RULE, 0.5, torch.tensor([0.9, 0.6, 0.2, 0.1]), torch.tensor([1.0, 0.0, 1.0, 0.0]))
     assert (found.layer, found.series, found.at, found.n, found.taken, found.kept) == (3, RULE, 0.5, 4, 0.5, 0.5)
     nothing = card_row(3, RULE, 1.0, torch.tensor([0.2]), torch.tensor([0.0]))

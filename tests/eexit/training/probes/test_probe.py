@@ -31,18 +31,13 @@ def test_a_probe_that_is_shown_the_true_kl_exits_as_the_rule_that_knows_it() -> 
 
 
 def test_a_probe_learns_and_its_table_says_which_exits_it_keeps() -> None:
-    model, texts = frozen_llama(), learned(frozen_llama())
-    trainer = ProbeTrainer(setup_of(model, "probe"))
-    weights = trainer.solve(summed(trainer, texts))
-    parts = ("weight", "bias")
+    texts, trainer = learned(frozen_llama()), ProbeTrainer(setup_of(frozen_llama(), "probe"))
+    weights, parts = trainer.solve(summed(trainer, texts)), ("weight", "bias")
     assert weights.keys() == {f"probe.{layer}.{part}" for layer in LAYERS for part in parts}
     rows = trainer.table(texts)  # of what it has seen: a few tokens teach nothing about others
     assert [(row.layer, row.at) for row in rows] == [(layer, factor) for layer in LAYERS for factor in KL_FACTORS]
     assert {row.n for row in rows} == {sum(len(text.token_ids) - 1 for text in texts)}
     assert all((row.kept or 0) > (row.taken or 0) > 0 for row in rows), "better than leaving it to chance"
-
-
-def test_exits_are_kept_where_the_same_draw_stops_both_rules() -> None:
     predicted_N, true_N = torch.tensor([0.2, 0.9, 0.0, 0.5]), torch.tensor([0.4, 0.6, 0.0, 1.0])
     found = card_row(3, 2.0, predicted_N, true_N)
     assert (found.layer, found.series, found.at, found.n) == (3, "predicted_kl", 2.0, 4)
