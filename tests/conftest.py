@@ -133,11 +133,8 @@ def own_exits() -> Iterator[Callable[[], None]]:
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Let signals act as in a terminal, even if & or nohup told pytest to ignore them. Restore them afterwards."""
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    }
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
