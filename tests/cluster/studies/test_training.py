@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from byte_model import save_byte_model
 from commands import asked_here, here, refusal
-from driving import look_here
-from landed_sweep import land_all
+from driving import land_all, look_here
 from pydantic import ValidationError
 from references import save_adapter
 from safetensors.numpy import load_file

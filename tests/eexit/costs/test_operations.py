@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from axes import EXITABLE
-from card import Card
-from on_cards import decoder_there
+from card import Card, decoder_there
 from ran import Products
 from references import decoder_of, packed_decoder_of, shared_model, unit_costs_of
 from tiny_models import VOCABULARY

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 import torch
+from byte_model import save_tiny_gguf
 from driving import look_here
 from taken_settings import (
     DRAFT,
@@ -33,7 +34,6 @@ from taken_settings import (
     swept,
     texts_of,
 )
-from tiny_gguf import save_tiny_gguf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 from untrained import key_maps, random_gate, save_gate, save_state_maps, stream_maps

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from card import DEVICE, OTHER, Card, Memory
-from on_cards import N_ON_OTHER, decoder_there
+from card import DEVICE, N_ON_OTHER, OTHER, Card, Memory, decoder_there
 from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from byte_model import save_byte_model, save_family, sweep_of
+from byte_model import save_byte_model, save_family, save_tiny_gguf, sweep_of
 from references import decoder_of, shared_model
 from safetensors.torch import load_file, save_file
-from tiny_gguf import save_tiny_gguf
 from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 

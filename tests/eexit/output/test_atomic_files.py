@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from full_disk import full_disk, left
+from commands import full_disk, left
 
 from eexit.output.atomic_files import atomic_path, temporary_name, write_all, write_atomic
 from eexit.plan.artefacts import ArtefactCard, write_card

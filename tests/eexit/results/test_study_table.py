@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blank_rows import blank
+from synthetic_sweeps import blank
 
 from eexit.results import study_tables
 from eexit.results.parquet_files import DamagedError
