@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from chart_fields import content_of
 from commands import here, refusal
-from landed_sweep import land_all
+from driving import land_all
 from taken_settings import batch, generated, loaded, texts_of
 
 import eexit

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from axes import SOME
-from card import DEVICE, Card, Counts, Mixed, There
-from on_cards import decoder_there
+from card import DEVICE, Card, Counts, Mixed, There, decoder_there
 from references import decoder_of, shared_model
 from rows import KINDS
 from tiny_models import tiny_model

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from byte_model import save_exiting_model
 from commands import here, refusal
-from exiting_models import save_exiting_model
 
 from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN, sizes_at, split
 from eexit.errors import UsageError

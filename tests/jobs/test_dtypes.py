@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 from byte_model import save_byte_model, save_family
+from card import models_there
 from commands import here
-from on_cards import models_there
 from ray_here import RayHere
 from references import save_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer

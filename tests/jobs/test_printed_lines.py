@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from byte_model import save_exiting_model
 from commands import here
-from exiting_models import save_exiting_model
 from house import ROOT, modules, strings, tree
 
 from cluster.console.flags_from_config import sweep_parser

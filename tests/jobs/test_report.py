@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 from chart_fields import content_of
-from commands import here, refusal
-from full_disk import full_disk, left, on_a_full_disk
+from commands import full_disk, here, left, refusal
 from report_fixtures import MakeSweep
 from synthetic_sweeps import NORMAL_ALONE
 
@@ -29,7 +28,8 @@ def test_the_report_lands_in_the_sweeps_folder_or_where_asked(make_sweep: MakeSw
 
 def test_on_a_full_disk_an_older_report_stays(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder, out = make_sweep(2, NORMAL_ALONE), tmp_path / "r.html"
-    done = on_a_full_disk(4096, main, folder, "--out", out)
+    with full_disk(4096):
+        done = here(main, folder, "--out", out)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"stopped: [Errno 27] File too large: '{out}'\n"
     assert left(tmp_path) == []

@@ -5,18 +5,20 @@ All tests that start such a head are in this file, since its ports are fixed and
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from byte_model import save_byte_model
 from pandas.testing import assert_frame_equal
-from ray_head import ROOT, Head, held_agent_port, started_head
+from ray_head import AGENT_PORT, ROOT, Head, started_head
 from sweeping import WORK_FOR_MINUTES, wait_for
 
 from cluster.console.flags_from_config import load_job
@@ -59,8 +61,11 @@ def swept_home(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def head(swept_home: Path) -> Iterator[Head]:
     """Started there, beside another Ray; the last test that uses it kills it."""
-    with held_agent_port(), started_head(swept_home) as head:
-        yield head
+    with socket.socket() as agent:
+        with suppress(OSError):  # another Ray holds it
+            agent.bind(("", AGENT_PORT))
+        with started_head(swept_home) as head:
+            yield head
 
 
 def assert_same_results(*outs: Path) -> None:

@@ -17,9 +17,8 @@ import pandas as pd
 import psutil
 import pytest
 import ray
-from commands import without_steps
-from full_disk import left
-from landed_sweep import land_rows
+from commands import left, without_steps
+from driving import land_rows
 from ray_head import ROOT
 from scripted import rows_of, sweep_of
 from sweeping import WORK_FOR_MINUTES, assert_stops, below, processes_of, sweep_here, wait_for, why_it_stops

@@ -61,39 +61,36 @@ def prompts(n: int, seed: int) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-class Lesson:
-    """A training batch of tokens, with targets for the next token, the first layer, its guesses of letters, and sums.
+def lesson(tasks: Sequence[tuple[Numbers, bool]]) -> list[Tensor]:
+    """Return a training batch of tasks, which are numbers to add, and whether with a chain.
 
-    `sum_LBT` has the sums of the prompt's last numbers for each layer but the last.
+    It has the tokens, and targets for the next token, the first layer, its guesses of letters, and, for each layer but
+    the last, the sums of the prompt's last numbers.
     """
+    rows = [row_of(*each) for each in tasks]
+    longest = max(len(row[0]) for row in rows)
+    filled = [[part + [IGNORED] * (longest - len(part)) for part in row] for row in rows]
+    token_BT, *targets = torch.tensor(filled).unbind(1)
+    return [token_BT.clamp_min(0), *targets]
 
-    def __init__(self, tasks: Sequence[tuple[Numbers, bool]]):
-        """Make the batch from tasks: numbers to add, and whether with a chain."""
-        rows = [self._row(*each) for each in tasks]
-        longest = max(len(row[0]) for row in rows)
-        filled = [[part + [IGNORED] * (longest - len(part)) for part in row] for row in rows]
-        every = torch.tensor(filled)
-        self.token_BT, self.next_BT, self.shallow_BT = every[:, 0].clamp_min(0), every[:, 1], every[:, 2]
-        self.guess_BT, self.sum_LBT = every[:, 3], every[:, 4:].transpose(0, 1)
 
-    @staticmethod
-    def _row(numbers: Numbers, with_chain: bool) -> list[list[int]]:
-        asked, answered = f"{prompt_of(numbers)} =".split(), answer_of(numbers, with_chain).split()
-        token = [WORDS.index(word) for word in [*asked, *answered[:-1]]]
-        target = [IGNORED] * (len(asked) - 1) + [WORDS.index(word) for word in answered]
-        shallow, guess = list(target), [IGNORED] * len(target)
-        before = numbers[-1][0]
-        for at, each in enumerate(target):
-            if each in LABEL_IDS:
-                shallow[at], guess[at] = IGNORED, WORDS.index(before)
-                before = WORDS[each]
-        if not with_chain:
-            shallow[-2] = numbers[-1][1]  # the answer's position
-        sums = [
-            [sum_of(numbers[max(0, at + 1 - 2**depth) : at + 1]) for at in range(len(numbers))]
-            for depth in range(1, N_LAYERS)
-        ]
-        return [token, target, shallow, guess, *(each + [IGNORED] * (len(token) - len(each)) for each in sums)]
+def row_of(numbers: Numbers, with_chain: bool) -> list[list[int]]:
+    asked, answered = f"{prompt_of(numbers)} =".split(), answer_of(numbers, with_chain).split()
+    token = [WORDS.index(word) for word in [*asked, *answered[:-1]]]
+    target = [IGNORED] * (len(asked) - 1) + [WORDS.index(word) for word in answered]
+    shallow, guess = list(target), [IGNORED] * len(target)
+    before = numbers[-1][0]
+    for at, each in enumerate(target):
+        if each in LABEL_IDS:
+            shallow[at], guess[at] = IGNORED, WORDS.index(before)
+            before = WORDS[each]
+    if not with_chain:
+        shallow[-2] = numbers[-1][1]  # the answer's position
+    sums = [
+        [sum_of(numbers[max(0, at + 1 - 2**depth) : at + 1]) for at in range(len(numbers))]
+        for depth in range(1, N_LAYERS)
+    ]
+    return [token, target, shallow, guess, *(each + [IGNORED] * (len(token) - len(each)) for each in sums)]
 
 
 def trained() -> LlamaForCausalLM:
@@ -110,7 +107,7 @@ def trained() -> LlamaForCausalLM:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, STEPS, pct_start=0.1)
     for _ in range(STEPS):
         tasks = [(drawn(rng, rng.choice(NUMBERS)), rng.random() < WITH_CHAIN) for _ in range(ROWS)]
-        loss = loss_of(model, adders, Lesson(tasks))
+        loss = loss_of(model, adders, lesson(tasks))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -120,14 +117,15 @@ def trained() -> LlamaForCausalLM:
     return model
 
 
-def loss_of(model: LlamaForCausalLM, adders: nn.ModuleList, lesson: Lesson) -> Tensor:
-    made = model(lesson.token_BT, output_hidden_states=True)
+def loss_of(model: LlamaForCausalLM, adders: nn.ModuleList, batch: Sequence[Tensor]) -> Tensor:
+    token_BT, next_BT, shallow_BT, guess_BT, *sums_BT = batch
+    made = model(token_BT, output_hidden_states=True)
     streams = made.hidden_states[1:]
     shallow = model.lm_head(model.model.norm(streams[0]))
-    any_letter = -shallow[lesson.guess_BT != IGNORED].log_softmax(-1)[:, LABEL_IDS].mean()
-    guesses = 0.5 * _mean(shallow, lesson.guess_BT) + 0.5 * any_letter
-    loss: Tensor = _mean(made.logits, lesson.next_BT) + 0.3 * (_mean(shallow, lesson.shallow_BT) + guesses)
-    for adder, stream, sum_BT in zip(adders, streams, lesson.sum_LBT, strict=False):
+    any_letter = -shallow[guess_BT != IGNORED].log_softmax(-1)[:, LABEL_IDS].mean()
+    guesses = 0.5 * _mean(shallow, guess_BT) + 0.5 * any_letter
+    loss: Tensor = _mean(made.logits, next_BT) + 0.3 * (_mean(shallow, shallow_BT) + guesses)
+    for adder, stream, sum_BT in zip(adders, streams, sums_BT, strict=False):
         loss = loss + _mean(adder(stream), sum_BT)
     return loss
 

@@ -1,7 +1,11 @@
-"""Assessments of tiny models on a Ray within this process, as small as a verdict allows."""
+"""Assessments of tiny models, as small as a verdict allows: on a Ray within this process, or in a process of their own.
+
+python assessing.py FLAGS
+"""
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +54,9 @@ def settled(out: Path) -> dict[str, Any]:
 def done_by(call: subprocess.CompletedProcess[str]) -> list[str]:
     lines = [line.split(" of 10, ")[1] for line in call.stderr.splitlines() if " of 10, " in line]
     return [line.replace(":", " ").split()[0] for line in lines]
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        sys.exit(assess.main(sys.argv[1:]))

@@ -92,10 +92,8 @@ class Drawn:
         )
         easy_P, rank_P = random.normal(size=len(self.prompts)), random.random(len(self.prompts))
         self._right_P = random.random(len(self.prompts)) < ACCURACY
-        run: dict[str, tuple[float, float]] = {}
-        for cell in "CD":
-            wanted = [key for key in self.settings.C if key] if cell == "C" else self.keys["D"]
-            run |= {key: self.rate(cell, key) for key in wanted}
+        run = {key: self.rate("C", key) for key in self.settings.C if key}
+        run |= {key: self.rate("D", key) for key in self.keys["D"]}
         oracles = {self.settings.A.bold: (0.0, world.A)} | {key: self.rate("B", key) for key in self.settings.B if key}
         self.run = self._sweep("run", run, easy_P, rank_P, with_normal=True)
         self.oracles = self._sweep("oracles", oracles, easy_P, rank_P, with_normal=False)
@@ -119,7 +117,8 @@ class Drawn:
         n, random = len(self.prompts), self.random
         columns: dict[str, list[Any]] = {}
         full_P = 100 * np.exp(0.3 * easy_P)
-        exits = [each for each in self._exits() if each.key in rates]
+        settings = [setting(cell, at) for cell in MODES for at in range(len(self.keys[cell]))]
+        exits = [each for each in (EarlyExit("unfrozen", "agree"), *settings) if each.key in rates]
         there: list[NoExit | EarlyExit] = [*([NoExit()] if with_normal else []), *exits]
         for each in there:
             loss, saved = (0.0, 0.0) if isinstance(each, NoExit) else rates[each.key]
@@ -138,16 +137,15 @@ class Drawn:
                 "macs_full": full_P, "macs_to_exit": exits_P, "macs_executed": [None] * n if is_oracle else run_P,
                 "run_id": [f"{each.key}-{at}" for at in range(n)],
                 "exit_layer_counts": [[(FINAL if is_normal else 20, 1)]] * n,
+                **dict.fromkeys(("thinking_closed", "macs_required", "n_tokens"), [None] * n),
             }  # fmt: skip
             for column, of_setting in values.items():
                 columns.setdefault(column, []).extend(of_setting)
         kinds = {
             "macs_executed": pa.float64(), "correct": pa.bool_(), "exit_layer_counts": pa.map_(pa.int32(), pa.int64()),
+            "thinking_closed": pa.bool_(), "macs_required": pa.float64(), "n_tokens": pa.int64(),
         }  # fmt: skip
         table = pa.table({column: pa.array(values, kinds.get(column)) for column, values in columns.items()})
-        nothing = {"thinking_closed": pa.bool_(), "macs_required": pa.float64(), "n_tokens": pa.int64()}
-        for column, kind in nothing.items():
-            table = table.append_column(column, pa.nulls(len(table), kind))
         prompts = [{"id": str(at), "prompt": text, "answer": "4"} for at, text in enumerate(self.prompts)]
         manifest = Manifest(
             config={"model": "tiny", "temperature": 0.0, "record_full_depth": "final", "prompts": prompts},
@@ -155,12 +153,6 @@ class Drawn:
             model={"n_layers": FINAL + 1, "dtype": "float32"}, exitable_layers=LAYERS,
         )  # fmt: skip
         return FinishedSweep(open_store(self.folder), manifest, table, name)
-
-    def _exits(self) -> list[EarlyExit]:
-        return [
-            EarlyExit("unfrozen", "agree"),
-            *(setting(cell, at) for cell in MODES for at in range(len(self.keys[cell]))),
-        ]
 
     def _choose(self) -> Mapping[str, Any]:
         asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
@@ -181,18 +173,15 @@ class Drawn:
                 noise = np.exp(self.random.normal(0, 0.01, 8))
                 of_round = {"timing_id": str(call), "round": number, "tokens": 100, "machine": "a CPU", "threads": 2,
                             "prompt_ids": [f"{call}-{number}"]}  # fmt: skip
-                rows += [
-                    of_round | {"configuration": each, "rule": None, "parameter": None, "batch": BATCH,
-                                "seconds": seconds * noise[at]}
-                    for at, (each, seconds) in enumerate(times.items())
-                ]  # fmt: skip
+                timed: list[tuple[Any, ...]] = [
+                    (each, None, None, BATCH, times[each] * factor) for each, factor in zip(times, noise, strict=False)
+                ]
                 for at, (batch, step) in enumerate(self.world.steps.items()):
-                    fixed = {"configuration": "unfrozen/fixed/20", "rule": "fixed", "parameter": 20.0, "batch": batch}
-                    seconds = times["normal"] * step * noise[4 + at]
-                    rows.append(of_round | fixed | {"seconds": seconds})
+                    timed.append(("unfrozen/fixed/20", "fixed", 20.0, batch, times["normal"] * step * noise[4 + at]))
                     if batch != BATCH:
-                        full = {"configuration": "normal", "rule": None, "parameter": None, "batch": batch}
-                        rows.append(of_round | full | {"seconds": times["normal"] * noise[6 + at]})
+                        timed.append(("normal", None, None, batch, times["normal"] * noise[6 + at]))
+                columns = ("configuration", "rule", "parameter", "batch", "seconds")
+                rows += [of_round | dict(zip(columns, values, strict=True)) for values in timed]
         return rows
 
     def verdict(self) -> Verdict:

@@ -1,10 +1,13 @@
-"""A model folder as users have it: a small random Llama with its tokenizer, whose tokens are bytes."""
+"""Model folders as users have them: small random Llamas with their tokenizer, whose tokens are bytes."""
 
 import json
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from tiny_models import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -38,16 +41,19 @@ def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, 
 def files_of(ends: bool, n_layers: int, positions: int) -> dict[str, bytes]:
     """Return the files of such a folder, the same every time."""
     tokenizer = byte_tokenizer([EOS] * ends, **{"eos_token": EOS, "chat_template": CHAT_TEMPLATE} if ends else {})
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256 + ends, hidden_size=32, intermediate_size=64, num_hidden_layers=n_layers,
-        num_attention_heads=4, max_position_embeddings=positions, initializer_range=0.3, bos_token_id=None,
-        eos_token_id=256 if ends else None,
-    )  # fmt: skip
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        random_llama(256 + ends, 32, n_layers, positions, eos_token_id=256 if ends else None).save_pretrained(folder)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def random_llama(n_tokens: int, width: int, n_layers: int, positions: int, **others: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=n_tokens, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=n_layers,
+        num_attention_heads=4, max_position_embeddings=positions, initializer_range=0.3, bos_token_id=None, **others,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
 
 
 def save_family(folder: Path, architecture: str) -> Path:
@@ -63,3 +69,55 @@ def sweep_of(model: Path | str, **fields: object) -> SweepConfig:
     """Return a sweep of this model with one prompt, in float32."""
     given = {"model": str(model), "dtype": "float32", "prompts": [{"id": "0", "prompt": "Why?"}], **fields}
     return SweepConfig.model_validate(given)
+
+
+def save_exiting_model(
+    folder: Path, n_layers: int = 20, early: int = 2, late: float = 1e-3, last: float = 1e-3, n_tokens: int = 257,
+    width: int = 64, sharp: float = 8.0,
+) -> None:  # fmt: skip
+    """Save a model in which exits pay, or cannot for one reason.
+
+    Layers write to the residual stream at scale 1 if `early`, `last` if last, and else `late`. A larger `sharp` makes
+    the likeliest tokens more probable. There are `n_tokens` tokens; those beyond the bytes are never the likeliest.
+    """
+    others = [EOS, *(f"<{number}>" for number in range(n_tokens - 257))]
+    byte_tokenizer(others, eos_token=EOS, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    model = random_llama(n_tokens, width, n_layers, 512, eos_token_id=256, tie_word_embeddings=False)
+    with torch.no_grad():
+        for number, layer in enumerate(model.model.layers):
+            scale = 1.0 if number < early else last if number == n_layers - 1 else late
+            for written in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                written.weight *= scale
+        model.lm_head.weight *= sharp / (0.3 * width**0.5)
+        model.lm_head.weight[256:] = 0.0  # no text ends, and tokens beyond the bytes are unlikely
+    model.save_pretrained(folder)
+
+
+def save_tiny_gguf(path: Path) -> None:
+    """Save a small random Llama as a GGUF file, as other programs write it."""
+    width, inner = 32, 64
+    numbers = np.random.default_rng(0)
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
+    writer = gguf.GGUFWriter(path, "llama")
+    fields = {
+        "context_length": 256, "embedding_length": width, "block_count": N_LAYERS, "feed_forward_length": inner,
+        "head_count": 4, "head_count_kv": 4, "rope_freq_base": 10000.0, "layer_norm_rms_eps": 1e-5,
+        "vocab_size": len(tokens), "tokenizer_model": "gpt2", "token_list": tokens,
+        "token_types": [gguf.TokenType.NORMAL] * len(tokens), "token_merges": ["a b"], "bos_token_id": 0,
+        "eos_token_id": 1,
+    }  # fmt: skip
+    for name, value in fields.items():
+        getattr(writer, f"add_{name}")(value)
+    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width), "output_norm": (width,)}
+    for layer in range(N_LAYERS):
+        block = f"blk.{layer}"
+        shapes |= {f"{block}.attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
+        shapes |= {f"{block}.{name}_norm": (width,) for name in ("attn", "ffn")}
+        shapes |= {f"{block}.ffn_{name}": (inner, width) for name in ("gate", "up")}
+        shapes |= {f"{block}.ffn_down": (width, inner)}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", (0.3 * numbers.standard_normal(shape)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -8,22 +8,34 @@ CPU's or another card's.
 
 The device is DEVICE, or OTHER. An operator on tensors of several devices raises `Mixed`, unless it copies between them
 or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `OpCounts`. A
-model over both cards has accelerate's hooks, like one that transformers loads with a `device_map`.
+model over both cards has accelerate's hooks, like one that transformers loads with a `device_map`: its first layers are
+on OTHER.
 """
 
 import copy
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils.backend_registration import _DummyBackendModule, _DummyDeviceGuard
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from eexit.cpu import packed_linear
+from eexit.method import linear_map
+from eexit.model import loading, quantization
+from eexit.model.layers import Decoder
+from eexit.plan import model_description
+from eexit.training import ridge
 
 aten = torch.ops.aten
 DEVICE = torch.device("privateuseone", 0)
@@ -35,6 +47,7 @@ WAITS = {  # operators that need a number on the host, or one that determines th
     aten.argwhere, aten.where.default, aten.masked_select, aten._unique, aten._unique2, aten.unique_dim, aten.bincount,
     aten.repeat_interleave.Tensor,
 }  # fmt: skip
+N_ON_OTHER = 3  # layers of a model over both cards
 BY_MASK = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 
 
@@ -63,10 +76,7 @@ class There(Tensor):
 
     @staticmethod
     def __new__(cls, here: Tensor, device: torch.device = DEVICE) -> "There":
-        its: AbstractContextManager[None] = (
-            nullcontext() if torch.is_inference_mode_enabled() else torch.inference_mode()
-        )
-        with its:  # views of the tensor need no tracking
+        with torch.inference_mode():  # views of the tensor need no tracking
             there = Tensor._make_wrapper_subclass(
                 cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
                 device=device,
@@ -92,30 +102,13 @@ class There(Tensor):
         return There(self.here.clone(), self.device)
 
 
-class _Guard(torch._C._acc.DeviceGuard):
-    def type_(self) -> Any:
-        return torch._C._autograd.DeviceType.PrivateUse1
-
-
-class Memory:
+class Memory(_DummyBackendModule):
     """The device's module. The card has 1 GiB of memory, and `taken` of it is in use by others."""
 
     taken = 0
 
     def synchronize(self, device: object = None) -> None:
         """Do nothing: no work is pending on the card."""
-
-    def is_initialized(self) -> bool:
-        return True
-
-    def is_available(self) -> bool:
-        return True
-
-    def _is_in_bad_fork(self) -> bool:
-        return False
-
-    def manual_seed_all(self, seed: int) -> None:
-        """Do nothing: the card draws no random numbers."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
@@ -154,7 +147,7 @@ class Card(TorchDispatchMode):
         self.from_python = _FromPython()
         if not hasattr(torch, DEVICE.type):
             torch._register_device_module(DEVICE.type, Memory())
-            torch._C._acc.register_python_privateuseone_device_guard(_Guard())
+            torch._C._acc.register_python_privateuseone_device_guard(_DummyDeviceGuard())
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -197,10 +190,9 @@ class Card(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, function.overloadpacket
-        there: list[There] = []
-        here: list[Tensor] = []
-        for tensor in _tensors((*args, *kwargs.values())):
-            there.append(tensor) if isinstance(tensor, There) else here.append(tensor)
+        tensors = _tensors((args, kwargs))
+        there = [tensor for tensor in tensors if isinstance(tensor, There)]
+        here = [tensor for tensor in tensors if not isinstance(tensor, There)]
         if packet in PINNING:
             return self._pin(packet, here)
         device = _device(function, args, kwargs) or (there[0].device if there else torch.device("cpu"))
@@ -210,7 +202,7 @@ class Card(TorchDispatchMode):
             source = named["src" if packet is aten.copy_ else "self"]
             self._count_copy(source, device, named["non_blocking"])
             if source.device != device:
-                args = _each(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
+                args = tree_map(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
         elif there:
             if any(tensor.ndim for tensor in here):
                 raise Mixed(f"{function} was given tensors of {DEVICE.type} and of {here[0].device}")
@@ -218,13 +210,14 @@ class Card(TorchDispatchMode):
                 raise Mixed(f"{function} was given tensors of several cards")
             if packet in WAITS or function in WAITS or (packet in BY_MASK and _is_mask(args[1])):
                 self.counts.waits.append(str(function))
-        self.counts.operators += on_card and not _is_view(function)
+        self.counts.operators += on_card and not function.is_view
         if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
             return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype), device)
-        made = function(*_each(_here, args), **{name: _each(_here, given) for name, given in kwargs.items()})
-        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors([made])):
+        args, kwargs = tree_map(_here, (args, kwargs))
+        made = function(*args, **kwargs)
+        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors(made)):
             raise TypeError(f"{function} would make float64, which this card does not have")
-        return _each(lambda leaf: _back(leaf, there, device) if isinstance(leaf, Tensor) else leaf, made)
+        return tree_map_only(Tensor, lambda leaf: _back(leaf, there, device), made)
 
     def _pin(self, packet: Any, here: list[Tensor]) -> Any:
         if packet is aten.is_pinned:
@@ -243,30 +236,13 @@ class Card(TorchDispatchMode):
             self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
 
 
-def _tensors(given: Any) -> Iterator[Tensor]:
-    """Yield the tensors among an operator's operands, some of which are lists."""
-    for part in given:
-        if isinstance(part, Tensor):
-            yield part
-        elif isinstance(part, (list, tuple)):
-            yield from _tensors(part)
-
-
-def _each(change: Callable[[Any], Any], given: Any) -> Any:
-    """Return `given` with every part changed; parts of a list or tuple one by one."""
-    if isinstance(given, (list, tuple)):
-        return type(given)([_each(change, part) for part in given])
-    return change(given)
+def _tensors(given: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
 
 
 @cache
 def _defaults(function: Any) -> dict[str, Any]:
     return {argument.name: argument.default_value for argument in function._schema.arguments}
-
-
-@cache
-def _is_view(function: Any) -> bool:
-    return bool(function.is_view)
 
 
 def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -276,13 +252,11 @@ def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
 
 def _device(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
     """Return the device of the result; None: the operands' device."""
-    packet = function.overloadpacket
-    if packet is aten.copy_:
-        its: torch.device = args[0].device
-        return its
-    if packet is aten.to and isinstance(other := _named(function, args, kwargs).get("other"), Tensor):
-        return other.device
-    device: torch.device | None = _named(function, args, kwargs)["device"] if "device" in _defaults(function) else None
+    named = _named(function, args, kwargs)
+    like = named["self"] if function.overloadpacket is aten.copy_ else named.get("other")
+    if function.overloadpacket in COPIES and isinstance(like, Tensor):
+        return like.device
+    device: torch.device | None = named.get("device")
     return device
 
 
@@ -303,3 +277,43 @@ def _back(made: Tensor, there: list[There], device: torch.device) -> Tensor:
             assert tensor.shape == made.shape, "no operator may give a tensor another shape in place"
             return tensor
     return There(made, device) if device.type == DEVICE.type else made
+
+
+def card_of(model: PreTrainedModel, path: str) -> torch.device:
+    """Return the device of a module of a model over two cards. Weights tied to the head are on the head's card."""
+    layer, head = re.search(r"\.(\d+)\b", path), model.get_output_embeddings()
+    if layer:
+        return OTHER if int(layer[1]) < N_ON_OTHER else DEVICE
+    of_head = {id(parameter) for parameter in head.parameters()}
+    module = model.get_submodule(path)
+    is_head = module is head or any(id(parameter) in of_head for parameter in module.parameters(recurse=False))
+    return DEVICE if is_head or re.search("rotary|wpe", path) else OTHER
+
+
+@cache
+def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
+    """Return the decoder of a model on one card or two."""
+    with Card() as card:
+        return Decoder(card.take(model, partial(card_of, model) if spread else None))
+
+
+@contextmanager
+def models_there() -> Iterator[None]:
+    """Load models on the card within the context. Commands find the card as their device; it has no float64."""
+    with pytest.MonkeyPatch.context() as patch, Card(has_float64=False) as card:
+        load, is_whole = AutoModelForCausalLM.from_pretrained, packed_linear.is_unquantized
+
+        def loaded_there(*args: Any, **kwargs: Any) -> Any:
+            loaded = load(*args, **kwargs)
+            return (card.take(loaded[0]), loaded[1]) if isinstance(loaded, tuple) else card.take(loaded)
+
+        patch.setattr(AutoModelForCausalLM, "from_pretrained", loaded_there)
+        for module in (packed_linear, quantization):
+            patch.setattr(module, "is_unquantized", lambda weight: is_whole(getattr(weight, "here", weight)))
+        for module in (ridge, linear_map):
+            patch.setattr(module, "has_float64", lambda device: device.type == "cpu")
+        for module in (loading, model_description):
+            patch.setattr(module, "choose_device", lambda device: DEVICE)
+        # Another test may have timed a card that has float64.
+        patch.setattr(ridge, "adds_in_float64", cache(ridge.adds_in_float64.__wrapped__))
+        yield

@@ -8,7 +8,6 @@ the times between them; what the sweep is doing at that time depends on the mach
 """
 
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -23,8 +22,8 @@ import pandas as pd
 import psutil
 from byte_model import save_byte_model
 from pandas.testing import assert_frame_equal
+from sweeping import SCRIPT, below, environment_with, processes_of
 
-SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 N_PROMPTS = 24
 N_RUNS = N_PROMPTS * 9
 TIMEOUT_SECONDS = 60.0  # an actor has to have loaded by then, on a busy machine too
@@ -54,7 +53,7 @@ class Chaos:
         while n_blows:
             self._out = self._folder / f"disturbed-{n_blows}"
             n_blows = self._to_the_end(n_blows)
-            while not none_is_left(self._folder / "ray"):
+            while any(processes_of(str(self._folder / "ray"))):
                 time.sleep(0.1)
             assert_same(self._folder / "undisturbed", self._out)
 
@@ -85,10 +84,8 @@ class Chaos:
             *("--actors", "2", "--cpus-per-actor", "0.5"),
             *("--timeout", str(TIMEOUT_SECONDS), "--out", str(self._folder / name)),
         ]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment = {**inherited, "RAY_TMPDIR": str(self._folder / "ray")}
         with (self._folder / "said").open("wb") as said:
-            driver = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+            driver = subprocess.Popen(command, env=environment_with(self._folder / "ray"), stdout=said, stderr=said)
             try:
                 yield driver
             finally:
@@ -106,7 +103,7 @@ class Chaos:
         """Strike, and return True if there was anything to strike."""
         blow, by = BLOWS[self._n_struck % len(BLOWS)], self._random.choice(SIGNALS)
         for_seconds = self._random.uniform(0, 2 * TIMEOUT_SECONDS)
-        actors = actors_of(driver)
+        actors = below(driver, "ray::SweepActor")
         victim = self._random.choice(actors) if actors else None
         with suppress(psutil.NoSuchProcess):
             if blow == "kill driver":
@@ -144,25 +141,6 @@ class Chaos:
 
     def _said(self) -> str:
         return (self._folder / "said").read_text()
-
-
-def actors_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    found = []
-    with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "ray::SweepActor" in " ".join(process.cmdline()):
-                    found.append(process)
-    return found
-
-
-def none_is_left(temporary: Path) -> bool:
-    """Return True if every process of all drivers has ended."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("RAY_TMPDIR") == str(temporary) and process.status() != psutil.STATUS_ZOMBIE:
-                return False
-    return True
 
 
 def read(out: Path, table: str) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,21 +44,11 @@ def missing_fields(chart: dict[str, Any]) -> set[str]:
     """Return the fields that any variant of a chart encodes and that neither rows nor a transform have."""
     tables = [chart["table"], *filter(None, [chart.get("replayed")])]
     known = {column for table in tables for row in table["rows"] for column in row}
-    encoded: set[str] = set()
-    for variant in chart["variants"]:
-        for part in _objects(variant["spec"]):
-            encoded |= {part["field"]} if isinstance(part.get("field"), str) else set()
-            made = part.get("as", [])
-            known |= {made} if isinstance(made, str) else {*made}
-    return encoded - known
-
-
-def _objects(part: Any) -> Iterator[dict[str, Any]]:
-    """Yield all JSON objects in a part of a specification."""
-    if isinstance(part, dict):
-        yield part
-    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        yield from _objects(inner)
+    parts = list[dict[str, Any]]()
+    json.loads(json.dumps([variant["spec"] for variant in chart["variants"]]), object_hook=parts.append)
+    for made in (part.get("as", []) for part in parts):
+        known |= {made} if isinstance(made, str) else {*made}
+    return {part["field"] for part in parts if isinstance(part.get("field"), str)} - known
 
 
 def drawn(sweep: Sweep) -> Charts:

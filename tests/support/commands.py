@@ -4,12 +4,14 @@ Model facts, which commands read in a separate process, are read in this one too
 """
 
 import io
+import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import pytest
 
@@ -18,8 +20,6 @@ from eexit.output.progress import NullDisplay, Progress
 from eexit.plan import model_inspection
 
 STEPS = {"importing Ray", "inspecting the model", "starting Ray", "joining the Ray cluster"}  # at the start of a sweep
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class InterruptedWhen(NullDisplay):
@@ -66,8 +66,30 @@ def asked_here(told: Callable[[str], object] = lambda name: None) -> Callable[..
     """Return a replacement of `asking` that calls the function in this process. `told` gets the function's name."""
 
     @contextmanager
-    def asking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Iterator[Callable[[], T]]:
+    def asking(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Callable[[], Any]]:
         told(function.__name__)
         yield partial(function, *args, **kwargs)
 
     return asking
+
+
+@contextmanager
+def full_disk(most_bytes: int) -> Iterator[None]:
+    """Limit the length of all files that this process writes; nothing else may run in it, such as Ray with its logs.
+
+    The system refuses a longer write (EFBIG) in the middle of a file, as on a full disk (ENOSPC). Python ignores the
+    signal (SIGXFSZ) that would otherwise end a process.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def left(folder: Path) -> list[str]:
+    """Return all files and folders in a folder, hidden ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

@@ -1,14 +1,14 @@
-"""Driver of a sweep of scripted runs in a test, and checks of its results."""
+"""Sweeps in a test: of scripted runs by a driver, with checks of their results, and finished ones without Ray."""
 
 import io
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import scripted
 from pandas.testing import assert_frame_equal
 from scripted import TOKENS_PER_RUN, rows_of
@@ -17,10 +17,19 @@ from cluster.actor import MakeGenerator, model_generator
 from cluster.sweep import run_job
 from cluster.sweep_job import SweepJob
 from eexit.output.display import PlainDisplay
+from eexit.plan.exit_layers import resolve_exitable_layers
+from eexit.plan.model_description import describe_model
 from eexit.plan.model_inspection import ModelFacts, inspect_model
-from eexit.plan.runs import plan_runs
+from eexit.plan.runs import Run, plan_runs
 from eexit.plan.sweep_config import SweepConfig
-from eexit.results.store.commit import RunCounts
+from eexit.results.layout import MANIFEST, encode_manifest
+from eexit.results.shard_tables import error_results
+from eexit.results.store.commit import RunCounts, commit
+from eexit.results.store.folder import open_store
+from eexit.results.store.manifest import make_manifest
+from eexit.sweeps.generator import ModelGenerator
+
+is_alive = psutil.pid_exists
 
 
 def drive(
@@ -40,18 +49,14 @@ def drive(
 
 
 def look_here(config: SweepConfig, rows: int) -> ModelFacts:
-    """Return a model's facts, read in this process, which has imported torch anyway."""
-    from eexit.plan.exit_layers import resolve_exitable_layers
-    from eexit.plan.model_description import describe_model
-
+    """Return a model's facts, read in this process, which has imported torch anyway, without a check of artefacts."""
     model = describe_model(config)
     return asdict(model), resolve_exitable_layers(config, model.n_layers), None
 
 
 def assert_complete(config: SweepConfig, out: Path) -> pd.DataFrame:
     """Assert that each planned run is there once, with its tokens, and nothing else; return the generations."""
-    generations = pd.read_parquet(out / "generations")
-    tokens = pd.read_parquet(out / "tokens")
+    generations, tokens = (pd.read_parquet(out / table) for table in ("generations", "tokens"))
     assert sorted(generations.run_id) == sorted(run.run_id for run in plan_runs(config))
     ok = generations[generations.status == "ok"]
     assert sorted(tokens.run_id) == sorted([*ok.run_id] * TOKENS_PER_RUN)
@@ -86,16 +91,34 @@ def actor_pids(folder: Path) -> list[int]:
     return [int(path.name.split("-")[1]) for path in folder.glob("loaded-*")]
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came about"
         time.sleep(0.02)
+
+
+def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
+    """Commit the texts of the configuration's model; the runs of a prompt with id `failed` are errors."""
+    model, layers, _ = look_here(config, 1)
+    runs = list(plan_runs(config))[leave_out:]
+    failed, done = ([run for run in runs if (run.prompt.id == "failed") == fails] for fails in (True, False))
+    if failed:
+        commit(open_store(out), failed, error_results(failed, config, "no"))
+    if done:
+        commit(open_store(out), done, ModelGenerator(config, "cpu").generate(done))
+    return _with_manifest(out, config, model, layers)
+
+
+def land_rows(
+    out: Path, config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}, leave_out: int = 0
+) -> Path:
+    """Commit the rows of scripted runs, with these columns replaced."""
+    runs = list(plan_runs(config))[leave_out:]
+    commit(open_store(out), runs, rows_of(runs, config, columns))
+    return _with_manifest(out, config, {"name": config.model, "n_layers": 30, "dtype": "float32"}, [5])
+
+
+def _with_manifest(out: Path, config: SweepConfig, model: Mapping[str, Any], layers: Sequence[int]) -> Path:
+    open_store(out).publish(MANIFEST, encode_manifest(make_manifest(config, model, layers)))
+    return out

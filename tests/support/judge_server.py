@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,13 +107,11 @@ def judging(**how: Any) -> Iterator[Judge]:
         def handle_error(self, request: object, client_address: object) -> None:
             """Clients that have given up are no error here."""
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as pool:
         judge.url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
+        pool.submit(server.serve_forever, poll_interval=0.01)
         try:
             yield judge
         finally:
             judge.closing.set()
             server.shutdown()
-            thread.join()

@@ -1,11 +1,11 @@
 """Rays of the tests, separate from any other on this machine, and the fixtures that start them."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,19 +19,13 @@ def started_ray(environment: Mapping[str, str]) -> Iterator[None]:
 
     SHARED_RAY.end()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
+        for name, value in [*environment.items(), NO_PRESTART]:
             patch.setenv(name, value)
-        patch.setenv(*NO_PRESTART)
         patch.delenv("RAY_ADDRESS", raising=False)
-        os.makedirs(environment["RAY_TMPDIR"], exist_ok=True)
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=100_000_000,
-            _temp_dir=environment["RAY_TMPDIR"],
-        )
+        folder = environment["RAY_TMPDIR"]
+        os.makedirs(folder, exist_ok=True)
+        sizes: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000}
+        ray.init("local", include_dashboard=False, log_to_driver=False, _temp_dir=folder, **sizes)
         yield
         ray.shutdown()
 
@@ -61,16 +55,13 @@ SHARED_RAY = SharedRay()
 @pytest.fixture(scope="session")
 def ray_environment() -> Iterator[dict[str, str]]:
     """Yield the environment of a process that starts a Ray separate from any other on this machine."""
-    folder = tempfile.mkdtemp(prefix="eexit-")  # short: Ray's socket names are limited
-    yield {
-        "RAY_TMPDIR": folder,
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_metrics_report_interval_ms": "500",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PYTHONPATH": str(Path(__file__).parent),  # where actors find the scripted generator
-    }
-    shutil.rmtree(folder, ignore_errors=True)
+    short = tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True)  # Ray's socket names are limited
+    with short as folder:
+        yield {
+            "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_metrics_report_interval_ms": "500", "AWS_DEFAULT_REGION": "us-east-1",
+            "PYTHONPATH": str(Path(__file__).parent),  # where actors find the scripted generator
+        }  # fmt: skip
 
 
 @pytest.fixture

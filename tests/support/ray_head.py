@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from sweeping import processes_of
+from sweeping import environment_with, processes_of
 
 ROOT = Path(__file__).parents[2]
 AGENT_PORT = 52365  # a head's agent's default
@@ -24,8 +22,7 @@ NO_AGENT = "No available agent to submit job"
 def readme_lines() -> tuple[str, str, str]:
     """Return the lines that set the authentication, start the head and submit the job."""
     block = (ROOT / "cluster" / "README.md").read_text().split("```")[1]
-    lines = [line for line in block.splitlines() if re.match(r"export |ray start |ray job submit ", line)]
-    export, start, submit = lines[:3]
+    export, start, submit, *_ = re.findall("^(?:export|ray start|ray job submit) .*", block, re.MULTILINE)
     return export, start, submit
 
 
@@ -33,15 +30,10 @@ class Head:
     """A started head; commands run as in the shell that started it."""
 
     def __init__(self, home: Path, temporary: str) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment = {
-            **inherited,
-            "HOME": str(home),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RAY_TMPDIR": temporary,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "COLUMNS": "100",
-        }
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment = environment_with(
+            temporary, HOME=str(home), PATH=path, RAY_USAGE_STATS_ENABLED="0", COLUMNS="100"
+        )
 
     def sh(self, *lines: str, check: bool = True) -> str:
         script = "\n".join(["set -e", readme_lines()[0], *lines])
@@ -66,21 +58,11 @@ class Head:
 
 
 @contextmanager
-def held_agent_port() -> Iterator[None]:
-    """Hold the port on which the agent of another Ray on this machine listens by default."""
-    with socket.socket() as agent:
-        with suppress(OSError):  # another Ray holds it
-            agent.bind(("", AGENT_PORT))
-        yield
-
-
-@contextmanager
 def started_head(home: Path) -> Iterator[Head]:
-    temporary = tempfile.mkdtemp(prefix="eexit-")
-    head = Head(home, temporary)
-    try:
-        head.sh(readme_lines()[1])
-        yield head
-    finally:
-        head.kill()
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
+        head = Head(home, temporary)
+        try:
+            head.sh(readme_lines()[1])
+            yield head
+        finally:
+            head.kill()

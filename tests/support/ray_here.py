@@ -10,10 +10,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,33 +28,24 @@ import cluster.driver
 import cluster.session
 from cluster.studies import actors
 
-REPLACED = (
-    "remote", "wait", "get", "kill", "is_initialized", "nodes", "cluster_resources", "available_resources",
-    "get_gpu_ids", "get_runtime_context",
-)  # fmt: skip
 DIED = "The actor died.\nThe actor is dead because its worker process has died."
 
 
 class Ended(BaseException):
-    """Stands for the end of an actor's process."""
+    """End of an actor's process."""
 
 
-@dataclass(eq=False)
-class ActorCall:
+class ActorCall(Future[Any]):
     """A call of an actor, and the reference to its answer; calls `aside` do not wait for others."""
 
-    actor: "Actor"
-    method: str
-    arguments: tuple[Any, ...]
-    aside: bool = False
-    is_answered: bool = False
-    answer: Any = None
-    error: Exception | None = None
+    def __init__(self, actor: "Actor", method: str, arguments: tuple[Any, ...], aside: bool) -> None:
+        super().__init__()
+        self.actor, self.method, self.arguments, self.aside = actor, method, arguments, aside
 
 
 @dataclass(eq=False)
 class Actor:
-    """An actor that comes up once there are CPUs for it, and does its calls in order."""
+    """An actor, and the driver's handle of it. It comes up once there are CPUs for it, and does its calls in order."""
 
     here: "RayHere"
     make: Callable[[], Any]
@@ -63,77 +56,43 @@ class Actor:
     is_up: bool = False
     is_dead: bool = False
 
+    def __getattr__(self, method: str) -> Any:
+        """Return a method of the handle. Calls in a concurrency group are aside."""
+        aside = SimpleNamespace(remote=partial(self.ask, method, True))
+        return SimpleNamespace(remote=partial(self.ask, method, False), options=lambda concurrency_group: aside)
+
+    def ask(self, method: str, aside: bool, *arguments: Any) -> ActorCall:
+        call = ActorCall(self, method, copied(arguments), aside)
+        if self.is_dead:
+            call.set_exception(RayActorError(error_msg=DIED))
+        elif not aside:
+            self.calls.append(call)
+        return call
+
     def comes_up(self) -> bool:
         if not self.is_up and not self.is_dead and self.cpus <= self.here.free:
             self.here.free, self.is_up = self.here.free - self.cpus, True
         return self.is_up
 
-    def do_next(self) -> None:
-        if self.calls and self.comes_up():
-            self.do(self.calls.popleft())
-
-    def do(self, call: ActorCall) -> None:
+    def answer(self, call: ActorCall) -> None:
         self.here.at_work = self
         try:
             self.made = self.made or self.make()
-            call.answer = copied(getattr(self.made, call.method)(*call.arguments))
+            call.set_result(copied(getattr(self.made, call.method)(*call.arguments)))
         except Ended:
             self.calls.appendleft(call)
             self.end()
         except Exception as error:
-            call.error = RayTaskError(call.method, "", error, proctitle="actor", ip="here").as_instanceof_cause()
+            raised = RayTaskError(call.method, "", error, proctitle="actor", ip="here")
+            call.set_exception(raised.as_instanceof_cause())
         finally:
             self.here.at_work = None
-        call.is_answered = True
 
     def end(self) -> None:
         self.here.free += self.cpus if self.is_up else 0
         self.is_up, self.is_dead = False, True
-        for call in self.calls:
-            call.is_answered, call.error = True, RayActorError(error_msg=DIED)
-        self.calls.clear()
-
-
-@dataclass(frozen=True)
-class Handle:
-    """The driver's handle of an actor."""
-
-    actor: Actor
-
-    def __getattr__(self, method: str) -> "Method":
-        return Method(self.actor, method)
-
-
-@dataclass(frozen=True)
-class Method:
-    actor: Actor
-    name: str
-    aside: bool = False
-
-    def options(self, concurrency_group: str) -> "Method":
-        return replace(self, aside=True)
-
-    def remote(self, *arguments: Any) -> ActorCall:
-        call = ActorCall(self.actor, self.name, copied(arguments), self.aside)
-        if self.actor.is_dead:
-            call.is_answered, call.error = True, RayActorError(error_msg=DIED)
-        elif not self.aside:
-            self.actor.calls.append(call)
-        return call
-
-
-@dataclass(frozen=True)
-class ActorClass:
-    here: "RayHere"
-    of: type
-    cpus: float = 1
-
-    def options(self, num_cpus: float, **_: Any) -> "ActorClass":
-        return replace(self, cpus=num_cpus)
-
-    def remote(self, *arguments: Any) -> Handle:
-        make = partial(self.of, *copied(arguments))
-        return Handle(Actor(self.here, make, self.cpus, f"actor{next(self.here.numbers)}"))
+        while self.calls:
+            self.calls.popleft().set_exception(RayActorError(error_msg=DIED))
 
 
 class RayHere:
@@ -145,77 +104,50 @@ class RayHere:
         self.numbers = count()
 
     def remote(self, *of: type, num_cpus: float = 1, **_: Any) -> Any:
-        return ActorClass(self, of[0]) if of else lambda its: ActorClass(self, its, num_cpus)
+        if not of:
+            return partial(self.remote, num_cpus=num_cpus)
+
+        def start(*arguments: Any) -> Actor:
+            return Actor(self, partial(of[0], *copied(arguments)), num_cpus, f"actor{next(self.numbers)}")
+
+        return SimpleNamespace(options=partial(self.remote, *of), remote=start)
 
     def wait(
         self, calls: Sequence[ActorCall], num_returns: int = 1, timeout: float | None = None
     ) -> tuple[list[ActorCall], list[ActorCall]]:
         """Let each actor do one call if none of these is answered yet; return answered and other calls."""
         for call in calls:
-            if call.aside and not call.is_answered and call.actor.comes_up():
-                call.actor.do(call)
-        if timeout != 0 and not any(call.is_answered for call in calls):
+            if call.aside and not call.done() and call.actor.comes_up():
+                call.actor.answer(call)
+        if timeout != 0 and not any(call.done() for call in calls):
             for actor in dict.fromkeys(call.actor for call in calls):
-                actor.do_next()
-            if not any(call.is_answered for call in calls):
+                if actor.calls and actor.comes_up():
+                    actor.answer(actor.calls.popleft())
+            if not any(call.done() for call in calls):
                 time.sleep(0.01)
-        answered = [call for call in calls if call.is_answered][:num_returns]
+        answered = [call for call in calls if call.done()][:num_returns]
         return answered, [call for call in calls if call not in answered]
 
     def get(self, call: ActorCall, timeout: float | None = None) -> Any:
-        while not call.is_answered:
+        while not call.done():
             self.wait([call])
-        if call.error:
-            raise call.error
-        return call.answer
-
-    def kill(self, handle: Handle) -> None:
-        handle.actor.end()
-
-    def is_initialized(self) -> bool:
-        return True
+        return call.result()
 
     def nodes(self) -> list[dict[str, Any]]:
         address = {"NodeManagerAddress": "here", "NodeManagerPort": 0}
         return [{"NodeID": "here", "Alive": True, "Resources": {"CPU": self.cpus}, **address}]
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus}
+    def get_runtime_context(self) -> SimpleNamespace:
+        """Return the context of the running actor, whose name stands for its node, or of the driver."""
+        actor = self.at_work
+        return SimpleNamespace(
+            gcs_address="here:0",
+            get_node_id=lambda: actor.name if actor else "here",
+            get_assigned_resources=lambda: {"CPU": actor.cpus} if actor else {},
+        )
 
-    def available_resources(self) -> dict[str, float]:
-        return {"CPU": self.free}
-
-    def get_gpu_ids(self) -> list[int]:
-        return []
-
-    def get_runtime_context(self) -> "Context":
-        return Context(self.at_work)
-
-
-@dataclass(frozen=True)
-class Context:
-    """Runtime context of the running actor, or of the driver."""
-
-    actor: Actor | None
-    gcs_address: str = "here:0"
-
-    def get_node_id(self) -> str:
-        """Return the actor's name for an actor, since marks of scripted runs have it."""
-        return self.actor.name if self.actor else "here"
-
-    def get_assigned_resources(self) -> dict[str, float]:
-        return {"CPU": self.actor.cpus} if self.actor else {}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Resources that an actor waits for, to be alone."""
-
-    here: "RayHere"
-    bundles: list[dict[str, float]]
-
-    def wait(self, seconds: float) -> bool:
-        return sum(bundle["CPU"] for bundle in self.bundles) <= self.here.free
+    def placement_group(self, bundles: Sequence[dict[str, float]]) -> SimpleNamespace:
+        return SimpleNamespace(wait=lambda seconds: sum(bundle["CPU"] for bundle in bundles) <= self.free)
 
 
 def copied(whole: Any) -> Any:
@@ -230,11 +162,16 @@ def end_process(code: int) -> None:
 def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Iterator[RayHere]:
     """Replace Ray's functions by this module's within the context."""
     here = RayHere(cpus)
-    for name in REPLACED:
+    for name in ("remote", "wait", "get", "nodes", "get_runtime_context"):
         monkeypatch.setattr(ray, name, getattr(here, name))
+    monkeypatch.setattr(ray, "kill", Actor.end)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": here.cpus})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": here.free})
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
     monkeypatch.setattr(os, "_exit", end_process)
     monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_POLLS", 0.001)
-    monkeypatch.setattr(actors, "placement_group", partial(Group, here))
+    monkeypatch.setattr(actors, "placement_group", here.placement_group)
     monkeypatch.setattr(actors, "remove_placement_group", lambda group: None)
     for module in (cluster.session, actors):
         monkeypatch.setattr(module, "answers", lambda address: True)

@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from synthetic_sweeps import CONFIGURATIONS, HOSTILE, failed_row, run_rows, story, write_sweep
+from synthetic_sweeps import CONFIGURATIONS, HOSTILE, failed, run_rows, story, write_runs
 
 from reports import PageOptions, build_report
 
@@ -42,11 +42,6 @@ INK = """(box) => {
     if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
   return ink;
 }"""
-# Clears another test's session storage when a report is opened; the test's own stays.
-FORGET = """if (location.protocol === "file:" && name !== "visited") {
-  sessionStorage.clear();
-  name = "visited";
-}"""
 # True if a page shows this address, or has stored choices of its controls.
 HAS_CHOICES = """(hash) => location.hash === hash
   || window.hasChoices || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
@@ -56,30 +51,26 @@ MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
 Visit: TypeAlias = Callable[..., Page]
 Walk: TypeAlias = Callable[..., Page]
-Look: TypeAlias = frozenset[tuple[str, Any]]  # options of a browser's context
-AS_ALWAYS: Look = frozenset({("color_scheme", "light"), ("viewport", (("width", 1280), ("height", 720)))})  # defaults
 
 
 class Pages:
-    """Pages in which one test after another opens a report, since a new page takes a third of a test's time.
-
-    Errors on them, and requests of anything but the report's own files, are added to `wrong`.
-    """
+    """Pages that open reports. Errors on them, and requests of anything but a report's own files, are in `wrong`."""
 
     def __init__(self, context: Context, report: Path) -> None:
         self.wrong: list[str] = []
         self._context = context
         self._report = report
-        self._free: dict[Look, list[Page]] = defaultdict(list)
-        self._visited: list[tuple[Look, Page]] = []
-        self._walked: dict[tuple[Path, Look], Page] = {}
-        self._of_this_test: set[tuple[Path, Look]] = set()
+        self._visited: list[Page] = []
+        self._walked: dict[tuple[Path, frozenset[tuple[str, Any]]], Page] = {}
+        self._of_this_test: list[Page] = []
 
     def visit(self, route: str, path: Path | None = None, **options: Any) -> Page:
-        """Return the report, newly opened at this address. A `path` may be the folder of a sweep."""
-        look = frozenset(options.items()) - AS_ALWAYS
-        page = self._take(look)
-        self._visited.append((look, page))
+        """Return the report in a new page at this address. A `path` may be the folder of a sweep.
+
+        `options` are of the browser's context.
+        """
+        page = self._new(options)
+        self._visited.append(page)
         page.goto(report_in(path or self._report).as_uri() + route)
         if options.get("java_script_enabled", True):
             page.locator("body[data-ready]").wait_for()
@@ -88,19 +79,20 @@ class Pages:
     def walk(self, route: str, path: Path | None = None, **options: Any) -> Page:
         """Return a page that tests share, moved to this address without reloading.
 
-        It is reopened for a test that finds choices, or that requests the address that it shows. Pages of the shared
-        report stay open; pages of another `path` stay open until there is a third path.
+        A test gets a new one if the page has choices, or shows the requested address. Pages of the shared report stay
+        open; pages of another `path` stay open until there is a third path.
         """
         path = report_in(path or self._report)
-        key = path, frozenset(options.items()) - AS_ALWAYS
+        key = path, frozenset(options.items())
         if key not in self._walked:
             for other in [other for other in self._walked if other[0] not in (self._report, path)]:
-                self._give_back(other[1], self._walked.pop(other))
-            self._walked[key] = self._take(key[1])
-        page = self._walked[key]
-        if key not in self._of_this_test and page.evaluate(HAS_CHOICES, route):
-            leave(page)
-        self._of_this_test.add(key)
+                self._walked.pop(other).close()
+        page = self._walked.get(key)
+        if page and page not in self._of_this_test and page.evaluate(HAS_CHOICES, route):
+            page.close()
+            page = None
+        page = self._walked[key] = page or self._new(options)
+        self._of_this_test.append(page)
         page.mouse.move(0, 0)
         page.goto(path.as_uri() + route)
         page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
@@ -108,28 +100,21 @@ class Pages:
         return page
 
     def end_test(self) -> list[str]:
-        """Return what was wrong in the test, and free its pages."""
-        for look, page in self._visited:
-            self._give_back(look, page)
+        """Close the visited pages, and return what was wrong in the test."""
+        for page in self._visited:
+            page.close()
+        wrong = [*self.wrong]
+        self.wrong.clear()
         self._visited.clear()
         self._of_this_test.clear()
-        wrong = self.wrong.copy()
-        self.wrong.clear()
         return wrong
 
-    def _take(self, look: Look) -> Page:
-        if self._free[look]:
-            return self._free[look].pop()
-        page = self._context(**dict(look)).new_page()
-        page.add_init_script(FORGET)
+    def _new(self, options: dict[str, Any]) -> Page:
+        page = self._context(**options).new_page()
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
         page.on("console", self._check_message)
         page.on("request", self._check_request)
         return page
-
-    def _give_back(self, look: Look, page: Page) -> None:
-        leave(page)
-        self._free[look].append(page)
 
     def _check_message(self, message: Any) -> None:
         """Note an error or warning, except for a test's repeated reading of pixels."""
@@ -150,14 +135,6 @@ def report_in(path: Path) -> Path:
     return path if path.is_file() else page if page.exists() else build_report(str(path), page)
 
 
-def leave(page: Page) -> None:
-    """Reset a page to a new one, except for its history."""
-    page.goto("about:blank")
-    page.evaluate("name = ''")
-    page.emulate_media(media="null")
-    page.mouse.move(0, 0)
-
-
 @pytest.fixture(scope="session")
 def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
     """Return make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder of a new sweep."""
@@ -169,20 +146,14 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
         fail: Callable[[int, str, float | None], bool] = lambda prompt, mode, k: False,
         n_runs: int | None = None,
     ) -> Path:
-        generations, tokens = [], []
-        for prompt in range(n_prompts):
-            question = HOSTILE if hostile and prompt == 1 else f"Question {prompt}?"
-            for mode, k in configurations:
-                if fail(prompt, mode, k):
-                    generations.append(failed_row(str(prompt), question, mode, k, f"CUDA out of memory {HOSTILE}"))
-                    continue
-                pieces = story(prompt, mode, k)
-                if hostile and prompt == 1:
-                    pieces = [pieces[0], HOSTILE, "x" * 10_000, *pieces[1:]]
-                row, rows = run_rows(str(prompt), question, mode, k, pieces)
-                generations.append(row)
-                tokens += rows
-        return write_sweep(tmp_path_factory.mktemp("sweep") / "results", generations, tokens, n_runs)
+        runs = []
+        for prompt, (mode, k) in product(range(n_prompts), configurations):
+            question, pieces = f"Question {prompt}?", story(prompt, mode, k)
+            if hostile and prompt == 1:
+                question, pieces = HOSTILE, [pieces[0], HOSTILE, "x" * 10_000, *pieces[1:]]
+            run = run_rows(str(prompt), question, mode, k, pieces)
+            runs.append(failed(run, f"CUDA out of memory {HOSTILE}") if fail(prompt, mode, k) else run)
+        return write_runs(tmp_path_factory.mktemp("sweep") / "results", runs, n_runs=n_runs)
 
     return make
 

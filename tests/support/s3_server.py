@@ -1,10 +1,8 @@
 """An S3 bucket on this machine: moto's server behind a proxy that can cut the connection during a write."""
 
+import logging
 import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,8 +25,7 @@ class Wire:
 
     @property
     def port(self) -> int:
-        port: int = self.listener.getsockname()[1]
-        return port
+        return int(self.listener.getsockname()[1])
 
     def run(self) -> None:
         with suppress(OSError):
@@ -56,28 +53,16 @@ class Wire:
 @pytest.fixture(scope="session")
 def wire() -> Iterator[Wire]:
     """Yield the wire to a server with an empty bucket."""
-    import boto3
+    from moto.server import ThreadedMotoServer
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=1).close()
-                break
-            assert time.monotonic() < end, "moto did not start"
-            time.sleep(0.2)
-        names = {"aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
-        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", **names)
-        client.create_bucket(Bucket=BUCKET)
-        client.close()
-        wire = Wire(port)
-        threading.Thread(target=wire.run, daemon=True).start()
-        yield wire
-        wire.listener.close()
-    finally:
-        process.terminate()
-        process.wait()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it has a line for each request
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    new_bucket = urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT")
+    urllib.request.urlopen(new_bucket).close()
+    wire = Wire(port)
+    threading.Thread(target=wire.run, daemon=True).start()
+    yield wire
+    wire.listener.close()
+    server.stop()

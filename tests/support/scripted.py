@@ -39,10 +39,6 @@ TOKENS_PER_RUN = 3
 FIT = 2
 
 
-def scripted(config: SweepConfig, device: str) -> "ScriptedGenerator":
-    return ScriptedGenerator(config, device)
-
-
 def look(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
     """Return the facts of a model that doesn't exist."""
     return {"name": config.model, "n_layers": 30, "dtype": config.dtype}, (5,), None
@@ -61,14 +57,12 @@ def loadable_twice(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 def slow_to_load_once(config: SweepConfig, device: str) -> "ScriptedGenerator":
     """Hang the first load, after marking that its driver had time to see it come up; load the others at once."""
-    try:
-        Path(config.model, "slow").mkdir()
-    except FileExistsError:
+    if Path(config.model, "slow").exists():
         return ScriptedGenerator(config, device)
+    Path(config.model, "slow").mkdir()
     time.sleep(4)
     Path(config.model, "slow", str(os.getpid())).touch()
-    time.sleep(1000)
-    raise AssertionError
+    return slow_to_load(config, device)
 
 
 def slow_to_load(config: SweepConfig, device: str) -> "ScriptedGenerator":
@@ -77,15 +71,9 @@ def slow_to_load(config: SweepConfig, device: str) -> "ScriptedGenerator":
 
 
 def sweep_of(folder: Path | str, *prompts: str, **fields: object) -> SweepConfig:
-    return SweepConfig.model_validate(
-        {
-            "model": str(folder),
-            "prompts": [Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)],
-            "max_new_tokens": TOKENS_PER_RUN,
-            "dtype": "float32",
-            **fields,
-        }
-    )
+    given = {"model": str(folder), "max_new_tokens": TOKENS_PER_RUN, "dtype": "float32", **fields}
+    given.setdefault("prompts", [Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts)])
+    return SweepConfig.model_validate(given)
 
 
 class ScriptedGenerator:
@@ -124,55 +112,27 @@ class ScriptedGenerator:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         elif prompt == "broken later":
             (self._folder / "broken").touch()
-        elif prompt == "die":
-            os._exit(1)
-        elif prompt == "die once":
-            first = not (self._folder / "died").exists()
+        elif prompt == "die" or (prompt == "die once" and not (self._folder / "died").exists()):
             (self._folder / "died").touch()
-            if first:
-                os._exit(1)
+            os._exit(1)
+
+
+scripted = ScriptedGenerator
 
 
 def rows_of(
     runs: Sequence[Run], config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}
 ) -> ShardTables:
     """Return three tokens per run, with numbers that follow from the run's id, except for these `columns`."""
-    generations = [
-        {
-            **run_columns(run, config),
-            "status": "ok",
-            "finish_reason": "length",
-            "text": "abc",
-            "prompt_token_ids": [1, 2],
-            "n_prompt_tokens": 2,
-            "n_tokens": TOKENS_PER_RUN,
-            "exit_rate": _share(run),
-            "mean_depth": 1 - _share(run) / 2,
-            "exit_layer_counts": [(5, 1), (29, 1)],
-            **columns(run),
-        }
-        for run in runs
-    ]
-    tokens = [
-        {
-            **{name: value for name, value in run_columns(run, config).items() if name in TOKENS.names},
-            "position": position,
-            "drafted": False,
-            "decided": position > 0,
-            "token_id": position,
-            "token": "abc"[position],
-            "exit_layer": 29,
-            "kl": [_share(run)],
-            "exit_prob": [0.0, 1.0],
-            "logprob": -1.0,
-            "final_token_id": position,
-            "entropy": 1.0,
-        }
-        for run in runs
-        for position in range(TOKENS_PER_RUN)
-    ]
+    same: dict[str, Any] = {"status": "ok", "finish_reason": "length", "text": "abc", "n_tokens": TOKENS_PER_RUN}
+    same |= {"prompt_token_ids": [1, 2], "n_prompt_tokens": 2, "exit_layer_counts": [(5, 1), (29, 1)]}
+    of_token = {"drafted": False, "exit_layer": 29, "exit_prob": [0.0, 1.0], "logprob": -1.0, "entropy": 1.0}
+    generations, tokens = [], []
+    for run in runs:
+        identity, share = run_columns(run, config), int(run.run_id[:4], 16) / 0xFFFF
+        generations.append({**identity, **same, "exit_rate": share, "mean_depth": 1 - share / 2, **columns(run)})
+        identity = {name: value for name, value in identity.items() if name in TOKENS.names}
+        for at, token in enumerate("abc"):
+            own = {"position": at, "decided": at > 0, "token_id": at, "token": token, "final_token_id": at}
+            tokens.append({**identity, **of_token, **own, "kl": [share]})
     return ShardTables(pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
-
-
-def _share(run: Run) -> float:
-    return int(run.run_id[:4], 16) / 0xFFFF

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from landed_sweep import land_rows
+from driving import land_rows
 from rich.console import Console
 from scripted import sweep_of
 

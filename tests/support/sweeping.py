@@ -1,16 +1,21 @@
-"""Commands in a separate process or in this one, and checks of a sweep that was stopped."""
+"""Commands in a separate process or in this one, sweeps that they make, and checks of a sweep that was stopped."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
+from byte_model import save_byte_model
 from commands import here
 
 from jobs.sweep import main
@@ -31,13 +36,26 @@ def sweep_here(
     environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a sweep in this process, if it ends before any Ray starts: a new process takes seconds to import modules."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() - environment.keys():
-            patch.delenv(name)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.chdir(cwd or Path.cwd())
+    with patch.dict(os.environ, environment, clear=True), chdir(cwd or Path.cwd()):
         return here(main, *arguments)
+
+
+def environment_with(ray_folder: Path | str, **others: str) -> dict[str, str]:
+    """Return this process's environment, for a process with this folder for Ray's files and no other setting of Ray."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**inherited, "RAY_TMPDIR": str(ray_folder), **others}
+
+
+@contextmanager
+def running(command: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a command that may start a Ray, and kill it at the end of the context."""
+    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
+        environment, pipe = environment_with(temporary, **environment), subprocess.PIPE
+        with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
@@ -47,13 +65,14 @@ def wait_for(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None
         time.sleep(0.01)
 
 
-def below(process: subprocess.Popen[str], named: str = "") -> list[psutil.Process]:
+def below(process: subprocess.Popen[Any], named: str = "") -> list[psutil.Process]:
     """Return the descendant processes with `named` in their command line."""
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if named in " ".join([child.name(), *child.cmdline()]):
-                found.append(child)
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if named in " ".join([child.name(), *child.cmdline()]):
+                    found.append(child)
     return found
 
 
@@ -86,3 +105,68 @@ def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> 
         time.sleep(0.1)
     assert first.startswith("stopped: "), said
     return first.removeprefix("stopped: ")
+
+
+@pytest.fixture
+def max_new_tokens() -> int:
+    return 12
+
+
+@pytest.fixture
+def n_prompts() -> int:
+    return 40
+
+
+@pytest.fixture
+def command(tmp_path: Path, n_prompts: int, max_new_tokens: int) -> list[str]:
+    save_byte_model(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(n_prompts)))
+    return [
+        *(sys.executable, str(SCRIPT), "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt")),
+        *("--dtype", "float32", "--max-new-tokens", f"{max_new_tokens}", "--rows-per-shard", "2"),
+        *("--out", str(tmp_path / "out"), "--modes", "normal", "--exit-every", "2", "--device", "cpu"),
+    ]
+
+
+@pytest.fixture
+def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    with running(command) as process:
+        yield process
+
+
+@pytest.fixture
+def at_work(started: subprocess.Popen[str], tmp_path: Path) -> subprocess.Popen[str]:
+    wait_for(started, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
+    return started
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random model of 256 positions whose tokens are bytes."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_byte_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[dict[str, str]]:
+    short = tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True)  # Ray's socket names are limited
+    with short as folder:
+        yield environment_with(folder, RAY_AUTH_MODE="disabled", COLUMNS="100")
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a finished sweep and its printed results: three good prompts, an empty one, and one that is too long."""
+    folder = tmp_path_factory.mktemp("finished")
+    prompts = ["one", "two <script>", "", "x" * 300, "three"]
+    (folder / "mine.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    (folder / "mine.toml").write_text(
+        f'model = "{tiny}"\nprompts = "mine.jsonl"\nout = "{folder / "out"}"\ndtype = "float32"\n'
+        "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
+    )
+    sweep_here(environment, "--config", folder / "mine.toml", "--dry-run")  # which stores the model's facts
+    done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
+    assert done.returncode == 0, done.stderr
+    (folder / "progress.txt").write_text(done.stderr)
+    return folder, done.stdout

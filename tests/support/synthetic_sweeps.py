@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +16,8 @@ import pyarrow.dataset as ds
 from eexit.method.rules import CONTROL, ExitHistogram
 from eexit.plan.configuration import COLUMNS, NORMAL, Configuration, EarlyExit, NoExit
 from eexit.plan.hashes import checksum
-from eexit.results.checksums import checksum_of, encode_generations, encode_tokens
 from eexit.results.layout import FORMAT
+from eexit.results.store.commit import publish_shard
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import StudyTable
 from eexit.results.study_tables import CHOICES, JUDGEMENTS, REPLAYS, TIMINGS
@@ -103,16 +103,11 @@ def swept(
     return write_runs(folder, runs, float(len(seeds) > 1) if temperature is None else temperature)
 
 
-def write_runs(folder: Path, runs: Iterable[Run], temperature: float = 0.0) -> Path:
-    """Write a sweep of these runs; those that failed have no tokens."""
-    generations, tokens = zip(*runs, strict=True)
-    return write_sweep(folder, [*generations], [*chain(*tokens)], temperature=temperature)
-
-
-def failed_row(prompt_id: str, prompt: str, mode: str, k: float | None, error: str) -> dict[str, Any]:
-    row, _ = run_rows(prompt_id, prompt, mode, k, ["x"])
+def failed(run: Run, error: str) -> Run:
+    """Return the run as one that failed: without numbers and tokens."""
+    row, _ = run
     keep = ("run_id", "prompt_id", "configuration", "mode", "rule", "parameter", "kl_factor", "seed", "prompt", "model")
-    return dict.fromkeys(row) | {name: row[name] for name in keep} | {"status": "error", "error": error}
+    return dict.fromkeys(row) | {name: row[name] for name in keep} | {"status": "error", "error": error}, []
 
 
 def shard(number: int) -> str:
@@ -120,24 +115,21 @@ def shard(number: int) -> str:
     return f"{number:032x}.parquet"
 
 
-def write_sweep(
-    folder: Path, generations: list[dict[str, Any]], tokens: list[dict[str, Any]], n_runs: int | None = None,
-    temperature: float = 0.0,
-) -> Path:  # fmt: skip
-    """Write a sweep. With temperature 0, runs of `normal` have to be the same for every seed."""
+def write_runs(folder: Path, runs: Iterable[Run], temperature: float = 0.0, n_runs: int | None = None) -> Path:
+    """Write a sweep of these runs. With temperature 0, runs of `normal` have to be the same for every seed."""
+    runs = [*runs]
+    generations, tokens = [row for row, _ in runs], [token for _, tokens in runs for token in tokens]
     folder.mkdir(parents=True)
     prompts = {row["prompt_id"]: row["prompt"] for row in generations}
     modes = list(dict.fromkeys(row["mode"] for row in generations))
-    factors = sorted({row["kl_factor"] for row in generations} - {None})
     configurations = {row["configuration"]: {name: row.get(name) for name in COLUMNS} for row in generations}
     about = {
         "format": FORMAT,
         "configurations": [{"key": key, **columns} for key, columns in configurations.items()],
         "config": {
             "model": "tiny", "prompts": [{"id": i, "prompt": p, "system": None} for i, p in prompts.items()],
-            "modes": modes, "kl_factors": factors, "seeds": [0], "readout": "lens", "max_new_tokens": 40,
-            "temperature": temperature, "top_p": 1.0, "system": "", "prefiller": "",
-            "screen": None, "record_full_depth": "all",
+            "modes": modes, "seeds": [0], "readout": "lens", "max_new_tokens": 40, "temperature": temperature,
+            "top_p": 1.0, "system": "", "prefiller": "", "screen": None, "record_full_depth": "all",
         },
         "model": {"name": "tiny", "revision": None, "digest": "sha256:0", "architecture": "llama",
                   "n_layers": FINAL + 1, "dtype": "float32"},
@@ -159,11 +151,7 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> None:
 
 
 def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Table, attempt: int = 1) -> None:
-    """Write a shard with checksums, like a sweep."""
-    content = encode_tokens(tokens)
-    (folder / "tokens" / shard(number)).write_bytes(content)
-    sealed = encode_generations(generations, checksum_of(content), attempt)
-    (folder / "generations" / shard(number)).write_bytes(sealed)
+    publish_shard(open_store(folder).publish, f"{number:032x}", generations, tokens, attempt)
 
 
 def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
@@ -318,3 +306,16 @@ def choose(
         **(its if chosen else {}),
     }  # fmt: skip
     add(folder, CHOICES, [row | change], call)
+
+
+def blank(table: StudyTable) -> dict[str, Any]:
+    """Return the columns that can't be null, each with an empty value."""
+    return {field.name: _nothing(field.type) for field in table.schema if not field.nullable}
+
+
+def _nothing(kind: pa.DataType) -> Any:
+    if pa.types.is_nested(kind):
+        return []
+    if pa.types.is_boolean(kind):
+        return False
+    return "" if pa.types.is_string(kind) else 0

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import torch
 from byte_model import save_family
-from landed_sweep import land_all
+from driving import land_all
+from scripted import sweep_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from eexit.custom_generate.setting import ExitOutput, Setting
-from eexit.plan.sweep_config import SweepConfig
+from eexit.custom_generate.setting import Setting
 from eexit.studies.packaging.package_setting import PackageArgs, package_setting
 
 LAYERS = (1, 3, 4)
@@ -33,10 +33,8 @@ def confidence_of(architecture: str) -> float:
 
 def swept(out: Path, model: Path, texts: Sequence[str] = TEXTS, **fields: Any) -> Path:
     """Write a finished sweep of this model in float32, and return its folder."""
-    prompts = [{"id": f"{index}", "prompt": text} for index, text in enumerate(texts)]
-    asked = {"dtype": "float32", "exit_layers": LAYERS, "max_new_tokens": N_TOKENS, "record_top_k": 0, **fields}
-    config = SweepConfig.model_validate({"model": str(model), "prompts": prompts, **asked})
-    return land_all(out, config)
+    asked = {"exit_layers": LAYERS, "max_new_tokens": N_TOKENS, "record_top_k": 0, **fields}
+    return land_all(out, sweep_of(model, *texts, **asked))
 
 
 @cache
@@ -78,15 +76,17 @@ def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     return {"input_ids": torch.tensor([ids for ids, _ in rows]), "attention_mask": torch.tensor([m for _, m in rows])}
 
 
-def generated(output: ExitOutput, width: int) -> list[tuple[list[int], list[int]]]:
+def generated(output: Any, width: int) -> list[tuple[list[int], list[int]]]:
     """Return each sequence's tokens and their exit layers, without padding."""
-    assert output.exit_layers is not None
     pairs = zip(output.sequences[:, width:], output.exit_layers, strict=True)
     return [(ids[layers >= 0].tolist(), layers[layers >= 0].tolist()) for ids, layers in pairs]
 
 
 def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int]], **asked: Any) -> Any:
-    """Return what transformers' own `generate`, or the setting's, generates for these prompts in a batch."""
+    """Return what transformers' own `generate`, or the setting's, generates for these prompts in a batch.
+
+    Without other arguments, it is each sequence's tokens and their exit layers, without padding.
+    """
     inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
     its: Any = model  # its `generate` is a mixin's
     generate: Any = partial(its.generate, custom_generate=setting)

@@ -1,7 +1,4 @@
-"""Random probes, gates, readouts and KV maps of the tiny models' layers, for tests of the engine.
-
-Shapes: W width of a hidden state.
-"""
+"""Random probes, gates, readouts and KV maps of the tiny models' layers, for tests of the engine."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +18,7 @@ from eexit.plan.artefacts import GATE, READOUT, WEIGHTS, ArtefactCard, write_car
 from eexit.plan.artefacts import KV_MAPS as STATE_ROLE
 from eexit.plan.sweep_config import SweepConfig
 
-WIDTH: Final = 32  # W
+WIDTH: Final = 32
 N_LAYERS: Final = 7
 
 

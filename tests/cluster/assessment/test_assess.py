@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from assessing import COMMANDS, assess_here, done_by, flags_of, make_small, settled, write_prompts
+from byte_model import save_exiting_model
 from commands import here
-from exiting_models import save_exiting_model
 from ray_here import ray_in_this_process
 
 from cluster.assessment import assess as assessing

@@ -11,7 +11,7 @@ from typing import Final
 import psutil
 import pytest
 from assessing import COMMANDS, flags_of, settled, write_prompts
-from exiting_models import save_exiting_model
+from byte_model import save_exiting_model
 
 SUPPORT: Final = Path(__file__).parents[2] / "support"
 SECONDS_INTO_A_STEP: Final = 1.5
@@ -22,7 +22,7 @@ NO_RAY: Final = "Ray can't be started on this machine"
 
 def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(SUPPORT / "small_assessment.py"), *flags]
+    command = [sys.executable, str(SUPPORT / "assessing.py"), *flags]
     with log.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path})
 

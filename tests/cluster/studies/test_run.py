@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import InterruptedWhen, here
-from full_disk import left, on_a_full_disk_aside
+from commands import InterruptedWhen, full_disk, here, left
 from scripted_study import TABLE, land_nothing, main, marked
-from sweeping import wait_for
+from sweeping import running, wait_for
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.results.layout import is_shard_file, is_temporary_file
@@ -53,15 +51,12 @@ def twice(n_units: int) -> list[int]:
 
 
 @contextmanager
-def started(out: Path, how: str, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
-        path = os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
-        command = [sys.executable, str(SCRIPT), str(out), how, "400", "0.05"]
-        running, pipe = {**environment, "RAY_TMPDIR": temporary, "PYTHONPATH": path}, subprocess.PIPE
-        with subprocess.Popen(command, env=running, stdout=pipe, stderr=pipe, text=True) as process:
-            wait_for(process, lambda: len(landed(out)) >= 4)
-            yield process
-            process.kill()
+def started(out: Path, how: str) -> Iterator[subprocess.Popen[str]]:
+    path = os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
+    command = [sys.executable, str(SCRIPT), str(out), how, "400", "0.05"]
+    with running(command, RAY_AUTH_MODE="disabled", PYTHONPATH=path) as process:
+        wait_for(process, lambda: len(landed(out)) >= 4)
+        yield process
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -106,8 +101,8 @@ def test_a_study_that_times_refuses_results_and_an_assessment_that_are_in_use_an
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.slow
-def test_a_killed_driver_leaves_whole_units_and_goes_on(out: Path, environment: dict[str, str], how: str) -> None:
-    with started(out, how, environment) as process:
+def test_a_killed_driver_leaves_whole_units_and_goes_on(out: Path, how: str) -> None:
+    with started(out, how) as process:
         process.kill()
         process.wait()
         found = units(out, was_killed=True)
@@ -120,8 +115,8 @@ def test_a_killed_driver_leaves_whole_units_and_goes_on(out: Path, environment: 
 @pytest.mark.parametrize("how", ["here", "lasting+actor"])
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.slow
-def test_a_signal_ends_it_in_one_line(out: Path, environment: dict[str, str], how: str, by: signal.Signals) -> None:
-    with started(out, how, environment) as process:
+def test_a_signal_ends_it_in_one_line(out: Path, how: str, by: signal.Signals) -> None:
+    with started(out, how) as process:
         before = landed(out)
         process.send_signal(by)
         _, said = process.communicate()
@@ -131,13 +126,12 @@ def test_a_signal_ends_it_in_one_line(out: Path, environment: dict[str, str], ho
     assert set(Counter(units(out)).values()) == {2}
 
 
+@pytest.mark.usefixtures("no_ray_yet")  # which writes logs
 @pytest.mark.parametrize("how", ["here", "lasting"])
 def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(out: Path, how: str) -> None:
     """One file per call outgrows the disk after some units; files of their own do not fit at all."""
-    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import scripted_study as its; "
-    code += "sys.exit(its.main(sys.argv[1:]))"
-    most = 12_000 if how == "here" else 2048
-    done = on_a_full_disk_aside(most, code, out, how, "9", "0")
+    with full_disk(12_000 if how == "here" else 2048):
+        done = here(main, out, how, "9", "0")
     *_, stopped, kept = done.stderr.splitlines()
     assert (done.returncode, kept) == (1, KEPT)
     assert re.match(r"stopped: .*File too large", stopped)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import InterruptedWhen, asked_here, here, refusal
-from driving import look_here
-from landed_sweep import land_all
+from driving import land_all, look_here
 from pydantic import ValidationError
 from references import save_adapter
 from safetensors.numpy import load_file

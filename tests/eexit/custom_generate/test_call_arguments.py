@@ -6,7 +6,7 @@ import pytest
 import torch
 from taken_settings import N_TOKENS, Folders, Recorded, plain, run
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, PreTrainedModel, StopStringCriteria
-from transformers.generation import RepetitionPenaltyLogitsProcessor
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 import eexit
 from eexit.custom_generate.setting import Setting

@@ -16,6 +16,7 @@ from typing import Any, cast
 import pandas as pd
 import pytest
 import torch
+from byte_model import save_tiny_gguf
 from driving import look_here
 from taken_settings import (
     DRAFT,
@@ -33,7 +34,6 @@ from taken_settings import (
     swept,
     texts_of,
 )
-from tiny_gguf import save_tiny_gguf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 from untrained import key_maps, random_gate, save_gate, save_state_maps, stream_maps
@@ -201,7 +201,8 @@ def test_sampling_is_repeated_by_a_seed_as_in_the_sweep(
     again = [run(model, setting, prompts[:2], seed=5, **sampled) for _ in range(2)]
     assert again[0] == again[1]
     assert run(model, setting, prompts[:1] * 2, seed=5, **sampled) == again[0][:1] * 2
-    sampling, key = {"temperature": 0.8, "top_p": 0.9}, "unfrozen/confidence/0.2"  # a sweep with two seeds
+    sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9}
+    key = "unfrozen/confidence/0.2"  # of a sweep with two seeds
     of: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
     out = swept(tmp_path / "sweep", folders["model"], **of)
     swept_texts = packaged(out, tmp_path / "sampled", key), texts_of(out, key, 5)[0]

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from card import DEVICE, OTHER, Card, Memory
-from on_cards import N_ON_OTHER, decoder_there
+from card import DEVICE, N_ON_OTHER, OTHER, Card, Memory, decoder_there
 from references import decoder_of, shared_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
@@ -31,7 +30,7 @@ DECODING = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_toke
 PROMPT = (5, 80, 7, 7, 31)
 CONTEXT = 64  # of the tiny models
 EXITS = [("frozen_residual", "kl", 0.5), ("unfrozen", "confidence", 0.3), ("skip", "confidence", 0.02)]
-LOOPS = (NoExit(), *(EarlyExit(*each) for each in EXITS), Draft(1, 2))
+LOOPS: tuple[Configuration, ...] = (NoExit(), *(EarlyExit(m, r, p) for m, r, p in EXITS), Draft(1, 2))
 
 
 @pytest.mark.usefixtures("own_exits")

@@ -3,10 +3,12 @@
 Sets, screens, gates, KV maps, custom modes and students are scored where they are compared with the reference.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from axes import SOME
-from naive_scores import score_naively
+from reference.generation import generate_one
 from references import decoder_of, packed_decoder_of, shared_model
 from rows import DECODING, KINDS, PROMPTS, SAMPLED, assert_scored_alike, exits_of, generate, modes_of, together
 from transformers import PreTrainedModel
@@ -54,10 +56,13 @@ def test_texts_are_scored_as_by_the_naive_reference_token_by_token(
     exits = NoExit() if mode == NORMAL else EarlyExit(mode, "confidence", SOME["confidence"][0])
     request = Request(prompt, exits, seed=3)
     for text, scored in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
-        naive = score_naively(llama, decoder, DECODING, request, text)
-        assert scored.exit_layer_T[1:].tolist() == [layer for layer, _, _ in naive]
-        assert scored.exit_token_T[1:].tolist() == [token for _, _, token in naive]
-        np.testing.assert_allclose(scored.exit_logprob_T[1:], [log_p for _, log_p, _ in naive], rtol=1e-4, atol=1e-4)
+        if prompt or len(text) > 1:  # else no token is decided
+            decoding, decided = replace(DECODING, max_new_tokens=len(text)), slice(len(prompt) > 0, None)
+            naive = generate_one(llama, decoder, request, decoding, forced=text)
+            assert scored.exit_layer_T[1:].tolist() == naive.exit_layer_T[decided].tolist()
+            assert scored.exit_token_T[1:].tolist() == naive.exit_top_token_ids_TK[decided, 0].tolist()
+            log_p = naive.exit_logprob_T[decided]
+            np.testing.assert_allclose(scored.exit_logprob_T[1:], log_p, rtol=1e-4, atol=1e-4)
         assert np.isnan(scored.exit_logprob_T[0]) == (not prompt)
         assert mode == NORMAL or len(text) < 3 or len(set(scored.exit_layer_T[1:].tolist())) > 1
 

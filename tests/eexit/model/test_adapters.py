@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from byte_model import save_byte_model, sweep_of
-from card import Card
-from on_cards import card_of
+from card import Card, card_of
 from peft import PeftModel
 from references import save_adapter
 from safetensors.torch import load_file, save_file

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from byte_model import save_byte_model, save_family, sweep_of
+from byte_model import save_byte_model, save_family, save_tiny_gguf, sweep_of
 from references import decoder_of, shared_model
 from safetensors.torch import load_file, save_file
-from tiny_gguf import save_tiny_gguf
 from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
@@ -125,7 +124,11 @@ def test_a_tied_weight_may_be_there_once_or_twice_and_masks_of_old_checkpoints_a
     names = "model.embed_tokens.weight", "lm_head.weight"
     for kept in (names[:1], names[1:], names):
         there = {name: embedding.clone() for name in kept}
-        rewriting(lambda weights, there=there: {k: w for k, w in weights.items() if k not in names} | there)(tmp_path)
+
+        def only(weights: Weights, there: Weights = there) -> Weights:
+            return {name: weight for name, weight in weights.items() if name not in names} | there
+
+        rewriting(only)(tmp_path)
         describe_model(sweep_of(tmp_path))
         model, _ = load_model_and_tokenizer(sweep_of(tmp_path), "cpu")
         assert torch.equal(model.get_output_embeddings().weight, embedding)

@@ -5,9 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from byte_model import sweep_of
+from byte_model import save_tiny_gguf, sweep_of
 from huggingface_hub import constants
-from tiny_gguf import save_tiny_gguf
 
 from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError

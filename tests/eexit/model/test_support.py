@@ -12,8 +12,7 @@ import torch
 import transformers as tf
 from accelerate import dispatch_model
 from byte_model import sweep_of
-from card import Card
-from on_cards import card_of
+from card import Card, card_of
 from peft import LoraConfig, get_peft_model
 from tiny_models import SIZES, shallow_model
 from torch import Tensor, nn

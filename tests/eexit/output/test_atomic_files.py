@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_disk import full_disk, left
+from commands import full_disk, left
 
 from eexit.output.atomic_files import atomic_path, temporary_name, write_all, write_atomic
 from eexit.training.training_checkpoint import TrainingCheckpoint, save_state

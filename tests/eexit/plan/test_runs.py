@@ -30,7 +30,7 @@ def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_
         return ids(SweepConfig(prompts=(Prompt("a", "One?", **of_prompt),), **of_sweep))[0]
 
     of_sweep = {"max_new_tokens": 7, "readout": "raw", "system": "Be brief.", "model": "m", "control_tokens": True}
-    of_prompts = [
+    of_prompts: list[dict[str, Any]] = [
         {"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"},
         {"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100},
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from landed_sweep import land_rows
+from driving import land_rows
 from scripted import sweep_of
 
 from eexit.errors import UsageError

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blank_rows import blank
-from landed_sweep import land_rows
+from driving import land_rows
+from synthetic_sweeps import blank
 
 import eexit
 from eexit.plan.runs import Run

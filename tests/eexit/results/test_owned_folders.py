@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import here, refusal, without_steps
-from full_disk import left
+from commands import here, left, refusal, without_steps
 
 import eexit
 from eexit.errors import UsageError

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from blank_rows import blank
+from synthetic_sweeps import blank
 
 from eexit.results import study_tables
 from eexit.results.parquet_files import DamagedError

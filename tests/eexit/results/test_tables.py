@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from byte_model import save_byte_model
 from commands import refusal
-from landed_sweep import land_all
+from driving import land_all
 
 import eexit
 from eexit.plan.sweep_config import Observe, Prompt, SweepConfig

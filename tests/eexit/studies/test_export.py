@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from byte_model import save_byte_model
 from commands import here, refusal
-from landed_sweep import land_all
+from driving import land_all
 from transformers import PreTrainedTokenizerFast
 
 from eexit.plan.runs import OK, plan_runs

@@ -18,9 +18,8 @@ import openai._base_client
 import pandas as pd
 import pytest
 from commands import here
-from driving import wait_until
+from driving import land_rows, wait_until
 from judge_server import TOKENS, Judge, Response, completion, judging, refusal, scores_of
-from landed_sweep import land_rows
 from scripted import sweep_of
 
 import eexit.studies

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from landed_sweep import land_rows
+from driving import land_rows
 from scripted import sweep_of
 
 from cluster.console.flags_from_config import load_job

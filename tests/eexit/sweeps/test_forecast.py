@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blank_rows import blank
+from synthetic_sweeps import blank
 
 import eexit
 from eexit.results.store.folder import open_store

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from chart_fields import content_of
 from commands import here
-from landed_sweep import land_rows
+from driving import land_rows
 from report_fixtures import Visit
 from scripted import sweep_of
 from synthetic_sweeps import run_rows, write_runs

@@ -8,7 +8,7 @@ import pytest
 import torch
 from byte_model import save_byte_model
 from commands import here
-from landed_sweep import land_all
+from driving import land_all
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eexit.plan.prompts import read_prompts

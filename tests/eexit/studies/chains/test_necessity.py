@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from adding_model import prompts, save_adding_model
 from commands import here, refusal
-from landed_sweep import land_all, land_rows
+from driving import land_all, land_rows
 from scripted import sweep_of
 
 from eexit.plan.grid_types import ControlSpec

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from blank_rows import blank
 from byte_model import save_family
 from commands import here, refusal
 from references import save_adapter
 from safetensors.torch import save_file
+from synthetic_sweeps import blank
 from taken_settings import TEXTS, confidence_of, loaded, run, swept, texts_of
 from transformers import AutoModelForCausalLM
 from untrained import PROBE

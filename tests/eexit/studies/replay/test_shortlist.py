@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blank_rows import blank
-from synthetic_sweeps import add, run_rows, write_runs
+from synthetic_sweeps import add, blank, run_rows, write_runs
 
 from eexit.errors import UsageError
 from eexit.plan.configuration import NORMAL, EarlyExit, NoExit

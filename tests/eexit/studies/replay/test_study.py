@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 from byte_model import N_LAYERS, save_byte_model
 from commands import here
-from driving import look_here
-from landed_sweep import land_all
+from driving import land_all, look_here
 
 from cluster.studies import actors
 from cluster.studies import run as running_studies

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blank_rows import blank
+from synthetic_sweeps import blank
 
 from eexit.errors import UsageError
 from eexit.plan.splits import unit_digest

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import here, refusal
-from landed_sweep import land_rows
+from driving import land_rows
 from scripted import sweep_of
 from selecting import ALONE, CHOOSING, CONFIG, COSTS, PROMPTS, REPORTING, RULES, SEEDS, disagreement, land, select
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from blank_rows import blank
 from selecting import ALONE, CHOOSING, CONFIG, PROMPTS, land, select
+from synthetic_sweeps import blank
 
 from eexit.plan.runs import Run, plan_runs
 from eexit.quality.rubric import ASPECTS

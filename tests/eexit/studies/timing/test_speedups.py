@@ -61,9 +61,9 @@ def test_several_calls_have_an_interval_over_calls_and_only_they_are_compared() 
     assert six.time.mean == pytest.approx(0.82, rel=1e-3)
     assert six.time.low < 0.82 < six.time.high < 0.85
     assert speedups_of(calls_of(*[0.8, 0.82, 0.84] * 2), "fixed") == [six], "equal timings give equal intervals"
-    one, two = (timings_table(calls_of(*times)).columns for times in ((0.8,), (0.8, 0.81)))
-    assert [next(reversed([*each.cells])) for each in one[3:]] == ["–"] * len(one[3:])
-    assert next(reversed([*two[3].cells])) == "0.80"
+    lone, both = (timings_table(calls_of(*times)).columns for times in ((0.8,), (0.8, 0.81)))
+    assert [next(reversed([*each.cells])) for each in lone[3:]] == ["–"] * len(lone[3:])
+    assert next(reversed([*both[3].cells])) == "0.80"
 
 
 def test_short_calls_count_and_those_of_other_machines_and_rounds_without_normal_do_not() -> None:

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 from byte_model import save_byte_model
 from commands import here
-from driving import look_here
-from landed_sweep import land_all
+from driving import land_all, look_here
 
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from landed_sweep import land_rows
+from driving import land_rows
 from rich.console import Console
 from scripted import rows_of, sweep_of
 
