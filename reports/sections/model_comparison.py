@@ -90,13 +90,13 @@ def settings_chart(frame: pd.DataFrame, saved: str, lost: str, names: Sequence[s
     """Return savings against losses, a mark with its intervals per setting."""
     colour, shape = _by_model(names)
     scale = scale_of(logarithmic=False, zero=True, padding=ROOM_PIXELS)
-    x = alt.X(f"{lost}:Q", title=f"{LOSSES[lost]} (share)", axis=PERCENT, scale=scale)
-    y = alt.Y(f"{saved}:Q", title=f"{SAVINGS[saved]} (share)", axis=alt.Axis(format=".0%"), scale=scale)
+    x = alt.X(f"{lost}:Q", title=LOSSES[lost], axis=PERCENT, scale=scale)
+    y = alt.Y(f"{saved}:Q", title=SAVINGS[saved], axis=alt.Axis(format=".0%"), scale=scale)
     known = alt.Chart(ROWS, transform=[{"filter": f"isValid(datum['{saved}']) && isValid(datum['{lost}'])"}])
     base, tooltip = with_tooltips(known.encode(color=colour), SETTING_COLUMNS, frame)
     bars = base.mark_rule(aria=False, opacity=0.4)
-    across = interval_bars(bars.encode(y=y), frame, lost, x.title, along="x")
-    upright = interval_bars(bars.encode(x=x), frame, saved, y.title)
+    across = interval_bars(bars.encode(y=y), frame, lost, LOSSES[lost], along="x")
+    upright = interval_bars(bars.encode(x=x), frame, saved, SAVINGS[saved])
     points = base.mark_point(filled=True, size=80).encode(x=x, y=y, shape=shape, tooltip=tooltip)
     described = f"{SAVINGS[saved]} against {LOSSES[lost]}, a mark per setting, coloured by model."
     return layered(*across, *upright, points, description=described)

@@ -16,7 +16,7 @@ from eexit.studies.assessment.verdict import FILE, AlternativeTime, Bound, Cell,
 from jobs.compare import main
 
 PRINTED = """\
-dtype differs: small float32, large bfloat16
+dtype differs: float32 (small), bfloat16 (large)
 chat templates may differ: sweep.json does not record them all
 
 Models

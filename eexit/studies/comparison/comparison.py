@@ -112,7 +112,7 @@ class Comparison:
             values = [of[name] for of in settings]
             if any(each != values[0] for each in values):
                 of_models = zip(self.names, map(_as_text, values), strict=True)
-                yield f"{name} differs: " + ", ".join(f"{model} {value}" for model, value in of_models)
+                yield f"{name} differs: " + ", ".join(f"{value} ({model})" for model, value in of_models)
         models = [each.manifest.model for each in self.models]
         templates = [(model.get("parts") or {}).get("chat template") for model in models]
         is_one_model = all(_identity(each) == _identity(models[0]) for each in models)

@@ -84,8 +84,8 @@ def _assessments(rows: Sequence[Row]) -> TextTable:
         for row in rows
     ]
     caption = (
-        "Assessments, over their own prompts. Multiply-adds saved within the bound, if deciding were free: A by the "
-        "oracle with the exact KV cache, B with the mode's, D by the rule. As run: by the setting."
+        "Multiply-adds saved within the bound, over an assessment's own prompts. If deciding were free: A by the\n"
+        "oracle, B by the oracle with the mode's KV cache, D by the rule with it. As run: by the setting."
     )
     return TextTable("Assessments", caption, ("model", "A", "B", "the rule (D)", "as run", "setting"), cells)
 

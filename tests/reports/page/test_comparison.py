@@ -22,7 +22,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_charts_are_drawn_and_models_link_to_their_reports(walk: Walk, compared: Path) -> None:
     page = all_drawn(walk("#/", path=compared))
-    assert page.locator("main li").first.inner_text() == "max_new_tokens differs: small 40, <b>large 64"
+    assert page.locator("main li").first.inner_text() == "max_new_tokens differs: 40 (small), 64 (<b>large)"
     assert [ink_of(chart) > 50 for chart in page.locator(".chart").all()] == [True, True]
     depths = page.locator("[data-chart=depths]")
     assert is_redrawn(depths, lambda: depths.get_by_role("combobox").select_option("sure and confirmed"))

@@ -121,8 +121,8 @@ def test_what_differs_is_told_in_a_line_each(pair: tuple[str, str], capsys: pyte
     eexit.compare(pair)
     assert capsys.readouterr().err.splitlines() == [
         "12 prompts are shared, on which all are measured, of small 14, large 12",
-        "dtype differs: small float32, large bfloat16",
-        "max_new_tokens differs: small 40, large 64",
+        "dtype differs: float32 (small), bfloat16 (large)",
+        "max_new_tokens differs: 40 (small), 64 (large)",
         "chat templates may differ: sweep.json does not record them all",
     ]
 
