@@ -36,9 +36,12 @@ def main(arguments: Sequence[str]) -> int:
     from eexit.results.owned_folders import refuse_for_file
     from eexit.studies.comparison.comparison import read_comparison
 
-    for path, name, is_report in ((flags.out, "--out", True), (flags.json, "--json", False)):
-        if path is not None:
-            refuse_for_file(path, name, is_report=is_report)
+    if flags.json is not None:
+        refuse_for_file(flags.json, "--json")
+    if flags.out is not None:
+        from reports.page.build import refuse_place
+
+        refuse_place(Path(flags.out))
     show(read_comparison(flags.results), flags)
     return 0
 

@@ -31,7 +31,7 @@ def save_model_sweep(
         draw = np.random.default_rng([int(token["prompt_id"]), token["position"], round(100 * bold)])
         agrees = draw.uniform(size=n_layers) < bold + (1 - bold) * np.arange(n_layers) / (n_layers - 1)
         agrees[-1] = True
-        p = np.sort(draw.uniform(0.5, 1, n_layers))
+        p = draw.uniform(0.8, 1, n_layers)
         return {"top_prob": [[float(each)] for each in p], "top_token_ids": [[7 if each else 8] for each in agrees]}
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _differences(comparison: Comparison, confidences: Sequence[float]) -> TextTa
         cells.append((*named, _points(row["difference"]), *intervals, f"{row['difference_n']:,}"))
     heads = (
         "paired differences",
-        "",
+        "measure",
         "at (layers)",
         "points",
         *(f"{100 * each:.4g}% interval" for each in confidences),

@@ -100,8 +100,9 @@ class ModelResults:
         """A row per prompt key with successful runs, seeds averaged; NaN marks unknown values.
 
         `correct` is full depth's, and `oracle_skipped` the share of layers that the oracle skips in the exact KV cache.
-        Of each layer, `agreement_5` is the share of decided tokens with the final layer's top token, `confirmed_5` of
-        those that are also sure, and `oracle_exited_5` of those that the oracle lets exit there or before.
+        A layer has three columns, named by `column_of`. The agreement is the share of decided tokens for which the
+        layer predicts the final layer's. Confirmed is the share for which it also is sure, and exited the share that
+        the oracle lets exit there or before.
         """
         frames = [self._correct(), self._exits(), self._readings()]
         return pd.concat(frames).groupby(level=0).mean().dropna(how="all")
