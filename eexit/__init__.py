@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eexit.method.modes import mode
     from eexit.method.rules import rule
     from eexit.model.chat import format_and_tokenize_input
+    from eexit.studies.comparison.comparison import compare
     from eexit.sweeps.api import open as open
     from eexit.sweeps.api import sweep
     from eexit.sweeps.sweep_results import SweepResults
@@ -30,6 +31,7 @@ _HOMES = {
     "EarlyExitGenerator": "eexit.custom_generate.original",
     "KLExitGenerator": "eexit.custom_generate.original",
     "PredictionObject": "eexit.custom_generate.original",
+    "compare": "eexit.studies.comparison.comparison",
     "format_and_tokenize_input": "eexit.model.chat",
     "get_early_exit_indices": "eexit.custom_generate.original",
     "load": "eexit.custom_generate.setting",
@@ -46,6 +48,7 @@ __all__ = [
     "KLExitGenerator",
     "PredictionObject",
     "SweepResults",
+    "compare",
     "format_and_tokenize_input",
     "get_early_exit_indices",
     "load",

@@ -3,6 +3,7 @@
     eexit assess                                   the default model, on generated prompts
     eexit assess --model Qwen/Qwen3-0.6B --prompts mine.jsonl --out results/mine
     eexit assess --quick                           a smoke run at a tenth of the size, without a certificate
+    eexit assess --model one two --out results/both    one model after the other, and their comparison
     eexit assess --dry-run                         print the ten commands
 
 The commands train artefacts on the model's own texts; predict, from a pilot and its replays, which settings lose about
@@ -34,13 +35,13 @@ from cluster.console.flags_from_config import load_job
 from cluster.console.parser import Parser
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
-from eexit.output.locations import inside, redact
+from eexit.output.locations import folders_by_name, inside, redact
 from eexit.output.text import describe_precision, pluralize
 from eexit.plan.prompts import read_prompts
 from eexit.plan.sweep_config import NO_EXITS, SweepConfig
 from eexit.plan.validation_errors import explain
-from eexit.results.layout import REPORT
-from jobs import choose, replay, sweep, timings, train
+from eexit.results.layout import ASSESSMENT, REPORT
+from jobs import choose, compare, replay, sweep, timings, train
 
 if TYPE_CHECKING:
     from cluster.assessment.assessment import Assessment
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {"sweep": sweep.main, "train": train.main, "replay": replay.main, "choose": choose.main,
             "timings": timings.main}  # fmt: skip
+COMPARISON = "compare.html"
 MODEL = ("model", "revision", "dtype", "quantize")
 TRUST = "trust_remote_code"  # every command is told anew
 READING = ("system", "thinking", "thinking_until")
@@ -57,19 +59,47 @@ READING = ("system", "thinking", "thinking_until")
 @command("finished steps stay: the same command resumes from them")
 def main(arguments: Sequence[str]) -> int:
     """Run `eexit assess`. Return 0 if there is a verdict, 1 if it stopped before, 2 for bad input."""
-    flags = read_flags(arguments)
+    flags = flags_by_model(read_flags(arguments))
+    assessments = [assessment_of(each) for each in flags]  # all are refused or accepted before the first one runs
+    for assessment, each in zip(assessments, flags, strict=True):
+        assess_one(assessment, each)
+    if len(flags) == 1 or flags[0].dry_run:
+        return 0
+    folders = [each.out for each in flags]
+    return compare.main([*folders, "--out", str(Path(folders[0]).expanduser().parent / COMPARISON)])
+
+
+def flags_by_model(flags: Namespace) -> list[Namespace]:
+    """Return the flags of each model's assessment; one of several has a folder in --out with the model's name.
+
+    Raise `UsageError` for a revision of several models, and for an --out that is itself an assessment.
+    """
+    if len(flags.model) == 1:
+        return [Namespace(**{**vars(flags), "model": flags.model[0]})]
+    if flags.revision:
+        raise UsageError("--revision is of one model, and --model names several: assess that model by itself")
+    if (Path(flags.out).expanduser() / ASSESSMENT).is_file():
+        raise UsageError(f"--out {flags.out} is an assessment of one model: give several models another folder")
+    outs = folders_by_name(flags.model, flags.out)
+    return [
+        Namespace(**{**vars(flags), "model": model, "out": out}) for model, out in zip(flags.model, outs, strict=True)
+    ]
+
+
+def assess_one(assessment: "Assessment", flags: Namespace) -> None:
+    """Assess a model and print the verdict, or only the commands of a dry run."""
     from cluster.assessment.assess import assess, begin
 
     display = open_display(quiet=flags.quiet)
-    assessment = assessment_of(flags)
     print(first_line(assessment), flush=True)
     if flags.dry_run:
         begin(assessment)
         for step in assessment.commands():
             print(step.line)
-        return 0
+        return
     for line in plan_text(assessment):
         display.say(line)
+
     with ExitStack() as stack:
 
         def do(script: str, given: Sequence[str]) -> int:
@@ -80,7 +110,6 @@ def main(arguments: Sequence[str]) -> int:
 
         verdict, is_another = assess(assessment, do, display.say)
     finish(verdict, flags.out, is_another, flags.trust_remote_code)
-    return 0
 
 
 def assessment_of(flags: Namespace) -> "Assessment":
@@ -219,10 +248,10 @@ def package_command(out: str, trusts_code: bool) -> str:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser, fields = Parser(__doc__), SweepConfig.model_fields
-    for name in MODEL[:2]:
-        default = fields[name].default
-        told = f"{fields[name].description}" + (f" (default: {default})" if default else "")
-        parser.add_argument(f"--{name}", default=default, help=told)
+    default = fields["model"].default
+    several = f"{fields['model'].description}; several are assessed one after the other (default: {default})"
+    parser.several("--model", "MODEL", several, default=(default,))
+    parser.add_argument("--revision", help=fields["revision"].description)
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
     parser.add_argument("--quantize", help=fields["quantize"].description)
     parser.add_argument(

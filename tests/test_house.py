@@ -15,7 +15,7 @@ from quick import QUICK
 FLOORS = (
     "eexit.errors", "eexit.output", "eexit.cpu", "eexit.model", "eexit.method", "eexit.plan", "eexit.quality",
     "eexit.results", "eexit.costs", "eexit.decode",
-    "eexit.sweeps", "eexit.custom_generate", "eexit", "eexit.training", "eexit.studies",
+    "eexit.sweeps", "eexit.custom_generate", "eexit.training", "eexit.studies", "eexit",
     "cluster.sweep_job", "cluster.signals", "cluster.console", "cluster", "cluster.studies", "cluster.assessment",
     "reports.progress", "reports.read", "reports.shared", "reports.sections", "reports.page",
     "reports", "jobs",

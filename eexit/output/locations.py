@@ -6,7 +6,8 @@
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -66,6 +67,16 @@ def inside(location: str, name: str) -> str:
         return f"{location.rstrip('/')}/{name}"
     path, question, options = location.partition("?")
     return f"{path.rstrip('/')}/{name}{question}{options}"
+
+
+def folders_by_name(models: Sequence[str], out: str) -> list[str]:
+    """Return a folder in `out` for each model, by the end of its name. Raise `UsageError` if two have the same."""
+    names = [PurePath(model or "model").name.removesuffix(".gguf") for model in models]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UsageError(
+            f"two models would have the folder {repeated[0]} of --out: give them one by one, each with an --out"
+        )
+    return [inside(out, name) for name in names]
 
 
 def read_snippet(location: str, table: str, name: str = "", then: str = "") -> str:

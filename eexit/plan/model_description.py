@@ -57,7 +57,7 @@ class ModelDescription:
     file. A model from the hub has neither and is identified by its revision. `dtype` is what the model is loaded in,
     resolved on this machine if it depends on it. `quantization` is how weights are quantised, at loading or in the
     checkpoint. `gguf_bits` is the width of most weights in the GGUF file. `generation_config` has the model's own
-    values that change the output of plain `generate`.
+    values that change the output of plain `generate`. `shape` is as in `shape_of`, None if it can't be found.
     """
 
     name: str
@@ -70,6 +70,7 @@ class ModelDescription:
     quantization: str | None
     gguf_bits: int | None
     generation_config: dict[str, Any]
+    shape: dict[str, float] | None = None
 
 
 def describe_model(config: SweepConfig) -> ModelDescription:
@@ -97,7 +98,37 @@ def describe_model(config: SweepConfig) -> ModelDescription:
         quantization=config.quantize or method_of(found),
         gguf_bits=_gguf_bits(config.model),
         generation_config=read_generation_config(config, location, found),
+        shape=_shape_unloaded(config, found),
     )
+
+
+def shape_of(model: PreTrainedModel) -> dict[str, float]:
+    """Return the shape of a model, which may be on the meta device. Raises `UsageError` if its layers aren't found.
+
+    Keys: `width` of a hidden state, `vocabulary`, `parameters`, and `head_in_layers`, the multiply-adds of an lm_head
+    read as a multiple of a layer's. A layer is the mean of all layers, without attention over positions. All experts of
+    a layer count.
+    """
+    text, head = model.config.get_text_config(decoder=True), model.get_output_embeddings()
+    path, name = find_stack(model, text.num_hidden_layers)
+    of_layers = sum(map(_multiply_adds, getattr(model.get_submodule(path), name)))
+    return {
+        "width": text.hidden_size,
+        "vocabulary": text.vocab_size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "head_in_layers": 0.0 if head is None else _multiply_adds(head) * text.num_hidden_layers / of_layers,
+    }
+
+
+def _multiply_adds(module: nn.Module) -> int:
+    """Return the number of weights in a module's matrices, each of which multiplies one number of a token."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+
+
+def _shape_unloaded(config: SweepConfig, found: Any) -> dict[str, float] | None:
+    with suppress(UsageError, RuntimeError, NotImplementedError):  # code that can't run without weights
+        return shape_of(_without_weights(config, found))
+    return None
 
 
 def _refuse_misfit_unloaded(config: SweepConfig, folder: str) -> None:
@@ -141,6 +172,7 @@ def describe_loaded(model: PreTrainedModel, tokenizer: Tokenizer) -> ModelDescri
         quantization=quantization_of(model),
         gguf_bits=None,
         generation_config=values_of(model.generation_config),
+        shape=shape_of(model) if quantization_of(model) is None else None,  # quantised matrices hold fewer numbers
     )
 
 

@@ -37,7 +37,7 @@ from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.runs import count_runs
 from eexit.plan.sweep_config import SweepConfig
 
-FORMAT: Final = 3  # version of the cache's format and of the inspection
+FORMAT: Final = 4  # version of the cache's format and of the inspection
 # Results depend on these fields of a sweep, on these packages, on the visible devices, and on the CPU, by which
 # `--dtype auto` is resolved.
 FIELDS: Final = ("model", "revision", "trust_remote_code", "dtype", "quantize", "adapter")

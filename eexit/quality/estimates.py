@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eexit.quality.intervals import clopper_pearson, of_difference, of_quotient, share_interval, t_interval
+from eexit.quality.intervals import LEVEL, clopper_pearson, of_difference, of_quotient, share_interval, t_interval
 
 MIN_SAMPLES: Final = 5  # prompts; with fewer, a mean has no interval
 MIN_CALLS: Final = 6  # calls of a timing; with fewer, intervals are too wide to be of use
@@ -106,12 +106,13 @@ def _labels(column: Sequence[Any] | np.ndarray) -> np.ndarray:
     return column if isinstance(column, np.ndarray) else np.array(column, dtype=object)
 
 
-def estimate_columns(values_PX: np.ndarray, kinds: Sequence[ValueKind]) -> list[Estimate]:
+def estimate_columns(values_PX: np.ndarray, kinds: Sequence[ValueKind], level: float = LEVEL) -> list[Estimate]:
     """Return the mean of each of the X columns over the P prompts (rows); NaN marks a missing value."""
-    return [_mean(values_P[~np.isnan(values_P)], kind) for values_P, kind in zip(values_PX.T, kinds, strict=True)]
+    known = (values_P[~np.isnan(values_P)] for values_P in values_PX.T)
+    return [_mean(values_P, kind, level) for values_P, kind in zip(known, kinds, strict=True)]
 
 
-def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
+def _mean(values_P: np.ndarray, kind: ValueKind, level: float) -> Estimate:
     n = len(values_P)
     if not n:
         return NOTHING
@@ -119,11 +120,11 @@ def _mean(values_P: np.ndarray, kind: ValueKind) -> Estimate:
     if n < MIN_SAMPLES:
         return Estimate(mean, math.nan, math.nan, n)
     if kind is ValueKind.SHARE:
-        ends = share_interval(values_P)
+        ends = share_interval(values_P, level)
     elif kind is ValueKind.DIFFERENCE:
-        ends = of_difference(values_P)
+        ends = of_difference(values_P, level)
     else:
-        low, high = t_interval(mean, float(values_P.var(ddof=1)), n)
+        low, high = t_interval(mean, float(values_P.var(ddof=1)), n, level)
         ends = max(low, float(values_P.min())), min(high, float(values_P.max()))  # no count is below 0
     return Estimate(mean, *ends, n)
 

@@ -1,4 +1,4 @@
-"""Intervals at the level `LEVEL`, and the test of paired answers, each in closed form.
+"""Intervals at the level `LEVEL` unless another is given, and the test of paired answers, each in closed form.
 
 Shares have the exact interval of Clopper and Pearson (1934), which holds at 0, at 1 and for few prompts. Paired
 differences of shares have the interval of Bonett and Price (2012), which needs only the differences. Fagerland,
@@ -22,12 +22,16 @@ MOST_EFFECTIVE: Final = 1e9  # effective number of prompts if all have the same 
 Ends = tuple[float, float]
 
 
-def share_interval(values_P: np.ndarray) -> Ends:
+def _tail(level: float) -> float:
+    return 1 - (1 - level) / 2
+
+
+def share_interval(values_P: np.ndarray, level: float = LEVEL) -> Ends:
     """Return the interval of a mean of values in [0, 1]."""
     mean, effective = float(values_P.mean()), float(len(values_P))
     if _are_parts(values_P):
-        effective = _as_many(mean * (1 - mean), values_P)
-    return _exact(mean * effective, (1 - mean) * effective)
+        effective = _as_many(mean * (1 - mean), values_P, level)
+    return _exact(mean * effective, (1 - mean) * effective, level)
 
 
 def clopper_pearson(successes: float, n: float) -> Ends:
@@ -35,24 +39,24 @@ def clopper_pearson(successes: float, n: float) -> Ends:
     return _exact(successes, n - successes)
 
 
-def _exact(successes: float, failures: float) -> Ends:
+def _exact(successes: float, failures: float, level: float = LEVEL) -> Ends:
     """Return Clopper and Pearson's ends, quantiles of beta distributions, without the checks of `scipy.stats`."""
-    low = scipy.special.betaincinv(successes, failures + 1, TAILS[0]) if successes > 0 else 0.0
-    high = scipy.special.betaincinv(successes + 1, failures, TAILS[1]) if failures > 1e-9 else 1.0
+    low = scipy.special.betaincinv(successes, failures + 1, 1 - _tail(level)) if successes > 0 else 0.0
+    high = scipy.special.betaincinv(successes + 1, failures, _tail(level)) if failures > 1e-9 else 1.0
     return float(low), float(high)
 
 
-def of_difference(values_P: np.ndarray) -> Ends:
+def of_difference(values_P: np.ndarray, level: float = LEVEL) -> Ends:
     """Return the interval of a mean of differences of two shares, in [−1, 1]."""
     n, gained, lost = len(values_P), values_P.clip(min=0).mean(), -values_P.clip(max=0).mean()
-    effective = _as_many(gained + lost - (gained - lost) ** 2, values_P) if _are_parts(values_P) else n
-    return bonett_price(gained * effective, lost * effective, effective)
+    effective = _as_many(gained + lost - (gained - lost) ** 2, values_P, level) if _are_parts(values_P) else n
+    return bonett_price(gained * effective, lost * effective, effective, level)
 
 
-def bonett_price(gained: float, lost: float, n: float) -> Ends:
+def bonett_price(gained: float, lost: float, n: float, level: float = LEVEL) -> Ends:
     """Return the interval of a difference of paired shares, (gained − lost) / n."""
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = NORMAL_TAIL * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = float(scipy.special.ndtri(_tail(level))) * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return float(max(up - down - half, -1.0)), float(min(up - down + half, 1.0))
 
 
@@ -61,7 +65,7 @@ def _are_parts(values_P: np.ndarray) -> bool:
     return bool((values_P != np.round(values_P)).any())
 
 
-def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
+def _as_many(whole_variance: float, values_P: np.ndarray, level: float) -> float:
     """Return the effective number of prompts: so many whole values of `whole_variance` have as precise a mean as these.
 
     The squared ratio of the normal to Student's quantile lowers it, since the variance of `values_P` is estimated.
@@ -70,13 +74,14 @@ def _as_many(whole_variance: float, values_P: np.ndarray) -> float:
     if n == 1:  # one value has no variance
         return 0.0
     variance = float(values_P.var(ddof=1))
-    spread = float(NORMAL_TAIL / scipy.special.stdtrit(n - 1, TAILS[1])) ** 2
+    tail = _tail(level)
+    spread = float(scipy.special.ndtri(tail) / scipy.special.stdtrit(n - 1, tail)) ** 2
     return min(whole_variance / (variance / n) * spread, MOST_EFFECTIVE) if variance else MOST_EFFECTIVE
 
 
-def t_interval(mean: float, variance: float, n: int) -> Ends:
+def t_interval(mean: float, variance: float, n: int, level: float = LEVEL) -> Ends:
     """Return Student's interval of a mean of `n` values with this sample variance."""
-    half = float(scipy.special.stdtrit(n - 1, TAILS[1])) * math.sqrt(variance / n)
+    half = float(scipy.special.stdtrit(n - 1, _tail(level))) * math.sqrt(variance / n)
     return mean - half, mean + half
 
 

@@ -29,7 +29,7 @@ from eexit.results.committed import read_columns
 from eexit.results.configuration_means import estimate_ratio, exit_counts, numbers_of
 from eexit.results.layout import MANIFEST, Manifest, decode_manifest
 from eexit.results.store.folder import Store, open_store
-from eexit.results.store.manifest import first_difference
+from eexit.results.store.manifest import first_difference, identity_of
 from eexit.results.study_tables import TIMINGS
 
 Row = Mapping[str, Any]
@@ -89,7 +89,7 @@ class FinishedSweep:
     @cached_property
     def digest(self) -> str:
         """Hash of the model, the artefacts and all committed runs. Files made from a sweep record this hash."""
-        model = {name: value for name, value in self.manifest.model.items() if name != "parts"}
+        model = {name: value for name, value in identity_of(self.manifest.model).items() if name != "parts"}
         runs = read_columns(self.store, ["run_id", "status", "text"]).to_pylist()
         return content_hash(model, self.manifest.config.get("digests", {}), sorted(runs, key=lambda run: run["run_id"]))
 
@@ -185,7 +185,7 @@ def manifest_of(store: Store, name: str) -> Manifest:
 
 def refuse_changed_model(sweep: FinishedSweep, model: Mapping[str, Any]) -> None:
     """Raise `UsageError` if the model differs from the model in the sweep's manifest."""
-    if difference := first_difference(sweep.manifest.model, model, "model"):
+    if difference := first_difference(identity_of(sweep.manifest.model), identity_of(model), "model"):
         raise UsageError(
             f"the model of {sweep.name} is not the one that the sweep had ({difference}): "
             "put it back as it was, or run the sweep again"

@@ -134,6 +134,7 @@ class _Model(TypedDict):
     dtype: _Name
     quantization: NotRequired[_Name | None]
     gguf_bits: NotRequired[int | None]
+    shape: NotRequired[dict[_Name, float] | None]
 
 
 @with_config(ConfigDict(strict=True))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 from eexit.errors import Interrupted, UsageError
 from eexit.output.display import open_display
-from eexit.output.locations import path_from, redact
+from eexit.output.locations import folders_by_name, path_from, redact
 from eexit.plan.prompts import prompts_of
 from eexit.results.layout import REPORT, side_folder_name
 from eexit.results.parquet_files import DamagedError
@@ -107,12 +107,7 @@ def _folders_of(models: Sequence[Any], out: str | Path | None) -> list[str | Non
         str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "name_or_path", "")
         for model in models
     ]
-    folders = [Path(name or "model").name.removesuffix(".gguf") for name in names]
-    if repeated := [name for name in folders if folders.count(name) > 1]:
-        raise UsageError(
-            f"two models would have the folder {repeated[0]} of out: sweep them one by one, each with an out"
-        )
-    return [f"{str(out).rstrip('/')}/{name}" for name in folders]
+    return [*folders_by_name(names, str(out))]
 
 
 def _sweep_each(planned: "Sequence[tuple[SweepSpec, Loaded | None, bool]]", quiet: bool) -> list[SweepResults]:

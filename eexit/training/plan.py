@@ -19,7 +19,7 @@ from eexit.plan.hashes import checksum
 from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.sweep_config import NO_EXITS, Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, refuse_changed_model
-from eexit.results.store.manifest import first_difference
+from eexit.results.store.manifest import first_difference, identity_of
 from eexit.training.texts import TrainingText, n_tokens
 from eexit.training.trainer_inputs import WAYS, TrainingOptions, rule_and_parameter
 from eexit.training.training_checkpoint import read_saved
@@ -60,7 +60,7 @@ class TrainingPlan:
 
 def _identity(settings: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name: value for name, value in data.items() if name not in OF_COMMAND}
-    return {"settings": dict(settings), "model": dict(model), "data": texts}
+    return {"settings": dict(settings), "model": identity_of(model), "data": texts}
 
 
 def make_training_plan(

@@ -62,6 +62,7 @@ SCRIPTS: Final = (
     "views/grid.js",
     "views/configuration.js",
     "views/lists.js",
+    "views/comparison.js",
     "exports.js",
     "follow.js",
     "app.js",
@@ -97,7 +98,7 @@ def build_report(
     missing runs. Raise `NotASweepError` if `results` holds no sweep. Raise `UsageError` if writing would replace a file
     that isn't a report's, or put one among a sweep's tables or artefacts.
     """
-    _refuse_place(Path(out))
+    refuse_place(Path(out))
     progress("reading runs")
     sweep = replace(read_sweep(results), margin=options.margin, unit_costs_of=options.unit_costs_of)
     for line in truncate_lines(sweep.left_out):
@@ -120,11 +121,11 @@ def write_report(
 ) -> Path:
     """Write the page of a sweep of any origin, and return its path. Raise `UsageError` as `build_report` does."""
     out = Path(out)
-    _refuse_place(out)
+    refuse_place(out)
     data, packed = payload(sweep, title, options.prompts, progress)
     progress("writing the page")
     kept, outside = split_blobs(packed, options.max_bytes - len(squeeze(json.dumps(data).encode())) - FIXED_BYTES)
-    page = _page(data, packed, kept, outside, side_folder(out).name, options.follow_seconds)
+    page = page_html(data, packed.pieces, kept, outside, side_folder(out).name, options.follow_seconds)
     _write_files(out, page, _side_files(side_folder(out), outside))
     return out
 
@@ -132,7 +133,7 @@ def write_report(
 def render(sweep: Sweep, title: str) -> str:
     """Return the HTML of the whole page, without side files. The same results give the same text."""
     data, packed = payload(sweep, title, len(sweep.prompts))
-    return _page(data, packed, packed.blobs, {}, "")
+    return page_html(data, packed.pieces, packed.blobs, {}, "")
 
 
 def side_folder(out: Path) -> Path:
@@ -152,7 +153,7 @@ def split_blobs(packed: PackedTokens, room: int) -> tuple[Blobs, Blobs]:
     return kept, outside
 
 
-def _refuse_place(out: Path) -> None:
+def refuse_place(out: Path) -> None:
     """Raise `UsageError` if the report would be among results, or would replace files that are no report's."""
     refuse_for_file(out, "the report", is_report=True)
     foreign = [out] if out.exists() and not _starts(out, is_report) else []
@@ -191,9 +192,10 @@ def _write_files(out: Path, page: str, beside: Mapping[Path, str]) -> None:
         stale.unlink()
 
 
-def _page(
-    data: dict[str, Any], packed: PackedTokens, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
+def page_html(
+    data: dict[str, Any], pieces: str, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
 ) -> str:
+    """Return a page's HTML: its payload, its blobs by kind and prompt, and those of `outside` in files of `folder`."""
     content = squeeze(
         json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()
     )
@@ -211,6 +213,7 @@ def _page(
         facts=data["facts"],
         counts=data["counts"],
         verdict=data["verdict"],
+        comparison=data.get("comparison"),
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,
@@ -218,7 +221,7 @@ def _page(
         script=script,
         blobs={
             "payload": content,
-            "pieces": packed.pieces,
+            "pieces": pieces,
             **{f"{kind}-{number}": blob for kind, blobs in kept.items() for number, blob in enumerate(blobs)},
             "bundle": packed_bundle,
         },

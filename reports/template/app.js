@@ -62,7 +62,7 @@ function parse(hash) {
 }
 
 const PAGES = {
-  overview: overviewPage,
+  overview: () => (DATA.comparison ? comparisonPage(DATA.comparison) : overviewPage()),
   prompt: ({ number }) => promptPage(number),
   configuration: ({ number, run, vs, t, o }) => configurationPage(number, run, { vs, t, o }),
   everywhere: ({ key }) => configurationsPage(key),

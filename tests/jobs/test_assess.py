@@ -30,6 +30,9 @@ from jobs.assess import main
         ("--dtype int4", "unknown dtype 'int4': choose from"),
         ("--exit-layers 23 23", r"must be strictly increasing, got 23,23 \(--exit-layers\)"),
         ("--minutes 35", "unrecognized arguments: --minutes 35"),
+        ("--model one two --revision main", "--revision is of one model, and --model names several"),
+        ("--model a/one b/one --out both", "two models would have the folder one of --out"),
+        ("--model one two --out assessed", "--out assessed is an assessment of one model"),
         ("--out=", "--out is empty: give a folder"),
         ("--out s3://bucket/assess", "--out s3://bucket/assess is a URI: give a folder"),
         ("--out few.jsonl", "few.jsonl is a file: give a folder"),
@@ -47,6 +50,8 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     if "tiny" in arguments:
         save_exiting_model(tmp_path / "tiny", n_layers=4)
     (tmp_path / "foreign").mkdir()
+    (tmp_path / "assessed").mkdir()
+    (tmp_path / "assessed" / "assessment.json").write_text("{}")
     (tmp_path / "foreign" / "verdict.json").write_text('{"pays": "me"}')
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     done = here(main, *arguments.split(), "--dry-run")
@@ -59,6 +64,20 @@ def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch:
     submitted = {"runtime_env": {"working_dir": "gcs://a"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
     assert "is relative, and this job's working directory is a copy" in refusal(main, "--out", "results/mine")
+
+
+def test_each_of_several_models_has_a_folder_of_its_own_and_all_are_checked_first(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_exiting_model(tmp_path / name, n_layers=4)
+    models = [str(tmp_path / name) for name in ("one", "two")]
+    flags = ["--exit-layers", "1", "2", "--out", str(tmp_path / "out"), "--dry-run"]
+    lines = here(main, "--model", *models, *flags).stdout.splitlines()
+    assert len(lines) == 22
+    for name, its in (("one", lines[:11]), ("two", lines[11:])):
+        assert its[0].startswith(f"{tmp_path / name} · ")
+        assert all(f"{tmp_path / 'out' / name}/" in line for line in its[1:])
+    assert "nowhere" in here(main, "--model", models[0], "nowhere", *flags[:-2], str(tmp_path / "b")).stderr
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("is_smoke_run", [False, True])

@@ -163,9 +163,15 @@ def refuse_other_model(store: Store, held: Manifest, manifest: Manifest) -> None
         )
     # Values of generation_config that a sweep does not apply change none of its results.
     stored, planned = (
-        {**m.model, "exitable_layers": list(m.exitable_layers), "generation_config": None} for m in (held, manifest)
+        {**identity_of(m.model), "exitable_layers": list(m.exitable_layers), "generation_config": None}
+        for m in (held, manifest)
     )
     refuse_difference(store, first_difference(stored, planned, "model"))
+
+
+def identity_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's description without its shape, which follows from the rest; earlier versions recorded none."""
+    return {name: value for name, value in model.items() if name != "shape"}
 
 
 def refuse_difference(store: Store, difference: str | None) -> None:

@@ -23,7 +23,7 @@ from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_colum
 from eexit.quality.risks import WRONG, losses
 from eexit.results.configuration_means import cut_shares, cut_warning
 from eexit.results.finished_sweep import FinishedSweep, read_finished
-from eexit.results.store.manifest import first_difference
+from eexit.results.store.manifest import first_difference, identity_of
 from eexit.results.study_tables import CHAINS
 from eexit.results.tables import CONFIGURATION
 from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
@@ -83,7 +83,9 @@ class NecessityStudy(Study):
     def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[ChainVariant, pa.Table]]:
         """Yield each edit in follow-up sweep number `number`, and its runs with the ids of the original prompts."""
         sweep = self._sweep
-        if difference := first_difference(sweep.manifest.model, other.manifest.model, "model"):
+        if difference := first_difference(
+            identity_of(sweep.manifest.model), identity_of(other.manifest.model), "model"
+        ):
             raise UsageError(f"--necessity {other.name} is not of the model of {sweep.name} ({difference})")
         kept_of, original_of = {}, {}
         for prompt in other.manifest.config["prompts"]:

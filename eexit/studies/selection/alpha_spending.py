@@ -17,6 +17,7 @@ from eexit.quality.learn_then_test import alpha_share
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import Store, open_store
+from eexit.results.store.manifest import identity_of
 from eexit.results.study_tables import CHOICES
 from eexit.studies.selection.selection_args import AlphaShare
 
@@ -41,7 +42,7 @@ def hash_of_runs(config: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     An extended sweep has another one.
     """
     placeless = {name: value for name, value in config.items() if name not in config.get("digests", ())}
-    return content_hash(placeless, {name: value for name, value in model.items() if name != "parts"})
+    return content_hash(placeless, {name: value for name, value in identity_of(model).items() if name != "parts"})
 
 
 def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:

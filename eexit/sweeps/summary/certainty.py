@@ -59,7 +59,7 @@ def confidence_by_depth(
     for threshold in thresholds:
         if not isinstance(threshold, Real) or not 0 < threshold <= 1:
             raise UsageError(f"sure must be a probability above 0, such as {SURE}, got {threshold!r}")
-    counts = _counts(tokens, list(prompt_of), len(layers), thresholds)
+    counts = count_certainty(tokens, list(prompt_of), len(layers), thresholds)
     known_R = counts.n_R > 0
     prompts = [prompt_id for prompt_id, known in zip(prompt_of.values(), known_R, strict=True) if known]
     kind_R = np.array([kind_of.get(prompt_id, "") for prompt_id in prompts])
@@ -79,7 +79,7 @@ def confidence_by_depth(
 
 
 @dataclass(frozen=True)
-class _CertaintyCounts:
+class CertaintyCounts:
     """Counts of the decided tokens of R runs, at C thresholds and X layers.
 
     - `n_R`: all decided tokens.
@@ -101,7 +101,7 @@ class _CertaintyCounts:
     first_CRMX: np.ndarray
 
     @classmethod
-    def none(cls, n_thresholds: int, n_runs: int, n_layers: int) -> "_CertaintyCounts":
+    def none(cls, n_thresholds: int, n_runs: int, n_layers: int) -> "CertaintyCounts":
         by_layer = {name: np.zeros((n_thresholds, n_runs, n_layers)) for name in SHARES[:4]}
         of_tokens = {name: np.zeros((n_thresholds, n_runs, 1)) for name in SHARES[4:]}
         first_CRMX = np.zeros((n_thresholds, n_runs, len(MEASURES), n_layers))
@@ -127,10 +127,14 @@ class _CertaintyCounts:
             np.add.at(self.first_CRMX[at, :, measure], (run_D[of_sure], is_so_DX[of_sure].argmax(1)), 1)
 
 
-def _counts(
+def count_certainty(
     tokens: Iterable[pa.RecordBatch], run_ids: Sequence[str], n_layers: int, thresholds: Sequence[float]
-) -> _CertaintyCounts:
-    counts = _CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
+) -> CertaintyCounts:
+    """Return the counts of these runs, of which `tokens` are as in `confidence_by_depth`.
+
+    At threshold 0, a layer confirms a token if it predicts the final layer's: the layers agree.
+    """
+    counts = CertaintyCounts.none(len(thresholds), len(run_ids), n_layers)
     for run_D, p_DXK, top_token_DX in top_predictions(tokens, run_ids):
         np.add.at(counts.n_R, run_D, 1)
         for at, threshold in enumerate(thresholds):

@@ -203,6 +203,23 @@ def test_failed_runs_are_retried(mine: list[str], flags: list[str], out: Path, m
     assert not verdict_in(out).missing
 
 
+def test_several_models_are_assessed_one_after_the_other_and_compared(
+    flags: list[str], out: Path, tmp_path: Path
+) -> None:
+    save_exiting_model(tmp_path / "other", n_layers=8, early=3, sharp=60)
+    both = tmp_path / "both"
+    shutil.copytree(out, both / "model")  # which leaves nothing to do for the first one
+    call = assess_here("--model", flags[1], tmp_path / "other", *flags[2:-1], both)  # type: ignore[arg-type]
+    assert call.returncode == 0, call.stderr
+    assert done_by(call) == [*COMMANDS]
+    assert verdict_in(both / "other").cells.keys() == {"A", "B", "C", "D"}
+    assert call.stdout.count("Does early exit pay?") == 2
+    *_, compared = call.stdout.split("Models")
+    assert [line.split()[0] for line in compared.splitlines()[3:5]] == ["model", "other"]
+    assert call.stdout.splitlines()[-1] == str(both / "compare.html")
+    assert (both / "compare.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

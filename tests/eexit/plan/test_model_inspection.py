@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from byte_model import save_byte_model
 from commands import asked_here
+from safetensors import safe_open
 from untrained import TINY, config_with, save_state_maps, stream_maps
 
 from eexit.errors import UsageError
@@ -17,6 +18,7 @@ from eexit.plan.artefacts import WEIGHTS
 from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, inspect_model
 from eexit.plan.runs import count_runs
 from eexit.plan.sweep_config import SweepConfig
+from eexit.studies.cost_projection import shapes_of
 
 PROMPT = "Hello."
 
@@ -65,6 +67,15 @@ def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[
     with pytest.raises(UsageError, match="exit layer 6 is not below the final layer"):
         seen(model, exit_layers=[6])
     assert looks == ["_find"]
+
+
+@pytest.mark.usefixtures("looks")
+def test_the_shape_is_that_of_the_models_config_and_weights(model: Path) -> None:
+    shape, shapes = seen(model)[0]["shape"], shapes_of(str(model))
+    with safe_open(model / "model.safetensors", "pt") as held:
+        n_weights = sum(held.get_tensor(name).numel() for name in held.keys())  # noqa: SIM118
+    assert (shape["width"], shape["vocabulary"], shape["parameters"]) == (shapes.width, shapes.vocabulary, n_weights)
+    assert shape["head_in_layers"] == pytest.approx(shapes.head_in_layers)
 
 
 def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, looks: list[str]) -> None:

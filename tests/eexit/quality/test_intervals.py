@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binom, binomtest
 
+from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.quality.intervals import bonett_price, clopper_pearson, mcnemar, of_difference, of_median, share_interval
 
 
@@ -18,6 +20,21 @@ def test_intervals_and_tests_of_shares_are_those_that_were_published() -> None:
     assert bonett_price(0, 0, 100)[0] < -0.02, "no difference seen is no certainty"
     assert [mcnemar(*differ) for differ in ((0, 0), (1, 5), (8, 8))] == pytest.approx([1, 2 * (1 + 6) / 2**6, 1])
     assert (share_interval(np.array([0.15])), of_difference(np.array([0.15]))) == ((0, 1), (-1, 1)), "one prompt"
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.998])
+def test_intervals_have_the_level_that_is_given(level: float) -> None:
+    z = stats.norm.ppf((1 + level) / 2)
+    [found] = estimate_columns(np.array([[1.0]] * 6 + [[0.0]] * 14), [ValueKind.SHARE], level)
+    exact = stats.binomtest(6, 20).proportion_ci(level, "exact")
+    assert [found.low, found.high] == pytest.approx([exact.low, exact.high])
+    up, down = 4 / 22, 2 / 22
+    [found] = estimate_columns(np.array([[1.0]] * 3 + [[-1.0]] + [[0.0]] * 16), [ValueKind.DIFFERENCE], level)
+    half = z * np.sqrt((up + down - (up - down) ** 2) / 22)
+    assert [found.low, found.high] == pytest.approx([up - down - half, up - down + half])
+    [found] = estimate_columns(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]]), [ValueKind.NUMBER], level)
+    student = stats.t.interval(level, 4, 3, np.sqrt(2.5 / 5))
+    assert [found.low, found.high] == pytest.approx([max(student[0], 1), min(student[1], 5)])
 
 
 def test_the_interval_of_a_median_covers_it_at_least_as_often_as_stated() -> None:

@@ -55,7 +55,8 @@ def test_a_lost_manifest_is_written_anew_for_the_same_runs(store: Store, content
 
 @pytest.mark.parametrize("part", PARTS)
 def test_another_or_a_changed_model_is_refused(store: Store, part: str) -> None:
-    refuse_other_model(store, HELD, make_manifest(CONFIG, MODEL | {"generation_config": {"top_k": 5}}, (5,)))
+    for unlike in ({"generation_config": {"top_k": 5}}, {"shape": {"width": 64}}):  # earlier versions record no shape
+        refuse_other_model(store, HELD, make_manifest(CONFIG, MODEL | unlike, (5,)))
     with pytest.raises(UsageError, match=r'\(model\.digest: "ab12" -> "cd34"\)'):
         refuse_other_model(store, HELD, make_manifest(CONFIG, MODEL | {"digest": "cd34"}, (5,)))
     changed = MODEL | {"parts": PARTS | {part: "cd34"}, "digest": "ef56"}

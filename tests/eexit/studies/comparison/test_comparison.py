@@ -1,0 +1,201 @@
+"""Models beside each other: numbers recomputed from Parquet alone, differences that are paired, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from compared_sweeps import ORACLE, SHAPE, save_model_sweep
+from scipy import stats
+from synthetic_sweeps import add_timings, write_manifest
+
+import eexit
+from eexit.plan.configuration import HFGenerate, NoExit
+from eexit.results.layout import MANIFEST
+from eexit.studies.comparison.comparison import read_comparison
+
+LAYER, AT_LAYER = 15, 2  # nearest to half of 30 layers, and its place among the exitable ones
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two models, of which the second has fewer prompts; four prompts are a group."""
+    folder = tmp_path_factory.mktemp("compared")
+    small = save_model_sweep(folder / "small", "org/small", 14, bold=0.3, group=4)
+    large = save_model_sweep(folder / "large", "org/large", 12, bold=0.6, group=4, dtype="bfloat16", max_new_tokens=64)
+    return str(small), str(large)
+
+
+def values_by_hand(folder: str, n_prompts: int = 12, sure: float = 0.9) -> pd.DataFrame:
+    """Return right, agreement, confirmed and skipped by prompt or group, with pandas alone."""
+    runs = pd.read_parquet(Path(folder) / "generations")
+    tokens = pd.read_parquet(Path(folder) / "tokens")
+    normal = tokens[(tokens.configuration == "normal") & tokens.decided]
+    agrees = normal.top_token_ids.map(lambda top: float(top[AT_LAYER][0] == top[-1][0]))
+    is_sure = normal.top_prob.map(lambda top: float(top[AT_LAYER][0] >= sure))
+    by_prompt = pd.DataFrame({
+        "correct": runs[runs.configuration == "normal"].set_index("prompt_id").correct.astype(float),
+        "oracle_skipped": 1 - runs[runs.configuration == ORACLE.key].set_index("prompt_id").mean_depth,
+        "agreement_at_half": agrees.groupby(normal.prompt_id).mean(),
+        "confirmed_at_half": (agrees * is_sure).groupby(normal.prompt_id).mean(),
+    })  # fmt: skip
+    by_prompt = by_prompt[by_prompt.index.astype(int) < n_prompts]
+    return by_prompt.groupby(lambda prompt: "group" if int(prompt) < 4 else prompt).mean()
+
+
+def share_by_hand(values: pd.Series, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of Clopper and Pearson with the effective number of Korn and Graubard."""
+    n, mean, tail = len(values), values.mean(), (1 - level) / 2
+    shrink = (stats.norm.ppf(tail) / stats.t.ppf(tail, n - 1)) ** 2
+    effective = mean * (1 - mean) / (values.var() / n) * shrink if (values % 1).any() else n
+    hits = mean * effective
+    return stats.beta.ppf(tail, hits, effective - hits + 1), stats.beta.isf(tail, hits + 1, effective - hits)
+
+
+def test_a_line_is_recomputed_from_parquet_alone(pair: tuple[str, str]) -> None:
+    line = eexit.compare(pair).iloc[0]
+    values = values_by_hand(pair[0])
+    assert (line.model, line.layers, line.prompts, line.layer_at_half) == ("small", 30, 12, LAYER)
+    assert {name: line[name] for name in SHAPE} == SHAPE
+    assert len(values) == 9
+    for name in values:
+        low, high = share_by_hand(values[name])
+        found = line[[name, f"{name}_low", f"{name}_high", f"{name}_n"]]
+        assert [*found] == pytest.approx([values[name].mean(), low, high, 9], abs=1e-9), name
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.998])
+def test_differences_are_paired_over_the_shared_prompts(pair: tuple[str, str], confidence: float) -> None:
+    found = eexit.compare(pair, "differences", confidence).set_index(["measure", "depth"])
+    differences = values_by_hand(pair[0]) - values_by_hand(pair[1])
+    z, t = (of.ppf((1 + confidence) / 2) for of in (stats.norm, stats.t(len(differences) - 1)))
+    for measure, depth in (("agreement", "half"), ("confirmed", "half"), ("oracle_skipped", ""), ("correct", "")):
+        value, row = differences[f"{measure}_at_half" if depth else measure], found.loc[(measure, depth)]
+        up, down, n = value.clip(lower=0).mean(), -value.clip(upper=0).mean(), len(value)
+        n = (up + down - (up - down) ** 2) / (value.var() / n) * (z / t) ** 2 if (value % 1).any() else n
+        up, down = (up * n + 1) / (n + 2), (down * n + 1) / (n + 2)  # Bonett and Price
+        half = z * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+        expected = [value.mean(), max(up - down - half, -1), min(up - down + half, 1), len(value)]
+        numbers = row[["difference", "difference_low", "difference_high", "difference_n"]].astype(float)
+        assert [*numbers] == pytest.approx(expected, abs=1e-9), measure
+    assert found.loc[("agreement", "half"), ["model", "other", "layer", "other_layer"]].tolist() == [
+        "small",
+        "large",
+        15,
+        15,
+    ]
+
+
+def test_numbers_are_those_of_one_sweep(pair: tuple[str, str]) -> None:
+    """Alone, a model is measured on all its prompts, as `eexit.open` does."""
+    sweep = eexit.open(pair[0])
+    alone = eexit.compare([sweep], "depths")
+    certain = sweep.confidence_by_depth().query("kind == 'all prompts'")
+    assert alone.confirmed_n.tolist() == [11] * 6
+    for end in ("", "_low", "_high", "_n"):
+        assert alone[f"confirmed{end}"].tolist() == pytest.approx(certain[f"confirmed{end}"].tolist())
+    exits = sweep.runs.query("configuration == 'unfrozen/agree'")
+    shares = [sum(dict(counts)[layer] for layer in (5, 10, 15)) / 3 for counts in exits.exit_layer_counts]
+    group, *others = np.mean(shares[:4]), *shares[4:]
+    assert alone.oracle_exited.iloc[2] == pytest.approx(np.mean([group, *others]))
+    assert (alone.agreement.iloc[-1], alone.oracle_exited.iloc[-1]) == (1, 1)
+
+
+def test_losses_and_savings_of_settings_are_over_the_shared_prompts(pair: tuple[str, str]) -> None:
+    found = eexit.compare(pair, "settings").set_index(["model", "configuration"])
+    runs = pd.read_parquet(Path(pair[0]) / "generations").set_index(["configuration", "prompt_id"])
+    lost = (runs.loc["normal"].correct & ~runs.loc["frozen_residual/confidence/0.9"].correct.astype(bool)).astype(float)
+    lost = lost[lost.index.astype(int) < 12].groupby(lambda prompt: min(int(prompt), 4) if int(prompt) < 4 else prompt)
+    by_prompt = lost.mean()
+    expected = np.mean([by_prompt[[0, 1, 2, 3]].mean(), *by_prompt[[str(n) for n in range(4, 12)]]])
+    row = found.loc[("small", "frozen_residual/confidence/0.9")]
+    assert (row.lost, row.lost_n) == (pytest.approx(expected), 9)
+    assert np.isnan(found.loc[("small", ORACLE.key), "saved"]), "an oracle has run nothing less"
+    assert found.loc[("small", ORACLE.key), "saved_if_free"] > 0.2
+
+
+def test_what_differs_is_told_in_a_line_each(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    eexit.compare(pair)
+    assert capsys.readouterr().err.splitlines() == [
+        "12 prompts are shared, on which all are measured, of small 14, large 12",
+        "dtype differs: float32 (small), bfloat16 (large)",
+        "max_new_tokens differs: 40 (small), 64 (large)",
+        "chat templates may differ: sweep.json does not record them all",
+    ]
+
+
+def changed(folder: str, out: Path, change: Any) -> str:
+    """Copy a manifest with a change beside the same tables; return the folder."""
+    about = json.loads((Path(folder) / MANIFEST).read_text())
+    change(about)
+    out.mkdir()
+    write_manifest(out, about)
+    for table in ("generations", "tokens"):
+        (out / table).symlink_to(Path(folder) / table)
+    return str(out)
+
+
+def test_models_of_one_name_without_a_shared_prompt(pair: tuple[str, str], tmp_path: Path) -> None:
+    def other(about: dict[str, Any]) -> None:
+        del about["model"]["shape"]
+        for prompt in about["config"]["prompts"]:
+            prompt["prefiller"] = "So"
+
+    comparison = read_comparison([pair[0], changed(pair[0], tmp_path / "other", other)])
+    assert comparison.names == [f"small {pair[0]}", f"small {tmp_path / 'other'}"]
+    assert [note.partition(f"{tmp_path}/")[2] or note for note in comparison.notes] == [
+        f"no prompt is shared by all: each model is measured on its own prompts ({comparison.names[0]} 14, "
+        f"{comparison.names[1]} 14)".partition(f"{tmp_path}/")[2],
+        "other: sweep.json has no shape of the model: width, vocabulary, parameters and head are unknown",
+    ]
+    assert comparison.differences_table().empty
+    assert comparison.models_table().correct_n.tolist() == [11, 11]
+
+
+def test_what_is_unknown_has_a_reason(tmp_path: Path) -> None:
+    bare = save_model_sweep(tmp_path / "bare", "bare", 6, grid=(ORACLE,))
+    [model] = read_comparison([bare]).models
+    assert model.gaps == ["there is no normal: right answers at full depth, and losses, are unknown"]
+    line = eexit.compare([bare]).iloc[0]
+    assert (line.correct_n, line.agreement_at_half_n, line.cell_A_n) == (0, 6, 0), (
+        "layers are read on the oracle's texts"
+    )
+    assert eexit.compare([bare], "settings").lost_n.tolist() == [0]
+
+
+def test_times_are_those_of_the_calls(tmp_path: Path) -> None:
+    sweep = save_model_sweep(tmp_path / "timed", "timed", 6)
+    for call in range(1, 8):
+        add_timings(sweep, {NoExit(): [2.0, 2.0], HFGenerate(): [3.0, 3.0]}, call)
+    line = eexit.compare([sweep]).iloc[0]
+    assert [line.generate_time, line.generate_time_low, line.generate_time_n] == pytest.approx([1.5, 1.5, 7])
+
+
+@pytest.mark.parametrize(
+    ("results", "arguments", "message"),
+    [
+        (["small", "small/"], {}, "is given twice"),
+        ([], {}, "there are no results to compare"),
+        (
+            ["nowhere"],
+            {},
+            "holds no sweep.json and no run/sweep.json: give the folder of a finished sweep or assessment",
+        ),
+        (["unfinished"], {}, "has 42 of 50 runs: finish that sweep first"),
+        (["small"], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
+        (["small"], {"confidence": 0.998}, "confidence is of table 'differences', not of 'models'"),
+        (["small"], {"table": "differences", "confidence": 1.5}, "confidence must be at least 0.5 and below 1"),
+    ],
+)
+def test_what_can_not_be_compared_is_refused(
+    pair: tuple[str, str], tmp_path: Path, results: list[str], arguments: dict[str, Any], message: str
+) -> None:
+    changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
+    folders = [
+        f"{pair[0]}{each.removeprefix('small')}" if "small" in each else str(tmp_path / each) for each in results
+    ]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        eexit.compare(folders, **arguments)
