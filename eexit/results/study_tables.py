@@ -302,6 +302,9 @@ REPLAYS: Final = StudyTable(
 )
 
 _NULL: Final = "null below five prompts"
+# Values of the column `chain` of `CHAINS`.
+WHOLE_CHAIN: Final = "keep-100"
+NO_CHAIN: Final = "keep-0"
 CHAINS: Final = StudyTable(
     "chains",
     "chains_id",
@@ -311,18 +314,43 @@ CHAINS: Final = StudyTable(
         **CONFIGURATION,
         "chain": string(
             "name",
-            "what follow-up prompts had of the chain of thought: keep-50 (per cent), budget-64 (tokens) or shuffle; or "
-            "filler, which is equally long, in its place",
+            "what follow-up prompts had in place of the whole chain of thought: keep-50 (per cent), budget-64 (tokens) "
+            "or shuffle; or filler, which is equally long",
             nullable=False,
         ),
-        "chain_of": string("name", "the configuration that wrote these chains; null where nothing was kept of them"),
+        "chain_of": string("name", "the configuration that wrote the whole chains; null in older tables for keep-0"),
         "steps": int32("steps", "of the prompts that this row is of; null: all prompts"),
         **{
             f"{name}{end}": float64(unit, f"{means}{of}")
             for name, unit, means in (
-                ("accuracy", "fraction", "right answers with the chain that was written, of the sweep itself"),
-                ("accuracy_without", "fraction", "right answers to the follow-up prompts, of the same prompts"),
-                ("necessity", "difference of fractions", "accuracy less accuracy_without, paired over prompts"),
+                ("accuracy", "fraction", "right answers in the sweep itself, not in follow-ups, of the same prompts"),
+                ("closed", "fraction", "chains of chain_of that closed by themselves, within max_new_tokens"),
+                (
+                    "accuracy_with",
+                    "fraction",
+                    "right answers to follow-up prompts with the whole chain; null in older tables, where necessity is "
+                    "accuracy less accuracy_without",
+                ),
+                ("accuracy_without", "fraction", "right answers to follow-up prompts with chain in its place"),
+                ("necessity", "difference of fractions", "accuracy_with less accuracy_without, paired over prompts"),
+                ("necessity_closed", "difference of fractions", "necessity of prompts whose chains closed"),
+                (
+                    "beside_normal",
+                    "difference of fractions",
+                    "necessity less that of normal, paired over prompts; of chains that each wrote itself, or that one "
+                    "wrote for both; null for normal",
+                ),
+                (
+                    "beside_normal_closed",
+                    "difference of fractions",
+                    "beside_normal of prompts whose chains closed in both",
+                ),
+                (
+                    "accuracy_beside_normal_closed",
+                    "difference of fractions",
+                    "accuracy less that of normal, both in the sweep itself, paired over all its prompts whose chains "
+                    "closed in both",
+                ),
                 (
                     "beside_control",
                     "difference of fractions",

@@ -1,17 +1,19 @@
 """Edit a sweep's chains of thought into follow-up prompts, and measure whether answers need the chains.
 
-    eexit chains results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl
+    eexit chains results/steps --configuration normal --keep 0 50 100 --filler --out chains.jsonl
     eexit sweep --prompts chains.jsonl --thinking-until "(?i)answer:" … --out results/chains
     eexit chains results/steps --necessity results/chains
 
 The first line writes prompts. Each has the edited chain of one of the sweep's texts as its prefiller, and the original
-prompt's id as its group. Edits cut the chain to a share of its tokens (--keep 0: none) or after a number of tokens
-(--budget) and close it, replace it by as many meaningless tokens (--filler), or reorder its sentences (--shuffle).
-Sweep them with the original's model, settings and thinking tags; a prefiller is processed at full depth.
+prompt's id as its group. Edits cut the chain to a share of its tokens (--keep 100: all, --keep 0: none) or after a
+number of tokens (--budget), replace it by as many meaningless tokens (--filler), or reorder its sentences (--shuffle).
+All edits end in the same closing words, the most common ones of the sweep, even if a chain never closed. Sweep the
+prompts with the original's model, settings and thinking tags; a prefiller is processed at full depth.
 
 The last line adds a table to the folder chains in the results: for each configuration in both sweeps, the share of
-correct answers with the chain less the share with its edit, and the difference from its control (`eexit sweep
---controls-of`). It reads several sweeps of follow-up prompts together.
+correct answers with the whole chain less the share with its edit (necessity), of all prompts and of those whose chain
+closed by itself; and its differences from full depth and from its control (`eexit sweep --controls-of`). It reads
+several sweeps of follow-up prompts together, such as one for the chains of each configuration.
 """
 
 import sys
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
     changes = ChainEdits(flags.keep, flags.budget, flags.filler, flags.shuffle)
     sweep = read_finished(flags.results, NEEDED, trusts_code=flags.trust_remote_code)
-    prompts, n_bare = follow_ups(sweep, flags.configuration, flags.chains_of or flags.configuration, changes)
+    prompts, n_bare = follow_ups(sweep, flags.configuration, changes)
     print(write_prompts(flags.out, prompts))
     if n_bare:
         print(
@@ -58,11 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument("--configuration", metavar="KEY", help="configuration to follow up")
-    parser.add_argument(
-        "--from", dest="chains_of", metavar="KEY", help="configuration that wrote the chains (default: --configuration)"
+    parser.add_argument("--configuration", metavar="KEY", help="configuration that wrote the chains")
+    parser.several(
+        "--keep", "PERCENT", "shares of each chain to keep, from its start; --necessity needs 100", type=per_cent
     )
-    parser.several("--keep", "PERCENT", "shares of each chain to keep, from its start", type=per_cent)
     parser.several("--budget", "TOKENS", "lengths of the kept chain in tokens", type=whole)
     parser.add_argument("--filler", action="store_true", help="replace each chain by as many meaningless tokens")
     parser.add_argument("--shuffle", action="store_true", help="shuffle the sentences of each chain")
@@ -71,7 +72,7 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     trust_flag(parser)
     flags = parser.read(arguments)
     changes = flags.keep or flags.budget or flags.filler or flags.shuffle
-    if flags.necessity and (flags.configuration or flags.chains_of or flags.out or changes):
+    if flags.necessity and (flags.configuration or flags.out or changes):
         raise UsageError("--necessity reads sweeps, and the other flags write prompts: give one or the other")
     if not flags.necessity:
         if not (flags.configuration and flags.out):

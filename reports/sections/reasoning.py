@@ -13,7 +13,7 @@ import pandas as pd
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
-from eexit.results.study_tables import CHAINS
+from eexit.results.study_tables import CHAINS, NO_CHAIN
 from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, with_tooltips
 from reports.shared.figures import ChartVariant, Figure, basis, one, table
@@ -21,25 +21,35 @@ from reports.shared.measures import CORRECT, PER_RIGHT, SENSES
 from reports.shared.per_configuration import estimates_of, naming
 from reports.shared.savings import SavingsTable
 
-LENGTH, LONGER, NEED, BESIDE, OVER_FILLER = THINKS = (
-    "n_thinking_tokens", "longer", "necessity", "beside_control", "over_filler",
-)  # fmt: skip
+LENGTH: Final = "n_thinking_tokens"
+CLOSED: Final = "thinking_closed"
+LONGER: Final = "longer"
+NEED: Final = "necessity"
+OVER_FILLER: Final = "over_filler"
+ANSWERS_CLOSED: Final = "accuracy_beside_normal_closed"
+OF_NEED: Final = (NEED, "necessity_closed", "beside_normal", "beside_normal_closed", ANSWERS_CLOSED, "beside_control")
 ABOUT: Final = (
-    "A chain of thought that is written down can stand in for layers. Necessity: right answers with the chain less "
-    "those without it, on the same prompts. The control exits as often at each layer, whatever the token."
+    "A chain of thought that is written down can stand in for layers. Necessity: right answers with the whole chain "
+    "less those without it, in follow-ups to the same prompts whose chains all end in the same words. The control "
+    "exits as often at each layer, whatever the token."
 )
 SIGNED: Final = alt.Axis(format=".0%", tickMinStep=0.01)  # of values that may be negative
-NO_NECESSITY: Final = "Whether answers need their chains was not measured: eexit chains measures it."
+NO_NECESSITY: Final = "Whether answers need their whole chains was not measured: eexit chains measures it."
 COLUMNS: Final[Columns] = (
     ("configuration", "Configuration", "text"),
     ("n", "n prompts", "count"),
     ("mean_depth", "Mean depth", "share"),
     (CORRECT, "Accuracy", "share"),
     (LENGTH, "Tokens of thinking", "real"),
+    (CLOSED, "Chains that close", "share"),
     (LONGER, "More than normal", "change"),
     *((column, f"Saved per right answer, {sense}", "share") for column, sense in SENSES.items()),
     (NEED, "Necessity", "points"),
-    (BESIDE, "Necessity beside control", "points"),
+    ("necessity_closed", "Necessity of closed chains", "points"),
+    ("beside_normal", "Necessity beside normal", "points"),
+    ("beside_normal_closed", "Necessity beside normal, chains closed in both", "points"),
+    (ANSWERS_CLOSED, "Accuracy beside normal, chains closed in both", "points"),
+    ("beside_control", "Necessity beside control", "points"),
     (OVER_FILLER, "Necessity over filler", "points"),
 )
 BY_STEPS: Final[Columns] = (
@@ -63,12 +73,11 @@ def reasoning_section(sweep: Sweep, configurations: pd.DataFrame, saves: Savings
 
 
 def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
-    """Return the configurations' rows with the estimates of `THINKS` and `kind`: "control" or "setting"."""
-    of_prompts = sweep.done.astype({LENGTH: float}).groupby(["unit", "prompt_id", "configuration"])[LENGTH].mean()
-    lengths = of_prompts.groupby(["unit", "configuration"]).mean().unstack()
-    lengths = lengths.reindex(columns=configurations["configuration"])
+    """Return the configurations' rows with the estimates of thinking, and `kind`: "control" or "setting"."""
+    keys = configurations["configuration"]
+    lengths, closed = (_means(sweep, column).reindex(columns=keys) for column in (LENGTH, CLOSED))
     normal_P = lengths[NORMAL].to_numpy() if NORMAL in lengths else np.full(len(lengths), np.nan)
-    found = _each(lengths.to_numpy(), ValueKind.NUMBER)
+    found, closing = _each(lengths.to_numpy(), ValueKind.NUMBER), _each(closed.to_numpy(), ValueKind.SHARE)
     longer = _each(lengths.to_numpy() - normal_P[:, None], ValueKind.NUMBER)
     needs = latest_needs(sweep)
     needs = needs[needs["steps"].isna()]
@@ -76,25 +85,32 @@ def reasoned(sweep: Sweep, configurations: pd.DataFrame) -> pd.DataFrame:
     for at, row in enumerate(configurations.to_dict("records")):
         key = row["configuration"]
         own = needs[needs["configuration"] == key]
-        without = own[own["chain"] == "keep-0"]
+        without = own[own["chain"] == NO_CHAIN]
         rows.append(
             row
             | {"kind": "control" if isinstance(row["control_of"], str) else "setting"}
             | found[at].columns(LENGTH)
+            | closing[at].columns(CLOSED)
             | (longer[at].columns(LONGER) if key != NORMAL else {})
-            | _of_need(without, NEED, NEED)
-            | _of_need(without, BESIDE, BESIDE)
+            | {column: value for name in OF_NEED for column, value in _of_need(without, name, name).items()}
             | _of_need(own[own["chain"] == "filler"], NEED, OVER_FILLER)
         )
     return pd.DataFrame(rows)
 
 
+def _means(sweep: Sweep, column: str) -> pd.DataFrame:
+    """Return a column's mean over runs, then over prompts: a row per sampling unit, a column per configuration."""
+    of_prompts = sweep.done.astype({column: float}).groupby(["unit", "prompt_id", "configuration"])[column].mean()
+    return of_prompts.groupby(["unit", "configuration"]).mean().unstack()
+
+
 def latest_needs(sweep: Sweep) -> pd.DataFrame:
     """Return the latest row per configuration, edit of the chains, and number of steps.
 
-    Rows for chains that the configuration itself wrote take precedence.
+    Rows for chains that the configuration itself wrote take precedence. Rows of older versions, which compare with the
+    sweep's own texts, are left out.
     """
-    rows = sweep.rows_of(CHAINS)
+    rows = sweep.rows_of(CHAINS).dropna(subset=["accuracy_with"])
     own_last = (rows["chain_of"] == rows["configuration"]).to_numpy().argsort(kind="stable")
     return rows.iloc[own_last].drop_duplicates(["configuration", "chain", "steps"], keep="last")
 
@@ -150,7 +166,8 @@ def by_steps(sweep: Sweep) -> pd.DataFrame:
     """Return a row per configuration and number of steps: accuracy, and necessity where it was measured."""
     steps = {each["id"]: each.get("steps") for each in sweep.config.get("prompts", [])}
     done = sweep.done.assign(steps=sweep.done["prompt_id"].map(steps).astype(float)).dropna(subset=["steps", CORRECT])
-    needs = latest_needs(sweep).query("chain == 'keep-0'").set_index(["configuration", "steps"])
+    needs = latest_needs(sweep)
+    needs = needs[needs["chain"] == NO_CHAIN].set_index(["configuration", "steps"])
     rows = []
     for configuration in sweep.configurations:
         own = done[done["configuration"] == configuration.key]

@@ -58,9 +58,13 @@ LEFT_OUT = {
     "python -m eexit.studies.harness --model eexit --tasks arc_easy gsm8k      --model_args "
     "pretrained=HuggingFaceTB/SmolLM2-135M,mode=frozen_residual,rule=confidence,parameter=0.9",
     # Random weights close no chain of thought; tests/eexit/studies/chains runs them.
-    "eexit chains results/steps --configuration normal --keep 0 50 --filler --out chains.jsonl",
+    "eexit chains results/steps --configuration normal --keep 0 50 100 --filler --out chains.jsonl",
     'eexit sweep --prompts chains.jsonl --thinking-until "(?i)answer:" --max-new-tokens 256 --out results/chains',
     "eexit chains results/steps --necessity results/chains",
+    "eexit chains results/steps --configuration unfrozen/kl/2 --keep 0 50 100 --filler --out chains-kl-2.jsonl",
+    'eexit sweep --prompts chains-kl-2.jsonl --only unfrozen/kl/2 --thinking-until "(?i)answer:" --max-new-tokens 256 '
+    "     --out results/chains-kl-2",
+    "eexit chains results/steps --necessity results/chains results/chains-kl-2",
     # The environment of the tests stays as it is; .ci/run installs the package.
     *("pip install -e .", "pip install -e '.[test]'", "pip install -e '.[judge]'", "pip install -e '.[lm-eval]'"),
     "pytest",

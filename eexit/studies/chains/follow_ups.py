@@ -1,7 +1,9 @@
 """Follow-up prompts of a finished sweep: the prefiller has edited thinking, and `group` is the original prompt's id.
 
-The edits follow Lanham et al. 2023, "Measuring faithfulness in chain-of-thought reasoning". An id has the original's
-id, the edit and the thinking's writer, as in `sum-3/keep-50/normal`; without any thinking, it is `sum-3/keep-0`.
+The edits follow Lanham et al. 2023, "Measuring faithfulness in chain-of-thought reasoning". All edits, the whole chain
+among them, end in the same closing words. So a chain that never closed is closed at its budget (budget forcing,
+Muennighoff et al. 2025). An id has the original's id, the edit and the thinking's writer, as in `sum-3/keep-50/normal`;
+without any thinking, it is `sum-3/keep-0`.
 """
 
 from collections import Counter
@@ -23,28 +25,25 @@ from eexit.quality.grading import first_match
 from eexit.quality.thinking import THINKING, AnswerPattern, ThinkingTags
 from eexit.results.committed import runs_with_tokens
 from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
+from eexit.results.study_tables import NO_CHAIN
 from eexit.sweeps.generator import thinks
 
-NEEDED: Final = ("prompt_id", "configuration", "seed", "status", "n_thinking_tokens")
+NEEDED: Final = ("prompt_id", "configuration", "status", "text", "n_thinking_tokens", "thinking_closed")
 FILLER: Final = " ..."
 SENTENCE_END: Final = regex.compile(r"((?<=[.!?])\s+|\n+)")
 
 
 @dataclass(frozen=True)
 class ThoughtChain:
-    """Thinking in a text: its opening mark, its tokens' texts and its closing mark, each empty if missing."""
+    """Thinking in a text: its opening mark, empty if missing, and its tokens' texts."""
 
     opening: str
     tokens: Sequence[str]
-    closing: str
 
-    def prefiller(self, kept: str) -> str:
-        """Return the start of a follow-up answer: the edited thinking `kept`, within the text's marks."""
-        whole = "".join(self.tokens)
-        if kept == whole:
-            return self.opening + whole + self.closing
-        end = whole[len(whole.rstrip()) :] or "\n"
-        return self.opening + (kept.rstrip() + end if kept else "") + self.closing
+    def prefiller(self, kept: str, closing: str) -> str:
+        """Return the start of a follow-up answer: the edited thinking `kept`, from its opening to the closing words."""
+        kept = kept.rstrip()
+        return self.opening + kept + (closing if kept else closing.lstrip())
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,13 @@ class ChainEdits:
             yield "shuffle", _shuffled("".join(chain.tokens))
 
 
-def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdits) -> tuple[list[Prompt], int]:
+def follow_ups(sweep: FinishedSweep, writer: str, changes: ChainEdits) -> tuple[list[Prompt], int]:
     """Return the follow-up prompts of a sweep, and the number of its texts without thinking.
 
-    The thinking is that of configuration `writer`, with the first seed. Prompts that configuration `reader` lacks are
-    left out. Raise `UsageError` without thinking.
+    The thinking is that of configuration `writer`, with the first seed. Raise `UsageError` without thinking.
     """
     config = sweep.config(with_exits=False)
-    refuse_unknown([reader, writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)
+    refuse_unknown([writer], [each["key"] for each in sweep.manifest.configurations], sweep.name)
     runs = sweep.runs.filter((pc.field("status") == OK) & (pc.field("configuration") == writer))
     if not pc.sum(runs["n_thinking_tokens"]).as_py():
         raise UsageError(
@@ -85,28 +83,45 @@ def follow_ups(sweep: FinishedSweep, reader: str, writer: str, changes: ChainEdi
             "--thinking-until, and with enough tokens"
         )
     tokenizer = load_tokenizer(config)
-    chains = _chains(sweep, writer, config.seeds[0], thinks(config, tokenizer))
-    read = sweep.runs.filter((pc.field("status") == OK) & (pc.field("configuration") == reader))
-    answered, kind_of = {*read["prompt_id"].to_pylist()}, kinds(map(asdict, config.prompts))
+    marked = thinks(config, tokenizer)
+    assert marked, "texts with thinking have marks"
+    closing, chains = _closing_words(sweep, marked), _chains(sweep, writer, config.seeds[0], marked)
+    kind_of = kinds(map(asdict, config.prompts))
     prompts = []
     for original in config.prompts:
-        if original.id in answered and (chain := chains.get(original.id)):
+        if chain := chains.get(original.id):
             start = config.prefiller_of(original)
             for name, kept in changes.apply(chain, tokenizer):
-                by = f"/{writer}" if name != "keep-0" else ""
+                by = f"/{writer}" if name != NO_CHAIN else ""
                 follow_up = replace(original, id=f"{original.id}/{name}{by}", group=original.id)
-                prompts.append(
-                    replace(follow_up, prefiller=start + chain.prefiller(kept), kind=kind_of.get(original.id))
-                )
+                prefiller = start + chain.prefiller(kept, closing)
+                prompts.append(replace(follow_up, prefiller=prefiller, kind=kind_of.get(original.id)))
     return prompts, sum(not chain.tokens for chain in chains.values())
 
 
+def _closing_words(sweep: FinishedSweep, marked: ThinkingTags | AnswerPattern) -> str:
+    """Return the closing mark that is most common in the sweep's texts, with the space before it.
+
+    All configurations count, so that the chains of each are closed alike. Raise `UsageError` if no chain closes.
+    """
+    pattern = marked.pattern if isinstance(marked, AnswerPattern) else regex.escape(marked.closing)
+    prefillers = sweep.manifest.of_prompts("prefiller")
+    found: Counter[str] = Counter()
+    for run in sweep.runs.filter(pc.field("thinking_closed")).to_pylist():
+        text = prefillers[run["prompt_id"]] + run["text"]
+        if match := first_match(pattern, text, "thinking_until"):
+            found[text[len(text[: match.start()].rstrip()) : match.end()]] += 1
+    if not found:
+        raise UsageError(f"no chain in {sweep.name} closes: run it with a higher --max-new-tokens")
+    return found.most_common(1)[0][0]
+
+
 def _chains(
-    sweep: FinishedSweep, writer: str, seed: int, marked: ThinkingTags | AnswerPattern | None
+    sweep: FinishedSweep, writer: str, seed: int, marked: ThinkingTags | AnswerPattern
 ) -> dict[str, ThoughtChain]:
     """Return prompt id → the thinking that configuration `writer` wrote with `seed`; `marked` finds it in a text.
 
-    Each missing mark is replaced by the most common one of these texts. Raise `UsageError` if no thinking closes.
+    Where a text has no thinking, its opening mark is the most common one of these texts.
     """
     prefillers = sweep.manifest.of_prompts("prefiller")
     columns = ["prompt_id", "configuration", "seed", "status", "text"]
@@ -116,23 +131,17 @@ def _chains(
         if isinstance(marked, AnswerPattern):
             before = prefillers[run["prompt_id"]]
             found[run["prompt_id"]] = _until(marked, before, run["text"], tokens["token"].to_pylist())
-        elif marked:
+        else:
             found[run["prompt_id"]] = _between(marked, run["text"], tokens.to_pylist())
     openings = Counter(chain.opening for chain in found.values() if chain.tokens)
-    closings = Counter(chain.closing for chain in found.values() if chain.closing)
-    if not closings:
-        raise UsageError(f"no chain of {writer} in {sweep.name} closes: run it with a higher --max-new-tokens")
-    [(opening, _)], [(closing, _)] = openings.most_common(1), closings.most_common(1)
-    return {
-        prompt_id: replace(chain, opening=chain.opening if chain.tokens else opening, closing=chain.closing or closing)
-        for prompt_id, chain in found.items()
-    }
+    opening = max(openings, key=openings.__getitem__, default="")
+    return {prompt_id: chain if chain.tokens else ThoughtChain(opening, ()) for prompt_id, chain in found.items()}
 
 
 def _until(marked: AnswerPattern, before: str, text: str, tokens: Sequence[str]) -> ThoughtChain:
     match = first_match(marked.pattern, before + text, "thinking_until")
     end = len(text) if match is None else max(match.start() - len(before), 0)
-    return ThoughtChain("", _within(tokens, 0, end), match[0] if match else "")
+    return ThoughtChain("", _within(tokens, 0, end))
 
 
 def _between(marked: ThinkingTags, text: str, tokens: Sequence[Mapping[str, Any]]) -> ThoughtChain:
@@ -140,14 +149,12 @@ def _between(marked: ThinkingTags, text: str, tokens: Sequence[Mapping[str, Any]
     pieces = [token["token"] for token in tokens]
     at = next((index for index, token in enumerate(tokens) if token["part"] == THINKING), None)
     if at is None:
-        return ThoughtChain("", (), "")
+        return ThoughtChain("", ())
     start = sum(map(len, pieces[:at]))
     opening = marked.opening if text.startswith(marked.opening, start) else ""
     start += len(opening)
     end = text.find(marked.closing, start)
-    return ThoughtChain(
-        opening, _within(pieces, start, len(text) if end < 0 else end), "" if end < 0 else marked.closing
-    )
+    return ThoughtChain(opening, _within(pieces, start, len(text) if end < 0 else end))
 
 
 def _within(tokens: Sequence[str], start: int, end: int) -> list[str]:

@@ -43,5 +43,5 @@ const REASONING_HOW = {
   "Per right answer":
     "The cost of all runs of a configuration over its right answers, as a multiple of normal's on the same prompts: a ratio of ratios of sums over prompts, with Student's interval of its linearised logarithm.",
   Necessity:
-    "Right answers with the chain of thought that was written, less those of follow-up prompts without it (or with as many tokens without meaning), paired over prompts. Beside control: less the same of the control, which exits as often at each layer, whatever the token. A prefiller is read at full depth.",
+    "Right answers to follow-up prompts with the whole chain of thought less those to follow-up prompts without it (or with as many tokens without meaning), paired over prompts. All end in the same closing words, even if a chain never closed. Of closed chains: of prompts whose chain closed by itself. Beside normal or control: less the same of full depth, or of the control, which exits as often at each layer, whatever the token. A prefiller is read at full depth.",
 };

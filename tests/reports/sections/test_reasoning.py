@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from chart_fields import content_of
 from commands import here
@@ -17,6 +19,9 @@ from synthetic_sweeps import run_rows, write_runs
 from eexit.plan.grid_types import ControlSpec
 from eexit.plan.runs import Run
 from eexit.plan.sweep_config import Prompt
+from eexit.results.checksums import encode_sealed
+from eexit.results.store.folder import open_store
+from eexit.results.study_tables import CHAINS
 from jobs.files.chains import main
 from reports.page.build import build_report
 from reports.read.sweep import read_sweep
@@ -33,24 +38,40 @@ FIELDS: Mapping[str, Any] = {
 def thinking(run: Run) -> dict[str, Any]:
     """Return runs in which the setting thinks longer than normal, and only the setting's answers need the chain."""
     n, key = int(run.prompt.id.split("-")[1].split("/")[0]), run.configuration.key
-    needs = key == KEY and run.prompt.group is not None
+    needs = key == KEY and "/keep-0" in run.prompt.id
     cost = {"normal": 100.0, KEY: 70.0}.get(key, 80.0) + n
     return {
         "correct": n % 5 > 0 and not (needs and n % 2), "n_thinking_tokens": 10 + n + (4 if key == KEY else 0),
-        "n_answer_tokens": 3, "thinking_closed": True, "mean_depth": 1.0 if key == "normal" else 0.6 + n / 1000,
+        "n_answer_tokens": 3, "thinking_closed": n % 3 > 0, "mean_depth": 1.0 if key == "normal" else 0.6 + n / 1000,
         "macs_full": 100.0 + n, "macs_required": cost, "macs_executed": cost,
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the report on a sweep, with the necessity of its chains."""
-    folder = tmp_path_factory.mktemp("reasoning")
-    followed = tuple(replace(each, id=f"{each.id}/keep-0", group=each.id) for each in PROMPTS)
+    """Return the report on a sweep, with the necessity of its chains, and a row of an older table."""
+    folder, kept = tmp_path_factory.mktemp("reasoning"), ("keep-0", "keep-100/normal")
+    followed = tuple(replace(each, id=f"{each.id}/{how}", group=each.id) for each in PROMPTS for how in kept)
     sweep = land_rows(folder / "sweep", sweep_of("a-model", prompts=PROMPTS, **FIELDS), thinking)
-    land_rows(folder / "without", sweep_of("a-model", prompts=followed, **FIELDS), thinking)
-    assert here(main, sweep, "--necessity", folder / "without").returncode == 0
+    land_rows(folder / "followed", sweep_of("a-model", prompts=followed, **FIELDS), thinking)
+    assert here(main, sweep, "--necessity", folder / "followed").returncode == 0
+    publish_old_row(sweep)
     return build_report(str(sweep), sweep / "report.html")
+
+
+def publish_old_row(sweep: Path) -> None:
+    """Publish necessity as it was compared with the sweep's own texts, in the columns of that time."""
+    added = ("closed", "accuracy_with", "necessity_closed", "beside_normal", "accuracy_beside")
+    of_old = [
+        field
+        for field in CHAINS.schema
+        if not field.name.startswith(added) or field.name.startswith("accuracy_without")
+    ]
+    row = {"chains_id": "0" * 32, "started": datetime.now(UTC), "configuration": KEY, "mode": "unfrozen"}
+    row |= {"rule": "kl", "parameter": 1.0, "chain": "keep-0", "necessity": 0.9, "follow_ups": ["old"]}
+    table = pa.Table.from_pylist([row], pa.schema(of_old))
+    open_store(sweep).publish(CHAINS.file("0" * 32), encode_sealed(table))
+    assert 0.9 in CHAINS.read(open_store(sweep))["necessity"].to_pylist()
 
 
 def test_the_section_has_what_plain_pandas_makes_of_the_runs(reasoned: Path) -> None:
@@ -65,6 +86,13 @@ def test_the_section_has_what_plain_pandas_makes_of_the_runs(reasoned: Path) -> 
     assert (by_key[KEY]["kind"], by_key[CONTROL]["kind"]) == ("setting", "control")
     assert by_key[KEY]["necessity"] == by_key[KEY]["beside_control"] == pytest.approx(12 / 30)
     assert by_key["normal"]["necessity"] == 0
+    assert by_key[KEY]["beside_normal"] == pytest.approx(12 / 30)
+    closed = [n for n in range(30) if n % 3]
+    assert by_key[KEY]["thinking_closed"] == pytest.approx(len(closed) / 30)
+    needed = [n for n in closed if n % 5 and n % 2]
+    for name in ("necessity_closed", "beside_normal_closed"):
+        assert by_key[KEY][name] == pytest.approx(len(needed) / len(closed))
+    assert by_key[KEY]["accuracy_beside_normal_closed"] == 0
     steps = by_steps(read_sweep(str(reasoned.parent))).set_index(["configuration", "steps"])
     for n in (1, 2, 3):
         ids = [prompt.id for prompt in PROMPTS if prompt.steps == n]

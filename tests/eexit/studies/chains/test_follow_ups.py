@@ -1,5 +1,7 @@
 """Follow-up prompts go on from chains of thought, whole or changed."""
 
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from eexit.studies.chains.follow_ups import ChainEdits, ThoughtChain, _between, 
 from jobs.files.chains import main
 
 MARK = "="  # what begins the answers of a model of random weights
+RIGHT = "^=?(?!=)[!-O]"  # the first letter after the mark, which some answers have
 PARTS = ["keep-0", "keep-50", "keep-100", "budget-2", "filler", "shuffle"]
+KEYS = ("normal", "skip/kl/0.5")
 
 
 @pytest.fixture(scope="module")
@@ -35,50 +39,84 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_follow_ups_of_a_real_sweep_go_on_as_its_texts_do(model: Path, tmp_path: Path) -> None:
-    config = SweepConfig(
+def config_of(model: Path) -> SweepConfig:
+    return SweepConfig(
         model=str(model),
-        prompts=tuple(Prompt(id=f"p-{n}", prompt=f"Why {n}?", answer="7", steps=n + 1) for n in range(8)),
+        prompts=tuple(Prompt(id=f"p-{n}", prompt=f"Why {n}?", answer_pattern=RIGHT, steps=n + 1) for n in range(8)),
         modes=("normal", "skip"), rules={"kl": (0.5,)}, exit_every=3, max_new_tokens=60, dtype="float32",
         prefiller="So ", thinking_until=MARK,
     )  # fmt: skip
-    swept, out = land_all(tmp_path / "swept", config), tmp_path / "chains.jsonl"
+
+
+def runs_of(folder: Path, key: str) -> pd.DataFrame:
+    return pd.read_parquet(folder / "generations").query("configuration == @key").set_index("prompt_id")
+
+
+@pytest.fixture(scope="module")
+def swept(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return land_all(tmp_path_factory.mktemp("swept") / "swept", config_of(model))
+
+
+def test_follow_ups_of_a_real_sweep_have_its_edited_chains_and_end_alike(
+    model: Path, swept: Path, tmp_path: Path
+) -> None:
+    out, runs = tmp_path / "chains.jsonl", runs_of(swept, "normal")
     edits = ["--keep", "0", "50", "100", "--budget", "2", "--filler", "--shuffle"]
     done = here(main, swept, "--configuration", "normal", *edits, "--out", out)
     assert (done.returncode, done.stdout) == (0, f"{out}\n"), done.stderr
     follow_ups = read_prompts(out)
-    runs = pd.read_parquet(swept / "generations").query("configuration == 'normal'").set_index("prompt_id")
-    assert runs["thinking_closed"].any(), "else nothing is tested"
+    assert {*runs["thinking_closed"]} == {True, False}, "else nothing is tested"
     assert len(follow_ups) == len(PARTS) * len(runs)
-    for original in config.prompts:
+    texts = ["So " + text for key in KEYS for text in runs_of(swept, key)["text"]]
+    closings = Counter(found[0] for text in texts if (found := re.search(rf"\s*{MARK}", text)))
+    [(closing, _)] = closings.most_common(1)
+    for original in config_of(model).prompts:
         text, n = runs["text"][original.id], runs["n_thinking_tokens"][original.id]
         of = {each.id.split("/")[1]: each for each in follow_ups if each.group == original.id}
         assert [*of] == PARTS
-        carried = {(each.prompt, each.answer, each.steps, each.kind) for each in of.values()}
-        assert carried == {(original.prompt, "7", original.steps, "p")}
+        carried = {(each.prompt, each.answer_pattern, each.steps, each.kind) for each in of.values()}
+        assert carried == {(original.prompt, RIGHT, original.steps, "p")}
         starts = {name: str(each.prefiller).removeprefix("So ") for name, each in of.items()}
-        assert starts["keep-0"] == MARK
-        assert starts["keep-100"] == text[:n] + MARK
-        if n > 4:
-            assert starts["keep-50"].rstrip(MARK).rstrip() == text[: round(n / 2)].rstrip()
-            assert starts["budget-2"].rstrip(MARK).rstrip() == text[:2].rstrip()
-            assert len(starts["filler"].rstrip(MARK).rstrip()) in (n, n - 1, n - 2, n - 3), "filler ends in spaces"
-            assert sorted(starts["shuffle"]) == sorted(starts["keep-100"])
-    whole = tuple(each for each in follow_ups if "/keep-100/" in each.id)
-    again = pd.read_parquet(land_all(tmp_path / "again", config.model_copy(update={"prompts": whole})) / "generations")
-    rest = again.query("configuration == 'normal'").set_index("prompt_id")["text"]
-    for prompt_id, run in runs[runs["thinking_closed"]].iterrows():
-        left = run["text"][run["n_thinking_tokens"] + len(MARK) :]
-        assert rest[f"{prompt_id}/keep-100/normal"].startswith(left)
+        kept = {"keep-50": text[: round(n / 2)], "keep-100": text[:n], "budget-2": text[: min(2, n)]}
+        kept |= {"keep-0": "", "filler": (" ..." * n)[:n]}
+        for name, chain in kept.items():
+            assert starts[name] == (chain.rstrip() + closing if chain.strip() else closing.lstrip()), name
+        assert sorted(starts["shuffle"]) == sorted(starts["keep-100"])
+
+
+def test_necessity_of_a_real_sweep_whose_settings_read_their_own_chains(
+    model: Path, swept: Path, tmp_path: Path
+) -> None:
+    config, folders, out = config_of(model), [tmp_path / "normal", tmp_path / "skip"], tmp_path / "chains.jsonl"
+    for key, folder in zip(KEYS, folders, strict=True):
+        out.unlink(missing_ok=True)
+        assert here(main, swept, "--configuration", key, "--keep", "0", "100", "--out", out).returncode == 0
+        land_all(folder, config.model_copy(update={"prompts": tuple(read_prompts(out)), "only": (key,)}))
+    done = here(main, swept, "--necessity", *folders)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_parquet(swept / "chains").query("steps.isna()").set_index("configuration")
+    assert [*rows["chain_of"]] == [*rows.index] == [*KEYS]
+    for key, folder in zip(KEYS, folders, strict=True):
+        originals, followed = runs_of(swept, key), runs_of(folder, key)
+        whole, none = (followed[followed.index.str.contains(f"/{part}")] for part in ("keep-100", "keep-0"))
+        right = [each["correct"].set_axis(each.index.str.split("/").str[0]).astype(float) for each in (whole, none)]
+        assert rows["necessity"][key] == pytest.approx((right[0] - right[1]).mean())
+        closed = originals["thinking_closed"].astype(bool)
+        assert rows["closed"][key] == closed.mean()
+        assert rows["necessity_closed"][key] == pytest.approx((right[0] - right[1])[closed[closed].index].mean())
+        for prompt_id, run in originals[closed & ~originals["text"].str.contains(rf"\s{MARK}")].iterrows():
+            left = run["text"][run["n_thinking_tokens"] + len(MARK) :]
+            assert whole["text"][f"{prompt_id}/keep-100/{key}"].startswith(left), "the same words go on alike"
+            assert right[0][prompt_id] == run["correct"]
 
 
 @pytest.mark.parametrize(
     ("text", "chain"),
     [
-        ("<t>a b\n</t>7", ThoughtChain("<t>", ("a", " ", "b", "\n"), "</t>")),
-        ("a b</t>7", ThoughtChain("", ("a", " ", "b"), "</t>")),
-        ("Well. <t>a", ThoughtChain("<t>", ("a",), "")),
-        ("7", ThoughtChain("", (), "")),
+        ("<t>a b\n</t>7", ThoughtChain("<t>", ("a", " ", "b", "\n"))),
+        ("a b</t>7", ThoughtChain("", ("a", " ", "b"))),
+        ("Well. <t>a", ThoughtChain("<t>", ("a",))),
+        ("7", ThoughtChain("", ())),
     ],
 )
 def test_what_stands_between_marks_is_the_chain(text: str, chain: ThoughtChain) -> None:
@@ -89,13 +127,16 @@ def test_what_stands_between_marks_is_the_chain(text: str, chain: ThoughtChain) 
     assert replace(found, tokens=tuple(found.tokens)) == chain
 
 
-def test_what_follows_a_chain_that_is_cut_is_written_as_after_the_whole_one() -> None:
+def test_whole_and_cut_chains_end_in_the_same_words() -> None:
     tokens = ["One.", " Two.", "\n\nAns", "wer:", " 3"]
-    chain = _until(AnswerPattern("(?i)answer:"), "", "".join(tokens), tokens)
-    assert chain.prefiller("One. Two.\n\n") == "One. Two.\n\nAnswer:"
-    assert [chain.prefiller(kept) for _, kept in ChainEdits(keep=(0, 33, 50)).apply(chain, None)] == [  # type: ignore[arg-type]
-        "Answer:", "One.\n\nAnswer:", "One. Two.\n\nAnswer:"
-    ]  # fmt: skip
-    assert ThoughtChain("<t>", ("a ", "b"), "</t>").prefiller("a ") == "<t>a\n</t>"
+    pattern = AnswerPattern("(?i)answer:")
+    edits = ChainEdits(keep=(0, 33, 50, 100))
+    for text in (tokens, tokens[:2]):  # closed, and not
+        chain = _until(pattern, "", "".join(text), text)
+        kept = [kept for _, kept in edits.apply(chain, None)]  # type: ignore[arg-type]
+        assert chain.prefiller(kept[0], "\nAnswer:") == "Answer:"
+        assert chain.prefiller(kept[1], "\nAnswer:") == "One.\nAnswer:"
+        assert chain.prefiller(kept[3], "\nAnswer:") == "One. Two.\nAnswer:"
+    assert ThoughtChain("<t>", ("a ", "b")).prefiller("a ", "</t>") == "<t>a</t>"
     assert _shuffled("One. Two.\n\n") == "Two. One.\n\n"
     assert _shuffled("One.") == "One."

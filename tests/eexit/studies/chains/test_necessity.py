@@ -30,11 +30,55 @@ FIELDS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+def number_of(run: Run) -> int:
+    return int(run.prompt.id.split("/")[0].removeprefix("p-"))
+
+
+def needing(run: Run) -> dict[str, Any]:
+    """Return runs that are right in the sweep only where their chain closes; follow-ups need it from prompt 5 on."""
+    n, is_normal = number_of(run), run.configuration.key == "normal"
+    closes = n % 2 == 0 if is_normal else n % 4 > 0
+    is_right = closes if run.prompt.group is None else "/keep-100" in run.prompt.id or n < 5
+    goes_wrong = n == 2 and not is_normal and "/keep-0" not in run.prompt.id
+    return {"correct": is_right and not goes_wrong, "n_thinking_tokens": 3, "thinking_closed": closes}
+
+
+def test_a_chain_that_never_closed_is_no_need_for_it(tmp_path: Path) -> None:
+    fields = {**FIELDS, "controls": (), "seeds": (0,)}
+    prompts = tuple(Prompt(f"p-{n}", f"Question {n}?", answer="7") for n in range(20))
+    swept = land_rows(tmp_path / "swept", sweep_of("a-model", **fields, prompts=prompts), needing)
+    for key in ("normal", KEY):
+        followed = [replace(each, id=f"{each.id}/keep-0", group=each.id) for each in prompts]
+        followed += [replace(each, id=f"{each.id}/keep-100/{key}", group=each.id) for each in prompts]
+        config = sweep_of("a-model", **fields, prompts=tuple(followed), only=(key,))
+        land_rows(tmp_path / key.replace("/", "-"), config, needing)
+    done = here(main, swept, "--necessity", tmp_path / "normal", tmp_path / KEY.replace("/", "-"))
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(swept / "chains").set_index("configuration")
+    assert [*table["chain_of"]] == [*table.index] == ["normal", KEY]
+    expected = {
+        "accuracy": (10 / 20, 14 / 20),  # the setting closes more chains, and is wrong once
+        "closed": (10 / 20, 15 / 20),
+        "accuracy_with": (20 / 20, 19 / 20),
+        "accuracy_without": (5 / 20, 5 / 20),
+        "necessity": (15 / 20, 14 / 20),
+        "necessity_closed": (7 / 10, 11 / 15),
+        "beside_normal": (None, -1 / 20),
+        "beside_normal_closed": (None, -1 / 5),  # of 2, 6, 10, 14 and 18
+        "accuracy_beside_normal_closed": (None, -1 / 5),
+    }
+    for name, values in expected.items():
+        for key, value in zip(("normal", KEY), values, strict=True):
+            assert table[name][key] == pytest.approx(value, nan_ok=True) if value else pd.isna(table[name][key]), name
+    assert [*table["necessity_closed_n"]] == [10, 15]
+    assert table["accuracy_beside_normal_closed_n"][KEY] == 5
+
+
 def marked(run: Run) -> dict[str, Any]:
-    """Right by the run's id; some runs fail."""
+    """Right by the run's id; some chains never close, and some runs fail."""
     draw = int(run.run_id[:8], 16) / 2**32
-    failed = {"status": "error", "error": "no", "correct": None} if draw > 0.95 else {}
-    return {"correct": draw < 0.6, "n_thinking_tokens": 3, "thinking_closed": True, **failed}
+    failed = {"status": "error", "error": "no", "correct": None, "thinking_closed": None} if draw > 0.95 else {}
+    return {"correct": draw < 0.6, "n_thinking_tokens": 3, "thinking_closed": draw * 10 % 1 < 0.7, **failed}
 
 
 @pytest.fixture
@@ -47,39 +91,67 @@ def follow(out: Path, *kept: str, prompts: tuple[Prompt, ...] = PROMPTS) -> Path
     return land_rows(out, sweep_of("a-model", **FIELDS, prompts=followed), marked)
 
 
-def test_necessity_is_what_plain_pandas_makes_of_the_two_sweeps(swept: Path, tmp_path: Path) -> None:
-    first = follow(tmp_path / "first", "keep-0", f"filler/{KEY}", "filler/normal", prompts=PROMPTS[:27])
-    second = follow(tmp_path / "second", f"filler/{CONTROL}")
+def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_path: Path) -> None:
+    of_each = [f"{chain}/{key}" for chain in ("keep-100", "filler") for key in (KEY, "normal")]
+    first = follow(tmp_path / "first", "keep-0", *of_each, prompts=PROMPTS[:27])
+    second = follow(tmp_path / "second", f"keep-100/{CONTROL}", f"filler/{CONTROL}")
     done = here(main, swept, "--necessity", first, second)
     assert done.returncode == 0, done.stderr
     originals = pd.read_parquet(swept / "generations")
     followed = pd.concat([pd.read_parquet(folder / "generations") for folder in (first, second)])
+    closed_runs = originals.pivot(index=["prompt_id", "seed"], columns="configuration", values="thinking_closed")
+    closed_runs = closed_runs.astype("boolean").fillna(False).astype(bool)
+    closed = closed_runs.xs(0, level="seed")
 
     def right(runs: pd.DataFrame, original: pd.Series) -> pd.DataFrame:
-        """By prompt that counts, and configuration: seeds first, then prompts of a group; failed runs are wrong."""
+        """By prompt and configuration, the mean over seeds; failed runs are wrong."""
         correct = runs["correct"].astype("boolean").fillna(False).astype(float)
-        by = correct.groupby([original, runs["configuration"]]).mean().unstack()
-        return by.groupby([("twins" if int(each[2:]) > 28 else each) for each in by.index]).mean()
+        return correct.groupby([original, runs["configuration"]]).mean().unstack()
 
-    def needs(chain: str, writer: str) -> pd.DataFrame:
-        suffix = f"/{chain}/{writer}" if writer else f"/{chain}"
+    def after(chain: str, writer: str) -> pd.DataFrame:
+        suffix = f"/{chain}" if chain == "keep-0" else f"/{chain}/{writer}"
         arm = followed[followed["prompt_id"].str.fullmatch(rf"p-\d+{re.escape(suffix)}")]
-        return right(originals, originals["prompt_id"]) - right(arm, arm["prompt_id"].str.removesuffix(suffix))
+        return right(arm, arm["prompt_id"].str.removesuffix(suffix))
 
-    table = pd.read_parquet(swept / "chains").assign(chain_of=lambda rows: rows["chain_of"].fillna(""))
+    def needs(key: str, chain: str, writer: str) -> pd.Series:
+        return (after("keep-100", writer)[key] - after(chain, writer)[key]).dropna()
+
+    def of_groups(values: pd.Series) -> pd.Series:
+        return values.groupby([("twins" if int(each[2:]) > 28 else each) for each in values.index]).mean()
+
+    def expect(row: pd.Series, name: str, values: pd.Series) -> None:
+        values = of_groups(values.dropna())
+        assert (row[name], row[f"{name}_n"]) == (pytest.approx(values.mean()), len(values)), name
+        if name.startswith("necessity"):
+            estimate = estimate_columns(values.to_numpy()[:, None], [ValueKind.DIFFERENCE])[0]
+            assert [row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx([estimate.low, estimate.high])
+        else:
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+
+    table = pd.read_parquet(swept / "chains")
     of_all = table[table["steps"].isna()].set_index(["configuration", "chain", "chain_of"])
-    for chain, writer, of_control in (("keep-0", "", ""), ("filler", KEY, CONTROL), ("filler", "normal", "normal")):
-        difference, control = needs(chain, writer)[KEY].dropna(), needs(chain, of_control)[CONTROL]
-        row = of_all.loc[[(KEY, chain, writer)]].iloc[0]
-        estimate = estimate_columns(difference.to_numpy()[:, None], [ValueKind.DIFFERENCE])[0]
-        assert row["necessity"] == pytest.approx(difference.mean())
-        assert [row["necessity_low"], row["necessity_high"]] == pytest.approx([estimate.low, estimate.high])
-        assert row["beside_control"] == pytest.approx((difference - control).mean())
-        assert row["beside_control_low"] < row["beside_control"] < row["beside_control_high"]
+    for chain, writer, of_normal, of_control in (
+        ("keep-0", "normal", "normal", "normal"), ("filler", "normal", "normal", "normal"),
+        ("keep-0", KEY, "normal", CONTROL), ("filler", KEY, "normal", CONTROL),
+    ):  # fmt: skip
+        row, needed = of_all.loc[[(KEY, chain, writer)]].iloc[0], needs(KEY, chain, writer)
+        beside = needed - needs("normal", chain, of_normal)
+        expect(row, "accuracy", right(originals, originals["prompt_id"])[KEY][needed.index])
+        expect(row, "accuracy_with", after("keep-100", writer)[KEY][needed.index])
+        expect(row, "accuracy_without", after(chain, writer)[KEY][needed.index])
+        expect(row, "necessity", needed)
+        expect(row, "necessity_closed", needed[closed[writer][needed.index]])
+        expect(row, "beside_normal", beside)
+        expect(row, "beside_normal_closed", beside[(closed[writer] & closed[of_normal])[beside.index]])
+        expect(row, "beside_control", needed - needs(CONTROL, chain, of_control))
+        correct = originals.pivot(index=["prompt_id", "seed"], columns="configuration", values="correct").astype(float)
+        answers = (correct[KEY] - correct["normal"])[closed_runs[KEY] & closed_runs["normal"]]
+        expect(row, "accuracy_beside_normal_closed", answers.groupby("prompt_id").mean())
     of_steps = table.query("configuration == 'normal' and chain == 'keep-0' and steps == 2").iloc[0]
     even = [f"p-{n}" for n in range(27) if n % 2]
-    assert of_steps["necessity"] == pytest.approx(needs("keep-0", "")["normal"].loc[even].mean())
-    assert table.query("configuration == 'normal'")["beside_control"].isna().all()
+    assert of_steps["necessity"] == pytest.approx(needs("normal", "keep-0", of_steps["chain_of"]).loc[even].mean())
+    of_normal = table.query("configuration == 'normal'")
+    assert of_normal[["beside_control", "beside_normal", "accuracy_beside_normal_closed"]].isna().all(axis=None)
 
 
 def test_what_can_not_be_followed_up_is_one_line(swept: Path, tmp_path: Path) -> None:
@@ -87,11 +159,17 @@ def test_what_can_not_be_followed_up_is_one_line(swept: Path, tmp_path: Path) ->
     other = land_rows(tmp_path / "other", sweep_of("another", **FIELDS, prompts=PROMPTS), marked)
     out = ("--out", tmp_path / "x.jsonl")
     lost = follow(tmp_path / "lost", "keep-0", prompts=(Prompt(id="q-9", prompt="?", answer="7"),))
-    followed = follow(tmp_path / "followed", "keep-0")
+    followed, whole = (follow(tmp_path / kept.replace("/", "-"), kept) for kept in ("keep-0", "keep-100/normal"))
+    way_out = (
+        f"write these by eexit chains {swept} --configuration normal --keep 100 --out whole.jsonl, sweep them, and"
+    )
     for arguments, reason in (
         ((plain, "--configuration", "normal", "--keep", "0", *out), "has no chains of normal, since its texts have no"),
         ((plain, "--necessity", followed), "has no chains of thought: run it with --thinking or --thinking-until"),
         ((swept, "--necessity", lost), f"prompt q-9/keep-0 follows up q-9, which {swept} has no prompt of"),
+        ((swept, "--necessity", followed), f"normal has follow-ups with keep-0 in {followed}, and none with whole"),
+        ((swept, "--necessity", followed), way_out),
+        ((swept, "--necessity", whole), f"all follow-ups in {whole} have the whole chain: sweep some with another"),
         ((swept, "--necessity", plain), "prompt 0 follows up no group, which"),
         ((swept, "--necessity", other), f"is not of the model of {swept} (model.name: \"a-model\" -> \"another\")"),
         ((swept, "--configuration", "norml", "--keep", "0", *out), "has no configuration norml: did you mean normal?"),
@@ -118,16 +196,21 @@ def test_a_model_that_leaves_where_it_is_sure_needs_its_chain(
         max_new_tokens=24, dtype="float32", control_tokens=True,
     )  # fmt: skip
     config = config.model_copy(update={"controls": controls_of(str(land_all(tmp_path / "first", config)))})
-    swept, out = land_all(tmp_path / "swept", config), tmp_path / "chains.jsonl"
-    assert here(main, swept, "--configuration", "normal", "--keep", "0", "--out", out).returncode == 0
-    without = land_all(tmp_path / "without", config.model_copy(update={"prompts": tuple(read_prompts(out))}))
-    print(here(main, swept, "--necessity", without).stdout)
+    swept, follow_ups = land_all(tmp_path / "swept", config), []
+    for at, key in enumerate(("normal", SURE, AT_RANDOM, ANYWHERE)):
+        out = tmp_path / f"chains-{at}.jsonl"
+        assert here(main, swept, "--configuration", key, "--keep", "0", "100", "--out", out).returncode == 0
+        own = config.model_copy(update={"prompts": tuple(read_prompts(out)), "only": (key,)})
+        follow_ups.append(land_all(tmp_path / f"chains-{at}", own))
+    print(here(main, swept, "--necessity", *follow_ups).stdout)
     table = pd.read_parquet(swept / "chains")
     of = {row["configuration"]: row for row in table[table["steps"].isna()].to_dict("records")}
     assert of["normal"]["accuracy_without"] > 0.9, "depth does it without a chain"
     assert of["normal"]["necessity_low"] <= 0.02
     assert of[SURE]["accuracy"] > 0.9, "a chain lets the first layer do it"
+    assert of[SURE]["accuracy_with"] > 0.9
     assert of[SURE]["necessity_low"] > 0.5
+    assert of[SURE]["beside_normal_low"] > 0.5
     assert of[SURE]["beside_control_low"] > 0.5
     for key in (AT_RANDOM, ANYWHERE):
         assert of[key]["accuracy"] < 0.5, key
