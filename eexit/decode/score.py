@@ -5,7 +5,7 @@ float32, exits are those of generating the text; in other dtypes, a pass over ma
 exits differ. An oracle's full-depth pass runs first. Several texts with the same prompt share its prefill, and a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eexit.costs.operations import PromptExits
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.exit_visitor import NONE, ExitVisitor
 from eexit.decode.full_depth import full_depth_pass, prefill
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import HeadReading, LMHead
 from eexit.decode.requests import DecodingConfig, Request
-from eexit.method.stick_breaking import exit_draws
+from eexit.method.stick_breaking import exit_draws, prompt_draws
+from eexit.model.cache import KVCache
 from eexit.model.decoders import DecoderPair
 from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs
@@ -32,8 +34,8 @@ SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones attend t
 class ScoredText:
     """Exits and predictions for a given text: columns of `RequestOutput`, and more.
 
-    The first token comes from prefill, without an exit. With an empty prompt, its log-probability and head input are
-    NaN, and its likeliest token is -1.
+    Without prompt exits, the first token comes from prefill, without an exit. With an empty prompt, its log-probability
+    and head input are NaN, and its likeliest token is -1.
     """
 
     exit_layer_T: np.ndarray
@@ -70,16 +72,20 @@ def score_texts(
     """Score several texts after the same prompt, each by itself and with the same draws; otherwise as `score`."""
     early_exit = student if isinstance(request.configuration, EarlyExit) else None
     decoders = DecoderPair(decoder, early_exit or decoder)
-    prompt, n_prompt, longest = request.prompt_token_ids, len(request.prompt_token_ids), max(map(len, texts))
+    longest, all_ids = max(map(len, texts)), request.prompt_token_ids
+    given = all_ids if request.configuration.prompt_exits else ()  # tokens of the prompt that exit as those of texts
+    prompt = () if given else all_ids
     if u_exit_T is None:
-        u_exit_T = exit_draws(request.seed, list(prompt), longest)
-    padded = np.array([[*text, *[0] * (longest - len(text))] for text in texts])  # no token attends to padding
-    token_BT, u_T = to_device([padded, np.array(u_exit_T, np.float32)], decoder.device)
+        u_exit_T = exit_draws(request.seed, list(all_ids), longest)
+    draws = [*prompt_draws(request.seed, list(given)), *u_exit_T[0 if given else 1 :]]
+    padded = np.array([[*given, *text, *[0] * (longest - len(text))] for text in texts])  # no token attends to padding
+    token_BT, u_T = to_device([padded, np.array(draws, np.float32)], decoder.device)
 
     # 1. The prompt is prefilled. Of an empty one, only the shapes of its KV cache are used.
-    reading, caches = prefill(decoders, decoding, [prompt or (texts[0][0],)], max(1, n_prompt))
+    n_prompt, length = len(prompt), len(prompt) + token_BT.shape[1]
+    reading, caches = prefill(decoders, decoding, [prompt or (padded[0, 0],)], max(1, n_prompt))
     head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoder, decoding)
-    slot_B, length = torch.arange(len(texts), device=decoder.device), n_prompt + longest
+    slot_B = torch.arange(len(texts), device=decoder.device)
     deferred = DeferredTokens(head, decoders.early_exit.cache(len(texts), length))
     cache = decoder.cache(len(texts), length)
     deferred.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
@@ -87,31 +93,13 @@ def score_texts(
         cache.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)
     parts = [_first_tokens(full_depth_head, reading, token_BT[:, 0], bool(prompt))]
 
-    # 2. Tokens go through the layers, behind those that were scored before; an oracle's go to full depth first.
-    plan = ExitPlan.from_configurations([request.configuration], decoding, decoder, 1)
-    size = max(1, SCORED_TOKENS // len(texts))
-    for start in range(1, longest, size):
-        forced_BT = token_BT[:, start : start + size]
-        n_tokens, first = forced_BT.shape[1], n_prompt + start - 1
-        position_BT = torch.arange(first, first + n_tokens, device=decoder.device).expand(len(texts), -1)
-        attention_mask_BC = torch.ones(len(texts), first + n_tokens, dtype=torch.bool, device=decoder.device)
-        inputs = ForwardInputs(token_BT[:, start - 1 : start - 1 + n_tokens], position_BT, attention_mask_BC)
-        u_N = u_T[start : start + size].repeat(len(texts))
-        part = replace(
-            plan, parameter_NE=plan.parameter_NE.expand(len(u_N), -1), u_exit_N=u_N, u_token_N=u_N,
-            forced_N=forced_BT.flatten(), can_all_exit=not plan.defers, defers=False,
-        )  # fmt: skip
-        reference = None
-        if request.is_oracle:
-            hidden_BTXD = full_depth_pass(decoder, full_depth_head.layers, inputs, cache, slice(None))
-            reference = full_depth_head.read_layers(hidden_BTXD.flatten(0, 1))
-        part.decide(reference)
-        visitor = ExitVisitor(head, part, forced_BT.shape)
-        head_input_NF, tokens = visitor.finish(deferred.run(visitor, inputs)), visitor.next_tokens
-        exit_layer_N, prob_NX = plan.layer_X[visitor.exit_N], visitor.probabilities()
-        columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, part.score_NE, head_input_NF
-        parts.append([column.unflatten(0, forced_BT.shape) for column in columns])
-    *arrays, head_input_BTF = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+    # 2. Tokens go through the layers, behind those that were scored before.
+    for visitor, head_input_BTF in run_given(head, full_depth_head, request, token_BT, u_T, deferred, cache, n_prompt):
+        head_input_NF, tokens = visitor.finish(head_input_BTF), visitor.next_tokens
+        exit_layer_N, prob_NX = visitor.plan.layer_X[visitor.exit_N], visitor.probabilities()
+        columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, visitor.plan.score_NE, head_input_NF
+        parts.append([column.unflatten(0, visitor.shape) for column in columns])
+    *arrays, head_input_BTF = (torch.cat(column, 1)[:, len(given) :] for column in zip(*parts, strict=True))
     exit_layer_BT, top_token_BT, log_p_BT, prob_BTX, score_BTE = (array.cpu().numpy() for array in arrays)
 
     def scored(at: int, n: int) -> ScoredText:
@@ -119,6 +107,65 @@ def score_texts(
         return ScoredText(*parts, exit_ready_TF=head_input_BTF[at, :n])
 
     return [scored(at, len(text)) for at, text in enumerate(texts)]
+
+
+@torch.inference_mode()
+def exit_in_prompt(
+    decoders: DecoderPair, decoding: DecodingConfig, request: Request, end: int
+) -> tuple[PromptExits, KVCache]:
+    """Run a prompt's tokens but the last with exits, so that they end before column `end`.
+
+    Returns their exits, and the KV cache of the early-exit pass.
+    """
+    token_ids, n_exits = list(request.prompt_token_ids), len(decoding.exitable_layers)
+    arrays = [np.array([token_ids]), prompt_draws(request.seed, token_ids)]
+    token_1T, u_T = to_device(arrays, decoders.full_depth.device)
+    head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoders.full_depth, decoding)
+    deferred = DeferredTokens(head, decoders.early_exit.cache(1, end))
+    cache, first_column = decoders.full_depth.cache(1, end), end - len(u_T)
+    none_T = token_1T[0, :0]
+    parts = [(none_T, u_T.new_zeros(0, n_exits), none_T)]
+    for visitor, _ in run_given(head, full_depth_head, request, token_1T, u_T, deferred, cache, 0, first_column):
+        exit_layer_T = visitor.plan.layer_X[visitor.exit_N]
+        parts.append((exit_layer_T, visitor.plan.score_NE, (exit_layer_T.max() + 1).expand_as(exit_layer_T)))
+    exit_layer_T, score_TE, depth_T = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return PromptExits(exit_layer_T, score_TE, depth_T), deferred.cache
+
+
+def run_given(
+    head: LMHead, full_depth_head: LMHead, request: Request, token_BT: Tensor, u_T: Tensor, deferred: DeferredTokens,
+    full_depth: KVCache, position: int, first_column: int = 0,
+) -> Iterator[tuple[ExitVisitor, Tensor]]:  # fmt: skip
+    """Run given tokens with exits, all but the last; yield each block's visitor, and head inputs after the final layer.
+
+    An oracle's blocks go to full depth first, with the KV cache `full_depth`. Head inputs are (B, T, F).
+
+    Args:
+        u_T: Uniform draws of exits.
+        position: The first token's.
+        first_column: The column of position 0.
+    """
+    decoding, decoder, n_texts = head.decoding, full_depth_head.decoder, len(token_BT)
+    plan = ExitPlan.from_configurations([request.configuration], decoding, decoder, 1)
+    size = max(1, SCORED_TOKENS // n_texts)
+    for start in range(0, len(u_T), size):
+        input_BT, forced_BT = token_BT[:, :-1][:, start : start + size], token_BT[:, 1:][:, start : start + size]
+        first, last = position + start, position + start + input_BT.shape[1]
+        position_BT = torch.arange(first, last, device=decoder.device).expand(n_texts, -1)
+        attention_mask_BC = torch.ones(n_texts, last, dtype=torch.bool, device=decoder.device)
+        inputs = ForwardInputs(input_BT, position_BT, attention_mask_BC, first_column)
+        u_N = u_T[start : start + size].repeat(n_texts)
+        part = replace(
+            plan, parameter_NE=plan.parameter_NE.expand(len(u_N), -1), u_exit_N=u_N, u_token_N=u_N,
+            forced_N=forced_BT.flatten(), can_all_exit=not plan.defers, defers=False,
+        )  # fmt: skip
+        reference = None
+        if request.is_oracle:
+            hidden_BTXD = full_depth_pass(decoder, full_depth_head.layers, inputs, full_depth, slice(None))
+            reference = full_depth_head.read_layers(hidden_BTXD.flatten(0, 1))
+        part.decide(reference)
+        visitor = ExitVisitor(head, part, forced_BT.shape)
+        yield visitor, deferred.run(visitor, inputs)
 
 
 def _first_tokens(head: LMHead, reading: HeadReading, token_B: Tensor, has_prompt: bool) -> list[Tensor]:

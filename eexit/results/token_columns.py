@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eexit.costs.operations import PromptExits
 from eexit.plan.sweep_config import Observe
 
 
@@ -37,10 +38,11 @@ def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any
 class TokenColumns:
     """Recorded columns of a finished request, and why it ended. Columns that were not observed are empty.
 
-    The first token has no exit decision: it comes from the final layer of the prefill.
+    Without prompt exits, the first token has no exit decision: it comes from the final layer of the prefill.
     """
 
     finish_reason: str
+    prompt: PromptExits | None = field(default=None, kw_only=True)
     token_id_T: np.ndarray = column(pa.int32(), "token id", "the token that was generated")
     exit_layer_T: np.ndarray = column(pa.int32(), "layer", "0-based decoder layer after which the token was read")
     drafted_T: np.ndarray = column(
@@ -112,6 +114,16 @@ class TokenColumns:
     exit_top_prob_TK: np.ndarray = column(
         pa.float32(), "probability", "the probability of exit_top_token_ids", nullable=True
     )
+
+    @property
+    def first_decided(self) -> int:
+        """Index of the first token with an exit decision."""
+        return 1 if self.prompt is None else 0
+
+    @property
+    def decided_exit_layer_T(self) -> np.ndarray:
+        """Exit layers of the decided tokens."""
+        return self.exit_layer_T[self.first_decided :]
 
 
 @cache

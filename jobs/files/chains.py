@@ -7,7 +7,8 @@
 The first line writes prompts. Each has the edited chain of one of the sweep's texts as its prefiller, and the original
 prompt's id as its group. Edits cut the chain to a share of its tokens (--keep 0: none) or after a number of tokens
 (--budget) and close it, replace it by as many meaningless tokens (--filler), or reorder its sentences (--shuffle).
-Sweep them with the original's model, settings and thinking tags; a prefiller is processed at full depth.
+Sweep them with the original's model, settings and thinking tags; prefill runs a prefiller at full depth
+unless --prompt-exits is given.
 
 The last line adds a table to the folder chains in the results: for each configuration in both sweeps, the share of
 correct answers with the chain less the share with its edit, and the difference from its control (`eexit sweep

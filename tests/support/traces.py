@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eexit.costs.operations import PromptExits
 from eexit.decode.requests import Outcome, Request, RequestOutput
 from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from eexit.plan.runs import LENGTH
@@ -54,6 +55,9 @@ def assert_same(ours: Outcome, theirs: Outcome) -> None:
     for field in fields(RequestOutput):
         if field.name == "counts":  # the reference counts nothing
             continue
+        if field.name == "prompt":
+            assert_same_prompt_exits(ours.prompt, theirs.prompt)
+            continue
         if field.name == "rounds":
             if tie is None:
                 assert str(ours.rounds) == str(theirs.rounds)
@@ -63,6 +67,13 @@ def assert_same(ours: Outcome, theirs: Outcome) -> None:
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=field.name)
         else:
             np.testing.assert_array_equal(mine, other, err_msg=field.name)
+
+
+def assert_same_prompt_exits(ours: PromptExits | None, theirs: PromptExits | None) -> None:
+    assert (ours is None) == (theirs is None)
+    if ours and theirs:
+        np.testing.assert_array_equal(ours.exit_layer_T, theirs.exit_layer_T)
+        np.testing.assert_allclose(ours.exit_score_TE, theirs.exit_score_TE, rtol=1e-4, atol=1e-4)
 
 
 def first_tie(ours: RequestOutput, theirs: RequestOutput) -> int | None:

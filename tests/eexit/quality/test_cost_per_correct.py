@@ -34,7 +34,7 @@ def runs() -> list[dict[str, Any]]:
             "thinking_closed": random.random() < 0.9,
             "macs_executed": None if key == ORACLE else 90.0 + 100 * random.random(),
             "macs_required": 60.0 + 100 * random.random(),
-            "n_tokens": random.randrange(10, 90),
+            "n_tokens": random.randrange(10, 90), "prompt_exits": None, "macs_prompt": None,
         }
         for prompt in PROMPTS for seed in (0, 1) for key in ("normal", KEY, ORACLE)
     ]  # fmt: skip
