@@ -82,19 +82,17 @@ def score_texts(
     token_BT, u_T = to_device([padded, np.array(draws, np.float32)], decoder.device)
 
     # 1. The prompt is prefilled. Of an empty one, only the shapes of its KV cache are used.
-    n_prompt, length = len(prompt), len(prompt) + token_BT.shape[1]
+    n_prompt = len(prompt)
     reading, caches = prefill(decoders, decoding, [prompt or (padded[0, 0],)], max(1, n_prompt))
-    head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoder, decoding)
+    given_pass = GivenTokensPass.with_room(decoders, decoding, request, len(texts), n_prompt + token_BT.shape[1])
     slot_B = torch.arange(len(texts), device=decoder.device)
-    deferred = DeferredTokens(head, decoders.early_exit.cache(len(texts), length))
-    cache = decoder.cache(len(texts), length)
-    deferred.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
+    given_pass.early_exit.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
     if request.is_oracle:
-        cache.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)
-    parts = [_first_tokens(full_depth_head, reading, token_BT[:, 0], bool(prompt))]
+        given_pass.full_depth.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)
+    parts = [_first_tokens(given_pass.full_depth_head, reading, token_BT[:, 0], bool(prompt))]
 
     # 2. Tokens go through the layers, behind those that were scored before.
-    for visitor, head_input_BTF in run_given(head, full_depth_head, request, token_BT, u_T, deferred, cache, n_prompt):
+    for visitor, head_input_BTF in given_pass.run(token_BT, u_T, n_prompt):
         head_input_NF, tokens = visitor.finish(head_input_BTF), visitor.next_tokens
         exit_layer_N, prob_NX = visitor.plan.layer_X[visitor.exit_N], visitor.probabilities()
         columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, visitor.plan.score_NE, head_input_NF
@@ -117,55 +115,68 @@ def exit_in_prompt(
 
     Returns their exits, and the KV cache of the early-exit pass.
     """
-    token_ids, n_exits = list(request.prompt_token_ids), len(decoding.exitable_layers)
+    token_ids = list(request.prompt_token_ids)
     arrays = [np.array([token_ids]), prompt_draws(request.seed, token_ids)]
     token_1T, u_T = to_device(arrays, decoders.full_depth.device)
-    head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoders.full_depth, decoding)
-    deferred = DeferredTokens(head, decoders.early_exit.cache(1, end))
-    cache, first_column = decoders.full_depth.cache(1, end), end - len(u_T)
-    none_T = token_1T[0, :0]
-    parts = [(none_T, u_T.new_zeros(0, n_exits), none_T)]
-    for visitor, _ in run_given(head, full_depth_head, request, token_1T, u_T, deferred, cache, 0, first_column):
+    given_pass, none_T = GivenTokensPass.with_room(decoders, decoding, request, 1, end), token_1T[0, :0]
+    parts = [(none_T, u_T.new_zeros(0, len(decoding.exitable_layers)), none_T)]
+    for visitor, _ in given_pass.run(token_1T, u_T, 0, end - len(u_T)):
         exit_layer_T = visitor.plan.layer_X[visitor.exit_N]
         parts.append((exit_layer_T, visitor.plan.score_NE, (exit_layer_T.max() + 1).expand_as(exit_layer_T)))
-    exit_layer_T, score_TE, depth_T = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return PromptExits(exit_layer_T, score_TE, depth_T), deferred.cache
+    exits = PromptExits(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+    return exits, given_pass.early_exit.cache
 
 
-def run_given(
-    head: LMHead, full_depth_head: LMHead, request: Request, token_BT: Tensor, u_T: Tensor, deferred: DeferredTokens,
-    full_depth: KVCache, position: int, first_column: int = 0,
-) -> Iterator[tuple[ExitVisitor, Tensor]]:  # fmt: skip
-    """Run given tokens with exits, all but the last; yield each block's visitor, and head inputs after the final layer.
+@dataclass(frozen=True)
+class GivenTokensPass:
+    """Early-exit pass of given tokens, with its KV cache; for oracles, a full-depth pass goes before it."""
 
-    An oracle's blocks go to full depth first, with the KV cache `full_depth`. Head inputs are (B, T, F).
+    request: Request
+    full_depth_head: LMHead
+    full_depth: KVCache
+    early_exit: DeferredTokens
 
-    Args:
-        u_T: Uniform draws of exits.
-        position: The first token's.
-        first_column: The column of position 0.
-    """
-    decoding, decoder, n_texts = head.decoding, full_depth_head.decoder, len(token_BT)
-    plan = ExitPlan.from_configurations([request.configuration], decoding, decoder, 1)
-    size = max(1, SCORED_TOKENS // n_texts)
-    for start in range(0, len(u_T), size):
-        input_BT, forced_BT = token_BT[:, :-1][:, start : start + size], token_BT[:, 1:][:, start : start + size]
-        first, last = position + start, position + start + input_BT.shape[1]
-        position_BT = torch.arange(first, last, device=decoder.device).expand(n_texts, -1)
-        attention_mask_BC = torch.ones(n_texts, last, dtype=torch.bool, device=decoder.device)
-        inputs = ForwardInputs(input_BT, position_BT, attention_mask_BC, first_column)
-        u_N = u_T[start : start + size].repeat(n_texts)
-        part = replace(
-            plan, parameter_NE=plan.parameter_NE.expand(len(u_N), -1), u_exit_N=u_N, u_token_N=u_N,
-            forced_N=forced_BT.flatten(), can_all_exit=not plan.defers, defers=False,
-        )  # fmt: skip
-        reference = None
-        if request.is_oracle:
-            hidden_BTXD = full_depth_pass(decoder, full_depth_head.layers, inputs, full_depth, slice(None))
-            reference = full_depth_head.read_layers(hidden_BTXD.flatten(0, 1))
-        part.decide(reference)
-        visitor = ExitVisitor(head, part, forced_BT.shape)
-        yield visitor, deferred.run(visitor, inputs)
+    @classmethod
+    def with_room(
+        cls, decoders: DecoderPair, decoding: DecodingConfig, request: Request, n_texts: int, length: int
+    ) -> "GivenTokensPass":
+        """Return a pass with room for texts of up to `length` tokens."""
+        full_depth, early_exit = (each.cache(n_texts, length) for each in (decoders.full_depth, decoders.early_exit))
+        deferred = DeferredTokens(LMHead(decoders.early_exit, decoding), early_exit)
+        return cls(request, LMHead(decoders.full_depth, decoding), full_depth, deferred)
+
+    def run(
+        self, token_BT: Tensor, u_T: Tensor, position: int, first_column: int = 0
+    ) -> Iterator[tuple[ExitVisitor, Tensor]]:
+        """Run all tokens but the last, in blocks; yield each block's visitor, and its head inputs, (B, T, F).
+
+        Args:
+            u_T: Uniform draws of exits.
+            position: The first token's.
+            first_column: The column of position 0.
+        """
+        head, decoder, n_texts = self.early_exit.head, self.full_depth_head.decoder, len(token_BT)
+        plan = ExitPlan.from_configurations([self.request.configuration], head.decoding, decoder, 1)
+        size = max(1, SCORED_TOKENS // n_texts)
+        for start in range(0, len(u_T), size):
+            input_BT, forced_BT = (some_BT[:, start : start + size] for some_BT in (token_BT[:, :-1], token_BT[:, 1:]))
+            first, last = position + start, position + start + input_BT.shape[1]
+            position_BT = torch.arange(first, last, device=decoder.device).expand(n_texts, -1)
+            attention_mask_BC = torch.ones(n_texts, last, dtype=torch.bool, device=decoder.device)
+            inputs = ForwardInputs(input_BT, position_BT, attention_mask_BC, first_column)
+            u_N = u_T[start : start + size].repeat(n_texts)
+            part = replace(
+                plan, parameter_NE=plan.parameter_NE.expand(len(u_N), -1), u_exit_N=u_N, u_token_N=u_N,
+                forced_N=forced_BT.flatten(), can_all_exit=not plan.defers, defers=False,
+            )  # fmt: skip
+            reference = None
+            if self.request.is_oracle:
+                layers = self.full_depth_head.layers
+                hidden_BTXD = full_depth_pass(decoder, layers, inputs, self.full_depth, slice(None))
+                reference = self.full_depth_head.read_layers(hidden_BTXD.flatten(0, 1))
+            part.decide(reference)
+            visitor = ExitVisitor(head, part, forced_BT.shape)
+            yield visitor, self.early_exit.run(visitor, inputs)
 
 
 def _first_tokens(head: LMHead, reading: HeadReading, token_B: Tensor, has_prompt: bool) -> list[Tensor]:
