@@ -16,25 +16,13 @@ import numpy as np
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import ONLINE
 from eexit.plan.configuration import PERFECT, Configuration, Draft, NoExit
+from eexit.results.token_columns import PromptExits
 
 COSTS: Final = ("macs_full", "macs_required", "macs_executed")  # columns in multiply-adds
 MISSES: Final = "screen_misses"
 # Columns that count reads of hidden states, by predictor. The last has no price: it counts reads through a screen by
 # which a token exited although the screen had missed the whole head's likeliest token.
 READS: Final = ("head_reads", "screen_reads", "probe_reads", "gate_reads", MISSES)
-
-
-@dataclass(frozen=True)
-class PromptExits:
-    """Exits of a prompt's tokens but the last, whose exit predicts the first generated token.
-
-    No next token is read for them. They run together, a block at a time, until all of the block have exited; in modes
-    that keep the full-depth KV cache, through all layers.
-    """
-
-    exit_layer_T: np.ndarray
-    exit_score_TE: np.ndarray
-    depth_T: np.ndarray  # layers up to the deepest exit of the token's block
 
 
 @dataclass(frozen=True)

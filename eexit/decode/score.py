@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.costs.operations import PromptExits
 from eexit.decode.deferred import DeferredTokens
 from eexit.decode.exit_visitor import NONE, ExitVisitor
 from eexit.decode.full_depth import full_depth_pass, prefill
@@ -26,6 +25,7 @@ from eexit.model.decoders import DecoderPair
 from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs
 from eexit.plan.configuration import EarlyExit
+from eexit.results.token_columns import PromptExits
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones attend to the KV cache of earlier ones
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eexit.costs.operations import PromptExits, run_counts
+from eexit.costs.operations import run_counts
 from eexit.decode.groups import ExitPlan
 from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure, RequestOutput
 from eexit.method.stick_breaking import exit_draws, sampling_draws
@@ -21,7 +21,7 @@ from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs
 from eexit.plan.runs import EOS, LENGTH, STOP
-from eexit.results.token_columns import recorded
+from eexit.results.token_columns import PromptExits, recorded
 
 FIRST_ROOM_TOKENS: Final = 256  # of a slot, for which records have room at first
 MISSED: Final = "missed_T"  # recorded too: True where a screen made the token exit by mistake

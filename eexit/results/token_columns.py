@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eexit.costs.operations import PromptExits
 from eexit.plan.sweep_config import Observe
 
 
@@ -32,6 +31,19 @@ class TokenColumn:
 def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any:
     """Return a field of `TokenColumns` that declares this `TokenColumn`."""
     return field(metadata={"column": TokenColumn(kind, unit, definition, **options)})
+
+
+@dataclass(frozen=True)
+class PromptExits:
+    """Exits of a prompt's tokens but the last, whose exit predicts the first generated token.
+
+    No next token is read for them. They run together, a block at a time, until all of the block have exited; in modes
+    that keep the full-depth KV cache, through all layers.
+    """
+
+    exit_layer_T: np.ndarray
+    exit_score_TE: np.ndarray
+    depth_T: np.ndarray  # layers up to the deepest exit of the token's block
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eexit.costs.operations import PromptExits
 from eexit.decode.requests import Outcome, Request, RequestOutput
 from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from eexit.plan.runs import LENGTH
+from eexit.results.token_columns import PromptExits
 
 CLOSE = {
     "kl_TE", "jsd_TE", "exit_score_TE", "exit_prob_TX", "logprob_T", "entropy_T", "top_prob_TXK", "exit_logprob_T",

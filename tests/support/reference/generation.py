@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.costs.operations import PromptExits
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.sampling import pick_tokens
 from eexit.method.kv_maps import STREAMS, KVMaps
@@ -33,6 +32,7 @@ from eexit.method.stick_breaking import exit_draws, prompt_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit
 from eexit.plan.runs import EOS, LENGTH
+from eexit.results.token_columns import PromptExits
 from reference.rules import RuleInputs, js_divergence, stops_of
 
 
