@@ -40,7 +40,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     WHERE: (
         "modes", "kl_factors", "rules", "draft", "controls", "exit_layers", "exit_every", "exit_sets", "screen",
-        "gate_thresholds", "only",
+        "gate_thresholds", "prompt_exits", "only",
     ),
     LEARNED: ("readout", "probe", "gate", "adapter", "kv_maps"),
     EXECUTION: tuple(name for name in EXECUTION_FIELDS if name != "out"),
@@ -120,7 +120,8 @@ def _add_further_flags(parser: Parser) -> None:
     parser.group(WHERE).add_argument(
         "--controls-of",
         metavar="RESULTS",
-        help="add a control for each configuration of a finished sweep: rule random with as many exits at each layer",
+        help="add a control for each configuration of a finished sweep, but for those with prompt exits: rule random "
+        "with as many exits at each layer",
     )
     parser.group(WHERE).add_argument(
         "--control-modes",

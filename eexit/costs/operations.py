@@ -2,7 +2,7 @@
 
 `eexit.costs.unit_costs` counts the costs of a model's parts for one token. This module does not import torch. A *read*
 is a prediction from a hidden state, by the lm_head, a screen, a probe or a gate. A *decided* token is any generated
-token but a run's first.
+token but a run's first. With prompt exits, that one and the prompt's tokens are decided too.
 
 Letters besides the table's: T decided tokens of a run, K kinds of reads (READS), R draft rounds.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from eexit.method.modes import MODES, Mode
 from eexit.method.rules import ONLINE
 from eexit.plan.configuration import PERFECT, Configuration, Draft, NoExit
+from eexit.results.token_columns import PromptExits
 
 COSTS: Final = ("macs_full", "macs_required", "macs_executed")  # columns in multiply-adds
 MISSES: Final = "screen_misses"
@@ -54,25 +55,25 @@ class UnitCosts:
     mapped_LL: np.ndarray | None = None  # keys and values by KV maps, by exit layer and then layer
 
 
-def required_ops(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None) -> OpCounts:
+def required_ops(exit_layer_T: np.ndarray, layer_X: np.ndarray, mode: Mode | None, n_unread: int = 0) -> OpCounts:
     """Return the operations that exits require if deciding is free; without a mode, those of full depth.
 
-    A token requires the layers up to its exit, and one head read there. Later tokens that exit deeper attend to the
-    token's position up to their exits. There the token requires the keys and values of its mode, or the layers
-    themselves if the mode keeps the full-depth KV cache.
+    A token requires the layers up to its exit, and one head read there; the first `n_unread` tokens require no read.
+    Later tokens that exit deeper attend to the token's position up to their exits. There the token requires the keys
+    and values of its mode, or the layers themselves if the mode keeps the full-depth KV cache.
     """
     depth_T = exit_layer_T + 1
     reached_T = np.maximum.accumulate(depth_T[::-1])[::-1]  # by the token or a later one
     layers_T = depth_T if mode and mode.modifies_kv else reached_T
     kv_layers_T = (reached_T - depth_T) * (mode is not None and mode.writes_kv)
     reads_TXK = np.zeros((len(exit_layer_T), len(layer_X), len(READS)), np.int64)
-    reads_TXK[..., READS.index("head_reads")] = layer_X == exit_layer_T[:, None]
+    reads_TXK[n_unread:, :, READS.index("head_reads")] = layer_X == exit_layer_T[n_unread:, None]
     return OpCounts(np.arange(len(exit_layer_T)), layers_T, kv_layers_T, reads_TXK)
 
 
 def run_counts(
     configuration: Configuration, layer_X: np.ndarray, exit_layer_T: np.ndarray, score_TE: np.ndarray | None = None,
-    missed_T: np.ndarray | None = None, has_screen: bool = False,
+    missed_T: np.ndarray | None = None, has_screen: bool = False, prompt: PromptExits | None = None,
 ) -> OpCounts | None:  # fmt: skip
     """Return the operation counts of a run that is decoded alone; None for oracles and drafts.
 
@@ -84,13 +85,20 @@ def run_counts(
         exit_layer_T: Exit layers of the decided tokens.
         score_TE: Exit scores, NaN where the rule computed none; None for a rule that reads no layer.
         missed_T: True for tokens that exited only because of the screen's approximation.
+        prompt: With prompt exits, those of the tokens before, which are counted too.
     """
     if isinstance(configuration, NoExit):
         return required_ops(exit_layer_T, layer_X, None)
     if isinstance(configuration, Draft) or configuration.is_oracle:
         return None
-    mode = MODES[configuration.mode]
-    counts = required_ops(exit_layer_T, layer_X, mode)
+    mode, n_before = MODES[configuration.mode], 0 if prompt is None else len(prompt.exit_layer_T)
+    if prompt is not None:
+        exit_layer_T = np.concatenate([prompt.exit_layer_T, exit_layer_T])
+        score_TE = None if score_TE is None else np.concatenate([prompt.exit_score_TE, score_TE])
+        missed_T = None if missed_T is None else np.pad(missed_T, (n_before, 0))
+    counts = required_ops(exit_layer_T, layer_X, mode, n_before)
+    if prompt is not None:
+        counts.layers_T[:n_before] = prompt.depth_T if mode.modifies_kv else layer_X[-1] + 1
     if configuration.rule in ONLINE:
         assert score_TE is not None
         reads_TXK, is_at_exit_TX = counts.reads_TXK, layer_X == exit_layer_T[:, None]
@@ -105,7 +113,7 @@ def run_counts(
             reads_TXK[..., READS.index(column)] |= decides_TX
         if missed_T is not None:
             reads_TXK[..., READS.index(MISSES)] = is_at_exit_TX & missed_T[:, None]
-    return replace(counts, kv_layers_T=(layer_X[-1] - exit_layer_T) * mode.writes_kv)
+    return replace(counts, kv_layers_T=(layer_X[-1] + 1 - counts.layers_T) * mode.writes_kv)
 
 
 def multiply_adds(unit_costs: UnitCosts, counts: OpCounts, n_prompt: int, mode: Mode | None = None) -> float:
@@ -135,17 +143,28 @@ def multiply_adds(unit_costs: UnitCosts, counts: OpCounts, n_prompt: int, mode: 
     return float(unit_costs.embedding * n_tokens + layers + attention + reads)
 
 
+def prompt_cost(unit_costs: UnitCosts, n_prompt: int) -> float:
+    """Return the multiply-adds of a prompt at full depth, with the head read that predicts the first token."""
+    final = len(unit_costs.layer_L) - 1
+    layer_X = np.append(np.full(len(unit_costs.read_XK) - 1, -1), final)
+    return multiply_adds(unit_costs, required_ops(np.full(n_prompt, final), layer_X, None, n_prompt - 1), 0)
+
+
 def cost_columns(
     unit_costs: UnitCosts, counts: OpCounts | None, exit_layer_T: np.ndarray, exitable_layers: Sequence[int], mode: str,
-    n_prompt: int,
+    n_prompt: int, prompt: PromptExits | None = None,
 ) -> dict[str, float | int | None]:  # fmt: skip
     """Return a run's cost columns: multiply-adds at full depth, up to the exits, as exits require, and as executed.
 
-    `exit_layer_T` has the exits of the run's decided tokens. Without `counts`, columns on executed operations are None.
+    `exit_layer_T` has the exits of the run's decided tokens. With prompt exits, the prompt's tokens count too. Without
+    `counts`, columns on executed operations are None.
     """
-    layer_X, exit_mode = np.array([*exitable_layers, len(unit_costs.layer_L) - 1]), MODES.get(mode)
-    full = required_ops(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None)
-    required = required_ops(exit_layer_T, layer_X, exit_mode)
+    layer_X, exit_mode, n_before = np.array([*exitable_layers, len(unit_costs.layer_L) - 1]), MODES.get(mode), 0
+    if prompt is not None:
+        n_prompt, n_before = 0, len(prompt.exit_layer_T)
+        exit_layer_T = np.concatenate([prompt.exit_layer_T, exit_layer_T])
+    full = required_ops(np.full_like(exit_layer_T, layer_X[-1]), layer_X, None, n_before)
+    required = required_ops(exit_layer_T, layer_X, exit_mode, n_before)
     to_exit = replace(required, layers_T=exit_layer_T + 1, kv_layers_T=np.zeros_like(exit_layer_T))
     return {
         "macs_full": multiply_adds(unit_costs, full, n_prompt),

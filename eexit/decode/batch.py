@@ -12,6 +12,7 @@ from eexit.decode.exit_visitor import ExitVisitor
 from eexit.decode.full_depth import SharedPrefixes, prefill, record_predictions
 from eexit.decode.predictors import LMHead
 from eexit.decode.requests import DecodingConfig, Outcome, Request
+from eexit.decode.score import exit_in_prompt
 from eexit.decode.slots import MISSED, SlotTable
 from eexit.method.modes import MODES
 from eexit.model.decoders import DecoderPair
@@ -83,8 +84,11 @@ class Batch:
     def record_predictions(self, ended: Sequence[int], on_tokens: OnTokens) -> None:
         """Record full-depth predictions for the texts of slots `ended`, unless a full-depth pass ran with them."""
         if self.decoding.n_observed and not self.full_depth:
+            in_prompt = [at for at in ended if self.slots.in_flight[at].prompt_exits]
+            others = [at for at in ended if at not in in_prompt]
             prompts = self.deferred.cache if self.decoders.is_shared else None
-            record_predictions(self.slots, ended, self.full_depth_head, prompts, on_tokens)
+            record_predictions(self.slots, others, self.full_depth_head, prompts, on_tokens)
+            record_predictions(self.slots, in_prompt, self.full_depth_head, None, on_tokens)
 
     def output(self, at: int) -> Outcome:
         """Return the output of the request in a slot, or the reason of its failure."""
@@ -94,30 +98,46 @@ class Batch:
 
     @torch.inference_mode()
     def admit(self, requests: Mapping[int, Request]) -> None:
-        """Give these requests (number → request) slots and their first tokens."""
+        """Give these requests (number → request) slots and, without prompt exits, their first tokens."""
         slots = self.slots
         if len(slots):
             self.deferred.run_all(slots.plan(), slots.inputs(slots.end))
         self.deferred.blocks.clear()
-        prompts = list(dict.fromkeys(request.prompt_token_ids for request in requests.values()))
+        prompts = list(dict.fromkeys(request.prefilled for request in requests.values()))
         reading, caches = prefill(self.decoders, self.decoding, prompts, slots.end)
         for index, request in requests.items():
             slots.add(index, request, self._needs_early_exit_pass(request))
-        new = np.array([at for at, slot in enumerate(slots.in_flight) if not slot.n_tokens])
-        prompt_N = np.array([prompts.index(slots.in_flight[at].prompt) for at in new])
+        new = np.array([at for at, slot in enumerate(slots.in_flight) if slot.index in requests])
+        prompt_N = np.array([prompts.index(requests[slots.in_flight[at].index].prefilled) for at in new])
         is_early_N = new < slots.n_early
         if is_early_N.any():
             source, target = to_device([prompt_N[is_early_N], new[is_early_N]], self.slots.device)
             self.deferred.cache.copy_rows(caches[self.decoders.early_exit], source, target)
         if self.full_depth:
             self.full_depth.admit(caches[self.decoders.full_depth], prompt_N, slots.in_flight, new)
-        # The first tokens come from the final layer: no exit is drawn for them.
+        # With prompt exits, the prompt is run anew, and the next step runs its last token. Otherwise the first token
+        # comes from the final layer: no exit is drawn for it.
+        at_prompt_N = np.array([self._exit_in_prompt(at) for at in new.tolist()])
+        new, prompt_N = new[~at_prompt_N], prompt_N[~at_prompt_N]
+        if not len(new):
+            return
         u_token_N = np.array([slots.in_flight[at].u_token_T[0] for at in new])
         prompt, u_token = to_device([prompt_N, u_token_N], self.slots.device)
         reading = reading.expand(prompt)
         next_tokens = self.full_depth_head.read_exits(reading, torch.full_like(prompt, -1), u_token)
         columns = reading.columns(next_tokens.token_N, self.decoding.record_full_depth) | next_tokens.columns()
         slots.record(columns | {"exit_layer_T": torch.full_like(prompt, slots.layers[-1])}, new.tolist())
+
+    def _exit_in_prompt(self, at: int) -> bool:
+        """Run the prompt of slot `at` with exits, if its configuration has prompt exits; return True if so."""
+        slot = self.slots.in_flight[at]
+        if not slot.output.request.configuration.prompt_exits:
+            return False
+        slot.prompt_exits, cache = exit_in_prompt(self.decoders, self.decoding, slot.output.request, self.slots.end)
+        if at < self.slots.n_early:
+            source, target = to_device([np.array([0]), np.array([at])], self.slots.device)
+            self.deferred.cache.copy_rows(cache, source, target)
+        return True
 
     def _needs_early_exit_pass(self, request: Request) -> bool:
         mode = MODES.get(request.configuration.mode)

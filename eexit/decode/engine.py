@@ -40,8 +40,8 @@ def refuse_mode(mode: str, decoder: Decoder) -> None:
 class Engine:
     """Decoder of requests; an adapter may give the early-exit pass other weights, the student's.
 
-    The student has the same architecture. It decodes requests of all modes with exits, after a first token from the
-    full-depth decoder. The full-depth pass always has the original weights.
+    The student has the same architecture. It decodes requests of all modes with exits, without prompt exits after a
+    first token from the full-depth decoder. The full-depth pass always has the original weights.
     """
 
     def __init__(self, decoder: Decoder, decoding: DecodingConfig, student: Decoder | None = None):

@@ -103,7 +103,7 @@ class SharedPrefixes:
         The unique prefixes come first. Returns a slot of each, (U,), padded, and the prefixes to be copied: from (P,)
         and to (P,).
         """
-        prefix_B, token_B = np.array([(slot.prefix, slot.output.token_ids[-1]) for slot in slots]).T
+        prefix_B, token_B = np.array([(slot.prefix, slot.latest_token) for slot in slots]).T
         _, slot_U, index_B = np.unique((prefix_B << 32) + token_B, return_index=True, return_inverse=True)
         source_U = prefix_B[slot_U]
         stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
@@ -121,12 +121,11 @@ def record_predictions(
 ) -> None:
     """Record the full-depth columns of finished requests, which oracles have at once.
 
-    `prompts` has the KV cache of their prompts by slot, if the same decoder made it. `on_tokens` is called with numbers
-    of tokens.
+    `prompts` has the full-depth KV cache of their prompts by slot, if the same decoder made it. `on_tokens` is called
+    with numbers of tokens.
     """
-    of_slot = {
-        at: slots.in_flight[at] for at in ended if slots.in_flight[at].n_tokens > 1
-    }  # prefill observes the first
+    there = {at: slots.in_flight[at] for at in ended}
+    of_slot = {at: slot for at, slot in there.items() if slot.n_tokens > slot.first_decided}  # prefill observes others
     lengths = [slot.length if prompts is None else slot.n_tokens for slot in of_slot.values()]
     n_run = max(lengths, default=2) - 1
     size = max(1, OBSERVED_TOKENS // n_run)
@@ -150,7 +149,7 @@ def _record_block(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cach
     predicted = [
         (at, index - slot.n_tokens, slot.record, index, slot.output.token_ids[index])
         for at, slot in enumerate(finished)
-        for index in range(1, slot.n_tokens)
+        for index in range(slot.first_decided, slot.n_tokens)
     ]
     sequence_N, column_N, record_N, index_N, token_N = to_device([*np.array(predicted).T.copy()], decoder.device)
     hidden_BTXD = full_depth_pass(decoder, head.layers[-decoding.n_observed :], inputs, cache, slice(None))

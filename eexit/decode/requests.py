@@ -26,6 +26,15 @@ class Request:
         """True if the rule reads the full-depth pass."""
         return isinstance(self.configuration, EarlyExit) and self.configuration.is_oracle
 
+    @property
+    def prefilled(self) -> tuple[int, ...]:
+        """Tokens of the prompt that prefill runs. With prompt exits, the first step runs the last token.
+
+        A prompt of one token then stands for an empty one: no token attends to the prefilled one.
+        """
+        ids = self.prompt_token_ids
+        return ids[:-1] or ids if self.configuration.prompt_exits else ids
+
 
 @dataclass(frozen=True)
 class PartialOutput:

@@ -5,7 +5,7 @@ float32, exits are those of generating the text; in other dtypes, a pass over ma
 exits differ. An oracle's full-depth pass runs first. Several texts with the same prompt share its prefill, and a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,11 +19,13 @@ from eexit.decode.full_depth import full_depth_pass, prefill
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import HeadReading, LMHead
 from eexit.decode.requests import DecodingConfig, Request
-from eexit.method.stick_breaking import exit_draws
+from eexit.method.stick_breaking import exit_draws, prompt_draws
+from eexit.model.cache import KVCache
 from eexit.model.decoders import DecoderPair
 from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs
 from eexit.plan.configuration import EarlyExit
+from eexit.results.token_columns import PromptExits
 
 SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones attend to the KV cache of earlier ones
 
@@ -32,8 +34,8 @@ SCORED_TOKENS: Final = 256  # at a time, for bounded memory: later ones attend t
 class ScoredText:
     """Exits and predictions for a given text: columns of `RequestOutput`, and more.
 
-    The first token comes from prefill, without an exit. With an empty prompt, its log-probability and head input are
-    NaN, and its likeliest token is -1.
+    Without prompt exits, the first token comes from prefill, without an exit. With an empty prompt, its log-probability
+    and head input are NaN, and its likeliest token is -1.
     """
 
     exit_layer_T: np.ndarray
@@ -70,48 +72,32 @@ def score_texts(
     """Score several texts after the same prompt, each by itself and with the same draws; otherwise as `score`."""
     early_exit = student if isinstance(request.configuration, EarlyExit) else None
     decoders = DecoderPair(decoder, early_exit or decoder)
-    prompt, n_prompt, longest = request.prompt_token_ids, len(request.prompt_token_ids), max(map(len, texts))
+    longest, all_ids = max(map(len, texts)), request.prompt_token_ids
+    given = all_ids if request.configuration.prompt_exits else ()  # tokens of the prompt that exit as those of texts
+    prompt = () if given else all_ids
     if u_exit_T is None:
-        u_exit_T = exit_draws(request.seed, list(prompt), longest)
-    padded = np.array([[*text, *[0] * (longest - len(text))] for text in texts])  # no token attends to padding
-    token_BT, u_T = to_device([padded, np.array(u_exit_T, np.float32)], decoder.device)
+        u_exit_T = exit_draws(request.seed, list(all_ids), longest)
+    draws = [*prompt_draws(request.seed, list(given)), *u_exit_T[0 if given else 1 :]]
+    padded = np.array([[*given, *text, *[0] * (longest - len(text))] for text in texts])  # no token attends to padding
+    token_BT, u_T = to_device([padded, np.array(draws, np.float32)], decoder.device)
 
     # 1. The prompt is prefilled. Of an empty one, only the shapes of its KV cache are used.
-    reading, caches = prefill(decoders, decoding, [prompt or (texts[0][0],)], max(1, n_prompt))
-    head, full_depth_head = LMHead(decoders.early_exit, decoding), LMHead(decoder, decoding)
-    slot_B, length = torch.arange(len(texts), device=decoder.device), n_prompt + longest
-    deferred = DeferredTokens(head, decoders.early_exit.cache(len(texts), length))
-    cache = decoder.cache(len(texts), length)
-    deferred.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
+    n_prompt = len(prompt)
+    reading, caches = prefill(decoders, decoding, [prompt or (padded[0, 0],)], max(1, n_prompt))
+    given_pass = GivenTokensPass.with_room(decoders, decoding, request, len(texts), n_prompt + token_BT.shape[1])
+    slot_B = torch.arange(len(texts), device=decoder.device)
+    given_pass.early_exit.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
     if request.is_oracle:
-        cache.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)
-    parts = [_first_tokens(full_depth_head, reading, token_BT[:, 0], bool(prompt))]
+        given_pass.full_depth.copy_rows(caches[decoder], torch.zeros_like(slot_B), slot_B)
+    parts = [_first_tokens(given_pass.full_depth_head, reading, token_BT[:, 0], bool(prompt))]
 
-    # 2. Tokens go through the layers, behind those that were scored before; an oracle's go to full depth first.
-    plan = ExitPlan.from_configurations([request.configuration], decoding, decoder, 1)
-    size = max(1, SCORED_TOKENS // len(texts))
-    for start in range(1, longest, size):
-        forced_BT = token_BT[:, start : start + size]
-        n_tokens, first = forced_BT.shape[1], n_prompt + start - 1
-        position_BT = torch.arange(first, first + n_tokens, device=decoder.device).expand(len(texts), -1)
-        attention_mask_BC = torch.ones(len(texts), first + n_tokens, dtype=torch.bool, device=decoder.device)
-        inputs = ForwardInputs(token_BT[:, start - 1 : start - 1 + n_tokens], position_BT, attention_mask_BC)
-        u_N = u_T[start : start + size].repeat(len(texts))
-        part = replace(
-            plan, parameter_NE=plan.parameter_NE.expand(len(u_N), -1), u_exit_N=u_N, u_token_N=u_N,
-            forced_N=forced_BT.flatten(), can_all_exit=not plan.defers, defers=False,
-        )  # fmt: skip
-        reference = None
-        if request.is_oracle:
-            hidden_BTXD = full_depth_pass(decoder, full_depth_head.layers, inputs, cache, slice(None))
-            reference = full_depth_head.read_layers(hidden_BTXD.flatten(0, 1))
-        part.decide(reference)
-        visitor = ExitVisitor(head, part, forced_BT.shape)
-        head_input_NF, tokens = visitor.finish(deferred.run(visitor, inputs)), visitor.next_tokens
-        exit_layer_N, prob_NX = plan.layer_X[visitor.exit_N], visitor.probabilities()
-        columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, part.score_NE, head_input_NF
-        parts.append([column.unflatten(0, forced_BT.shape) for column in columns])
-    *arrays, head_input_BTF = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+    # 2. Tokens go through the layers, behind those that were scored before.
+    for visitor, head_input_BTF in given_pass.run(token_BT, u_T, n_prompt):
+        head_input_NF, tokens = visitor.finish(head_input_BTF), visitor.next_tokens
+        exit_layer_N, prob_NX = visitor.plan.layer_X[visitor.exit_N], visitor.probabilities()
+        columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, visitor.plan.score_NE, head_input_NF
+        parts.append([column.unflatten(0, visitor.shape) for column in columns])
+    *arrays, head_input_BTF = (torch.cat(column, 1)[:, len(given) :] for column in zip(*parts, strict=True))
     exit_layer_BT, top_token_BT, log_p_BT, prob_BTX, score_BTE = (array.cpu().numpy() for array in arrays)
 
     def scored(at: int, n: int) -> ScoredText:
@@ -119,6 +105,78 @@ def score_texts(
         return ScoredText(*parts, exit_ready_TF=head_input_BTF[at, :n])
 
     return [scored(at, len(text)) for at, text in enumerate(texts)]
+
+
+@torch.inference_mode()
+def exit_in_prompt(
+    decoders: DecoderPair, decoding: DecodingConfig, request: Request, end: int
+) -> tuple[PromptExits, KVCache]:
+    """Run a prompt's tokens but the last with exits, so that they end before column `end`.
+
+    Returns their exits, and the KV cache of the early-exit pass.
+    """
+    token_ids = list(request.prompt_token_ids)
+    arrays = [np.array([token_ids]), prompt_draws(request.seed, token_ids)]
+    token_1T, u_T = to_device(arrays, decoders.full_depth.device)
+    given_pass, none_T = GivenTokensPass.with_room(decoders, decoding, request, 1, end), token_1T[0, :0]
+    parts = [(none_T, u_T.new_zeros(0, len(decoding.exitable_layers)), none_T)]
+    for visitor, _ in given_pass.run(token_1T, u_T, 0, end - len(u_T)):
+        exit_layer_T = visitor.plan.layer_X[visitor.exit_N]
+        parts.append((exit_layer_T, visitor.plan.score_NE, (exit_layer_T.max() + 1).expand_as(exit_layer_T)))
+    exits = PromptExits(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+    return exits, given_pass.early_exit.cache
+
+
+@dataclass(frozen=True)
+class GivenTokensPass:
+    """Early-exit pass of given tokens, with its KV cache; for oracles, a full-depth pass goes before it."""
+
+    request: Request
+    full_depth_head: LMHead
+    full_depth: KVCache
+    early_exit: DeferredTokens
+
+    @classmethod
+    def with_room(
+        cls, decoders: DecoderPair, decoding: DecodingConfig, request: Request, n_texts: int, length: int
+    ) -> "GivenTokensPass":
+        """Return a pass with room for texts of up to `length` tokens."""
+        full_depth, early_exit = (each.cache(n_texts, length) for each in (decoders.full_depth, decoders.early_exit))
+        deferred = DeferredTokens(LMHead(decoders.early_exit, decoding), early_exit)
+        return cls(request, LMHead(decoders.full_depth, decoding), full_depth, deferred)
+
+    def run(
+        self, token_BT: Tensor, u_T: Tensor, position: int, first_column: int = 0
+    ) -> Iterator[tuple[ExitVisitor, Tensor]]:
+        """Run all tokens but the last, in blocks; yield each block's visitor, and its head inputs, (B, T, F).
+
+        Args:
+            u_T: Uniform draws of exits.
+            position: The first token's.
+            first_column: The column of position 0.
+        """
+        head, decoder, n_texts = self.early_exit.head, self.full_depth_head.decoder, len(token_BT)
+        plan = ExitPlan.from_configurations([self.request.configuration], head.decoding, decoder, 1)
+        size = max(1, SCORED_TOKENS // n_texts)
+        for start in range(0, len(u_T), size):
+            input_BT, forced_BT = (some_BT[:, start : start + size] for some_BT in (token_BT[:, :-1], token_BT[:, 1:]))
+            first, last = position + start, position + start + input_BT.shape[1]
+            position_BT = torch.arange(first, last, device=decoder.device).expand(n_texts, -1)
+            attention_mask_BC = torch.ones(n_texts, last, dtype=torch.bool, device=decoder.device)
+            inputs = ForwardInputs(input_BT, position_BT, attention_mask_BC, first_column)
+            u_N = u_T[start : start + size].repeat(n_texts)
+            part = replace(
+                plan, parameter_NE=plan.parameter_NE.expand(len(u_N), -1), u_exit_N=u_N, u_token_N=u_N,
+                forced_N=forced_BT.flatten(), can_all_exit=not plan.defers, defers=False,
+            )  # fmt: skip
+            reference = None
+            if self.request.is_oracle:
+                layers = self.full_depth_head.layers
+                hidden_BTXD = full_depth_pass(decoder, layers, inputs, self.full_depth, slice(None))
+                reference = self.full_depth_head.read_layers(hidden_BTXD.flatten(0, 1))
+            part.decide(reference)
+            visitor = ExitVisitor(head, part, forced_BT.shape)
+            yield visitor, self.early_exit.run(visitor, inputs)
 
 
 def _first_tokens(head: LMHead, reading: HeadReading, token_B: Tensor, has_prompt: bool) -> list[Tensor]:

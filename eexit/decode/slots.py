@@ -21,7 +21,7 @@ from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs
 from eexit.plan.runs import EOS, LENGTH, STOP
-from eexit.results.token_columns import recorded
+from eexit.results.token_columns import PromptExits, recorded
 
 FIRST_ROOM_TOKENS: Final = 256  # of a slot, for which records have room at first
 MISSED: Final = "missed_T"  # recorded too: True where a screen made the token exit by mistake
@@ -37,6 +37,7 @@ class Slot:
     record: int  # index into the records
     u_exit_T: np.ndarray
     u_token_T: np.ndarray
+    prompt_exits: PromptExits | None = None
     prefix: int = 0  # the slot of the full-depth KV cache, which others may share
     is_finite: bool = True
 
@@ -48,6 +49,16 @@ class Slot:
     def n_tokens(self) -> int:
         """The number of generated tokens."""
         return len(self.output.token_ids)
+
+    @property
+    def first_decided(self) -> int:
+        """Index of the first generated token with an exit decision."""
+        return 1 if self.prompt_exits is None else 0
+
+    @property
+    def latest_token(self) -> int:
+        """The token that the next step runs: with prompt exits, the first step runs the prompt's last one."""
+        return (self.output.token_ids or self.prompt)[-1]
 
     @property
     def length(self) -> int:
@@ -132,7 +143,7 @@ class SlotTable:
         length_B1 = np.array([[slot.length] for slot in slots])
         arrays = [
             *u_2BP, np.array([slot.record for slot in slots]), np.array([slot.n_tokens for slot in slots]),
-            np.array([slot.output.token_ids[-1:] for slot in slots]), length_B1 - 1, self.end + 1 - length_B1,
+            np.array([[slot.latest_token] for slot in slots]), length_B1 - 1, self.end + 1 - length_B1,
         ]  # fmt: skip
         self.u_exit_BP, self.u_token_BP, self.record_B, self.n_tokens_B, *sent = to_device(arrays, self.device)
         self.token_B1, self.position_B1, self.first_B1 = sent
@@ -208,6 +219,8 @@ class SlotTable:
         return [at for at, slot in enumerate(self.in_flight) if self._has_ended(slot)][::-1]
 
     def _has_ended(self, slot: Slot) -> bool:
+        if not slot.n_tokens:
+            return False
         is_stopped = self.decoding.stop_fn is not None and self.decoding.stop_fn(slot.output)
         is_at_eos = slot.output.token_ids[-1] in self.decoding.eos_token_ids
         return is_stopped or is_at_eos or slot.n_tokens >= slot.limit or not slot.is_finite
@@ -220,14 +233,15 @@ class SlotTable:
             return RequestFailure(f"the model's output is not finite at generated token {infinite[0]}")
         columns = {name: np.zeros(0) for name, *_ in recorded()}
         columns |= {name: part.numpy().copy() for name, part in of_slot.items()}
+        prompt, first = slot.prompt_exits, slot.first_decided
         reason = STOP if slot.n_tokens < slot.limit else LENGTH
         if slot.output.token_ids[-1] in self.decoding.eos_token_ids:
             reason = EOS
-        missed_T, has_screen = columns.pop(MISSED)[1:] > 0, self.decoding.screen is not None
-        exit_layer_T, score_TE = columns["exit_layer_T"][1:], columns["exit_score_TE"][1:]
+        missed_T, has_screen = columns.pop(MISSED)[first:] > 0, self.decoding.screen is not None
+        exit_layer_T, score_TE = columns["exit_layer_T"][first:], columns["exit_score_TE"][first:]
         configuration = slot.output.request.configuration
-        counts = run_counts(configuration, self.layers, exit_layer_T, score_TE, missed_T, has_screen)
-        return RequestOutput(finish_reason=reason, counts=counts, rounds=None, **columns)
+        counts = run_counts(configuration, self.layers, exit_layer_T, score_TE, missed_T, has_screen, prompt)
+        return RequestOutput(finish_reason=reason, counts=counts, rounds=None, prompt=prompt, **columns)
 
 
 def max_length(request: Request, decoding: DecodingConfig, decoder: Decoder) -> int:

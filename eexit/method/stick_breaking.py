@@ -64,6 +64,11 @@ def sampling_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.
     return _stream("sample", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
 
 
+def prompt_draws(seed: int, prompt_token_ids: list[int]) -> np.ndarray:
+    """Return the fp32 uniforms in [0, 1) that choose exits of the prompt's tokens but the last."""
+    return _stream("prompt", seed, prompt_token_ids).random(max(0, len(prompt_token_ids) - 1), dtype=np.float32)
+
+
 def _stream(purpose: str, seed: int, prompt_token_ids: list[int]) -> Generator:
     key = hashlib.blake2b(repr((purpose, seed, prompt_token_ids)).encode(), digest_size=16).digest()
     return Generator(Philox(key=int.from_bytes(key, "little")))

@@ -126,8 +126,13 @@ class KVCache(Cache):
                 new[to, :, :n_columns] = old[at, :, :n_columns]
                 if n_columns < self.capacity:
                     new[to, :, n_columns:] = 0
-        for hidden in self.hidden.values():
-            hidden[targets] = hidden[sources] if source is self else False
+        for at, hidden in source.hidden.items():
+            self.hidden.setdefault(at, hidden.new_zeros(self.n_slots, self.length))
+        n_columns = min(self.length, source.length)
+        for at, hidden in self.hidden.items():
+            copied = source.hidden[at][sources, :n_columns] if at in source.hidden else False
+            hidden[targets] = False
+            hidden[targets, :n_columns] = copied
 
     @torch.inference_mode()
     def move_left(self, n_columns: int) -> None:

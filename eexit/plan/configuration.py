@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from eexit.method.modes import MODES
 from eexit.method.rules import KL_FACTOR, ONLINE, ORACLES, RULES, ExitHistogram, Parameter, format_parameter
@@ -18,6 +18,8 @@ DRAFT: Final = "draft"  # the mode of self-speculative decoding
 EVERY: Final = "all"  # exit set of all exitable layers
 SET_MARK: Final = "@"  # precedes an exit set in a key
 GATE_MARK: Final = "+gate"  # precedes a gate's threshold in a key
+PROMPT_MARK: Final = "+prompt"  # ends the key of a configuration whose prompt tokens exit too
+PROMPTS_SAVE_NOTHING: Final = "a prompt's tokens run together, so that their exits save nothing"
 PERFECT: Final = "perfect"  # in place of a threshold: a gate that predicts exits without error
 EARLIER_MARK: Final = "~"  # precedes six digits of the text's digest, in the name of a rule or mode that was redefined
 GENERATE: Final = "generate"  # transformers' generate, in place of a configuration
@@ -34,8 +36,8 @@ DRAFTING: Final = (
 Columns = dict[str, str | float | int | None]
 
 COLUMNS: Final = (
-    "configuration", "mode", "rule", "parameter", "kl_factor", "exit_set", "gate", "control_of", "draft_layer",
-    "draft_length",
+    "configuration", "mode", "rule", "parameter", "kl_factor", "exit_set", "gate", "prompt_exits", "control_of",
+    "draft_layer", "draft_length",
 )  # fmt: skip
 _NO_COLUMNS: Final[Columns] = dict.fromkeys(COLUMNS)
 
@@ -45,6 +47,7 @@ class NoExit:
     """Configuration without exits: mode `normal`, or another program's name for it."""
 
     mode: str = NORMAL
+    prompt_exits: ClassVar[bool] = False
 
     @property
     def key(self) -> str:
@@ -61,7 +64,8 @@ class EarlyExit:
 
     `layers` is the exit set, where the rule is evaluated and tokens may exit; empty for every exitable layer. With a
     `gate`, a threshold such as "0.1", a layer is read only if the sweep's gate predicts at least this exit probability.
-    "perfect" stands for a gate without errors, which only a replay can have.
+    "perfect" stands for a gate without errors, which only a replay can have. With `prompt_exits`, the prompt's tokens
+    and the first generated token exit too; otherwise prefill runs at full depth.
     """
 
     mode: str
@@ -69,6 +73,7 @@ class EarlyExit:
     parameter: Parameter = None
     layers: tuple[int, ...] = ()
     gate: str | None = None
+    prompt_exits: bool = False
 
     @property
     def rule_key(self) -> str:
@@ -84,8 +89,9 @@ class EarlyExit:
 
     @property
     def within(self) -> str:
-        """The end of the key, with the exit set and the gate, such as `@20,25+gate0.1`."""
-        return (f"{SET_MARK}{self.exit_set}" if self.layers else "") + (f"{GATE_MARK}{self.gate}" if self.gate else "")
+        """The end of the key, with exit set, gate and prompt exits, such as `@20,25+gate0.1+prompt`."""
+        gate = f"{GATE_MARK}{self.gate}" if self.gate else ""
+        return (f"{SET_MARK}{self.exit_set}" if self.layers else "") + gate + PROMPT_MARK * self.prompt_exits
 
     @property
     def exit_set(self) -> str | None:
@@ -109,6 +115,7 @@ class EarlyExit:
             "kl_factor": number if self.rule in RULES and RULES[self.rule].parameter == KL_FACTOR else None,
             "exit_set": self.exit_set,
             "gate": self.gate,
+            "prompt_exits": self.prompt_exits,
             "control_of": self.parameter.of if isinstance(self.parameter, ExitHistogram) else None,
         }
 
@@ -151,6 +158,7 @@ class Draft:
     layer: int
     n_tokens: int
     mode = DRAFT
+    prompt_exits: ClassVar[bool] = False
 
     @property
     def key(self) -> str:
@@ -268,7 +276,8 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
     parameter, exit_set = columns.get("parameter"), columns.get("exit_set")
     layers = tuple(map(int, exit_set.split(","))) if exit_set else ()
     number = None if parameter is None else float(parameter)
-    return EarlyExit(columns["mode"], columns["rule"], number, layers, columns.get("gate"))
+    prompt_exits = bool(columns.get("prompt_exits"))
+    return EarlyExit(columns["mode"], columns["rule"], number, layers, columns.get("gate"), prompt_exits)
 
 
 def depends_on_seed(configuration: Configuration, temperature: float | None) -> bool:
@@ -308,10 +317,10 @@ def without_mode(configuration: Configuration) -> Configuration:
 
 
 def hashed(configuration: Configuration) -> dict[str, Any]:
-    """Return the fields that run ids hash; exit set and gate only if set, so that interrupted sweeps keep their ids."""
+    """Return the fields that run ids hash; later ones only if set, so that interrupted sweeps keep their ids."""
     of = asdict(configuration)
     draft = of if isinstance(configuration, Draft) else None
-    further = {name: of[name] for name in ("layers", "gate") if of.get(name)}
+    further = {name: of[name] for name in ("layers", "gate", "prompt_exits") if of.get(name)}
     naming = {"mode": configuration.mode, "rule": of.get("rule"), "parameter": of.get("parameter"), "draft": draft}
     return {**naming, **further}
 

@@ -13,6 +13,7 @@ from eexit.plan.artefacts import GATE, KV_MAPS, OF_SOME, PROBE
 from eexit.plan.configuration import (
     EVERY,
     NORMAL,
+    PROMPT_MARK,
     Columns,
     Configuration,
     EarlyExit,
@@ -72,12 +73,14 @@ def configurations(config: SweepConfig) -> list[Configuration]:
 
 
 def refuse_unknown_only(config: SweepConfig) -> None:
-    """Raise `UsageError` for a key of `only` that is not in the grid."""
+    """Raise `UsageError` for a key of `only` that is not in the grid, and if `only` has no use for prompt exits."""
     planned = [each.key for each in configurations(config)]
     if unknown := [key for key in config.only if key not in planned]:
         grid = [each.key for each in configurations(config.model_copy(update={"only": ()}))]
         way_out = did_you_mean(unknown[0], grid, f"it has {', '.join(truncate_lines(grid, 3))}")
         raise UsageError(f"--only {unknown[0]} is no configuration of this sweep: {way_out}")
+    if config.prompt_exits and not any(each.prompt_exits for each in configurations(config)):
+        raise UsageError(f"--prompt-exits has no effect: none of the configurations to run ends in {PROMPT_MARK}")
 
 
 def _grid(config: SweepConfig) -> Iterator[Configuration]:
@@ -91,9 +94,12 @@ def _grid(config: SweepConfig) -> Iterator[Configuration]:
                 reads = rule in ONLINE and ONLINE[rule].needs_distribution
                 gated = [f"{threshold:g}" for threshold in config.gate_thresholds] if config.gate and reads else []
                 gates = [None, *gated] if config.only or not gated else gated
-                for exit_set, gate in product(config.exit_sets if looks else (EVERY,), gates):
+                in_prompt = [False, True] if config.only and config.prompt_exits else [config.prompt_exits]
+                sets = config.exit_sets if looks else (EVERY,)
+                for exit_set, gate, prompt_exits in product(sets, gates, in_prompt):
                     layers = parse_exit_set(exit_set)
-                    yield EarlyExit(mode, rule, parameter, () if layers == config.exit_layers else layers, gate)
+                    layers = () if layers == config.exit_layers else layers
+                    yield EarlyExit(mode, rule, parameter, layers, gate, prompt_exits)
     for text in config.draft:
         yield from parse_drafts(text)
 

@@ -64,12 +64,13 @@ SHORT_FIELDS: Final[Mapping[str, FieldInfo]] = {
 COMPUTED: Final = ("digests", "shown_names")  # fields that no user gives
 # Fields by which a sweep can grow: prompts, configurations and seeds.
 GRID: Final = frozenset({
-    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "only", "shown_names",
+    "prompts", "modes", "rules", "draft", "controls", "seeds", "exit_sets", "gate_thresholds", "prompt_exits", "only",
+    "shown_names",
 })  # fmt: skip
 # Replacement of a sweep's grid: full depth alone, without the artefacts that exits use.
 NO_EXITS: Final[Mapping[str, Any]] = {
     "modes": (NORMAL,), KL_FACTORS: (), "rules": {}, "controls": (), "draft": (), "only": (),
-    "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "kv_maps": None,
+    "probe": None, "gate": None, "gate_thresholds": GATE_THRESHOLDS, "kv_maps": None, "prompt_exits": False,
 }  # fmt: skip
 
 
@@ -143,6 +144,11 @@ class SweepConfig(BaseModel):
     exit_sets: ExitSets = Field(
         (EVERY,),
         description="exitable layers that a rule reads and exits at, as in 25 20,25 all; one configuration per set",
+    )
+    prompt_exits: Bool = Field(
+        False,
+        description="prompt tokens and the first generated token exit by the rule too, as in unfrozen/kl/1+prompt; "
+        "otherwise prefill runs at full depth",
     )
     readout: Text = Field(
         "lens",
@@ -237,6 +243,8 @@ def _refuse_rules(config: SweepConfig) -> None:
     exits = set(config.modes) != {NORMAL}
     if exits and not config.rules and not config.draft:
         raise ValueError("there are no kl_factors and no rules, but only mode normal can do without one")
+    if config.prompt_exits and not (exits and config.rules):
+        raise ValueError("prompt_exits has no effect: give a mode and a rule that exit, as in --modes unfrozen")
     oracles = [name for name in ORACLES if exits and name in config.rules]
     if oracles and config.record_full_depth != "all":
         raise ValueError(

@@ -23,7 +23,10 @@ COST_RUN: Final = "macs_executed"
 COST_NEEDED: Final = "macs_required"
 TOKENS: Final = "n_tokens"
 TAKEN: Final = (COST_RUN, COST_NEEDED, TOKENS)
-COLUMNS: Final = ("prompt_id", "configuration", "seed", "status", "correct", "thinking_closed", *TAKEN)
+OF_PROMPTS: Final = ("prompt_exits", "macs_prompt")
+COLUMNS: Final = (
+    "prompt_id", "configuration", "seed", "status", "correct", "thinking_closed", *TAKEN, *OF_PROMPTS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ def has_chains(runs: "pa.Table") -> bool:
     return bool(runs["thinking_closed"].null_count < len(runs))
 
 
+def _with_prompts(runs: "pa.Table") -> "pa.Table":
+    """Return the runs with the prompt's pass in all costs, if those of any configuration with prompt exits have it."""
+    has_prompt = np.array([each is True for each in runs["prompt_exits"].to_pylist()])
+    if not has_prompt.any():
+        return runs
+    prompt = np.where(has_prompt, 0, runs["macs_prompt"].to_numpy())
+    for name in (COST_RUN, COST_NEEDED):
+        cost = runs[name].to_numpy() + prompt
+        runs = runs.set_column(runs.column_names.index(name), name, [cost])
+    return runs
+
+
 def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[str, CostPerCorrect]]:
     """Return configuration → each of `TAKEN` → cost per correct answer; empty without thinking or graded answers.
 
@@ -47,7 +62,7 @@ def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[st
     runs = runs.filter(np.array(runs["status"].to_pylist()) == OK)
     if not has_chains(runs) or runs["correct"].null_count == len(runs):
         return {}
-    runs = with_units(runs, unit_of)
+    runs = with_units(_with_prompts(runs), unit_of)
     right = numbers("correct", runs)
     keys, right_CP = right.configurations, right.loss_PC.T
     found: dict[str, dict[str, CostPerCorrect]] = {key: {} for key in keys}

@@ -39,13 +39,12 @@ def mean_perplexity(mean_log_perplexity: float) -> float:
         return float(np.exp(mean_log_perplexity))
 
 
-def disagreement(token_id_T: np.ndarray, final_token_id_T: np.ndarray) -> float | None:
+def disagreement(token_id_D: np.ndarray, final_token_id_D: np.ndarray) -> float | None:
     """Return the share of a run's decided tokens that are not the full-depth model's likeliest token on the same text.
 
-    The first token is not decided. None if no token was decided.
+    None if no token was decided.
     """
-    differs = token_id_T[1:] != final_token_id_T[1:]
-    return float(differs.mean()) if len(differs) else None
+    return float((token_id_D != final_token_id_D).mean()) if len(token_id_D) else None
 
 
 def agreement(tokens: np.ndarray, normal: np.ndarray) -> Agreement:

@@ -39,7 +39,7 @@ MEASURES: Final = tuple(
     field.name
     for field in GENERATIONS
     if any(of(field.type) for of in (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean))
-    and field.name not in ("parameter", "kl_factor", "seed", "steps")
+    and field.name not in ("parameter", "kl_factor", "prompt_exits", "seed", "steps")
 )
 SHARES: Final = frozenset({
     CUT, LOOP_SHARE, LAYERS_SKIPPED,

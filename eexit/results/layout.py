@@ -119,6 +119,7 @@ class _Columns(TypedDict):
     parameter: NotRequired[float | None]
     exit_set: NotRequired[Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | None]
     gate: NotRequired[_Name | None]
+    prompt_exits: NotRequired[bool | None]
     control_of: NotRequired[_Name | None]
     draft_layer: NotRequired[int | None]
     draft_length: NotRequired[Annotated[str, Field(pattern=r"^\d+$")] | None]

@@ -63,7 +63,7 @@ def run_columns(run: Run, config: SweepConfig) -> dict[str, object]:
 
 
 def exit_statistics(exit_layer_D: np.ndarray, exitable_layers: Sequence[int], n_layers: int) -> dict[str, Any]:
-    """Return the columns on exit layers of a run's decided tokens, which are all tokens but the first."""
+    """Return the columns on exit layers of a run's decided tokens."""
     counts = {layer: int((exit_layer_D == layer).sum()) for layer in (*exitable_layers, n_layers - 1)}
     return {
         "exit_rate": float((exit_layer_D < n_layers - 1).mean()) if len(exit_layer_D) else None,
@@ -79,7 +79,7 @@ def part_columns(
     columns: dict[str, Any] = {}
     for part in PARTS:
         is_of_T = np.array(part_T) == part
-        at_D = np.flatnonzero(is_of_T[1:]) + 1
+        at_D = np.flatnonzero(is_of_T[trace.first_decided :]) + trace.first_decided
         of = exit_statistics(trace.exit_layer_T[at_D], exitable_layers, n_layers)
         if len(at_D) and len(trace.final_token_id_T):
             of["disagreement"] = float((trace.token_id_T[at_D] != trace.final_token_id_T[at_D]).mean())
@@ -127,7 +127,7 @@ def generation_columns(
     `trace` is the output, and `normal` that of the prompt's `normal` run; without it, comparisons are left out.
     `pieces` are the tokens' texts.
     """
-    tokens = trace.token_id_T
+    tokens, decided = trace.token_id_T, slice(trace.first_decided, None)
     compared = asdict(agreement(tokens, normal.token_id_T)) if normal else {}
     if normal and trace.exit_top_token_ids_TK.size and len(trace.final_token_id_T):
         compared |= _exits_on_normal(trace, compared["tokens_until_difference"], n_layers)
@@ -136,8 +136,11 @@ def generation_columns(
         "finish_reason": trace.finish_reason,
         "text": "".join(pieces),
         "n_tokens": len(tokens),
-        **exit_statistics(trace.exit_layer_T[1:], exitable_layers, n_layers),
-        "disagreement": disagreement(tokens, trace.final_token_id_T) if len(trace.final_token_id_T) else None,
+        **exit_statistics(trace.decided_exit_layer_T, exitable_layers, n_layers),
+        "prompt_mean_depth": prompt_mean_depth(trace, n_layers),
+        "disagreement": disagreement(tokens[decided], trace.final_token_id_T[decided])
+        if len(trace.final_token_id_T)
+        else None,
         "perplexity": perplexity(trace.logprob_T) if len(trace.logprob_T) else None,
         **compared,
         "distinct_2": distinct(tokens.tolist(), 2),
@@ -146,9 +149,16 @@ def generation_columns(
     }
 
 
+def prompt_mean_depth(trace: TokenColumns, n_layers: int) -> float | None:
+    """Return the mean depth of the prompt's tokens but the last; None without prompt exits or such tokens."""
+    if trace.prompt is None or not len(trace.prompt.exit_layer_T):
+        return None
+    return float((trace.prompt.exit_layer_T + 1).mean() / n_layers)
+
+
 def _exits_on_normal(trace: TokenColumns, n_equal: int, n_layers: int) -> dict[str, int]:
     """Count early exits while the text equals that of `normal`: up to the decided token after `n_equal` equal ones."""
-    after_equal = slice(1, n_equal + 1)
+    after_equal = slice(trace.first_decided, n_equal + 1)
     is_early_D = trace.exit_layer_T[after_equal] < n_layers - 1
     differs_D = trace.exit_top_token_ids_TK[after_equal, 0] != trace.final_token_id_T[after_equal]
     return {"exits_on_normal": int(is_early_D.sum()), "contradicted_on_normal": int((is_early_D & differs_D).sum())}
@@ -182,7 +192,7 @@ def tokens_table(
         **{name: same(value) for name, value in run.columns.items()},
         "seed": same(run.seed),
         "position": position,
-        "decided": position > 0,
+        "decided": position >= trace.first_decided,
         "token": pieces,
         "part": same(None) if part_T is None else part_T,
     }

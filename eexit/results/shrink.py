@@ -88,5 +88,6 @@ def without_configurations(config: Mapping[str, Any], kept: Sequence[Mapping[str
         **{role: None for role in OF_SOME if role not in used},
         "digests": {role: digest for role, digest in config["digests"].items() if role not in OF_SOME or role in used},
         "gate_thresholds": config["gate_thresholds"] if GATE in used else [*GATE_THRESHOLDS],
+        "prompt_exits": any(each.get("prompt_exits") for each in kept),
         "only": [each["key"] for each in kept],
     }

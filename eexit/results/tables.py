@@ -5,7 +5,7 @@ Arrow field metadata defines the name, unit and meaning of each column, in this 
     >>> print(describe(GENERATIONS))
 
 Columns that a step records are declared in `eexit.results.token_columns`. A decided token is one with an exit decision:
-every token of a run but the first, which always comes from the final layer.
+every token of a run but the first, which comes from the final layer unless prompt tokens exit too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,6 +59,9 @@ CONFIGURATION: Final = {
     "gate": string(
         "chance",
         "the threshold of its gate, which predicts at least this exit probability where a layer is read; else null",
+    ),
+    "prompt_exits": boolean(
+        "flag", "whether prompt tokens and the first token exit too; null without exits, and in earlier results: false"
     ),
     "control_of": string("name", "the configuration whose exit layers this one follows; else null"),
     "draft_layer": int32("layer", "0-based layer after which tokens are drafted; null but for draft"),
@@ -132,6 +135,11 @@ GENERATIONS: Final = schema(
         **OF_PARTS,
         "exit_rate": float64("fraction of decided tokens", "tokens read before the final layer"),
         "mean_depth": float64("fraction of L", "mean of (exit_layer + 1) / L over decided tokens"),
+        "prompt_mean_depth": float64(
+            "fraction of L",
+            "mean of (exit layer + 1) / L over the prompt's tokens but the last, whose exit is the first token's; null "
+            "without prompt exits",
+        ),
         "disagreement": float64(
             "fraction of decided tokens",
             "tokens whose token_id is not final_token_id, the full-depth model's likeliest token given the same text; "
@@ -147,8 +155,12 @@ GENERATIONS: Final = schema(
         ),
         "macs_full": float64(
             "multiply-adds",
-            "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass, which "
-            "is the same in every configuration; null on error",
+            "what full depth would have cost for the decided tokens; null on error. All costs leave out the prompt's "
+            "pass, which is the same in every configuration without prompt exits; with them, all costs include it",
+        ),
+        "macs_prompt": float64(
+            "multiply-adds",
+            "of the prompt's pass at full depth, whether it was run or not; null on error and in earlier results",
         ),
         "macs_to_exit": float64(
             "multiply-adds",
@@ -261,7 +273,9 @@ TOKENS: Final = schema(
         **CONFIGURATION,
         **SEED,
         "position": int32("tokens", "0-based position among the generated tokens", nullable=False),
-        "decided": boolean("flag", "whether the exit was drawn; false for the first token", nullable=False),
+        "decided": boolean(
+            "flag", "whether the exit was drawn; without prompt exits, false for the first token", nullable=False
+        ),
         "token": string("text", "the text of token_id; a run's concatenate to its text", nullable=False),
         "part": string(
             "name",

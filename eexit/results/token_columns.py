@@ -34,13 +34,27 @@ def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any
 
 
 @dataclass(frozen=True)
+class PromptExits:
+    """Exits of a prompt's tokens but the last, whose exit predicts the first generated token.
+
+    No next token is read for them. They run together, a block at a time, until all of the block have exited; in modes
+    that keep the full-depth KV cache, through all layers.
+    """
+
+    exit_layer_T: np.ndarray
+    exit_score_TE: np.ndarray
+    depth_T: np.ndarray  # layers up to the deepest exit of the token's block
+
+
+@dataclass(frozen=True)
 class TokenColumns:
     """Recorded columns of a finished request, and why it ended. Columns that were not observed are empty.
 
-    The first token has no exit decision: it comes from the final layer of the prefill.
+    Without prompt exits, the first token has no exit decision: it comes from the final layer of the prefill.
     """
 
     finish_reason: str
+    prompt: PromptExits | None = field(default=None, kw_only=True)
     token_id_T: np.ndarray = column(pa.int32(), "token id", "the token that was generated")
     exit_layer_T: np.ndarray = column(pa.int32(), "layer", "0-based decoder layer after which the token was read")
     drafted_T: np.ndarray = column(
@@ -112,6 +126,16 @@ class TokenColumns:
     exit_top_prob_TK: np.ndarray = column(
         pa.float32(), "probability", "the probability of exit_top_token_ids", nullable=True
     )
+
+    @property
+    def first_decided(self) -> int:
+        """Index of the first token with an exit decision."""
+        return 1 if self.prompt is None else 0
+
+    @property
+    def decided_exit_layer_T(self) -> np.ndarray:
+        """Exit layers of the decided tokens."""
+        return self.exit_layer_T[self.first_decided :]
 
 
 @cache

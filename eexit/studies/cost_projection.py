@@ -145,7 +145,10 @@ def cost_at(
     return cost
 
 
-def full_cost_at(shapes: ModelShape, n_decided: np.ndarray) -> np.ndarray:
-    """Return the full-depth multiply-adds of texts by their numbers of decided tokens; prefill is left out."""
-    cost: np.ndarray = n_decided * (shapes.layers * shapes.layer + shapes.head)
+def full_cost_at(shapes: ModelShape, n_decided: np.ndarray, n_unread: np.ndarray | int = 0) -> np.ndarray:
+    """Return the full-depth multiply-adds of texts by their numbers of decided tokens.
+
+    Prefill is left out. With prompt exits, `n_unread` tokens of the prompt count too, without a head read.
+    """
+    cost: np.ndarray = (n_decided + n_unread) * shapes.layers * shapes.layer + n_decided * shapes.head
     return cost

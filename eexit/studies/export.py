@@ -64,7 +64,7 @@ CONVERSATIONS: Final = pa.schema(
         _per_token(
             "kl_exit_prob", nested(pa.float32(), "FX"), "probability",
             "for each of kl_factors, the distribution over layers that rule kl draws an exit from: stick-breaking of "
-            "the probabilities 2·sigmoid(−k·kl); all on the final layer for the first token, whose exit is not decided",
+            "the probabilities 2·sigmoid(−k·kl); all on the final layer for a first token whose exit is not decided",
         ),
     ]
 )  # fmt: skip

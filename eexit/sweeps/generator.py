@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from eexit.costs.operations import cost_columns, run_counts
+from eexit.costs.operations import cost_columns, prompt_cost, run_counts
 from eexit.cpu.freed_memory import give_back_freed_memory
 from eexit.decode.engine import Engine, refuse_mode
 from eexit.decode.predictors import measure_unit_costs
@@ -216,7 +216,8 @@ class ModelGenerator:
         if without_mode(configuration) == configuration:
             return trace
         layer_X = np.array([*self.engine.decoding.exitable_layers, self.engine.decoder.n_layers - 1])
-        return replace(trace, counts=run_counts(configuration, layer_X, trace.exit_layer_T[1:]))
+        counts = run_counts(configuration, layer_X, trace.decided_exit_layer_T, prompt=trace.prompt)
+        return replace(trace, counts=counts)
 
     def _decode_by_key(self, requests: dict[Key, Request], ends: "_RunProgress") -> dict[Key, Outcome]:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
@@ -280,13 +281,13 @@ class ModelGenerator:
             marked = grade(run.prompt, chains.answer(text) if chains else text)
         except SlowPatternError as error:
             return error_results([run], self.config, str(error))
-        part_T = chains.parts(pieces) if chains else None
+        part_T, n_prompt = chains.parts(pieces) if chains else None, len(requests[key].prompt_token_ids)
         layers, n_layers = self.engine.decoding.exitable_layers, self.engine.decoder.n_layers
         of_parts = part_columns(outcome, part_T, layers, n_layers) if part_T else {}
         row: dict[str, Any] = {
             **run_columns(run, self.config),
             "prompt_token_ids": requests[key].prompt_token_ids,
-            "n_prompt_tokens": len(requests[key].prompt_token_ids),
+            "n_prompt_tokens": n_prompt,
             **generation_columns(
                 outcome, normal if isinstance(normal, RequestOutput) else None, pieces, layers, n_layers
             ),
@@ -296,11 +297,13 @@ class ModelGenerator:
             **cost_columns(
                 self.unit_costs,
                 outcome.counts,
-                outcome.exit_layer_T[1:],
+                outcome.decided_exit_layer_T,
                 layers,
                 run.configuration.mode,
-                len(requests[key].prompt_token_ids),
+                n_prompt,
+                outcome.prompt,
             ),
+            "macs_prompt": prompt_cost(self.unit_costs, n_prompt),
             **self._draft_columns(run.configuration, outcome),
         }
         tokens = tokens_table(run, outcome, pieces, self.text_of, part_T)

@@ -8,7 +8,8 @@ The first line writes prompts. Each has the edited chain of one of the sweep's t
 prompt's id as its group. Edits cut the chain to a share of its tokens (--keep 100: all, --keep 0: none) or after a
 number of tokens (--budget), replace it by as many meaningless tokens (--filler), or reorder its sentences (--shuffle).
 All edits end in the same closing words, the most common ones of the sweep, even if a chain never closed. Sweep the
-prompts with the original's model, settings and thinking tags; a prefiller is processed at full depth.
+prompts with the original's model, settings and thinking tags; prefill runs a prefiller at full depth unless
+--prompt-exits is given.
 
 The last line adds a table to the folder chains in the results: for each configuration in both sweeps, the share of
 correct answers with the whole chain less the share with its edit (necessity), of all prompts and of those whose chain

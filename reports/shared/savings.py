@@ -120,9 +120,11 @@ def _at_unit_costs(sweep: Sweep, shapes: ModelShape, n_layers: int) -> pd.DataFr
     done, screen = sweep.done, screen_size(sweep.config["screen"])
     names = ("layers_run", "kv_writes", *READS)
     counts = {name: done[name].to_numpy(dtype=float, na_value=np.nan) for name in names}
-    n_decided = done["n_tokens"].to_numpy(dtype=float, na_value=np.nan) - 1
+    n_tokens, n_prompt = (done[name].to_numpy(dtype=float, na_value=np.nan) for name in ("n_tokens", "n_prompt_tokens"))
+    in_prompt = np.array([each is True for each in done["prompt_exits"]])
+    n_decided, n_unread = n_tokens - ~in_prompt, np.where(in_prompt, n_prompt - 1, 0)
     return done[["configuration", "prompt_id", "unit"]].assign(
-        run=cost_at(shapes, counts, n_layers, screen), full=full_cost_at(shapes, n_decided)
+        run=cost_at(shapes, counts, n_layers, screen), full=full_cost_at(shapes, n_decided, n_unread)
     )
 
 

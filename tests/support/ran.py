@@ -53,8 +53,8 @@ def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
 class OpRecorder:
     """Numbers of tokens per layer and for the head, and multiply-adds of products outside torch's attention, in steps.
 
-    Prefills and observation are left out. `begun_L` and `ended_L` are the tokens for which each layer began and ended.
-    `calls_L` is how often each layer ended, for any number of tokens.
+    Prefills without exits and observation are left out. `begun_L` and `ended_L` are the tokens for which each layer
+    began and ended. `calls_L` is how often each layer ended, for any number of tokens.
     """
 
     def __init__(self, decoder: Decoder, monkeypatch: pytest.MonkeyPatch):
@@ -62,12 +62,13 @@ class OpRecorder:
         self.begun_L, self.ended_L, self.calls_L = np.zeros((3, decoder.n_layers), np.int64)
         self.reads = 0
         for kind in (Batch, DraftBatch):
-            monkeypatch.setattr(kind, "step", self._watched(kind.step))
+            for name in ("step", "_exit_in_prompt"):
+                monkeypatch.setattr(kind, name, self._watched(getattr(kind, name)))
 
-    def _watched(self, step: Callable[[Any], None]) -> Callable[[Any], None]:
-        def watched(batch: Any) -> None:
+    def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any) -> Any:
             with self.watching():
-                step(batch)
+                return method(*args)
 
         return watched
 
@@ -154,12 +155,12 @@ def run_alone(
     assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
     assert ran.reads == counts.reads_TX("head_reads").sum()
     unit_costs = measure_unit_costs(decoder, decoding)
-    exit_T, mode, n_prompt = trace.exit_layer_T[1:], request.configuration.mode, len(request.prompt_token_ids)
-    columns = cost_columns(unit_costs, counts, exit_T, decoding.exitable_layers, mode, n_prompt)
+    exit_T, mode, n_prompt = trace.decided_exit_layer_T, request.configuration.mode, len(request.prompt_token_ids)
+    columns = cost_columns(unit_costs, counts, exit_T, decoding.exitable_layers, mode, n_prompt, trace.prompt)
     if priced:
         without_attention = replace(unit_costs, position_L=0 * unit_costs.position_L)
-        cost = cost_columns(without_attention, counts, exit_T, decoding.exitable_layers, mode, n_prompt)[
-            "macs_executed"
-        ]
-        assert cost == ran.products.multiply_adds
+        priced_columns = cost_columns(
+            without_attention, counts, exit_T, decoding.exitable_layers, mode, n_prompt, trace.prompt
+        )
+        assert priced_columns["macs_executed"] == ran.products.multiply_adds
     return RanAlone(trace, counts, ran, columns)

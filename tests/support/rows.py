@@ -89,12 +89,13 @@ def assert_scored_alike(
         for name in ("exit_logprob_T", "exit_prob_TX", "exit_score_TE"):
             mine, other = getattr(scored, name), getattr(trace, name)
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4, err_msg=name)
-        assert scored.exit_token_T[1:].tolist() == trace.exit_top_token_ids_TK[1:, 0].tolist()
+        first = trace.first_decided
+        assert scored.exit_token_T[first:].tolist() == trace.exit_top_token_ids_TK[first:, 0].tolist()
 
 
 def exits_of(traces: Iterable[RequestOutput]) -> set[int]:
     """Return the layers that tokens were decided to exit at."""
-    return {layer for trace in traces for layer in trace.exit_layer_T[1:].tolist()}
+    return {layer for trace in traces for layer in trace.decided_exit_layer_T.tolist()}
 
 
 def configurations(

@@ -258,4 +258,5 @@ def _union(before: SweepConfig, asked: SweepConfig) -> dict[str, Any]:
             rules[name] = tuple(dict.fromkeys([*rules.get(name, ()), *parameters]))
     found |= {"controls": tuple(controls.values()), "digests": {**asked.digests, **before.digests}}
     found["shown_names"] = before.shown_names
+    found["prompt_exits"] = before.prompt_exits or asked.prompt_exits
     return {**found, "rules": rules}

@@ -44,7 +44,8 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     Continuations are scored as they would be generated. The full-depth prefill of the context predicts the first token,
     and the rule decides the others. A continuation of one token is therefore scored at full depth, whatever the rule.
     With `first_token_exits`, the prefill omits the context's last token, which may then exit and so predict the first
-    token early. Sampled texts match `hf` in distribution only.
+    token early. With the option `prompt_exits`, all tokens of the context may exit. Sampled texts match `hf` in
+    distribution only.
 
     Args:
         pretrained: the model's name, or a generator that has loaded it.
@@ -69,6 +70,8 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
     ):
         asked = lm_config(pretrained if isinstance(pretrained, str) else "-", mode, rule, parameter, options)
         [self._configuration] = configurations(asked)
+        if first_token_exits and asked.prompt_exits:
+            raise UsageError("first_token_exits has no effect with prompt_exits, which include it: leave it out")
         if device.startswith("cuda") and not torch.cuda.is_available():
             device = "auto"  # the harness passes cuda:0 on every machine
         generator = ModelGenerator(asked, device) if isinstance(pretrained, str) else pretrained
@@ -76,6 +79,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         max_length = resolve_max_length(model.config, tokenizer, default=self._DEFAULT_MAX_LENGTH)
         self._seed = seed
         self._n_of_context = int(first_token_exits)  # context tokens that are scored too
+        self._first_decided = 0 if asked.prompt_exits else 1
         self._decoder, self._student = engine.decoder, engine.student
         self._decoding = replace(engine.decoding, record_full_depth="none", record_top_k=0, temperature=0.0, top_p=1.0)
         self._asked: Counter[tuple[int, ...]] = Counter()
@@ -153,7 +157,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
         scores = score_texts(self._decoder, self._decoding, request, texts, self._student)
         answers = []
         for text, scored in zip(texts, scores, strict=True):
-            self.exit_layer_counts.update(scored.exit_layer_T[1:].tolist())
+            self.exit_layer_counts.update(scored.exit_layer_T[self._first_decided :].tolist())
             logprob = float(scored.exit_logprob_T[self._n_of_context :].sum())
             if not np.isfinite(logprob):
                 raise UsageError("the model's output is not finite for a continuation: try --dtype float32")
@@ -181,7 +185,7 @@ class EarlyExitLM(HFLM):  # type: ignore[misc]  # the harness has no types
             if isinstance(outcome, RequestFailure):
                 raise UsageError(f"a text can't be generated: {outcome.error}")
             made[index] = outcome.token_id_T.tolist()
-            self.exit_layer_counts.update(outcome.exit_layer_T[1:].tolist())
+            self.exit_layer_counts.update(outcome.decided_exit_layer_T.tolist())
         longest = max(map(len, made.values()))
         padded = [
             made[index] + [self.tokenizer.pad_token_id] * (longest - len(made[index])) for index in range(len(made))

@@ -6,7 +6,7 @@ README and, if it has a name on the Hub, the files of a repository there.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +43,7 @@ from eexit.output.atomic_files import publish, scratch_folder
 from eexit.output.locations import redact
 from eexit.output.text import with_versions
 from eexit.plan.artefacts import ADAPTER, CARD, TUNED_LENS, locations_of, read_card
-from eexit.plan.configuration import Configuration, Draft, EarlyExit, configuration_of
+from eexit.plan.configuration import PROMPTS_SAVE_NOTHING, Configuration, Draft, EarlyExit, configuration_of
 from eexit.plan.model_description import describe_model, weights_digest
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.finished_sweep import FinishedSweep, read_finished, refuse_changed_model, refuse_unknown
@@ -205,6 +205,9 @@ def _configuration(sweep: FinishedSweep, key: str) -> Configuration:
                 f"{key} can't be packaged: rule {configuration.rule} reads the final layer, so that all layers have "
                 f"to run and nothing is saved; an online rule can (predicted_kl is kl with a trained probe)"
             )
+        case EarlyExit(prompt_exits=True):
+            plain = replace(configuration, prompt_exits=False).key
+            raise UsageError(f"{key} can't be packaged: {PROMPTS_SAVE_NOTHING}; sweep and package {plain}")
         case EarlyExit(parameter=ExitHistogram(of=of)):
             raise UsageError(
                 f"{key} can't be packaged: it is a control, which exits whatever the token; take {of}, whose "

@@ -185,8 +185,9 @@ class Pilot:
         return {key: float(np.mean(loss)) if len(loss := found.losses_of(key)) else 1.0 for key in found.configurations}
 
     def _settings(self, mode: str, rules: Container[str]) -> Sequence[EarlyExit]:
-        there = map(configuration_of, self.sweep.manifest.configurations)
-        return [each for each in there if isinstance(each, EarlyExit) and each.mode == mode and each.rule in rules]
+        there = [each for each in self.sweep.manifest.configurations if not each.get("prompt_exits")]
+        exits = [each for each in map(configuration_of, there) if isinstance(each, EarlyExit)]
+        return [each for each in exits if each.mode == mode and each.rule in rules]
 
 
 def settings_worth_running(

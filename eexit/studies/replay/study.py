@@ -49,6 +49,7 @@ from eexit.training.texts import blocks
 
 TOKENS_PER_PART: Final = 1024
 GATE_THRESHOLDS: Final = "gate_thresholds"
+NOT_REPLAYED: Final = ("draft", "controls", "only", "prompt_exits", "digests")  # replays begin behind the prompt
 UNALTERED: Final = tuple(name for name, state in MODES.items() if not state.modifies_kv)
 # Broken so that the table fits 80 columns.
 HEADINGS = (
@@ -220,7 +221,7 @@ def _config(
     unused = {role: None for role, used in uses.items() if not used}
     # The model computes what was not recorded.
     reading = {"exit_layers": tuple(exitable_layers), "prompts": stored.prompts[:1], "record_full_depth": "all"}
-    same = {name: value for name, value in dict(stored).items() if name not in ("draft", "controls", "only", "digests")}
+    same = {name: value for name, value in dict(stored).items() if name not in NOT_REPLAYED}
     known = {role: digest for role, digest in stored.digests.items() if role not in unused}
     digests = {} if FLAGS.keys() & replaced.keys() else {"digests": known}  # else computed anew
     plain = {GATE_THRESHOLDS: SweepConfig.model_fields[GATE_THRESHOLDS].default}

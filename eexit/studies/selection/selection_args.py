@@ -10,7 +10,7 @@ from typing import Any, Final
 from eexit.errors import UsageError
 from eexit.method.rules import ORACLES, RULES
 from eexit.output.text import ordinal, short_percent, truncate_lines
-from eexit.plan.configuration import NORMAL, EarlyExit, configuration_of
+from eexit.plan.configuration import NORMAL, PROMPTS_SAVE_NOTHING, EarlyExit, configuration_of
 from eexit.plan.splits import in_pilot_split, in_test_split
 from eexit.quality.cost_per_correct import COLUMNS as OF_RIGHT
 from eexit.quality.learn_then_test import ORDERS, PARETO
@@ -173,7 +173,8 @@ def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[
     refuse_unknown(question.modes, list(dict.fromkeys(each["mode"] for each in there)), name, "mode with exits called")
     refuse_unknown(question.rules, list(dict.fromkeys(rules)), name, "rule")
     refuse_unknown(question.keys, [each["configuration"] for each in there], name)
-    named = [each for each in there if question.names(each)]
+    named = [each for each in there if question.names(each) and not each.get("prompt_exits")]
+    in_prompt = [each["configuration"] for each in there if question.names(each) and each.get("prompt_exits")]
     unordered = [each["configuration"] for each in named if not has_order(each)]
     found = families(named)
     costless = [family for family in found if COSTS[question.cost].is_run and family.is_oracle]
@@ -188,8 +189,11 @@ def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[
             f"{', '.join(family.name for family in costless)}: oracles save nothing at run time; --cost needed or "
             "--cost depth compares them"
         )
+    if in_prompt:
+        left_out.append(f"{', '.join(truncate_lines(in_prompt, 5))}: {PROMPTS_SAVE_NOTHING}")
     tested = [family for family in found if family not in costless]
-    if left_out and (not tested or _asked_for_by_name(question, unordered, costless)):
+    is_named = {*in_prompt} & {*question.keys} or _asked_for_by_name(question, unordered, costless)
+    if left_out and (not tested or is_named):
         raise UsageError(f"{name} can't be chosen from: {'; '.join(left_out)}")
     if not tested:
         raise UsageError(

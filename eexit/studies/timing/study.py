@@ -20,6 +20,7 @@ from eexit.output.text import pluralize, truncate_lines, with_versions
 from eexit.plan.configuration import (
     GENERATE,
     NORMAL,
+    PROMPTS_SAVE_NOTHING,
     Configuration,
     Draft,
     EarlyExit,
@@ -342,11 +343,11 @@ def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExitShares:
 def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:
     """Return the configurations with these keys, or all that can be timed, without `normal`.
 
-    Raises `UsageError` for an unknown key, for an oracle, and if there is nothing to time.
+    Raises `UsageError` for an unknown key, for an oracle or prompt exits, and if there is nothing to time.
     """
     by_key = {each.key: each for each in there}
     oracles = {each.key: each.rule for each in there if isinstance(each, EarlyExit) and each.is_oracle}
-    timeable = [key for key in by_key if key != NORMAL and key not in oracles]
+    timeable = [key for key, each in by_key.items() if key not in (NORMAL, *oracles) and not each.prompt_exits]
     refuse_unknown([key for key in keys if key not in (NORMAL, GENERATE)], list(by_key), name)
     for key in keys:
         if key in oracles:
@@ -354,6 +355,8 @@ def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> li
                 f"{key} can't be timed: {oracles[key]} is an oracle, which needs the full-depth pass beside it; "
                 f"choose from {', '.join(truncate_lines(timeable)) or 'a sweep with online rules'}"
             )
+        if key in by_key and by_key[key].prompt_exits:
+            raise UsageError(f"{key} can't be timed: {PROMPTS_SAVE_NOTHING}, and the clock starts after them")
     if not timeable:
         raise UsageError(
             f"{name} has nothing to time: its rules are oracles, which save nothing at run time, or it has "

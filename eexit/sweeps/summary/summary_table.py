@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from eexit.output.result_table import SOFT_HYPHEN, ResultTable
 from eexit.output.text import format_number, interval, percent
-from eexit.plan.configuration import NORMAL, Configuration, Draft, short_name
+from eexit.plan.configuration import NORMAL, PROMPT_MARK, Configuration, Draft, short_name
 from eexit.plan.runs import ERROR, OK
 from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import COLUMNS as OF_KINDS
@@ -65,6 +65,8 @@ TAKEN_CAPTION = (
     " Cost per right: multiply-adds of all runs over right answers, as a multiple of those of normal; with the 95 % "
     "interval over prompts, as that of tokens per right."
 )
+# For a sweep with prompt exits.
+PROMPT_CAPTION = f" {PROMPT_MARK}: prompt tokens and the first one exit too, and their costs count."
 # For a sweep without full-depth observations.
 UNOBSERVED_CAPTION = " Disagreement and perplexity are unknown: full depth was not recorded (--record-full-depth none)."
 # For a sweep with rules that use a screen.
@@ -115,6 +117,7 @@ def closing_table(
         DIFFERENT_CAPTION: has_repeats,
         ANSWERS_CAPTION: has_answers,
         TAKEN_CAPTION: bool(taken),
+        PROMPT_CAPTION: any(each.prompt_exits for each in configurations),
         DRAFTS_CAPTION: has_drafts,
     }
     contradicted = _contradicted(store, configurations, [of.done for of in found], unit_of)

@@ -3,21 +3,39 @@
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import cycle, product
+from pathlib import Path
 
 import numpy as np
 import pytest
-from axes import control, some
-from references import shared_model
-from rows import ARCHITECTURES, ENDING, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate, modes_of
-from traces import spy_on
+from axes import EXITABLE, control, some
+from ran import run_alone
+from references import decoder_of, packed_decoder_of, shared_model
+from rows import (
+    ARCHITECTURES,
+    ENDING,
+    PROMPTS,
+    SAMPLED,
+    as_reference,
+    assert_as_reference,
+    assert_scored_alike,
+    each_rule,
+    generate,
+    modes_of,
+)  # fmt: skip
+from traces import assert_same, spy_on
 
 from eexit.costs.operations import OpCounts
 from eexit.decode import engine, slots
+from eexit.decode import score as scoring
 from eexit.decode.requests import PartialOutput, Request
+from eexit.method.custom import use_files
 from eexit.method.rules import BLIND, ONLINE
 from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, NoExit
+
+MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
+LONG_PROMPT = tuple(7 * index % 90 + 3 for index in range(40))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
@@ -34,6 +52,42 @@ def test_invariants_3_and_7_hold_for_rows_that_come_and_go(architecture: str) ->
         [alone] = generate(model, [request], ENDING)
         for field in fields(OpCounts):
             np.testing.assert_array_equal(getattr(alone.counts, field.name), getattr(trace.counts, field.name))
+
+
+@pytest.mark.parametrize(("shift", "architecture"), [*enumerate((*ARCHITECTURES, "gpt2"))])
+def test_invariants_3_4_7_and_8_hold_for_prompts_that_exit(
+    monkeypatch: pytest.MonkeyPatch, own_exits: None, shift: int, architecture: str
+) -> None:
+    """Check every rule and mode, custom ones too, in few slots beside rows without prompt exits.
+
+    A prompt of 40 tokens takes several blocks. Some texts end with their first token.
+    """
+    monkeypatch.setattr(scoring, "SCORED_TOKENS", 16)
+    model, decoding = shared_model(architecture), replace(ENDING, max_new_tokens=6)
+    plain = [each for each in each_rule(model, shift) if isinstance(each, EarlyExit)]
+    use_files([str(MINE)])
+    plain += [EarlyExit("between", "by_chance", 0.2), EarlyExit("gone", "settled"), EarlyExit("skip", "fell", 0.1)]
+    exits = [replace(each, prompt_exits=True) for each in plain]
+    configurations = [*exits, plain[0], plain[shift + 2], NoExit()]
+    prompts = (LONG_PROMPT[:1], LONG_PROMPT[:3], LONG_PROMPT)
+    requests = [Request(prompt, each, seed) for seed, prompt in enumerate(prompts) for each in configurations]
+    traces = as_reference(model, requests, decoding, rows=7)
+    whole = [(request, trace) for request, trace in zip(requests, traces, strict=True) if trace.prompt]
+    assert {len(trace.token_id_T) for _, trace in whole} >= {1, 6}
+    of_prompts = [trace.prompt.exit_layer_T for trace in traces if trace.prompt]
+    assert len(np.unique(np.concatenate(of_prompts))) == len(EXITABLE) + 1
+    for request, trace in whole[::5]:
+        assert_same(trace, generate(model, [request], decoding)[0])
+        assert_scored_alike(packed_decoder_of(model), [request], [trace], decoding)
+        if trace.counts:
+            is_priced = architecture == "llama" and request.configuration.mode in (
+                "unfrozen",
+                "frozen_residual",
+                "skip",
+            )
+            unobserved = replace(decoding, record_full_depth="none")
+            alone = run_alone(decoder_of(model), unobserved, request, priced=is_priced)
+            assert alone.columns["macs_executed"] >= alone.columns["macs_required"]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

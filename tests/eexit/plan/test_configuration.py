@@ -1,5 +1,6 @@
 """Configurations match their columns, and some have the same run for every seed."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from eexit.plan.configuration import (
     depends_on_seed,
     hashed,
     parse_drafts,
+    renamed_key,
     short_name,
 )
 
@@ -46,6 +48,15 @@ def test_a_configuration_can_be_made_from_its_columns_and_ids_are_hashes_of_four
     assert hashed(configuration) == {"mode": mode, "rule": rule, "parameter": parameter, "draft": draft}
 
 
+def test_the_key_of_a_configuration_with_prompt_exits_ends_with_them_and_only_its_id_has_them() -> None:
+    plain = EarlyExit("skip", "confidence", 0.9, (20, 25), "0.3")
+    in_prompt = replace(plain, prompt_exits=True)
+    assert in_prompt.key == "skip/confidence/0.9@20,25+gate0.3+prompt"
+    assert configuration_of(in_prompt.columns) == in_prompt
+    assert hashed(in_prompt) == {**hashed(plain), "prompt_exits": True}
+    assert renamed_key(in_prompt.key, {"prompt": "x", "skip": "y"}) == "y/confidence/0.9@20,25+gate0.3+prompt"
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(name: str) -> None:
     score_BE = torch.tensor(np.random.default_rng(0).uniform(0.05, 0.95, (50, 5)).round(2), dtype=torch.float32)
@@ -68,7 +79,10 @@ def test_other_runs_depend_on_the_seed_if_tokens_are_sampled_or_it_is_not_known(
 def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, ExitHistogram("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
-    exits = [EarlyExit(*each) for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates)]
+    exits = [
+        EarlyExit(*each)
+        for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates, (False, True))
+    ]
     every: list[Configuration] = [NoExit(), NoExit("later"), *parse_drafts("2,20:4,40"), *exits]
     keys = {each.key for each in every}
     short = {short_name(key): key for key in keys}

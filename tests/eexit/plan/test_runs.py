@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from untrained import TINY, artefact, config_with, save_state_maps, stream_maps
 
+from eexit.errors import UsageError
 from eexit.plan.artefacts import READOUT
-from eexit.plan.runs import count_runs, plan_runs
+from eexit.plan.runs import configurations, count_runs, plan_runs, refuse_unknown_only
 from eexit.plan.sweep_config import Prompt, SweepConfig
 
 PROMPTS = (Prompt(id="a", prompt="One?"), Prompt(id="b", prompt="Two?"))
@@ -23,6 +25,24 @@ def test_a_plan_holds_every_run_once_and_a_run_keeps_its_id_when_the_grid_around
     assert len({*ids(large)}) == len(ids(large)) == count_runs(large) == 2 * (1 + 2 * 3) * 2
     assert {*ids(small)} <= {*ids(large)}
     assert ids(large)[0] == "c626c16cdc993d948ff3e29235a619d6"  # a resumed sweep finds its runs by it
+
+
+def test_prompt_exits_are_configurations_of_their_own_and_refused_where_none_is_asked_for() -> None:
+    """A sweep has all its configurations with prompt exits, or those that `only` names with and without."""
+    grid: dict[str, Any] = {"prompts": PROMPTS, "modes": ("normal", "unfrozen"), "rules": {"kl": (1,), "fixed": (5,)}}
+    config, plain = SweepConfig(**grid, prompt_exits=True), SweepConfig(**grid)
+    assert [each.key for each in configurations(config)] == [
+        "normal",
+        "unfrozen/kl/1+prompt",
+        "unfrozen/fixed/5+prompt",
+    ]
+    assert len({*ids(config)} & {*ids(plain)}) == len(PROMPTS), "only those of normal"
+    keys = ("unfrozen/kl/1", "unfrozen/kl/1+prompt")
+    both = SweepConfig(**grid, prompt_exits=True, only=keys)
+    assert tuple(each.key for each in configurations(both)) == keys
+    refuse_unknown_only(both)
+    with pytest.raises(UsageError, match=r"none of the configurations to run ends in \+prompt"):
+        refuse_unknown_only(SweepConfig(**grid, prompt_exits=True, only=keys[:1]))
 
 
 def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_not() -> None:

@@ -55,6 +55,7 @@ def test_defaults_are_the_documented_grid_and_normal_alone_needs_neither_factor_
         ({"screen": "8:1"}, "selects 2 tokens or more"),
         ({"screen": "whole"}, "screen is RANK:TOKENS, as in 32:256, got 'whole'"),
         ({"gate_thresholds": (0.3,)}, "gate_thresholds have no effect: give --gate"),
+        ({"prompt_exits": True, "modes": ["normal"]}, "prompt_exits has no effect: give a mode and a rule that exit"),
         ({"gate": "gate", "rules": ["similarity=0.9"]}, "has no effect: give a rule that reads layers"),
         ({"gate": "gate", "rules": ["patience=2"]}, "rule patience compares all layers of its set"),
         ({"rules": ["predicted_kl=1"]}, "rule predicted_kl reads a trained probe: give --probe"),

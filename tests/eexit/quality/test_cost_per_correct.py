@@ -33,10 +33,26 @@ def runs() -> list[dict[str, Any]]:
             "thinking_closed": random.random() < 0.9,
             "macs_executed": None if key == ORACLE else 90.0 + 100 * random.random(),
             "macs_required": 60.0 + 100 * random.random(),
-            "n_tokens": random.randrange(10, 90),
+            "n_tokens": random.randrange(10, 90), "prompt_exits": None, "macs_prompt": None,
         }
         for prompt in PROMPTS for seed in (0, 1) for key in ("normal", KEY, ORACLE)
     ]  # fmt: skip
+
+
+def test_beside_runs_with_prompt_exits_the_costs_of_others_have_the_prompt_too() -> None:
+    common = {"prompt_id": "0", "seed": 0, "status": "ok", "correct": True, "thinking_closed": True, "n_tokens": 9}
+    costs = {"normal": (None, 100.0), KEY: (False, 80.0), f"{KEY}+prompt": (True, 120.0)}
+    rows = [
+        {**common, "configuration": key, "prompt_exits": in_prompt, "macs_executed": cost, "macs_required": cost,
+         "macs_prompt": 50.0}
+        for key, (in_prompt, cost) in costs.items()
+    ]  # fmt: skip
+    found = per_right(pa.Table.from_pylist(rows), {})
+    assert {key: of["macs_executed"].taken.mean for key, of in found.items()} == dict(
+        zip(costs, (150, 130, 120), strict=True)
+    )
+    alone = per_right(pa.Table.from_pylist(rows[:2]), {})
+    assert {key: of["macs_executed"].taken.mean for key, of in alone.items()} == {"normal": 100, KEY: 80}
 
 
 def test_a_right_answer_takes_what_plain_pandas_says() -> None:

@@ -20,7 +20,7 @@ from eexit.decode.batch import Batch
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import Request
 from eexit.model.decoders import DecoderPair
-from eexit.plan.runs import count_different_runs, plan_runs, same_in_several_modes
+from eexit.plan.runs import configurations, count_different_runs, plan_runs, same_in_several_modes
 from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.shard_tables import ShardTables
 from eexit.results.tables import GENERATIONS, OF_PARTS, TOKENS
@@ -100,6 +100,35 @@ def test_seeds_share_what_no_draw_can_change_and_modes_the_texts_whose_tokens_al
     costs = rows.groupby("mode")[["kv_writes", "macs_executed"]].sum()
     assert costs.kv_writes["frozen_residual"] > 0 == costs.kv_writes["skip"]
     assert costs.macs_executed.nunique() == 2, "keys and values of skipped layers, or none"
+
+
+def test_prompt_exits_are_recorded_and_their_costs_have_the_prompt(model: str) -> None:
+    """Runs with and without them are in one sweep; each run by itself has the same tokens."""
+    grid: dict[str, Any] = {
+        "model": model, "prompts": (Prompt(id="0", prompt="Why?"),), "modes": ("normal", *MODES), "exit_every": 3,
+        "rules": {"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0,)}, "max_new_tokens": 5, "dtype": "float32",
+    }  # fmt: skip
+    keys = [each.key for given in (False, True) for each in configurations(SweepConfig(**grid, prompt_exits=given))]
+    config = SweepConfig(**grid, prompt_exits=True, only=tuple(dict.fromkeys(keys)))
+    runs, generator = list(plan_runs(config)), ModelGenerator(config, "cpu")
+    together = generator.generate(runs)
+    assert_alike(together, [generator.generate([run]) for run in runs])
+    rows, tokens = together.generations.to_pandas(), together.tokens.to_pandas()
+    in_prompt = rows["prompt_exits"].eq(True)
+    assert in_prompt.tolist() == rows["configuration"].str.endswith("+prompt").tolist()
+    assert in_prompt.sum() == len(MODES) * 3
+    assert rows["prompt_mean_depth"].notna().equals(in_prompt)
+    n_decided = rows["exit_layer_counts"].map(lambda counts: sum(n for _, n in counts))
+    assert n_decided.equals(rows["n_tokens"] - ~in_prompt)
+    assert tokens["decided"].equals((tokens["position"] > 0) | tokens["configuration"].str.endswith("+prompt"))
+    assert rows["n_tokens"].eq(5).all()
+    full = rows["macs_full"] + rows["macs_prompt"].mask(in_prompt, 0)
+    assert full.eq(full[0]).all(), "at full depth, runs of equal length cost the same once all have the prompt"
+    fixed = rows[in_prompt & rows["rule"].eq("fixed")]
+    assert fixed["prompt_mean_depth"].eq(4 / generator.engine.decoder.n_layers).all()
+    assert fixed["macs_required"].lt(fixed["macs_full"]).all()
+    ran = fixed.set_index("mode")["layers_run"]
+    assert ran["unfrozen"] > ran["skip"] == 4 * (rows["n_prompt_tokens"][0] + 4)
 
 
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])

@@ -28,10 +28,11 @@ from eexit.method.modes import MODES, Mode, SkippedLayer
 from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
-from eexit.method.stick_breaking import exit_draws, sampling_draws
+from eexit.method.stick_breaking import exit_draws, prompt_draws, sampling_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit
 from eexit.plan.runs import EOS, LENGTH
+from eexit.results.token_columns import PromptExits
 from reference.rules import RuleInputs, js_divergence, stops_of
 
 
@@ -77,7 +78,8 @@ def generate_one(
     """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams.
 
     A student with weights of its own is also a model and its decoder; `model` then is the teacher alone. Forced tokens
-    are given. Behind no prompt, the first of them is given without a prediction.
+    are given. Behind no prompt, the first of them is given without a prediction. With prompt exits, the prompt's tokens
+    are run one by one, as generated ones are.
     """
     configuration = request.configuration
     own = (model, decoder) if student_model is None or configuration.mode == NORMAL else student_model
@@ -85,25 +87,33 @@ def generate_one(
     prompt = list(request.prompt_token_ids)
     u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
     u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
+    u_prompt = prompt_draws(request.seed, prompt)
     teacher_cache = DynamicCache(config=model.config)
-    tokens = prompt or [forced[0]]
-    steps: list[dict[str, Any]] = []
+    tokens, start = prompt or [forced[0]], int(not prompt)
+    if configuration.prompt_exits:
+        tokens, start = prompt[:1], 1 - len(prompt)
+    steps, of_prompt = list[dict[str, Any]](), list[tuple[int, list[float]]]()
     finish_reason = LENGTH
     student = ExitKVCache(DynamicCache(config=row.own_model.config))
-    for position in range(not prompt, decoding.max_new_tokens):
+    for position in range(start, decoding.max_new_tokens):
         inputs = torch.tensor([tokens], device=model.device)
         teacher = teach(row, inputs, teacher_cache)
-        if position == 0:
+        if position == 0 and not configuration.prompt_exits:
             student = process_prompt(row, inputs, teacher_cache)
         stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)  # where no exit is drawn
-        if position > 0 and isinstance(configuration, EarlyExit):
+        is_decided = position > 0 or configuration.prompt_exits
+        if is_decided and isinstance(configuration, EarlyExit):
             stops, evidence = decide(row, configuration, inputs, student, teacher)
-        choice = draw(stops, float(u_exit[position]))
+        choice = draw(stops, float(u_exit[position] if position >= 0 else u_prompt[position - start]))
         exit_layer = [*decoding.exitable_layers, decoder.n_layers - 1][choice]
         probabilities, evidence = as_known(row, stops, evidence, choice)
         logits = [*teacher.exit_logits, teacher.final_logits][choice]
-        if row.has_own_cache and position > 0:
+        if row.has_own_cache and is_decided:
             logits = run_student(row, inputs, student, exit_layer)
+        if position < 0:
+            of_prompt.append((exit_layer, evidence))
+            tokens = [prompt[position - start + 1]]
+            continue
         u = torch.tensor([u_token[position]], device=model.device)
         picked = pick_tokens(logits[None], decoding.temperature, decoding.top_p, u)
         token = forced[position] if forced else int(picked)
@@ -124,7 +134,10 @@ def generate_one(
             break
         tokens = [token]
     columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
-    return RequestOutput(finish_reason=finish_reason, counts=None, rounds=None, **columns)
+    exits = [exit_layer for exit_layer, _ in of_prompt]
+    evidence_TE = np.array([its for _, its in of_prompt]).reshape(len(exits), len(decoding.exitable_layers))
+    exits_T = PromptExits(np.array(exits, np.int64), evidence_TE, np.zeros(0)) if configuration.prompt_exits else None
+    return RequestOutput(finish_reason=finish_reason, counts=None, rounds=None, prompt=exits_T, **columns)
 
 
 @dataclass(frozen=True)

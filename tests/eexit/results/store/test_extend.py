@@ -49,6 +49,7 @@ def keys_of(config: SweepConfig) -> list[str]:
         ({"rules": {}, "kl_factors": [1]}, ["unfrozen/kl/1"], "1 configuration: 2 runs more"),
         ({"rules": {"kl": [1], "agree": []}}, ["unfrozen/kl/1", "unfrozen/agree"], "2 configurations: 4 runs more"),
         ({"exit_sets": ["5,10"]}, ["unfrozen/confidence/0.9@5,10"], "1 configuration: 2 runs more"),
+        ({"prompt_exits": True}, ["unfrozen/confidence/0.9+prompt"], "1 configuration: 2 runs more"),
         ({"draft": ["5:2"]}, ["draft/5:2"], "1 configuration: 2 runs more"),
         ({"modes": ["skip"], "rules": {"agree": []}}, ["skip/agree"], "1 configuration: 2 runs more"),  # no product
         ({"seeds": [1, 0]}, [], "1 seed: 4 runs more"),

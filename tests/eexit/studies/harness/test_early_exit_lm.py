@@ -158,6 +158,21 @@ def test_continuations_are_scored_as_generated(generator: ModelGenerator, config
     assert leaving._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
 
 
+def test_with_prompt_exits_continuations_are_scored_as_generated_from_the_first_token_on(
+    generator: ModelGenerator,
+) -> None:
+    decoding = replace(generator.engine.decoding, max_new_tokens=6, eos_token_ids=frozenset(), temperature=0.0)
+    configuration, context = replace(CONFIDENT, prompt_exits=True), tuple(generator.tokenizer.encode("Q: who barks?"))
+    engine = Engine(generator.engine.decoder, decoding)
+    [trace] = traces_of(engine.generate([Request(context, configuration, seed=2)])).values()
+    lm = exiting(generator, CONFIDENT, seed=2, prompt_exits=True)
+    [(logprob, is_greedy)] = lm._loglikelihood_tokens([(None, list(context), trace.token_id_T.tolist())])
+    assert (logprob, is_greedy) == (pytest.approx(trace.exit_logprob_T.sum(), rel=1e-4, abs=1e-3), True)
+    assert lm.exit_layer_counts == Counter(trace.exit_layer_T.tolist())
+    with pytest.raises(UsageError, match="first_token_exits has no effect with prompt_exits, which include it"):
+        exiting(generator, CONFIDENT, prompt_exits=True, first_token_exits=True)
+
+
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
 def test_texts_are_generated_by_the_rule(generator: ModelGenerator, configuration: Configuration) -> None:
     lm, contexts = exiting(generator, configuration), ("Q: who barks?\nA:", "x", "Rome")

@@ -44,7 +44,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept_out(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keys = ["normal", *(f"skip/{each}" for each in ("kl/1", "fixed/3", "agree")), KEY, f"{KEY}+prompt"]
     asked: dict[str, Any] = {"rules": RULES, "modes": ["normal", "skip"], "system": "Be brief."}
+    asked |= {"prompt_exits": True, "only": keys}
     return swept(tmp_path_factory.mktemp("home") / "sweep", model, FEW, **asked)
 
 
@@ -117,6 +119,11 @@ def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> No
     refused: list[tuple[list[str], str]] = [
         (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
+        (
+            ["--configuration", f"{KEY}+prompt"],
+            f"{KEY}+prompt can't be packaged: a prompt's tokens run together, so that their exits save nothing; sweep "
+            f"and package {KEY}",
+        ),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
         (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),

@@ -78,7 +78,7 @@ def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, repl
     if not is_by_chance or (alters and setting.rule in ONLINE):
         assert replayed.share_X.tolist() == pytest.approx(frequencies_X.tolist(), abs=1e-12)
     if not is_by_chance or alters:
-        own = disagreement(trace.token_id_T, trace.final_token_id_T)
+        own = disagreement(trace.token_id_T[1:], trace.final_token_id_T[1:])
         assert replayed.expected_disagreement == pytest.approx(own, abs=1e-12)
         assert replayed.changed == ((own or 0) > 0)
     if setting.rule == "fixed":  # at and below the layer that all tokens exit at, no mode alters anything

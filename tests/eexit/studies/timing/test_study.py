@@ -14,12 +14,13 @@ from driving import land_all, look_here
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
+from eexit.plan.configuration import EarlyExit
 from eexit.plan.splits import sort_of
 from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
-from eexit.studies.timing.study import TimingArgs, in_turn, make_plan
+from eexit.studies.timing.study import TimingArgs, choose, in_turn, make_plan
 from jobs import timings
 
 TOKENS = 4
@@ -148,3 +149,12 @@ def test_what_can_not_be_timed_is_told_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message) as raised:
             planned(tmp_path, config_of("a", rules=rules), runs, 8, **asked)
         assert "\n" not in str(raised.value)
+
+
+def test_configurations_with_prompt_exits_are_not_timed() -> None:
+    there = [EarlyExit("unfrozen", "fixed", 2.0, prompt_exits=in_prompt) for in_prompt in (False, True)]
+    assert choose(there, [], "mine") == there[:1]
+    with pytest.raises(
+        UsageError, match=r"2\+prompt can't be timed: a prompt's tokens run together, so that their exits"
+    ):
+        choose(there, [there[1].key], "mine")
