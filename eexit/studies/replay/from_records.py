@@ -27,7 +27,7 @@ from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.plan.splits import unit_digest
 from eexit.plan.sweep_config import SweepConfig
-from eexit.quality.estimates import ValueKind, estimate_columns, means_of_groups
+from eexit.quality.estimates import ValueKind, estimate_columns, means_of_units
 from eexit.results.committed import nested_array, runs_with_tokens
 from eexit.results.parquet_files import StoreLocation
 from eexit.results.study_tables import OF_UNITS
@@ -215,12 +215,12 @@ def replay_row(
 
 
 def summary(
-    setting: EarlyExit | Draft, replayed_T: Sequence[ReplayResult], unit_T: Sequence[str],
+    setting: EarlyExit | Draft, replayed_T: Sequence[ReplayResult], prompt_T: Sequence[str], unit_T: Sequence[str],
     exitable_layers: Sequence[int], n_layers: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a configuration's means over prompts or groups, as columns of `REPLAYS`; seeds are averaged first.
 
-    `unit_T` has the prompt or group of each text.
+    `prompt_T` has the prompt of each text, and `unit_T` its sampling unit: the prompt's group, or the prompt.
     """
     layers = [*exitable_layers, n_layers - 1]
     depth_X = (np.array(layers) + 1) / n_layers
@@ -231,7 +231,7 @@ def summary(
         for each in replayed_T
     ]  # fmt: skip
     values_TC = np.column_stack([share_TX, share_TX @ depth_X, figures_TC])
-    values_PC = means_of_groups(values_TC, unit_T)
+    values_PC = means_of_units(values_TC, prompt_T, unit_T)
     ends = np.cumsum([len(layers), len(ESTIMATED), len(TextCosts._fields)])
     share_PX, estimated_P3, cost_PC, other_P2 = np.split(values_PC, ends, axis=1)
     numbers = dict(zip(TextCosts._fields, cost_PC.sum(0), strict=True))

@@ -128,12 +128,13 @@ class ReplayStudy(Study):
     def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
         settings, *_ = unit.parts[0].what
         texts = [transcript.text for transcript in self.transcripts]
-        units = [self._unit_of[text.prompt_id] for text in texts]
+        prompts = [text.prompt_id for text in texts]
+        units = [self._unit_of[prompt_id] for prompt_id in prompts]
         n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         by_text = [of_text for result in results for of_text in result]
         rows = []
         for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True):
-            means = summary(setting, replayed_T, units, self._layers, self._n_layers)
+            means = summary(setting, replayed_T, prompts, units, self._layers, self._n_layers)
             row = replay_row(self.config, setting, self.text_of, n_tokens, means)
             rows.append({**row, "results": self._results})
         return rows

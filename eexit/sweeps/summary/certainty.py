@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eexit.errors import UsageError
-from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_groups
+from eexit.quality.estimates import NOTHING, Estimate, ValueKind, estimate_columns, estimate_ratios, means_of_units
 from eexit.quality.intervals import of_median
 from eexit.results.committed import top_predictions
 
@@ -61,18 +61,18 @@ def confidence_by_depth(
             raise UsageError(f"sure must be a probability above 0, such as {SURE}, got {threshold!r}")
     counts = count_certainty(tokens, list(prompt_of), len(layers), thresholds)
     known_R = counts.n_R > 0
-    prompts = [prompt_id for prompt_id, known in zip(prompt_of.values(), known_R, strict=True) if known]
-    kind_R = np.array([kind_of.get(prompt_id, "") for prompt_id in prompts])
-    unit_R = np.array([unit_of[prompt_id] for prompt_id in prompts])
+    prompt_R = np.array([*prompt_of.values()])[known_R]
+    kind_R = np.array([kind_of.get(prompt_id, "") for prompt_id in prompt_R])
+    unit_R = np.array([unit_of[prompt_id] for prompt_id in prompt_R])
     share_CRX = {name: getattr(counts, name)[:, known_R] / counts.n_R[known_R, None] for name in SHARES}
     median_CRM = _medians(counts.first_CRMX[:, known_R], np.array(layers))
     rows: list[dict[str, Any]] = []
     for at, threshold in enumerate(thresholds):
         for kind in [ALL, *sorted({*kind_of.values()})]:
-            of_R = kind_R == kind if kind != ALL else np.full(len(prompts), True)
+            of_R = kind_R == kind if kind != ALL else np.full(len(prompt_R), True)
             if of_R.any():
                 shares = {name: share[at, of_R] for name, share in share_CRX.items()}
-                of_layers = _of_kind(shares, median_CRM[at, of_R], unit_R[of_R])
+                of_layers = _of_kind(shares, median_CRM[at, of_R], prompt_R[of_R], unit_R[of_R])
                 named = {"threshold": threshold, "kind": kind}
                 rows += [{**named, "layer": layer, **row} for layer, row in zip(layers, of_layers, strict=True)]
     return pd.DataFrame(rows)
@@ -150,13 +150,15 @@ def _medians(count_CRMX: np.ndarray, layer_X: np.ndarray) -> np.ndarray:
     return median_CRM
 
 
-def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np.ndarray) -> list[dict[str, float]]:
+def _of_kind(
+    shares: Mapping[str, np.ndarray], median_RM: np.ndarray, prompt_R: np.ndarray, unit_R: np.ndarray
+) -> list[dict[str, float]]:
     """Return a row per layer with the estimates of `confidence_by_depth`, from the runs of one kind of prompt.
 
-    `shares` maps columns to each run's shares of decided tokens, `median_RM` has each run's median first layers, and
-    `unit_R` the sampling units.
+    `shares` maps columns to each run's shares of decided tokens, `median_RM` has each run's median first layers,
+    `prompt_R` the prompts, and `unit_R` their sampling units.
     """
-    of_units = {name: means_of_groups(share_RX, unit_R) for name, share_RX in shares.items()}
+    of_units = {name: means_of_units(share_RX, prompt_R, unit_R) for name, share_RX in shares.items()}
     each = {
         name: estimate_columns(of_units[name], [ValueKind.SHARE] * of_units[name].shape[1]) for name in MEASURES
     } | {"contradicted": estimate_ratios(of_units["contradicted"], of_units["exits"], ValueKind.SHARE)}
@@ -165,7 +167,7 @@ def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np
         "exits_contradicted": estimate_ratios(wrong_P1, exits_P1, ValueKind.SHARE)[0],
         "taken_back": estimate_ratios(of_units["taken_back"], of_units["early"], ValueKind.SHARE)[0],
         **{
-            first: _median_layer(median_R, unit_R)
+            first: _median_layer(median_R, prompt_R, unit_R)
             for first, median_R in zip(MEASURES.values(), median_RM.T, strict=True)
         },
     }
@@ -176,17 +178,17 @@ def _of_kind(shares: Mapping[str, np.ndarray], median_RM: np.ndarray, unit_R: np
     ]
 
 
-def _median_layer(median_R: np.ndarray, unit_R: np.ndarray) -> Estimate:
-    """Return the lower median over prompts of the lower medians over their runs. It is a layer, as are its ends."""
-    known_R = ~np.isnan(median_R)
-    of_units = [_lower_median(median_R[known_R & (unit_R == unit)]) for unit in np.unique(unit_R[known_R])]
-    if not of_units:
+def _median_layer(median_R: np.ndarray, prompt_R: np.ndarray, unit_R: np.ndarray) -> Estimate:
+    """Return the lower median over units, each of its prompts, each of its runs. It is a layer, as are its ends."""
+    frame = pd.DataFrame({"median": median_R, "prompt": prompt_R, "unit": unit_R}).dropna()
+    if frame.empty:
         return NOTHING
-    values_P = np.array(of_units)
+    of_prompts = frame.groupby(["unit", "prompt"])["median"].agg(_lower_median)
+    values_P = of_prompts.groupby("unit").agg(_lower_median).to_numpy()
     low, high = of_median(values_P) or (np.nan, np.nan)
     return Estimate(_lower_median(values_P), low, high, len(values_P))
 
 
-def _lower_median(values: np.ndarray) -> float:
+def _lower_median(values: "np.ndarray | pd.Series") -> float:
     """Return the median, or the lower one of the two values in the middle."""
     return float(np.sort(values)[(len(values) - 1) // 2])

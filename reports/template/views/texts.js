@@ -129,7 +129,7 @@ function confidentTable(rows) {
       h("a", { href: address(prompt, run, { t: i }) }, "“", ...alone(tokens.piece[i]), "”"),
     ]),
     shown("Full depth", (_, { said }) => (said === null ? ["–"] : ["“", ...alone(said), "”"])),
-    { label: "Sure here", value: ({ sure }) => sure, show: ({ sure }) => (sure > 0.9995 ? "> 99.9%" : percent(sure)) },
+    { label: "Sure here", value: ({ sure }) => sure, show: ({ sure }) => percent(sure) },
     { label: "Under full depth", value: ({ full }) => full, show: ({ full }) => percent(full) },
     shown("Layer", (_, { layer }) => [layer]),
     {

@@ -53,7 +53,7 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
         return ReplayResult(np.eye(4)[rank], kl, kl / 10, kl / 5, TextCosts(full, full / 4, full / 2, 2 * full))
 
     replayed = [at(0, 1, 10), at(3, 0, 30), at(3, 2, 100)]
-    row = summary(EarlyExit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], EXITABLE, 7)
+    row = summary(EarlyExit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], ["a", "a", "b"], EXITABLE, 7)
     assert (row["prompts"], row["texts"], row["drawn"]) == (2, 3, False)
     assert row["exit_distribution"] == [(1, 0.25), (3, 0.0), (4, 0.0), (6, 0.75)]
     assert row["mean_depth"] == pytest.approx(0.25 * 2 / 7 + 0.75)
@@ -63,9 +63,15 @@ def test_a_summary_is_a_mean_over_prompts_with_seeds_averaged_first() -> None:
     assert [row[name] for name in OF_UNITS] == [[20, 100], [5, 25], [30, 150], [0.05, 0.2], [0.1, 0.4]]
     assert row["expected_kl_low"] is row["expected_kl_high"] is None
     of_six = list("abcdef")
-    six = summary(EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], of_six, EXITABLE, 7)
+    six = summary(
+        EarlyExit("unfrozen", "fixed", 4.0), [at(3, kl, np.nan) for kl in range(6)], of_six, of_six, EXITABLE, 7
+    )
     assert six["expected_kl_low"] < six["expected_kl"] == 2.5 < six["expected_kl_high"]
     assert (six["mean_depth_low"], six["mean_depth_high"]) == pytest.approx((1, 1)), "which is given"
-    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, of_six, EXITABLE, 7)
+    six = summary(EarlyExit("unfrozen", "kl", 1.0), [at(3, 0, np.nan)] * 6, of_six, of_six, EXITABLE, 7)
     assert six["mean_depth_low"] == pytest.approx(0.025 ** (1 / 6)), "that none of six exits is no certainty"
     assert six["macs_full"] is None
+    row = summary(EarlyExit("unfrozen", "kl", 1.0), replayed, ["a", "a", "b"], ["group"] * 3, EXITABLE, 7)
+    assert (row["prompts"], row["expected_kl"]) == (1, (0.5 + 2) / 2), (
+        "a group's prompts count alike, whatever their seeds"
+    )

@@ -24,6 +24,7 @@ TEXTS: Mapping[str, Sequence[Said]] = {
     "fact-1": [SURE_FROM_THE_FIRST, SURE_FROM_THE_FIRST, SURE_AT_THE_END, NEVER_SURE],
     "fact-1 again": [SURE_FROM_THE_FIRST],
     "fact-2": [SURE_FROM_THE_FIRST],
+    "fact-2 again": [SURE_FROM_THE_FIRST],  # a seed more than that of the group's other prompt
     "fact-3": [NEVER_SURE],
     "sum-1": [SURE_AT_THE_END],
     "x": [NEVER_SURE],
