@@ -13,7 +13,7 @@ from eexit.decode.full_depth import SharedPrefixes, prefill, record_predictions
 from eexit.decode.predictors import LMHead
 from eexit.decode.requests import DecodingConfig, Outcome, Request
 from eexit.decode.score import exit_in_prompt
-from eexit.decode.slots import MISSED, SlotTable
+from eexit.decode.slots import MISSED, SlotTable, undecided
 from eexit.method.modes import MODES
 from eexit.model.decoders import DecoderPair
 from eexit.model.devices import to_device
@@ -126,7 +126,7 @@ class Batch:
         reading = reading.expand(prompt)
         next_tokens = self.full_depth_head.read_exits(reading, torch.full_like(prompt, -1), u_token)
         columns = reading.columns(next_tokens.token_N, self.decoding.record_full_depth) | next_tokens.columns()
-        slots.record(columns | {"exit_layer_T": torch.full_like(prompt, slots.layers[-1])}, new.tolist())
+        slots.record(columns | undecided(self.full_depth_head.layers, prompt), new.tolist())
 
     def _exit_in_prompt(self, at: int) -> bool:
         """Run the prompt of slot `at` with exits, if its configuration has prompt exits; return True if so."""

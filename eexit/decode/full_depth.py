@@ -135,6 +135,7 @@ def record_predictions(
         if prompts is not None:
             sent = to_device([np.array([*some]), np.arange(len(some))], head.decoder.device)
             cache.copy_rows(prompts, *sent)
+            cache.hidden.clear()  # exits hide columns of generated tokens; at full depth, they are run anew
         on_tokens(_record_block(slots, [*some.values()], head, cache, n_run))
 
 

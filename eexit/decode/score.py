@@ -19,6 +19,7 @@ from eexit.decode.full_depth import full_depth_pass, prefill
 from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import HeadReading, LMHead
 from eexit.decode.requests import DecodingConfig, Request
+from eexit.decode.slots import undecided
 from eexit.method.stick_breaking import exit_draws, prompt_draws
 from eexit.model.cache import KVCache
 from eexit.model.decoders import DecoderPair
@@ -187,7 +188,5 @@ def _first_tokens(head: LMHead, reading: HeadReading, token_B: Tensor, has_promp
     if not has_prompt:
         top_token_B, logprob_B = torch.full_like(top_token_B, NONE), torch.full_like(logprob_B, torch.nan)
         head_input_BF = torch.full_like(head_input_BF, torch.nan)
-    prob_BX = torch.zeros(len(token_B), len(head.layers), device=token_B.device)
-    prob_BX[:, -1] = 1
-    exit_layer_B, score_BE = torch.full_like(token_B, head.layers[-1]), torch.full_like(prob_BX[:, :-1], torch.nan)
+    exit_layer_B, prob_BX, score_BE = undecided(head.layers, token_B).values()
     return [column[:, None] for column in (exit_layer_B, top_token_B, logprob_B, prob_BX, score_BE, head_input_BF)]

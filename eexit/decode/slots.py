@@ -244,6 +244,17 @@ class SlotTable:
         return RequestOutput(finish_reason=reason, counts=counts, rounds=None, prompt=prompt, **columns)
 
 
+def undecided(layers: Sequence[int], token_N: Tensor) -> dict[str, Tensor]:
+    """Return the columns of tokens without an exit decision, which come from the last one of `layers`."""
+    prob_NX = torch.zeros(len(token_N), len(layers), device=token_N.device)
+    prob_NX[:, -1] = 1
+    return {
+        "exit_layer_T": torch.full_like(token_N, layers[-1]),
+        "exit_prob_TX": prob_NX,
+        "exit_score_TE": torch.full_like(prob_NX[:, :-1], torch.nan),
+    }
+
+
 def max_length(request: Request, decoding: DecodingConfig, decoder: Decoder) -> int:
     """Return the maximum number of a request's tokens, prompt included, within the model's context."""
     n_prompt = len(request.prompt_token_ids)
