@@ -103,8 +103,10 @@ class SharedPrefixes:
         The unique prefixes come first. Returns a slot of each, (U,), padded, and the prefixes to be copied: from (P,)
         and to (P,).
         """
-        prefix_B, token_B = np.array([(slot.prefix, slot.latest_token) for slot in slots]).T
-        _, slot_U, index_B = np.unique((prefix_B << 32) + token_B, return_index=True, return_inverse=True)
+        # By length too, since with prompt exits no token attends to the prefilled one of a prompt of one token.
+        prefix_B, length_B, token_B = np.array([(slot.prefix, slot.length, slot.latest_token) for slot in slots]).T
+        key_B = (prefix_B << 48) + (length_B << 24) + token_B
+        _, slot_U, index_B = np.unique(key_B, return_index=True, return_inverse=True)
         source_U = prefix_B[slot_U]
         stays_U = (np.diff(source_U, prepend=-1) > 0) & (source_U < len(source_U))
         target_U = source_U.copy()
