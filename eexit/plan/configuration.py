@@ -276,7 +276,7 @@ def configuration_of(columns: Mapping[str, Any]) -> Configuration:
     parameter, exit_set = columns.get("parameter"), columns.get("exit_set")
     layers = tuple(map(int, exit_set.split(","))) if exit_set else ()
     number = None if parameter is None else float(parameter)
-    prompt_exits = bool(columns.get("prompt_exits"))
+    prompt_exits = columns.get("prompt_exits") in (True,)  # of older results, it is None or NaN
     return EarlyExit(columns["mode"], columns["rule"], number, layers, columns.get("gate"), prompt_exits)
 
 
