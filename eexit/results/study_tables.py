@@ -337,8 +337,7 @@ CHAINS: Final = StudyTable(
                 (
                     "beside_normal",
                     "difference of fractions",
-                    "necessity less that of normal, paired over prompts; of chains that each wrote itself, or that one "
-                    "wrote for both; null for normal",
+                    "necessity less that of normal, paired over prompts; null for normal",
                 ),
                 (
                     "beside_normal_closed",
@@ -348,8 +347,7 @@ CHAINS: Final = StudyTable(
                 (
                     "accuracy_beside_normal_closed",
                     "difference of fractions",
-                    "accuracy less that of normal, both in the sweep itself, paired over all its prompts whose chains "
-                    "closed in both",
+                    "accuracy less that of normal, of prompts whose chains closed in both",
                 ),
                 (
                     "beside_control",

@@ -60,9 +60,7 @@ CONFIGURATION: Final = {
         "chance",
         "the threshold of its gate, which predicts at least this exit probability where a layer is read; else null",
     ),
-    "prompt_exits": boolean(
-        "flag", "whether prompt tokens and the first token exit too; null without exits, and in earlier results: false"
-    ),
+    "prompt_exits": boolean("flag", "whether prompt tokens exit too; null without exits"),
     "control_of": string("name", "the configuration whose exit layers this one follows; else null"),
     "draft_layer": int32("layer", "0-based layer after which tokens are drafted; null but for draft"),
     "draft_length": string("tokens", "tokens that are drafted at a time at most; else null"),
@@ -137,14 +135,12 @@ GENERATIONS: Final = schema(
         "mean_depth": float64("fraction of L", "mean of (exit_layer + 1) / L over decided tokens"),
         "prompt_mean_depth": float64(
             "fraction of L",
-            "mean of (exit layer + 1) / L over the prompt's tokens but the last, whose exit is the first token's; null "
-            "without prompt exits",
+            "mean depth of the prompt's tokens but the last; null without prompt exits",
         ),
         "disagreement": float64(
             "fraction of decided tokens",
             "tokens whose token_id is not final_token_id, the full-depth model's likeliest token given the same text; "
-            "with temperature 0 it is 0 for normal in float32 and a few percent at most in others; with a temperature "
-            "above 0 a sampled token can differ although nothing exited; null where no token was decided, and with "
+            "for normal 0 in float32, unless tokens are sampled; null where no token was decided, and with "
             "--record-full-depth none",
         ),
         "exit_layer_counts": described(
@@ -155,12 +151,12 @@ GENERATIONS: Final = schema(
         ),
         "macs_full": float64(
             "multiply-adds",
-            "what full depth would have cost for the decided tokens; null on error. All costs leave out the prompt's "
-            "pass, which is the same in every configuration without prompt exits; with them, all costs include it",
+            "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass unless "
+            "its tokens exit; null on error",
         ),
         "macs_prompt": float64(
             "multiply-adds",
-            "of the prompt's pass at full depth, whether it was run or not; null on error and in earlier results",
+            "of the prompt's pass at full depth; null on error",
         ),
         "macs_to_exit": float64(
             "multiply-adds",
