@@ -7,6 +7,7 @@ from typing import Final
 import altair as alt
 import pandas as pd
 
+from eexit.output.text import counted_between
 from eexit.quality.intervals import LEVEL
 from eexit.studies.comparison.comparison import Comparison
 from eexit.studies.comparison.model_results import AGREEMENT, CONFIRMED, EXITED
@@ -21,7 +22,7 @@ OF_DEPTHS: Final = {
     EXITED: "exited by the oracle, there or before",
 }
 LOSSES: Final = {"lost": "right answers lost", "disagreement": "disagreement with full depth"}
-SAVINGS: Final = {"saved": "multiply-adds saved, as run", "saved_if_free": "multiply-adds saved if deciding were free"}
+SAVINGS: Final = {"saved": "as run", "saved_if_free": "if deciding were free"}  # of multiply-adds
 DEPTH_COLUMNS: Final[Columns] = (
     ("model", "Model", "text"),
     ("layer", "Layer", "count"),
@@ -32,7 +33,8 @@ DEPTH_COLUMNS: Final[Columns] = (
 SETTING_COLUMNS: Final[Columns] = (
     ("model", "Model", "text"),
     ("configuration", "Configuration", "text"),
-    *((name, label.capitalize(), "share") for name, label in (LOSSES | SAVINGS).items()),
+    *((name, label.capitalize(), "share") for name, label in LOSSES.items()),
+    *((name, f"Saved {label}", "share") for name, label in SAVINGS.items()),
     ("time", "Time, of full depth's", "times"),
     ("time_of_generate", "Time, of generate's", "times"),
     ("saved_if_free_n", "n prompts", "count"),
@@ -43,7 +45,10 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
     """Yield the chart of layers by depth, a line per model, and of settings, a mark each; nothing without numbers."""
     depths, settings = comparison.depths_table(), comparison.settings_table()
     if measures := [name for name in OF_DEPTHS if depths[name].notna().any()]:
-        caption = f"By relative depth; bands: {LEVEL:.0%} intervals over prompts. The last layer is the final one."
+        n = counted_between(depths.loc[depths[measures[0]].notna(), f"{measures[0]}_n"], "prompt")
+        caption = (
+            f"By relative depth; bands: {LEVEL:.0%} intervals over prompts, n = {n}. The last layer is the final one."
+        )
         variants = [ChartVariant(OF_DEPTHS[name], depth_chart(depths, name, comparison.names)) for name in measures]
         title = "Layers beside the final one"
         yield Figure("depths", title, caption, variants, depths, DEPTH_COLUMNS, choice="Measure", wide=True)
@@ -54,7 +59,7 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
         caption = (
             f"A mark per setting; bars: {LEVEL:.0%} intervals over prompts. Oracles save only if deciding is free."
         )
-        named = [(pair, f"{SAVINGS[pair[0]]}; {LOSSES[pair[1]]}") for pair in axes]
+        named = [(pair, f"{SAVINGS[pair[0]]}, {LOSSES[pair[1]]}") for pair in axes]
         variants = [ChartVariant(label, settings_chart(settings, *pair, comparison.names)) for pair, label in named]
         yield Figure(
             "settings", "Saved against lost", caption, variants, settings, SETTING_COLUMNS, choice="Axes", wide=True
@@ -63,7 +68,7 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
 
 def _by_model(names: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     """Return a colour and a shape for each model, in one legend."""
-    domain, legend = [FULL_DEPTH, *names], {"values": list(names)}
+    domain, legend = [FULL_DEPTH, *names], {"values": list(names), "columns": 1, "labelLimit": 300}
     shapes = [RULE_SHAPES[at % len(RULE_SHAPES)] for at in range(len(domain))]
     colour = alt.Color("model:N", title=None, scale={"domain": domain}, legend=legend)
     return colour, alt.Shape("model:N", title=None, scale={"domain": domain, "range": shapes}, legend=legend)
@@ -91,12 +96,12 @@ def settings_chart(frame: pd.DataFrame, saved: str, lost: str, names: Sequence[s
     colour, shape = _by_model(names)
     scale = scale_of(logarithmic=False, zero=True, padding=ROOM_PIXELS)
     x = alt.X(f"{lost}:Q", title=LOSSES[lost], axis=PERCENT, scale=scale)
-    y = alt.Y(f"{saved}:Q", title=SAVINGS[saved], axis=alt.Axis(format=".0%"), scale=scale)
+    y = alt.Y(f"{saved}:Q", title=f"multiply-adds saved {SAVINGS[saved]}", axis=alt.Axis(format=".0%"), scale=scale)
     known = alt.Chart(ROWS, transform=[{"filter": f"isValid(datum['{saved}']) && isValid(datum['{lost}'])"}])
     base, tooltip = with_tooltips(known.encode(color=colour), SETTING_COLUMNS, frame)
     bars = base.mark_rule(aria=False, opacity=0.4)
     across = interval_bars(bars.encode(y=y), frame, lost, LOSSES[lost], along="x")
-    upright = interval_bars(bars.encode(x=x), frame, saved, SAVINGS[saved])
+    upright = interval_bars(bars.encode(x=x), frame, saved, f"multiply-adds saved {SAVINGS[saved]}")
     points = base.mark_point(filled=True, size=80).encode(x=x, y=y, shape=shape, tooltip=tooltip)
-    described = f"{SAVINGS[saved]} against {LOSSES[lost]}, a mark per setting, coloured by model."
+    described = f"Multiply-adds saved {SAVINGS[saved]} against {LOSSES[lost]}, a mark per setting, coloured by model."
     return layered(*across, *upright, points, description=described)

@@ -37,7 +37,7 @@ def save_model_sweep(
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
         draw = np.random.default_rng([prompt, round(100 * bold), 3])
         right = bool(draw.uniform() < 0.7) and (configuration != ONLINE or prompt % 4 > 0)
-        costs = {"macs_full": 100.0 + prompt, "macs_required": 100.0, "macs_executed": 100.0 + prompt}
+        costs: dict[str, Any] = {"macs_full": 100.0 + prompt, "macs_required": 100.0, "macs_executed": 100.0 + prompt}
         if configuration != NoExit():
             skipped = float(draw.uniform(0.1, 0.4))
             costs |= {"macs_required": 80.0, "macs_executed": 95.0 if configuration == ONLINE else None}

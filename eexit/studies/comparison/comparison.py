@@ -130,7 +130,7 @@ class Comparison:
         """Prompt key → sampling unit, that of the first model with the prompt."""
         return {key: unit for each in reversed(self.models) for key, unit in each.unit_of.items()}
 
-    def _estimates(self, values: pd.DataFrame, kind: ValueKind, level: float = LEVEL) -> dict[str, Estimate]:
+    def _estimates(self, values: pd.DataFrame, kind: ValueKind, level: float = LEVEL) -> dict[Any, Estimate]:
         """Return the estimate of each column over the sampling units of the prompts in the index."""
         means = means_of_groups(values.to_numpy(float), [self.unit_of[key] for key in values.index])
         return dict(zip(values.columns, estimate_columns(means, [kind] * means.shape[1], level), strict=True))
@@ -174,7 +174,7 @@ class Comparison:
 
     def layers_at(self, model: ModelResults) -> Sequence[int | None]:
         """Return the exitable layer nearest to each of `DEPTHS`, the earlier of two as near; None without one."""
-        exitable, n_layers = model.layers[:-1], model.manifest.model["n_layers"]
+        exitable, n_layers = model.layers[:-1], model.sweeps[0].n_layers
 
         def distance(layer: int, depth: float) -> float:
             return abs((layer + 1) / n_layers - depth)

@@ -36,7 +36,7 @@ def tables(comparison: Comparison, confidences: Sequence[float] = (LEVEL,)) -> I
         (CONFIRMED, "Tokens for which that layer is also sure (confidence at least 0.9)"),
         (EXITED, "Tokens that the oracle agree lets exit there or before, and the layers that it skips"),
     ):
-        yield _by_depth(rows, measure, f"{caption}, with {LEVEL:.0%} intervals over prompts:")
+        yield _by_depth(rows, measure, f"{caption}, with {LEVEL:.0%} intervals over prompts.")
     if any(_known(row, "cell_A") or _known(row, "saved") for row in rows):
         yield _assessments(rows)
     if any(_known(row, "generate_time") or _known(row, "time") for row in rows):
@@ -94,7 +94,7 @@ def _times(rows: Sequence[Row]) -> TextTable:
     names = ("generate_time", "time", "time_of_generate")
     cells = [(row["model"], *(multiple(estimate_in(row, name), UNKNOWN) for name in names)) for row in rows]
     heads = ("model", "generate, of full depth's", "the setting, of full depth's", "of generate's")
-    return TextTable("Time", f"Time, with {LEVEL:.0%} intervals over calls:", heads, cells)
+    return TextTable("Time", f"Time, with {LEVEL:.0%} intervals over calls.", heads, cells)
 
 
 def _differences(comparison: Comparison, confidences: Sequence[float]) -> TextTable | None:
@@ -115,7 +115,9 @@ def _differences(comparison: Comparison, confidences: Sequence[float]) -> TextTa
         *(f"{100 * each:.4g}% interval" for each in confidences),
         "n",
     )
-    return TextTable("Differences", "", heads, cells)
+    return TextTable(
+        "Differences", "Of the first model less the other, paired over the prompts that both have.", heads, cells
+    )
 
 
 def estimate_in(row: Row, name: str) -> Estimate:

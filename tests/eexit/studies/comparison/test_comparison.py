@@ -56,12 +56,12 @@ def share_by_hand(values: pd.Series, level: float = 0.95) -> tuple[float, float]
 
 
 def test_a_line_is_recomputed_from_parquet_alone(pair: tuple[str, str]) -> None:
-    line = eexit.compare(pair).iloc[0]
+    line: Any = eexit.compare(pair).iloc[0]
     values = values_by_hand(pair[0])
     assert (line.model, line.layers, line.prompts, line.layer_at_half) == ("small", 30, 12, LAYER)
     assert {name: line[name] for name in SHAPE} == SHAPE
     assert len(values) == 9
-    for name in values:
+    for name in map(str, values):
         low, high = share_by_hand(values[name])
         found = line[[name, f"{name}_low", f"{name}_high", f"{name}_n"]]
         assert [*found] == pytest.approx([values[name].mean(), low, high, 9], abs=1e-9), name
@@ -69,11 +69,12 @@ def test_a_line_is_recomputed_from_parquet_alone(pair: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("confidence", [0.95, 0.998])
 def test_differences_are_paired_over_the_shared_prompts(pair: tuple[str, str], confidence: float) -> None:
-    found = eexit.compare(pair, "differences", confidence).set_index(["measure", "depth"])
+    found: Any = eexit.compare(pair, "differences", confidence).set_index(["measure", "depth"])
     differences = values_by_hand(pair[0]) - values_by_hand(pair[1])
     z, t = (of.ppf((1 + confidence) / 2) for of in (stats.norm, stats.t(len(differences) - 1)))
     for measure, depth in (("agreement", "half"), ("confirmed", "half"), ("oracle_skipped", ""), ("correct", "")):
-        value, row = differences[f"{measure}_at_half" if depth else measure], found.loc[(measure, depth)]
+        value: Any = differences[f"{measure}_at_half" if depth else measure]
+        row: Any = found.loc[(measure, depth)]
         up, down, n = value.clip(lower=0).mean(), -value.clip(upper=0).mean(), len(value)
         n = (up + down - (up - down) ** 2) / (value.var() / n) * (z / t) ** 2 if (value % 1).any() else n
         up, down = (up * n + 1) / (n + 2), (down * n + 1) / (n + 2)  # Bonett and Price
@@ -105,8 +106,8 @@ def test_numbers_are_those_of_one_sweep(pair: tuple[str, str]) -> None:
 
 
 def test_losses_and_savings_of_settings_are_over_the_shared_prompts(pair: tuple[str, str]) -> None:
-    found = eexit.compare(pair, "settings").set_index(["model", "configuration"])
-    runs = pd.read_parquet(Path(pair[0]) / "generations").set_index(["configuration", "prompt_id"])
+    found: Any = eexit.compare(pair, "settings").set_index(["model", "configuration"])
+    runs: Any = pd.read_parquet(Path(pair[0]) / "generations").set_index(["configuration", "prompt_id"])
     lost = (runs.loc["normal"].correct & ~runs.loc["frozen_residual/confidence/0.9"].correct.astype(bool)).astype(float)
     lost = lost[lost.index.astype(int) < 12].groupby(lambda prompt: min(int(prompt), 4) if int(prompt) < 4 else prompt)
     by_prompt = lost.mean()
