@@ -126,11 +126,11 @@ class KVCache(Cache):
                 new[to, :, :n_columns] = old[at, :, :n_columns]
                 if n_columns < self.capacity:
                     new[to, :, n_columns:] = 0
-        for at, hidden in source.hidden.items():
-            self.hidden.setdefault(at, hidden.new_zeros(self.n_slots, self.length))
+        for index, hidden in source.hidden.items():
+            self.hidden.setdefault(index, hidden.new_zeros(self.n_slots, self.length))
         n_columns = min(self.length, source.length)
-        for at, hidden in self.hidden.items():
-            copied = source.hidden[at][sources, :n_columns] if at in source.hidden else False
+        for index, hidden in self.hidden.items():
+            copied = source.hidden[index][sources, :n_columns] if index in source.hidden else False
             hidden[targets] = False
             hidden[targets, :n_columns] = copied
 

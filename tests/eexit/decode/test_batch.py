@@ -68,7 +68,7 @@ def test_invariants_3_4_7_and_8_hold_for_prompts_that_exit(
     use_files([str(MINE)])
     plain += [EarlyExit("between", "by_chance", 0.2), EarlyExit("gone", "settled"), EarlyExit("skip", "fell", 0.1)]
     exits = [replace(each, prompt_exits=True) for each in plain]
-    configurations = [*exits, plain[0], plain[shift + 2], NoExit()]
+    configurations: list[Configuration] = [*exits, plain[0], plain[shift + 2], NoExit()]
     prompts = (LONG_PROMPT[:1], LONG_PROMPT[:3], LONG_PROMPT)
     requests = [Request(prompt, each, seed) for seed, prompt in enumerate(prompts) for each in configurations]
     traces = as_reference(model, requests, decoding, rows=7)

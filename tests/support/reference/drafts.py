@@ -53,7 +53,7 @@ def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decodi
                 break
         rounds.append([input_index, ahead, accepted, rejected])
     finish_reason = EOS if token in decoding.eos_token_ids else LENGTH
-    columns = {name: np.array([step[name] for step in steps]) for name in steps[0]}
+    columns: dict[str, Any] = {name: np.array([step[name] for step in steps]) for name in steps[0]}
     counted = DraftRounds(*np.array(rounds, np.int64).reshape(-1, 4).T)
     return RequestOutput(finish_reason=finish_reason, counts=None, rounds=counted, **columns)
 

@@ -108,7 +108,7 @@ def test_necessity_of_a_real_sweep_whose_settings_read_their_own_chains(
             for prompt_id, run in originals[closed & ~originals["text"].str.contains(rf"\s{MARK}")].iterrows():
                 left = run["text"][run["n_thinking_tokens"] + len(MARK) :]
                 assert whole["text"][f"{prompt_id}/keep-100/normal"].startswith(left), "the same words go on alike"
-                assert right[0][prompt_id] == run["correct"]
+                assert dict(right[0])[prompt_id] == run["correct"]
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,8 @@ def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_pat
     of_steps = table.query("configuration == 'normal' and chain == 'keep-0' and steps == 2").iloc[0]
     even = [f"p-{n}" for n in range(27) if n % 2]
     assert of_steps["necessity"] == pytest.approx(needs("normal", "keep-0", of_steps["chain_of"]).loc[even].mean())
-    of_normal = table.query("configuration == 'normal'")
-    assert of_normal[["beside_control", "beside_normal", "accuracy_beside_normal_closed"]].isna().all(axis=None)
+    rows_of_normal = table.query("configuration == 'normal'")
+    assert rows_of_normal[["beside_control", "beside_normal", "accuracy_beside_normal_closed"]].isna().all(axis=None)
 
 
 def test_what_can_not_be_followed_up_is_one_line(swept: Path, tmp_path: Path) -> None:
