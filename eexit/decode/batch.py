@@ -126,7 +126,11 @@ class Batch:
         reading = reading.expand(prompt)
         next_tokens = self.full_depth_head.read_exits(reading, torch.full_like(prompt, -1), u_token)
         columns = reading.columns(next_tokens.token_N, self.decoding.record_full_depth) | next_tokens.columns()
-        slots.record(columns | {"exit_layer_T": torch.full_like(prompt, slots.layers[-1])}, new.tolist())
+        final = len(slots.layers) - 1
+        at_final_NX = torch.arange(final + 1, device=prompt.device).expand(len(new), -1) == final
+        columns |= {"exit_layer_T": torch.full_like(prompt, slots.layers[-1]), "exit_prob_TX": at_final_NX}
+        columns["exit_score_TE"] = torch.full_like(at_final_NX[:, :-1], torch.nan, dtype=torch.float32)
+        slots.record(columns, new.tolist())
 
     def _exit_in_prompt(self, at: int) -> bool:
         """Run the prompt of slot `at` with exits, if its configuration has prompt exits; return True if so."""
@@ -137,6 +141,7 @@ class Batch:
         if at < self.slots.n_early:
             source, target = to_device([np.array([0]), np.array([at])], self.slots.device)
             self.deferred.cache.copy_rows(cache, source, target)
+            self.deferred.cache.copy_hidden(cache, at)
         return True
 
     def _needs_early_exit_pass(self, request: Request) -> bool:

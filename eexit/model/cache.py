@@ -126,13 +126,16 @@ class KVCache(Cache):
                 new[to, :, :n_columns] = old[at, :, :n_columns]
                 if n_columns < self.capacity:
                     new[to, :, n_columns:] = 0
-        for at, hidden in source.hidden.items():
-            self.hidden.setdefault(at, hidden.new_zeros(self.n_slots, self.length))
+        for hidden in self.hidden.values():
+            hidden[targets] = hidden[sources] if source is self else False
+
+    @torch.inference_mode()
+    def copy_hidden(self, source: "KVCache", slot: int) -> None:
+        """Hide the columns in a slot that `source`, the cache of a single sequence, hides."""
         n_columns = min(self.length, source.length)
-        for at, hidden in self.hidden.items():
-            copied = source.hidden[at][sources, :n_columns] if at in source.hidden else False
-            hidden[targets] = False
-            hidden[targets, :n_columns] = copied
+        for layer, hidden in source.hidden.items():
+            columns = self.hidden.setdefault(layer, hidden.new_zeros(self.n_slots, self.length))
+            columns[slot, :n_columns] = hidden[0, :n_columns]
 
     @torch.inference_mode()
     def move_left(self, n_columns: int) -> None:

@@ -48,11 +48,11 @@ def test_beside_runs_with_prompt_exits_the_costs_of_others_have_the_prompt_too()
          "macs_prompt": 50.0}
         for key, (in_prompt, cost) in costs.items()
     ]  # fmt: skip
-    found = per_right(pa.Table.from_pylist(rows), {})
+    found = per_right(pa.Table.from_pylist(rows), {"0": "0"})
     assert {key: of["macs_executed"].taken.mean for key, of in found.items()} == dict(
         zip(costs, (150, 130, 120), strict=True)
     )
-    alone = per_right(pa.Table.from_pylist(rows[:2]), {})
+    alone = per_right(pa.Table.from_pylist(rows[:2]), {"0": "0"})
     assert {key: of["macs_executed"].taken.mean for key, of in alone.items()} == {"normal": 100, KEY: 80}
 
 
