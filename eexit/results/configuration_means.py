@@ -177,7 +177,8 @@ def figures(
     keys in `same_for_every_seed`, a prompt's runs count once. `prompts` are as in `sweep.json`. Their kinds give the
     entry `by_kind` and, where texts have chains of thought, `per_right_answer` has the cost of a right answer.
     """
-    generations = read_columns(store, ["prompt_id", "status", "configuration", "seed", "finish_reason", *MEASURES])
+    columns = ("prompt_id", "status", "configuration", "prompt_exits", "seed", "finish_reason", *MEASURES)
+    generations = read_columns(store, columns)
     unit_of = sampling_units(prompts)
     found = by_kind(generations, kinds(prompts), unit_of) if prompts else {}
     per_answer = {

@@ -137,13 +137,16 @@ class Drawn:
                 "macs_full": full_P, "macs_to_exit": exits_P, "macs_executed": [None] * n if is_oracle else run_P,
                 "run_id": [f"{each.key}-{at}" for at in range(n)],
                 "exit_layer_counts": [[(FINAL if is_normal else 20, 1)]] * n,
-                **dict.fromkeys(("thinking_closed", "macs_required", "n_tokens"), [None] * n),
+                **dict.fromkeys(
+                    ("thinking_closed", "macs_required", "n_tokens", "prompt_exits", "macs_prompt"), [None] * n
+                ),
             }  # fmt: skip
             for column, of_setting in values.items():
                 columns.setdefault(column, []).extend(of_setting)
         kinds = {
             "macs_executed": pa.float64(), "correct": pa.bool_(), "exit_layer_counts": pa.map_(pa.int32(), pa.int64()),
             "thinking_closed": pa.bool_(), "macs_required": pa.float64(), "n_tokens": pa.int64(),
+            "prompt_exits": pa.bool_(), "macs_prompt": pa.float64(),
         }  # fmt: skip
         table = pa.table({column: pa.array(values, kinds.get(column)) for column, values in columns.items()})
         prompts = [{"id": str(at), "prompt": text, "answer": "4"} for at, text in enumerate(self.prompts)]

@@ -235,7 +235,11 @@ function fullDepth({ logprob, entropy, said }) {
 const seen = (value) => String(+value.toPrecision(3));
 const nats = (value) => (value === 0 ? "< 0.001" : String(+value.toPrecision(2)));
 const percent = (share) =>
-  share < 0.002 ? "< 0.2%" : share > 0.9995 ? "> 99.9%" : `${(100 * share).toFixed(share < 0.01 || share > 0.99 ? 1 : 0)}%`;
+  share < 0.002
+    ? "< 0.2%"
+    : share > 0.9995
+      ? "> 99.9%"
+      : `${(100 * share).toFixed(share < 0.01 || share > 0.99 ? 1 : 0)}%`;
 
 // Keys that select a token in a text, which is a single tab stop: arrows, Home, End, n for the next early exit, d for
 // the next token that isn't full depth's, and Escape to deselect.

@@ -58,14 +58,14 @@ def test_the_cheapest_certified_setting_is_chosen_beside_the_naive_choice_and_ch
 
 
 def test_where_none_is_certified_it_says_what_would_do_and_an_oracle_is_only_chosen_by_depth(finished: Path) -> None:
-    again = shutil.copytree(finished, finished.parent / "elsewhere" / "finished")
+    again, unused = (shutil.copytree(finished, finished.parent / name / "finished") for name in ("again", "unused"))
     row, _ = select(finished, keys=["skip/confidence/0.9"])
     enough = prompts_needed(betting, np.full(len(CHOOSING), 0.04), 0.05, FIRST)
     assert enough is not None
     assert (row["configuration"], row["tested"][0]["prompts_needed"]) == (None, enough)
     [tested] = select(again, keys=["skip/confidence/0.5"])[0]["tested"]
     assert tested["prompts_needed"] is None, "no number would do"
-    row, said = select(finished, risk="perplexity", cost="depth", rules=["kl"])
+    row, said = select(unused, risk="perplexity", cost="depth", rules=["kl"])
     assert row["configuration"] == "skip/kl/1"
     assert "It is an oracle" in said
 
