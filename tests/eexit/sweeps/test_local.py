@@ -59,7 +59,7 @@ class Kernel:
         raise TimeoutError("the kernel is still busy")
 
     def interrupted(self) -> list[tuple[str, str]]:
-        """What the interrupted cell shows in the end. Python ignores an interrupt in a destructor, so another follows."""
+        """What the interrupted cell shows. Python ignores an interrupt in a destructor, so that another one follows."""
         again = threading.Timer(20, self.interrupt)
         self.interrupt()
         again.start()
