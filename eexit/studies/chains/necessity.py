@@ -78,7 +78,7 @@ class NecessityStudy(Study):
         self._steps_I = np.array([prompt.get("steps") or 0 for prompt in prompts])
         self._unknown_I = np.full(len(prompts), np.nan)
         self._accuracy = self._accuracies(_of_originals(sweep.runs, sweep.runs["prompt_id"].to_pylist(), ""))
-        self._closed_S, self._right_S = (self._by_seed(name) for name in ("thinking_closed", "correct"))
+        self._closed_runs, self._right_runs = (self._by_seed(name) for name in ("thinking_closed", "correct"))
         self._cut_shares = cut_shares(sweep.runs, unit_of)
         parts: dict[ChainEdit, list[pa.Table]] = {}
         for number, location in enumerate(follow_ups):
@@ -196,8 +196,8 @@ class NecessityStudy(Study):
 
         full_depth = "" if key == NORMAL else NORMAL
         beside_I, both_closed_I = difference(full_depth)
-        right_SI = self._right_S[key] - self._right_S.get(full_depth, self._unknown_I)
-        closed_SI = self._closed_S[key] * self._closed_S.get(full_depth, self._unknown_I)
+        right_SI = self._right_runs[key] - self._right_runs.get(full_depth, self._unknown_I)
+        closed_SI = self._closed_runs[key] * self._closed_runs.get(full_depth, self._unknown_I)
         shares = {
             "accuracy": self._accuracy[key],
             "closed": closed_I,
@@ -239,7 +239,7 @@ class NecessityStudy(Study):
 
     def _closed(self, writer: str) -> np.ndarray:
         """Return 1 for each prompt whose chain by `writer` closed by itself, else 0, (I,); follow-ups have these."""
-        return self._closed_S[writer][0] if writer in self._closed_S else self._unknown_I
+        return self._closed_runs[writer][0] if writer in self._closed_runs else self._unknown_I
 
     def _estimate(self, values_SI: np.ndarray, kind: ValueKind) -> Estimate:
         n_draws = values_SI.size // len(self._at)
