@@ -26,7 +26,7 @@ DECODING = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_toke
 PROMPT = (5, 80, 7, 7, 31)
 CONTEXT = 64  # of the tiny models
 EXITS = [("frozen_residual", "kl", 0.5), ("unfrozen", "confidence", 0.3), ("skip", "confidence", 0.02)]
-LOOPS = (NoExit(), *(EarlyExit(*each) for each in EXITS), Draft(1, 2))
+LOOPS: Sequence[Configuration] = (NoExit(), *(EarlyExit(*each) for each in EXITS), Draft(1, 2))
 
 
 def test_keys_and_values_are_freed_without_waiting_for_a_collection(llama: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""Slots of a KV cache that are given to other sequences; what passes write is compared with the reference in `decode`."""
+"""Slots of a KV cache that other sequences get; what passes write is compared with the reference in `decode`."""
 
 import torch
 

@@ -125,7 +125,11 @@ def test_a_tied_weight_may_be_there_once_or_twice_and_masks_of_old_checkpoints_a
     names = "model.embed_tokens.weight", "lm_head.weight"
     for kept in (names[:1], names[1:], names):
         there = {name: embedding.clone() for name in kept}
-        rewriting(lambda weights, there=there: {k: w for k, w in weights.items() if k not in names} | there)(tmp_path)
+
+        def tie(weights: Weights, there: Weights = there) -> Weights:
+            return {name: weight for name, weight in weights.items() if name not in names} | there
+
+        rewriting(tie)(tmp_path)
         describe_model(sweep_of(tmp_path))
         model, _ = load_model_and_tokenizer(sweep_of(tmp_path), "cpu")
         assert torch.equal(model.get_output_embeddings().weight, embedding)
