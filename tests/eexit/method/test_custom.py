@@ -158,7 +158,10 @@ OWN_KEY, OWN_VALUE = "layer.key(layer.kv_input)", "layer.value(layer.kv_input)"
         ("", "return exit.nothing", r"AttributeError: .*'nothing' \(mine.py, line 4: r"),
         ("fill='kv'", "return exit.hidden", "gives no pair of keys and values"),
         ("fill='kv'", f"return {OWN_KEY}, {OWN_VALUE}[:, :1]", r"gives values \({n}, 1\), not \({n}, 16\)"),
-        ("fill='kv'", f"return {OWN_KEY} * float('nan'), {OWN_VALUE}", "gives keys that are not finite, of {n} of"),
+        (
+            "fill='kv'", f"return {OWN_KEY} * float('nan'), {OWN_VALUE}",
+            "gives keys that are not finite, of {n} of {n} tokens",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_modes_say_where(llama: PreTrainedModel, n_rows: int, options: str, text: str, says: str) -> None:
