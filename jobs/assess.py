@@ -157,9 +157,10 @@ def assessment_of(flags: Namespace) -> "Assessment":
     recipe = Recipe(
         flags.out, parts, layers, model_flags(common), model_flags(reading), execution, flags.max_new_tokens,
         screens=head_bytes > layer_bytes > 0 and not model.get("quantization"), batch=flags.batch,
+        is_smoke_run=flags.quick,
     )  # fmt: skip
     bound = Bound(risk=parts.risk, max_risk=flags.max_risk, confidence=confidence)
-    return Assessment(recipe, bound, model, sweep_of, flags.quick)
+    return Assessment(recipe, bound, model, sweep_of)
 
 
 def model_flags(given: Mapping[str, Any]) -> list[str]:
@@ -202,14 +203,13 @@ def first_line(assessment: "Assessment") -> str:
 
 def plan_text(assessment: "Assessment") -> Iterator[str]:
     """Yield lines on the split sizes and on the statistical power that they give."""
-    from cluster.assessment.recipe import N_CALLS
     from eexit.quality.learn_then_test import alpha_share
     from eexit.quality.power import certification_power, gain_told, time_told
 
     parts, bound = assessment.recipe.parts, assessment.bound
     sizes = ", ".join(f"{len(of):,} for the {part}" for part, of in parts.of.items())
     yield f"prompts: {sizes}, {parts.choosing:,} of these for calibration"
-    if assessment.is_smoke_run:
+    if assessment.recipe.is_smoke_run:
         yield "a smoke run: it certifies nothing, and does not conclude whether exits pay"
     elif bound.risk == "answers":
         yield certification_power(parts.choosing, bound.max_risk, alpha_share(bound.confidence))
@@ -217,7 +217,8 @@ def plan_text(assessment: "Assessment") -> Iterator[str]:
         yield "too few prompts have an answer: the risk is disagreement with full depth, token by token"
     n = len(parts.of["run"])
     yield f"{n:,} prompts name a cause that gains about {100 * gain_told(n):.0f} points more than the others"
-    yield f"{N_CALLS} calls can show a time below {time_told(N_CALLS):.2f} of full depth's"
+    n_calls = assessment.recipe.n_calls
+    yield f"{n_calls} calls can show a time below {time_told(n_calls):.2f} of full depth's"
 
 
 def finish(verdict: "Verdict", out: str, is_another: bool, trusts_code: bool) -> None:

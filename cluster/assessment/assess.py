@@ -63,7 +63,7 @@ def assess(assessment: Assessment, do: Do, say: Say) -> tuple[Verdict, bool]:
     folders = {step: recipe.at(step) for step in (PILOT, RUN, ORACLES)}
     failed = {step: survey(open_store(at)).n_errors for step, at in folders.items()}
     missing = [f"{pluralize(n, 'run')} of {step}, which failed" for step, n in failed.items() if n]
-    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, assessment.is_smoke_run)
+    verdict = conclude([*folders.values()], assessment.bound_now()[0], recipe.batch, missing, recipe.is_smoke_run)
     content, places = verdict.to_json(), (folder / FILE, folder / RUN / FILE)
     changed = [place for place in places if not place.is_file() or place.read_text() != content]
     for place in changed:

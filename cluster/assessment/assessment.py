@@ -47,13 +47,12 @@ SWEEPS = {TEXTS: TRAINING, PILOT: PILOT, RUN: RUN, ORACLES: RUN}  # with the spl
 
 @dataclass(frozen=True)
 class Assessment:
-    """Assessment of a model: recipe, risk bound, and the model as it is now; a smoke run has a tenth of the prompts."""
+    """Assessment of a model: recipe, risk bound, and the model as it is now."""
 
     recipe: Recipe
     bound: Bound
     model: Any
     config_of: Callable[[Sequence[str]], SweepConfig]  # by the arguments of `jobs/sweep.py`
-    is_smoke_run: bool = False
 
     def finished(self, step: str, *columns: str) -> FinishedSweep | None:
         """Return a step's sweep with `columns` of its runs; None if the sweep is missing, unfinished or damaged."""
@@ -147,12 +146,12 @@ class Assessment:
         layers = {layer: EarlyExit(FIRST_STATE, "fixed", float(layer)).key for layer in self.recipe.layers}
         keys = {GENERATE, *([setting] if setting else [])}
         if step.name == TIMES:
-            return bool(whole_calls(sweep.timings, {NORMAL, *keys, *layers.values()}, {1, batch}, of_recipe.ROUNDS))
+            return bool(whole_calls(sweep.timings, {NORMAL, *keys, *layers.values()}, {1, batch}, self.recipe.n_rounds))
         times = BatchTimings(sweep.timings, batch, setting)
         if setting:
             exit_set = next(each["exit_set"] for each in sweep.manifest.configurations if each["key"] == setting)
             keys |= {layers[layer] for layer in parse_exit_set(exit_set or EVERY) or layers}
-        return all(times.relative_time(key).n >= of_recipe.N_CALLS for key in {*keys, times.fastest or GENERATE})
+        return all(times.relative_time(key).n >= self.recipe.n_calls for key in {*keys, times.fastest or GENERATE})
 
 
 def folder_of(out: str) -> Path:

@@ -13,6 +13,7 @@ from cluster.assessment.prompt_splits import PILOT, RUN, TRAINING, PromptSplits
 from eexit.method.rules import format_parameter
 from eexit.method.screen_size import ScreenSize
 from eexit.plan.configuration import EVERY, GENERATE, LOOKUP, NORMAL, EarlyExit, parse_exit_set
+from eexit.quality.estimates import MIN_CALLS
 from eexit.studies.assessment.verdict import Bound
 from eexit.studies.replay.shortlist import AIMS, EXACT, ORACLE
 
@@ -70,6 +71,17 @@ class Recipe:
     max_new_tokens: int
     screens: bool  # True if the lm_head costs more than a layer
     batch: int = 1
+    is_smoke_run: bool = False
+
+    @property
+    def n_rounds(self) -> int:
+        """Number of rounds of the call that finds the fastest configuration."""
+        return ROUNDS_OF_A_CALL if self.is_smoke_run else ROUNDS
+
+    @property
+    def n_calls(self) -> int:
+        """Number of further calls; a smoke run has as few as give an interval."""
+        return MIN_CALLS if self.is_smoke_run else N_CALLS
 
     def at(self, name: str) -> str:
         """Return the folder of a step's results."""
@@ -143,7 +155,7 @@ class Recipe:
         drafts = [f"{layer}:{DRAFT_TOKENS}" for layer in self.layers[-N_DRAFTS:]]
         what = ["--chosen", "--draft", *drafts, "--baselines", GENERATE, f"{GENERATE}/{LOOKUP}", "--steps"]
         in_a_round, slots = max(PROMPTS_OF_A_ROUND, self.batch), [*dict.fromkeys((1, self.batch))]
-        n_first = min(ROUNDS * in_a_round, n_run // 2)
+        n_first = min(self.n_rounds * in_a_round, n_run // 2)
         what += ["--batch", *map(str, slots), "--per-round", str(in_a_round)]
 
         def step(name: str, n_prompts: int, n_rounds: int, n_calls: int, n_timed: int, *flags: str) -> RecipeStep:
@@ -153,8 +165,8 @@ class Recipe:
             return RecipeStep(name, "timings", arguments, self.at(RUN), tokens, n_calls)
 
         return (
-            step(TIMES, n_first, ROUNDS, 1, 6 + len(self.layers)),
-            step(AGAIN, n_run - n_first, ROUNDS_OF_A_CALL, N_CALLS, 5, "--unused-prompts", "--fastest"),
+            step(TIMES, n_first, self.n_rounds, 1, 6 + len(self.layers)),
+            step(AGAIN, n_run - n_first, ROUNDS_OF_A_CALL, self.n_calls, 5, "--unused-prompts", "--fastest"),
         )
 
 

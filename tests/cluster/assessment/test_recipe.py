@@ -1,5 +1,6 @@
 """The ten commands of the recipe, and how long they take."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.assessment.assess import Pace
@@ -19,6 +20,13 @@ BOUND = Bound(risk="answers", max_risk=0.02)
 def recipe(out: str) -> Recipe:
     parts = drawn(sizes_at(0.02), 151, 0)
     return Recipe(out, parts, (5, 10, 15, 20, 23, 25), ["--model", "smollm2-135m"], [], [], 32, screens=True)
+
+
+def test_a_smoke_run_times_a_quarter(tmp_path: Path) -> None:
+    whole = recipe(str(tmp_path / "out"))
+    lines = [[each.line for each in made.commands(BOUND)[-2:]] for made in (whole, replace(whole, is_smoke_run=True))]
+    for sizes, (times, again) in zip((("--rounds 8", "--calls 24"), ("--rounds 2", "--calls 6")), lines, strict=True):
+        assert (sizes[0] in times, sizes[1] in again) == (True, True)
 
 
 def test_each_command_is_one_that_its_own_parser_reads(tmp_path: Path) -> None:
