@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cluster.console.command import command
 from cluster.console.flags import whole
 from cluster.console.flags_from_config import load_job
 from cluster.console.parser import Parser
@@ -182,6 +183,7 @@ def speed_table(figures: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+@command()
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("--rows", type=whole, nargs="+", metavar="N", help="default: 1 8 27 108")
@@ -206,7 +208,3 @@ def main(arguments: Sequence[str]) -> int:
     if flags.json:
         write_atomic(Path(flags.json), json.dumps({"machine": about, "comparison": figures}, indent=1))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
