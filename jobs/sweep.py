@@ -20,11 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from cluster.console.command import command
 from cluster.console.flags_from_config import load_job
-from eexit.output.display import open_display
+from eexit.output.display import console_of, open_display
 from eexit.output.events import log_to_stderr
 from eexit.output.locations import inside, read_snippet, redact, without_secrets
 from eexit.output.text import pluralize, printable
@@ -74,9 +72,10 @@ def finish(summary: "SweepSummary", out: str, figures: Path | None) -> int:
     config = summary.config
     prompts = [asdict(prompt) for prompt in config.prompts]
     planned, same = summary.configurations, summary.same_for_every_seed
-    Console().print(closing_table(store, planned, same, prompts, summary.precision))
+    console = console_of(columns=120)
+    console.print(closing_table(store, planned, same, prompts, summary.precision))
     if by_kind := kinds_table(store, planned, prompts):
-        Console().print(by_kind)
+        console.print(by_kind)
     if line := of_chains(store, config):
         print(line, file=sys.stderr)
     print(read_snippet(out, GENERATIONS_FOLDER))

@@ -250,10 +250,13 @@ class NecessityStudy(Study):
         whole = [row for row in rows if row["steps"] is None]
         of_answers = {row["configuration"]: row for row in whole if row["accuracy_beside_normal_closed_n"]}
         compared = [row for row in whole if row["beside_normal_n"] or row["beside_control_n"]]
+        followed = {key for values in self._after.values() for key in values}
+        left_out = sorted(followed - {each["key"] for each in self._configurations})
         return [
             necessity_table(whole),
             *([differences_table(compared)] if compared else []),
             *([answers_table([*of_answers.values()])] if of_answers else []),
+            *([f"not in {self._sweep.name}, so left out: {', '.join(left_out)}"] if left_out else []),
             *filter(None, [cut_warning(self._cut_shares)]),
         ]
 

@@ -50,10 +50,12 @@ def test_a_chain_that_never_closed_is_no_need_for_it(tmp_path: Path) -> None:
     for key in ("normal", KEY):
         followed = [replace(each, id=f"{each.id}/keep-0", group=each.id) for each in prompts]
         followed += [replace(each, id=f"{each.id}/keep-100/{key}", group=each.id) for each in prompts]
-        config = sweep_of("a-model", **fields, prompts=tuple(followed), only=(key,))
+        further = {"kl_factors": (1.0, 4.0), "prompts": tuple(followed), "only": (key, "unfrozen/kl/4")}
+        config = sweep_of("a-model", **{**fields, **further})
         land_rows(tmp_path / key.replace("/", "-"), config, needing)
     done = here(main, swept, "--necessity", tmp_path / "normal", tmp_path / KEY.replace("/", "-"))
     assert done.returncode == 0, done.stderr
+    assert "so left out: unfrozen/kl/4" in done.stdout
     table = pd.read_parquet(swept / "chains").set_index("configuration")
     assert [*table["chain_of"]] == [*table.index] == ["normal", KEY]
     expected = {
