@@ -121,7 +121,7 @@ class Recipe:
         settings = ["--modes", NORMAL, EXACT, DEPLOYED, "--record-full-depth", "final"]
         oracles = ["--modes", EXACT, DEPLOYED, "--rules", ORACLE]
         asked = ["--risk", bound.risk, "--max-risk", f"{bound.max_risk:g}", "--confidence", f"{bound.confidence:g}"]
-        n_settings = {PILOT: 2 * len(self.piloted), RUN: 3 + len(AIMS), ORACLES: 6}  # observing doubles a cost
+        n_settings = {PILOT: len(self.piloted), RUN: 3 + len(AIMS), ORACLES: 3}
         return (
             RecipeStep(TEXTS, "sweep", self._sweep(TEXTS, TRAINING, *of_texts), self.at(TEXTS), learned),
             self._train(LINEAR, learned, *training),
