@@ -80,12 +80,9 @@ def run_counts(
     Besides the required operations, the counts include the rule's reads, and the keys and values of all skipped layers.
     Oracles have no counts, since they share a full-depth pass.
 
-    Args:
-        layer_X: The exitable layers and the final one.
-        exit_layer_T: Exit layers of the decided tokens.
-        score_TE: Exit scores, NaN where the rule computed none; None for a rule that reads no layer.
-        missed_T: True for tokens that exited only because of the screen's approximation.
-        prompt: With prompt exits, those of the tokens before, which are counted too.
+    `layer_X` are the exitable layers and the final one, `exit_layer_T` the exits of decided tokens, and `score_TE` exit
+    scores, NaN where the rule computed none, or None for a rule that reads no layer. `missed_T` flags tokens that
+    exited only because of the screen's approximation. `prompt` has exits in the prompt, which are counted too.
     """
     if isinstance(configuration, NoExit):
         return required_ops(exit_layer_T, layer_X, None)
@@ -134,9 +131,8 @@ def multiply_adds(unit_costs: UnitCosts, counts: OpCounts, n_prompt: int, mode: 
         n_hidden_LT = np.pad(np.cumsum(~run_LT, 1), ((0, 0), (1, 0)))  # before each token
         n_hidden_before_window_LT = np.take_along_axis(n_hidden_LT, np.maximum(first_LT - n_prompt, 0), 1)
         attended_LT -= n_hidden_LT[:, :-1] - n_hidden_before_window_LT
-    keys_cost_LT = (
-        mode.cost(unit_costs.keys_L, unit_costs.mapped_LL, counts.layers_T - 1) if mode else unit_costs.keys_L[:, None]
-    )
+    keys_L, mapped_LL = unit_costs.keys_L, unit_costs.mapped_LL
+    keys_cost_LT = mode.cost(keys_L, mapped_LL, counts.layers_T - 1) if mode else keys_L[:, None]
     layers = (unit_costs.layer_L[:, None] * run_LT + keys_cost_LT * keys_LT).sum()
     attention = (unit_costs.position_L[:, None] * attended_LT * run_LT).sum()
     reads = (unit_costs.read_XK * counts.reads_TXK.sum(0)).sum()
@@ -179,10 +175,7 @@ def cost_columns(
 
 @dataclass(frozen=True)
 class DraftRounds:
-    """Draft rounds of a request.
-
-    A round takes the last token as input, and generates the accepted drafts and one full-depth token.
-    """
+    """Draft rounds of a request; each runs the last token, and yields accepted drafts and one full-depth token."""
 
     input_index_R: np.ndarray  # of the last token among the generated ones
     drafted_R: np.ndarray

@@ -28,11 +28,8 @@ def count_unit_costs(
 ) -> UnitCosts:
     """Return the unit costs of a model's parts, counted in two passes of a token, over one and two positions.
 
-    Args:
-        reads_of: Function that returns a decoder's reads at each exitable layer and, last, at the final one.
-
-    Raises:
-        UsageError: For a model whose costs at one and at two positions contradict each other.
+    `reads_of` returns a decoder's reads at each exitable layer and, last, at the final one. Raise `UsageError` for a
+    model whose costs at one and at two positions contradict each other.
     """
     counter = ProductCounter()
     counted = counter.watching(decoder)
@@ -41,20 +38,16 @@ def count_unit_costs(
         _, at_two_L, _ = _price_layers(counted, counter, 2)
         keys_L, mapped_LL = _price_keys(counted, counter, kv_maps)
         costs_X = [
-            {name: counter.count(read, hidden_1D)[1] for name, read in reads.items()} for reads in reads_of(counted)
+            {name: counter.count(read, hidden_1D)[1] for name, read in each.items()} for each in reads_of(counted)
         ]
     head = decoder.head_alone.get_output_embeddings()
     unit_costs = UnitCosts(
-        embedding=embedding,
-        layer_L=2 * at_one_L - at_two_L,
-        keys_L=keys_L,
-        position_L=at_two_L - at_one_L,
+        embedding=embedding, layer_L=2 * at_one_L - at_two_L, keys_L=keys_L, position_L=at_two_L - at_one_L,
         read_XK=np.array([[costs.get(name, 0) for name in READS] for costs in costs_X]),
-        window_L=tuple(decoder.windows),
-        mapped_LL=mapped_LL if kv_maps else None,
+        window_L=tuple(decoder.windows), mapped_LL=mapped_LL if kv_maps else None,
         weight_bytes_L=np.array([weight_bytes(layer) for layer in decoder.layers]),
         head_weight_bytes=0 if head is None else weight_bytes(head),
-    )
+    )  # fmt: skip
     _refuse_impossible(unit_costs)
     return unit_costs
 
@@ -87,8 +80,7 @@ def _token(decoder: Decoder, n_positions: int) -> ForwardInputs:
 def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -> tuple[Tensor, np.ndarray, int]:
     """Run a token through the layers.
 
-    Returns the hidden state after the last layer, (1, D), and the multiply-adds of each layer, (L,), and of the modules
-    before layer 0.
+    Returns the hidden state after the last layer, (1, D), the multiply-adds of each, (L,), and those before layer 0.
     """
     costs, hidden_1D = list[int](), torch.empty(0)
 
@@ -106,11 +98,10 @@ def _price_layers(decoder: Decoder, counter: ProductCounter, n_positions: int) -
 
 
 def _price_keys(decoder: Decoder, counter: ProductCounter, maps: KVMaps | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the price of a skipped layer: the multiply-adds of keys and values, without the rest of the layer.
+    """Return the multiply-adds of a skipped layer's keys and values, without the rest of the layer.
 
-    Returns:
-        By layer, (L,), of the layer's own projections; by exit layer and skipped layer, (L, L), of the KV map in `maps`
-        or, without a map, of the projections.
+    By layer, (L,), they are those of the layer's own projections; by exit layer and skipped layer, (L, L), those of the
+    KV map in `maps` or, without a map, of the projections.
     """
     keys_L = np.zeros(decoder.n_layers, np.int64)
     mapped_LL = np.zeros((decoder.n_layers, decoder.n_layers), np.int64)

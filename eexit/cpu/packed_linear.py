@@ -18,7 +18,7 @@ plain weights are kept. The minimum over several rounds counts, since other proc
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from timeit import timeit
 from typing import Any, Final, TypeGuard
@@ -85,9 +85,8 @@ def is_unquantized(weight: object) -> bool:
 def pack_linear_layers(*models: nn.Module) -> None:
     """Replace the models' linear layers by packed ones, in place.
 
-    Layers that share memory become one packed layer. Layers that can't be packed stay as they are. Quantised layers
-    stay too, since packing would multiply by dequantised weights. So do layers with hooks or a patched forward, which
-    packing would drop.
+    Layers that share memory become one. Layers that can't be packed stay as they are. So do quantised layers, since
+    packing would multiply by dequantised weights, and those with hooks or a patched forward, which it would drop.
     """
     uses: dict[tuple[int | None, ...], list[tuple[nn.Module, str]]] = {}  # holds no weight
     for model in models:
@@ -117,8 +116,7 @@ def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear]:
 def _few_rows(linears: Sequence[Any]) -> int:
     """Time both forms of these layers, and return the largest number of rows for which plain weights are kept.
 
-    Return 0 if plain weights aren't faster, if memory lacks room for both forms, or if the weights are too small to
-    time.
+    Return 0 if plain weights aren't faster, memory lacks room for both forms, or the weights are too small to time.
     """
     total_bytes = [*accumulate(linear.weight.nbytes for linear in linears)] or [0]
     if total_bytes[-1] < TIMED_BYTES or total_bytes[-1] * ROOM > _available_bytes():
@@ -139,12 +137,7 @@ def faster_plain(seconds: Mapping[int, tuple[float, float]]) -> int:
 
     `seconds` maps numbers of rows, in increasing order, to the times of plain and of packed weights.
     """
-    fewest = 0
-    for rows, (plain, packed) in seconds.items():
-        if plain * WORTH > packed:
-            break
-        fewest = rows
-    return fewest
+    return max(takewhile(lambda rows: seconds[rows][0] * WORTH <= seconds[rows][1], seconds), default=0)
 
 
 def _seconds(layers: Sequence[Callable[[Tensor], Tensor]], inputs: Sequence[Tensor]) -> float:

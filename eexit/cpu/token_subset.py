@@ -6,8 +6,9 @@ host would have to wait for the answer, and a few tokens take as long as many: t
 Shapes: M tokens of the N that are computed for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -57,3 +58,11 @@ class TokenSubset:
         target_N = others().clone()
         self.put(target_N, values_M)
         return target_N
+
+
+def join_indices(indices: Sequence[Index], n_tokens: int) -> tuple[Index, list[slice]]:
+    """Join indices of tokens of a pass of `n_tokens`; return one index, and the part of each in it."""
+    sizes = [len(each) if isinstance(each, Tensor) else n_tokens for each in indices]
+    parts = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    tensors = [each for each in indices if isinstance(each, Tensor)]
+    return indices[0] if len(indices) == 1 else torch.cat(tensors), parts

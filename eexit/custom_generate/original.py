@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, Request, RequestFailure
 from eexit.errors import UsageError
+from eexit.method.modes import refuse_mode
 from eexit.method.readouts import READOUTS
 from eexit.model.chat import Tokenizer
 from eexit.model.layers import Decoder

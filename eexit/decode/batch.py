@@ -25,8 +25,7 @@ OnTokens = Callable[[int], None]  # called with a number of tokens
 class Batch:
     """Requests in flight; for requests of oracles, a full-depth pass runs beside the early-exit pass.
 
-    There, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless an adapter changes its
-    weights.
+    There, a slot whose mode keeps the full-depth KV cache needs no early-exit pass, unless an adapter changes weights.
     """
 
     def __init__(
@@ -42,8 +41,8 @@ class Batch:
         self.full_depth = SharedPrefixes(self.full_depth_head, n_slots, length) if has_oracles else None
 
     @torch.inference_mode()
-    def step(self) -> None:
-        """Give every slot its next token."""
+    def step(self) -> int:
+        """Give every slot its next token; return the number of new tokens."""
         # 1. If there are oracles, the latest tokens go to full depth, where each exitable layer is read.
         inputs, plan, n_early = self.inputs(), self.slots.plan(), self.slots.n_early
         reference = self.full_depth.read(self.slots) if self.full_depth else None
@@ -60,12 +59,14 @@ class Batch:
             next_tokens = self.full_depth_head.read_exits(reference, exit_B, plan.u_token_N)
             if n_early:
                 visitor = ExitVisitor(self.head, plan.with_exits(exit_B[:n_early]), (n_early, 1))
-                next_tokens.fill(TokenSubset(slice(n_early)), self._run(visitor, inputs.first(n_early)).next_tokens)
+                early = slice(n_early)
+                next_tokens.fill(TokenSubset(early), self._run(visitor, inputs.select(early)).next_tokens)
             columns = reference.columns(next_tokens.token_N, self.decoding.record_full_depth)
         # 4. Everything is recorded.
         with record_function("records"):
             columns |= {"exit_prob_TX": prob_BX, "exit_score_TE": plan.score_NE, "exit_layer_T": plan.layer_X[exit_B]}
             self.slots.record(columns | next_tokens.columns())
+        return len(self.slots)
 
     def _run(self, visitor: ExitVisitor, inputs: ForwardInputs) -> ExitVisitor:
         """Run the early-exit pass, and read the next tokens."""
@@ -84,11 +85,10 @@ class Batch:
     def record_predictions(self, ended: Sequence[int], on_tokens: OnTokens) -> None:
         """Record full-depth predictions for the texts of slots `ended`, unless a full-depth pass ran with them."""
         if self.decoding.n_observed and not self.full_depth:
-            in_prompt = [at for at in ended if self.slots.in_flight[at].prompt_exits]
-            others = [at for at in ended if at not in in_prompt]
             prompts = self.deferred.cache if self.decoders.is_shared else None
-            record_predictions(self.slots, others, self.full_depth_head, prompts, on_tokens)
-            record_predictions(self.slots, in_prompt, self.full_depth_head, None, on_tokens)
+            for has_exits, cache in ((False, prompts), (True, None)):
+                slots = [at for at in ended if bool(self.slots.in_flight[at].prompt_exits) == has_exits]
+                record_predictions(self.slots, slots, self.full_depth_head, cache, on_tokens)
 
     def output(self, at: int) -> Outcome:
         """Return the output of the request in a slot, or the reason of its failure."""
@@ -106,7 +106,9 @@ class Batch:
         prompts = list(dict.fromkeys(request.prefilled for request in requests.values()))
         reading, caches = prefill(self.decoders, self.decoding, prompts, slots.end)
         for index, request in requests.items():
-            slots.add(index, request, self._needs_early_exit_pass(request))
+            mode = MODES.get(request.configuration.mode)
+            follows_reference = self.full_depth and self.decoders.is_shared and not (mode and mode.modifies_kv)
+            slots.add(index, request, not follows_reference)
         new = np.array([at for at, slot in enumerate(slots.in_flight) if slot.index in requests])
         prompt_N = np.array([prompts.index(requests[slots.in_flight[at].index].prefilled) for at in new])
         is_early_N = new < slots.n_early
@@ -138,10 +140,6 @@ class Batch:
             source, target = to_device([np.array([0]), np.array([at])], self.slots.device)
             self.deferred.cache.copy_rows(cache, source, target)
         return True
-
-    def _needs_early_exit_pass(self, request: Request) -> bool:
-        mode = MODES.get(request.configuration.mode)
-        return not (self.full_depth and self.decoders.is_shared) or (mode is not None and mode.modifies_kv)
 
     @torch.inference_mode()
     def remove(self, ended: Sequence[int]) -> None:

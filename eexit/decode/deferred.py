@@ -6,7 +6,7 @@ other requests join. Deferred tokens are neighbours in the KV cache, those of de
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Final
 
@@ -68,7 +68,7 @@ class DeferredTokens:
             head_input_BTF, stopped = self._run(latest, inputs, visitor, self._next_layer(), defers)
             if stopped is None:
                 return head_input_BTF
-            latest = replace(stopped, parts={**stopped.parts, "exit": visitor.exit_BT, **visitor.kept})
+            latest = Block(stopped.layer, {**stopped.parts, "exit": visitor.exit_BT, **visitor.kept})
             if visitor.all_exited:
                 self._defer(latest)
                 return head_input_BTF
@@ -89,9 +89,8 @@ class DeferredTokens:
 
     def select(self, index_B: Tensor) -> None:
         """Keep the tokens of these sequences alone, in this order."""
-        self.blocks = [
-            replace(block, parts={name: part[index_B] for name, part in block.parts.items()}) for block in self.blocks
-        ]
+        for at, block in enumerate(self.blocks):
+            self.blocks[at] = Block(block.layer, {name: part[index_B] for name, part in block.parts.items()})
 
     def _next_layer(self) -> int:
         """Return the first layer that tokens are deferred from, or the number of layers."""
@@ -102,8 +101,7 @@ class DeferredTokens:
     ) -> tuple[Tensor, Block | None]:
         """Run tokens up to layer `stop` or, if `defers`, up to the layer at which all have exited.
 
-        The tokens end `n_after` columns before the end of `others`. Return their head inputs, and the deferred block,
-        if any.
+        The tokens end `n_after` columns before the end of `others`. Return their head inputs, and any deferred block.
         """
         stopped: list[Block] = []
 

@@ -40,8 +40,8 @@ class DraftBatch(Batch):
         self.rounds: defaultdict[int, list[list[int]]] = defaultdict(list)
 
     @torch.inference_mode()
-    def step(self) -> None:
-        """Run one round, in which each slot gets at least one token."""
+    def step(self) -> int:
+        """Run one round, in which each slot gets at least one token; return the number of new tokens."""
         token_B1 = self.inputs().token_BT
         n_drafts = min(self.draft.n_tokens, max(_room(slot) for slot in self.slots.in_flight))
         tokens = [token_B1]
@@ -60,7 +60,7 @@ class DraftBatch(Batch):
             columns = {name: part.unflatten(0, token_BT.shape) for name, part in next_tokens.columns().items()}
         # 3. Drafts that equal full depth's next tokens are accepted, and its own next token follows.
         with record_function("records"):
-            self._accept(token_BT[:, 1:].tolist(), columns)
+            return self._accept(token_BT[:, 1:].tolist(), columns)
 
     def _visitor(self, rank: int) -> ExitVisitor:
         """Return the visitor of a pass in which all tokens exit at this index into X."""
@@ -77,8 +77,8 @@ class DraftBatch(Batch):
         position_B1 = torch.minimum(inputs.position_BT + index, *to_device([last_B1], self.slots.device))
         return replace(inputs, token_BT=token_B1, position_BT=position_B1)
 
-    def _accept(self, draft_BA: list[list[int]], columns: dict[str, Tensor]) -> None:
-        """Accept drafts that equal full depth's next tokens, then full depth's own next token, until a text ends."""
+    def _accept(self, draft_BA: list[list[int]], columns: dict[str, Tensor]) -> int:
+        """Accept drafts that equal full depth's next tokens, then its own, until a text ends; return their number."""
         table, n_given_B, n_agreed_B = self.slots, list[int](), list[int]()
         for slot, drafts, predicted in zip(table.in_flight, draft_BA, columns["token_id_T"].tolist(), strict=True):
             n_drafted = min(len(drafts), _room(slot))
@@ -100,6 +100,7 @@ class DraftBatch(Batch):
         if (n_given_N < most).any():
             [n_columns_B] = to_device([most - n_given_N], self.slots.device)
             self.deferred.cache.move_right(n_columns_B, table.end)
+        return sum(n_given_B)
 
     def _ends(self, slot: Slot, token_ids: list[int]) -> bool:
         """Return True if these full-depth tokens, as the next tokens, end a request."""

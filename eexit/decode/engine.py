@@ -15,7 +15,6 @@ from eexit.decode.batch import Batch, OnTokens
 from eexit.decode.draft import DraftBatch
 from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure
 from eexit.decode.slots import max_length
-from eexit.errors import UsageError
 from eexit.method.modes import MODES
 from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.decoders import DecoderPair
@@ -26,15 +25,6 @@ from eexit.plan.model_inspection import CPU_CACHE_BYTES
 PREFILLED_COLUMNS: Final = 4096  # of a KV cache, in which prompts are prefilled together before slots have them
 FREE_SHARE: Final = 0.8  # of free memory; the rest is for activations and logits
 DEFERRED_BYTES: Final = 3 * 8  # of a deferred token besides hidden states: id, position, exit
-
-
-def refuse_mode(mode: str, decoder: Decoder) -> None:
-    """Raise `UsageError` if the model can't be run in this mode."""
-    try:
-        if mode in MODES:
-            MODES[mode].check(decoder)
-    except ValueError as error:
-        raise UsageError(f"mode {mode} can't be used with this model: {error}") from error
 
 
 class Engine:
@@ -50,26 +40,17 @@ class Engine:
         self.n_slots = 0  # of the latest batch
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        progress: OnTokens = lambda n_tokens: None,
+        self, requests: Sequence[Request], progress: OnTokens = lambda n_tokens: None,
         observed: OnTokens = lambda n_tokens: None,
-    ) -> Iterator[tuple[int, Outcome]]:
-        """Yield (index into requests, outcome) as requests end.
+    ) -> Iterator[tuple[int, Outcome]]:  # fmt: skip
+        """Yield (index into requests, outcome) as requests end. Available memory limits the number of slots.
 
-        Available memory limits the number of slots. Requests with the same prompt that are admitted together share its
-        prefill.
-
-        Args:
-            progress: Called with the number of tokens of each step, and with 0 after each block of deferred tokens.
-            observed: Called with the number of tokens of finished texts that went through the full-depth pass, often.
+        `progress` is called with the number of tokens of each step, and with 0 after each block of deferred tokens;
+        `observed`, often, with the number of tokens of finished texts that went through the full-depth pass.
         """
-        waiting = []
-        for index, request in enumerate(requests):
-            if failure := self._refusal(request):
-                yield index, failure
-            else:
-                waiting.append(index)
+        refusals = {index: failure for index, request in enumerate(requests) if (failure := self._refusal(request))}
+        yield from refusals.items()
+        waiting = [index for index in range(len(requests)) if index not in refusals]
         has_oracles = any(requests[index].is_oracle for index in waiting)
         batches = defaultdict[tuple[DecoderPair, bool, object], list[int]](list)
         for index in waiting:
@@ -95,19 +76,14 @@ class Engine:
     def _decode(
         self, batch: Batch, requests: Sequence[Request], waiting: list[int], progress: OnTokens, observed: OnTokens
     ) -> Iterator[tuple[int, Outcome]]:
-        """Decode `requests`, admitting those at the indices in `waiting` from its end; yield each index and outcome.
-
-        `progress` and `observed` are as in `generate`.
-        """
+        """Decode `requests`, admitting those at the indices in `waiting` from its end; yield each index and outcome."""
         slots = batch.slots
         while waiting or len(slots):
             while waiting and len(slots) < batch.n_slots:
                 batch.admit({index: requests[index] for index in _next(waiting, requests, batch)})
                 yield from self._retire(batch, observed)
             if len(slots):
-                n_before = slots.n_tokens
-                batch.step()
-                progress(slots.n_tokens - n_before)
+                progress(batch.step())
                 yield from self._retire(batch, observed)
 
     def _refusal(self, request: Request) -> RequestFailure | None:
@@ -170,8 +146,7 @@ def budget_of(decoder: Decoder, memory_share: float) -> int:
 def cache_budget(device: torch.device, memory_share: float) -> int:
     """Return the bytes for KV caches: on a GPU, most of this process's free share; elsewhere CPU_CACHE_BYTES.
 
-    Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's memory and
-    budget.
+    Memory that torch's allocator has reserved but does not use counts as free. Apple GPUs share the CPU's budget.
     """
     module = torch.get_device_module(device)
     if not hasattr(module, "mem_get_info"):

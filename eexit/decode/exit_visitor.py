@@ -7,14 +7,12 @@ sequence, and scoring, with all tokens of a text at once (`eexit.decode.score`).
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from eexit.cpu.token_subset import Index, TokenSubset
+from eexit.cpu.token_subset import Index, TokenSubset, join_indices
 from eexit.decode.groups import ExitPlan, SlotGroup
 from eexit.decode.predictors import HeadReading, LMHead, NextTokens, predictors
 from eexit.method.layer_call import ExitedTokens, LayerCall
@@ -42,15 +40,15 @@ class ExitVisitor:
         self.next_tokens = NextTokens.empty(len(self.exit_N), self.decoding.record_top_k, self.decoder.device)
         self.unread_N = torch.ones_like(self.exit_N, dtype=torch.bool)  # tokens whose next ones are still to be read
         self.head_inputs_at_exits: list[tuple[TokenSubset, Tensor]] = []
-        rules = [group.rule for group in plan.online]
-        self.predictors = predictors(head, keeps_logits=any(LOGITS in rule.needs for rule in rules))
+        needs = {need for group in plan.online for need in group.rule.needs}
+        self.predictors = predictors(head, keeps_logits=LOGITS in needs)
         self.history: dict[str, Tensor] = {}  # values of `LayerView` that rules have read, if needed later, (N, E, ·)
-        if self.decoding.screen or any(HISTORY in rule.needs for rule in rules):
+        if self.decoding.screen or HISTORY in needs:
             self.history["top_token"] = torch.full_like(plan.parameter_NE, NONE, dtype=torch.long)
-        if any(HISTORY in rule.needs for rule in rules):
+        if HISTORY in needs:
             self.history["entropy"] = torch.zeros_like(plan.parameter_NE)
             self.history["top2_prob"] = torch.zeros_like(plan.parameter_NE)[..., None].repeat(1, 1, 2)
-        self.keeps_hidden = any(HIDDEN_HISTORY in rule.needs for rule in rules)
+        self.keeps_hidden = HIDDEN_HISTORY in needs
         self.hidden_by_rank: dict[int, Tensor] = {}  # after exitable layers, (N, D)
         self.joined_BT = self.exit_N.new_empty(self.shape[0], 0)  # exits of deferred tokens
         self.needs = {name for mode, _ in plan.modes for name in mode.needs}
@@ -73,11 +71,8 @@ class ExitVisitor:
                 after_BTD = torch.where(self.frozen_BT1.to(call.device), call.hidden_before, after_BTD)
         if (rank := self.ranks.get(layer.index)) is not None:
             with record_function("deciding"):
-                before_ND, after_ND = (
-                    part_BTD[:, -self.shape[1] :].flatten(0, 1).to(self.decoder.device)
-                    for part_BTD in (hidden_BTD, after_BTD)
-                )
-                self._decide(rank, before_ND, after_ND)
+                own_BTD = (each_BTD[:, -self.shape[1] :] for each_BTD in (hidden_BTD, after_BTD))
+                self._decide(rank, *(each_BTD.flatten(0, 1).to(self.decoder.device) for each_BTD in own_BTD))
         return after_BTD
 
     # ---- 1. Tokens that have exited, by mode
@@ -114,7 +109,7 @@ class ExitVisitor:
         if self.keeps_hidden:
             self.hidden_by_rank[rank] = after_ND
         readings = self._score(rank, is_reached_N, before_ND, after_ND)
-        self.passed_N = self.passed_N * self.plan.go_on_NE[:, rank]
+        self.passed_N = self.passed_N * self.plan.chances.pass_BE[:, rank]
         exits_N = (1 - self.passed_N > self.plan.u_exit_N) & is_reached_N
         if exits_N.device.type == "cpu" and not exits_N.any():
             return
@@ -150,19 +145,15 @@ class ExitVisitor:
             if tokens.has_tokens():
                 by_predictors[group.rule.read_by(self.decoding.screen is not None)].append((group, tokens))
         for names, groups in by_predictors.items():  # one prediction serves all groups
-            at, parts = _join([tokens.index for _, tokens in groups], len(is_reached_N))
-            states = {
-                "hidden_in": before_ND[at],
-                "hidden_out": after_ND[at],
-                "parameter": self.plan.parameter_NE[at, rank],
-            }
-            view, values = LayerView(layer, **states), dict[str, Any]()
+            at, parts = join_indices([tokens.index for _, tokens in groups], len(is_reached_N))
+            parameter_M = self.plan.parameter_NE[at, rank]
+            view = LayerView(layer, hidden_in=before_ND[at], hidden_out=after_ND[at], parameter=parameter_M)
             for name in names:
-                values |= self.predictors[name](view, self._forced(at))
-            if "reading" in values:
-                readings.append((at, values["reading"]))
+                vars(view).update(self.predictors[name](view, self._forced(at)))
+            if "reading" in vars(view):
+                readings.append((at, view.reading))
             for (group, tokens), part in zip(groups, parts, strict=True):
-                self._score_group(rank, group, tokens, LayerView(layer, **states, **values), part)
+                self._score_group(rank, group, tokens, view, part)
         return readings
 
     def _score_group(self, rank: int, group: SlotGroup, tokens: TokenSubset, view: LayerView, part: slice) -> None:
@@ -180,8 +171,8 @@ class ExitVisitor:
         score_M = rule.exit_score(view.view_for(rule.needs, part, **more), checked)
         chances = rule.chances(score_M[:, None], view.parameter[part, None])
         tokens.put(self.plan.score_NE[:, rank], score_M)
-        tokens.put(self.plan.stop_NE[:, rank], chances.exit_BE[:, 0])
-        tokens.put(self.plan.go_on_NE[:, rank], chances.pass_BE[:, 0])
+        tokens.put(self.plan.chances.exit_BE[:, rank], chances.exit_BE[:, 0])
+        tokens.put(self.plan.chances.pass_BE[:, rank], chances.pass_BE[:, 0])
 
     # ---- 3. Next tokens are read where tokens exit: by the reading that decided, or when the pass has ended.
 
@@ -251,11 +242,3 @@ class ExitVisitor:
         top_token_N = self.history["top_token"].gather(1, exit_N1)[:, 0]  # NONE where the rule read nothing
         has_exited_N = self.exit_N < self.n_exits
         return has_exited_N & (top_token_N != NONE) & (top_token_N != self.next_tokens.top_token_N)
-
-
-def _join(indices: Sequence[Index], n_tokens: int) -> tuple[Index, list[slice]]:
-    """Join indices of tokens; return one index, and the part of each in it."""
-    sizes = [len(each) if isinstance(each, Tensor) else n_tokens for each in indices]
-    parts = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    tensors = [each for each in indices if isinstance(each, Tensor)]
-    return indices[0] if len(indices) == 1 else torch.cat(tensors), parts

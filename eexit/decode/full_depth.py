@@ -89,9 +89,7 @@ class SharedPrefixes:
         prefix_B, slot_U, source_P, target_P = to_device([prefixes, *indices], slots.device)
         if len(source_P):
             self.cache.copy_rows(self.cache, source_P, target_P)
-        given = slots.inputs(slots.end + 1)
-        token_UT, position_UT = given.token_BT[slot_U], given.position_BT[slot_U]
-        inputs = ForwardInputs(token_UT, position_UT, given.attention_mask_BC[slot_U], given.first_column)
+        inputs = slots.inputs(slots.end + 1).select(slot_U)
         with record_function("full depth"):
             hidden_UXD = full_depth_pass(self.head.decoder, self.head.layers, inputs, self.cache)[:, 0]
         with record_function("readout"):
@@ -100,8 +98,7 @@ class SharedPrefixes:
     def _split(self, slots: Sequence[Slot]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Give slots that shared a prefix, and then generated different tokens, different prefixes.
 
-        The unique prefixes come first. Returns a slot of each, (U,), padded, and the prefixes to be copied: from (P,)
-        and to (P,).
+        The unique prefixes come first. Returns a slot of each, padded (U,), and the prefixes to copy: from, to (P,).
         """
         # By length too, since with prompt exits no token attends to the prefilled one of a prompt of one token.
         prefix_B, length_B, token_B = np.array([(slot.prefix, slot.length, slot.latest_token) for slot in slots]).T
@@ -126,19 +123,17 @@ def record_predictions(
     `prompts` has the full-depth KV cache of their prompts by slot, if the same decoder made it. `on_tokens` is called
     with numbers of tokens.
     """
-    there = {at: slots.in_flight[at] for at in ended}
-    of_slot = {at: slot for at, slot in there.items() if slot.n_tokens > slot.first_decided}  # prefill observes others
-    lengths = [slot.length if prompts is None else slot.n_tokens for slot in of_slot.values()]
-    n_run = max(lengths, default=2) - 1
+    pairs = [(at, slots.in_flight[at]) for at in ended]
+    pairs = [(at, slot) for at, slot in pairs if slot.n_tokens > slot.first_decided]  # prefill observes others
+    n_run = max((slot.length if prompts is None else slot.n_tokens for _, slot in pairs), default=2) - 1
     size = max(1, OBSERVED_TOKENS // n_run)
-    for start in range(0, len(of_slot), size):
-        some = dict([*of_slot.items()][start : start + size])
-        cache = head.decoder.cache(len(some), slots.end)
+    for start in range(0, len(pairs), size):
+        at_B, finished = zip(*pairs[start : start + size], strict=True)
+        cache = head.decoder.cache(len(at_B), slots.end)
         if prompts is not None:
-            sent = to_device([np.array([*some]), np.arange(len(some))], head.decoder.device)
-            cache.copy_rows(prompts, *sent)
+            cache.copy_rows(prompts, *to_device([np.array(at_B), np.arange(len(at_B))], head.decoder.device))
             cache.hidden.clear()  # exits hide columns of generated tokens; at full depth, they are run anew
-        on_tokens(_record_block(slots, [*some.values()], head, cache, n_run))
+        on_tokens(_record_block(slots, finished, head, cache, n_run))
 
 
 def _record_block(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cache: KVCache, n_run: int) -> int:
@@ -158,8 +153,7 @@ def _record_block(slots: SlotTable, finished: Sequence[Slot], head: LMHead, cach
     hidden_BTXD = full_depth_pass(decoder, head.layers[-decoding.n_observed :], inputs, cache, slice(None))
     hidden_NXD = hidden_BTXD[sequence_N, column_N]
     for some in torch.arange(len(token_N), device=decoder.device).split(READ_TOKENS):
-        for name, values in (
-            head.read_layers(hidden_NXD[some]).columns(token_N[some], decoding.record_full_depth).items()
-        ):
+        columns = head.read_layers(hidden_NXD[some]).columns(token_N[some], decoding.record_full_depth)
+        for name, values in columns.items():
             slots.records[name][record_N[some], index_N[some]] = values.to(slots.records[name].dtype)
     return len(predicted)

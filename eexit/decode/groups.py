@@ -63,10 +63,7 @@ class ExitPlan:
     def from_configurations(
         cls, configurations: Sequence[Configuration], decoding: DecodingConfig, decoder: Decoder, n_early: int
     ) -> "ExitPlan":
-        """Return the plan of sequences with these configurations, without draws.
-
-        The first `n_early` have an early-exit pass.
-        """
+        """Return the plan, without draws, of sequences of which the first `n_early` have an early-exit pass."""
         layers, n_sequences = decoding.exitable_layers, len(configurations)
         parameters = np.zeros((n_sequences, len(layers)), np.float32)
         by_criterion, by_mode = defaultdict[Criterion, list[int]](list), defaultdict[Mode, list[int]](list)
@@ -97,14 +94,9 @@ class ExitPlan:
         )  # fmt: skip
 
     @cached_property
-    def stop_NE(self) -> Tensor:
-        """Probabilities of exiting at each layer if it is reached, as far as decided."""
-        return torch.zeros_like(self.parameter_NE)
-
-    @cached_property
-    def go_on_NE(self) -> Tensor:
-        """Probabilities of not exiting, 1 − `stop_NE`, computed without cancellation near 0."""
-        return torch.ones_like(self.parameter_NE)
+    def chances(self) -> ExitChances:
+        """Exit probabilities at each layer if it is reached, as far as decided."""
+        return ExitChances(torch.zeros_like(self.parameter_NE), torch.ones_like(self.parameter_NE))
 
     @cached_property
     def score_NE(self) -> Tensor:
@@ -113,7 +105,6 @@ class ExitPlan:
 
     @cached_property
     def online(self) -> Sequence[SlotGroup]:
-        """The groups of online rules."""
         return [group for group in self.groups if group.rule.name in ONLINE]
 
     def needs_check(self, custom: RegistryEntry) -> bool:
@@ -136,20 +127,21 @@ class ExitPlan:
                 score_ME = rule.exit_score(LayerView.at_final(reference, parameter_ME, at), self.needs_check(rule))
                 self.score_NE[at] = score_ME.masked_fill(parameter_ME.isnan(), torch.nan)
             chances = rule.chances_in_set(score_ME, parameter_ME)
-            self.stop_NE[at], self.go_on_NE[at] = chances.exit_BE, chances.pass_BE
+            self.chances.exit_BE[at], self.chances.pass_BE[at] = chances.exit_BE, chances.pass_BE
 
     def with_exits(self, exit_N: Tensor, **changes: Any) -> "ExitPlan":
         """Return the plan for the first tokens, whose exits (indices into X) are known."""
         parts = {name: getattr(self, name)[: len(exit_N)] for name in ("parameter_NE", "u_exit_N", "u_token_N")}
         plan = replace(self, groups=(), **parts, **changes)
-        plan.stop_NE[:] = torch.arange(plan.stop_NE.shape[1], device=exit_N.device) == exit_N[:, None]
-        plan.go_on_NE[:] = 1 - plan.stop_NE
+        exit_NE = plan.chances.exit_BE
+        exit_NE[:] = torch.arange(exit_NE.shape[1], device=exit_N.device) == exit_N[:, None]
+        plan.chances.pass_BE[:] = 1 - exit_NE
         return plan
 
     def draw(self) -> Tensor:
         """Draw exits by stick-breaking, and return them as indices into X."""
-        return choose_exits(ExitChances(self.stop_NE, self.go_on_NE), self.u_exit_N)
+        return choose_exits(self.chances, self.u_exit_N)
 
     def probabilities(self) -> Tensor:
         """Return the probability that each token exits at each layer, (N, X)."""
-        return exit_probabilities(ExitChances(self.stop_NE, self.go_on_NE))
+        return exit_probabilities(self.chances)

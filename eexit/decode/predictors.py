@@ -7,7 +7,7 @@ layers.
 Letters besides the table's: U tokens that a reading was made for, which several tokens may share.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Final
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from eexit.costs.operations import UnitCosts
 from eexit.costs.unit_costs import Reads, count_unit_costs
-from eexit.cpu import kernels
 from eexit.cpu.token_subset import Index, TokenSubset
 from eexit.decode.requests import DecodingConfig
 from eexit.decode.sampling import pick_tokens
-from eexit.method.divergence import Divergence, divergence_from_final
+from eexit.method.divergence import Divergence, compare, joined
 from eexit.method.rules import LayerView
 from eexit.model.layers import Decoder
 from eexit.plan.sweep_config import Observe
@@ -32,7 +31,6 @@ from eexit.results.token_columns import recorded
 LOGITS_BYTES: Final = 8 << 20
 LOGITS_BYTES_ON_GPU: Final = 64 << 20
 LOGITS_ROWS: Final = 64
-LOG_P_BYTES: Final = 1 << 20  # without the compiled kernel: of fp32 log-probabilities that are made at a time
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class NextTokens:
                 tokens.put(part, getattr(others, each.name))
 
     def columns(self) -> dict[str, Tensor]:
-        """Return the recorded columns."""
         return {
             "token_id_T": self.token_N,
             "exit_logprob_T": self.log_p_N,
@@ -69,12 +66,9 @@ class NextTokens:
 
 @dataclass(frozen=True)
 class HeadReading(Divergence):
-    """Next-token distributions of B tokens after X layers, with each layer's divergence from the final one.
+    """Next-token distributions of B tokens after X layers, with each layer's divergence from the final one."""
 
-    Tokens may share a reading: `prefix_B` is each token's index into U.
-    """
-
-    prefix_B: Tensor
+    prefix_B: Tensor  # indices into U: tokens may share a reading
     head_input_UXF: Tensor
     logits_UV: Tensor | None = None  # of the last layer, if they are kept
     forced_log_p_U: Tensor | None = None  # of forced next tokens, nats
@@ -91,12 +85,9 @@ class HeadReading(Divergence):
 
     def values(self) -> dict[str, Any]:
         """Return the fields of a `LayerView` for the last layer."""
-        values = {
-            "top2_prob": self.top_prob_BXK[:, -1, :2],
-            "entropy": self.entropy_B,
-            "top_token": self.top_token_BX[:, -1],
-        }
-        return values | {"reading": self} | ({} if self.logits_UV is None else {"logits": self.logits_UV})
+        top2_prob, top_token = self.top_prob_BXK[:, -1, :2], self.top_token_BX[:, -1]
+        values = {"reading": self, "top2_prob": top2_prob, "entropy": self.entropy_B, "top_token": top_token}
+        return values if self.logits_UV is None else values | {"logits": self.logits_UV}
 
     def columns(self, token_B: Tensor, record_full_depth: Observe) -> dict[str, Tensor]:
         """Return the recorded columns of the full-depth pass, given the next tokens."""
@@ -131,10 +122,7 @@ class LMHead:
         return self.decoding.readout.before_head(self.decoder, hidden_ND, layer)
 
     def read_layers(self, hidden_NXD: Tensor) -> HeadReading:
-        """Read hidden states after the exitable layers and, last, after the final layer.
-
-        If `hidden_NXD` has fewer layers, they are the last ones.
-        """
+        """Read hidden states after the exitable layers, or the last few of them, and after the final layer."""
         read = enumerate(self.layers[-hidden_NXD.shape[1] :])
         head_input_NXF = torch.stack([self.head_input(hidden_NXD[:, at], layer) for at, layer in read], 1)
         return self.read(head_input_NXF, keeps_logits=True)
@@ -159,7 +147,7 @@ class LMHead:
                 forced.append(logit_N.float() - compared[-1].final_lse_B)
             del logits_NXV  # frees its memory for the next ones
         return HeadReading(
-            **vars(joined_divergences(compared)), prefix_B=torch.arange(n_tokens, device=head_input_NXF.device),
+            **vars(Divergence.from_parts(compared)), prefix_B=torch.arange(n_tokens, device=head_input_NXF.device),
             head_input_UXF=head_input_NXF, logits_UV=joined(final) if final else None,
             forced_log_p_U=joined(forced) if forced else None,
         )  # fmt: skip
@@ -230,39 +218,18 @@ def measure_unit_costs(decoder: Decoder, decoding: DecodingConfig) -> UnitCosts:
 
 def _reads(decoding: DecodingConfig, decoder: Decoder) -> list[Reads]:
     """Return the functions that read a hidden state at exitable layers and the final one, without comparing layers."""
+    head = LMHead(decoder, decoding)
+    predict: dict[str, Callable[[LayerView, Tensor | None], object]] = {**predictors(head)}
+    predict["head_reads"] = lambda view, _: decoder.lm_head(head.head_input(view.hidden_out, view.index))
+    if gate := decoding.gate:
+        predict["gate_reads"] = lambda view, _: gate.chance(view.hidden_out, view.index, gate.rules[0])
 
     def read(name: str, layer: int, hidden_1D: Tensor) -> object:
-        if name == "head_reads":
-            return decoder.lm_head(head.head_input(hidden_1D, layer))
-        if name == "gate_reads":
-            return gate and gate.chance(hidden_1D, layer, gate.rules[0])
         view = LayerView(layer, hidden_out=hidden_1D, parameter=torch.ones_like(hidden_1D[:, 0]))
         return predict[name](view, None)
 
-    head, gate = LMHead(decoder, decoding), decoding.gate
-    predict = predictors(head)
-    of_final = [name for name in predict if name != "probe_reads"]
-    of_exits = [*predict, *(["gate_reads"] if gate else [])]
-    names_X = [*[of_exits] * len(decoding.exitable_layers), of_final]
-    pairs = zip(head.layers, names_X, strict=True)
-    return [{name: partial(read, name, layer) for name in names} for layer, names in pairs]
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Join parts along their first axis; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def joined_divergences(parts: Sequence[Divergence]) -> Divergence:
-    """Join divergences along their tokens."""
-    names = [each.name for each in fields(Divergence)]
-    return Divergence(**{name: joined([getattr(part, name) for part in parts]) for name in names})
-
-
-def compare(logits_BXV: Tensor, top_k: int) -> Divergence:
-    """Compare layers' logits with the last layer's, by the compiled kernel if there is one."""
-    if compared := kernels.divergence(logits_BXV, top_k):
-        return Divergence(*compared)
-    is_on_gpu = logits_BXV.device.type != "cpu"
-    size = len(logits_BXV) if is_on_gpu else max(1, LOG_P_BYTES // logits_BXV[0].numel() // 4)
-    return joined_divergences([divergence_from_final(some_BXV, top_k) for some_BXV in logits_BXV.split(size)])
+    at_exits, at_final = [*predict], [name for name in predict if name in ("head_reads", "screen_reads")]
+    names_X = [*[at_exits] * len(decoding.exitable_layers), at_final]
+    return [
+        {name: partial(read, name, layer) for name in names} for layer, names in zip(head.layers, names_X, strict=True)
+    ]

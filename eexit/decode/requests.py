@@ -47,33 +47,23 @@ class PartialOutput:
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """Decoding options of all requests. Some rules need a `probe`, some configurations a `gate`, some modes `kv_maps`.
-
-    Attributes:
-        stop_fn: Called after each step; the request ends if it returns True, as for stop strings.
-        screen: If given, rules read its approximation of the lm_head; next tokens are read from the whole head.
-        temperature: 0 is greedy.
-        record_top_k: How many top tokens of each layer are recorded.
-        record_full_depth: Layers at which the full-depth pass is recorded: all exitable and the final one, or fewer.
-        max_rows: The largest number of requests in flight; their KV caches may allow fewer.
-        memory_share: The share of a device's memory that this process may use.
-    """
+    """Decoding options. Some rules need a `probe`, some configurations a `gate`, some modes `kv_maps`."""
 
     exitable_layers: tuple[int, ...]
     max_new_tokens: int
     eos_token_ids: frozenset[int]
-    stop_fn: Callable[[PartialOutput], bool] | None = None
+    stop_fn: Callable[[PartialOutput], bool] | None = None  # called after each step; True ends the request
     readout: Readout = READOUTS["lens"]
     probe: Probe | None = None
     gate: Gate | None = None
     kv_maps: KVMaps | None = None
-    screen: Screen | None = None
-    temperature: float = 0.0
+    screen: Screen | None = None  # rules read its approximation of the lm_head; next tokens are of the whole head
+    temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
-    record_top_k: int = 0
-    record_full_depth: Observe = "all"
-    max_rows: int = 1024
-    memory_share: float = 1.0
+    record_top_k: int = 0  # top tokens of each layer that are recorded
+    record_full_depth: Observe = "all"  # layers recorded at full depth: all exitable and the final one, or fewer
+    max_rows: int = 1024  # requests in flight at most; their KV caches may allow fewer
+    memory_share: float = 1.0  # of a device's memory, that this process may use
 
     @property
     def n_observed(self) -> int:

@@ -20,7 +20,7 @@ from eexit.decode.groups import ExitPlan
 from eexit.decode.predictors import HeadReading, LMHead
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.decode.slots import undecided
-from eexit.method.stick_breaking import exit_draws, prompt_draws
+from eexit.method.stick_breaking import uniform_draws
 from eexit.model.cache import KVCache
 from eexit.model.decoders import DecoderPair
 from eexit.model.devices import to_device
@@ -47,45 +47,33 @@ class ScoredText:
     exit_ready_TF: Tensor  # head inputs at exits
 
 
-def score(
-    decoder: Decoder, decoding: DecodingConfig, request: Request, token_ids: Sequence[int],
-    student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
-) -> ScoredText:  # fmt: skip
-    """Score the text `token_ids` (at least one token) after a request's prompt.
-
-    Args:
-        student: Decoder of the early-exit pass in all modes but `normal`, as in `engine.Engine`.
-        u_exit_T: Uniform draws of exits, in place of the seed's. A draw of 1 exits nowhere, so that the rule reads
-            every exitable layer and all of `exit_prob_TX` is known.
-
-    Raises:
-        ValueError: For a parameter that does not fit the exitable layers.
-    """
-    [scored] = score_texts(decoder, decoding, request, [token_ids], student, u_exit_T)
-    return scored
-
-
 @torch.inference_mode()
 def score_texts(
     decoder: Decoder, decoding: DecodingConfig, request: Request, texts: Sequence[Sequence[int]],
     student: Decoder | None = None, u_exit_T: np.ndarray | None = None,
 ) -> list[ScoredText]:  # fmt: skip
-    """Score several texts after the same prompt, each by itself and with the same draws; otherwise as `score`."""
+    """Score texts (at least one token each) after a request's prompt, each by itself and with the same draws.
+
+    A `student` decodes the early-exit pass in all modes but `normal`, as in `engine.Engine`. `u_exit_T` are uniform
+    draws of exits in place of the seed's. A draw of 1 exits nowhere, so that the rule reads every exitable layer and
+    all of `exit_prob_TX` is known. Raise `ValueError` for a parameter that does not fit the exitable layers.
+    """
     early_exit = student if isinstance(request.configuration, EarlyExit) else None
     decoders = DecoderPair(decoder, early_exit or decoder)
     longest, all_ids = max(map(len, texts)), request.prompt_token_ids
     given = all_ids if request.configuration.prompt_exits else ()  # tokens of the prompt that exit as those of texts
     prompt = () if given else all_ids
     if u_exit_T is None:
-        u_exit_T = exit_draws(request.seed, list(all_ids), longest)
-    draws = [*prompt_draws(request.seed, list(given)), *u_exit_T[0 if given else 1 :]]
+        u_exit_T = uniform_draws("exit", request.seed, all_ids, longest)
+    u_prompt_T = uniform_draws("prompt", request.seed, given, max(0, len(given) - 1))
+    draws = [*u_prompt_T, *u_exit_T[0 if given else 1 :]]
     padded = np.array([[*given, *text, *[0] * (longest - len(text))] for text in texts])  # no token attends to padding
     token_BT, u_T = to_device([padded, np.array(draws, np.float32)], decoder.device)
 
     # 1. The prompt is prefilled. Of an empty one, only the shapes of its KV cache are used.
     n_prompt = len(prompt)
     reading, caches = prefill(decoders, decoding, [prompt or (padded[0, 0],)], max(1, n_prompt))
-    given_pass = GivenTokensPass.with_room(decoders, decoding, request, len(texts), n_prompt + token_BT.shape[1])
+    given_pass = GivenTokensPass(decoders, decoding, request, len(texts), n_prompt + token_BT.shape[1])
     slot_B = torch.arange(len(texts), device=decoder.device)
     given_pass.early_exit.cache.copy_rows(caches[decoders.early_exit], torch.zeros_like(slot_B), slot_B)
     if request.is_oracle:
@@ -98,28 +86,23 @@ def score_texts(
         exit_layer_N, prob_NX = visitor.plan.layer_X[visitor.exit_N], visitor.probabilities()
         columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, visitor.plan.score_NE, head_input_NF
         parts.append([column.unflatten(0, visitor.shape) for column in columns])
-    *arrays, head_input_BTF = (torch.cat(column, 1)[:, len(given) :] for column in zip(*parts, strict=True))
-    exit_layer_BT, top_token_BT, log_p_BT, prob_BTX, score_BTE = (array.cpu().numpy() for array in arrays)
-
-    def scored(at: int, n: int) -> ScoredText:
-        parts = exit_layer_BT[at, :n], top_token_BT[at, :n], log_p_BT[at, :n], prob_BTX[at, :n], score_BTE[at, :n]
-        return ScoredText(*parts, exit_ready_TF=head_input_BTF[at, :n])
-
-    return [scored(at, len(text)) for at, text in enumerate(texts)]
+    *columns, head_input_BTF = (torch.cat(column, 1)[:, len(given) :] for column in zip(*parts, strict=True))
+    arrays = [column.cpu().numpy() for column in columns]
+    return [
+        ScoredText(*(array[at, : len(text)] for array in arrays), exit_ready_TF=head_input_BTF[at, : len(text)])
+        for at, text in enumerate(texts)
+    ]
 
 
 @torch.inference_mode()
 def exit_in_prompt(
     decoders: DecoderPair, decoding: DecodingConfig, request: Request, end: int
 ) -> tuple[PromptExits, KVCache]:
-    """Run a prompt's tokens but the last with exits, so that they end before column `end`.
-
-    Returns their exits, and the KV cache of the early-exit pass.
-    """
-    token_ids = list(request.prompt_token_ids)
-    arrays = [np.array([token_ids]), prompt_draws(request.seed, token_ids)]
-    token_1T, u_T = to_device(arrays, decoders.full_depth.device)
-    given_pass, none_T = GivenTokensPass.with_room(decoders, decoding, request, 1, end), token_1T[0, :0]
+    """Run a prompt's tokens but the last, before column `end`; return exits and the early-exit pass's KV cache."""
+    token_ids = request.prompt_token_ids
+    draws = uniform_draws("prompt", request.seed, token_ids, len(token_ids) - 1)
+    token_1T, u_T = to_device([np.array([token_ids]), draws], decoders.full_depth.device)
+    given_pass, none_T = GivenTokensPass(decoders, decoding, request, 1, end), token_1T[0, :0]
     parts = [(none_T, u_T.new_zeros(0, len(decoding.exitable_layers)), none_T)]
     for visitor, _ in given_pass.run(token_1T, u_T, 0, end - len(u_T)):
         exit_layer_T = visitor.plan.layer_X[visitor.exit_N]
@@ -128,33 +111,21 @@ def exit_in_prompt(
     return exits, given_pass.early_exit.cache
 
 
-@dataclass(frozen=True)
 class GivenTokensPass:
     """Early-exit pass of given tokens, with its KV cache; for oracles, a full-depth pass goes before it."""
 
-    request: Request
-    full_depth_head: LMHead
-    full_depth: KVCache
-    early_exit: DeferredTokens
-
-    @classmethod
-    def with_room(
-        cls, decoders: DecoderPair, decoding: DecodingConfig, request: Request, n_texts: int, length: int
-    ) -> "GivenTokensPass":
-        """Return a pass with room for texts of up to `length` tokens."""
-        full_depth, early_exit = (each.cache(n_texts, length) for each in (decoders.full_depth, decoders.early_exit))
-        deferred = DeferredTokens(LMHead(decoders.early_exit, decoding), early_exit)
-        return cls(request, LMHead(decoders.full_depth, decoding), full_depth, deferred)
+    def __init__(self, decoders: DecoderPair, decoding: DecodingConfig, request: Request, n_texts: int, length: int):
+        """Make room for texts of up to `length` tokens."""
+        self.request, self.full_depth_head = request, LMHead(decoders.full_depth, decoding)
+        self.full_depth, cache = (each.cache(n_texts, length) for each in (decoders.full_depth, decoders.early_exit))
+        self.early_exit = DeferredTokens(LMHead(decoders.early_exit, decoding), cache)
 
     def run(
         self, token_BT: Tensor, u_T: Tensor, position: int, first_column: int = 0
     ) -> Iterator[tuple[ExitVisitor, Tensor]]:
         """Run all tokens but the last, in blocks; yield each block's visitor, and its head inputs, (B, T, F).
 
-        Args:
-            u_T: Uniform draws of exits.
-            position: The first token's.
-            first_column: The column of position 0.
+        `u_T` are uniform draws of exits. The first token has `position`, and position 0 is in `first_column`.
         """
         head, decoder, n_texts = self.early_exit.head, self.full_depth_head.decoder, len(token_BT)
         plan = ExitPlan.from_configurations([self.request.configuration], head.decoding, decoder, 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from eexit.costs.operations import run_counts
 from eexit.decode.groups import ExitPlan
 from eexit.decode.requests import DecodingConfig, Outcome, PartialOutput, Request, RequestFailure, RequestOutput
-from eexit.method.stick_breaking import exit_draws, sampling_draws
+from eexit.method.stick_breaking import uniform_draws
 from eexit.model.cache import SLACK_COLUMNS
 from eexit.model.devices import to_device
 from eexit.model.layers import Decoder, ForwardInputs
@@ -46,8 +46,7 @@ class Slot:
         return self.output.request.prompt_token_ids
 
     @property
-    def n_tokens(self) -> int:
-        """The number of generated tokens."""
+    def n_tokens(self) -> int:  # generated ones
         return len(self.output.token_ids)
 
     @property
@@ -61,8 +60,7 @@ class Slot:
         return (self.output.token_ids or self.prompt)[-1]
 
     @property
-    def length(self) -> int:
-        """Number of tokens, prompt included."""
+    def length(self) -> int:  # with the prompt
         return len(self.prompt) + self.n_tokens
 
 
@@ -84,18 +82,13 @@ class SlotTable:
     def __len__(self) -> int:
         return len(self.in_flight)
 
-    @property
-    def n_tokens(self) -> int:
-        """The number of generated tokens of requests in flight."""
-        return sum(slot.n_tokens for slot in self.in_flight)
-
     # ---- requests come and go
 
     def add(self, index: int, request: Request, is_early: bool) -> None:
         """Put request number `index` into a slot, with an early-exit pass or without."""
-        ids, limit = list(request.prompt_token_ids), max_length(request, self.decoding, self.decoder)
-        limit -= len(ids)
-        u_exit_T, u_token_T = exit_draws(request.seed, ids, limit), sampling_draws(request.seed, ids, limit)
+        limit = max_length(request, self.decoding, self.decoder) - len(request.prompt_token_ids)
+        keys = request.seed, request.prompt_token_ids, limit
+        u_exit_T, u_token_T = uniform_draws("exit", *keys), uniform_draws("sample", *keys)
         slot = Slot(index, PartialOutput(request, [], []), limit, self.free_records.pop(), u_exit_T, u_token_T)
         self.in_flight.append(slot)
         if is_early:
@@ -176,13 +169,9 @@ class SlotTable:
         return records
 
     def record(self, columns: Mapping[str, Tensor], slots: Sequence[int] | None = None) -> None:
-        """Append a token to each of `slots`, by default to all; the host waits for the device.
+        """Append a token to each of `slots`, given its value in each recorded column; the host waits for the device.
 
-        Without `slots`, a pass has filled the next column of the KV caches, and the table moves on by a column. With
-        `slots`, the table stays at its column.
-
-        Args:
-            columns: The token's values in each recorded column, one per slot.
+        Without `slots`, all get one: a pass has filled the next column of the KV caches, to which the table moves on.
         """
         chosen = self.in_flight if slots is None else [self.in_flight[at] for at in slots]
         self._make_room(1 + max(slot.n_tokens for slot in chosen))

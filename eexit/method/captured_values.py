@@ -160,9 +160,7 @@ def _of_class(of: type) -> Sequence[Any]:
     if _is_library(of.__module__):
         return [f"{of.__module__}.{of.__qualname__}"]
     parts = {name: _of_descriptor(part) for name, part in vars(of).items() if name != "_abc_impl"}
-    defined = {
-        name: part for name, part in parts.items() if isinstance(part, FunctionType) or not name.startswith("__")
-    }
+    defined = {name: part for name, part in parts.items() if isinstance(part, FunctionType) or name[:2] != "__"}
     return [of.__qualname__, of.__bases__, defined]
 
 
@@ -207,10 +205,7 @@ def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _used(code: CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield name and value for all that a function's code, nested code included, loads from a scope.
-
-    Of modules, attributes are yielded.
-    """
+    """Yield name and value, of modules the attributes, for all that code, nested code included, loads from a scope."""
     for first, *attributes in _loads(code):
         if first not in scope:  # a built-in, or missing
             continue

@@ -175,10 +175,7 @@ def use_text(source: CustomSource) -> None:
 
 @contextmanager
 def _running(source: CustomSource, module: ModuleType) -> Iterator[None]:
-    """Register rules and modes under a file's name, and prefix its output with the name, in this context.
-
-    Report if running takes long.
-    """
+    """Register rules and modes under a file's name, prefix its output with the name, and report if it takes long."""
     began = time.monotonic()
 
     def prefixed_print(*values: object, file: Any = None, **options: Any) -> None:

@@ -49,10 +49,7 @@ def descriptions_of(names: Container[str]) -> list[dict[str, Any]]:
 
 
 def captured_by(each: Rule | Mode) -> Mapping[str, str]:
-    """Return descriptions of the values that the function of a custom rule or mode captures, by name.
-
-    Raises `UsageError` for a value without a digest.
-    """
+    """Return descriptions of what a custom rule or mode captures. Raise `UsageError` for a value without a digest."""
     if each.captured is not None:
         return each.captured
     try:

@@ -34,10 +34,8 @@ class KVMaps:
 
     def to_decoder_devices(self, decoder: Decoder) -> "KVMaps":
         """Return the maps, each on the device of its skipped layer."""
-        moved = {
-            pair: tuple(each.to(decoder.devices[pair[1]]) for each in maps) for pair, maps in self.of_layers.items()
-        }
-        return KVMaps(self.form, moved)
+        pairs, devices = self.of_layers.items(), decoder.devices
+        return KVMaps(self.form, {pair: tuple(each.to(devices[pair[1]]) for each in maps) for pair, maps in pairs})
 
     @property
     def makes_keys(self) -> bool:
@@ -52,9 +50,7 @@ class KVMaps:
     def apply(self, exit_layer_N: Tensor, input_NF: Tensor, layer: int) -> Sequence[Tensor]:
         """Return the hidden states (N, D) that enter a skipped layer, or its keys and values (N, n) each.
 
-        Args:
-            exit_layer_N: the exit layers, each with a map to `layer`.
-            input_NF: the hidden states at the exits; for keys and values, the projections' inputs for them.
+        `input_NF` are the hidden states at the exits, which have maps to `layer`, or the projections' inputs for them.
         """
         by_exit = {at: self.of_layers[at, layer] for at in range(layer - 1) if (at, layer) in self.of_layers}
         outputs = [input_NF.new_empty(len(input_NF), each.weight.shape[1]) for each in next(iter(by_exit.values()))]
@@ -71,9 +67,8 @@ class KVMaps:
         """Return the maps of these exit layers from the tensors of an artefact."""
         form = KEYS if any(".key." in name for name in tensors) else STREAMS
         pairs = [(exit_layer, layer) for exit_layer in exits for layer in range(exit_layer + 2, n_layers)]
-        return cls(
-            form, {pair: tuple(LinearMap.from_tensors(tensors, name) for name in names(form, *pair)) for pair in pairs}
-        )
+        at = {pair: tuple(LinearMap.from_tensors(tensors, name) for name in names(form, *pair)) for pair in pairs}
+        return cls(form, at)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors from which `from_tensors` restores the maps."""

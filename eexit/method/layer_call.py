@@ -54,10 +54,6 @@ class ExitedTokens:
     kv_maps: KVMaps | None
     checks_numbers: bool = True  # of custom modes
 
-    def has_tokens(self) -> bool:
-        """Return False if no token has exited, as far as the host can tell without waiting for the device."""
-        return self.tokens.has_tokens()
-
     def before_layer(self, layer: int) -> "ExitedTokens":
         """Return the tokens that exited before a layer."""
         exit_layer_M = self.exit_layer_BT.flatten()[self.tokens.index]

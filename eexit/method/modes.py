@@ -63,8 +63,9 @@ class Mode(RegistryEntry):
     def register(self) -> None:
         MODES[self.name] = self
 
-    def check(self, decoder: Decoder) -> None:
-        """Raise `ValueError` with the reason for a model that this mode can't be used with."""
+    def obstacle(self, decoder: Decoder) -> str:
+        """Return the reason why a model can't be used with this mode; empty if it can."""
+        return ""
 
     def call_function(
         self, exited: ExitedTokens, context: ExitContext, layer: SkippedLayer, widths: dict[str, int]
@@ -72,8 +73,7 @@ class Mode(RegistryEntry):
         """Call the function for a skipped layer, and return a tensor (N, width) for each of these names.
 
         Raise `UsageError` if the function of a custom mode fails, or returns other shapes or dtypes. If `exited` has
-        numbers checked, raise it also if a finite hidden state yields numbers that are not finite. The host then waits
-        for the device.
+        numbers checked, for which the host waits, so do numbers that are not finite of a finite hidden state.
         """
         try:
             result, hidden_ND = self.function(context, layer), context.hidden
@@ -94,6 +94,12 @@ class Mode(RegistryEntry):
 
 
 MODES: Final[dict[str, Mode]] = {}
+
+
+def refuse_mode(mode: str, decoder: Decoder) -> None:
+    """Raise `UsageError` if the model can't be run in this mode."""
+    if mode in MODES and (reason := MODES[mode].obstacle(decoder)):
+        raise UsageError(f"mode {mode} can't be used with this model: {reason}")
 
 
 class FullDepthMode(Mode):
@@ -120,7 +126,7 @@ class HiddenStateMode(Mode):
     writes_kv = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
-        if exited.has_tokens():
+        if exited.tokens.has_tokens():
             context, widths = exited.context(call.hidden_before), {"numbers": call.hidden_before.shape[-1]}
             [hidden_ND] = self.call_function(exited, context, SkippedLayer(call.index), widths)
             call.replace_hidden(exited.tokens, hidden_ND)
@@ -132,7 +138,7 @@ class KeysMode(Mode):
     writes_kv = True
 
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
-        if exited.has_tokens():
+        if exited.tokens.has_tokens():
             context, index = exited.context(call.hidden_before), call.index
 
             def make(key: Any, value: Any, input_NF: Tensor) -> Sequence[Tensor]:
@@ -141,9 +147,10 @@ class KeysMode(Mode):
 
             call.replace_keys(exited.tokens, make)
 
-    def check(self, decoder: Decoder) -> None:
-        if any(not each.projections for each in decoder.for_keys):
-            raise ValueError("not all its layers make keys and values by modules of their own: use fill='hidden'")
+    def obstacle(self, decoder: Decoder) -> str:
+        if all(each.projections for each in decoder.for_keys):
+            return ""
+        return "not all its layers make keys and values by modules of their own: use fill='hidden'"
 
 
 class KVMapMode(Mode):
@@ -155,7 +162,7 @@ class KVMapMode(Mode):
         call.write()
         maps = exited.kv_maps
         assert maps, "a mode that maps needs KV maps"
-        if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).has_tokens():
+        if call.index < maps.first_layer or not (mapped := exited.before_layer(call.index - 1)).tokens.has_tokens():
             return
         context, index = mapped.context(call.hidden_before), call.index
         if maps.makes_keys:
@@ -175,9 +182,9 @@ class CacheCopyMode(Mode):
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.copy(exited.flag_BT)
 
-    def check(self, decoder: Decoder) -> None:
-        if len(set(decoder.cache_shapes)) > 1:
-            raise ValueError("its layers' keys and values differ in shape, and can't be copied from layer to layer")
+    def obstacle(self, decoder: Decoder) -> str:
+        reason = "its layers' keys and values differ in shape, and can't be copied from layer to layer"
+        return reason if len(set(decoder.cache_shapes)) > 1 else ""
 
 
 class SkipMode(Mode):
@@ -188,9 +195,9 @@ class SkipMode(Mode):
     def enter(self, call: LayerCall, exited: ExitedTokens) -> None:
         call.hide(exited.flag_BT)
 
-    def check(self, decoder: Decoder) -> None:
-        if not decoder.has_masks:
-            raise ValueError("its layers are given no attention masks, so that no position can be hidden in one alone")
+    def obstacle(self, decoder: Decoder) -> str:
+        reason = "its layers are given no attention masks, so that no position can be hidden in one alone"
+        return "" if decoder.has_masks else reason
 
 
 KINDS: Final[dict[str, type[Mode]]] = {
@@ -217,8 +224,7 @@ def mode(
     layer makes keys and values. With fill="kv", it returns a pair of keys and values, (N, n) each, before norms and
     rotary angles. Results have the dtype of exit.hidden, and are finite. With fill="copy" (of the exit layer's keys
     and values) or "none", the function is not called. With `needs`, `exit` has further hidden states: "hidden_in",
-    "embedding", or a list of both. Raise `UsageError` for a function that can't be a mode, or has the name of one of
-    eexit's.
+    "embedding", or a list of both. Raise `UsageError` for a function that can't be a mode, or has a name of eexit's.
     """
 
     def define(function: Callable[..., Any]) -> Mode:

@@ -43,7 +43,7 @@ class RawReadout:
     definition = "the model's own head without the norm before it"
 
     def before_head(self, decoder: Decoder, hidden_ND: Tensor, layer: int) -> Tensor:
-        return decoder.head_input_without_norm(hidden_ND)
+        return decoder.head_input(hidden_ND, with_norm=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,11 +106,6 @@ class LayerView:
         values = {name: value[tokens] for name, value in vars(self).items() if name in names}
         return LayerView(self.index, **values, **more)
 
-    @property
-    def is_finite(self) -> Tensor:
-        """True for tokens with finite numbers in this view: (N,), or (N, E) for an oracle."""
-        return self.kl.isfinite() if self.index < 0 else self.hidden_out.isfinite().all(-1)
-
     @classmethod
     def at_final(cls, reference: Divergence, parameter_NE: Tensor, at: Tensor | slice = slice(None)) -> LayerView:
         """Return the view of oracles for the tokens at these indices."""
@@ -152,7 +147,6 @@ class Rule(RegistryEntry):
 
     @property
     def needs_probe(self) -> bool:
-        """True if the rule needs a trained probe."""
         return PROBE in self.needs
 
     @property
@@ -210,7 +204,8 @@ class Rule(RegistryEntry):
             if gives_bool and str(score.dtype) != "torch.bool":
                 raise TypeError("gives numbers, not True or False: if they are exit probabilities, give draws=True")
             if checked_N is not False:
-                counts_N = ~view.parameter.isnan() & view.is_finite & checked_N
+                is_finite = view.kl.isfinite() if view.index < 0 else view.hidden_out.isfinite().all(-1)
+                counts_N = ~view.parameter.isnan() & is_finite & checked_N
                 if n_nan := int((counts_N & score.isnan()).sum()):
                     raise ValueError(f"gives NaN, {n_nan} times of {score.numel()}")
         except RAISED as error:
@@ -219,10 +214,7 @@ class Rule(RegistryEntry):
         return score.float()
 
     def chances(self, score_BE: Tensor | None, parameter_BE: Tensor) -> ExitChances:
-        """Return exit probabilities, each from one layer's score and the token's parameter.
-
-        Without a score, the parameters are the probabilities.
-        """
+        """Return exit probabilities: the parameters, or each from one layer's score and the token's parameter."""
         if score_BE is None:
             return ExitChances(parameter_BE, 1 - parameter_BE)
         if self.returns_chance:
@@ -330,8 +322,7 @@ def rule(
             return layer.top2_prob[:, 0] / layer.top2_prob[:, 1] >= parameter
 
     `declared` are further fields of `Rule`: `needs` chooses the attributes of its `LayerView`, by one name or a list of
-    several, and `least` and `most` are the parameter's range. Raise `UsageError` for a function that can't be a rule,
-    or has the name of eexit's own.
+    several, and `least` and `most` are the parameter's range. Raise `UsageError` for a function that is no rule.
     """
 
     def define(function: Callable[..., Any]) -> Rule:

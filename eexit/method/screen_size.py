@@ -18,11 +18,7 @@ class ScreenSize:
 
 
 def screen_size(text: str | None) -> ScreenSize | None:
-    """Return the size of a screen such as "32:256"; None for None, the whole head.
-
-    Raises:
-        ValueError: For a text that is no size.
-    """
+    """Return the size of a screen such as "32:256"; None for None, the whole head. Raise `ValueError` for no size."""
     if text is None:
         return None
     numbers = text.split(":")

@@ -7,7 +7,9 @@ For online rules, `eexit.decode.exit_visitor` follows the same formula layer by 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,21 +56,13 @@ def expected_exits(prob_NX: Tensor, kl_NE: Tensor, agrees_NE: Tensor) -> Expecte
     return ExpectedExits(prob_NX.mean(0), kl_N.mean().item(), agreement_N.mean().item(), agreement_N.prod().item())
 
 
-def exit_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """Return the fp32 uniforms in [0, 1) that choose exits, (n_tokens,); a longer stream starts with a shorter one."""
-    return _stream("exit", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
+def uniform_draws(
+    purpose: Literal["exit", "sample", "prompt"], seed: int, prompt_token_ids: Sequence[int], n_tokens: int
+) -> np.ndarray:
+    """Return fp32 uniforms in [0, 1), (n_tokens,); a longer stream starts with a shorter one.
 
-
-def sampling_draws(seed: int, prompt_token_ids: list[int], n_tokens: int) -> np.ndarray:
-    """Return the fp32 uniforms in [0, 1) that sample tokens, (n_tokens,), independent of `exit_draws`."""
-    return _stream("sample", seed, prompt_token_ids).random(n_tokens, dtype=np.float32)
-
-
-def prompt_draws(seed: int, prompt_token_ids: list[int]) -> np.ndarray:
-    """Return the fp32 uniforms in [0, 1) that choose exits of the prompt's tokens but the last."""
-    return _stream("prompt", seed, prompt_token_ids).random(max(0, len(prompt_token_ids) - 1), dtype=np.float32)
-
-
-def _stream(purpose: str, seed: int, prompt_token_ids: list[int]) -> Generator:
-    key = hashlib.blake2b(repr((purpose, seed, prompt_token_ids)).encode(), digest_size=16).digest()
-    return Generator(Philox(key=int.from_bytes(key, "little")))
+    They choose exits of generated tokens, sample tokens, or choose exits of the prompt's tokens but the last.
+    """
+    text = repr((purpose, seed, list(prompt_token_ids)))
+    key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return Generator(Philox(key=int.from_bytes(key, "little"))).random(n_tokens, dtype=np.float32)

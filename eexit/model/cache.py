@@ -38,10 +38,8 @@ class LayerKVCache(CacheLayerMixin):
         self.cache, self.layer = proxy(cache), layer  # in a cycle of references, both would wait for the collector
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        n_slots, capacity = self.cache.n_slots, self.cache.capacity
-        self.keys, self.values = (
-            part.new_zeros(n_slots, part.shape[1], capacity, part.shape[3]) for part in (key_states, value_states)
-        )
+        n_slots, capacity, parts = self.cache.n_slots, self.cache.capacity, (key_states, value_states)
+        self.keys, self.values = (part.new_zeros(n_slots, part.shape[1], capacity, part.shape[3]) for part in parts)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -110,10 +108,7 @@ class KVCache(Cache):
 
     @torch.inference_mode()
     def copy_rows(self, source: "KVCache", sources: Tensor, targets: Tensor) -> None:
-        """Copy slots of `source`, which may be this cache, to other slots.
-
-        The targets' old content, which may be NaN, is overwritten.
-        """
+        """Copy slots of `source`, which may be this cache, over all content of other slots, which may be NaN."""
         n_columns = min(source.capacity, self.length)
         self.begin(self.n_rows, 0, n_columns)
         for layer, other in zip(self.columns, source.columns, strict=True):

@@ -15,13 +15,9 @@ _PROMPT: Final = "0"  # of a chat of which only the text behind the prompt is us
 
 
 def format_and_tokenize_input(
-    prompt: str,
-    system_prompt: str,
-    prefiller: str,
-    tokenizer: Tokenizer,
-    device: torch.device | str = "cpu",
+    prompt: str, system_prompt: str, prefiller: str, tokenizer: Tokenizer, device: torch.device | str = "cpu",
     control_tokens: bool = False,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor]:  # fmt: skip
     """Return the model's input: `input_ids` and `attention_mask`, (1, T) each.
 
     The tokenizer's chat template formats the texts; without one, they are joined as plain text. Names of control tokens

@@ -73,9 +73,8 @@ class VisitedLayer:
         columns = slice(self.cache.first, self.cache.first + mask.shape[-1])
         hidden = hidden_SC[: self.cache.n_rows, None, None, columns].to(mask.device)
         call = self._call
-        call.arguments["attention_mask"] = (
-            mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-        )
+        masked = mask & ~hidden if mask.dtype == torch.bool else mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+        call.arguments["attention_mask"] = masked
         return call.args[2:], call.kwargs
 
     @property
@@ -118,11 +117,10 @@ class ForwardInputs:
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         return cls(token_BT.clamp(min=0), position_BT, mask_BT, max(0, end - longest))
 
-    def first(self, n_rows: int) -> "ForwardInputs":
-        """Return the inputs of the first sequences."""
-        return ForwardInputs(
-            self.token_BT[:n_rows], self.position_BT[:n_rows], self.attention_mask_BC[:n_rows], self.first_column
-        )
+    def select(self, index: Tensor | slice) -> "ForwardInputs":
+        """Return the inputs of some sequences."""
+        parts = self.token_BT[index], self.position_BT[index], self.attention_mask_BC[index]
+        return ForwardInputs(*parts, self.first_column)
 
 
 class Decoder:
@@ -154,11 +152,6 @@ class Decoder:
             self.device = self.devices[-1] if head is None else structure.device_of(head)
             self.first_device = structure.device_of(model.get_input_embeddings())
             self._inspect(config, path, name)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width D of hidden states."""
-        return int(self.model.config.get_text_config(decoder=True).hidden_size)
 
     # ---- a pass
 
@@ -198,14 +191,9 @@ class Decoder:
 
     # ---- reads
 
-    def head_input(self, hidden_ND: Tensor) -> Tensor:
+    def head_input(self, hidden_ND: Tensor, with_norm: bool = True) -> Tensor:
         """Return the head inputs for hidden states, (N, F): after final norm and, if there is one, projection."""
-        head_input_N1F: Tensor = self.after_layers(hidden_ND[:, None])
-        return head_input_N1F[:, 0].to(self.device)
-
-    def head_input_without_norm(self, hidden_ND: Tensor) -> Tensor:
-        """Return the head inputs for hidden states, (N, F), without the final norm."""
-        head_input_N1F: Tensor = self.projections(hidden_ND[:, None])
+        head_input_N1F: Tensor = (self.after_layers if with_norm else self.projections)(hidden_ND[:, None])
         return head_input_N1F[:, 0].to(self.device)
 
     def lm_head(self, head_input_NF: Tensor) -> Tensor:
@@ -228,10 +216,7 @@ class Decoder:
 
     @torch.inference_mode()
     def _inspect(self, config: Any, path: str, name: str) -> None:
-        """Find the model's parts after the layers, such as norm and head, and check that layer visits change nothing.
-
-        `path` and `name` lead to the layers, as `structure.find_stack` returns them.
-        """
+        """Find the parts after the layers, which `path` and `name` lead to, and check that visits change nothing."""
         model: Any = self.model
         texts = support.checked_texts(self.vocabulary, self.context)
         alone, first = ForwardInputs.from_texts(texts[-1:], self.device), self.first_device
@@ -252,7 +237,7 @@ class Decoder:
         if not torch.equal(self.lm_head(self.head_input(after_TD)), own_TV):
             raise UsageError("its logits don't follow from the hidden state after its last layer")
 
-        self.width: int = after_TD.shape[-1]
+        self.width: int = after_TD.shape[-1]  # of hidden states, D
         self.cache_shapes = [(layer.keys.shape[1::2], layer.values.shape[1::2]) for layer in cache.columns]
         numbers = sum(shape[0] * shape[1] for shapes in self.cache_shapes for shape in shapes)
         self.cache_bytes_per_token: int = numbers * self.dtype.itemsize

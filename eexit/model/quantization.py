@@ -60,8 +60,7 @@ def refuse_quantize(quantize: str | None, config: Any) -> None:
 def quantizing(quantize: str, device: torch.device, dtype: torch.dtype) -> TorchAoConfig:
     """Return the configuration with which transformers quantises the weights of linear layers as it loads them.
 
-    On CPUs, torchao has int4 in its prototypes. On GPUs, its kernel takes bfloat16 alone; other dtypes raise
-    `UsageError`.
+    On CPUs, torchao has int4 in its prototypes. On GPUs, its kernel takes bfloat16; other dtypes raise `UsageError`.
     """
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 

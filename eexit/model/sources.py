@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -90,11 +90,10 @@ def hub_is_reachable() -> bool:
     if getproxies():
         return True
     endpoint = urlsplit(constants.ENDPOINT)
-    try:
+    with suppress(OSError):
         socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:

@@ -86,9 +86,8 @@ def devices_of(layers: Sequence[nn.Module]) -> list[torch.device]:
     """Return the device of each layer. Raise `UsageError` for a layer on several devices."""
     for index, layer in enumerate(layers):
         if len(devices := sorted({str(parameter.device) for parameter in layer.parameters()})) > 1:
-            raise UsageError(
-                f"layer {index} is on {' and '.join(devices)}: give a device_map that has each layer on one device"
-            )
+            where = " and ".join(devices)
+            raise UsageError(f"layer {index} is on {where}: give a device_map that has each layer on one device")
     return [device_of(layer) for layer in layers]
 
 
@@ -122,8 +121,6 @@ def context_of(config: Any) -> int | None:
 def switch_length(config: Any) -> int | None:
     """Return the number of tokens beyond which a model has its long rotary factors; None without LongRoPE."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
-    lengths = [
-        each["original_max_position_embeddings"] for each in by_layer_type if each.get("rope_type") == "longrope"
-    ]
+    of_types = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    lengths = [each["original_max_position_embeddings"] for each in of_types if each.get("rope_type") == "longrope"]
     return min(lengths, default=None)

@@ -148,11 +148,9 @@ def refuse_mixed(
     Padded beside others, a sequence's logits come from products of other sizes. Where rounding alone moves logits far,
     as in a mixture of experts that may choose other ones, so may this.
 
-    Args:
-        logits_of: returns the logits behind the last four tokens of texts, (B, 4, V), if the hidden state is nudged
-            before every layer by up to so much of its size. The last two tokens are deferred.
-        own_4V: the model's own logits behind the same tokens of the last text, run alone.
-        why: the end of the first refusal.
+    `logits_of` returns the logits behind the last four tokens of texts, (B, 4, V), the last two of them deferred, if
+    the hidden state is nudged before every layer by up to so much of its size. `own_4V` are the model's own behind the
+    same tokens of the last text, run alone. `why` ends the first refusal.
     """
     cases = (
         (slice(0, 2), f"left padding beside a longer sequence changes its logits by {{:.1%}}{why}"),

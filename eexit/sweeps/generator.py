@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 
 from eexit.costs.operations import cost_columns, prompt_cost, run_counts
 from eexit.cpu.freed_memory import give_back_freed_memory
-from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.engine import Engine
 from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestFailure, RequestOutput
 from eexit.errors import first_line, reason_of
+from eexit.method.modes import refuse_mode
 from eexit.method.screen import Screen
 from eexit.model.adapters import sharing
 from eexit.model.chat import Tokenizer, before_answer, format_and_tokenize_input

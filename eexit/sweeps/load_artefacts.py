@@ -31,7 +31,7 @@ def load_readout(config: SweepConfig, layers: Sequence[int], decoder: Decoder) -
 
 def _load_lens(card: ArtefactCard, location: str, layers: Sequence[int], decoder: Decoder) -> TunedLens:
     """Return a tuned lens, of which no code is run. Raise `UsageError` if its maps don't fit the model."""
-    name, width = f"{FLAGS[READOUT]} {location}", decoder.hidden_size
+    name, width = f"{FLAGS[READOUT]} {location}", decoder.width
     try:
         tensors = torch.load(Path(location, LENS_FILES[-1]).expanduser(), map_location="cpu", weights_only=True)
         given = {layer: (tensors[f"{layer + 1}.weight"], tensors.get(f"{layer + 1}.bias")) for layer in layers}

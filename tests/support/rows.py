@@ -12,11 +12,11 @@ from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import KV_MAPS, PROBE
 
-from eexit.decode.engine import Engine, refuse_mode
+from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
-from eexit.decode.score import score
+from eexit.decode.score import score_texts
 from eexit.errors import UsageError
-from eexit.method.modes import MODES
+from eexit.method.modes import MODES, refuse_mode
 from eexit.method.rules import RULES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
@@ -84,7 +84,7 @@ def assert_scored_alike(
 ) -> None:  # fmt: skip
     """Assert that scoring each text gives the exits with which it was generated (invariant 8)."""
     for request, trace in zip(requests, traces, strict=True):
-        scored = score(decoder, decoding, request, trace.token_id_T.tolist(), student)
+        [scored] = score_texts(decoder, decoding, request, [trace.token_id_T.tolist()], student)
         assert scored.exit_layer_T.tolist() == trace.exit_layer_T.tolist(), request
         for name in ("exit_logprob_T", "exit_prob_TX", "exit_score_TE"):
             mine, other = getattr(scored, name), getattr(trace, name)

@@ -22,7 +22,7 @@ from eexit.costs.operations import UnitCosts, cost_columns, run_counts
 from eexit.method.divergence import Divergence
 from eexit.method.modes import MODES
 from eexit.method.rules import ORACLES, RULES, LayerView
-from eexit.method.stick_breaking import choose_exits, exit_draws, exit_probabilities, expected_exits
+from eexit.method.stick_breaking import choose_exits, exit_probabilities, expected_exits, uniform_draws
 from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.plan.splits import unit_digest
@@ -180,7 +180,7 @@ def replay_at_full_depth(
     assert full_depth is not None
     agrees_NE = full_depth.top_token_BX[:, :-1] == full_depth.top_token_BX[:, -1:]
     prompt = list(transcript.text.prompt_token_ids)
-    u_N = torch.from_numpy(exit_draws(transcript.seed, prompt, len(transcript.text.token_ids))[1:])
+    u_N = torch.from_numpy(uniform_draws("exit", transcript.seed, prompt, len(transcript.text.token_ids))[1:])
     parameter_E = torch.tensor(setting.per_layer(layers), dtype=torch.float32)
     chances = RULES[setting.rule].chances_in_set(score_NE, parameter_E.expand(len(agrees_NE), -1))
     expected = expected_exits(exit_probabilities(chances), full_depth.kl_BE, agrees_NE)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from eexit.costs.operations import UnitCosts
-from eexit.decode.predictors import compare
 from eexit.decode.requests import DecodingConfig, Request
-from eexit.decode.score import ScoredText, score
-from eexit.method.divergence import Divergence
+from eexit.decode.score import ScoredText, score_texts
+from eexit.method.divergence import Divergence, compare
 from eexit.method.rules import ONLINE, ORACLES
 from eexit.model.decoders import DecoderPair
 from eexit.plan.configuration import PERFECT, EarlyExit
@@ -135,9 +134,8 @@ class Replayer:
     def _score(self, setting: EarlyExit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> ScoredText:
         text = transcript.text
         request = Request(text.prompt_token_ids, setting, transcript.seed)
-        return score(
-            self.decoders.full_depth, self.decoding, request, text.token_ids, self.decoders.early_exit, u_exit_T
-        )
+        full_depth, student, ids = self.decoders.full_depth, self.decoders.early_exit, text.token_ids
+        return score_texts(full_depth, self.decoding, request, [ids], student, u_exit_T)[0]
 
     def _full_depth_of(self, transcript: Transcript) -> Divergence:
         """Return the full-depth divergence, as recorded or computed now."""

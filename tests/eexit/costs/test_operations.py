@@ -109,16 +109,9 @@ def looped_cost(unit_costs: UnitCosts, counts: OpCounts, n_prompt: int, hides: b
 def test_costs_are_those_of_every_layer_and_position_one_by_one(n_prompt: int) -> None:
     rng = np.random.default_rng(n_prompt)
     n_tokens = 30
-    unit_costs = UnitCosts(
-        embedding=3,
-        layer_L=rng.integers(1000, 2000, N_LAYERS),
-        keys_L=rng.integers(100, 200, N_LAYERS),
-        position_L=rng.integers(1, 50, N_LAYERS),
-        read_XK=rng.integers(40, 6000, (4, len(READS))),
-        window_L=(None, 4, 8, 1, None, 100, 6),
-        weight_bytes_L=np.zeros(N_LAYERS),
-        head_weight_bytes=0,
-    )
+    layer_L, keys_L, position_L = (rng.integers(*ends, N_LAYERS) for ends in ((1000, 2000), (100, 200), (1, 50)))
+    read_XK, window_L = rng.integers(40, 6000, (4, len(READS))), (None, 4, 8, 1, None, 100, 6)
+    unit_costs = UnitCosts(3, layer_L, keys_L, position_L, read_XK, window_L, np.zeros(N_LAYERS), 0)
     layers_T = rng.integers(1, N_LAYERS + 1, n_tokens)
     looks_TXK = rng.integers(0, 3, (n_tokens, 4, len(READS)))
     counts = OpCounts(np.arange(n_tokens), layers_T, rng.integers(0, N_LAYERS + 1 - layers_T), looks_TXK)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from eexit.decode import score as scoring
 from eexit.decode.requests import Request
-from eexit.decode.score import score, score_texts
+from eexit.decode.score import score_texts
 from eexit.method.modes import MODES
 from eexit.method.rules import RULES
 from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
@@ -73,5 +73,5 @@ def test_a_text_is_scored_beside_others_as_alone(llama: PreTrainedModel, rule: s
     for prompt in (PROMPTS[2], ()):
         request = Request(prompt, configuration, seed=1)
         for text, beside in zip(TEXTS, score_texts(decoder, DECODING, request, TEXTS), strict=True):
-            for name, column in vars(score(decoder, DECODING, request, text)).items():
+            for name, column in vars(score_texts(decoder, DECODING, request, [text])[0]).items():
                 np.testing.assert_allclose(getattr(beside, name), column, rtol=1e-4, atol=1e-4, err_msg=name)

@@ -58,9 +58,7 @@ def test_divergences_and_entropy_are_those_of_definition(compare: Compare, vocab
     assert all(len(set(tokens)) == 3 for tokens in divergence.top_token_BXK.flatten(0, 1).tolist())
 
 
-def test_a_row_without_a_number_is_told_from_others_and_top_tokens_are_optional(
-    compare: Compare,
-) -> None:
+def test_a_row_without_a_number_is_told_from_others_and_top_tokens_are_optional(compare: Compare) -> None:
     logits = torch.randn(4, 3, 1000)
     logits[1, 0, 500], logits[2, 2, 7], logits[3, 1, 999] = torch.nan, torch.inf, torch.nan
     divergence = compare(logits, 0)

@@ -12,11 +12,11 @@ from traces import assert_same
 from transformers import PreTrainedModel
 from untrained import N_LAYERS, WIDTH, key_maps, stream_maps
 
-from eexit.decode.engine import refuse_mode
 from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request
 from eexit.errors import UsageError
 from eexit.method.kv_maps import FORMS, KEYS, STREAMS, KVMaps
+from eexit.method.modes import refuse_mode
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import EarlyExit
 

@@ -77,15 +77,11 @@ def test_a_sweep_with_a_student(tmp_path: Path) -> None:
         rules={"kl": (0.5,), "fixed": (3.0,)}, exit_every=3, max_new_tokens=8,
     )  # fmt: skip
     base = sweep.model_copy(update={"adapter": None, "digests": {}})
-    with_student, without = (
-        {
-            row["configuration"]: row["text"]
-            for row in ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
-        }
-        for config in (sweep, base)
-    )
-    changed = [key for key, text in without.items() if with_student[key] != text]
-    assert changed == ["unfrozen/kl/0.5", "unfrozen/fixed/3"]
+    texts = []
+    for config in (sweep, base):
+        rows = ModelGenerator(config, "cpu").generate([*plan_runs(config)]).generations.to_pylist()
+        texts.append({row["configuration"]: row["text"] for row in rows})
+    assert [key for key in texts[0] if texts[0][key] != texts[1][key]] == ["unfrozen/kl/0.5", "unfrozen/fixed/3"]
 
     timer, ran = DecodeTimer(sweep, "cpu", 4), Counter[str]()
     assert timer.student is not None

@@ -48,9 +48,7 @@ def whole(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str, prefille
     return found
 
 
-def test_a_text_is_tokenised_as_rendered_and_control_tokens_on_request(
-    default: PreTrainedTokenizerBase,
-) -> None:
+def test_a_text_is_tokenised_as_rendered_and_control_tokens_on_request(default: PreTrainedTokenizerBase) -> None:
     for prompt, prefiller in product(PLAIN, ("", "Sure, ", "\n")):
         assert ids(default, prompt, SYSTEM, prefiller) == whole(default, prompt, SYSTEM, prefiller)
     texts, control = {"prompt": "Why?", "system": SYSTEM, "prefiller": ""}, set(default.all_special_ids)
@@ -86,9 +84,7 @@ def test_without_a_chat_template_the_tokens_around_a_text_stay() -> None:
     assert ids(tokenizer, "a</s>b", control_tokens=True) == tokenizer("a</s>b")["input_ids"]
 
 
-def test_what_a_template_writes_is_a_control_token_even_if_it_is_no_special_one(
-    default: PreTrainedTokenizerBase,
-) -> None:
+def test_what_a_template_writes_is_a_control_token_even_if_not_special(default: PreTrainedTokenizerBase) -> None:
     """What it writes before an answer may depend on the system prompt; marks are its own or the vocabulary's."""
     tokenizer = small_tokenizer()
     think = tokenizer.convert_tokens_to_ids("<think>")

@@ -73,15 +73,9 @@ DAMAGES: list[tuple[Change, str]] = [
         rewriting(lambda whole: whole | {n.replace(".6.", ".7."): w.clone() for n, w in whole.items() if ".6." in n}),
         MISFIT + "it has model.layers.7.input_layernorm.weight and 8 more that the architecture has no use for.*",
     ),
-    (
-        adding(model__embed_tokens__weight=torch.zeros(200, 32)),
-        MISFIT + r"model.embed_tokens.weight is 200 × 32 where config.json has 256 × 32\. .*",
-    ),
+    (adding(model__embed_tokens__weight=torch.zeros(200, 32)), rf"{MISFIT}.*weight is 200 × 32 where .* 256 × 32\. .*"),
     (lose_an_expert, r".*layers\.2\.mlp\.experts\.down_proj is 3 × 32 × 64 where .* 4 × 32 × 64.*"),
-    (
-        lambda folder: os.truncate(folder / "model.safetensors", 5000),
-        r": model\.safetensors is cut off .*: get it again",
-    ),
+    (lambda folder: os.truncate(folder / "model.safetensors", 5000), r": model\.safetensors is cut off .*: get it .*"),
     (configuring(num_attention_heads="four"), r" can't be loaded: .*expected int, got str \(value: 'four'\)"),
     (configuring(hidden_act="nothing"), " can't be loaded: KeyError: 'nothing'"),
     (configuring(architectures=3), r": architectures in config\.json must be a list, got 3"),

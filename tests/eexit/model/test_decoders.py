@@ -35,19 +35,14 @@ def test_invariants_3_and_8_hold_for_a_student(tmp_path: Path, architecture: str
     exits = [EarlyExit(mode, rule, some(base, rule)[-1]) for rule in rules for mode in modes_of(base)]
     configurations: list[Configuration] = [NoExit(), *exits]
     requests = [Request(PROMPTS[seed % 2], each, seed) for seed, each in enumerate(configurations)]
-    traces, less = (
-        traces_of(
-            Engine(decoders[0], replace(DECODING, max_rows=5, record_full_depth=record), decoders[1]).generate(requests)
-        )
-        for record in ("all", "none")
-    )
+    decodings = (replace(DECODING, max_rows=5, record_full_depth=record) for record in ("all", "none"))
+    traces, less = (traces_of(Engine(decoders[0], each, decoders[1]).generate(requests)) for each in decodings)
     for index, trace in traces.items():
         assert_same(trace, reference_of(base, requests[index], DECODING, student))
         assert less[index].token_id_T.tolist() == trace.token_id_T.tolist()
         assert less[index].exit_layer_T.tolist() == trace.exit_layer_T.tolist()
-    assert_scored_alike(
-        decoders[0], requests[::3], [traces[at] for at in range(0, len(requests), 3)], DECODING, decoders[1]
-    )
+    some_traces = [traces[at] for at in range(0, len(requests), 3)]
+    assert_scored_alike(decoders[0], requests[::3], some_traces, DECODING, decoders[1])
     assert len({len(trace.token_id_T) for trace in traces.values()}) > 1, "rows must end at different times"
     for rule in {*rules} - {"fixed"}:
         its = [traces[at] for at, each in enumerate(requests) if each.configuration.columns["rule"] == rule]

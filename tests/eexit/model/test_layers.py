@@ -45,7 +45,7 @@ def test_each_layer_is_visited_once_and_the_logits_are_the_models_own(any_model:
         assert visited == list(range(decoder.n_layers))
         assert torch.equal(decoder.lm_head(ready_1TH[0]), own_logits(any_model, text))
     hidden_BD = torch.randn(3, 32)
-    assert not torch.allclose(decoder.head_input(hidden_BD), decoder.head_input_without_norm(hidden_BD))
+    assert not torch.allclose(decoder.head_input(hidden_BD), decoder.head_input(hidden_BD, with_norm=False))
     whole, cache = ForwardInputs.from_texts(TEXTS, CPU), decoder.cache(len(TEXTS), LONGEST)
     for start, stop in ((0, 12), (12, 13), (13, LONGEST)):
         columns = whole.token_BT[:, start:stop], whole.position_BT[:, start:stop], whole.attention_mask_BC[:, :stop]

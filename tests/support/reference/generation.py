@@ -28,7 +28,7 @@ from eexit.method.modes import MODES, Mode, SkippedLayer
 from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
-from eexit.method.stick_breaking import exit_draws, prompt_draws, sampling_draws
+from eexit.method.stick_breaking import uniform_draws
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import NORMAL, Configuration, EarlyExit
 from eexit.plan.runs import EOS, LENGTH
@@ -85,9 +85,9 @@ def generate_one(
     own = (model, decoder) if student_model is None or configuration.mode == NORMAL else student_model
     row = ReferenceRow(model, decoder, *own, configuration, decoding)
     prompt = list(request.prompt_token_ids)
-    u_exit = exit_draws(request.seed, prompt, decoding.max_new_tokens)
-    u_token = sampling_draws(request.seed, prompt, decoding.max_new_tokens)
-    u_prompt = prompt_draws(request.seed, prompt)
+    u_exit = uniform_draws("exit", request.seed, prompt, decoding.max_new_tokens)
+    u_token = uniform_draws("sample", request.seed, prompt, decoding.max_new_tokens)
+    u_prompt = uniform_draws("prompt", request.seed, prompt, max(0, len(prompt) - 1))
     teacher_cache = DynamicCache(config=model.config)
     tokens, start = prompt or [forced[0]], int(not prompt)
     if configuration.prompt_exits:
@@ -316,7 +316,7 @@ def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -
 
 READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
     LogitLens: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input(hidden_BW)),
-    RawReadout: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input_without_norm(hidden_BW)),
+    RawReadout: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input(hidden_BW, with_norm=False)),
     LinearReadout: read_linear,
 }
 LEAVE: dict[str, Callable[[ExitKVCache, int], None]] = {
