@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -92,35 +91,15 @@ def test_interrupted_in_each_step_the_verdict_is_that_of_the_printed_commands(fl
     whole = assess_here(*undisturbed)
     assert (whole.returncode, done_by(whole)) == (0, [])
     assert settled(tmp_path / "out") == settled(Path(flags[-1]))
-    assert (verdict_in(tmp_path / "out").missing, verdict_in(tmp_path / "out").bound.risk) == ([], "disagreement")
+    verdict = verdict_in(tmp_path / "out")
+    assert (verdict.missing, verdict.bound.risk) == ([], "disagreement")
+    assert all(0 <= cell.lost <= verdict.bound.max_risk + 1e-9 for cell in verdict.cells.values())
     assert (tmp_path / "out" / "run" / FILE).read_text() == (tmp_path / "out" / FILE).read_text()
     assert whole.stdout.count("Does early exit pay?") == 1
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = assess_here(*undisturbed)
     assert (again.returncode, done_by(again), again.stdout) == (0, [], whole.stdout), again.stderr
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
-
-
-def test_cells_recomputed_from_the_files_alone_are_those_of_the_verdict(flags: list[str]) -> None:
-    out, verdict = Path(flags[-1]), verdict_in(Path(flags[-1]))
-    runs = pd.concat([pd.read_parquet(out / step / "generations") for step in ("run", "oracles")])
-    loss, full, exits = (
-        runs.drop_duplicates("run_id").pivot_table(column, "prompt_id", "configuration")
-        for column in ("disagreement", "macs_full", "macs_to_exit")
-    )
-    known = loss.drop(columns="normal", errors="ignore").dropna().index
-    assert len(verdict.cells) == 4
-
-    def rates(key: str | None) -> tuple[float, float]:
-        if key is None:
-            return 0, 0
-        return loss[key][known].mean(), 1 - exits[key][known].sum() / full[key][known].sum()
-
-    for cell in verdict.cells.values():
-        (safe_loss, safe), (bold_loss, bold) = rates(cell.safe), rates(cell.bold)
-        assert cell.saved.mean == pytest.approx(cell.safe_share * safe + cell.bold_share * bold, abs=1e-9)
-        assert cell.lost == pytest.approx(cell.safe_share * safe_loss + cell.bold_share * bold_loss, abs=1e-9)
-        assert cell.lost <= verdict.bound.max_risk + 1e-9
 
 
 Change = Callable[[Path], object]

@@ -57,9 +57,7 @@ def swept(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return land_all(tmp_path_factory.mktemp("swept") / "swept", config_of(model))
 
 
-def test_follow_ups_of_a_real_sweep_have_its_edited_chains_and_end_alike(
-    model: Path, swept: Path, tmp_path: Path
-) -> None:
+def test_follow_ups_of_a_sweep_have_its_edited_chains_and_end_alike(model: Path, swept: Path, tmp_path: Path) -> None:
     out, runs = tmp_path / "chains.jsonl", runs_of(swept, "normal")
     edits = ["--keep", "0", "50", "100", "--budget", "2", "--filler", "--shuffle"]
     done = here(main, swept, "--configuration", "normal", *edits, "--out", out)
@@ -84,9 +82,7 @@ def test_follow_ups_of_a_real_sweep_have_its_edited_chains_and_end_alike(
         assert sorted(starts["shuffle"]) == sorted(starts["keep-100"])
 
 
-def test_necessity_of_a_real_sweep_whose_settings_read_their_own_chains(
-    model: Path, swept: Path, tmp_path: Path
-) -> None:
+def test_necessity_of_settings_that_read_their_own_chains(model: Path, swept: Path, tmp_path: Path) -> None:
     config, folders, out = config_of(model), [tmp_path / "normal", tmp_path / "skip"], tmp_path / "chains.jsonl"
     for key, folder in zip(KEYS, folders, strict=True):
         out.unlink(missing_ok=True)
@@ -97,18 +93,15 @@ def test_necessity_of_a_real_sweep_whose_settings_read_their_own_chains(
     rows = pd.read_parquet(swept / "chains").query("steps.isna()").set_index("configuration")
     assert [*rows["chain_of"]] == [*rows.index] == [*KEYS]
     for key, folder in zip(KEYS, folders, strict=True):
-        originals, followed = runs_of(swept, key), runs_of(folder, key)
-        whole, none = (followed[followed.index.str.contains(f"/{part}")] for part in ("keep-100", "keep-0"))
-        right = [each["correct"].set_axis(each.index.str.split("/").str[0]).astype(float) for each in (whole, none)]
-        assert rows["necessity"][key] == pytest.approx((right[0] - right[1]).mean())
-        closed = originals["thinking_closed"].astype(bool)
-        assert rows["closed"][key] == closed.mean()
-        assert rows["necessity_closed"][key] == pytest.approx((right[0] - right[1])[closed[closed].index].mean())
-        if key == "normal":  # a prefiller is read at full depth
-            for prompt_id, run in originals[closed & ~originals["text"].str.contains(rf"\s{MARK}")].iterrows():
-                left = run["text"][run["n_thinking_tokens"] + len(MARK) :]
-                assert whole["text"][f"{prompt_id}/keep-100/normal"].startswith(left), "the same words go on alike"
-                assert dict(right[0])[prompt_id] == run["correct"]
+        followed = runs_of(folder, key)
+        right = [followed.filter(like=f"/{part}", axis=0)["correct"].mean() for part in ("keep-100", "keep-0")]
+        assert rows["necessity"][key] == pytest.approx(right[0] - right[1])
+    originals, followed = (runs_of(each, "normal") for each in (swept, folders[0]))  # a prefiller is read at full depth
+    closed = originals["thinking_closed"].astype(bool) & ~originals["text"].str.contains(rf"\s{MARK}")
+    for prompt_id, run in originals[closed].iterrows():
+        left, whole = run["text"][run["n_thinking_tokens"] + len(MARK) :], followed.loc[f"{prompt_id}/keep-100/normal"]
+        assert whole["text"].startswith(left), "the same words go on alike"
+        assert whole["correct"] == run["correct"]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +127,9 @@ def test_whole_and_cut_chains_end_in_the_same_words() -> None:
     edits = ChainEdits(keep=(0, 33, 50, 100))
     for text in (tokens, tokens[:2]):  # closed, and not
         chain = _until(pattern, "", "".join(text), text)
-        kept = [kept for _, kept in edits.apply(chain, None)]  # type: ignore[arg-type]
-        assert chain.prefiller(kept[0], "\nAnswer:") == "Answer:"
-        assert chain.prefiller(kept[1], "\nAnswer:") == "One.\nAnswer:"
-        assert chain.prefiller(kept[3], "\nAnswer:") == "One. Two.\nAnswer:"
+        none, first, _, whole = [kept for _, kept in edits.apply(chain, None)]  # type: ignore[arg-type]
+        prefillers = [chain.prefiller(kept, "\nAnswer:") for kept in (none, first, whole)]
+        assert prefillers == ["Answer:", "One.\nAnswer:", "One. Two.\nAnswer:"]
     assert ThoughtChain("<t>", ("a ", "b")).prefiller("a ", "</t>") == "<t>a</t>"
     assert _shuffled("One. Two.\n\n") == "Two. One.\n\n"
     assert _shuffled("One.") == "One."

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +31,6 @@ FIELDS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def number_of(run: Run) -> int:
-    return int(run.prompt.id.split("/")[0].removeprefix("p-"))
-
-
-def needing(run: Run) -> dict[str, Any]:
-    """Return runs that are right in the sweep only where their chain closes; follow-ups need it from prompt 5 on."""
-    n, is_normal = number_of(run), run.configuration.key == "normal"
-    closes = n % 2 == 0 if is_normal else n % 4 > 0
-    is_right = closes if run.prompt.group is None else "/keep-100" in run.prompt.id or n < 5
-    goes_wrong = n == 2 and not is_normal and "/keep-0" not in run.prompt.id
-    return {"correct": is_right and not goes_wrong, "n_thinking_tokens": 3, "thinking_closed": closes}
-
-
-def test_a_chain_that_never_closed_is_no_need_for_it(tmp_path: Path) -> None:
-    fields = {**FIELDS, "controls": (), "seeds": (0,)}
-    prompts = tuple(Prompt(f"p-{n}", f"Question {n}?", answer="7") for n in range(20))
-    swept = land_rows(tmp_path / "swept", sweep_of("a-model", **fields, prompts=prompts), needing)
-    for key in ("normal", KEY):
-        followed = [replace(each, id=f"{each.id}/keep-0", group=each.id) for each in prompts]
-        followed += [replace(each, id=f"{each.id}/keep-100/{key}", group=each.id) for each in prompts]
-        further = {"kl_factors": (1.0, 4.0), "prompts": tuple(followed), "only": (key, "unfrozen/kl/4")}
-        config = sweep_of("a-model", **{**fields, **further})
-        land_rows(tmp_path / key.replace("/", "-"), config, needing)
-    done = here(main, swept, "--necessity", tmp_path / "normal", tmp_path / KEY.replace("/", "-"))
-    assert done.returncode == 0, done.stderr
-    assert "so left out: unfrozen/kl/4" in done.stdout
-    table = pd.read_parquet(swept / "chains").set_index("configuration")
-    assert [*table["chain_of"]] == [*table.index] == ["normal", KEY]
-    expected = {
-        "accuracy": (10 / 20, 14 / 20),  # the setting closes more chains, and is wrong once
-        "closed": (10 / 20, 15 / 20),
-        "accuracy_with": (20 / 20, 19 / 20),
-        "accuracy_without": (5 / 20, 5 / 20),
-        "necessity": (15 / 20, 14 / 20),
-        "necessity_closed": (7 / 10, 11 / 15),
-        "beside_normal": (None, -1 / 20),
-        "beside_normal_closed": (None, -1 / 5),  # of 2, 6, 10, 14 and 18
-        "accuracy_beside_normal_closed": (None, -1 / 5),
-    }
-    for name, values in expected.items():
-        for key, value in zip(("normal", KEY), values, strict=True):
-            assert table[name][key] == pytest.approx(value, nan_ok=True) if value else pd.isna(table[name][key]), name
-    assert [*table["necessity_closed_n"]] == [10, 15]
-    assert table["accuracy_beside_normal_closed_n"][KEY] == 5
-
-
 def marked(run: Run) -> dict[str, Any]:
     """Right by the run's id; some chains never close, and some runs fail."""
     draw = int(run.run_id[:8], 16) / 2**32
@@ -90,7 +45,7 @@ def swept(tmp_path: Path) -> Path:
 
 def follow(out: Path, *kept: str, prompts: tuple[Prompt, ...] = PROMPTS) -> Path:
     followed = tuple(replace(each, id=f"{each.id}/{how}", group=each.id) for each in prompts for how in kept)
-    return land_rows(out, sweep_of("a-model", **FIELDS, prompts=followed), marked)
+    return land_rows(out, sweep_of("a-model", **{**FIELDS, "kl_factors": (1.0, 4.0)}, prompts=followed), marked)
 
 
 def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_path: Path) -> None:
@@ -99,10 +54,13 @@ def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_pat
     second = follow(tmp_path / "second", f"keep-100/{CONTROL}", f"filler/{CONTROL}")
     done = here(main, swept, "--necessity", first, second)
     assert done.returncode == 0, done.stderr
+    assert "so left out: unfrozen/kl/4" in done.stdout
     originals = pd.read_parquet(swept / "generations")
     followed = pd.concat([pd.read_parquet(folder / "generations") for folder in (first, second)])
-    closed_runs = originals.pivot(index=["prompt_id", "seed"], columns="configuration", values="thinking_closed")
-    closed_runs = closed_runs.astype("boolean").fillna(False).astype(bool)
+    closed_runs, correct = (
+        originals.pivot(index=["prompt_id", "seed"], columns="configuration", values=flag).astype(float)
+        for flag in ("thinking_closed", "correct")
+    )
     closed = closed_runs.xs(0, level="seed")
 
     def right(runs: pd.DataFrame, original: pd.Series) -> pd.DataFrame:
@@ -132,25 +90,22 @@ def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_pat
 
     table = pd.read_parquet(swept / "chains")
     of_all = table[table["steps"].isna()].set_index(["configuration", "chain", "chain_of"])
-    for chain, writer, of_normal, of_control in (
-        ("keep-0", "normal", "normal", "normal"), ("filler", "normal", "normal", "normal"),
-        ("keep-0", KEY, "normal", CONTROL), ("filler", KEY, "normal", CONTROL),
-    ):  # fmt: skip
+    for chain, writer in product(("keep-0", "filler"), ("normal", KEY)):
         row, needed = of_all.loc[[(KEY, chain, writer)]].iloc[0], needs(KEY, chain, writer)
-        beside = needed - needs("normal", chain, of_normal)
+        beside = needed - needs("normal", chain, "normal")
         expect(row, "accuracy", right(originals, originals["prompt_id"])[KEY][needed.index])
+        expect(row, "closed", closed[writer][needed.index])
         expect(row, "accuracy_with", after("keep-100", writer)[KEY][needed.index])
         expect(row, "accuracy_without", after(chain, writer)[KEY][needed.index])
         expect(row, "necessity", needed)
-        expect(row, "necessity_closed", needed[closed[writer][needed.index]])
+        expect(row, "necessity_closed", needed[closed[writer][needed.index] == 1])
         expect(row, "beside_normal", beside)
-        expect(row, "beside_normal_closed", beside[(closed[writer] & closed[of_normal])[beside.index]])
-        expect(row, "beside_control", needed - needs(CONTROL, chain, of_control))
-        correct = originals.pivot(index=["prompt_id", "seed"], columns="configuration", values="correct").astype(float)
-        answers = (correct[KEY] - correct["normal"])[closed_runs[KEY] & closed_runs["normal"]]
+        expect(row, "beside_normal_closed", beside[(closed[writer] * closed["normal"])[beside.index] == 1])
+        expect(row, "beside_control", needed - needs(CONTROL, chain, CONTROL if writer == KEY else writer))
+        answers = (correct[KEY] - correct["normal"])[closed_runs[KEY] * closed_runs["normal"] == 1]
         expect(row, "accuracy_beside_normal_closed", answers.groupby("prompt_id").mean())
     of_steps = table.query("configuration == 'normal' and chain == 'keep-0' and steps == 2").iloc[0]
-    even = [f"p-{n}" for n in range(27) if n % 2]
+    even = [each.id for each in PROMPTS[:27] if each.steps == 2]
     assert of_steps["necessity"] == pytest.approx(needs("normal", "keep-0", of_steps["chain_of"]).loc[even].mean())
     rows_of_normal = table.query("configuration == 'normal'")
     assert rows_of_normal[["beside_control", "beside_normal", "accuracy_beside_normal_closed"]].isna().all(axis=None)
@@ -162,15 +117,13 @@ def test_what_can_not_be_followed_up_is_one_line(swept: Path, tmp_path: Path) ->
     out = ("--out", tmp_path / "x.jsonl")
     lost = follow(tmp_path / "lost", "keep-0", prompts=(Prompt(id="q-9", prompt="?", answer="7"),))
     followed, whole = (follow(tmp_path / kept.replace("/", "-"), kept) for kept in ("keep-0", "keep-100/normal"))
-    way_out = (
-        f"write these by eexit chains {swept} --configuration normal --keep 100 --out whole.jsonl, sweep them, and"
-    )
+    way_out = f"write these by eexit chains {swept} --configuration normal --keep 100 --out whole.jsonl, sweep them"
     for arguments, reason in (
         ((plain, "--configuration", "normal", "--keep", "0", *out), "has no chains of normal, since its texts have no"),
         ((plain, "--necessity", followed), "has no chains of thought: run it with --thinking or --thinking-until"),
         ((swept, "--necessity", lost), f"prompt q-9/keep-0 follows up q-9, which {swept} has no prompt of"),
-        ((swept, "--necessity", followed), f"normal has follow-ups with keep-0 in {followed}, and none with whole"),
-        ((swept, "--necessity", followed), way_out),
+        ((swept, "--necessity", followed), f"normal has follow-ups with keep-0 in {followed}, and none with whole "
+         f"chains to compare them with: {way_out}"),
         ((swept, "--necessity", whole), f"all follow-ups in {whole} have the whole chain: sweep some with another"),
         ((swept, "--necessity", plain), "prompt 0 follows up no group, which"),
         ((swept, "--necessity", other), f"is not of the model of {swept} (model.name: \"a-model\" -> \"another\")"),
@@ -188,9 +141,7 @@ SURE, AT_RANDOM, ANYWHERE = "unfrozen/confidence/0.8", "unfrozen/random/confiden
 
 
 @pytest.mark.slow
-def test_a_model_that_leaves_where_it_is_sure_needs_its_chain(
-    tmp_path: Path,
-) -> None:
+def test_a_model_that_leaves_where_it_is_sure_needs_its_chain(tmp_path: Path) -> None:
     save_adding_model(tmp_path / "model")
     config = SweepConfig(
         model=str(tmp_path / "model"), prompts=tuple(Prompt(**row) for row in prompts(200, seed=1)),
@@ -209,11 +160,8 @@ def test_a_model_that_leaves_where_it_is_sure_needs_its_chain(
     of = {row["configuration"]: row for row in table[table["steps"].isna()].to_dict("records")}
     assert of["normal"]["accuracy_without"] > 0.9, "depth does it without a chain"
     assert of["normal"]["necessity_low"] <= 0.02
-    assert of[SURE]["accuracy"] > 0.9, "a chain lets the first layer do it"
-    assert of[SURE]["accuracy_with"] > 0.9
-    assert of[SURE]["necessity_low"] > 0.5
-    assert of[SURE]["beside_normal_low"] > 0.5
-    assert of[SURE]["beside_control_low"] > 0.5
+    assert min(of[SURE][name] for name in ("accuracy", "accuracy_with")) > 0.9, "a chain lets the first layer do it"
+    assert min(of[SURE][f"{name}_low"] for name in ("necessity", "beside_normal", "beside_control")) > 0.5
     for key in (AT_RANDOM, ANYWHERE):
         assert of[key]["accuracy"] < 0.5, key
         assert of[key]["necessity_low"] <= 0, key

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from compared_sweeps import ORACLE, SHAPE, save_model_sweep
-from scipy import stats
 from synthetic_sweeps import add_timings, write_manifest
 
 import eexit
 from eexit.plan.configuration import HFGenerate, NoExit
+from eexit.quality.estimates import ValueKind, estimate_columns
 from eexit.results.layout import MANIFEST
 from eexit.studies.comparison.comparison import read_comparison
 
 LAYER, AT_LAYER = 15, 2  # nearest to half of 30 layers, and its place among the exitable ones
+ENDS = ("", "_low", "_high", "_n")
 
 
 @pytest.fixture(scope="module")
@@ -46,48 +47,39 @@ def values_by_hand(folder: str, n_prompts: int = 12, sure: float = 0.9) -> pd.Da
     return by_prompt.groupby(lambda prompt: "group" if int(prompt) < 4 else prompt).mean()
 
 
-def share_by_hand(values: pd.Series, level: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of Clopper and Pearson with the effective number of Korn and Graubard."""
-    n, mean, tail = len(values), values.mean(), (1 - level) / 2
-    shrink = (stats.norm.ppf(tail) / stats.t.ppf(tail, n - 1)) ** 2
-    effective = mean * (1 - mean) / (values.var() / n) * shrink if (values % 1).any() else n
-    hits = mean * effective
-    return stats.beta.ppf(tail, hits, effective - hits + 1), stats.beta.isf(tail, hits + 1, effective - hits)
+def columns_by_hand(values: pd.Series, kind: ValueKind, level: float = 0.95) -> list[float]:
+    """Return the mean, its interval and the number of prompts or groups."""
+    return [*estimate_columns(values.to_numpy()[:, None], [kind], level)[0].columns("").values()]
 
 
-def test_a_line_is_recomputed_from_parquet_alone(pair: tuple[str, str]) -> None:
+def test_a_line_is_recomputed_from_parquet_alone_and_what_differs_is_told(pair: tuple[str, str], capsys: Any) -> None:
     line: Any = eexit.compare(pair).iloc[0]
+    assert capsys.readouterr().err.splitlines() == [
+        "12 prompts are shared, on which all are measured, of small 14, large 12",
+        "dtype differs: float32 (small), bfloat16 (large)",
+        "max_new_tokens differs: 40 (small), 64 (large)",
+        "chat templates may differ: sweep.json does not record them all",
+    ]
     values = values_by_hand(pair[0])
     assert (line.model, line.layers, line.prompts, line.layer_at_half) == ("small", 30, 12, LAYER)
     assert {name: line[name] for name in SHAPE} == SHAPE
     assert len(values) == 9
     for name in map(str, values):
-        low, high = share_by_hand(values[name])
-        found = line[[name, f"{name}_low", f"{name}_high", f"{name}_n"]]
-        assert [*found] == pytest.approx([values[name].mean(), low, high, 9], abs=1e-9), name
+        found, expected = (line[[f"{name}{end}" for end in ENDS]], columns_by_hand(values[name], ValueKind.SHARE))
+        assert [*found] == pytest.approx(expected, abs=1e-9), name
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.998])
 def test_differences_are_paired_over_the_shared_prompts(pair: tuple[str, str], confidence: float) -> None:
     found: Any = eexit.compare(pair, "differences", confidence).set_index(["measure", "depth"])
     differences = values_by_hand(pair[0]) - values_by_hand(pair[1])
-    z, t = (of.ppf((1 + confidence) / 2) for of in (stats.norm, stats.t(len(differences) - 1)))
     for measure, depth in (("agreement", "half"), ("confirmed", "half"), ("oracle_skipped", ""), ("correct", "")):
-        value: Any = differences[f"{measure}_at_half" if depth else measure]
-        row: Any = found.loc[(measure, depth)]
-        up, down, n = value.clip(lower=0).mean(), -value.clip(upper=0).mean(), len(value)
-        n = (up + down - (up - down) ** 2) / (value.var() / n) * (z / t) ** 2 if (value % 1).any() else n
-        up, down = (up * n + 1) / (n + 2), (down * n + 1) / (n + 2)  # Bonett and Price
-        half = z * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
-        expected = [value.mean(), max(up - down - half, -1), min(up - down + half, 1), len(value)]
-        numbers = row[["difference", "difference_low", "difference_high", "difference_n"]].astype(float)
+        value = differences[f"{measure}_at_half" if depth else measure]
+        numbers = found.loc[(measure, depth), [f"difference{end}" for end in ENDS]].astype(float)
+        expected = columns_by_hand(value, ValueKind.DIFFERENCE, confidence)
         assert [*numbers] == pytest.approx(expected, abs=1e-9), measure
-    assert found.loc[("agreement", "half"), ["model", "other", "layer", "other_layer"]].tolist() == [
-        "small",
-        "large",
-        15,
-        15,
-    ]
+    names = ["model", "other", "layer", "other_layer"]
+    assert found.loc[("agreement", "half"), names].tolist() == ["small", "large", LAYER, LAYER]
 
 
 def test_numbers_are_those_of_one_sweep(pair: tuple[str, str]) -> None:
@@ -96,7 +88,7 @@ def test_numbers_are_those_of_one_sweep(pair: tuple[str, str]) -> None:
     alone = eexit.compare([sweep], "depths")
     certain = sweep.confidence_by_depth().query("kind == 'all prompts'")
     assert alone.confirmed_n.tolist() == [11] * 6
-    for end in ("", "_low", "_high", "_n"):
+    for end in ENDS:
         assert alone[f"confirmed{end}"].tolist() == pytest.approx(certain[f"confirmed{end}"].tolist())
     exits = sweep.runs.query("configuration == 'unfrozen/agree'")
     shares = [sum(dict(counts)[layer] for layer in (5, 10, 15)) / 3 for counts in exits.exit_layer_counts]
@@ -109,23 +101,11 @@ def test_losses_and_savings_of_settings_are_over_the_shared_prompts(pair: tuple[
     found: Any = eexit.compare(pair, "settings").set_index(["model", "configuration"])
     runs: Any = pd.read_parquet(Path(pair[0]) / "generations").set_index(["configuration", "prompt_id"])
     lost = (runs.loc["normal"].correct & ~runs.loc["frozen_residual/confidence/0.9"].correct.astype(bool)).astype(float)
-    lost = lost[lost.index.astype(int) < 12].groupby(lambda prompt: min(int(prompt), 4) if int(prompt) < 4 else prompt)
-    by_prompt = lost.mean()
-    expected = np.mean([by_prompt[[0, 1, 2, 3]].mean(), *by_prompt[[str(n) for n in range(4, 12)]]])
+    by_unit = lost[lost.index.astype(int) < 12].groupby(lambda prompt: "group" if int(prompt) < 4 else prompt).mean()
     row = found.loc[("small", "frozen_residual/confidence/0.9")]
-    assert (row.lost, row.lost_n) == (pytest.approx(expected), 9)
+    assert (row.lost, row.lost_n) == (pytest.approx(by_unit.mean()), 9)
     assert np.isnan(found.loc[("small", ORACLE.key), "saved"]), "an oracle has run nothing less"
     assert found.loc[("small", ORACLE.key), "saved_if_free"] > 0.2
-
-
-def test_what_differs_is_told_in_a_line_each(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    eexit.compare(pair)
-    assert capsys.readouterr().err.splitlines() == [
-        "12 prompts are shared, on which all are measured, of small 14, large 12",
-        "dtype differs: float32 (small), bfloat16 (large)",
-        "max_new_tokens differs: 40 (small), 64 (large)",
-        "chat templates may differ: sweep.json does not record them all",
-    ]
 
 
 def changed(folder: str, out: Path, change: Any) -> str:
@@ -147,10 +127,10 @@ def test_models_of_one_name_without_a_shared_prompt(pair: tuple[str, str], tmp_p
 
     comparison = read_comparison([pair[0], changed(pair[0], tmp_path / "other", other)])
     assert comparison.names == [f"small {pair[0]}", f"small {tmp_path / 'other'}"]
-    assert [note.partition(f"{tmp_path}/")[2] or note for note in comparison.notes] == [
-        f"no prompt is shared by all: each model is measured on its own prompts ({comparison.names[0]} 14, "
-        f"{comparison.names[1]} 14)".partition(f"{tmp_path}/")[2],
-        "other: sweep.json has no shape of the model: width, vocabulary, parameters and head are unknown",
+    first, second = comparison.names
+    assert comparison.notes == [
+        f"no prompt is shared by all: each model is measured on its own prompts ({first} 14, {second} 14)",
+        f"{second}: sweep.json has no shape of the model: width, vocabulary, parameters and head are unknown",
     ]
     assert comparison.differences_table().empty
     assert comparison.models_table().correct_n.tolist() == [11, 11]
@@ -161,9 +141,8 @@ def test_what_is_unknown_has_a_reason(tmp_path: Path) -> None:
     [model] = read_comparison([bare]).models
     assert model.gaps == ["there is no normal: right answers at full depth, and losses, are unknown"]
     line = eexit.compare([bare]).iloc[0]
-    assert (line.correct_n, line.agreement_at_half_n, line.cell_A_n) == (0, 6, 0), (
-        "layers are read on the oracle's texts"
-    )
+    assert (line.correct_n, line.cell_A_n) == (0, 0)
+    assert line.agreement_at_half_n == 6, "layers are read on the oracle's texts"
     assert eexit.compare([bare], "settings").lost_n.tolist() == [0]
 
 
@@ -179,12 +158,8 @@ def test_times_are_those_of_the_calls(tmp_path: Path) -> None:
     ("results", "arguments", "message"),
     [
         (["small", "small/"], {}, "is given twice"),
+        (["nowhere"], {}, "holds no sweep.json and no run/sweep.json: give the folder of a finished sweep or"),
         ([], {}, "there are no results to compare"),
-        (
-            ["nowhere"],
-            {},
-            "holds no sweep.json and no run/sweep.json: give the folder of a finished sweep or assessment",
-        ),
         (["unfinished"], {}, "has 42 of 50 runs: finish that sweep first"),
         (["small"], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
         (["small"], {"confidence": 0.998}, "confidence is of table 'differences', not of 'models'"),
@@ -195,8 +170,6 @@ def test_what_can_not_be_compared_is_refused(
     pair: tuple[str, str], tmp_path: Path, results: list[str], arguments: dict[str, Any], message: str
 ) -> None:
     changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
-    folders = [
-        f"{pair[0]}{each.removeprefix('small')}" if "small" in each else str(tmp_path / each) for each in results
-    ]
+    folders = {"small": pair[0], "small/": f"{pair[0]}/"}
     with pytest.raises(ValueError, match=re.escape(message)):
-        eexit.compare(folders, **arguments)
+        eexit.compare([folders.get(each, str(tmp_path / each)) for each in results], **arguments)

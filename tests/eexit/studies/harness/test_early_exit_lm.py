@@ -31,6 +31,7 @@ from eexit.sweeps.generator import ModelGenerator
 LAYERS = (2, 4)
 CONFIDENT = EarlyExit("frozen_residual", "confidence", 0.2)
 EARLY = [CONFIDENT, EarlyExit("skip", "margin", 0.1), EarlyExit("unfrozen", "entropy", 4.2)]
+TO_GO_ON = ("Q: who barks?\nA:", "x", "one two")
 CONTEXTS = ("Q: who barks?\nA:", "", "x", "one ", "long " * 60, "<|end|>begins")
 
 
@@ -131,21 +132,36 @@ def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGe
     assert sum(greedy) == 1
 
 
+def generated(generator: ModelGenerator, configuration: Configuration, n_tokens: int, **changed: Any) -> list[Any]:
+    """Return contexts in tokens, each with what the engine generates greedily."""
+    decoding = replace(generator.engine.decoding, max_new_tokens=n_tokens, temperature=0.0, **changed)
+    contexts = [generator.tokenizer.encode(context) for context in TO_GO_ON]
+    requests = [Request(tuple(context), configuration, seed=2) for context in contexts]
+    traces = traces_of(Engine(generator.engine.decoder, decoding).generate(requests))
+    return [(context, traces[index]) for index, context in enumerate(contexts)]
+
+
 @pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
-def test_continuations_are_scored_as_generated(generator: ModelGenerator, configuration: Configuration) -> None:
-    decoding = replace(generator.engine.decoding, max_new_tokens=12, eos_token_ids=frozenset(), temperature=0.0)
-    engine = Engine(generator.engine.decoder, decoding)
-    contexts = [tuple(generator.tokenizer.encode(context)) for context in ("Q: who barks?\nA:", "x", "one two")]
-    traces = traces_of(engine.generate([Request(context, configuration, seed=2) for context in contexts]))
-    pairs = [(None, list(context), traces[index].token_id_T.tolist()) for index, context in enumerate(contexts)]
-    lm = exiting(generator, configuration, seed=2)
-    for index, (logprob, is_greedy) in enumerate(lm._loglikelihood_tokens(pairs)):
-        assert logprob == pytest.approx(traces[index].exit_logprob_T.sum(), rel=1e-4, abs=1e-3)
+@pytest.mark.parametrize("in_prompt", [False, True])
+def test_continuations_are_scored_as_generated(
+    generator: ModelGenerator, configuration: EarlyExit, in_prompt: bool
+) -> None:
+    texts = generated(generator, replace(configuration, prompt_exits=in_prompt), 12, eos_token_ids=frozenset())
+    lm = exiting(generator, configuration, seed=2, prompt_exits=in_prompt)
+    scores = lm._loglikelihood_tokens([(None, context, trace.token_id_T.tolist()) for context, trace in texts])
+    for (logprob, is_greedy), (_, trace) in zip(scores, texts, strict=True):
+        assert logprob == pytest.approx(trace.exit_logprob_T.sum(), rel=1e-4, abs=1e-3)
         assert is_greedy
-    exits = [layer for trace in traces.values() for layer in trace.exit_layer_T[1:].tolist()]
+    exits = [layer for _, trace in texts for layer in trace.exit_layer_T[int(not in_prompt) :].tolist()]
     assert lm.exit_layer_counts == Counter(exits)
     assert set(exits) & set(LAYERS)
-    single = [(None, context, text[:1]) for _, context, text in pairs]
+
+
+@pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
+def test_a_single_token_is_scored_at_full_depth_or_as_the_second_of_two(
+    generator: ModelGenerator, configuration: EarlyExit
+) -> None:
+    single = [(None, context, trace.token_id_T.tolist()) for context, trace in generated(generator, configuration, 1)]
     alone, full = (exiting(generator, its, seed=2) for its in (configuration, NoExit()))
     assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)
     assert alone.mean_depth is None
@@ -158,34 +174,15 @@ def test_continuations_are_scored_as_generated(generator: ModelGenerator, config
     assert leaving._loglikelihood_tokens(single) != full._loglikelihood_tokens(single)
 
 
-def test_with_prompt_exits_continuations_are_scored_as_generated_from_the_first_token_on(
-    generator: ModelGenerator,
-) -> None:
-    decoding = replace(generator.engine.decoding, max_new_tokens=6, eos_token_ids=frozenset(), temperature=0.0)
-    configuration, context = replace(CONFIDENT, prompt_exits=True), tuple(generator.tokenizer.encode("Q: who barks?"))
-    engine = Engine(generator.engine.decoder, decoding)
-    [trace] = traces_of(engine.generate([Request(context, configuration, seed=2)])).values()
-    lm = exiting(generator, CONFIDENT, seed=2, prompt_exits=True)
-    [(logprob, is_greedy)] = lm._loglikelihood_tokens([(None, list(context), trace.token_id_T.tolist())])
-    assert logprob == pytest.approx(trace.exit_logprob_T.sum(), rel=1e-4, abs=1e-3)
-    assert is_greedy
-    assert lm.exit_layer_counts == Counter(trace.exit_layer_T.tolist())
-    with pytest.raises(UsageError, match="first_token_exits has no effect with prompt_exits, which include it"):
-        exiting(generator, CONFIDENT, prompt_exits=True, first_token_exits=True)
-
-
 @pytest.mark.parametrize("configuration", EARLY[:2], ids=lambda its: its.key)
 def test_texts_are_generated_by_the_rule(generator: ModelGenerator, configuration: Configuration) -> None:
-    lm, contexts = exiting(generator, configuration), ("Q: who barks?\nA:", "x", "Rome")
-    engine = Engine(generator.engine.decoder, replace(generator.engine.decoding, max_new_tokens=24, temperature=0.0))
-    traces = traces_of(engine.generate([Request(tuple(lm.tok_encode(each)), configuration) for each in contexts]))
-    whole = [lm.tok_decode(traces[index].token_id_T.tolist()) for index in range(3)]
+    lm, full = exiting(generator, configuration, seed=2), exiting(generator, NoExit())
+    whole = [lm.tok_decode(trace.token_id_T.tolist()) for _, trace in generated(generator, configuration, 24)]
     stop = whole[0][9]
-    made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": 24}) for context in contexts)))
+    made = lm.generate_until(requests(*((context, {"until": [stop], "max_gen_toks": 24}) for context in TO_GO_ON)))
     assert made == [text.split(stop)[0] for text in whole]
     assert len(made[0]) < 10
-    full = exiting(generator, NoExit())
-    assert full.generate_until(requests(*((context, {"max_gen_toks": 24}) for context in contexts))) != whole
+    assert full.generate_until(requests(*((context, {"max_gen_toks": 24}) for context in TO_GO_ON))) != whole
 
 
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
@@ -206,6 +203,8 @@ def test_a_prompt_that_is_sampled_several_times_gets_other_draws_each_time(gener
 
 
 def test_what_can_not_be_done_is_told(generator: ModelGenerator) -> None:
+    with pytest.raises(UsageError, match="first_token_exits has no effect with prompt_exits, which include it"):
+        exiting(generator, CONFIDENT, prompt_exits=True, first_token_exits=True)
     assert sampling({"do_sample": False, "temperature": 0.0, "top_k": 5, "num_beams": 1}) == (0, 1)
     assert sampling({"do_sample": True, "temperature": 0.5, "top_p": 0.9}) == (0.5, 0.9)
     with pytest.raises(UsageError, match="generation_kwargs have top_k=5, num_beams=2"):

@@ -24,6 +24,7 @@ from eexit.results.study_tables import CHOICES
 from jobs.choose import main
 
 FIRST = alpha_share(0.95)  # what the first ask may err with
+WITHOUT_PILOT = tuple(prompt for prompt in CONFIG.prompts if not in_pilot_split(prompt.prompt))
 
 
 @pytest.fixture(scope="module")
@@ -110,20 +111,8 @@ def test_a_setting_may_be_chosen_by_a_right_answers_cost(tmp_path: Path, cost: s
     assert (row["configuration"], row["cost"]) == (f"skip/confidence/{key}", pytest.approx(share))
 
 
-def test_where_losing_every_right_answer_would_pass_there_is_no_certificate(tmp_path: Path) -> None:
-    """Normal is right on three prompts, and the setting never."""
-    right = {("normal", prompt) for prompt in CHOOSING[:3]}
-    out = land(tmp_path / "out", columns=lambda run: {"correct": (run.configuration.key, run.prompt.prompt) in right})
-    with pytest.raises(UsageError, match=r"could be certified to lose at most 5%"):
-        select(out, risk="answers")
-    assert not (out / "choices").exists(), "it was no ask"
-    with pytest.raises(UsageError, match="takes at least"):
-        select(out, risk="answers", max_risk=0.016)  # a bound that answers could tell
-
-
 def test_what_nothing_can_be_chosen_from_is_told(finished: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"max_risk": 1.0}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got 1"),
         ({"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
         ({"confidence": 0.0}, "--confidence must be above 0 and below 1"),
         ({"pilot": "there"}, "--pilot gives the order of --order pareto, and --order passed-on"),
@@ -143,18 +132,30 @@ def test_what_nothing_can_be_chosen_from_is_told(finished: Path) -> None:
 
 
 def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
+    """In `vacuous`, normal is right on three prompts, and the setting never."""
+    right = {("normal", prompt) for prompt in CHOOSING[:3]}
     few = land(tmp_path / "few", sweep_of("a-model", *PROMPTS[:20], rules={"confidence": (0.9,)}, modes=["skip"]))
     half = land_rows(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), leave_out=3)
     wrong = land(tmp_path / "wrong", columns=lambda run: {"disagreement": 1.5} if run.prompt.id == "3" else {})
+    vacuous, without = tmp_path / "vacuous", tmp_path / "without"
+    land(vacuous, columns=lambda run: {"correct": (run.configuration.key, run.prompt.prompt) in right})
+    land(without, ALONE.model_copy(update={"prompts": WITHOUT_PILOT}))
     n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
-    for out, asked, message in (
+    refused: list[tuple[Path, dict[str, Any], str]] = [
         (few, {"risk": "perplexity"}, "has no runs of normal, which risk perplexity compares with"),
         (few, {"order": PARETO}, f"has {n_few} calibration prompts, and certifying a risk of 0.05"),
         (half, {}, "has 837 of 840 runs: finish that sweep first"),
-        (wrong, {}, "has a loss of 1.5, and losses for risk disagreement are between 0 and 1"),
-    ):
+        (vacuous, {"risk": "answers"}, "could be certified to lose at most 5%"),
+        (vacuous, {"risk": "answers", "max_risk": 0.016}, "takes at least"),  # a bound that answers could tell
+        (without, {"order": PARETO}, "has no prompts for a pilot"),
+        (vacuous, {"order": PARETO, "pilot": str(without)}, f"shares {len(WITHOUT_PILOT)} prompts with"),
+    ]
+    for out, asked, message in refused:
         with pytest.raises(UsageError, match=re.escape(message)):
             select(out, **asked)
+        assert not (out / "choices").exists(), "it was no ask"
+    with pytest.raises(UsageError, match=r"has a loss of 1\.5, and losses for risk disagreement are between 0 and 1"):
+        select(wrong)
 
 
 def test_the_order_comes_from_a_pilot_split_or_another_sweep(finished: Path, tmp_path: Path) -> None:
@@ -164,12 +165,7 @@ def test_the_order_comes_from_a_pilot_split_or_another_sweep(finished: Path, tmp
     assert row["tested"][0]["n"] == len(CHOOSING) - sum(map(in_pilot_split, PROMPTS))
     others = sweep_of("a-model", *(f"How about {n}?" for n in range(9)), rules=RULES, modes=["normal", "skip"])
     pilot = str(land(tmp_path / "pilot", others))
-    kept = tuple(prompt for prompt in CONFIG.prompts if not in_pilot_split(prompt.prompt))
-    without = land(tmp_path / "run" / "without", CONFIG.model_copy(update={"prompts": kept}))
-    with pytest.raises(UsageError, match=r"has no prompts for a pilot"):
-        select(without, order=PARETO)
-    with pytest.raises(UsageError, match=f"shares {len(PROMPTS)} prompts with"):
-        select(finished, order=PARETO, pilot=str(finished))
+    without = land(tmp_path / "run" / "without", CONFIG.model_copy(update={"prompts": WITHOUT_PILOT}))
     for out in (finished, without):
         row, _ = select(out, max_risk=0.4, order=PARETO, pilot=pilot)
         assert (row["pilot"], row["configuration"]) == (pilot, "skip/confidence/0.5")
