@@ -64,7 +64,6 @@ def _refuse_other_lens(card: ArtefactCard, name: str, model: Mapping[str, Any]) 
 
 
 def _refuse_other_rules(config: SweepConfig, name: str, trained: Sequence[str]) -> None:
-    """Raise `UsageError` if the gate was not trained for a gated rule of the sweep."""
     gated = {each.gated_rule for each in configurations(config) if isinstance(each, EarlyExit) and each.gate}
     if missing := sorted(gated - {*trained}):
         raise UsageError(

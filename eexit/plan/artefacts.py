@@ -225,7 +225,6 @@ def with_digests(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _refuse_other_readout(card: ArtefactCard, name: str, readout: str, digests: Mapping[str, str]) -> None:
-    """Raise `UsageError` if a probe or gate was trained with another readout."""
     if card.readout != digests.get(READOUT, readout):
         trained_on = card.readout if len(card.readout) < len(card.digest) else "a learned one"
         predicts = "KLs" if PROBE in card.holds else "exits"

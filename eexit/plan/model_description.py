@@ -30,15 +30,7 @@ from eexit.model.loading import (
     read_config,
     read_generation_config,
 )
-from eexit.model.quantization import (
-    GROUP,
-    INT4,
-    dtype_name,
-    method_of,
-    parts_of,
-    quantization_of,
-    refuse_left_whole,
-)
+from eexit.model.quantization import GROUP, INT4, dtype_name, method_of, parts_of, quantization_of, refuse_left_whole
 from eexit.model.sources import DEFAULT_MODEL, GGUF_IN_WHEEL, GGUF_SHA256, PEFT_FILES, is_peft, locate, sha256
 from eexit.model.structure import context_of, find_stack
 from eexit.plan.sweep_config import SweepConfig
@@ -286,7 +278,6 @@ def quantized_bytes(module: nn.Module, quantize: str | None, head: nn.Module | N
 
 
 def _digests(folder: str, tokenizer: Tokenizer) -> dict[str, str]:
-    """Return the SHA-256 of each part of a model folder that results depend on, by the part's name."""
     own = Path(folder)
     weights = sorted(own.glob("*.safetensors")) or sorted(own.glob("*.bin"))
     names = sorted({*TOKENIZER_FILES, *tokenizer.vocab_files_names.values()})
@@ -308,7 +299,6 @@ def _there(folder: Path, names: Collection[str]) -> list[Path]:
 
 
 def _file_digest(model: str, location: str) -> str | None:
-    """Return the SHA-256 of the GGUF file of a model; None if it has none."""
     if model == DEFAULT_MODEL:
         return GGUF_SHA256
     return Path(location).name if model.lower().endswith(".gguf") else None

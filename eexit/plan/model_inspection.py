@@ -133,9 +133,8 @@ def _fingerprint(path: Path) -> list[int | str]:
     return [str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-ModelFacts = tuple[
-    dict[str, Any], tuple[int, ...], MemoryEstimate | None
-]  # description, exitable layers, memory of an actor
+# Description, exitable layers, and memory of an actor.
+ModelFacts = tuple[dict[str, Any], tuple[int, ...], MemoryEstimate | None]
 
 
 @contextmanager
@@ -246,7 +245,6 @@ def start_inspection(
 
 
 def _refuse_without_tokenizer(model: str) -> None:
-    """Raise `UsageError` for a model folder in which no file has the name of a tokenizer's file."""
     names = [path.name.lower() for path in files_of(model)]
     if Path(model).expanduser().is_dir() and not any(map(TOKENIZERS.search, names)):
         raise no_tokenizer(model)
@@ -268,10 +266,7 @@ def _facts(config: SweepConfig, rows_per_shard: int, found: InspectedModel) -> M
 
 
 def _memory(config: SweepConfig, rows: int, found: InspectedModel) -> MemoryEstimate | None:
-    """Estimate the memory of an actor for `rows` requests of the longest prompt, with the KV maps as stored on disk.
-
-    Activations and the device's libraries need further memory. With dtype auto, this machine's dtype counts.
-    """
+    """Estimate an actor's memory for `rows` requests of the longest prompt, without activations and libraries."""
     if found.weights is None:
         return None
     longest = math.ceil(max(characters(config)) / CHARACTERS_PER_TOKEN)

@@ -45,9 +45,8 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         raise UsageError(f"{redact(str(path))}: prompts are read from a local file: download it first")
     path = with_package(Path(path))
     if path.suffix.lower() not in READERS:
-        *most, last = READERS
         what = path.suffix or "a name without ending"
-        raise UsageError(f"{path}: {what} is not supported: use {', '.join(most)} or {last}")
+        raise UsageError(f"{path}: {what} is not supported: use {ENDINGS}")
     try:
         return _gathered(READERS[path.suffix.lower()](path), f"{path}")
     except OSError as error:
@@ -74,10 +73,9 @@ def prompts_of(given: Any) -> tuple[Prompt, ...]:
     """
     if isinstance(given, str | Path):
         if not given or Path(given).suffix.lower() not in READERS:
-            *most, last = READERS
             raise UsageError(
-                f"prompts {str(given)[:40]!r} is no file of prompts ({', '.join(most)} or {last}): give a list of "
-                "texts, or the path of such a file"
+                f"prompts {str(given)[:40]!r} is no file of prompts ({ENDINGS}): give a list of texts, or the path of "
+                "such a file"
             )
         return read_prompts(given)
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
@@ -116,14 +114,10 @@ def _gathered(rows: Iterable[Row], source: str) -> tuple[Prompt, ...]:
     if not prompts:
         raise UsageError(f"{source}: holds no prompt: write at least one")
     if unread:
-        print(_of_unread(source, list(unread)), file=sys.stderr)
+        meant = ((name[:40], did_you_mean(name, COLUMNS, most=1)) for name in unread)
+        told = ", ".join(truncate_lines([f"{name} ({near})" if near else name for name, near in meant]))
+        print(f"{source}: not read: {told}; prompts have the columns {', '.join(COLUMNS)}", file=sys.stderr)
     return tuple(prompts)
-
-
-def _of_unread(path: str, names: Sequence[str]) -> str:
-    meant = ((name[:40], did_you_mean(name, COLUMNS, most=1)) for name in names)
-    told = ", ".join(truncate_lines([f"{name} ({near})" if near else name for name, near in meant]))
-    return f"{path}: not read: {told}; prompts have the columns {', '.join(COLUMNS)}"
 
 
 def _prompt(row: Mapping[str, object], index: int, where: str) -> Prompt:
@@ -254,3 +248,4 @@ def _refuse_repeated(names: Sequence[str], where: str) -> None:
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet,
 }  # fmt: skip
+ENDINGS = "{}, {}, {} or {}".format(*READERS)

@@ -44,9 +44,7 @@ class Run:
     prompt: Prompt
     configuration: Configuration
     seed: int
-    stored_names: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # of rules and modes that files name otherwise
+    stored_names: Mapping[str, str] = field(default_factory=dict, hash=False)  # where files have others
 
     @property
     def columns(self) -> Columns:

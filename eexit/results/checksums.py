@@ -88,7 +88,6 @@ def read_seal(metadata: Mapping[bytes, bytes]) -> tuple[int, FileDigest]:
 
 
 def _parquet(table: pa.Table, metadata: dict[bytes, bytes]) -> bytes:
-    """Return the bytes of a complete Parquet file."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table)

@@ -17,16 +17,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NotRequired,  # Python 3.11's is not pydantic's
-)
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic doesn't take Python 3.11's
 
 from eexit.method.custom_manifest import register_from_manifest
 from eexit.plan.hashes import checksum
@@ -56,9 +50,7 @@ class Manifest:
 
     format: int = FORMAT
     config: Mapping[str, Any]  # an `eexit.plan.sweep_config.SweepConfig`
-    configurations: Sequence[Mapping[str, Any]] = field(
-        default_factory=list
-    )  # in order: a key, and `eexit.plan.configuration.Configuration.columns`
+    configurations: Sequence[Mapping[str, Any]] = field(default_factory=list)  # in order: keys, and their `columns`
     model: Mapping[str, Any]  # an `eexit.plan.model_description.ModelDescription`
     dtype_asked: str = ""  # `--dtype` as given, such as auto; the model and the configuration have the resolved dtype
     exitable_layers: Sequence[int]

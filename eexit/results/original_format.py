@@ -147,13 +147,11 @@ def _layer(value: Any) -> int | None:
 
 
 def _mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = value.get(key)
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found := value.get(key), Mapping) else {}
 
 
 def _list(value: Mapping[str, Any], key: str) -> list[Any]:
-    found = value.get(key)
-    return found if isinstance(found, list) else []
+    return found if isinstance(found := value.get(key), list) else []
 
 
 def valid_text(value: Any) -> str:

@@ -101,16 +101,16 @@ class PairedNumbers:
     def estimated(self, means_PXD: np.ndarray) -> list[dict[str, Estimate]]:
         """Return the estimate of each column, for each compared configuration."""
         n_compared = means_PXD.shape[2]
-        kinds = [
-            ValueKind.DIFFERENCE if is_share(name) else ValueKind.NUMBER
-            for name in self.columns
-            for _ in range(n_compared)
-        ]
+        kinds = [_kind_of(name) for name in self.columns for _ in range(n_compared)]
         found = estimate_columns(means_PXD.reshape(len(means_PXD), -1), kinds)
         return [dict(zip(self.columns, found[at::n_compared], strict=True)) for at in range(n_compared)]
 
 
-_KINDS: Final = [ValueKind.DIFFERENCE if is_share(name) else ValueKind.NUMBER for name in MATCHED]
+def _kind_of(name: str) -> ValueKind:
+    return ValueKind.DIFFERENCE if is_share(name) else ValueKind.NUMBER
+
+
+_KINDS: Final = [*map(_kind_of, MATCHED)]
 
 
 @dataclass(frozen=True)

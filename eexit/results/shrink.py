@@ -57,7 +57,6 @@ def remove_configurations(store: Store, name: str, keys: Sequence[str], say: Cal
 
 
 def _runs_of(store: Store, keys: Collection[str]) -> dict[str, set[str]]:
-    """Return the ids of these configurations' runs, by shard. Raise `DamagedError`."""
     found: dict[str, set[str]] = {}
     listing, columns, names = list_files(store), ["run_id", "configuration"], shown_names(store)
     for stem, shard in zip(listing.stems, read_shards(store, listing, columns), strict=True):

@@ -23,6 +23,7 @@ from eexit.results.tables import (
     schema,
     string,
     strings,
+    uint64s,
 )
 
 TIMINGS: Final = StudyTable(
@@ -70,10 +71,7 @@ TIMINGS: Final = StudyTable(
             "token",
             "position, from 0, of the first token that differs from normal's in any sequence; null if none does",
         ),
-        "warm_up": float64(
-            "seconds",
-            "that decoding took before the first round, which is not timed",
-        ),
+        "warm_up": float64("seconds", "that decoding took before the first round, which is not timed"),
         "drafted": int64("tokens", "of the timed passes, as in generations; null but for mode draft"),
         "accepted": int64("tokens", "likewise"),
         "device": string("name", "cpu, cuda or mps", nullable=False),
@@ -195,7 +193,7 @@ CHOICES: Final = StudyTable(
         "model": string("name", "the model as the command named it: its uses are counted together"),
         "runs": string("hash", "of the sweep's configuration and model: whose losses were read"),
         "results": string("hash", "of the model, the artefacts and all runs that it was made from"),
-        "units": described("", pa.list_(pa.uint64()), "hashes", "of the calibration prompts, or of their groups"),
+        "units": uint64s("hashes", "of the calibration prompts, or of their groups"),
         "families": strings("names", "of each sequence: mode/rule, or pareto", nullable=False),
         "error_of_each": float64("1", "error / families: of each sequence, at the start", nullable=False),
         "asked": strings("names", "the settings, in the order of testing"),
@@ -284,17 +282,12 @@ REPLAYS: Final = StudyTable(
                 "macs_executed": "likewise, with what deciding would have cost; null for oracles too",
             }.items()
         },
-        "units": described(
-            "", pa.list_(pa.uint64()), "hashes", "of the prompts' texts, or of the groups that they name"
-        ),
+        "units": uint64s("hashes", "of the prompts' texts, or of the groups that they name"),
         **{
             name: described("", pa.list_(pa.float32()), unit, f"{means}; of each of the units")
             for name, (unit, means) in OF_UNITS.items()
         },
-        "readout": string(
-            "name",
-            "how layers were read: lens, raw, or the folder of a readout that was trained",
-        ),
+        "readout": string("name", "how layers were read: lens, raw, or the folder of a readout that was trained"),
         "screen": string("name", "size of the screen by which rules decided, RANK:TOKENS; null: by the whole head"),
         "model": string("name", "the model as the command named it", nullable=False),
         "results": string("hash", "of the model, the texts and the readout that it was made from, and of screen"),

@@ -34,10 +34,11 @@ def described(name: str, kind: pa.DataType, unit: str, definition: str, nullable
 
 
 # A column constructor for each type, as in `int32("tokens", "what they are", nullable=False)`; the table sets the name.
-boolean, int32, int64, float64, string, strings, moment = (
+boolean, int32, int64, float64, string, strings, int32s, uint64s, moment, counts_by_layer = (
     partial(described, "", kind)
     for kind in (
-        pa.bool_(), pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.list_(pa.string()), pa.timestamp("us", "UTC")
+        pa.bool_(), pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.list_(pa.string()), pa.list_(pa.int32()),
+        pa.list_(pa.uint64()), pa.timestamp("us", "UTC"), pa.map_(pa.int32(), pa.int32()),
     )
 )  # fmt: skip
 
@@ -110,9 +111,7 @@ GENERATIONS: Final = schema(
         "error": string("text", "why the run could not be done; null when ok"),
         "finish_reason": string("name", "eos: the model ended; length: max_new_tokens; null on error"),
         "text": string("text", "the generated text, without the token that ended it; null on error"),
-        "prompt_token_ids": described(
-            "",
-            pa.list_(pa.int32()),
+        "prompt_token_ids": int32s(
             "token ids",
             "exactly the model's input: the prompt in the model's chat template, in which names of control tokens in "
             "prompts are plain text unless the sweep has control_tokens; null on error",
@@ -134,8 +133,7 @@ GENERATIONS: Final = schema(
         "exit_rate": float64("fraction of decided tokens", "tokens read before the final layer"),
         "mean_depth": float64("fraction of L", "mean of (exit_layer + 1) / L over decided tokens"),
         "prompt_mean_depth": float64(
-            "fraction of L",
-            "mean depth of the prompt's tokens but the last; null without prompt exits",
+            "fraction of L", "mean depth of the prompt's tokens but the last; null without prompt exits"
         ),
         "disagreement": float64(
             "fraction of decided tokens",
@@ -143,21 +141,15 @@ GENERATIONS: Final = schema(
             "for normal 0 in float32, unless tokens are sampled; null where no token was decided, and with "
             "--record-full-depth none",
         ),
-        "exit_layer_counts": described(
-            "",
-            pa.map_(pa.int32(), pa.int32()),
-            "decided tokens",
-            "exit layer to number of decided tokens, every exitable layer and the final one",
+        "exit_layer_counts": counts_by_layer(
+            "decided tokens", "exit layer to number of decided tokens, every exitable layer and the final one"
         ),
         "macs_full": float64(
             "multiply-adds",
             "what full depth would have cost for the decided tokens; like all costs, without the prompt's pass unless "
             "its tokens exit; null on error",
         ),
-        "macs_prompt": float64(
-            "multiply-adds",
-            "of the prompt's pass at full depth; null on error",
-        ),
+        "macs_prompt": float64("multiply-adds", "of the prompt's pass at full depth; null on error"),
         "macs_to_exit": float64(
             "multiply-adds",
             "of the layers up to the exits and one read of each token: as if neither deciding nor what later tokens "
@@ -182,8 +174,7 @@ GENERATIONS: Final = schema(
         "probe_reads": int64("reads", "hidden states that a probe read; null for oracles"),
         "gate_reads": int64("reads", "hidden states that a gate read; null for oracles"),
         "screen_misses": int64(
-            "decided tokens",
-            "early exits decided on a screen that lacked the whole head's top token; null for oracles",
+            "decided tokens", "early exits decided on a screen that lacked the whole head's top token; null for oracles"
         ),
         "kv_writes": int64(
             "tokens × layers",

@@ -15,22 +15,24 @@ import pyarrow as pa
 
 from eexit.plan.sweep_config import Observe
 
+FLOAT32, INT32 = pa.float32(), pa.int32()
+
 
 @dataclass(frozen=True)
 class TokenColumn:
     """Declaration of a recorded column. For a column of token ids, `texts` names the column with their texts."""
 
-    kind: pa.DataType  # type of one number
     unit: str
     definition: str
+    kind: pa.DataType = FLOAT32  # type of one number
     nullable: bool = False
     texts: str = ""
     observed: Sequence[Observe] = ("all", "final", "none")  # values of `record_full_depth` that record the column
 
 
-def column(kind: pa.DataType, unit: str, definition: str, **options: Any) -> Any:
+def column(unit: str, definition: str, **options: Any) -> Any:
     """Return a field of `TokenColumns` that declares this `TokenColumn`."""
-    return field(metadata={"column": TokenColumn(kind, unit, definition, **options)})
+    return field(metadata={"column": TokenColumn(unit, definition, **options)})
 
 
 @dataclass(frozen=True)
@@ -55,26 +57,21 @@ class TokenColumns:
 
     finish_reason: str
     prompt: PromptExits | None = field(default=None, kw_only=True)
-    token_id_T: np.ndarray = column(pa.int32(), "token id", "the token that was generated")
-    exit_layer_T: np.ndarray = column(pa.int32(), "layer", "0-based decoder layer after which the token was read")
+    token_id_T: np.ndarray = column("token id", "the token that was generated", kind=INT32)
+    exit_layer_T: np.ndarray = column("layer", "0-based decoder layer after which the token was read", kind=INT32)
     drafted_T: np.ndarray = column(
-        pa.bool_(), "flag", "whether the token was drafted, and full depth agreed; mode draft"
+        "flag", "whether the token was drafted, and full depth agreed; mode draft", kind=pa.bool_()
     )
     kl_TE: np.ndarray = column(
-        pa.float32(),
-        "nats",
-        "KL(final || layer) of the full-depth pass, one per exitable layer in order",
-        observed=("all",),
+        "nats", "KL(final || layer) of the full-depth pass, one per exitable layer in order", observed=("all",)
     )
     jsd_TE: np.ndarray = column(
-        pa.float32(),
         "nats",
         "Jensen–Shannon divergence of the final layer and the layer, of the full-depth pass, one per exitable layer in "
         "order; at most log 2",
         observed=("all",),
     )
     exit_prob_TX: np.ndarray = column(
-        pa.float32(),
         "probability",
         "the distribution the exit was drawn from: one per exitable layer, then the final layer; "
         "all on the final layer where no exit was drawn; null past the exit at layers that had a probability, which "
@@ -82,50 +79,44 @@ class TokenColumns:
         nullable=True,
     )
     exit_score_TE: np.ndarray = column(
-        pa.float32(),
         "of the rule",
         "the exit score at each exitable layer; null where the rule read none and where no exit was drawn",
         nullable=True,
     )
     logprob_T: np.ndarray = column(
-        pa.float32(), "nats", "log-probability of token_id under the full-depth model", observed=("all", "final")
+        "nats", "log-probability of token_id under the full-depth model", observed=("all", "final")
     )
     exit_logprob_T: np.ndarray = column(
-        pa.float32(),
         "nats",
         "log-probability of token_id under the distribution it was read from, before temperature and top_p",
         nullable=True,
     )
     final_token_id_T: np.ndarray = column(
-        pa.int32(), "token id", "the full-depth model's own most likely token", observed=("all", "final")
+        "token id", "the full-depth model's own most likely token", observed=("all", "final"), kind=INT32
     )
-    entropy_T: np.ndarray = column(
-        pa.float32(), "nats", "entropy of the full-depth model's distribution", observed=("all", "final")
-    )
+    entropy_T: np.ndarray = column("nats", "entropy of the full-depth model's distribution", observed=("all", "final"))
     top_token_ids_TXK: np.ndarray = column(
-        pa.int32(),
         "token ids",
         "the most likely tokens of the full-depth pass read at each exitable layer, then at the final one, "
         "likeliest first; null where not recorded",
         nullable=True,
         texts="top_tokens",
         observed=("all",),
+        kind=INT32,
     )
     top_prob_TXK: np.ndarray = column(
-        pa.float32(), "probability", "the probability of top_token_ids", nullable=True, observed=("all",)
+        "probability", "the probability of top_token_ids", nullable=True, observed=("all",)
     )
     exit_top_token_ids_TK: np.ndarray = column(
-        pa.int32(),
         "token ids",
         "the most likely tokens of the distribution that token_id was read from, likeliest first: the "
         "early-exit pass's at exit_layer in modes that alter the KV cache, else those of top_token_ids there; null "
         "where not recorded",
         nullable=True,
         texts="exit_top_tokens",
+        kind=INT32,
     )
-    exit_top_prob_TK: np.ndarray = column(
-        pa.float32(), "probability", "the probability of exit_top_token_ids", nullable=True
-    )
+    exit_top_prob_TK: np.ndarray = column("probability", "the probability of exit_top_token_ids", nullable=True)
 
     @property
     def first_decided(self) -> int:

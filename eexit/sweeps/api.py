@@ -191,10 +191,7 @@ def _remove_results(folder: str) -> None:
 
 
 def _loaded(model: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> "Loaded | None":
-    """Return the loaded model with its tokenizer; None if `model` is a name.
-
-    Raise `UsageError` for a model that can't be used, a missing tokenizer, and arguments without effect.
-    """
+    """Return the loaded model with its tokenizer; None if `model` is a name. Raise `UsageError`."""
     if isinstance(model, str | Path):
         if tokenizer is not None:
             raise UsageError("tokenizer has no effect: a model that is named brings its own, so leave it out")

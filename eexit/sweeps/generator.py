@@ -188,10 +188,7 @@ class ModelGenerator:
         return tuple(inputs["input_ids"][0].tolist()), ""
 
     def _outcomes(self, requests: dict[Key, Request], ends: "_RunProgress") -> dict[Key, Outcome]:
-        """Return the outcome of each request; requests with the same tokens in another mode or seed share an outcome.
-
-        If the first of these requests fails, the others are tried too.
-        """
+        """Return the outcome of each request. Those with the same tokens share one, unless the first of them fails."""
         first: dict[Request, Key] = {}
         for key, request in requests.items():
             first.setdefault(self._that_stands_for(request), key)
@@ -224,10 +221,7 @@ class ModelGenerator:
         return dict(zip(requests, self._decode(list(requests.values()), ends), strict=True))
 
     def _decode(self, requests: list[Request], ends: "_RunProgress") -> list[Outcome]:
-        """Decode the requests together; if the model raises, find the requests at fault by bisection.
-
-        Requests that have finished by then are not decoded again.
-        """
+        """Decode the requests together; if the model raises, find the unfinished ones at fault by bisection."""
         outcomes: dict[int, Outcome] = {}
         reason, out_of_memory = "", False
         try:
@@ -255,11 +249,9 @@ class ModelGenerator:
 
     def _fewer_rows(self) -> bool:
         """Halve the number of slots from now on; return False if it is 1 already."""
-        rows = self.engine.n_slots // 2
-        if not rows:
-            return False
-        self._reconfigure(max_rows=rows)
-        return True
+        if rows := self.engine.n_slots // 2:
+            self._reconfigure(max_rows=rows)
+        return rows > 0
 
     def _reconfigure(self, **changed: Any) -> None:
         """Change fields of the engine's `DecodingConfig`. Without a changed value, the engine stays the same object."""
@@ -274,9 +266,8 @@ class ModelGenerator:
         outcome = outcomes[key]
         if isinstance(outcome, RequestFailure):
             return error_results([run], self.config, outcome.error)
-        normal = outcomes.get((run.prompt.id, run.seed, NORMAL))
-        pieces = text_pieces(self.tokenizer, outcome)
-        text = "".join(pieces)
+        other, pieces = outcomes.get((run.prompt.id, run.seed, NORMAL)), text_pieces(self.tokenizer, outcome)
+        normal, text = other if isinstance(other, RequestOutput) else None, "".join(pieces)
         try:
             chains = self._chains(run, text)
             marked = grade(run.prompt, chains.answer(text) if chains else text)
@@ -284,29 +275,21 @@ class ModelGenerator:
             return error_results([run], self.config, str(error))
         part_T, n_prompt = chains.parts(pieces) if chains else None, len(requests[key].prompt_token_ids)
         layers, n_layers = self.engine.decoding.exitable_layers, self.engine.decoder.n_layers
-        of_parts = part_columns(outcome, part_T, layers, n_layers) if part_T else {}
         row: dict[str, Any] = {
             **run_columns(run, self.config),
             "prompt_token_ids": requests[key].prompt_token_ids,
             "n_prompt_tokens": n_prompt,
-            **generation_columns(
-                outcome, normal if isinstance(normal, RequestOutput) else None, pieces, layers, n_layers
-            ),
-            **of_parts,
+            **generation_columns(outcome, normal, pieces, layers, n_layers),
+            **(part_columns(outcome, part_T, layers, n_layers) if part_T else {}),
             "thinking_closed": chains.closed if chains else None,
             **marked.columns,
             **cost_columns(
-                self.unit_costs,
-                outcome.counts,
-                outcome.decided_exit_layer_T,
-                layers,
-                run.configuration.mode,
-                n_prompt,
+                self.unit_costs, outcome.counts, outcome.decided_exit_layer_T, layers, run.configuration.mode, n_prompt,
                 outcome.prompt,
             ),
             "macs_prompt": prompt_cost(self.unit_costs, n_prompt),
             **self._draft_columns(run.configuration, outcome),
-        }
+        }  # fmt: skip
         tokens = tokens_table(run, outcome, pieces, self.text_of, part_T)
         return ShardTables(pa.Table.from_pylist([row], GENERATIONS), tokens)
 

@@ -67,7 +67,6 @@ def _key(decoder: Decoder) -> str:
 
 
 def _weights(decoder: Decoder) -> Iterator[Tensor]:
-    """Yield all weights; weights of packed layers are unpacked."""
     modules = {id(each): each for root in (decoder.head_alone, *decoder.layers) for each in root.modules()}
     for module in modules.values():
         if isinstance(module, PackedLinear):

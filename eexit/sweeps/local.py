@@ -28,13 +28,7 @@ from eexit.results.store.manifest import put_manifest_back, refuse_other_dtype
 from eexit.sweeps.arguments import SweepSpec
 from eexit.sweeps.forecast import forecast_lines
 from eexit.sweeps.generator import ModelGenerator
-from eexit.sweeps.prepare import (
-    PendingSweep,
-    manifest_for,
-    prepare_store,
-    read_held,
-    run_pending,
-)
+from eexit.sweeps.prepare import PendingSweep, manifest_for, prepare_store, read_held, run_pending
 from eexit.sweeps.retry import failure_of
 from eexit.sweeps.shard_queue import ShardQueue
 from eexit.sweeps.shard_runner import ShardRunner, sweep_progress
@@ -77,10 +71,7 @@ def sweep_here(asked: SweepSpec, location: str, display: Display, loaded: Loaded
 def _facts(
     config: SweepConfig, rows: int, loaded: Loaded | None
 ) -> tuple[Mapping[str, Any], Sequence[int], MemoryEstimate | None]:
-    """Return the model's description, its exitable layers, and the memory of a model that is yet to be loaded.
-
-    Raise `UsageError` for an artefact that does not fit.
-    """
+    """Return the model's description, its exitable layers, and the memory of a model that is yet to be loaded."""
     if loaded is None:
         return facts_here(config, rows)
     model = asdict(describe_loaded(*loaded))
@@ -90,7 +81,6 @@ def _facts(
 
 
 def _do(left: PendingSweep, generator: Generator, asked: SweepSpec, display: Display) -> RunCounts:
-    """Commit every remaining run (`left`), or its error."""
     n_planned, n_done = count_runs(left.config), prepare_store(left, asked.out, display)
     shards = cut(plan_runs(left.config), left.found.done, asked.rows_per_shard)
     queue = ShardQueue(left.store, left.config, left.lease, shards, n_planned - n_done, display.say)

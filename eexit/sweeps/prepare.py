@@ -143,18 +143,12 @@ def run_pending(
 
 
 def _same_texts(config: SweepConfig) -> str:
-    """Return a line that names rules whose texts are the same in several modes; empty without any."""
     alike = [f"{rule} in {', '.join(modes)}" for rule, modes in same_in_several_modes(config).items()]
-    if not alike:
-        return ""
-    return (
-        "all tokens exit at one layer, so that these have the same texts, decoded once: "
-        f"{'; '.join(truncate_lines(alike, 3))}"
-    )
+    named = "; ".join(truncate_lines(alike, 3))
+    return named and f"all tokens exit at one layer, so that these have the same texts, decoded once: {named}"
 
 
 def _unapplied(manifest: Manifest, config: SweepConfig) -> dict[str, Any]:
-    """Return the values of the model's generation_config that the sweep does not apply."""
     applied = {"do_sample": config.temperature > 0, "temperature": config.temperature, "top_p": config.top_p}
     values: Mapping[str, Any] = manifest.model.get("generation_config") or {}
     return {name: value for name, value in values.items() if name not in applied or applied[name] != value}

@@ -81,7 +81,10 @@ class SweepResults:
         same = same_for_every_seed(planned, config["temperature"])
         computed = describe_precision(self.manifest.model, self.manifest.dtype_asked)
         table = closing_table(self._store, planned, same, config["prompts"], computed)
-        table.caption = "\n".join([*self._missing_runs(), str(table.caption)])
+        if committed := self.progress():
+            n_prompts = pc.count_distinct(read_columns(self._store, ["prompt_id"])["prompt_id"]).as_py()
+            of_all = f"{committed} are committed, of {n_prompts:,} of {len(config['prompts']):,} prompts"
+            table.caption = f"Unfinished: {of_all}. Means are over these runs.\n{table.caption}"
         return table
 
     def confidence_by_depth(self, threshold: float = SURE) -> pd.DataFrame:
@@ -211,15 +214,6 @@ class SweepResults:
         planned = self.manifest.n_runs or 0
         n_runs = n_planned_runs(read_columns(self._store, ["run_id", "configuration"]))
         return f"{n_runs:,} of {planned:,} runs" if n_runs < planned else ""
-
-    def _missing_runs(self) -> list[str]:
-        """Return a line about the committed part of a sweep; no line for a finished sweep."""
-        if not (committed := self.progress()):
-            return []
-        n_prompts = len(self.manifest.config["prompts"])
-        of_prompts = pc.count_distinct(read_columns(self._store, ["prompt_id"])["prompt_id"]).as_py()
-        of_all = f"of {of_prompts:,} of {n_prompts:,} prompts"
-        return [f"Unfinished: {committed} are committed, {of_all}. Means are over these runs."]
 
     def _in_order(self, rows: pa.Table, *then: str) -> pd.DataFrame:
         prompts = {prompt["id"]: at for at, prompt in enumerate(self.manifest.config["prompts"])}

@@ -148,7 +148,6 @@ def letter(rng: Random) -> Prompt:
 
 
 def _about(rng: Random, told: str, questions: Sequence[tuple[str, str]]) -> Prompt:
-    """Return a prompt with a passage and one of the questions about it."""
     question, answer = one(rng, questions)
     return graded_prompt(f"{told}\n\n{question}", answer)
 
@@ -186,10 +185,7 @@ def meeting(rng: Random) -> Prompt:
         f"{name} has a meeting on {day} in room {room}. It is about {with_article(thing)}. "
         f"The next meeting is in room {other}."
     )
-    questions = (
-        ("In which room is the next meeting?", str(other)),
-        (f"On which day does {name} have a meeting?", day),
-    )
+    questions = (("In which room is the next meeting?", str(other)), (f"On which day does {name} have a meeting?", day))
     return _about(rng, told, questions)
 
 

@@ -104,15 +104,10 @@ def commit(
                     raise CommitError(f"{store.root} can't be written to: {error}") from error
                 time.sleep(wait)
 
-    rows = with_custom(results.generations, descriptions_of({name for run in runs for name in _exits(run)}))
+    exits: set[Any] = {run.configuration.columns[kind] for run in runs for kind in ("mode", "rule")}
+    rows = with_custom(results.generations, descriptions_of(exits))
     publish_shard(publish, shard_name(runs), rows, results.tokens, attempt or time.time_ns())
     return tally
-
-
-def _exits(run: Run) -> set[Any]:
-    """Return the names of the run's mode and rule; a missing rule is None."""
-    columns = run.configuration.columns
-    return {columns["mode"], columns["rule"]}
 
 
 def publish_shard(

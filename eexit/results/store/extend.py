@@ -131,7 +131,6 @@ def with_earlier_texts(store: Store, held: Manifest, asked: SweepConfig, names: 
 
 
 def _renamed(columns: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return an entry of a manifest's configurations, with other names of rules and modes."""
     naming = ("key", "configuration", "mode", "rule", "control_of")
     return {
         name: renamed_key(value, names) if name in naming and value is not None else value
@@ -201,10 +200,7 @@ def manifest_written(store: Store, manifest: Manifest) -> Iterator[SweepConfig]:
 
 
 def _undo(store: Store, manifest: Manifest, held: Manifest | None, there: Set[str]) -> None:
-    """Restore the previous manifest (`held`) if no shard was added, or remove the files of a sweep without any shard.
-
-    `there` are the shards from before.
-    """
+    """Restore the previous manifest (`held`) if no shard was added to `there`, or remove the files of a bare sweep."""
     found = list_files(store)
     if held and manifest != held and {*found.stems} <= there:
         store.publish(MANIFEST, encode_manifest(held))
@@ -234,10 +230,7 @@ def _refuse_other_contents(store: Store, before: SweepConfig, asked: SweepConfig
 
 
 def _alike(config: SweepConfig, other: SweepConfig) -> dict[str, Any]:
-    """Return the fields that must be equal in both configurations.
-
-    The grid is left out, and so are optional artefacts that only one configuration has.
-    """
+    """Return the fields that must be equal: all but the grid, and artefacts that only one configuration has."""
     alike = {role: digest for role, digest in config.digests.items() if role not in OF_SOME or role in other.digests}
     return {**config.model_dump(mode="json", exclude={*GRID, *OF_SOME}), "digests": alike}
 

@@ -28,9 +28,7 @@ GCS_RETRY_SECONDS, GCS_PROBE_SECONDS = 60, 2
 class Store(StoreLocation):
     """A results folder. Names are relative to it, with forward slashes: `generations/ab12.parquet`."""
 
-    uri: str = field(
-        default="", repr=False, compare=False
-    )  # as the user gave it, perhaps with secrets; empty for a local folder
+    uri: str = field(default="", repr=False, compare=False)  # as given, perhaps with secrets; empty: a local folder
 
     def publish(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write `content` to `name` in one step, replacing any previous file. Raise `OSError`."""
@@ -48,7 +46,6 @@ class Store(StoreLocation):
         if not self.is_local:
             return self._create_unsure(name, content)
         final = Path(self.path(name))
-        final.parent.mkdir(parents=True, exist_ok=True)
         aside = temporary_name(final.name)
         self.publish(aside, content)
         try:

@@ -240,10 +240,7 @@ def _namespace() -> str:
 
 
 def _process_started(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot.
-
-    Raise `ProcessLookupError` if it has ended or is a zombie, or `OSError` if it is not visible.
-    """
+    """Return a process's start in clock ticks since boot. Raise `ProcessLookupError` if it has ended, or `OSError`."""
     # The second field is the program's name in parentheses, which may contain anything.
     state, *process_fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if state in "ZX":

@@ -185,17 +185,13 @@ def refuse_difference(store: Store, difference: str | None) -> None:
 def first_difference(stored: object, planned: object, key: str = "") -> str | None:
     """Return `key: stored -> planned` for the first value that differs between two JSON values, or None."""
     if isinstance(stored, dict) and isinstance(planned, dict):
-        for name in {**stored, **planned}:
-            inner = f"{key}.{name}" if key else str(name)
-            if difference := first_difference(stored.get(name), planned.get(name), inner):
-                return difference
-        return None
-    if isinstance(stored, list) and isinstance(planned, list) and len(stored) == len(planned):
-        for index, (stored_item, planned_item) in enumerate(zip(stored, planned, strict=True)):
-            if difference := first_difference(stored_item, planned_item, f"{key}[{index}]"):
-                return difference
-        return None
-    return None if stored == planned else f"{key}: {_short(stored)} -> {_short(planned)}"
+        names = {**stored, **planned}
+        values = {f"{key}.{name}" if key else str(name): (stored.get(name), planned.get(name)) for name in names}
+    elif isinstance(stored, list) and isinstance(planned, list) and len(stored) == len(planned):
+        values = {f"{key}[{index}]": both for index, both in enumerate(zip(stored, planned, strict=True))}
+    else:
+        return None if stored == planned else f"{key}: {_short(stored)} -> {_short(planned)}"
+    return next(filter(None, (first_difference(*both, inner) for inner, both in values.items())), None)
 
 
 def versions() -> dict[str, str | None]:
@@ -204,11 +200,9 @@ def versions() -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
-    """Return the version of a package; None if it is not installed, as in a job that ships this code."""
-    try:
+    with suppress(PackageNotFoundError):  # a job may ship this code
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def _short(value: object) -> str:

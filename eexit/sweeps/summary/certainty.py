@@ -153,11 +153,7 @@ def _medians(count_CRMX: np.ndarray, layer_X: np.ndarray) -> np.ndarray:
 def _of_kind(
     shares: Mapping[str, np.ndarray], median_RM: np.ndarray, prompt_R: np.ndarray, unit_R: np.ndarray
 ) -> list[dict[str, float]]:
-    """Return a row per layer with the estimates of `confidence_by_depth`, from the runs of one kind of prompt.
-
-    `shares` maps columns to each run's shares of decided tokens, `median_RM` has each run's median first layers,
-    `prompt_R` the prompts, and `unit_R` their sampling units.
-    """
+    """Return a row per layer with the estimates of `confidence_by_depth`, from runs' shares of tokens and medians."""
     of_units = {name: means_of_units(share_RX, prompt_R, unit_R) for name, share_RX in shares.items()}
     each = {
         name: estimate_columns(of_units[name], [ValueKind.SHARE] * of_units[name].shape[1]) for name in MEASURES
@@ -190,5 +186,4 @@ def _median_layer(median_R: np.ndarray, prompt_R: np.ndarray, unit_R: np.ndarray
 
 
 def _lower_median(values: "np.ndarray | pd.Series") -> float:
-    """Return the median, or the lower one of the two values in the middle."""
     return float(np.sort(values)[(len(values) - 1) // 2])

@@ -54,7 +54,6 @@ def _cell(kind: str, text: str, style: str) -> str:
 
 
 def _coloured(tokens: pa.Table, colours: Mapping[int, str]) -> str:
-    """Return the tokens in order, each with its exit layer as a tooltip."""
     spans = []
     for token, layer in zip(tokens["token"].to_pylist(), tokens["exit_layer"].to_pylist(), strict=True):
         style = f' style="{_ink(colours[layer])}"' if layer in colours else ""

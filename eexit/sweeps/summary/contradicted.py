@@ -77,15 +77,12 @@ def _reads_distribution(configuration: EarlyExit) -> bool:
 
 
 def _first_met(configuration: EarlyExit, p_DXK: np.ndarray, layers: Sequence[int]) -> np.ndarray | None:
-    """Return True where a token first meets the rule's condition, (D, X − 1); None if that needs more than top tokens.
-
-    The rule's function gets arrays in place of tensors.
-    """
+    """Return True where a token first meets the rule's condition, (D, X − 1); None if top tokens don't tell."""
     rule, threshold = ONLINE[configuration.rule], configuration.parameter
     assert isinstance(threshold, float)
     met_DX = np.zeros((len(p_DXK), len(layers) - 1), dtype=bool)
     for rank in configuration.ranks(layers[:-1]):
-        top_p: Any = p_DXK[:, rank, :2]
+        top_p: Any = p_DXK[:, rank, :2]  # in place of a tensor
         try:
             seen_D: Any = rule.function(LayerView(layers[rank], top2_prob=top_p))
         except (AttributeError, IndexError):  # another attribute, or more tokens than were recorded
@@ -101,11 +98,10 @@ def contradicted_rules(found: Mapping[Configuration, Contradicted]) -> str:
     The highest shares come first, at most `MOST_NAMED`, each with its interval and its number of exits.
     """
     online = {of.key: each for of, each in found.items() if isinstance(of, EarlyExit) and of.is_online}
-    labels = {key: _label(each) for key, each in online.items()}
+    labels = {
+        key: f"{percent(each.share.mean)}{bracketed(100 * each.share.low, 100 * each.share.high, '.1f')} of "
+        f"{each.n_exits:,} exits"
+        for key, each in online.items()
+    }
     named = name_above({key: each.share.mean for key, each in online.items()}, MOSTLY, labels)
     return named and f"Careful: while the text is normal's, the final layer contradicts most early exits of {named}."
-
-
-def _label(found: Contradicted) -> str:
-    ends = bracketed(100 * found.share.low, 100 * found.share.high, ".1f")
-    return f"{percent(found.share.mean)}{ends} of {found.n_exits:,} exits"

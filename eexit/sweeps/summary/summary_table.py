@@ -145,7 +145,6 @@ def closing_table(
 def _contradicted(
     store: Store, configurations: Sequence[Configuration], done: Sequence[pa.Table], unit_of: Mapping[str, str]
 ) -> dict[Configuration, Contradicted]:
-    """Return how many early exits on the text of `normal` the final layer contradicts, by configuration."""
 
     found = {}
     for configuration, runs in zip(configurations, done, strict=True):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -26,7 +27,9 @@ from eexit.plan import model_inspection
 from eexit.results.store.commit import RunCounts
 from eexit.sweeps.arguments import from_python
 
-PROMPTS = ["one <b>", {"prompt": "3 + 4?", "answer": "7"}, "x" * 300]  # the last is longer than the model reads
+PROMPTS = [  # the last is longer than the model reads
+    "one <b>", {"prompt": "3 + 4?", "answer": "7", "kind": "sum", "group": "a", "steps": 2}, "x" * 300,
+]  # fmt: skip
 GRID: dict[str, Any] = {
     "rules": {"confidence": [0.05, 0.9]}, "exit_every": 2, "max_new_tokens": 8, "dtype": torch.float32,
     "seeds": range(2), "quiet": True,
@@ -35,24 +38,17 @@ NORMAL = {**GRID, "rules": {}, "modes": ["normal"]}
 
 
 @pytest.fixture(scope="module")
-def swept(model: str, tmp_path_factory: pytest.TempPathFactory) -> eexit.SweepResults:
-    results: eexit.SweepResults = eexit.sweep(
-        PROMPTS, model=model, out=tmp_path_factory.mktemp("swept") / "out", **GRID
-    )
-    return results
+def swept(model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return eexit.sweep(PROMPTS, model=model, out=tmp_path_factory.mktemp("swept") / "out", **GRID)
 
 
 def loaded_from(model: str | Path, **how: Any) -> dict[str, Any]:
     """A model and its tokenizer, as arguments."""
-    return {
-        "model": AutoModelForCausalLM.from_pretrained(model, **how),
-        "tokenizer": AutoTokenizer.from_pretrained(model),
-    }
+    loaded = AutoModelForCausalLM.from_pretrained(model, **how)
+    return {"model": loaded, "tokenizer": AutoTokenizer.from_pretrained(model)}
 
 
-def test_public_names_and_runs_and_tokens_in_the_order_of_the_plan_with_errors_as_rows(
-    swept: eexit.SweepResults,
-) -> None:
+def test_public_names_and_runs_and_tokens_in_the_order_of_the_plan_with_errors_as_rows(swept: Any) -> None:
     assert dir(eexit) == sorted([*eexit.__all__, "open"])
     assert all(hasattr(eexit, name) for name in dir(eexit))
     runs, tokens = swept.runs, swept.tokens
@@ -66,24 +62,16 @@ def test_public_names_and_runs_and_tokens_in_the_order_of_the_plan_with_errors_a
     assert tokens.groupby("run_id").position.apply(lambda of: of.tolist() == [*range(len(of))]).all()
 
 
-def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(model: str, tmp_path: Path) -> None:
-    prompts = [
-        {"id": "sum-1", "prompt": "3 + 4?", "answer": "7", "group": "a", "steps": 2},
-        {"id": "b", "prompt": "Rome?", "kind": "fact"},
-        "of no kind",
-    ]
-    swept = eexit.sweep(prompts, model=model, out=tmp_path / "out", **{**GRID, "seeds": [0]})
-    for runs in (swept.runs, pd.read_parquet(tmp_path / "out" / "generations")):
-        columns = runs.drop_duplicates("prompt_id").set_index("prompt_id")[["kind", "group", "steps"]]
-        columns = columns.astype(object).where(columns.notna(), None)
-        assert columns.loc[["sum-1", "b", "2"]].values.tolist() == [["sum", "a", 2], ["fact", None, None], [None] * 3]
+def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(swept: Any, model: str) -> None:
+    for runs in (swept.runs, pd.read_parquet(Path(swept.out) / "generations")):
+        columns = runs.drop_duplicates("prompt_id").set_index("prompt_id")[["kind", "group", "steps"]].astype(object)
+        brought = columns.where(columns.notna(), None).loc[["0", "1", "2"]].values.tolist()
+        assert brought == [[None] * 3, ["sum", "a", 2], [None] * 3]
     found = swept.by_kind()
-    assert [*zip(found.configuration, found.kind, strict=True)] == [
-        (each.key, kind) for each in swept.configurations for kind in ("fact", "sum")
-    ]
-    right = swept.runs.query("kind == 'sum'").set_index("configuration").correct.astype(float)
-    assert found.query("kind == 'sum'").set_index("configuration").accuracy.to_dict() == right.to_dict()
-    assert (found.accuracy_n, found.disagreement_n)[0].tolist() == [0, 1] * 5
+    assert [*zip(found.configuration, found.kind, strict=True)] == [(each.key, "sum") for each in swept.configurations]
+    right = swept.runs.query("kind == 'sum'").astype({"correct": float}).groupby("configuration").correct.mean()
+    assert found.set_index("configuration").accuracy.to_dict() == right.to_dict()
+    assert {*found.accuracy_n} == {1}
     with pytest.raises(ValueError, match=r"^no prompt of .* has kind: give prompts a field kind$"):
         eexit.sweep(["one"], model=model, **{**NORMAL, "max_new_tokens": 2}).by_kind()
 
@@ -107,11 +95,10 @@ def test_command_and_call_make_the_same_and_go_on_with_each_others(
 
 
 def test_a_loaded_model_does_the_same_and_stays_as_it_is(swept: eexit.SweepResults, model: str, tmp_path: Path) -> None:
-    given = loaded_from(model)
+    given = loaded_from(model) | {name: value for name, value in GRID.items() if name != "dtype"}
     loaded = given["model"].train()
     before = {name: weight.clone() for name, weight in loaded.state_dict().items()}
     modules = [type(module) for module in loaded.modules()]
-    given |= {name: value for name, value in GRID.items() if name != "dtype"}
     done = eexit.sweep(PROMPTS, out=tmp_path / "out", **given)
     same = ["text", "exit_layer_counts", "status", "configuration"]
     assert done.runs[same].equals(swept.runs[same])
@@ -158,14 +145,12 @@ def test_an_unfinished_sweep_says_how_much_is_committed_wherever_it_shows_means(
 
 def test_certainty_is_what_the_columns_of_normals_tokens_say(swept: eexit.SweepResults, model: str) -> None:
     """The two prompts have as many tokens each, so that means over tokens are those over prompts."""
-    found, tokens = swept.confidence_by_depth(threshold=0.01), swept.tokens
+    found, tokens = swept.confidence_by_depth(threshold=0.01).query("kind == 'all prompts'"), swept.tokens
     decided = tokens[(tokens.configuration == "normal") & tokens.decided]
-    sure = pd.DataFrame([[top[0] for top in layers] for layers in decided.top_prob]) >= 0.01
-    likeliest = pd.DataFrame([[top[0] for top in layers] for layers in decided.top_token_ids])
-    confirmed = sure & likeliest.apply(lambda of: of == of[2], axis=1)
+    p_DX, top_DX = (np.array([[k[0] for k in layers] for layers in decided[n]]) for n in ("top_prob", "top_token_ids"))
     assert found.layer.tolist() == [2, 4, 6]
-    assert found.sure.tolist() == pytest.approx(sure.mean().tolist())
-    assert found.confirmed.tolist() == pytest.approx(confirmed.mean().tolist())
+    assert found.sure.tolist() == pytest.approx((p_DX >= 0.01).mean(0))
+    assert found.confirmed.tolist() == pytest.approx(((p_DX >= 0.01) & (top_DX == top_DX[:, -1:])).mean(0))
     assert 0 < found.confirmed[0] < found.sure[0]
     for options in ({"record_top_k": 0}, {"record_full_depth": "final"}, {"modes": ["skip"]}):
         bare = eexit.sweep(["one"], model=model, **{**GRID, "max_new_tokens": 2, "seeds": [0], **options})
@@ -240,9 +225,7 @@ def test_rules_and_modes_may_be_functions_and_a_folder_shrinks_by_configurations
     assert_same(again.runs, runs[(runs.rule != "surely") & (runs["mode"] != "kept")], ["run_id"])
 
 
-def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(
-    swept: eexit.SweepResults, model: str
-) -> None:
+def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(swept: Any, model: str) -> None:
     opened = eexit.open(swept.out)
     assert opened.report() == Path(swept.out, "report.html")
     assert opened.runs.equals(swept.runs)
@@ -255,10 +238,7 @@ def test_without_out_results_live_as_long_as_the_object_and_its_report_longer(
     gc.collect()
     assert [*out.iterdir()] == [report]
     assert "<title>Early exit" in report.read_text("utf-8")
-    shutil.rmtree(out)
-    shorter = eexit.sweep(["one"], model=model, **NORMAL)
-    out = Path(shorter.out)
-    del shorter
+    out = Path(eexit.sweep(["one"], model=model, **NORMAL).out)
     gc.collect()
     assert not out.exists()
 
@@ -280,9 +260,7 @@ def test_a_loaded_model_whose_copy_would_be_another_is_refused(model: str, tmp_p
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_hooks_and_forwards_on_linear_modules_of_a_loaded_model_run_in_every_dtype(
-    model: str, dtype: torch.dtype
-) -> None:
+def test_hooks_and_forwards_on_linear_modules_of_a_loaded_model_run_in_every_dtype(model: str, dtype: Any) -> None:
     given, n_calls = loaded_from(model, dtype=dtype), Counter[str]()
     layers, projection = given["model"].model.layers, given["model"].model.layers[1].mlp.down_proj
     asked: Any = {**given, "rules": {"fixed": [5]}, "modes": ["normal", "unfrozen"], "max_new_tokens": 4, "quiet": True}

@@ -26,17 +26,13 @@ def time_it(folder: Path, number: int, **fields: Any) -> None:
     ("fields", "step"),
     [
         ({}, "1 sequence 100.0 ms, 8 sequences 200.0 ms, at full depth ({}: a machine, float32)"),
-        (
-            {"quantization": "int8"},
-            "1 sequence 150.0 ms, 8 sequences 300.0 ms, at full depth ({}: a machine, float32 with int8 weights)",
-        ),
+        ({"quantization": "int8"},
+         "1 sequence 150.0 ms, 8 sequences 300.0 ms, at full depth ({}: a machine, float32 with int8 weights)"),
         ({"dtype": "bfloat16"}, ""),
         ({"name": "another/model"}, ""),
     ],
-)
-def test_a_step_takes_what_it_took_when_this_model_was_timed_last(
-    tmp_path: Path, fields: dict[str, str], step: str
-) -> None:
+)  # fmt: skip
+def test_a_step_takes_what_it_took_when_this_model_was_timed_last(tmp_path: Path, fields: Any, step: str) -> None:
     time_it(tmp_path / "first", 1)
     time_it(tmp_path / "timed", 2)
     time_it(tmp_path / "timed", 3, dtype="float32 with int8 weights")

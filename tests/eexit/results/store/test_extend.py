@@ -14,7 +14,7 @@ from untrained import random_gate, save_gate, save_state_maps, stream_maps
 from eexit.errors import UsageError
 from eexit.plan.runs import configurations, plan_runs
 from eexit.plan.sweep_config import SweepConfig
-from eexit.results.layout import Manifest
+from eexit.results.layout import Manifest, decode_manifest
 from eexit.results.store.commit import commit
 from eexit.results.store.extend import extended_config, growth, manifest_written, stored_config
 from eexit.results.store.folder import Store
@@ -74,26 +74,23 @@ def test_the_grid_is_the_union(store: Store, change: dict[str, Any], more: list[
 def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store, tmp_path: Path) -> None:
     model = {**MODEL, "digest": "ab" * 32, "revision": None}
     gate = str(save_gate(tmp_path / "gate", random_gate(["confidence/0.9"]), model))
-    maps, others = (
-        str(save_state_maps(tmp_path / name, stream_maps(std), model)) for name, std in (("a", 0.1), ("b", 0.2))
-    )
+    maps, others = (str(save_state_maps(tmp_path / f"{std}", stream_maps(std), model)) for std in (0.1, 0.2))
     no_product = extended_config(store, manifest_of(asked()), asked(modes=["skip"], rules={"fixed": [5]}))
     grown = extended_config(store, manifest_of(no_product), asked(rules={"fixed": [5, 10]}))
     assert keys_of(grown)[2:] == ["unfrozen/fixed/5", "unfrozen/fixed/10", "skip/fixed/5"]
     patient = asked(rules={"patience": [2], "confidence": [0.9]})
     gated = extended_config(store, manifest_of(patient), asked(gate=gate, gate_thresholds=[0.2]))
     assert keys_of(gated) == [*keys_of(patient), "unfrozen/confidence/0.9+gate0.2"]
-    whole = extended_config(
-        store, manifest_of(gated), asked(modes=["mapped_residual"], rules={"agree": []}, kv_maps=maps)
-    )
+    mapped: dict[str, Any] = {"modes": ["mapped_residual"], "rules": {"agree": []}}
+    whole = extended_config(store, manifest_of(gated), asked(**mapped, kv_maps=maps))
     assert keys_of(whole) == [*keys_of(gated), "mapped_residual/agree"]
     assert extended_config(store, manifest_of(whole), patient) == whole, "an asking without them goes on"
-    elsewhere = asked(modes=["mapped_residual"], rules={"agree": []}, kv_maps=str(copytree(maps, tmp_path / "copy")))
+    elsewhere = asked(**mapped, kv_maps=str(copytree(maps, tmp_path / "copy")))
     moved = whole.model_copy(update={"kv_maps": elsewhere.kv_maps})
     assert extended_config(store, manifest_of(whole), elsewhere) == moved
     assert ids_of(patient) < ids_of(gated) < ids_of(whole)
     with pytest.raises(UsageError, match=r'holds another sweep \(digests\.kv_maps: ".+ -> ".+\):'):
-        extended_config(store, manifest_of(whole), asked(modes=["mapped_residual"], kv_maps=others))
+        extended_config(store, manifest_of(whole), asked(**mapped, kv_maps=others))
 
 
 @pytest.mark.parametrize(
@@ -101,9 +98,9 @@ def test_what_was_trained_comes_with_the_configurations_that_use_it(store: Store
     [
         ({}, {"model": "other"}, 'another sweep (model: "tiny" -> "other")'),
         ({}, {"dtype": "bfloat16"}, 'dtype: "float32" -> "bfloat16"'),
-        ({}, {"quantize": "int8"}, 'quantize: null -> "int8"'),
         ({}, {"exit_layers": [5, 10]}, "exit_layers: null -> [5, 10]"),
         ({"exit_layers": [5, 10]}, {"exit_layers": [5, 15]}, "exit_layers[1]: 10 -> 15"),
+        ({}, {"quantize": "int8"}, 'quantize: null -> "int8"'),
         ({}, {"max_new_tokens": 4}, "max_new_tokens: 3 -> 4"),
         ({}, {"system": "Be brief."}, 'system: "" -> "Be brief."'),
         ({}, {"temperature": 0.5}, "temperature: 0.0 -> 0.5"),
@@ -128,8 +125,7 @@ def test_a_manifest_has_grown_once_something_landed_and_is_as_before_otherwise(s
     runs = list(plan_runs(before))
     with manifest_written(store, manifest_of(before)):
         commit(store, runs, rows_of(runs, before))
-    held, content = read_manifest(store), store.read("sweep.json")
-    assert held
+    content = store.read("sweep.json") or b""
     with manifest_written(store, manifest_of(more)) as config:
         assert config == more
         assert store.read("sweep.json") != content
@@ -139,7 +135,8 @@ def test_a_manifest_has_grown_once_something_landed_and_is_as_before_otherwise(s
         commit(store, later[:2], rows_of(later[:2], more))
     now = read_manifest(store)
     assert now
-    assert (stored_config(store, now), now.n_runs, now.started) == (more, 8, held.started)
+    started = decode_manifest(content).started
+    assert (stored_config(store, now), now.n_runs, now.started) == (more, 8, started)
     with manifest_written(store, manifest_of(before)) as config:
         assert config == more, "the smaller asking goes on with all"
     with manifest_written(store, manifest_of(asked(seeds=[2]))) as config:

@@ -64,16 +64,18 @@ def test_another_or_a_changed_model_is_refused(store: Store, part: str) -> None:
         refuse_other_model(store, HELD, make_manifest(CONFIG, changed, (5,)))
 
 
-def test_a_manifest_says_what_the_results_are_of_and_without_one_or_with_one_of_another_format_they_are_refused(
-    store: Store,
-) -> None:
+def refuse(store: Store, content: bytes, line: str) -> None:
+    store.publish(MANIFEST, content)
+    with pytest.raises(UsageError, match=rf"no sweep's of this version \({line}") as refused:
+        read_manifest(store)
+    assert not isinstance(refused.value, MissingManifestError)
+
+
+def test_a_manifest_says_what_results_are_of_which_without_it_or_in_another_format_are_refused(store: Store) -> None:
     store.publish("notes.txt", b"not of a sweep")
     assert read_manifest(store) is None
-    for content, line in ((b"{", "it is not JSON"), (b'{"format": 1}', f"it has format 1, not {FORMAT}")):
-        store.publish(MANIFEST, content)
-        with pytest.raises(UsageError, match=rf"no sweep's of this version \({line}") as refused:
-            read_manifest(store)
-        assert not isinstance(refused.value, MissingManifestError)
+    refuse(store, b"{", "it is not JSON")
+    refuse(store, b'{"format": 1}', f"it has format 1, not {FORMAT}")
     store.publish(MANIFEST, encode_manifest(HELD))
     assert read_manifest(store) is None  # as long as there are no results
     store.publish(SHARD, b"")
@@ -83,10 +85,7 @@ def test_a_manifest_says_what_the_results_are_of_and_without_one_or_with_one_of_
     assert held["config"] == CONFIG.model_dump(mode="json")
     assert set(held["versions"]) == {"python", "eexit", "torch", "transformers", "ray", "pyarrow"}
     assert held["started"].endswith("+00:00")
-    store.publish(MANIFEST, b'{"format": 1}')
-    with pytest.raises(UsageError, match="format 1") as refused:
-        read_manifest(store)
-    assert not isinstance(refused.value, MissingManifestError)
+    refuse(store, b'{"format": 1}', "it has format 1")
     store.remove(MANIFEST)
     with pytest.raises(MissingManifestError, match=r"holds results but no sweep\.json"):
         read_manifest(store)
