@@ -14,7 +14,6 @@ SCRIPT = Path(__file__).parents[3] / "jobs" / "bench"
 
 
 def main(*arguments: object) -> int:
-    """The command in this process, which has torch already."""
     code: int = run_path(str(SCRIPT / "__main__.py"))["main"]([*map(str, arguments)])
     return code
 
