@@ -42,7 +42,7 @@ class Chaos:
         self._out, self._stopped = folder / "undisturbed", False
         self._frozen: list[tuple[float, psutil.Process]] = []  # when each goes on
         (folder / "ray").mkdir()
-        self._command = [
+        self._command: list[str | Path] = [
             *(sys.executable, SCRIPT, *flags_in(folder, N_PROMPTS), "--device", "cpu", "--max-new-tokens", str(tokens)),
             *("--rows-per-shard", "9", "--actors", "2", "--cpus-per-actor", "0.5", "--timeout", str(TIMEOUT_SECONDS)),
         ]
@@ -79,8 +79,8 @@ class Chaos:
 
     def _driver(self) -> subprocess.Popen[bytes]:
         with (self._folder / "said").open("wb") as said:
-            command, environment = [*self._command, "--out", self._out], environment_with(self._folder / "ray")
-            return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+            environment = environment_with(self._folder / "ray")
+            return subprocess.Popen([*self._command, "--out", self._out], env=environment, stdout=said, stderr=said)
 
     def _pause(self, driver: subprocess.Popen[bytes]) -> bool:
         """Wait for the next blow, and return True if the driver still runs."""

@@ -149,7 +149,7 @@ def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.T
         "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
     )
     sweep_here(environment, "--config", folder / "mine.toml", "--dry-run")  # which stores the model's facts
-    flags = ("--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
+    flags = ("--config", str(folder / "mine.toml"), "--device", "cpu", "--json", str(folder / "new" / "figures"))
     done = subprocess.run([sys.executable, SCRIPT, *flags], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder / "progress.txt").write_text(done.stderr)
