@@ -61,13 +61,8 @@ def model_generator(config: SweepConfig, device: str) -> Generator:
     assigned = ray.get_runtime_context().get_assigned_resources()
     torch.set_num_threads(max(1, int(assigned.get("CPU", 1))))
     generator = ModelGenerator(config, device, memory_share=min(1.0, assigned.get("GPU", 1.0)))
-    unit_costs = generator.unit_costs
-    log(
-        "loaded",
-        seconds=round(time.monotonic() - began, 3),
-        layer_weight_bytes=int(unit_costs.weight_bytes_L.max()),
-        head_weight_bytes=unit_costs.head_weight_bytes,
-    )
+    layer, head = int(generator.unit_costs.weight_bytes_L.max()), generator.unit_costs.head_weight_bytes
+    log("loaded", seconds=round(time.monotonic() - began, 3), layer_weight_bytes=layer, head_weight_bytes=head)
     return generator
 
 
@@ -83,15 +78,10 @@ class SweepActor:
             lease: Token of the driver's lease.
             token: Token of this actor. The driver bars an actor from committing by fencing its token.
         """
-        self._make_generator = make_generator
-        self._config = config
-        self._device = device
-        self._lease = lease
-        self._token = token
-        self._store = open_store(out)
-        self._metrics = ActorMetrics()
+        self._make_generator, self._config, self._device = make_generator, config, device
+        self._store, self._lease, self._token = open_store(out), lease, token
+        self._metrics, self._rows = ActorMetrics(), 0
         self._runner: ShardRunner | None = None
-        self._rows = 0
         log_to_stderr()
 
     def load(self, custom: CustomExits) -> None:
@@ -110,18 +100,12 @@ class SweepActor:
         began = time.monotonic()
         with self._at_work(runs) as runner:
             tally = runner.do(runs)
-        seconds = time.monotonic() - began
+        seconds, ids = time.monotonic() - began, [run.run_id for run in runs]
         self._metrics.runs.inc(tally.runs)
         if tally.errors:
             self._metrics.errors.inc(tally.errors)
         self._metrics.shard_seconds.observe(seconds)
-        log(
-            "committed",
-            shard=shard_name(runs),
-            seconds=round(seconds, 3),
-            **asdict(tally),
-            run_ids=[run.run_id for run in runs],
-        )
+        log("committed", shard=shard_name(runs), seconds=round(seconds, 3), **asdict(tally), run_ids=ids)
         return tally
 
     def rehearse(self, runs: Sequence[Run]) -> RunCounts:

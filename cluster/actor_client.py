@@ -19,9 +19,7 @@ from eexit.sweeps.shards import Shard
 
 SECONDS_BETWEEN_POLLS = 1.0
 SECONDS_TO_DIE = 10.0  # to wait for a killed actor's calls to end
-ACCELERATOR_SHARE = (
-    0.001  # of a node's `accelerator_type:…` resource; Ray itself requests this share to place an actor there
-)
+ACCELERATOR_SHARE = 0.001  # of a node's `accelerator_type:…` resource, as Ray itself requests to place an actor there
 
 
 @dataclass(eq=False)

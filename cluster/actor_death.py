@@ -18,13 +18,9 @@ class LiveActors:
     """Live actors of a sweep. A dead actor is replaced, and its uncommitted shards are queued again."""
 
     def __init__(
-        self,
-        start: Callable[[PoolSpec], ActorClient],
-        queue: ShardQueue,
-        store: Store,
-        lease: Lease,
+        self, start: Callable[[PoolSpec], ActorClient], queue: ShardQueue, store: Store, lease: Lease,
         say: Callable[[str], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._start, self._queue, self._store, self._lease, self._say = start, queue, store, lease, say
         self.actors: list[ActorClient] = []
         self._vacant: list[PoolSpec] = []  # pools of actors that could not load; refilled after the next commit

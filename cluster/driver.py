@@ -73,9 +73,7 @@ class Driver:
         self._queue = ShardQueue(
             self._store, job.config, assigned.lease, shards, self._planned - n_done, self._display.say
         )
-        self._pools = pools
-        self._own_ray = is_own_ray
-        self._supervised = 0.0
+        self._pools, self._own_ray, self._supervised = pools, is_own_ray, 0.0
         # Runs include their prompts, so that actors need no other prompts of the sweep.
         lean = job.config.model_copy(update={"prompts": job.config.prompts[:1]})
         arguments = (assigned.make_generator, lean, assigned.location, job.device, assigned.lease.token)
@@ -134,13 +132,10 @@ class Driver:
                     actor, failure_of_actor(error), isinstance(error, RayActorError) and error.preempted
                 )
             else:
-                self._answered(actor, ref, answer)
-
-    def _answered(self, actor: ActorClient, ref: Any, tally: RunCounts) -> None:
-        if ref == actor.loading:
-            actor.loaded()
-        else:
-            self._live.record_commit(actor.take(ref), tally)
+                if ref == actor.loading:
+                    actor.loaded()
+                else:
+                    self._live.record_commit(actor.take(ref), answer)
 
     def _raised(self, actor: ActorClient, ref: Any, error: RayTaskError) -> None:
         """Handle an exception of a call, whose actor is alive."""

@@ -96,12 +96,9 @@ def _start() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault(*NO_PRESTART)
         ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
-        )
+        )  # fmt: skip
 
 
 def _end() -> None:
@@ -140,10 +137,8 @@ class RayHealth:
         own_node = next(node for node in ray.nodes() if node["NodeID"] == self._node)
         self._raylet = f"{own_node['NodeManagerAddress']}:{own_node['NodeManagerPort']}"
         self._kind = "own" if is_own else "cluster"
-        self._pools = pools
-        self._say = say
+        self._pools, self._say, self._told = pools, say, False
         self._answered = self._at_work = time.monotonic()
-        self._told = False
 
     def check(self, at_work: bool) -> None:
         """Raise `SweepStopped` if the sweep can't go on. `at_work` is True if any actor is up."""

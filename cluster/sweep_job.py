@@ -36,16 +36,13 @@ class SweepJob(SweepSpec):
         None, ge=0.01, allow_inf_nan=False, description="CPUs and threads per actor (default: an equal share)"
     )
     gpus_per_actor: GPUs | None = Field(
-        None,
-        description="GPUs per actor, or a fraction of one (default: 1 if there are any); several share one model",
+        None, description="GPUs per actor, or a fraction of one (default: 1 if there are any); several share one model"
     )
     accelerator_type: tuple[str, ...] | None = Field(
         None, min_length=1, description="GPU types as Ray names them (A100, L4, …); one pool of actors per type"
     )
     timeout: Float | None = Field(
-        None,
-        gt=0,
-        description="limit in seconds for loading, for a single run, and for a shard without a new token",
+        None, gt=0, description="limit in seconds for loading, for a single run, and for a shard without a new token"
     )
 
 

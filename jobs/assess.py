@@ -81,9 +81,8 @@ def flags_by_model(flags: Namespace) -> list[Namespace]:
     if (Path(flags.out).expanduser() / ASSESSMENT).is_file():
         raise UsageError(f"--out {flags.out} is an assessment of one model: give several models another folder")
     outs = folders_by_name(flags.model, flags.out)
-    return [
-        Namespace(**{**vars(flags), "model": model, "out": out}) for model, out in zip(flags.model, outs, strict=True)
-    ]
+    pairs = zip(flags.model, outs, strict=True)
+    return [Namespace(**{**vars(flags), "model": model, "out": out}) for model, out in pairs]
 
 
 def assess_one(assessment: "Assessment", flags: Namespace) -> None:
@@ -115,13 +114,7 @@ def assess_one(assessment: "Assessment", flags: Namespace) -> None:
 def assessment_of(flags: Namespace) -> "Assessment":
     """Return the assessment. Raises `UsageError` for bad flags; the model is inspected, not loaded."""
     from cluster.assessment.assessment import Assessment, folder_of
-    from cluster.assessment.prompt_splits import (
-        CONFIDENCE,
-        CONFIDENCE_OF_A_SMOKE_RUN,
-        drawn,
-        sizes_at,
-        split,
-    )
+    from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN, drawn, sizes_at, split
     from cluster.assessment.recipe import Recipe
     from eexit.plan.exit_layers import every_nth_layer, with_layer_between
     from eexit.plan.model_inspection import inspect_model
@@ -144,8 +137,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
         parts = split(read_prompts(flags.prompts), whole_sizes, least, flags.quick, flags.batch)
     else:
         parts = drawn(whole_sizes, least, flags.seed, flags.quick, flags.batch)
-    common = {name: getattr(flags, name) for name in MODEL}
-    reading = {name: getattr(flags, name) for name in READING}
+    common, reading = ({name: getattr(flags, name) for name in names} for names in (MODEL, READING))
     trust = {TRUST: flags.trust_remote_code}
     config = config_of(flags, parts.of["run"][:1], common | reading | trust)
     model, layers, memory = inspect_model(config, 1)
@@ -160,7 +152,7 @@ def assessment_of(flags: Namespace) -> "Assessment":
         is_smoke_run=flags.quick,
     )  # fmt: skip
     bound = Bound(risk=parts.risk, max_risk=flags.max_risk, confidence=confidence)
-    return Assessment(recipe, bound, model, sweep_of)
+    return Assessment(recipe, bound, model, lambda arguments: load_job(arguments, sweep.DEMO)[0].config)
 
 
 def model_flags(given: Mapping[str, Any]) -> list[str]:
@@ -171,11 +163,6 @@ def model_flags(given: Mapping[str, Any]) -> list[str]:
             values = [] if value is True else value if isinstance(value, list | tuple) else [value]
             found += [f"--{name.replace('_', '-')}", *map(str, values)]
     return found
-
-
-def sweep_of(arguments: Sequence[str]) -> SweepConfig:
-    """Return the configuration of a step's sweep."""
-    return load_job(arguments, sweep.DEMO)[0].config
 
 
 def config_of(flags: Namespace, prompts: Sequence["Prompt"], fields: Mapping[str, Any]) -> SweepConfig:
@@ -255,35 +242,23 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--revision", help=fields["revision"].description)
     parser.add_argument("--dtype", help=f"auto, bfloat16, float16 or float32 (default: {fields['dtype'].default})")
     parser.add_argument("--quantize", help=fields["quantize"].description)
-    parser.add_argument(
-        "--prompts", metavar="FILE", help="a .txt, .jsonl, .csv or .parquet file (default: generated prompts)"
-    )
-    which = "random seed of the generated prompts (default: 0)"
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=which)
+    parser.single("--prompts", "FILE", "a .txt, .jsonl, .csv or .parquet file (default: generated prompts)")
+    parser.single("--seed", "N", "random seed of the generated prompts (default: 0)", type=seed, default=0)
     parser.add_argument("--system", help=fields["system"].description)
-    parser.add_argument(
-        "--max-risk", type=float, default=0.02, metavar="SHARE",
-        help="bound on the risk: the share of prompts that lose a correct answer or, without answers, of tokens that "
-        "differ (default: 0.02)",
+    parser.single(
+        "--max-risk", "SHARE",
+        "bound on the risk: the share of prompts that lose a correct answer or, without answers, of tokens that differ "
+        "(default: 0.02)", type=float, default=0.02,
     )  # fmt: skip
-    rows = "batch size at which exits have to pay (default: 1)"
-    parser.add_argument("--batch", type=whole, default=1, metavar="ROWS", help=rows)
-    parser.add_argument(
-        "--max-new-tokens", type=whole, default=32, metavar="N", help="maximum number of tokens per run (default: 32)"
-    )
+    parser.single("--batch", "ROWS", "batch size at which exits have to pay (default: 1)", type=whole, default=1)
+    parser.single("--max-new-tokens", "N", "maximum number of tokens per run (default: 32)", type=whole, default=32)
     layers = f"{fields['exit_layers'].description}, and one between the last two"
     parser.several("--exit-layers", "L", layers, type=int, default=None)
-    parser.several("--thinking", "MARK", fields["thinking"].description or "", default=None)
-    parser.add_argument("--thinking-until", metavar="PATTERN", help=fields["thinking_until"].description)
-    parser.add_argument(
-        "--quick", action="store_true", help="a smoke run at a tenth of the size, without a certificate"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="write the prompts of each split into --out, print the commands, and stop",
-    )
-    parser.add_argument("--out", default="results/assess", metavar="FOLDER", help="(default: results/assess)")
+    parser.several("--thinking", "MARK", fields["thinking"].description, default=None)
+    parser.single("--thinking-until", "PATTERN", fields["thinking_until"].description)
+    parser.switch("--quick", "a smoke run at a tenth of the size, without a certificate")
+    parser.switch("--dry-run", "write the prompts of each split into --out, print the commands, and stop")
+    parser.single("--out", "FOLDER", "(default: results/assess)", default="results/assess")
     return study_flags(parser, arguments, with_own_exits=False)
 
 

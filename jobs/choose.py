@@ -51,36 +51,21 @@ def main(arguments: Sequence[str]) -> int:
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
     parser.add_argument("--risk", required=True, choices=tuple(RISKS), help="risk to bound")
+    bound = "bound on the risk, between 0 and 1 (default: 0.05)"
+    parser.single("--max-risk", "SHARE", bound, type=float, default=0.05)
+    parser.single("--confidence", "SHARE", "confidence of the guarantee (default: 0.95)", type=float, default=0.95)
+    costs = "; ".join(f"{name}: {c.definition}" for name, c in COSTS.items())
+    parser.add_argument("--cost", choices=tuple(COSTS), default="run", help=costs)
     parser.add_argument(
-        "--max-risk",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="bound on the risk, between 0 and 1 (default: 0.05)",
-    )
-    parser.add_argument(
-        "--confidence", type=float, default=0.95, metavar="SHARE", help="confidence of the guarantee (default: 0.95)"
-    )
-    parser.add_argument(
-        "--cost",
-        choices=tuple(COSTS),
-        default="run",
-        help="; ".join(f"{name}: {c.definition}" for name, c in COSTS.items()),
-    )
-    parser.add_argument(
-        "--order",
-        choices=ORDERS,
-        default=PARETO,
+        "--order", choices=ORDERS, default=PARETO,
         help="pareto: one sequence over all modes and rules, in a pilot's order; passed-on: one sequence per mode and "
         "rule, from the conservative to the bold parameter; a finished sequence passes its error budget on (default: "
         "pareto)",
-    )
-    parser.add_argument(
-        "--pilot", metavar="RESULTS", help="finished sweep of other prompts for the order (default: a split)"
-    )
-    parser.add_argument(
-        "--planned-uses", type=whole, metavar="N", help="planned number of selections on these prompts, which share "
-        "the error budget equally (default: 1; a further selection gets a small reserve)",
+    )  # fmt: skip
+    parser.single("--pilot", "RESULTS", "finished sweep of other prompts for the order (default: a split)")
+    parser.single(
+        "--planned-uses", "N", "planned number of selections on these prompts, which share the error budget equally "
+        "(default: 1; a further selection gets a small reserve)", type=whole,
     )  # fmt: skip
     among = "candidates (default: all)"
     parser.several("--modes", "MODE", among)

@@ -12,8 +12,9 @@ differences of models. A line each precedes them for whatever differs in prompts
 
 import json
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,36 +69,28 @@ def show(comparison: "Comparison", flags: Namespace) -> None:
 
 def as_dict(comparison: "Comparison", confidences: Sequence[float]) -> dict[str, Any]:
     """Return the notes and all tables for JSON, with null where nothing is known."""
-    frames = {
-        "models": comparison.models_table(), "depths": comparison.depths_table(),
-        "settings": comparison.settings_table(),
-    }  # fmt: skip
-    rows = {name: _rows(frame) for name, frame in frames.items()}
-    differences = [{"confidence": each, "rows": _rows(comparison.differences_table(each))} for each in confidences]
-    return {"notes": [*comparison.notes], **rows, "differences": differences}
 
+    def rows(frame: Any) -> Any:
+        return json.loads(frame.to_json(orient="records", double_precision=15))
 
-def _rows(frame: Any) -> Any:
-    return json.loads(frame.to_json(orient="records", double_precision=15))
+    return {
+        "notes": [*comparison.notes],
+        "models": rows(comparison.models_table()),
+        "depths": rows(comparison.depths_table()),
+        "settings": rows(comparison.settings_table()),
+        "differences": [{"confidence": at, "rows": rows(comparison.differences_table(at))} for at in confidences],
+    }
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = Parser(__doc__)
     parser.add_argument("results", nargs="+", help="folders or URIs of finished sweeps or assessments")
-    parser.several(
-        "--confidence", "SHARE", f"of the intervals of paired differences (default: {LEVEL})", type=_confidence,
-        default=(LEVEL,),
-    )  # fmt: skip
-    parser.add_argument("--out", metavar="FILE", help="write a page with charts, such as compare.html")
-    parser.add_argument("--json", metavar="FILE", help="write all tables as JSON")
+    confidence = partial(number, allows=lambda share: 0.5 <= share < 1, what="at least 0.5 and below 1, as in 0.998")
+    what = f"of the intervals of paired differences (default: {LEVEL})"
+    parser.several("--confidence", "SHARE", what, type=confidence, default=(LEVEL,))
+    parser.single("--out", "FILE", "write a page with charts, such as compare.html")
+    parser.single("--json", "FILE", "write all tables as JSON")
     return parser.read(arguments)
-
-
-def _confidence(text: str) -> float:
-    share = number(text)
-    if not 0.5 <= share < 1:
-        raise ArgumentTypeError(f"must be at least 0.5 and below 1, as in 0.998, got {text}")
-    return share
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import HttpUrl, ValidationError
 
 from cluster.console.command import command
-from cluster.console.flags import number, study_parser, whole
+from cluster.console.flags import number, quiet_flag, study_parser, whole
 from eexit.errors import UsageError
 from eexit.output.display import console_of, open_display
 from eexit.output.locations import read_snippet, redact, without_secrets
@@ -100,11 +100,11 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     add("--concurrency", type=whole, default=CONCURRENCY, metavar="N", help=f"concurrent requests ({CONCURRENCY})")
     add("--timeout", type=whole, default=TIMEOUT, metavar="S", help=f"seconds for a complete reply ({TIMEOUT})")
     temperature = f"sampling temperature of the judge (0); {THE_ENDPOINTS}: send none"
-    add("--temperature", type=_temperature, default=0.0, metavar="T", help=temperature)
+    parser.single("--temperature", "T", temperature, type=_temperature, default=0.0)
     form = "response_format of the request"
     add("--response-format", choices=RESPONSE_FORMATS, default=RESPONSE_FORMATS[0], help=form)
     add("--dry-run", action="store_true", help="print the number of requests and send none")
-    add("--quiet", action="store_true", help="hide progress; print results and problems")
+    quiet_flag(parser)
     flags = parser.read(arguments)
     if flags.key is not None:
         raise UsageError("a key on a command line can be seen by others: set OPENAI_API_KEY, or name yours: --key-from")
@@ -121,10 +121,8 @@ def _address(url: str) -> str:
 
 
 def _temperature(text: str) -> float | None:
-    temperature = None if text == THE_ENDPOINTS else number(text)
-    if temperature is not None and not 0 <= temperature < float("inf"):
-        raise ArgumentTypeError(f"must be ≥ 0 or {THE_ENDPOINTS}, got {text}")
-    return temperature
+    what = f"≥ 0 or {THE_ENDPOINTS}"
+    return None if text == THE_ENDPOINTS else number(text, lambda value: 0 <= value < float("inf"), what)
 
 
 if __name__ == "__main__":

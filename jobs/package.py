@@ -45,12 +45,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument("--configuration", metavar="KEY", help="key of the setting, as in the sweep's table")
-    parser.add_argument("--chosen", action="store_true", help="the setting that eexit choose selected last")
+    parser.single("--configuration", "KEY", "key of the setting, as in the sweep's table")
+    parser.switch("--chosen", "the setting that eexit choose selected last")
     parser.add_argument("--out", required=True, help="folder for the package; empty or new")
-    parser.add_argument(
-        "--hub", metavar="NAME", help="name of the Hub repository that the folder will be; adds custom_generate/"
-    )
+    parser.single("--hub", "NAME", "name of the Hub repository that the folder will be; adds custom_generate/")
     further = "dtypes to measure and allow besides the sweep's"
     parser.several("--dtypes", "DTYPE", further, choices=DTYPES)
     flags = study_flags(parser, arguments)

@@ -45,9 +45,8 @@ def main(arguments: Sequence[str]) -> int:
 
     kl_factors = parse_numbers(flags.kl_factors, RULES["kl"].unit, "--kl-factors")
     replaced = {name: given for name in REPLACED if (given := getattr(flags, name))}
-    asked = ReplayArgs(
-        kl_factors, parse_rules(flags.rules), flags.modes, flags.exit_sets, flags.gate_thresholds, replaced
-    )
+    rules = parse_rules(flags.rules)
+    asked = ReplayArgs(kl_factors, rules, flags.modes, flags.exit_sets, flags.gate_thresholds, replaced)
     plan = partial(make_replay_plan, asked=asked, text_of=flags.texts_of)
     display = open_display(quiet=flags.quiet)
     done = run_study(flags.results, plan, flags.device, display, trusts_code=flags.trust_remote_code)
@@ -67,18 +66,12 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
         "--rules", "RULE",
         "rules with their parameters, as numbers with commas or as ranges: confidence=0.5:0.95:10 entropy=0.1,1",
     )  # fmt: skip
-    parser.several(
-        "--modes", "MODE",
-        "modes (default: the sweep's; for oracles, those of the sweep with an exact KV cache)",
-    )  # fmt: skip
+    modes = "modes (default: the sweep's; for oracles, those of the sweep with an exact KV cache)"
+    parser.several("--modes", "MODE", modes)
     parser.several("--exit-sets", "LAYERS", "exit sets, as in 25 20,25 all (default: all)", default=(EVERY,))
-    parser.add_argument(
-        "--texts-of", default=NORMAL, metavar="KEY", help=f"configuration whose texts are replayed ({NORMAL})"
-    )
+    parser.single("--texts-of", "KEY", f"configuration whose texts are replayed ({NORMAL})", default=NORMAL)
     for name, of in REPLACED.items():
-        parser.add_argument(
-            flag(name), metavar=of, help=f"in place of the sweep's: {SweepConfig.model_fields[name].description}"
-        )
+        parser.single(flag(name), of, f"in place of the sweep's: {SweepConfig.model_fields[name].description}")
     parser.several(
         "--gate-thresholds", "CHANCE",
         f"read a layer only if the gate predicts at least this exit probability; {PERFECT}: a gate without errors, the "

@@ -13,8 +13,9 @@ The report of a running sweep shows the committed runs.
 
 import sys
 import webbrowser
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,31 +56,18 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = Parser(__doc__)
     parser.add_argument("results", help="a sweep's folder or URI, or an early_exit_analysis.json")
     parser.add_argument("--out", help=f"the file to write (default: {REPORT} in the sweep's folder)")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    parser.add_argument("--serve", nargs="?", type=int, const=8000, metavar="PORT", help="serve it to this machine")
-    parser.add_argument(
-        "--margin",
-        type=_margin,
-        default=MARGIN,
-        metavar="SHARE",
-        help=f"a setting is as good as full depth if it is worse by less than this margin (default: {MARGIN})",
-    )
-    parser.add_argument(
-        "--unit-costs-of",
-        metavar="MODEL",
-        help=f"add the cost at another model's unit costs: {', '.join(KNOWN)}, a folder, or shapes",
-    )
+    parser.switch("--open", "open it in the browser")
+    parser.single("--serve", "PORT", "serve it to this machine", nargs="?", type=int, const=8000)
+    what = "above 0 and below 1, as in 0.02 for two points"
+    margin = partial(number, allows=lambda share: 0 < share < 1, what=what)
+    of_margin = f"a setting is as good as full depth if it is worse by less than this margin (default: {MARGIN})"
+    parser.single("--margin", "SHARE", of_margin, type=margin, default=MARGIN)
+    models = f"{', '.join(KNOWN)}, a folder, or shapes"
+    parser.single("--unit-costs-of", "MODEL", f"add the cost at another model's unit costs: {models}")
     held = parser.add_mutually_exclusive_group()
     held.add_argument("--prompts", type=whole, metavar="N", help="number of prompts with texts (default: 100)")
     held.add_argument("--ids", nargs="+", metavar="ID", help="ids of prompts with texts")
     return parser.read(arguments)
-
-
-def _margin(text: str) -> float:
-    margin = number(text)
-    if not 0 < margin < 1:
-        raise ArgumentTypeError(f"must be above 0 and below 1, as in 0.02 for two points, got {text}")
-    return margin
 
 
 def options_of(flags: Namespace) -> "PageOptions":

@@ -64,10 +64,8 @@ def main(arguments: Sequence[str]) -> int:
                 display.say(f"call {number} of {flags.calls}")
             done = run_study(flags.results, plan, flags.device, display, columns=asked.columns, trusts_code=trusts)
             rows += done.rows
-            if (
-                flags.unused_prompts
-                and len(calls_like(done.rows, TIMINGS.rows(open_store(flags.results)))) >= flags.calls
-            ):
+            calls = calls_like(done.rows, TIMINGS.rows(open_store(flags.results))) if flags.unused_prompts else ()
+            if len(calls) >= flags.calls:
                 break  # with those of a command that was stopped
     replace(done, rows=rows).show(flags.results, columns=110)
     return 0
@@ -77,53 +75,35 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
     keys = "keys of configurations (default: all but oracles); normal and generate are always timed"
     parser.several("--configurations", "KEY", keys)
-    parser.add_argument(
-        "--chosen", action="store_true", help="time only the setting that eexit choose selected last, if any"
-    )
+    parser.switch("--chosen", "time only the setting that eexit choose selected last, if any")
     parser.several("--draft", "LAYER:N", "drafts to time, as in 20:4 25:4; the sweep need not have them")
     rows = "batch sizes; prompts repeat if there are fewer (default: 1 8 32)"
     parser.several("--batch", "ROWS", rows, type=whole, default=(1, 8, 32))
-    parser.add_argument(
-        "--prompts",
-        type=whole,
-        default=8,
-        metavar="N",
-        help="number of prompts, drawn by a hash, each kind (fact of fact-30) in proportion; without failed and "
-        "overlong runs (default: 8)",
-    )
-    parser.add_argument(
-        "--per-round",
-        type=whole,
-        metavar="N",
-        help="prompts per round, different ones in each, so that intervals include the variation over prompts, such as "
-        "that of accepted drafts (default: all prompts in every round)",
-    )
-    parser.add_argument(
-        "--tokens", type=whole, metavar="N",
-        help="tokens per text, from prompts with texts of at least this length (default: the length of each text)",
+    parser.single(
+        "--prompts", "N",
+        "number of prompts, drawn by a hash, each kind (fact of fact-30) in proportion; without failed and overlong "
+        "runs (default: 8)", type=whole, default=8,
     )  # fmt: skip
-    parser.add_argument(
-        "--calls", type=whole, default=MIN_CALLS, metavar="N",
-        help="number of calls, which each load the model; with --unused-prompts, earlier calls count "
-        f"(default: {MIN_CALLS})",
+    parser.single(
+        "--per-round", "N",
+        "prompts per round, different ones in each, so that intervals include the variation over prompts, such as that "
+        "of accepted drafts (default: all prompts in every round)", type=whole,
     )  # fmt: skip
-    parser.add_argument("--rounds", type=whole, default=1, metavar="N", help="rounds per call (default: 1)")
+    tokens = "tokens per text, from prompts with texts of at least this length (default: the length of each text)"
+    parser.single("--tokens", "N", tokens, type=whole)
+    calls = "number of calls, which each load the model; with --unused-prompts, earlier calls count"
+    parser.single("--calls", "N", f"{calls} (default: {MIN_CALLS})", type=whole, default=MIN_CALLS)
+    parser.single("--rounds", "N", "rounds per call (default: 1)", type=whole, default=1)
     variants = "; ".join(f"{GENERATE}/{variant}: {what}" for variant, what in VARIANTS.items())
     parser.several("--baselines", "KEY", f"baselines to time: {variants}", default=(GENERATE,))
-    parser.add_argument(
-        "--unused-prompts", action="store_true",
-        help="use prompts that no earlier, larger comparison has timed, such as to time its fastest setting again",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fastest", action="store_true",
-        help=f"time only full depth, {GENERATE}, the configurations and the fastest alternative of earlier calls",
-    )  # fmt: skip
-    parser.add_argument(
+    unused = "use prompts that no earlier, larger comparison has timed, such as to time its fastest setting again"
+    parser.switch("--unused-prompts", unused)
+    fastest = f"time only full depth, {GENERATE}, the configurations and the fastest alternative of earlier calls"
+    parser.switch("--fastest", fastest)
+    parser.switch(
         "--steps",
-        action="store_true",
-        help="time steps whose sequences all exit at one layer too (at each exitable layer; with --fastest, at the "
-        "configurations' exit layers): step times by sequences and layers bound the savings of timed "
-        "configurations",
+        "time steps whose sequences all exit at one layer too (at each exitable layer; with --fastest, at the "
+        "configurations' exit layers): step times by sequences and layers bound the savings of timed configurations",
     )
     flags = study_flags(parser, arguments)
     if flags.chosen and flags.configurations:

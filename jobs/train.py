@@ -80,17 +80,14 @@ def options_of(flags: Namespace) -> dict[str, Any]:
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__, "folder or URI of a finished sweep that has mode normal")
     parser.add_argument("--what", required=True, help=f"what to train: {', '.join(WAYS)}")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the artefact")
-    parser.add_argument("--prompts", metavar="FILE", help="further training prompts, whose texts are generated first")
+    parser.single("--out", "FOLDER", "folder of the artefact", required=True)
+    parser.single("--prompts", "FILE", "further training prompts, whose texts are generated first")
     layers = "exitable layers (default: the sweep's)"
     parser.several("--exit-layers", "LAYER", layers, dest="layers", type=layer, default=None)
-    parser.add_argument(
-        "--readout",
-        metavar="READOUT",
-        help="for a probe, a gate or KV maps: the readout: lens, raw or a folder (default: lens)",
-    )
+    readouts = "for a probe, a gate or KV maps: the readout: lens, raw or a folder (default: lens)"
+    parser.single("--readout", "READOUT", readouts)
     parser.several("--rules", "RULE", "for a gate: the rules that it gates, as in confidence=0.9,0.97", default=None)
-    parser.add_argument("--adapter", metavar="FOLDER", help="adapter of the model that the artefact is fitted to")
+    parser.single("--adapter", "FOLDER", "adapter of the model that the artefact is fitted to")
     return study_flags(parser, arguments)
 
 

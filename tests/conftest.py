@@ -150,7 +150,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def any_model(request: pytest.FixtureRequest) -> "PreTrainedModel":
-    """Return a tiny random model of each architecture."""
     from references import shared_model
 
     return shared_model(request.param)

@@ -11,11 +11,7 @@ import pytest
 from defined_names import WORD, code, comments, docstrings, resolves, vocabulary
 from house import ROOMS, ROOT, modules, tree
 
-DOCUMENTS = (
-    "README.md",
-    "CONTRIBUTING.md",
-    *(f"{room}/README.md" for room in ROOMS),
-)
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))
 # A file by its name; something with a slash, which is a path or a configuration's key; names with dots; calls.
 FENCED = re.compile(r"```.*?```", re.DOTALL)
 FILE = re.compile(r"(?<![\w./<-])[\w-]+\.(?:py|js|css|html|c|h|md|toml|yaml|sh|svg)\b")
@@ -31,7 +27,6 @@ THEIRS = {
 
 
 def is_there(path: str, folder: Path) -> bool:
-    """Return True if a path exists relative to this folder or to one above it."""
     return any((start / path).exists() for start in (folder, *folder.parents) if start.is_relative_to(ROOT))
 
 
@@ -57,7 +52,6 @@ def missing(span: str, file: Path, words: set[str]) -> set[str]:
 
 
 def spans(text: str) -> list[str]:
-    """Return the texts in backticks, each on one line."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
@@ -82,13 +76,12 @@ def test_docstrings_and_comments_name_what_exists(room: str) -> None:
     assert lost == {}
 
 
-@pytest.mark.parametrize(
-    "span",
-    ["schema.TOKENS", "reports.frames.accuracy", "read_sweep(…).reporting", "accuracy_of(sweep)", "nothing_so_named",
-     "eexit/nowhere.py", "nowhere.json", "TIMINGS.explain()", "Sweep.reporting", "torch.no_such_name"],
-)  # fmt: skip
-def test_what_does_not_exist_is_found(span: str) -> None:
-    assert missing(span, ROOT / "README.md", set())
+def test_what_does_not_exist_is_found() -> None:
+    for span in (
+        "schema.TOKENS", "reports.frames.accuracy", "read_sweep(…).reporting", "accuracy_of(sweep)", "nothing_so_named",
+        "eexit/nowhere.py", "nowhere.json", "TIMINGS.explain()", "Sweep.reporting", "torch.no_such_name",
+    ):  # fmt: skip
+        assert missing(span, ROOT / "README.md", set()), span
 
 
 # Words that never stand alone as a name.
@@ -162,20 +155,16 @@ def test_no_reserved_or_retired_word_is_a_whole_name() -> None:
 
 def test_docstrings_of_functions_begin_with_a_verb() -> None:
     functions = [
-        (place, node.name, docstring)
+        (place, node)
         for place, node in defined(Function)
-        if (docstring := ast.get_docstring(node))
-        and not any(ast.unparse(each).rpartition(".")[2] in NOUN_PHRASES for each in node.decorator_list)
+        if not any(ast.unparse(each).rpartition(".")[2] in NOUN_PHRASES for each in node.decorator_list)
     ]
-    assert [(place, name) for place, name, docstring in functions if begins_with_no_verb(docstring)] == []
+    assert [place for place, node in functions if begins_with_no_verb(ast.get_docstring(node) or "")] == []
 
 
-@pytest.mark.parametrize("name", ["Left", "TakenAfter", "TimedAt", "ByKL", "WhatToTime", "BesideNormal", "HandedOver"])
-def test_a_class_that_is_no_noun_is_found(name: str) -> None:
-    assert is_misnamed(name) or name in RETIRED
-
-
-@pytest.mark.parametrize("docstring", ["The shares.", "Whether it exits.", "What a layer predicts.", "Of each token."])
-def test_a_docstring_without_a_verb_is_found(docstring: str) -> None:
-    assert begins_with_no_verb(docstring)
+def test_a_name_that_is_no_noun_and_a_docstring_without_a_verb_are_found() -> None:
+    for name in ("Left", "TakenAfter", "TimedAt", "ByKL", "WhatToTime", "BesideNormal", "HandedOver"):
+        assert is_misnamed(name) or name in RETIRED
+    for docstring in ("The shares.", "Whether it exits.", "What a layer predicts.", "Of each token."):
+        assert begins_with_no_verb(docstring)
     assert not begins_with_no_verb("Return the shares.")

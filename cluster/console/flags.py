@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from cluster.console.parser import Parser
@@ -28,7 +28,7 @@ def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool =
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: CUDA if available, else CPU"
     )
-    parser.add_argument("--quiet", action="store_true", help="hide progress; print results and problems")
+    quiet_flag(parser)
     trust_flag(parser)
     if not with_own_exits:
         return parser.read(arguments)
@@ -38,26 +38,30 @@ def study_flags(parser: Parser, arguments: Sequence[str], with_own_exits: bool =
     return flags
 
 
+def quiet_flag(parser: Parser, group: str = "") -> None:
+    parser.switch("--quiet", "hide progress; print results and problems", group)
+
+
 def trust_flag(parser: Parser) -> None:
     """Add `--trust-remote-code`, which every command requires anew: a sweep only records that it was needed."""
-    described = SweepConfig.model_fields["trust_remote_code"].description
-    parser.add_argument("--trust-remote-code", action="store_true", help=described)
+    parser.switch("--trust-remote-code", SweepConfig.model_fields["trust_remote_code"].description or "")
 
 
 def use_flag(parser: Parser, group: str = "") -> None:
     """Add the flag for files of custom rules and modes."""
-    (parser.group(group) if group else parser).add_argument(
-        "--use", action="extend", nargs="+", metavar="FILE", default=[],
-        help="Python files with custom rules and modes, which are executed",
-    )  # fmt: skip
+    what = "Python files with custom rules and modes, which are executed"
+    parser.several("--use", "FILE", what, group, action="extend", default=[])
 
 
-def number(text: str) -> float:
-    """Parse a number, as an argparse type."""
+def number(text: str, allows: Callable[[float], bool] = lambda value: True, what: str = "") -> float:
+    """Parse a number, as an argparse type; `what` describes the numbers that `allows` accepts."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be a number, got {text}") from error
+    if not allows(value):
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text}")
+    return value
 
 
 def _within(text: str, least: int, most: int, what: str) -> int:

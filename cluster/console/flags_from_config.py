@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from cluster.console.flags import use_flag
+from cluster.console.flags import quiet_flag, use_flag
 from cluster.console.parser import Parser
 from cluster.sweep_job import EXECUTION_FIELDS, FIELDS, SweepJob, job_of
 from eexit.errors import UsageError
@@ -71,12 +71,13 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
     Raises:
         UsageError: For bad input.
     """
-    parser = sweep_parser(default, description)
-    given = {name: value for name, value in vars(parser.read(arguments)).items() if value is not None}
+    given = vars(sweep_parser(default, description).read(arguments))
     flags: dict[str, Any] = {
-        name: _split(name, value) if isinstance(value, list) else value for name, value in given.items()
+        name: _split(name, value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
     }
-    dry_run, quiet = (flags.pop(name, None) is not None for name in ("dry_run", "quiet"))
+    dry_run, quiet = flags.pop("dry_run"), flags.pop("quiet")
     json_name = flags.pop("json", None)
     figures = _figures(json_name)
     path, table = _table(flags, default)
@@ -102,52 +103,34 @@ def load_job(arguments: Sequence[str], default: Path, description: str = "") -> 
 
 def sweep_parser(default: Path, description: str = "") -> Parser:
     """Return the parser of `eexit sweep`; its help shows the values of the TOML file `default`."""
-    parser = _make_parser(description, demo=_read_toml(default))
-    _add_further_flags(parser)
-    return parser
-
-
-def _add_further_flags(parser: Parser) -> None:
-    """Add the flags that set no field of a job."""
-    parser.group(WHAT).add_argument(
-        "--config",
-        metavar="FILE",
-        help="TOML file with the flags' names; flags win (default without --prompts: jobs/sweeps/demo.toml)",
+    parser = Parser(description)
+    _add_fields(parser, demo=_read_toml(default))
+    of_file = "TOML file with the flags' names; flags win (default without --prompts: jobs/sweeps/demo.toml)"
+    parser.single("--config", "FILE", of_file, WHAT)
+    of_prompts = "a .txt, .jsonl, .csv or .parquet file; or [[prompts]] in the TOML file"
+    parser.single("--prompts", "FILE", of_prompts, WHAT)
+    parser.single(
+        "--controls-of", "RESULTS",
+        "add a control for each configuration of a finished sweep, but for those with prompt exits: rule random with "
+        "as many exits at each layer", WHERE,
+    )  # fmt: skip
+    of_controls = (
+        "modes of these controls, to compare modes at equal exits (default: the mode of the copied configuration)"
     )
-    parser.group(WHAT).add_argument(
-        "--prompts", metavar="FILE", help="a .txt, .jsonl, .csv or .parquet file; or [[prompts]] in the TOML file"
-    )
-    parser.group(WHERE).add_argument(
-        "--controls-of",
-        metavar="RESULTS",
-        help="add a control for each configuration of a finished sweep, but for those with prompt exits: rule random "
-        "with as many exits at each layer",
-    )
-    parser.group(WHERE).add_argument(
-        "--control-modes",
-        metavar="MODE",
-        nargs="+",
-        help="modes of these controls, to compare modes at equal exits (default: the mode of the copied configuration)",
-    )
+    parser.several("--control-modes", "MODE", of_controls, WHERE, default=None)
     use_flag(parser, WHERE)
-    parser.group(WHERE).add_argument(
-        "--settings-from-replay",
-        metavar="RESULTS",
-        help="run the settings that a pilot and its replays predict to lose about --within: two in unfrozen, up to "
-        "four in a mode that alters the KV cache; with --rules agree, settings of this oracle",
-    )
-    parser.group(WHERE).add_argument(
-        "--within", metavar="RISK=SHARE", help="risk and its bound for --settings-from-replay, as in answers=0.02"
-    )
-    parser.group(OUTPUT).add_argument("--dry-run", action="store_const", const="yes", help="print the plan and stop")
-    parser.group(OUTPUT).add_argument(
-        "--quiet", action="store_const", const="yes", help="hide progress; print results and problems"
-    )
-    parser.group(OUTPUT).add_argument(
-        "--json",
-        metavar="FILE",
-        help="write each configuration's means with intervals, overall and by kind of prompt, as JSON",
-    )
+    parser.single(
+        "--settings-from-replay", "RESULTS",
+        "run the settings that a pilot and its replays predict to lose about --within: two in unfrozen, up to four in "
+        "a mode that alters the KV cache; with --rules agree, settings of this oracle", WHERE,
+    )  # fmt: skip
+    of_risk = "risk and its bound for --settings-from-replay, as in answers=0.02"
+    parser.single("--within", "RISK=SHARE", of_risk, WHERE)
+    parser.switch("--dry-run", "print the plan and stop", OUTPUT)
+    quiet_flag(parser, OUTPUT)
+    of_json = "write each configuration's means with intervals, overall and by kind of prompt, as JSON"
+    parser.single("--json", "FILE", of_json, OUTPUT)
+    return parser
 
 
 def _settings(flags: Mapping[str, Any], results: str | None, within: str | None) -> dict[str, Any]:
@@ -237,27 +220,25 @@ def _with_id(entry: Any, index: int) -> Any:
     return {**entry, "id": str(name) if is_number else name}
 
 
-def _make_parser(description: str, demo: Mapping[str, Any]) -> Parser:
-    """Return a parser with a flag for each of `FIELDS`, described by the field, in the group that lists it.
+def _add_fields(parser: Parser, demo: Mapping[str, Any]) -> None:
+    """Add a flag for each of `FIELDS`, described by the field, to the group that lists it.
 
     The help shows where `demo`, which has the values used without any flag, differs from a field's default.
     """
-    parser = Parser(description)
     title_of = {name: title for title, names in GROUPS.items() for name in names}
     for name in sorted(FIELDS, key=list(title_of).index):
         if name in ("prompts", "controls"):  # read from files and sweeps
             continue
-        field, group = FIELDS[name], parser.group(title_of[name])
+        field, group = FIELDS[name], title_of[name]
         help_text = _help(field, demo.get(name, field.default))
         if field.annotation is bool:
-            group.add_argument(flag(name), action="store_const", const="true", default=None, help=help_text)
-            continue
-        many = "+" if _is_tuple(field.annotation) else None
-        metavar = name.removesuffix("s").rpartition("_")[2].upper() if many else name.upper()
-        metavar = "N" if _is_number(field.annotation) else metavar
-        action = "extend" if many else "store"  # keeps both of `--rules agree --rules fixed=10`
-        group.add_argument(flag(name), action=action, nargs=many, metavar=metavar, default=None, help=help_text)
-    return parser
+            parser.single(flag(name), None, help_text, group, action="store_const", const="true")
+        elif _is_tuple(field.annotation):
+            metavar = "N" if _is_number(field.annotation) else name.removesuffix("s").rpartition("_")[2].upper()
+            # `extend` keeps both of `--rules agree --rules fixed=10`.
+            parser.several(flag(name), metavar, help_text, group, action="extend", default=None)
+        else:
+            parser.single(flag(name), "N" if _is_number(field.annotation) else name.upper(), help_text, group)
 
 
 def _split(name: str, values: list[str]) -> list[str]:

@@ -30,19 +30,26 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         self._groups = dict[str, argparse._ArgumentGroup]()
         self._negative_number_matcher = _NEGATIVE
-        self.add_argument(
-            "--version", action="version", version=f"eexit {installed_version()}", help="print the version and stop"
-        )
+        about = f"eexit {installed_version()}"
+        self.add_argument("--version", action="version", version=about, help="print the version and stop")
 
-    def group(self, title: str) -> "argparse._ArgumentGroup":
-        """Return the group of flags with this title, creating it if it is missing."""
-        if title not in self._groups:
-            self._groups[title] = self.add_argument_group(title)
-        return self._groups[title]
+    def switch(self, name: str, text: str, group: str = "") -> None:
+        """Add a flag without a value, to the group of flags with this title if it is given."""
+        self._in(group).add_argument(name, action="store_true", help=text)
 
-    def several(self, name: str, metavar: str, text: str, **how: Any) -> None:
+    def single(self, name: str, metavar: str | None, text: str | None, group: str = "", **how: Any) -> None:
+        """Add a flag with a value."""
+        self._in(group).add_argument(name, metavar=metavar, help=text, **how)
+
+    def several(self, name: str, metavar: str, text: str | None, group: str = "", **how: Any) -> None:
         """Add a flag with several values; by default none."""
-        self.add_argument(name, nargs=argparse.ONE_OR_MORE, metavar=metavar, help=text, **{"default": (), **how})
+        self.single(name, metavar, text, group, **{"nargs": argparse.ONE_OR_MORE, "default": (), **how})
+
+    def _in(self, title: str) -> argparse._ActionsContainer:
+        """Return the group of flags with this title, creating it if it is missing; without a title, the parser."""
+        if title and title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title] if title else self
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse the arguments. Raise `UsageError` for an unknown flag, with the likeliest known one."""
@@ -50,7 +57,8 @@ class Parser(argparse.ArgumentParser):
             import argcomplete
 
             argcomplete.autocomplete(self)
-        known, unknown = self.parse_known_args([_HOME.sub(_with_home, argument) for argument in arguments])
+        given = [_HOME.sub(lambda flag: flag[1] + os.path.expanduser(flag[2]), each) for each in arguments]
+        known, unknown = self.parse_known_args(given)
         if unknown:
             told = textwrap.shorten(" ".join(unknown), _MOST_TOLD, placeholder=" …")  # in one line
             self.error(f"unrecognized arguments: {told}{self._meant(unknown[0])}")
@@ -70,10 +78,6 @@ class Parser(argparse.ArgumentParser):
         if known and value not in known and (meant := did_you_mean(str(value), known)):
             raise argparse.ArgumentError(action, f"invalid choice: {value!r} ({meant})")
         super()._check_value(action, value)
-
-
-def _with_home(flag: re.Match[str]) -> str:
-    return flag[1] + os.path.expanduser(flag[2])
 
 
 def installed_version() -> str:

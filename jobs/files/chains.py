@@ -52,36 +52,29 @@ def main(arguments: Sequence[str]) -> int:
     prompts, n_bare = follow_ups(sweep, flags.configuration, changes)
     print(write_prompts(flags.out, prompts))
     if n_bare:
-        print(
-            f"{pluralize(n_bare, 'text')} had no chain, and neither have their follow-up prompts",
-            file=sys.stderr,
-        )
+        print(f"{pluralize(n_bare, 'text')} had no chain, and neither have their follow-up prompts", file=sys.stderr)
     return 0
 
 
 def read_flags(arguments: Sequence[str]) -> Namespace:
     parser = study_parser(__doc__)
-    parser.add_argument("--configuration", metavar="KEY", help="configuration that wrote the chains")
-    parser.several(
-        "--keep", "PERCENT", "shares of each chain to keep, from its start; --necessity needs 100", type=per_cent
-    )
+    parser.single("--configuration", "KEY", "configuration that wrote the chains")
+    shares = "shares of each chain to keep, from its start; --necessity needs 100"
+    parser.several("--keep", "PERCENT", shares, type=per_cent)
     parser.several("--budget", "TOKENS", "lengths of the kept chain in tokens", type=whole)
-    parser.add_argument("--filler", action="store_true", help="replace each chain by as many meaningless tokens")
-    parser.add_argument("--shuffle", action="store_true", help="shuffle the sentences of each chain")
-    parser.add_argument("--out", metavar="FILE", help="a new .jsonl file for the prompts")
+    parser.switch("--filler", "replace each chain by as many meaningless tokens")
+    parser.switch("--shuffle", "shuffle the sentences of each chain")
+    parser.single("--out", "FILE", "a new .jsonl file for the prompts")
     parser.several("--necessity", "RESULTS", "sweeps of follow-up prompts: measure how much answers need the chains")
     trust_flag(parser)
     flags = parser.read(arguments)
     changes = flags.keep or flags.budget or flags.filler or flags.shuffle
     if flags.necessity and (flags.configuration or flags.out or changes):
         raise UsageError("--necessity reads sweeps, and the other flags write prompts: give one or the other")
-    if not flags.necessity:
-        if not (flags.configuration and flags.out):
-            raise UsageError(
-                "give --configuration and --out to write follow-up prompts, or --necessity to compare them"
-            )
-        if not changes:
-            raise UsageError("no edit selected: give --keep, --budget, --filler or --shuffle")
+    if not flags.necessity and not (flags.configuration and flags.out):
+        raise UsageError("give --configuration and --out to write follow-up prompts, or --necessity to compare them")
+    if not flags.necessity and not changes:
+        raise UsageError("no edit selected: give --keep, --budget, --filler or --shuffle")
     return flags
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from cluster.console.command import command
-from cluster.console.flags import number, study_parser
+from cluster.console.flags import number, quiet_flag, study_parser
 from eexit.output.display import open_display
 from eexit.output.locations import inside, redact
 from eexit.output.text import pluralize
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.several("--configurations", "KEY", keys, default=(NORMAL,))
     factors = f"KL factors to give exit probabilities at (default: {' '.join(f'{k:g}' for k in KL_FACTORS)})"
     parser.several("--kl-factors", "K", factors, type=number, default=KL_FACTORS)
-    parser.add_argument("--quiet", action="store_true", help="hide progress; print results and problems")
+    quiet_flag(parser)
     flags = parser.read(arguments)
     from eexit.studies.export import export
 

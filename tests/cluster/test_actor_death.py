@@ -21,7 +21,6 @@ def test_invariant_6_every_run_is_there_once_though_actors_die(tmp_path: Path) -
     done: Counter[str] = Counter()
 
     def marks() -> list[str]:
-        """Return the runs that were done, each as often as that was."""
         return [path.name.split("-")[1] for path in tmp_path.glob("did-*")]
 
     def kill() -> None:

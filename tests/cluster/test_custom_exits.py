@@ -121,8 +121,6 @@ threshold = 0.3  # as in a notebook, where it changes later
 
 
 def test_a_rule_keeps_its_value(tiny: Path, tmp_path: Path, own_exits: Forget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a notebook whose threshold is another by now, one folder would have runs of two rules."""
-
     @eexit.rule(parameter="layer")
     def beyond_threshold(layer: Any, parameter: Any) -> Any:
         return (layer.top2_prob[:, 0] >= threshold) & (layer.index >= parameter)
@@ -141,18 +139,14 @@ def test_a_rule_keeps_its_value(tiny: Path, tmp_path: Path, own_exits: Forget, m
 
 @pytest.mark.usefixtures("ray_here")
 def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tiny: Path, tmp_path: Path) -> None:
-    """As it was: another text is refused too, as above."""
     more = asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip")
     done = here(sweep.main, *more)
     assert done.returncode == 0, done.stderr
     assert len(pd.read_parquet(out / "generations")) == 3 * (7 + 1)
+    of_controls = asked(tiny, tmp_path / "other", "--controls-of", str(out), "--modes", "normal")
     commands: list[tuple[Any, ...]] = [
         (sweep.main, "rule sure", *more, "--seeds", "1"),
-        (
-            sweep.main,
-            "mode as_it_was",
-            *asked(tiny, tmp_path / "other", "--controls-of", str(out), "--modes", "normal"),
-        ),
+        (sweep.main, "mode as_it_was", *of_controls),
         (replay.main, "rule sure", out, "--rules", "sure=0.4"),
         (timings.main, "rule sure", out),
         (package.main, "rule sure", out, "--configuration", KEY, "--out", tmp_path / "home"),

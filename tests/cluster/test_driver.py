@@ -49,7 +49,6 @@ def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
     [(["one", "raise", "three", "four"], 18), ([*"0123", *["raise"] * 25, "last"], 4), (["die"] * 4 + [*"0123"], 2)],
 )
 def test_failed_runs_are_error_rows_and_others_are_done(tmp_path: Path, prompts: list[str], rows: int) -> None:
-    """Also many bad prompts in a row, and prompts that kill their process."""
     config = sweep_of(tmp_path, *prompts, modes=["normal"])
     tally = drive(config, tmp_path / "out", rows=rows)
     bad = next(prompt for prompt in prompts if prompt in ("raise", "die"))

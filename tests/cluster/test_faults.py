@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import scripted
-from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, is_alive, wait_until
+from driving import actor_pids, alone, assert_complete, assert_undisturbed, drive, wait_until
+from psutil import pid_exists
 from scripted import sweep_of
 
 from eexit.errors import SweepStopped
@@ -27,7 +28,7 @@ def test_a_run_that_hangs_becomes_the_one_error_row(tmp_path: Path) -> None:
     drive(config, tmp_path / "out", rows=3, timeout=8)  # in which the others move on a busy machine too
     errors = alone(assert_complete(config, tmp_path / "out"), "hang")
     assert errors.error.item() == "timed out: not done after 8 seconds (--timeout)"
-    wait_until(lambda: sum(map(is_alive, actor_pids(tmp_path))) == 0)
+    wait_until(lambda: not any(map(pid_exists, actor_pids(tmp_path))))
 
 
 def test_a_timeout_is_no_business_of_runs_that_move(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_an_actor_that_freezes_while_it_loads_is_replaced(tmp_path: Path) -> Non
     drive(config, tmp_path / "out", scripted.slow_to_load_once, actors=1, timeout=10)
     freezer.join()
     assert_undisturbed(config, tmp_path / "out")
-    wait_until(lambda: not is_alive(frozen[0]))
+    wait_until(lambda: not pid_exists(frozen[0]))
 
 
 def test_actors_that_never_end_loading_stop_the_sweep(tmp_path: Path) -> None:

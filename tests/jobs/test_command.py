@@ -29,7 +29,6 @@ TAKE_LONG = ("torch", "transformers", "pandas", "ray", "altair", "scipy.stats", 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the wheel holds, as it is where packages are installed."""
     source, installed = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -54,7 +53,6 @@ def test_the_wheel_holds_the_packages_and_what_they_read_at_run_time(installed: 
 
 
 def ended(arguments: list[str], main: Callable[[list[str]], int] = jobs.main) -> int:
-    """Return the exit code where a command ends the process, as --help does."""
     with pytest.raises(SystemExit) as raised:
         main(arguments)
     return int(str(raised.value.code or 0))
@@ -82,7 +80,6 @@ def test_the_first_example_of_training_runs(argv: str, tmp_path: Path, monkeypat
 
 
 def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path) -> None:
-    """A real bash reads README's line, and then asks the command."""
     command = tmp_path / "eexit"
     command.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c '{EEXIT}' \"$@\"\n")
     command.chmod(0o755)

@@ -35,7 +35,6 @@ VERDICT = Verdict(
 
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A sweep with a report, and an assessment, whose run and oracles have the sweep's prompts."""
     monkeypatch.chdir(tmp_path)
     small = save_model_sweep(tmp_path / "small", "org/small")
     (small / REPORT).write_text(REPORT_MARK)

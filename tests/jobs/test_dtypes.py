@@ -90,7 +90,6 @@ def test_every_command_that_loads_a_model_runs_in_every_dtype(
 
 
 def generate(folder: Path, setting: Path, dtype: str) -> None:
-    """As a user's script does, with a setting that was packaged."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     inputs = AutoTokenizer.from_pretrained(folder)("Why?", return_tensors="pt")
     taken = eexit.load(setting)

@@ -29,7 +29,6 @@ PLACEHOLDER = re.compile(rf"\beexit ({'|'.join(find_scripts())}) [^.;:]*?(…|\b
 
 
 def read(line: str) -> Namespace:
-    """Parse a printed line as its command does. Raise `UsageError`."""
     program, command, *arguments = shlex.split(line)
     assert program == "eexit"
     return READ[command](arguments)

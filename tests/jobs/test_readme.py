@@ -93,7 +93,6 @@ class Block:
 
 
 def blocks_of(file: Path) -> Iterator[Block]:
-    """Yield the fenced blocks of a Markdown file that name a language."""
     text = file.read_text()
     for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         yield Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
@@ -142,7 +141,6 @@ def test_the_blocks_run_as_printed_one_after_the_other(
 
 
 def replaced(text: str) -> str:
-    """What is run in place of what is printed."""
     for printed, given in INSTEAD.items():
         text = text.replace(printed, given)
     return text

@@ -9,17 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from byte_model import save_byte_model
-from pandas.testing import assert_frame_equal
+from driving import assert_same_results, wait_until
 from ray_head import AGENT_PORT, ROOT, Head, started_head
-from sweeping import WORK_FOR_MINUTES, wait_for
+from sweeping import WORK_FOR_MINUTES, flags_in, wait_for
 
 from cluster.console.flags_from_config import load_job
 from eexit.plan.runs import plan_runs
@@ -30,27 +29,23 @@ from jobs.sweep import DEMO
 
 pytestmark = pytest.mark.slow
 STOPPED = "committed runs stay: the same command resumes from them"
+ROUNDED: dict[str, Any] = {"check_exact": False, "rtol": 1e-4, "atol": 1e-5}
 FEW = ("--modes", "normal", "--max-new-tokens", "2")
 
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of a sweep of some seconds, on a small real model."""
-    folder = tmp_path_factory.mktemp("given")
-    save_byte_model(folder / "model")
-    (folder / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(16)))
-    return [
-        *("--model", str(folder / "model"), "--prompts", str(folder / "prompts.txt"), "--dtype", "float32"),
-        *("--exit-every", "2", "--max-new-tokens", "12", "--rows-per-shard", "9", "--system", "x"),
-    ]
+    given = flags_in(tmp_path_factory.mktemp("given"), 16)
+    return [*given, "--max-new-tokens", "12", "--rows-per-shard", "9", "--system", "x"]
 
 
 @pytest.fixture(scope="module")
 def swept_home(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder after a sweep on this machine, into `local` in it, with a token as Ray leaves one there."""
     home = tmp_path_factory.mktemp("swept")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "jobs/sweep.py", "--out", str(home / "local"), *flags, *FEW]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     subprocess.run(command, cwd=ROOT, env={**environment, "HOME": str(home)}, check=True, capture_output=True)
     assert not (home / ".ray").exists()  # the sweep leaves none behind
     (home / ".ray").mkdir()
@@ -68,18 +63,8 @@ def head(swept_home: Path) -> Iterator[Head]:
             yield head
 
 
-def assert_same_results(*outs: Path) -> None:
-    for table, key in (("generations", ["run_id"]), ("tokens", ["run_id", "position"])):
-        rows, others = (pd.read_parquet(out / table).sort_values(key, ignore_index=True) for out in outs)
-        assert not rows.duplicated(key).any()
-        assert_frame_equal(rows, others, check_exact=False, rtol=1e-4, atol=1e-5)
-
-
 def stop_in_the_middle(head: Head, name: str, out: Path) -> None:
-    end = time.monotonic() + 600
-    while len(list((out / "generations").glob("*.parquet"))) < 2:
-        assert time.monotonic() < end, "nothing landed"
-        time.sleep(0.1)
+    wait_until(lambda: len(list((out / "generations").glob("*.parquet"))) >= 2, seconds=600)
     head.sh(f"ray job stop {name}")
 
 
@@ -108,13 +93,13 @@ def test_from_a_fresh_home_stopped_in_the_middle_and_submitted_again(tmp_path: P
     config = load_job(flags, DEMO)[0].config
     runs = list(plan_runs(config))
     commit(open_store(tmp_path / "undisturbed"), runs, ModelGenerator(config, "cpu").generate(runs))
-    assert_same_results(out, tmp_path / "undisturbed")
+    assert_same_results(out, tmp_path / "undisturbed", **ROUNDED)
 
 
 def test_after_a_local_sweep_with_a_token(head: Head, swept_home: Path, tmp_path: Path, flags: list[str]) -> None:
     said = head.submit(tmp_path / "out", *flags, *FEW)
     assert "16/16 runs · " in said, said
-    assert_same_results(tmp_path / "out", swept_home / "local")
+    assert_same_results(tmp_path / "out", swept_home / "local", **ROUNDED)
 
 
 @WORK_FOR_MINUTES

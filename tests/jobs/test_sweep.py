@@ -1,14 +1,12 @@
 """`python jobs/sweep.py` as users run it: to completion, repeated, with invalid input, and ended on the way."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +16,10 @@ import psutil
 import pytest
 import ray
 from commands import left, without_steps
-from driving import land_rows
+from driving import assert_same_results, land_rows
 from ray_head import ROOT
 from scripted import rows_of, sweep_of
-from sweeping import WORK_FOR_MINUTES, assert_stops, below, processes_of, sweep_here, wait_for, why_it_stops
+from sweeping import WORK_FOR_MINUTES, below, processes_of, sweep_here, wait_for, why_it_stops
 
 from eexit.plan.runs import plan_runs
 from eexit.results.layout import REPORT
@@ -159,7 +157,6 @@ def test_what_was_damaged_or_lost_is_done_again(
     finished: tuple[Path, str], environment: Environment, tmp_path: Path
 ) -> None:
     out = shutil.copytree(finished[0] / "out", tmp_path / "out")
-    before = pd.read_parquet(out / "generations").sort_values("run_id", ignore_index=True)
     tokens = max((out / "tokens").iterdir(), key=lambda path: path.stat().st_size)
     tokens.write_bytes(tokens.read_bytes()[:-1])
     (out / "sweep.json").unlink()
@@ -167,8 +164,7 @@ def test_what_was_damaged_or_lost_is_done_again(
     assert done.returncode == 0, done.stderr
     assert "holds results but no sweep.json: it is written anew" in done.stderr
     assert f"{tokens} is damaged (its checksum does not match): its runs are done again" in done.stderr
-    after = pd.read_parquet(out / "generations").sort_values("run_id", ignore_index=True)
-    pd.testing.assert_frame_equal(after, before)
+    assert_same_results(out, finished[0] / "out")
 
 
 @pytest.mark.parametrize(
@@ -239,18 +235,21 @@ def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, t
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout == "importing Ray []\n"
 
 
-def assert_is_clean(out: Path) -> None:
-    """Assert that some of the runs have landed, and that nothing else is there."""
-    assert 0 < len(pd.read_parquet(out / "generations")) < 1000
-    assert sorted(path.name for path in out.iterdir()) == ["generations", "sweep.json", "tokens"]
-    assert {path.suffix for path in out.glob("*/*")} == {".parquet"}
-
-
 @WORK_FOR_MINUTES
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-def test_sigterm_ends_it_and_a_second_refuses(at_work: Process, command: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_whatever_signals_follow_and_a_second_sweep_is_refused(
+    at_work: Process, command: list[str], tmp_path: Path
+) -> None:
     """Nothing listens beyond this machine."""
+
+    def tell() -> None:  # not by SIGTERM, whose handler Ray removes for a moment when it ends
+        at_work.send_signal(signal.SIGINT)
+        while at_work.poll() is None:
+            time.sleep(0.1)
+            at_work.send_signal(signal.SIGINT)
+            at_work.send_signal(signal.SIGHUP)
+
     ours = [psutil.Process(at_work.pid), *psutil.Process(at_work.pid).children(recursive=True)]
     found = [it for process in ours if process.is_running() for it in process.net_connections("inet")]
     listening = {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
@@ -259,8 +258,10 @@ def test_sigterm_ends_it_and_a_second_refuses(at_work: Process, command: list[st
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 2
     assert f"is in use by process {at_work.pid} on " in second.stderr
-    assert_stops(at_work, signal.SIGTERM)
-    assert_is_clean(tmp_path / "out")
+    assert why_it_stops(at_work, tell) == "interrupted"
+    assert 0 < len(pd.read_parquet(tmp_path / "out" / "generations")) < 1000
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["generations", "sweep.json", "tokens"]
+    assert {path.suffix for path in (tmp_path / "out").glob("*/*")} == {".parquet"}
 
 
 def has_landed(out: Path) -> bool:
@@ -271,6 +272,7 @@ MOMENTS: dict[str, Callable[[Process, Path], bool]] = {
     "inspecting the model": lambda process, out: bool(below(process, "model_inspection import")),
     "starting Ray": lambda process, out: bool(below(process, "gcs_server")),
     "Ray and no actor": lambda process, _: any(below(process, "RuntimeEnvAgent")) and not below(process, "SweepActor"),
+    "at work": lambda process, out: any(out.glob("generations/*.parquet")),
     "ending Ray": lambda process, out: has_landed(out) and not below(process, "raylet/raylet"),
     "building the report": lambda process, out: has_landed(out) and not below(process),
 }
@@ -283,43 +285,16 @@ MOMENTS: dict[str, Callable[[Process, Path], bool]] = {
     [
         ("inspecting the model", signal.SIGINT), ("inspecting the model", signal.SIGHUP),
         ("starting Ray", signal.SIGTERM),  # which Ray handles meanwhile
-        ("starting Ray", signal.SIGINT), ("Ray and no actor", signal.SIGHUP),
+        ("starting Ray", signal.SIGINT), ("Ray and no actor", signal.SIGHUP), ("at work", signal.SIGTERM),
         ("ending Ray", signal.SIGTERM), ("building the report", signal.SIGTERM),
     ],
 )  # fmt: skip
 def test_it_ends_as_cleanly_at_any_moment(started: Process, tmp_path: Path, moment: str, by: signal.Signals) -> None:
     wait_for(started, lambda: MOMENTS[moment](started, tmp_path / "out"))
-    assert_stops(started, by)
-    whole = ["generations", "sweep.json", "tokens"] if moment in ("ending Ray", "building the report") else []
+    assert why_it_stops(started, lambda: started.send_signal(by)) == "interrupted"
+    whole = ["generations", "sweep.json", "tokens"] * (moment in ("at work", "ending Ray", "building the report"))
     assert sorted(path.name for path in (tmp_path / "out").glob("*")) == whole
     assert (tmp_path / "out").exists() == bool(whole)
-
-
-@WORK_FOR_MINUTES
-@pytest.mark.slow
-@pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_it_as_cleanly_and_signals_that_follow_change_nothing(at_work: Process, tmp_path: Path) -> None:
-    def tell() -> None:  # not by SIGTERM, whose handler Ray removes for a moment when it ends
-        at_work.send_signal(signal.SIGINT)
-        while at_work.poll() is None:
-            time.sleep(0.1)
-            at_work.send_signal(signal.SIGINT)
-            at_work.send_signal(signal.SIGHUP)
-
-    assert why_it_stops(at_work, tell) == "interrupted"
-    assert_is_clean(tmp_path / "out")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("n_prompts", [10])
-def test_what_nohup_has_it_ignore_is_ignored(command: list[str], tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
-        environment, nowhere = {**os.environ, "RAY_TMPDIR": temporary}, subprocess.DEVNULL
-        process = subprocess.Popen(["nohup", *command], env=environment, stdout=nowhere, stderr=nowhere, text=True)
-        wait_for(process, lambda: any((tmp_path / "out" / "generations").glob("*.parquet")))
-        process.send_signal(signal.SIGHUP)
-        assert process.wait() == 0
 
 
 @pytest.mark.slow

@@ -39,7 +39,6 @@ def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
-    """Of a model that brings code, which leaves a mark."""
     folder = tmp_path_factory.mktemp("code")
     model = save_family(folder / "model", "llama")
     (model / "own.py").write_text(CODE.format(mark=str(mark)))
@@ -51,11 +50,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
 
 
 COMMANDS: list[tuple[Callable[[Sequence[str]], int], str]] = [
-    (replay.main, "RESULTS --rules confidence=0.3"),
-    (timings.main, "RESULTS"),
-    (train.main, "RESULTS --what linear --out exits"),
-    (package.main, f"RESULTS --configuration {KEY} --out mine"),
-    (chains.main, f"RESULTS --configuration {KEY} --keep 50 --out follow.jsonl"),
+    (replay.main, "--rules confidence=0.3"),
+    (timings.main, ""),
+    (train.main, "--what linear --out exits"),
+    (package.main, f"--configuration {KEY} --out mine"),
+    (chains.main, f"--configuration {KEY} --keep 50 --out follow.jsonl"),
 ]
 
 
@@ -66,8 +65,7 @@ def test_a_stored_flag_runs_nothing(
 ) -> None:  # fmt: skip
     mark.unlink(missing_ok=True)
     monkeypatch.chdir(tmp_path)
-    places = {"RESULTS": str(results), "MODEL": str(results.parent / "model")}
-    told = refusal(main, *(places.get(word, word) for word in words.split()))
+    told = refusal(main, results, *words.split())
     assert "give --trust-remote-code if you trust it" in told
     assert not mark.exists()
 

@@ -24,7 +24,7 @@ COMMANDS = ("texts", "linear", "kv-maps", "pilot", "replay", "run", "oracles", "
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "TEXT_TOKENS": 8, "REPLAYED": {"confidence": (0.5, 0.9, 0.99)}, "PROMPTS_OF_A_ROUND": 1, "ROUNDS": 6,
-        "N_CALLS": 7,        "IN_THE_PILOT": {"confidence": (0.9,)},
+        "N_CALLS": 7, "IN_THE_PILOT": {"confidence": (0.9,)},
     }.items():  # fmt: skip
         monkeypatch.setattr(recipe, name, value)
 

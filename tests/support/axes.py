@@ -31,12 +31,8 @@ _PARAMETERS: Final[dict[str, tuple[list[Parameter], list[Parameter], list[Parame
 SOME, ALWAYS, NEVER = ({rule: each[at] for rule, each in _PARAMETERS.items()} for at in range(3))
 # Instead of SOME on other models.
 ELSEWHERE: Final[dict[str, list[Parameter]]] = {
-    "confidence": [0.2],
-    "margin": [0.1],
-    "entropy": [3.3],
-    "similarity": [0.85],
-    "patience": [3.0],
-}
+    "confidence": [0.2], "margin": [0.1], "entropy": [3.3], "similarity": [0.85], "patience": [3.0],
+}  # fmt: skip
 FOR_TYPE: Final[dict[str, dict[str, list[Parameter]]]] = {  # model types with flatter or more peaked random logits
     "cohere": {"confidence": [0.07]},
     "cohere2": {"kl": [1.0, 8.0], "confidence": [0.07]},

@@ -39,7 +39,6 @@ def save_byte_model(folder: Path, ends: bool = False, n_layers: int = N_LAYERS, 
 
 @cache
 def files_of(ends: bool, n_layers: int, positions: int) -> dict[str, bytes]:
-    """Return the files of such a folder, the same every time."""
     tokenizer = byte_tokenizer([EOS] * ends, **{"eos_token": EOS, "chat_template": CHAT_TEMPLATE} if ends else {})
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -71,25 +70,19 @@ def sweep_of(model: Path | str, **fields: object) -> SweepConfig:
     return SweepConfig.model_validate(given)
 
 
-def save_exiting_model(
-    folder: Path, n_layers: int = 20, early: int = 2, late: float = 1e-3, last: float = 1e-3, n_tokens: int = 257,
-    width: int = 64, sharp: float = 8.0,
-) -> None:  # fmt: skip
-    """Save a model in which exits pay, or cannot for one reason.
+def save_exiting_model(folder: Path, n_layers: int, early: int = 2, sharp: float = 8.0) -> None:
+    """Save a model in which exits pay: only the `early` layers change the residual stream much.
 
-    Layers write to the residual stream at scale 1 if `early`, `last` if last, and else `late`. A larger `sharp` makes
-    the likeliest tokens more probable. There are `n_tokens` tokens; those beyond the bytes are never the likeliest.
+    A larger `sharp` makes the likeliest tokens more probable.
     """
-    others = [EOS, *(f"<{number}>" for number in range(n_tokens - 257))]
-    byte_tokenizer(others, eos_token=EOS, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
-    model = random_llama(n_tokens, width, n_layers, 512, eos_token_id=256, tie_word_embeddings=False)
+    byte_tokenizer([EOS], eos_token=EOS, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    model = random_llama(257, 64, n_layers, 512, eos_token_id=256, tie_word_embeddings=False)
     with torch.no_grad():
-        for number, layer in enumerate(model.model.layers):
-            scale = 1.0 if number < early else last if number == n_layers - 1 else late
+        for layer in model.model.layers[early:]:
             for written in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                written.weight *= scale
-        model.lm_head.weight *= sharp / (0.3 * width**0.5)
-        model.lm_head.weight[256:] = 0.0  # no text ends, and tokens beyond the bytes are unlikely
+                written.weight *= 1e-3
+        model.lm_head.weight *= sharp / (0.3 * 64**0.5)
+        model.lm_head.weight[256:] = 0.0  # no text ends
     model.save_pretrained(folder)
 
 

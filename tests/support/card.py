@@ -183,7 +183,6 @@ class Card(TorchDispatchMode):
 
     @contextmanager
     def counted(self) -> Iterator[Counts]:
-        """Count the operations within the context."""
         self.counts = counts = Counts()
         yield counts
         self.counts = Counts()

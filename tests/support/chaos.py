@@ -9,20 +9,19 @@ the times between them; what the sweep is doing at that time depends on the mach
 
 import argparse
 import random
+import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import psutil
-from byte_model import save_byte_model
-from pandas.testing import assert_frame_equal
-from sweeping import SCRIPT, below, environment_with, processes_of
+from driving import assert_same_results
+from ray_fixtures import short_folder
+from sweeping import SCRIPT, below, environment_with, flags_in, processes_of
 
 N_PROMPTS = 24
 N_RUNS = N_PROMPTS * 9
@@ -37,16 +36,17 @@ class Chaos:
 
     def __init__(self, folder: Path, seed: int, tokens: int, seconds: float) -> None:
         """Prepare a sweep with `tokens` per run, and at most `seconds` between blows."""
-        self._folder, self._tokens, self._seconds = folder, tokens, seconds
-        self._random = random.Random(seed)
+        self._folder, self._seconds, self._random = folder, seconds, random.Random(seed)
         self._began = time.monotonic()
         self.starts = self._n_struck = 0  # started drivers, and blows
-        self._out, self._stopped = folder, False
+        self._out, self._stopped = folder / "undisturbed", False
         self._frozen: list[tuple[float, psutil.Process]] = []  # when each goes on
-
-    def undisturbed(self) -> None:
-        with self._driver("undisturbed") as driver:
-            assert driver.wait() == 0, self._said()
+        (folder / "ray").mkdir()
+        self._command: list[str | Path] = [
+            *(sys.executable, SCRIPT, *flags_in(folder, N_PROMPTS), "--device", "cpu", "--max-new-tokens", str(tokens)),
+            *("--rows-per-shard", "9", "--actors", "2", "--cpus-per-actor", "0.5", "--timeout", str(TIMEOUT_SECONDS)),
+        ]
+        assert self._driver().wait() == 0, self._said()
 
     def disturbed(self, n_blows: int) -> None:
         """Run sweeps to their ends, one after the other, until `n_blows` blows have struck."""
@@ -55,41 +55,32 @@ class Chaos:
             n_blows = self._to_the_end(n_blows)
             while any(processes_of(str(self._folder / "ray"))):
                 time.sleep(0.1)
-            assert_same(self._folder / "undisturbed", self._out)
+            assert_same_results(self._folder / "undisturbed", self._out, check_exact=True)
+            assert len(pd.read_parquet(self._out / "generations")) == N_RUNS
+            assert all(re.fullmatch(r"[^.]+\.parquet", path.name) for path in self._out.glob("[gt]*/*"))
+            assert not (self._out / "lease.json").exists()
 
     def _to_the_end(self, n_blows: int) -> int:
         """Run one sweep to its end, and return the number of remaining blows."""
         whole, ends = False, 0
         while not whole:
             self.starts, self._stopped = self.starts + 1, False
-            with self._driver(self._out.name) as driver:
-                while self._pause(driver):
-                    if n_blows:
-                        n_blows -= self._strike(driver)
+            driver = self._driver()
+            while self._pause(driver):
+                if n_blows:
+                    n_blows -= self._strike(driver)
             self._judge(driver.returncode)
             if driver.returncode == 0:
                 ends += 1
                 assert ends <= STARTS_TO_END, self._said()
-                whole = bool((read(self._out, "generations").status == "ok").all())
+                whole = bool((pd.read_parquet(self._out / "generations").status == "ok").all())
         self._thaw(all_of_them=True)
         return n_blows
 
-    @contextmanager
-    def _driver(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Start the driver on the results of this name."""
-        command = [
-            *(sys.executable, str(SCRIPT), "--model", str(self._folder / "model"), "--dtype", "float32"),
-            *("--prompts", str(self._folder / "prompts.txt"), "--exit-every", "2"),
-            *("--max-new-tokens", str(self._tokens), "--rows-per-shard", "9", "--device", "cpu"),
-            *("--actors", "2", "--cpus-per-actor", "0.5"),
-            *("--timeout", str(TIMEOUT_SECONDS), "--out", str(self._folder / name)),
-        ]
+    def _driver(self) -> subprocess.Popen[bytes]:
         with (self._folder / "said").open("wb") as said:
-            driver = subprocess.Popen(command, env=environment_with(self._folder / "ray"), stdout=said, stderr=said)
-            try:
-                yield driver
-            finally:
-                driver.wait()
+            environment = environment_with(self._folder / "ray")
+            return subprocess.Popen([*self._command, "--out", self._out], env=environment, stdout=said, stderr=said)
 
     def _pause(self, driver: subprocess.Popen[bytes]) -> bool:
         """Wait for the next blow, and return True if the driver still runs."""
@@ -143,22 +134,6 @@ class Chaos:
         return (self._folder / "said").read_text()
 
 
-def read(out: Path, table: str) -> pd.DataFrame:
-    key = ["run_id", "position"] if table == "tokens" else ["run_id"]
-    return pd.read_parquet(out / table).sort_values(key, ignore_index=True)
-
-
-def assert_same(one: Path, other: Path) -> None:
-    """Assert that both have the same rows, each once, bit for bit, and no superfluous file."""
-    generations = read(other, "generations")
-    assert generations.run_id.is_unique
-    assert len(generations) == N_RUNS
-    for table in ("generations", "tokens"):
-        assert_frame_equal(read(one, table), read(other, table), check_exact=True)
-        assert all(path.suffix == ".parquet" and path.name[0] != "." for path in (other / table).iterdir())
-    assert not (other / "lease.json").exists()
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
@@ -166,13 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=200, help="of each run")
     parser.add_argument("--seconds", type=float, default=25.0, help="between blows at most")
     flags = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:  # Ray wants it short
-        folder = Path(temporary)
-        save_byte_model(folder / "model")
-        (folder / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(N_PROMPTS)))
-        (folder / "ray").mkdir()
-        chaos = Chaos(folder, flags.seed, flags.tokens, flags.seconds)
-        chaos.undisturbed()
+    with short_folder() as temporary:
+        chaos = Chaos(Path(temporary), flags.seed, flags.tokens, flags.seconds)
         chaos.disturbed(flags.blows)
     print(
         f"{flags.blows} blows, {chaos.starts} drivers: each run once, bit for bit as undisturbed (--seed {flags.seed})"

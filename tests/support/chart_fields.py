@@ -36,7 +36,6 @@ def content_of(report: Path) -> dict[str, Any]:
 
 
 def charts_of(told: Mapping[str, Any]) -> Charts:
-    """Return the charts of an overview by key."""
     return {chart["key"]: chart for chart in [told["trade"], *told["charts"]] if chart}
 
 
@@ -52,12 +51,10 @@ def missing_fields(chart: dict[str, Any]) -> set[str]:
 
 
 def drawn(sweep: Sweep) -> Charts:
-    """Return the charts of a sweep's overview by key."""
     return charts_of(overview(sweep))
 
 
 def variant_of(chart: dict[str, Any], y: str, x: str = "layers skipped") -> dict[str, Any]:
-    """Return the trade-off's variant with these axes."""
     (variant,) = (each for each in chart["variants"] if (each["y"], each["x"]) == (y, x))
     return variant  # type: ignore[no-any-return]
 
@@ -70,6 +67,5 @@ def quality_in(folder: Path) -> QualityTable:
 
 
 def known(found: T | None) -> T:
-    """Return what was found; assert that it is there."""
     assert found is not None
     return found

@@ -16,26 +16,19 @@ from house import ROOMS, ROOT, modules, tree
 WORD: Final = re.compile(r"[A-Za-z_]\w*")
 # Names that documents and docstrings use without their package → full names.
 STANDS_FOR: Final = {
-    "LlamaMLP": "transformers.models.llama.modeling_llama.LlamaMLP",
-    "PeftModel": "peft.PeftModel",
-    "Random": "random.Random",
-    "model": "transformers.GenerationMixin",
-    "nn": "torch.nn",
-    "pd": "pandas",
-    "setting": "Setting",
-    "weight": "torch.Tensor",
-}
+    "LlamaMLP": "transformers.models.llama.modeling_llama.LlamaMLP", "PeftModel": "peft.PeftModel",
+    "Random": "random.Random", "model": "transformers.GenerationMixin", "nn": "torch.nn", "pd": "pandas",
+    "setting": "Setting", "weight": "torch.Tensor",
+}  # fmt: skip
 
 
 def docstrings(path: Path) -> Iterator[str]:
-    """Yield the docstrings of a module and of everything in it."""
     for node in ast.walk(tree(path)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield ast.get_docstring(node, clean=False) or ""
 
 
 def comments(path: Path) -> Iterator[str]:
-    """Yield the comments of a module, line by line."""
     with path.open("rb") as file:
         yield from (token.string for token in tokenize.tokenize(file.readline) if token.type == tokenize.COMMENT)
 
@@ -147,7 +140,6 @@ def _holds(module: str, names: list[str]) -> bool:
 
 
 def _can_be_had(names: list[str]) -> bool:
-    """Return True if importing leads to the name."""
     for n in range(len(names), 0, -1):
         try:
             found: object = import_module(".".join(names[:n]))

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import scripted
 from pandas.testing import assert_frame_equal
-from scripted import TOKENS_PER_RUN, rows_of
+from scripted import TOKENS_PER_RUN, RunColumns, rows_of
 
 from cluster.actor import MakeGenerator, model_generator
 from cluster.sweep import run_job
@@ -20,7 +19,7 @@ from eexit.output.display import PlainDisplay
 from eexit.plan.exit_layers import resolve_exitable_layers
 from eexit.plan.model_description import describe_model
 from eexit.plan.model_inspection import ModelFacts, inspect_model
-from eexit.plan.runs import Run, plan_runs
+from eexit.plan.runs import plan_runs
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.layout import MANIFEST, encode_manifest
 from eexit.results.shard_tables import error_results
@@ -29,19 +28,11 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest
 from eexit.sweeps.generator import ModelGenerator
 
-is_alive = psutil.pid_exists
-
 
 def drive(
-    config: SweepConfig,
-    out: Path | str,
-    make_generator: MakeGenerator = scripted.scripted,
-    rows: int = 9,
-    actors: int | None = 2,
-    cpus: float = 1,
-    log: io.StringIO | None = None,
-    **others: Any,
-) -> RunCounts:
+    config: SweepConfig, out: Path | str, make_generator: MakeGenerator = scripted.scripted, rows: int = 9,
+    actors: int | None = 2, cpus: float = 1, log: io.StringIO | None = None, **others: Any,
+) -> RunCounts:  # fmt: skip
     """Run a sweep on `actors` actors of `cpus` CPUs each, with scripted generators; return the tally of this call."""
     look = others.pop("look", inspect_model if make_generator is model_generator else scripted.look)
     job = SweepJob(config=config, out=str(out), actors=actors, cpus_per_actor=cpus, rows_per_shard=rows, **others)
@@ -79,6 +70,14 @@ def assert_same(one: pd.DataFrame, other: pd.DataFrame, key: list[str]) -> None:
     assert_frame_equal(frames[0], frames[1], check_dtype=False)
 
 
+def assert_same_results(one: Path, other: Path, **how: Any) -> None:
+    """Assert that two sweeps have the same rows in any order, each once, by `assert_frame_equal` with these options."""
+    for table, key in {"generations": ["run_id"], "tokens": ["run_id", "position"]}.items():
+        rows, others = (pd.read_parquet(out / table).sort_values(key, ignore_index=True) for out in (one, other))
+        assert not rows.duplicated(key).any()
+        assert_frame_equal(rows, others, **how)
+
+
 def alone(generations: pd.DataFrame, prompt: str) -> pd.DataFrame:
     """Return the rows of `prompt`, and assert that no other rows are errors."""
     errors = generations[generations.status == "error"]
@@ -98,11 +97,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
+def land_all(out: Path, config: SweepConfig) -> Path:
     """Commit the texts of the configuration's model; the runs of a prompt with id `failed` are errors."""
     model, layers, _ = look_here(config, 1)
-    runs = list(plan_runs(config))[leave_out:]
-    failed, done = ([run for run in runs if (run.prompt.id == "failed") == fails] for fails in (True, False))
+    failed, done = (
+        [run for run in plan_runs(config) if (run.prompt.id == "failed") == fails] for fails in (True, False)
+    )
     if failed:
         commit(open_store(out), failed, error_results(failed, config, "no"))
     if done:
@@ -110,9 +110,7 @@ def land_all(out: Path, config: SweepConfig, leave_out: int = 0) -> Path:
     return _with_manifest(out, config, model, layers)
 
 
-def land_rows(
-    out: Path, config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}, leave_out: int = 0
-) -> Path:
+def land_rows(out: Path, config: SweepConfig, columns: RunColumns = lambda run: {}, leave_out: int = 0) -> Path:
     """Commit the rows of scripted runs, with these columns replaced."""
     runs = list(plan_runs(config))[leave_out:]
     commit(open_store(out), runs, rows_of(runs, config, columns))

@@ -23,7 +23,6 @@ def modules() -> dict[str, Path]:
 
 @cache
 def tree(path: Path) -> ast.Module:
-    """Return a file's syntax tree."""
     return ast.parse(path.read_text())
 
 
@@ -45,13 +44,6 @@ def named(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-
-
-def in_strings(path: Path) -> Iterator[str]:
-    """Yield the modules of ours that strings in a file name, as `importlib.import_module` takes them."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in modules():
-            yield node.value
 
 
 @cache

@@ -77,7 +77,6 @@ class Judge:
 
 @contextmanager
 def judging(**how: Any) -> Iterator[Judge]:
-    """Yield a judge, with its server until the context ends."""
     judge = Judge(**how)
 
     class Handler(BaseHTTPRequestHandler):

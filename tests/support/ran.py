@@ -137,16 +137,14 @@ class RanAlone:
     columns: Mapping[str, Any]
 
 
-def run_alone(
-    decoder: Decoder, decoding: DecodingConfig, request: Request, student: Decoder | None = None, priced: bool = False
-) -> RanAlone:
+def run_alone(decoder: Decoder, decoding: DecodingConfig, request: Request, priced: bool = False) -> RanAlone:
     """Generate one request alone, and assert that layers, layers' keys and head reads ran as often as its counts state.
 
     With `priced`, for models with torch's attention: assert that the multiply-adds are its costs without attention.
     """
     with pytest.MonkeyPatch.context() as patch:
-        ran = OpRecorder(student or decoder, patch)
-        [trace] = traces_of(Engine(decoder, decoding, student).generate([request])).values()
+        ran = OpRecorder(decoder, patch)
+        [trace] = traces_of(Engine(decoder, decoding).generate([request])).values()
     assert trace.counts is not None
     counts, layer_L = trace.counts, np.arange(decoder.n_layers)
     layers_T1, keys_T1 = counts.layers_T[:, None], counts.kv_layers_T[:, None]

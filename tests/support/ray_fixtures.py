@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ class SharedRay:
         self.folder = Path()  # of its logs
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start the Ray if it is not up."""
         if not self.is_up:
             self._until_its_end.enter_context(started_ray(environment))
             self.is_up, self.folder = True, Path(environment["RAY_TMPDIR"])
@@ -50,13 +50,14 @@ class SharedRay:
 
 
 SHARED_RAY = SharedRay()
+# Ray's socket names are limited, and its processes may still write while the folder is removed.
+short_folder = partial(tempfile.TemporaryDirectory, prefix="eexit-", ignore_cleanup_errors=True)
 
 
 @pytest.fixture(scope="session")
 def ray_environment() -> Iterator[dict[str, str]]:
     """Yield the environment of a process that starts a Ray separate from any other on this machine."""
-    short = tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True)  # Ray's socket names are limited
-    with short as folder:
+    with short_folder() as folder:
         yield {
             "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_metrics_report_interval_ms": "500", "AWS_DEFAULT_REGION": "us-east-1",

@@ -4,13 +4,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from ray_fixtures import short_folder
 from sweeping import environment_with, processes_of
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ class Head:
 
 @contextmanager
 def started_head(home: Path) -> Iterator[Head]:
-    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
+    with short_folder() as temporary:
         head = Head(home, temporary)
         try:
             head.sh(readme_lines()[1])

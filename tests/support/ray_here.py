@@ -186,6 +186,5 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
 
 @pytest.fixture
 def ray_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayHere]:
-    """Replace Ray's functions by this module's."""
     with ray_in_this_process(monkeypatch) as here:
         yield here

@@ -66,13 +66,11 @@ def reference_of(
     return generate_one(remembering(model), decoder_of(model), request, decoding, own)
 
 
-def save_adapter(
-    model: PreTrainedModel, folder: Path, modules: Sequence[str] = ATTENTION_MODULES, zero: bool = False
-) -> str:
-    """Save a LoRA adapter for the listed modules that the model has: random, or without effect if `zero`."""
+def save_adapter(model: PreTrainedModel, folder: Path, modules: Sequence[str] = ATTENTION_MODULES) -> str:
+    """Save a random LoRA adapter for the listed modules that the model has."""
     torch.manual_seed(1)
     there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=zero)
+    config = LoraConfig(r=4, target_modules=[name for name in modules if name in there], init_lora_weights=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft uses what transformers has deprecated
         get_peft_model(copy.deepcopy(model), config).save_pretrained(str(folder))

@@ -137,22 +137,26 @@ def report_in(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
-    """Return make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder of a new sweep."""
+    """Return make_sweep(n_prompts, configurations) → the folder of a new sweep.
+
+    If `hostile`, it has a hostile prompt and a failed run. `n_runs` is the planned number of runs.
+    """
 
     def make(
-        n_prompts: int = 6,
-        configurations: list[tuple[str, float | None]] = CONFIGURATIONS,
-        hostile: bool = False,
-        fail: Callable[[int, str, float | None], bool] = lambda prompt, mode, k: False,
+        n_prompts: int = 6, configurations: list[tuple[str, float | None]] = CONFIGURATIONS, hostile: bool = False,
         n_runs: int | None = None,
-    ) -> Path:
+    ) -> Path:  # fmt: skip
         runs = []
         for prompt, (mode, k) in product(range(n_prompts), configurations):
             question, pieces = f"Question {prompt}?", story(prompt, mode, k)
             if hostile and prompt == 1:
                 question, pieces = HOSTILE, [pieces[0], HOSTILE, "x" * 10_000, *pieces[1:]]
             run = run_rows(str(prompt), question, mode, k, pieces)
-            runs.append(failed(run, f"CUDA out of memory {HOSTILE}") if fail(prompt, mode, k) else run)
+            runs.append(
+                failed(run, f"CUDA out of memory {HOSTILE}")
+                if hostile and (prompt, mode, k) == (2, "unfrozen", 2.0)
+                else run
+            )
         return write_runs(tmp_path_factory.mktemp("sweep") / "results", runs, n_runs=n_runs)
 
     return make
@@ -161,7 +165,7 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
 @pytest.fixture(scope="session")
 def full(make_sweep: MakeSweep) -> Path:
     """Return a sweep of six prompts, one of them hostile, seven configurations, and one failed run."""
-    return make_sweep(hostile=True, fail=lambda prompt, mode, k: (prompt, mode, k) == (2, "unfrozen", 2.0))
+    return make_sweep(hostile=True)
 
 
 @pytest.fixture(scope="session")
@@ -236,7 +240,6 @@ def all_drawn(part: Any) -> Any:
 
 
 def open_tables(page: Page) -> None:
-    """Open the tables of all figures."""
     summaries = page.locator("figure summary").all()
     for table in summaries:
         table.click()
@@ -245,14 +248,12 @@ def open_tables(page: Page) -> None:
 
 
 def saved(page: Page, button: str) -> Any:
-    """Return the download that a button starts."""
     with page.expect_download() as download:
         page.get_by_role("button", name=button).click()
     return download.value
 
 
 def rows_of(download: Any) -> list[dict[str, Any]]:
-    """Return the rows of a saved CSV or JSON file."""
     text = download.path().read_text(encoding="utf-8")
     if download.suggested_filename.endswith(".json"):
         rows: list[dict[str, Any]] = json.loads(text)["rows"]
@@ -269,5 +270,4 @@ def is_redrawn(part: Any, act: Callable[[], object]) -> bool:
 
 
 def ink_of(chart: Any) -> int:
-    """Return the number of sampled pixels of a drawn chart that differ from the background."""
     return int(chart.evaluate(INK))

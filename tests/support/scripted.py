@@ -35,12 +35,12 @@ from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.shard_tables import ProgressCallback, ShardTables, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
 
+RunColumns = Callable[[Run], Mapping[str, Any]]
 TOKENS_PER_RUN = 3
 FIT = 2
 
 
 def look(config: SweepConfig, rows_per_shard: int) -> ModelFacts:
-    """Return the facts of a model that doesn't exist."""
     return {"name": config.model, "n_layers": 30, "dtype": config.dtype}, (5,), None
 
 
@@ -120,9 +120,7 @@ class ScriptedGenerator:
 scripted = ScriptedGenerator
 
 
-def rows_of(
-    runs: Sequence[Run], config: SweepConfig, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}
-) -> ShardTables:
+def rows_of(runs: Sequence[Run], config: SweepConfig, columns: RunColumns = lambda run: {}) -> ShardTables:
     """Return three tokens per run, with numbers that follow from the run's id, except for these `columns`."""
     same: dict[str, Any] = {"status": "ok", "finish_reason": "length", "text": "abc", "n_tokens": TOKENS_PER_RUN}
     same |= {"prompt_token_ids": [1, 2], "n_prompt_tokens": 2, "exit_layer_counts": [(5, 1), (29, 1)]}

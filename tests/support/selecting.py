@@ -38,13 +38,10 @@ def number(run: Run) -> dict[str, Any]:
     key = run.configuration.key
     share = COSTS.get(key)
     return {
-        "disagreement": disagreement(key, run.seed),
-        "perplexity": 2.0,
-        "mean_depth": share or 0.5,
-        "macs_full": 100.0,
+        "disagreement": disagreement(key, run.seed), "perplexity": 2.0, "mean_depth": share or 0.5, "macs_full": 100.0,
         "macs_required": 100.0 * (share or 0.5),
         "macs_executed": 100.0 * (share or 1) if key == "normal" or share else None,
-    }
+    }  # fmt: skip
 
 
 def land(out: Path, config: Any = ALONE, columns: Callable[[Run], Mapping[str, Any]] = lambda run: {}) -> Path:

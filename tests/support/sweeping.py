@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
@@ -17,19 +15,21 @@ import psutil
 import pytest
 from byte_model import save_byte_model
 from commands import here
+from ray_fixtures import short_folder
 
 from jobs.sweep import main
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "sweep.py"
 # For tests that strike while there is work: more than any machine does before the strike.
-WORK_FOR_MINUTES = pytest.mark.parametrize(("n_prompts", "max_new_tokens"), [(1000, 240)])
+WORK_FOR_MINUTES = pytest.mark.parametrize("command", [(1000, 240)], indirect=True)
 
 
-def sweep(
-    environment: dict[str, str], *arguments: str | Path, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
+def flags_in(folder: Path, n_prompts: int) -> list[str]:
+    """Save a model and prompts in a folder, and return the flags of a sweep of them."""
+    save_byte_model(folder / "model")
+    (folder / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(n_prompts)))
+    model = ("--model", str(folder / "model"), "--dtype", "float32", "--exit-every", "2")
+    return [*model, "--prompts", str(folder / "prompts.txt")]
 
 
 def sweep_here(
@@ -49,7 +49,7 @@ def environment_with(ray_folder: Path | str, **others: str) -> dict[str, str]:
 @contextmanager
 def running(command: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Start a command that may start a Ray, and kill it at the end of the context."""
-    with tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True) as temporary:
+    with short_folder() as temporary:
         environment, pipe = environment_with(temporary, **environment), subprocess.PIPE
         with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
             try:
@@ -84,10 +84,6 @@ def processes_of(temporary: str) -> Iterator[psutil.Process]:
                 yield process
 
 
-def assert_stops(process: subprocess.Popen[str], by: signal.Signals) -> None:
-    assert why_it_stops(process, lambda: process.send_signal(by)) == "interrupted"
-
-
 def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> str:
     """Call `when`, wait until the process has stopped with no process left, and return the reason that it gave.
 
@@ -108,23 +104,12 @@ def why_it_stops(process: subprocess.Popen[str], when: Callable[[], object]) -> 
 
 
 @pytest.fixture
-def max_new_tokens() -> int:
-    return 12
-
-
-@pytest.fixture
-def n_prompts() -> int:
-    return 40
-
-
-@pytest.fixture
-def command(tmp_path: Path, n_prompts: int, max_new_tokens: int) -> list[str]:
-    save_byte_model(tmp_path / "model")
-    (tmp_path / "prompts.txt").write_text("".join(f"prompt {n}\n" for n in range(n_prompts)))
+def command(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """Return the command of a sweep, in 20 shards unless the test has `WORK_FOR_MINUTES`."""
+    n_prompts, n_tokens = getattr(request, "param", (40, 12))
     return [
-        *(sys.executable, str(SCRIPT), "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "prompts.txt")),
-        *("--dtype", "float32", "--max-new-tokens", f"{max_new_tokens}", "--rows-per-shard", "2"),
-        *("--out", str(tmp_path / "out"), "--modes", "normal", "--exit-every", "2", "--device", "cpu"),
+        *(sys.executable, str(SCRIPT), *flags_in(tmp_path, n_prompts), "--modes", "normal", "--device", "cpu"),
+        *("--max-new-tokens", f"{n_tokens}", "--rows-per-shard", "2", "--out", str(tmp_path / "out")),
     ]
 
 
@@ -142,7 +127,6 @@ def at_work(started: subprocess.Popen[str], tmp_path: Path) -> subprocess.Popen[
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a random model of 256 positions whose tokens are bytes."""
     folder = tmp_path_factory.mktemp("tiny")
     save_byte_model(folder)
     return folder
@@ -150,8 +134,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment() -> Iterator[dict[str, str]]:
-    short = tempfile.TemporaryDirectory(prefix="eexit-", ignore_cleanup_errors=True)  # Ray's socket names are limited
-    with short as folder:
+    with short_folder() as folder:
         yield environment_with(folder, RAY_AUTH_MODE="disabled", COLUMNS="100")
 
 
@@ -166,7 +149,8 @@ def finished(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.T
         "kl_factors = [1]\nmax_new_tokens = 8\nexit_every = 2\n"
     )
     sweep_here(environment, "--config", folder / "mine.toml", "--dry-run")  # which stores the model's facts
-    done = sweep(environment, "--config", folder / "mine.toml", "--device", "cpu", "--json", folder / "new" / "figures")
+    flags = ("--config", str(folder / "mine.toml"), "--device", "cpu", "--json", str(folder / "new" / "figures"))
+    done = subprocess.run([sys.executable, SCRIPT, *flags], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (folder / "progress.txt").write_text(done.stderr)
     return folder, done.stdout

@@ -145,7 +145,6 @@ def write_runs(folder: Path, runs: Iterable[Run], temperature: float = 0.0, n_ru
 
 
 def write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    """Write sweep.json with a new checksum."""
     about = {name: value for name, value in about.items() if name != "checksum"}
     (folder / "sweep.json").write_text(json.dumps(about | {"checksum": checksum(about)}))
 
@@ -154,9 +153,9 @@ def write_shard(folder: Path, number: int, generations: pa.Table, tokens: pa.Tab
     publish_shard(open_store(folder).publish, f"{number:032x}", generations, tokens, attempt)
 
 
-def story(prompt: int, mode: str, k: float | None, n: int = 24) -> list[str]:
+def story(prompt: int, mode: str, k: float | None) -> list[str]:
     """Return the words of a run: the same as normal's up to 2k + 1, then others that match only now and then."""
-    words = [WORDS[(i + prompt) % len(WORDS)] for i in range(n)]
+    words = [WORDS[(i + prompt) % len(WORDS)] for i in range(24)]
     if k is None:
         return words
     return [w if i <= 2 * k or i % 3 == 0 else f" {mode[0]}{i % 4}" for i, w in enumerate(words)]
@@ -247,7 +246,6 @@ def timing_rows(
 def add_timings(
     folder: Path, seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1, **how: Any
 ) -> None:
-    """Write such timings as a file of one call of the command."""
     rows = timing_rows(seconds, call, batch, **how)
     TIMINGS.publish(open_store(folder), f"{100 * call + batch:032x}", rows)
 
@@ -310,12 +308,8 @@ def choose(
 
 def blank(table: StudyTable) -> dict[str, Any]:
     """Return the columns that can't be null, each with an empty value."""
-    return {field.name: _nothing(field.type) for field in table.schema if not field.nullable}
-
-
-def _nothing(kind: pa.DataType) -> Any:
-    if pa.types.is_nested(kind):
-        return []
-    if pa.types.is_boolean(kind):
-        return False
-    return "" if pa.types.is_string(kind) else 0
+    empty: dict[Callable[[pa.DataType], bool], Any] = {
+        pa.types.is_nested: [], pa.types.is_boolean: False, pa.types.is_string: "", lambda kind: True: 0,
+    }  # fmt: skip
+    columns = (field for field in table.schema if not field.nullable)
+    return {each.name: next(value for is_of, value in empty.items() if is_of(each.type)) for each in columns}

@@ -32,7 +32,6 @@ def confidence_of(architecture: str) -> float:
 
 
 def swept(out: Path, model: Path, texts: Sequence[str] = TEXTS, **fields: Any) -> Path:
-    """Write a finished sweep of this model in float32, and return its folder."""
     asked = {"exit_layers": LAYERS, "max_new_tokens": N_TOKENS, "record_top_k": 0, **fields}
     return land_all(out, sweep_of(model, *texts, **asked))
 
@@ -77,7 +76,6 @@ def batch(prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
 
 
 def generated(output: Any, width: int) -> list[tuple[list[int], list[int]]]:
-    """Return each sequence's tokens and their exit layers, without padding."""
     pairs = zip(output.sequences[:, width:], output.exit_layers, strict=True)
     return [(ids[layers >= 0].tolist(), layers[layers >= 0].tolist()) for ids, layers in pairs]
 
@@ -105,8 +103,6 @@ def plain(model: PreTrainedModel, prompt: Sequence[int], **asked: Any) -> list[i
 
 
 class Recorded(BaseStreamer):
-    """A streamer that keeps what it gets."""
-
     def __init__(self) -> None:
         self.put_tokens: list[list[int]] = []
         self.exits: list[int] = []

@@ -9,17 +9,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 7,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,  # spread-out logits: layers disagree, and exits happen everywhere
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 7,
+    "num_attention_heads": 4, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None,
+    "pad_token_id": None, "initializer_range": 0.3,  # spread-out logits: layers disagree, and exits happen everywhere
+}  # fmt: skip
 GROUPED = SIZES | {"num_key_value_heads": 2}
 SLIDING = GROUPED | {"sliding_window": 8}
 HALF_LOCAL: dict[str, Any] = {"attention_types": [[["global", "local"], 3], [["global"], 1]], "window_size": 8}
@@ -30,12 +23,9 @@ LATENT: dict[str, Any] = {
 }  # fmt: skip
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LONGROPE: dict[str, Any] = {
-    "rope_type": "longrope",
-    "rope_theta": 10_000.0,
-    "short_factor": [1.0, 1.1, 1.2, 1.3],
-    "long_factor": [2.0, 3.0, 4.0, 5.0],
-    "original_max_position_embeddings": 40,
-}
+    "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0], "original_max_position_embeddings": 40,
+}  # fmt: skip
 
 ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: tf.LlamaConfig(**GROUPED),

@@ -46,11 +46,9 @@ def held_out(model: PreTrainedModel) -> list[TrainingText]:
     return [text for text in texts_of(model) if text.held_out]
 
 
-def setup_of(
-    model: PreTrainedModel, what: str, texts: Sequence[TrainingText] | None = None, **options: object
-) -> TrainerInputs:
+def setup_of(model: PreTrainedModel, what: str, **options: object) -> TrainerInputs:
     made = replace(TrainingOptions(what, LAYERS), **options)  # type: ignore[arg-type]
-    return TrainerInputs(decoder_of(model), made, READOUTS["lens"], texts or learned(model))
+    return TrainerInputs(decoder_of(model), made, READOUTS["lens"], learned(model))
 
 
 def frozen_llama() -> PreTrainedModel:

@@ -56,8 +56,7 @@ def _linear_map(generator: torch.Generator, name: str, n: int, m: int, std: floa
 
 def stream_maps(std: float = 0.1) -> dict[str, torch.Tensor]:
     """Return the tensors of maps of hidden states, for exits at every layer."""
-    tensors: dict[str, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(3)
+    tensors, generator = dict[str, torch.Tensor](), torch.Generator().manual_seed(3)
     for exit_layer in range(N_LAYERS):
         for layer in range(exit_layer + 2, N_LAYERS):
             [name] = names(STREAMS, exit_layer, layer)
@@ -65,15 +64,14 @@ def stream_maps(std: float = 0.1) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def key_maps(decoder: Decoder, std: float = 0.2) -> dict[str, torch.Tensor]:
+def key_maps(decoder: Decoder) -> dict[str, torch.Tensor]:
     """Return the tensors of maps to keys and to values, for exits at every layer of a model with projections."""
-    tensors: dict[str, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(4)
+    tensors, generator = dict[str, torch.Tensor](), torch.Generator().manual_seed(4)
     for layer, alone in enumerate(decoder.for_keys):
         projections: Sequence[Any] = alone.own_projections
         for exit_layer in range(layer - 1):
             for name, own in zip(names(KEYS, exit_layer, layer), projections, strict=True):
-                tensors |= _linear_map(generator, name, own.in_features, own.out_features, std)
+                tensors |= _linear_map(generator, name, own.in_features, own.out_features, 0.2)
     return tensors
 
 
@@ -89,12 +87,10 @@ def _save(folder: Path, what: str, tensors: Mapping[str, torch.Tensor], **card: 
 
 
 def save_state_maps(folder: Path, tensors: Mapping[str, torch.Tensor], model: Mapping[str, Any]) -> Path:
-    """Save an artefact of KV maps for this `eexit.plan.model_description.ModelDescription`, and return its folder."""
     return _save(folder, STATE_ROLE, tensors, model=dict(model))
 
 
 def save_gate(folder: Path, gate: Gate, model: Mapping[str, Any]) -> Path:
-    """Save an artefact of a gate, and return its folder."""
     return _save(folder, GATE, gate.tensors(), model=dict(model), settings={"rules": gate.rules})
 
 
@@ -111,6 +107,5 @@ def artefact(folder: Path, what: str, holds: tuple[str, ...], **card: Any) -> Pa
 
 
 def config_with(**fields: Any) -> SweepConfig:
-    """Return a sweep of one prompt by a rule that uses what is given."""
     rules = ["predicted_kl=1"] if "probe" in fields else ["agree"]
     return SweepConfig.model_validate({"prompts": [{"id": "0", "prompt": "Why?"}], "rules": rules, **fields})

@@ -7,7 +7,6 @@ from transformers import LlamaForCausalLM
 
 
 def planned(environment: dict[str, str], cwd: Path, *flags: str | Path) -> dict[str, str]:
-    """Return the lines of a plan by their names."""
     done = sweep_here(environment, "--dry-run", *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return {line[:16].strip(): line[16:] for line in done.stdout.splitlines() if line[:1].strip()}

@@ -8,11 +8,11 @@ from runpy import run_path
 from typing import Any
 
 import pytest
-from byte_model import save_byte_model
 from commands import here, without_steps
 from pyarrow import fs
 from ray_fixtures import SHARED_RAY
 from s3_server import BUCKET, KEYS, Wire
+from sweeping import flags_in
 
 from eexit.output.events import log, log_to_stderr
 from jobs import report, sweep
@@ -49,12 +49,8 @@ def uri(wire: Wire, folder: str, bucket: str = BUCKET) -> str:
 
 
 def test_commands_show_no_secret(command: Command, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_byte_model(tmp_path / "model")
-    (tmp_path / "mine.txt").write_text("one\ntwo\n")
-    flags = [
-        *("--model", tmp_path / "model", "--prompts", tmp_path / "mine.txt", "--modes", "normal", "--device", "cpu"),
-        *("--max-new-tokens", "3", "--exit-every", "2", "--actors", "1", "--out", uri(wire, "mine")),
-    ]
+    few = ("--modes", "normal", "--device", "cpu", "--max-new-tokens", "3", "--actors", "1")
+    flags = [*flags_in(tmp_path, 2), *few, "--out", uri(wire, "mine")]
     done = command("sweep", "--dry-run", *flags)
     assert done.stdout.splitlines()[-1].split() == ["out", f"s3://…@{BUCKET}/mine?…"], done.stderr
     done = command("sweep", *flags)

@@ -39,7 +39,6 @@ def read(name: str) -> Any:
 
 
 def fields_of(part: Any) -> set[str]:
-    """The names of all fields in a part of a manifest."""
     if not isinstance(part, dict):
         return set[str]().union(*map(fields_of, part if isinstance(part, list) else ()))
     return {*part}.union(*(fields_of(inner) for name, inner in part.items() if name not in ANY_KEYS))

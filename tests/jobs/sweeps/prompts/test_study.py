@@ -32,7 +32,6 @@ def kind_of(prompt: Prompt) -> str:
 
 
 def test_ids_have_the_kind_and_every_kind_is_on_both_sides() -> None:
-    """No prompt is there twice, or among the questions, which are what they were."""
     n = Counter(map(kind_of, STUDY))
     assert [prompt.id for prompt in STUDY] == [f"{kind}-{at}" for kind in KINDS for at in range(1, n[kind] + 1)]
     reported = [prompt for prompt in STUDY if in_test_split(prompt.prompt)]
@@ -81,7 +80,6 @@ def test_right_and_wrong_texts_are_told_apart(prompt_id: str) -> None:
 
 
 def test_answers_follow_from_their_prompts() -> None:
-    """Calculations are worked out, one of four choices is right, and what is extracted is in the passage."""
     n_calculated = 0
     for prompt in STUDY:
         answer = prompt.answer or ""
