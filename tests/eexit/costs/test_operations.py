@@ -135,11 +135,9 @@ def test_exits_need_what_later_tokens_attend_to(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", [mode for mode, its in MODES.items() if not its.needs_kv_maps])
 def test_exits_alone_cost_their_layers_and_one_read_in_any_mode(mode: str) -> None:
-    layer_L, position_L, head = np.array([7, 8, 9, 10, 11, 12]), np.array([1, 1, 2, 2, 3, 3]), 100
-    read_XK = np.zeros((3, len(READS)), np.int64)
-    read_XK[:, READS.index("head_reads")] = head
+    layer_L, position_L, exit_layer_T, head = np.arange(7, 13), np.array([1, 1, 2, 2, 3, 3]), np.array([3, 1, 5, 1]), 99
+    read_XK = np.array([[head * (name == "head_reads") for name in READS]] * 3)
     unit_costs = UnitCosts(0, layer_L, layer_L // 3, position_L, read_XK, [None] * 6, layer_L, 0)
-    exit_layer_T = np.array([3, 1, 5, 1])
     expected = sum(
         head + sum(layer_L[: exit_layer + 1] + position_L[: exit_layer + 1] * (N_PROMPT + place + 1))
         for place, exit_layer in enumerate(exit_layer_T)

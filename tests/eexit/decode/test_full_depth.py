@@ -1,11 +1,12 @@
 """The full-depth pass: what it records changes no text, and prefixes that slots share run once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from ran import OpRecorder
 from references import decoder_of, shared_model
 from rows import PROMPTS, SAMPLED, assert_as_reference, each_rule, generate, grid, modes_of
 from traces import CLOSE, kl_request, spy_on, traces_of
@@ -70,20 +71,6 @@ def test_a_token_is_read_once_for_each_recorded_layer(llama: PreTrainedModel, mo
         assert sum(n_read) == first + (1 + n_layers) * (len(trace.token_id_T) - 1)
 
 
-@pytest.fixture
-def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
-    """Count the tokens that each layer's feed-forward block is run for."""
-    counts: Counter[int] = Counter()
-
-    def hook(layer: int) -> Callable[..., None]:
-        return lambda _, args, __: counts.update({layer: args[0].shape[0] * args[0].shape[1]})
-
-    handles = [layer.mlp.register_forward_hook(hook(index)) for index, layer in enumerate(llama.model.layers)]
-    yield counts
-    for handle in handles:
-        handle.remove()
-
-
 def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
     """Return how many tokens the full-depth pass runs: each step's unique prefixes, padded."""
     prefixes = {tuple(trace.token_id_T[:n]) for trace in traces for n in range(1, len(trace.token_id_T))}
@@ -92,14 +79,13 @@ def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
 
 @pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
 def test_an_early_exit_pass_runs_no_layer_beyond_all_exits(
-    llama: PreTrainedModel, rows_run: Counter[int], kl_factor: float, deep_steps: int
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, kl_factor: float, deep_steps: int
 ) -> None:
     requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
-    engine = Engine(decoder_of(llama), DECODING)
-    rows_run.clear()
-    n_full_depth = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
-    for layer in range(7):  # all rows run up to the first exitable layer
-        assert rows_run[layer] == n_full_depth + 3 * (deep_steps if layer > 1 else 11)
+    ran = OpRecorder(decoder_of(llama), monkeypatch)
+    n_full_depth = n_seen(traces_of(Engine(decoder_of(llama), DECODING).generate(requests)).values(), n_slots=3)
+    deep, shallow = (n_full_depth + 3 * n_steps for n_steps in (deep_steps, 11))
+    assert ran.ended_L.tolist() == [shallow] * 2 + [deep] * 5, "all rows run up to the first exitable layer"
 
 
 ALIKE = [kl_request(PROMPT, "unfrozen", 1e9, seed) for seed in range(8)]
@@ -109,12 +95,11 @@ APART = [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(3) for k in (
 @pytest.mark.parametrize("requests", [[kl_request(PROMPT, "unfrozen", 0.5)], ALIKE, APART], ids=len)
 @pytest.mark.parametrize("n_slots", [64, 3])
 def test_modes_that_leave_the_cache_alone_take_one_pass_over_each_prefix(
-    llama: PreTrainedModel, rows_run: Counter[int], requests: list[Request], n_slots: int
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, requests: list[Request], n_slots: int
 ) -> None:
-    engine = Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots))
-    rows_run.clear()
-    outcomes = traces_of(engine.generate(requests))
+    ran = OpRecorder(decoder_of(llama), monkeypatch)
+    outcomes = traces_of(Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots)).generate(requests))
     at_once = [range(start, min(start + n_slots, len(requests))) for start in range(0, len(requests), n_slots)]
     seen = sum(n_seen((outcomes[index] for index in indices), min(n_slots, len(requests))) for indices in at_once)
-    assert set(rows_run.values()) == {len(PROMPT) * len(at_once) + seen}
+    assert {*ran.ended_L.tolist()} == {seen}
     assert n_slots == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"

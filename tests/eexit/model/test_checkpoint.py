@@ -117,12 +117,8 @@ def test_a_tied_weight_may_be_there_once_or_twice_and_masks_of_old_checkpoints_a
     embedding = tied.get_input_embeddings().weight.detach()
     names = "model.embed_tokens.weight", "lm_head.weight"
     for kept in (names[:1], names[1:], names):
-        there = {name: embedding.clone() for name in kept}
-
-        def only(weights: Weights, there: Weights = there) -> Weights:
-            return {name: weight for name, weight in weights.items() if name not in names} | there
-
-        rewriting(only)(tmp_path)
+        rewriting(lambda weights: {name: each for name, each in weights.items() if name not in names})(tmp_path)
+        adding(**{name.replace(".", "__"): embedding.clone() for name in kept})(tmp_path)
         describe_model(sweep_of(tmp_path))
         model, _ = load_model_and_tokenizer(sweep_of(tmp_path), "cpu")
         assert torch.equal(model.get_output_embeddings().weight, embedding)

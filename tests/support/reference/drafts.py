@@ -15,8 +15,7 @@ from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 from eexit.plan.runs import EOS, LENGTH
-from reference.generation import kl_divergence, read_after, read_exits, said
-from reference.rules import js_divergence
+from reference.generation import read_after, read_exits, said
 
 
 @torch.inference_mode()
@@ -65,8 +64,6 @@ def recorded(decoder: Decoder, decoding: DecodingConfig, full: Any, token: int, 
         "token_id_T": token,
         "exit_layer_T": decoder.n_layers - 1,
         "drafted_T": drafted,
-        "kl_TE": [kl_divergence(logits, exit_logits_V) for exit_logits_V in exit_logits],
-        "jsd_TE": [js_divergence(logits, exit_logits_V) for exit_logits_V in exit_logits],
         "exit_prob_TX": [*[0.0] * len(exit_logits), 1.0],
         "exit_score_TE": [np.nan] * len(exit_logits),
         **said(token, exit_logits, logits, logits, decoding.record_top_k),

@@ -10,7 +10,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from eexit.method.kv_maps import STREAMS, KVMaps
 from eexit.method.layer_call import ExitContext
 from eexit.method.linear_map import LinearMap
 from eexit.method.modes import MODES, Mode, SkippedLayer
-from eexit.method.readouts import LinearReadout, LogitLens, RawReadout
+from eexit.method.readouts import LinearReadout, RawReadout
 from eexit.method.rules import ONLINE
 from eexit.method.screen import Screen
 from eexit.method.stick_breaking import uniform_draws
@@ -38,10 +38,7 @@ from reference.rules import RuleInputs, js_divergence, stops_of
 
 @dataclass(frozen=True)
 class ReferenceRow:
-    """What a row is generated with. `decoder` is made from `model`, the teacher, and only reads residual streams.
-
-    The student is a model and its decoder, too: the same ones, unless it has weights of its own.
-    """
+    """What a row is generated with: the teacher, its decoder, which only reads streams, and the student's own ones."""
 
     model: PreTrainedModel
     decoder: Decoder
@@ -75,11 +72,10 @@ def generate_one(
     model: PreTrainedModel, decoder: Decoder, request: Request, decoding: DecodingConfig,
     student_model: tuple[PreTrainedModel, Decoder] | None = None, forced: Sequence[int] = (),
 ) -> RequestOutput:  # fmt: skip
-    """Generate one row, token by token. `decoder` is made from `model`, and only reads residual streams.
+    """Generate one row, token by token, by a model, or by a teacher and a student with weights of its own.
 
-    A student with weights of its own is also a model and its decoder; `model` then is the teacher alone. Forced tokens
-    are given. Behind no prompt, the first of them is given without a prediction. With prompt exits, the prompt's tokens
-    are run one by one, as generated ones are.
+    Forced tokens are given. Behind no prompt, the first of them is given without a prediction. With prompt exits, the
+    prompt's tokens are run one by one, as generated ones are.
     """
     configuration = request.configuration
     own = (model, decoder) if student_model is None or configuration.mode == NORMAL else student_model
@@ -98,8 +94,11 @@ def generate_one(
     for position in range(start, decoding.max_new_tokens):
         inputs = torch.tensor([tokens], device=model.device)
         teacher = teach(row, inputs, teacher_cache)
-        if position == 0 and not configuration.prompt_exits:
-            student = process_prompt(row, inputs, teacher_cache)
+        if position == 0 and not configuration.prompt_exits:  # the prompt is always processed at full depth
+            if row.own_model is row.model:
+                student = ExitKVCache(copy.deepcopy(teacher_cache))
+            else:
+                run(row.own_model, row.own_decoder, inputs, student)
         stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)  # where no exit is drawn
         is_decided = position > 0 or configuration.prompt_exits
         if is_decided and isinstance(configuration, EarlyExit):
@@ -122,8 +121,6 @@ def generate_one(
                 "token_id_T": token,
                 "exit_layer_T": exit_layer,
                 "drafted_T": False,
-                "kl_TE": teacher.kls,
-                "jsd_TE": [js_divergence(teacher.final_logits, each) for each in teacher.exit_logits],
                 "exit_prob_TX": probabilities,
                 "exit_score_TE": evidence,
                 **said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k),
@@ -153,19 +150,8 @@ class FullDepthOutput:
 def teach(row: ReferenceRow, inputs: Tensor, cache: DynamicCache) -> FullDepthOutput:
     """Run the teacher at full depth."""
     output = row.model(inputs, cache=cache, use_cache=True, output_hidden_states=True)
-    final_logits, exit_logits = output.logits[0, -1], read_exits(row.decoder, row.decoding, output)
-    return FullDepthOutput(
-        output, final_logits, exit_logits, [kl_divergence(final_logits, each) for each in exit_logits]
-    )
-
-
-def process_prompt(row: ReferenceRow, inputs: Tensor, teacher_cache: DynamicCache) -> "ExitKVCache":
-    """What the student has after the prompt, which is always processed at full depth."""
-    if row.own_model is row.model:
-        return ExitKVCache(copy.deepcopy(teacher_cache))
-    student = ExitKVCache(DynamicCache(config=row.own_model.config))
-    run(row.own_model, row.own_decoder, inputs, student)
-    return student
+    final, exits = output.logits[0, -1], read_exits(row.decoder, row.decoding, output)
+    return FullDepthOutput(output, final, exits, [kl_divergence(final, each) for each in exits])
 
 
 def decide(
@@ -193,10 +179,7 @@ def decide(
 def as_known(
     row: ReferenceRow, stops: list[float], evidence: list[float], choice: int
 ) -> tuple[list[float], list[float]]:
-    """The probability of each exitable layer and of the final one, and the evidence, as far as the rule looks.
-
-    An online rule looks no further than the exit, so that chances beyond are unknown, if there are any.
-    """
+    """The probability of each layer, and the evidence, as far as the rule looks: an online one up to its exit."""
     probabilities, n_layers = stick_breaking(stops), len(stops)
     if not row.is_online:
         return probabilities, evidence
@@ -206,15 +189,21 @@ def as_known(
 
 
 def run_student(row: ReferenceRow, inputs: Tensor, student: "ExitKVCache", exit_layer: int) -> Tensor:
-    """Run a token that exits after this layer, which leaves what the mode says; return its logits (V,) there."""
-    with leaving(row.own_decoder, row.decoding, row.configuration.mode, exit_layer):
-        own = run(row.own_model, row.own_decoder, inputs, student)
+    """Run a token that exits after this layer, and leaves to deeper ones what the mode says; return its logits (V,)."""
+    decoder, mode = row.own_decoder, MODES.get(row.configuration.mode)
+    handles = handing_on_after(decoder.layers, exit_layer if row.fill in LEAVE else decoder.n_layers - 1)
+    if mode and mode.needs_kv_maps:
+        assert row.decoding.kv_maps
+        handles += mapping_after(decoder, row.decoding.kv_maps, exit_layer)
+    elif mode and mode.fill in ("hidden", "kv"):
+        handles += saying_after(decoder, mode, exit_layer)
+    with removing(handles):
+        own = run(row.own_model, decoder, inputs, student)
     if row.fill in LEAVE:
         LEAVE[row.fill](student, exit_layer)
-    if exit_layer != row.own_decoder.n_layers - 1:
-        return read_after(row.own_decoder, row.decoding, own, exit_layer)
     logits: Tensor = own.logits[0, -1]
-    return logits
+    is_final = exit_layer == decoder.n_layers - 1
+    return logits if is_final else read_after(decoder, row.decoding, own, exit_layer)
 
 
 def lets_through(decoding: DecodingConfig, configuration: EarlyExit, stream_W: Tensor, layer: int) -> bool:
@@ -229,7 +218,11 @@ def lets_through(decoding: DecodingConfig, configuration: EarlyExit, stream_W: T
 
 def read_after(decoder: Decoder, decoding: DecodingConfig, output: Any, layer: int) -> Tensor:
     """The logits (V,) of the last token after an exitable layer, from the model's output."""
-    return READ[type(decoding.readout)](decoder, decoding.readout, output.hidden_states[layer + 1][:, -1], layer)[0]
+    readout, hidden_1W = decoding.readout, output.hidden_states[layer + 1][:, -1]
+    ready_1H = decoder.head_input(hidden_1W, with_norm=not isinstance(readout, RawReadout))
+    if isinstance(readout, LinearReadout):
+        ready_1H = ready_1H @ readout.maps[layer].weight + readout.maps[layer].bias
+    return decoder.lm_head(ready_1H)[0]
 
 
 def through_screen(screen: Screen, decoder: Decoder, decoding: DecodingConfig, output: Any, layer: int) -> Tensor:
@@ -263,6 +256,8 @@ def said(
     tops = [layer.float().softmax(-1).topk(record_top_k) for layer in (*exit_logits, final_logits)]
     exit_top = exit_log_p.exp().topk(record_top_k)
     return {
+        "kl_TE": [kl_divergence(final_logits, each) for each in exit_logits],
+        "jsd_TE": [js_divergence(final_logits, each) for each in exit_logits],
         "logprob_T": float(log_p[token]),
         "exit_logprob_T": float(exit_log_p[token]),
         "final_token_id_T": int(final_logits.argmax()),
@@ -308,17 +303,6 @@ def leave_nothing(student: ExitKVCache, exit_layer: int) -> None:
         student.hidden.setdefault(layer, set()).add(student.cache.get_seq_length() - 1)
 
 
-def read_linear(decoder: Decoder, readout: Any, hidden_BW: Tensor, layer: int) -> Tensor:
-    """Norm, the layer's linear map, head."""
-    by = readout.maps[layer]
-    return decoder.lm_head(decoder.head_input(hidden_BW) @ by.weight + by.bias)
-
-
-READ: dict[type, Callable[[Decoder, Any, Tensor, int], Tensor]] = {
-    LogitLens: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input(hidden_BW)),
-    RawReadout: lambda decoder, _, hidden_BW, __: decoder.lm_head(decoder.head_input(hidden_BW, with_norm=False)),
-    LinearReadout: read_linear,
-}
 LEAVE: dict[str, Callable[[ExitKVCache, int], None]] = {
     # Keys and values past the exit are there already: `handing_on_after` had them made from the stream at the exit,
     # `saying_after` as the mode's function says, and `mapping_after` by the maps.
@@ -348,21 +332,6 @@ def draw(stops: list[float], u: float) -> int:
 
 
 @contextmanager
-def leaving(decoder: Decoder, decoding: DecodingConfig, mode: str, exit_layer: int) -> Iterator[None]:
-    """A context in which a token that exits after this layer leaves to deeper ones what the mode says."""
-    state = MODES.get(mode)
-    with ExitStack() as past_the_exit:
-        after = exit_layer if state and state.fill in LEAVE else decoder.n_layers - 1
-        past_the_exit.enter_context(handing_on_after(decoder.layers, after))
-        if state and state.needs_kv_maps:
-            assert decoding.kv_maps
-            past_the_exit.enter_context(mapping_after(decoder, decoding.kv_maps, exit_layer))
-        elif state and state.fill in ("hidden", "kv"):
-            past_the_exit.enter_context(saying_after(decoder, state, exit_layer))
-        yield
-
-
-@contextmanager
 def removing(handles: list[Any]) -> Iterator[None]:
     """A context at whose end these hooks are removed."""
     try:
@@ -372,17 +341,17 @@ def removing(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def handing_on_after(layers: list[nn.Module], exit_layer: int) -> AbstractContextManager[None]:
-    """A context in which layers past the exit still write keys and values, but return the residual stream unchanged."""
+def handing_on_after(layers: list[nn.Module], exit_layer: int) -> list[Any]:
+    """Hooks by which layers past the exit still write keys and values, but return the residual stream unchanged."""
 
     def hand_on(_: nn.Module, args: tuple[Any, ...], output: object) -> object:
         return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
 
-    return removing([layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]])
+    return [layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]]
 
 
-def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> AbstractContextManager[None]:
-    """A context in which layers past the exit, but the next one, make keys and values by the maps of this exit."""
+def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> list[Any]:
+    """Hooks by which layers past the exit, but the next one, make keys and values by the maps of this exit."""
     at_exit: list[Tensor] = []  # the stream there
 
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -394,7 +363,7 @@ def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> AbstractCo
     def make(keys_or_values: LinearMap) -> Callable[..., Any]:
         return lambda _, args, __: mapped(keys_or_values, args[0])
 
-    handles = [layer.register_forward_pre_hook(note) for layer in decoder.layers[exit_layer + 1 : exit_layer + 2]]
+    handles: list[Any] = [each.register_forward_pre_hook(note) for each in decoder.layers[exit_layer + 1 :][:1]]
     for layer in range(exit_layer + 2, len(decoder.layers)):
         of_layer, module = maps.of_layers[exit_layer, layer], decoder.layers[layer]
         if maps.form == STREAMS:
@@ -402,11 +371,11 @@ def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> AbstractCo
             continue
         for path, each in zip(decoder.for_keys[layer].projections or (), of_layer, strict=True):
             handles.append(module.get_submodule(path).register_forward_hook(make(each)))
-    return removing(handles)
+    return handles
 
 
-def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> AbstractContextManager[None]:
-    """A context in which layers past the exit make keys and values of what the state's function says."""
+def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> list[Any]:
+    """Hooks by which layers past the exit make keys and values of what the state's function says."""
     seen: dict[str, Tensor] = {}  # the streams that it may look at, (1, W)
 
     def note(name: str) -> Callable[..., None]:
@@ -424,19 +393,16 @@ def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> AbstractCont
         key, value = decoder.for_keys[index].own_projections
         return lambda _, args, __: said(index, key=key.forward, value=value.forward, kv_input=args[0][0])[part][None]
 
-    at = {"embedding": 0, "hidden_in": exit_layer, "hidden": exit_layer + 1}
-    handles = [
-        decoder.layers[index].register_forward_pre_hook(note(name))
-        for name, index in at.items()
-        if index < decoder.n_layers
-    ]
+    handles = list[Any]()
+    for name, index in {"embedding": 0, "hidden_in": exit_layer, "hidden": exit_layer + 1}.items():
+        handles += [each.register_forward_pre_hook(note(name)) for each in decoder.layers[index:][:1]]
     for index in range(exit_layer + 1, decoder.n_layers):
         if state.fill == "hidden":
             handles.append(decoder.layers[index].register_forward_pre_hook(enter(index)))
             continue
         for part, module in enumerate(decoder.for_keys[index].own_projections):
             handles.append(module.register_forward_hook(make(index, part)))
-    return removing(handles)
+    return handles
 
 
 def mapped(by: LinearMap, vectors: Tensor) -> Tensor:

@@ -37,13 +37,11 @@ def stop_by_kl(seen: RuleInputs, kl_factor: float) -> Stops:
 
 
 def stop_by_agreement(seen: RuleInputs, _: None) -> Stops:
-    """1 at layers whose likeliest token is the final layer's."""
     agrees = [float(logits.argmax() == seen.final_logits.argmax()) for logits in seen.exit_logits]
     return agrees, agrees
 
 
 def stop_by_confidence(seen: RuleInputs, threshold: float) -> Stops:
-    """1 at layers whose likeliest token has at least this probability."""
     highest = [float(logits.float().softmax(-1).max()) for logits in seen.own_logits]
     return [float(p >= threshold) for p in highest], highest
 
@@ -56,7 +54,6 @@ def stop_by_margin(seen: RuleInputs, threshold: float) -> Stops:
 
 
 def stop_by_entropy(seen: RuleInputs, threshold: float) -> Stops:
-    """1 at layers whose distribution has at most this entropy."""
     entropies = [float(torch.special.entr(logits.float().softmax(-1)).sum()) for logits in seen.own_logits]
     return [float(entropy <= threshold) for entropy in entropies], entropies
 
@@ -93,7 +90,6 @@ def stop_by_predicted_kl(seen: RuleInputs, kl_factor: float) -> Stops:
 
 
 def stop_at_layer(seen: RuleInputs, layer: float) -> Stops:
-    """1 at the given layer."""
     return [float(here == layer) for here in seen.exitable_layers], [math.nan] * len(seen.exitable_layers)
 
 
@@ -108,7 +104,6 @@ def stop_at_random(seen: RuleInputs, control: ExitHistogram) -> Stops:
 
 
 def stops_of(rule: str, seen: RuleInputs, parameter: Any) -> Stops:
-    """By its name; an own rule's function is asked at one layer after the other."""
     return STOPS[rule](seen, parameter) if rule in STOPS else stop_by_function(rule, seen, parameter)
 
 
@@ -145,14 +140,7 @@ def js_divergence(final_logits_V: Tensor, exit_logits_V: Tensor) -> float:
 
 
 STOPS: dict[str, Callable[[RuleInputs, Any], Stops]] = {
-    "kl": stop_by_kl,
-    "agree": stop_by_agreement,
-    "confidence": stop_by_confidence,
-    "margin": stop_by_margin,
-    "entropy": stop_by_entropy,
-    "similarity": stop_by_similarity,
-    "patience": stop_by_patience,
-    "predicted_kl": stop_by_predicted_kl,
-    "fixed": stop_at_layer,
-    "random": stop_at_random,
-}
+    "kl": stop_by_kl, "agree": stop_by_agreement, "confidence": stop_by_confidence, "margin": stop_by_margin,
+    "entropy": stop_by_entropy, "similarity": stop_by_similarity, "patience": stop_by_patience,
+    "predicted_kl": stop_by_predicted_kl, "fixed": stop_at_layer, "random": stop_at_random,
+}  # fmt: skip
