@@ -113,17 +113,13 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
     assert eexit.load(tmp_path / "mine").package.certificate is None
 
 
-def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> None:
+def test_what_can_not_be_taken_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     refused: list[tuple[list[str], str]] = [
         (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
-        (
-            ["--configuration", f"{KEY}+prompt"],
-            f"{KEY}+prompt can't be packaged: a prompt's tokens run together, so that their exits save nothing; sweep "
-            f"and package {KEY}",
-        ),
+        (["--configuration", f"{KEY}+prompt"], f"that their exits save nothing; sweep and package {KEY}"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
         (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),
@@ -135,6 +131,12 @@ def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> No
     ]
     for arguments, reason in refused:
         assert reason in refusal(main, swept_out, "--out", tmp_path / "mine", *arguments, "--quiet")
+    with (model / "config.json").open("r+") as file:
+        config = file.read()
+        file.write(" ")
+    line = refusal(main, swept_out, "--configuration", KEY, "--out", tmp_path / "mine", "--quiet")
+    (model / "config.json").write_text(config)
+    assert "is not the one that the sweep had" in line
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
@@ -185,13 +187,3 @@ def test_what_was_trained_is_taken_along(model: Path, tmp_path: Path, monkeypatc
         assert setting.package.config["probe"] == taken
         assert run(loaded(model), setting, prompts) == texts
     assert not (tmp_path / "another user").exists()
-
-
-def test_a_changed_model_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
-    config = (model / "config.json").read_text()
-    (model / "config.json").write_text(config + " ")
-    try:
-        asked = ("--configuration", KEY, "--out", tmp_path / "mine", "--quiet")
-        assert "is not the one that the sweep had" in refusal(main, swept_out, *asked)
-    finally:
-        (model / "config.json").write_text(config)
