@@ -84,9 +84,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
-    texts: Path, tiny: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_training_goes_on(texts: Path, tiny: Path, learned: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a block
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)
     out = tmp_path / "parts"
@@ -109,9 +107,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     assert_same_weights(out, learned)
 
 
-def test_the_card_says_what_was_trained_for_what_on_what(
-    texts: Path, tiny: Path, learned: Path, tmp_path: Path
-) -> None:
+def test_the_card_says_what_was_trained(texts: Path, tiny: Path, learned: Path, tmp_path: Path) -> None:
     linear = read_card(str(learned), "readout")
     assert (linear.what, linear.holds, linear.layers, linear.readout) == ("linear", ("readout",), (2, 4), "lens")
     assert linear.data["n_prompts"] + linear.data["n_held_out_prompts"] == len(PROMPTS)
@@ -136,9 +132,7 @@ def test_the_card_says_what_was_trained_for_what_on_what(
         SweepConfig.model_validate({**grid, **reading})
 
 
-def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
-    tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_not_be_trained_is_told_in_a_line(tiny: Path, texts: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
     exits = swept(tmp_path / "exits", tiny, PROMPTS[:1], modes=("unfrozen",), kl_factors=(1.0,))
     few = swept(tmp_path / "few", tiny, PROMPTS[:1])
@@ -173,9 +167,7 @@ def with_card(out: Path, **fields: Any) -> None:
     (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), **fields}))
 
 
-def test_a_damaged_artefact_is_unfinished_and_another_training_is_left_alone(
-    texts: Path, learned: Path, tmp_path: Path
-) -> None:
+def test_damaged_artefacts_are_unfinished_and_others_left_alone(texts: Path, learned: Path, tmp_path: Path) -> None:
     damages: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
         (lambda its: flipped(its / WEIGHTS), {}, f"holds this training's artefact, but {WEIGHTS} is not the file"),
         (lambda its: (its / WEIGHTS).unlink(), {}, f"holds this training's artefact, but {WEIGHTS} is missing"),

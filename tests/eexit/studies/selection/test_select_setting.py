@@ -191,4 +191,7 @@ def test_the_command_says_by_its_exit_code_whether_a_setting_saves(finished: Pat
     assert done.returncode == 0, done.stderr
     assert f'pd.read_parquet("{finished}/choices")' in done.stdout
     assert here(main, finished, *flags, "0.2", "--configurations", "skip/fixed/5").returncode == 1
-    assert "comes too late: 2 was planned" in refusal(main, finished, *flags, "0.1", "--planned-uses", "3")
+    assert "3 comes too late: 2 was planned" in refusal(main, finished, *flags, "0.1", "--planned-uses", "3")
+    asked = CHOICES.read(open_store(finished)).to_pylist()
+    assert [(row["question"], row["planned"]) for row in asked] == [(1, 2), (2, 2)]
+    assert [row["error"] for row in asked] == pytest.approx([0.95 * 0.05 / 2] * 2), "planned uses share equally"
