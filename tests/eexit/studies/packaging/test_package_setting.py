@@ -11,7 +11,7 @@ from byte_model import save_family
 from commands import here, refusal
 from references import save_adapter
 from safetensors.torch import save_file
-from synthetic_sweeps import blank
+from synthetic_sweeps import add_timings, blank
 from taken_settings import TEXTS, confidence_of, loaded, run, swept, texts_of
 from transformers import AutoModelForCausalLM
 from untrained import PROBE
@@ -21,8 +21,9 @@ from eexit.custom_generate.package import Certificate
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
+from eexit.plan.configuration import EarlyExit, HFGenerate, NoExit
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import CHOICES, TIMINGS
+from eexit.results.study_tables import CHOICES
 from jobs.package import main
 
 KEY = f"skip/confidence/{confidence_of('llama'):g}"
@@ -70,13 +71,9 @@ def take(*arguments: str | Path) -> str:
 
 def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
     choose(out, KEY)
-    common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
-    rows = [
-        {**common, "configuration": key, "batch": 8, "round": number, "seconds": seconds}
-        for number in range(1, 7)
-        for key, seconds in (("normal", 2.0), (KEY, 1.5), ("generate", 1.2))
-    ]
-    TIMINGS.publish(open_store(out), "b" * 32, rows)
+    setting = EarlyExit("skip", "confidence", confidence_of("llama"))
+    seconds = {NoExit(): [2.0] * 6, setting: [1.5] * 6, HFGenerate(): [1.2] * 6}
+    add_timings(out, seconds, batch=8, machine="a machine")
     printed = take(out, "--chosen", "--out", tmp_path / "mine")
     taken = eexit.load(tmp_path / "mine").package
     found = {"n": 90, "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "held_out": HELD_OUT}
