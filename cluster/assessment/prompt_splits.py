@@ -89,10 +89,10 @@ class PromptSplits:
         for part in PARTS:
             path = Path(self.file(out, part)).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            fields = [
-                {name: value for name, value in asdict(each).items() if value is not None} for each in self.of[part]
+            rows = [
+                {name: each[name] for name in each if each[name] is not None} for each in map(asdict, self.of[part])
             ]
-            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in fields)
+            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             if not path.is_file() or path.read_text(encoding="utf-8") != content:
                 write_atomic(path, content)
 

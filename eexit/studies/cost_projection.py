@@ -63,12 +63,9 @@ KNOWN: Final = {
     )
 }
 _OF_CONFIG: Final = {
-    "layers": "num_hidden_layers",
-    "width": "hidden_size",
-    "heads": "num_attention_heads",
-    "inner": "intermediate_size",
-    "vocabulary": "vocab_size",
-}
+    "layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads",
+    "inner": "intermediate_size", "vocabulary": "vocab_size",
+}  # fmt: skip
 EXAMPLE: Final = "layers=32,width=4096,heads=32,kv_heads=8,head_width=128,inner=14336,vocabulary=128256"
 
 
@@ -88,8 +85,7 @@ def shapes_of(text: str) -> ModelShape:
         known = did_you_mean(text, KNOWN, ", ".join(KNOWN))
         raise UsageError(
             f"--unit-costs-of {text} is no model whose shapes are known ({known}), no folder with a config.json, and "
-            f"no "
-            f"shapes, as in {EXAMPLE}"
+            f"no shapes, as in {EXAMPLE}"
         ) from error
     return _of_config(config, Path(text).name)
 
@@ -131,9 +127,8 @@ def cost_at(
 
     `counts` are columns of `generations`, `n_layers` is that of the model that ran, and `screen` is the rules', if any.
     """
-    screened = 0
-    if screen:
-        screened = (screen.rank + screen.n_tokens) * shapes.width + screen.rank * shapes.vocabulary
+    rank, n_tokens = (screen.rank, screen.n_tokens) if screen else (0, 0)
+    screened = (rank + n_tokens) * shapes.width + rank * shapes.vocabulary
     layers, keys = (counts[name] * shapes.layers / n_layers for name in ("layers_run", "kv_writes"))
     cost: np.ndarray = (
         layers * shapes.layer

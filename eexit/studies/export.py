@@ -122,16 +122,11 @@ def export(results: str, out: str, keys: Sequence[str], kl_factors: Sequence[flo
                     continue  # a repeated run
                 said = {"system": systems[run["prompt_id"]], "user": run["prompt"]}
                 said["assistant"] = prefillers[run["prompt_id"]] + run["text"]
-                files.rows.append(
-                    {name: run[name] for name in (*OF_RUNS, *OF_PROMPTS)}
-                    | {
-                        "messages": [
-                            {"role": role, "content": text} for role, text in said.items() if text or role != "system"
-                        ]
-                    }
-                    | {"layers": layers, "kl_factors": kl_factors, "kl_exit_prob": _kl_exit_prob(tokens, kl_factors)}
-                    | {name: tokens[name].to_pylist() for name in OF_TOKENS}
-                )
+                messages = [{"role": role, "content": said[role]} for role in said if said[role] or role != "system"]
+                exits = {"layers": layers, "kl_factors": kl_factors, "kl_exit_prob": _kl_exit_prob(tokens, kl_factors)}
+                of_run = {name: run[name] for name in (*OF_RUNS, *OF_PROMPTS)}
+                of_tokens = {name: tokens[name].to_pylist() for name in OF_TOKENS}
+                files.rows.append(of_run | {"messages": messages} | exits | of_tokens)
                 done.add(run["run_id"])
                 n_tokens += run["n_tokens"]
                 if sum(row["n_tokens"] for row in files.rows) >= TOKENS_PER_FILE:
@@ -166,5 +161,4 @@ def _kl_exit_prob(tokens: pa.Table, kl_factors: Sequence[float]) -> list[Any]:
     chances = [RULES["kl"].chances(kl_TE, torch.full_like(kl_TE[:1], k)) for k in kl_factors]
     drawn_TFX = torch.stack([exit_probabilities(each) for each in chances], 1)
     at_final_X = torch.eye(drawn_TFX.shape[-1])[-1]
-    probability_TFX: list[Any] = torch.where(decided_T[:, None, None], drawn_TFX, at_final_X).tolist()
-    return probability_TFX
+    return list(torch.where(decided_T[:, None, None], drawn_TFX, at_final_X).tolist())

@@ -10,6 +10,7 @@ Shapes: I prompts by id, S draws (seeds).
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -94,9 +95,8 @@ class NecessityStudy(Study):
     def _followed(self, other: FinishedSweep, number: int) -> Iterator[tuple[ChainEdit, pa.Table]]:
         """Yield each edit in follow-up sweep number `number`, and its runs with the ids of the original prompts."""
         sweep = self._sweep
-        if difference := first_difference(
-            identity_of(sweep.manifest.model), identity_of(other.manifest.model), "model"
-        ):
+        ours, theirs = (identity_of(each.manifest.model) for each in (sweep, other))
+        if difference := first_difference(ours, theirs, "model"):
             raise UsageError(f"--necessity {other.name} is not of the model of {sweep.name} ({difference})")
         edit_of, original_of = {}, {}
         for prompt in other.manifest.config["prompts"]:
@@ -150,9 +150,8 @@ class NecessityStudy(Study):
 
     def _writers(self, edit: ChainEdit) -> Sequence[str]:
         """Return the configurations with whose whole chains to compare an edit."""
-        return (
-            [edit.writer] if edit.writer else sorted(each.writer for each in self._after if each.chain == WHOLE_CHAIN)
-        )
+        whole = sorted(each.writer for each in self._after if each.chain == WHOLE_CHAIN)
+        return [edit.writer] if edit.writer else whole
 
     def units(self) -> Sequence[StudyUnit]:
         return [StudyUnit([StudyPart(self.doing)])]
@@ -169,20 +168,12 @@ class NecessityStudy(Study):
         steps = (None, *sorted({*self._steps_I.tolist()} - {0}))
         for edit in self._edits:
             for entry in self._configurations:
-                for writer in self._writers(edit):
-                    key = entry["key"]
-                    for n in steps:
-                        at_I = np.full(len(self._at), True) if n is None else self._steps_I == n
-                        columns = self._columns(key, edit.chain, writer, controls.get(key, ""), at_I)
-                        if columns["necessity_n"]:
-                            yield {
-                                **{name: entry.get(name) for name in CONFIGURATION},
-                                "chain": edit.chain,
-                                "chain_of": writer,
-                                "steps": n,
-                                **columns,
-                                "follow_ups": self._follow_ups,
-                            }
+                for writer, n in product(self._writers(edit), steps):
+                    at_I = np.full(len(self._at), True) if n is None else self._steps_I == n
+                    columns = self._columns(entry["key"], edit.chain, writer, controls.get(entry["key"], ""), at_I)
+                    if columns["necessity_n"]:
+                        of_row = {"chain": edit.chain, "chain_of": writer, "steps": n, "follow_ups": self._follow_ups}
+                        yield {**{name: entry.get(name) for name in CONFIGURATION}, **of_row, **columns}
 
     def _columns(self, key: str, chain: str, writer: str, control: str, at_I: np.ndarray) -> Row:
         """Return the estimates of a row, over the prompts `at_I`."""
@@ -214,17 +205,13 @@ class NecessityStudy(Study):
             "beside_normal_closed": np.where(both_closed_I == 1, beside_I, np.nan),
             "beside_control": difference(control)[0],
         }
-        found = {
-            **{
-                name: self._estimate(np.where(np.isnan(necessity_I), np.nan, values_I), ValueKind.SHARE)
-                for name, values_I in shares.items()
-            },
-            **{name: self._estimate(values, ValueKind.DIFFERENCE) for name, values in differences.items()},
-            **{
-                name: _twice(self._estimate(values_I / 2, ValueKind.DIFFERENCE))
-                for name, values_I in of_differences.items()
-            },
-        }
+        found: dict[str, Estimate] = {}
+        for name, values_I in shares.items():
+            found[name] = self._estimate(np.where(np.isnan(necessity_I), np.nan, values_I), ValueKind.SHARE)
+        for name, values in differences.items():
+            found[name] = self._estimate(values, ValueKind.DIFFERENCE)
+        for name, values_I in of_differences.items():
+            found[name] = _twice(self._estimate(values_I / 2, ValueKind.DIFFERENCE))
         columns = {column: value for name, of in found.items() for column, value in of.columns(name).items()}
         return {column: None if math.isnan(value) else value for column, value in columns.items()}
 
@@ -322,6 +309,6 @@ def _add(table: ResultTable, row: Mapping[str, Any], *cells: str) -> None:
 
 def _points(row: Mapping[str, Any], name: str) -> tuple[str, str, str]:
     """Return the number of prompts, a difference in points, and its interval."""
-    points = (None if row[f"{name}{end}"] is None else 100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    mean, low, high = points
+    ends = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    mean, low, high = (None if end is None else 100 * end for end in ends)
     return f"{row[f'{name}_n']:.0f}", format_number(mean, "+.1f"), interval(low, high, "+.1f")

@@ -36,8 +36,6 @@ from eexit.studies.comparison.model_results import (
 DEPTHS: Final = {"a quarter": 0.25, "half": 0.5, "three quarters": 0.75}  # of the layers
 SHAPE: Final = ("width", "vocabulary", "parameters", "head_in_layers")
 MOST_CHARACTERS: Final = 40  # characters of a setting
-
-
 IN_CONFIG: Final = (
     "max_new_tokens", "temperature", "top_p", "seeds", "system", "prefiller", "control_tokens", "thinking",
     "thinking_until", "screen",
@@ -65,15 +63,13 @@ class Comparison:
     def names(self) -> Sequence[str]:
         """Names of the models, with adapter; of models with one name, with the dtype or else the folder."""
         names = [_name(each.manifest) for each in self.models]
-        for facts in (
-            [each.manifest.model["dtype"] for each in self.models],
-            [redact(each.results) for each in self.models],
-        ):
+        dtypes = [each.manifest.model["dtype"] for each in self.models]
+        for facts in (dtypes, [redact(each.results) for each in self.models]):
             longer = [f"{name} {fact}" for name, fact in zip(names, facts, strict=True)]
-            is_unique = [
-                names.count(name) == 1 or longer.count(more) > 1 for name, more in zip(names, longer, strict=True)
+            names = [
+                name if names.count(name) == 1 or longer.count(more) > 1 else more
+                for name, more in zip(names, longer, strict=True)
             ]
-            names = [name if kept else more for name, more, kept in zip(names, longer, is_unique, strict=True)]
         return names
 
     @cached_property
@@ -88,9 +84,8 @@ class Comparison:
     @cached_property
     def notes(self) -> Sequence[str]:
         """Lines on everything that differs besides the models, and on what is unknown."""
-        if len(self.models) < 2:
-            return [*self._gaps()]
-        return [*self._about_prompts(), *self._about_settings(), *self._gaps()]
+        gaps = [f"{name}: {gap}" for name, model in zip(self.names, self.models, strict=True) for gap in model.gaps]
+        return gaps if len(self.models) < 2 else [*self._about_prompts(), *self._about_settings(), *gaps]
 
     def _about_prompts(self) -> Iterator[str]:
         n_each = ", ".join(f"{name} {len(each.values):,}" for name, each in zip(self.names, self.models, strict=True))
@@ -120,10 +115,6 @@ class Comparison:
             yield f"chat templates may differ: {MANIFEST} does not record them all"
         elif not is_one_model and any(each != templates[0] for each in templates):
             yield "chat templates differ: each model reads the prompts in its own"
-
-    def _gaps(self) -> Iterator[str]:
-        for name, model in zip(self.names, self.models, strict=True):
-            yield from (f"{name}: {gap}" for gap in model.gaps)
 
     @cached_property
     def unit_of(self) -> Mapping[str, str]:
@@ -211,10 +202,8 @@ class Comparison:
         """
         if not 0.5 <= confidence < 1:
             raise UsageError(f"confidence must be at least 0.5 and below 1, as in 0.998, got {confidence:g}")
-        rows = [
-            row for pair in combinations(range(len(self.models)), 2) for row in self._differences(*pair, confidence)
-        ]
-        return pd.DataFrame(rows)
+        pairs = combinations(range(len(self.models)), 2)
+        return pd.DataFrame([row for pair in pairs for row in self._differences(*pair, confidence)])
 
     def _differences(self, one: int, other: int, confidence: float) -> Iterator[dict[str, Any]]:
         first, second = self.models[one], self.models[other]

@@ -68,9 +68,8 @@ def _by_depth(rows: Sequence[Row], measure: str, caption: str) -> TextTable:
         )
         for row in rows
     ]
-    return TextTable(
-        MEASURES[measure].capitalize(), caption, ("model", *(f"at {depth}" for depth in DEPTHS), *skipped), cells
-    )
+    heads = ("model", *(f"at {depth}" for depth in DEPTHS), *skipped)
+    return TextTable(MEASURES[measure].capitalize(), caption, heads, cells)
 
 
 def _assessments(rows: Sequence[Row]) -> TextTable:
@@ -107,17 +106,10 @@ def _differences(comparison: Comparison, confidences: Sequence[float]) -> TextTa
         intervals = [_interval(estimate_in(each, "difference")) for each in (row, *others)]
         named = f"{row['model']} less {row['other']}", MEASURES[row["measure"]], at
         cells.append((*named, _points(row["difference"]), *intervals, f"{row['difference_n']:,}"))
-    heads = (
-        "paired differences",
-        "measure",
-        "at (layers)",
-        "points",
-        *(f"{100 * each:.4g}% interval" for each in confidences),
-        "n",
-    )
-    return TextTable(
-        "Differences", "Of the first model less the other, paired over the prompts that both have.", heads, cells
-    )
+    of_intervals = [f"{100 * each:.4g}% interval" for each in confidences]
+    heads = ("paired differences", "measure", "at (layers)", "points", *of_intervals, "n")
+    caption = "Of the first model less the other, paired over the prompts that both have."
+    return TextTable("Differences", caption, heads, cells)
 
 
 def estimate_in(row: Row, name: str) -> Estimate:

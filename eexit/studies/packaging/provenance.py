@@ -1,10 +1,10 @@
 """A sweep's evidence on a packaged setting: its certificate, prompts and savings, and some of its texts."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import pyarrow.compute as pc
 
@@ -44,14 +44,11 @@ def chosen_key(sweep: FinishedSweep) -> str:
 
 def certificate_of(store: Store, key: str) -> Certificate | None:
     """Return the setting's latest certificate; None without any."""
-    for row in reversed(choices_made(store)):
-        for tested in row["tested"]:
-            if tested["configuration"] == key and tested["certified"]:
-                return _certificate(row, tested)
-    return None
-
-
-def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certificate:
+    of_key = ((row, each) for row in choices_made(store) for each in row["tested"] if each["configuration"] == key)
+    certified = [(row, tested) for row, tested in of_key if tested["certified"]]
+    if not certified:
+        return None
+    row, tested = certified[-1]
     asked = {name: row[name] for name in ("risk", "loss", "max_risk", "confidence", "test", "order", "question")}
     beside = ("loss_of_right", "n_of_right", "p_of_right", "loss_of_prompts", "n_of_prompts")
     found = {name: tested[name] for name in ("n", "mean_loss", "p_value", *beside)}
@@ -63,16 +60,11 @@ def _certificate(row: Mapping[str, Any], tested: Mapping[str, Any]) -> Certifica
 
 def drawn(config: SweepConfig) -> PromptDistribution:
     """Return the sweep's prompts and sampling."""
-    how = {
-        name: getattr(config, name) for name in PromptDistribution.model_fields.keys() & SweepConfig.model_fields.keys()
-    }
+    names = PromptDistribution.model_fields.keys() & SweepConfig.model_fields.keys()
+    of_kind = dict(Counter(kinds(map(asdict, config.prompts)).values()))
     examples = [prompt.prompt[:EXAMPLE_LENGTH] for prompt in config.prompts[:N_EXAMPLES]]
-    return PromptDistribution(
-        n=len(config.prompts),
-        kinds=dict(Counter(kinds(map(asdict, config.prompts)).values())),
-        examples=examples,
-        **how,
-    )
+    how = {name: getattr(config, name) for name in names}
+    return PromptDistribution(n=len(config.prompts), kinds=of_kind, examples=examples, **how)
 
 
 def timed(store: Store, key: str) -> list[TimingRecord]:

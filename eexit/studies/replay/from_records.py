@@ -7,7 +7,7 @@ pass. Results are then expectations over exit probabilities, without draws.
 Shapes: N decided tokens of a text, T texts, P groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -26,18 +26,13 @@ from eexit.method.stick_breaking import choose_exits, exit_probabilities, expect
 from eexit.plan.configuration import Draft, EarlyExit, gives_its_exits
 from eexit.plan.runs import OK
 from eexit.plan.splits import unit_digest
-from eexit.plan.sweep_config import SweepConfig
 from eexit.quality.estimates import ValueKind, estimate_columns, means_of_units
 from eexit.results.committed import nested_array, runs_with_tokens
 from eexit.results.parquet_files import StoreLocation
 from eexit.results.study_tables import OF_UNITS
 from eexit.training.texts import TrainingText, text_from_run
 
-ESTIMATED: Final = (
-    "mean_depth",
-    "expected_kl",
-    "expected_disagreement",
-)  # columns of `study_tables.REPLAYS` with intervals
+ESTIMATED: Final = ("mean_depth", "expected_kl", "expected_disagreement")  # columns of `REPLAYS` with intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,17 +90,18 @@ def _recorded_divergence(decided: pa.Table) -> Divergence | None:
 
     NaN stands for the log-sum-exp, and for the JSD in results of earlier versions.
     """
+
+    def column(name: str) -> Tensor:
+        return torch.tensor(nested_array(decided[name].combine_chunks()))
+
     if decided["top_token_ids"].null_count:
         return None
-    top_token_NXK, top_prob_NXK = (
-        torch.tensor(nested_array(decided[name].combine_chunks())) for name in ("top_token_ids", "top_prob")
-    )
-    kl_NE = torch.tensor(nested_array(decided["kl"].combine_chunks()))
+    top_token_NXK, top_prob_NXK, kl_NE = map(column, ("top_token_ids", "top_prob", "kl"))
     has_jsd = "jsd" in decided.column_names and not decided["jsd"].null_count
     return Divergence(
         kl_BE=kl_NE,
-        jsd_BE=torch.tensor(nested_array(decided["jsd"].combine_chunks())) if has_jsd else kl_NE * torch.nan,
-        entropy_B=torch.tensor(nested_array(decided["entropy"].combine_chunks())),
+        jsd_BE=column("jsd") if has_jsd else kl_NE * torch.nan,
+        entropy_B=column("entropy"),
         final_lse_B=torch.full((len(decided),), torch.nan),
         top_token_BX=top_token_NXK[..., 0],
         likeliest_log_p_BX=top_prob_NXK[..., 0].log(),
@@ -166,12 +162,9 @@ def scores_at_full_depth(setting: EarlyExit, full_depth: Divergence, layers: Seq
 
 
 def replay_at_full_depth(
-    setting: EarlyExit,
-    transcript: Transcript,
-    score_NE: Tensor | None,
-    layers: Sequence[int],
+    setting: EarlyExit, transcript: Transcript, score_NE: Tensor | None, layers: Sequence[int],
     pricing: CostModel | None,
-) -> ReplayResult:
+) -> ReplayResult:  # fmt: skip
     """Replay a text with a configuration that follows from the full-depth pass, given the exit scores, if any.
 
     Costs are those of exits drawn with the run's seed, since deferred layers depend on all exits of a text.
@@ -204,14 +197,6 @@ def costs_of(
     ran = run_counts(setting, layer_X, exit_layer_N, seen_NE, has_screen=pricing.by_screen)
     costs: dict[str, Any] = dict(cost_columns(unit_costs, ran, exit_layer_N, layers, setting.mode, n_prompt))
     return TextCosts(*(np.nan if costs[name] is None else costs[name] for name in TextCosts._fields))
-
-
-def replay_row(
-    config: SweepConfig, setting: EarlyExit | Draft, text_of: str, n_tokens: int, means: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return a row of `REPLAYS`: a configuration's `summary` on `n_tokens` of the configuration `text_of`."""
-    read = {"readout": config.readout, "screen": config.screen, "model": config.model}
-    return {**setting.columns, "text_of": text_of, "tokens": n_tokens, **means, **read}
 
 
 def summary(

@@ -203,9 +203,8 @@ def settings_worth_running(
 
 def is_candidate(row: Row) -> bool:
     """Return True for the replay of an online rule without a gate, with an exact KV cache and known costs."""
-    return (
-        row["rule"] in ONLINE and not MODES[row["mode"]].modifies_kv and not row["gate"] and bool(row["macs_executed"])
-    )
+    is_online = row["rule"] in ONLINE and not row["gate"]
+    return is_online and not MODES[row["mode"]].modifies_kv and bool(row["macs_executed"])
 
 
 def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) -> list[PredictedSetting]:
@@ -220,10 +219,8 @@ def cheapest_within(found: Sequence[PredictedSetting], aims: Sequence[float]) ->
 
 def _predicted(row: Row, mode: str, factor: float) -> PredictedSetting:
     setting = EarlyExit(mode, row["rule"], float(row["parameter"]), parse_exit_set(row["exit_set"] or EVERY))
-    exits, run = (
-        row["macs_to_exit"] / row["macs_full"],
-        (row["macs_executed"] - row["macs_required"]) / row["macs_full"],
-    )
+    exits = row["macs_to_exit"] / row["macs_full"]
+    run = (row["macs_executed"] - row["macs_required"]) / row["macs_full"]
     return PredictedSetting(setting, factor * row["expected_disagreement"], 1 - exits, exits + run)
 
 

@@ -40,7 +40,6 @@ from eexit.studies.replay.from_records import (
     follows_from_full_depth,
     read_transcripts,
     replay_recorded,
-    replay_row,
     summary,
     together,
 )
@@ -52,15 +51,9 @@ GATE_THRESHOLDS: Final = "gate_thresholds"
 NOT_REPLAYED: Final = ("draft", "controls", "only", "prompt_exits", "digests")  # replays begin behind the prompt
 UNALTERED: Final = tuple(name for name, state in MODES.items() if not state.modifies_kv)
 # Broken so that the table fits 80 columns.
-HEADINGS = (
-    "layers\nskipped",
-    f"{LEVEL:.0%}\ninterval",
-    "dis-\nagree-\nment",
-    f"{LEVEL:.0%}\ninterval",
-    "KL,\nnats",
-    "saved\nin\ntheory",
-    "saved\nas\nrun",
-)
+INTERVAL = f"{LEVEL:.0%}\ninterval"
+SHARES = ("layers\nskipped", INTERVAL, "dis-\nagree-\nment", INTERVAL)
+HEADINGS = (*SHARES, "KL,\nnats", "saved\nin\ntheory", "saved\nas\nrun")
 CAPTION = (
     "Teacher-forced: each token is decided given a text of {text_of}, so that a setting's own text may differ. Means "
     "over {prompts} prompts ({texts} texts, seeds averaged first); intervals "
@@ -107,11 +100,10 @@ class ReplayStudy(Study):
 
     def units(self) -> Sequence[StudyUnit]:
         lengths = [len(transcript.text.token_ids) - 1 for transcript in self.transcripts]
+        groups = [(group, _text(group)) for group in together(self.settings, self._is_adapted)]
         return [
-            StudyUnit(
-                [StudyPart(_text(group), (group, start, end), sum(lengths[start:end])) for start, end in self._cuts]
-            )
-            for group in together(self.settings, self._is_adapted)
+            StudyUnit([StudyPart(text, (group, start, end), sum(lengths[start:end])) for start, end in self._cuts])
+            for group, text in groups
         ]
 
     def run_part(self, part: StudyPart) -> PartResult:
@@ -132,12 +124,12 @@ class ReplayStudy(Study):
         units = [self._unit_of[prompt_id] for prompt_id in prompts]
         n_tokens = sum(len(text.token_ids) - 1 for text in texts)
         by_text = [of_text for result in results for of_text in result]
-        rows = []
-        for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True):
-            means = summary(setting, replayed_T, prompts, units, self._layers, self._n_layers)
-            row = replay_row(self.config, setting, self.text_of, n_tokens, means)
-            rows.append({**row, "results": self._results})
-        return rows
+        read = {name: getattr(self.config, name) for name in ("readout", "screen", "model")}
+        of_all = {"text_of": self.text_of, "tokens": n_tokens, "results": self._results, **read}
+        return [
+            {**setting.columns, **of_all, **summary(setting, replayed_T, prompts, units, self._layers, self._n_layers)}
+            for setting, replayed_T in zip(settings, zip(*by_text, strict=True), strict=True)
+        ]
 
     def summary(self, rows: Sequence[Row]) -> Sequence[ResultTable]:
         return [replays_table(rows)]
@@ -188,8 +180,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
     if thresholds := tuple(float(text) for text in asked.gate_thresholds if text != PERFECT):
         grid[GATE_THRESHOLDS] = thresholds
     config = _config(stored, grid, sweep.manifest.exitable_layers, asked.replaced)
-    n_layers = sweep.n_layers
-    resolve_exitable_layers(config, n_layers)  # refuses misfitting parameters
+    resolve_exitable_layers(config, sweep.n_layers)  # refuses misfitting parameters
     default = {rule: UNALTERED if rule in ORACLES else stored_states or UNALTERED for rule in ("kl", *rules)}
     exits = [each for each in configurations(config) if isinstance(each, EarlyExit)]
     if PERFECT in asked.gate_thresholds:
@@ -206,7 +197,7 @@ def make_replay_plan(sweep: FinishedSweep, asked: ReplayArgs, text_of: str) -> R
         raise UsageError(f"{sweep.name} has no texts of {text_of}: all its runs failed, or decided no token")
     unit_of = sampling_units(sweep.manifest.config["prompts"])
     made_from = sweep.digest_as_read(dict(config))
-    return ReplayStudy(config, settings, text_of, transcripts, n_layers, unit_of, made_from)
+    return ReplayStudy(config, settings, text_of, transcripts, sweep.n_layers, unit_of, made_from)
 
 
 def _config(

@@ -82,12 +82,8 @@ class Replayer:
         """Return an online rule's ungated exit scores, at all layers or, if it compares layers, at its exit set."""
         rule = ONLINE[setting.rule]
         layers = setting.layers if rule.needs_history else ()
-        key = (
-            setting.rule,
-            setting.parameter if rule.takes_parameter or rule.needs_probe else None,
-            layers,
-            transcript,
-        )
+        parameter = setting.parameter if rule.takes_parameter or rule.needs_probe else None
+        key = (setting.rule, parameter, layers, transcript)
         if key not in self._seen:
             exits_nowhere = np.ones(len(transcript.text.token_ids), np.float32)
             scored = self._score(replace(setting, layers=layers, gate=None), transcript, exits_nowhere)
@@ -111,10 +107,9 @@ class Replayer:
         The exits' distribution is exact for rules that do not read the early-exit pass.
         """
         scored = self._score(setting, transcript)
-        n_exits = len(self.layers) + 1
-        exit_N = np.searchsorted([*self.layers, self.decoders.full_depth.n_layers - 1], scored.exit_layer_T[1:])
-        final_NW = self.final_of(transcript).to(self.decoders.full_depth.device)
         student, full_depth = self.decoders.early_exit, self.decoders.full_depth
+        exit_N = np.searchsorted([*self.layers, full_depth.n_layers - 1], scored.exit_layer_T[1:])
+        final_NW = self.final_of(transcript).to(full_depth.device)
         parts = zip(scored.exit_ready_TF[1:].split(READ_TOKENS), final_NW.split(READ_TOKENS), strict=True)
         logits_N2V = (
             torch.stack([student.lm_head(exit_NF), full_depth.lm_head(full_depth.head_input(final_NW))], 1)
@@ -122,14 +117,13 @@ class Replayer:
         )
         read = joined([compare(some_N2V, 0) for some_N2V in logits_N2V])
         unlike_N = read.top_token_BX[:, 0] != read.top_token_BX[:, 1]
-        prob_NX = np.eye(n_exits)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
+        prob_NX = np.eye(len(self.layers) + 1)[exit_N] if setting.rule in ONLINE else scored.exit_prob_TX[1:]
         score_NE = torch.from_numpy(scored.exit_score_TE[1:])
-        n_prompt = len(transcript.text.prompt_token_ids)
-        costs = costs_of(setting, exit_N, score_NE, n_prompt, self.pricing)
+        costs = costs_of(setting, exit_N, score_NE, len(transcript.text.prompt_token_ids), self.pricing)
         kl, unlike = read.kl_BE[:, 0].double().mean().item(), unlike_N.double().mean().item()
         is_drawn = not np.isin(scored.exit_prob_TX, (0, 1)).all()  # NaN is for layers with a chance
-        changed = float(unlike_N.any())
-        return ReplayResult(prob_NX.mean(0, dtype=np.float64), kl, unlike, changed, costs, is_drawn)
+        share_X = prob_NX.mean(0, dtype=np.float64)
+        return ReplayResult(share_X, kl, unlike, float(unlike_N.any()), costs, is_drawn)
 
     def _score(self, setting: EarlyExit, transcript: Transcript, u_exit_T: np.ndarray | None = None) -> ScoredText:
         text = transcript.text

@@ -6,7 +6,7 @@ folder, the dtype or the settings. They are searched in this folder, in folders 
 assessments beside it, on a local disk. The same selection from the same runs is the same use.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +51,11 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
     `question` has the selection's columns. Without `planned`, the first use determines how many uses are planned, or
     one is. Raise `UsageError` if `planned` is another number.
     """
-    before = _each_once(_asked_in([store, *_other_folders(store)], question))
+    rows = (row for each in (store, *_other_folders(store)) for row in CHOICES.rows(each))
+    of_model = (row for row in rows if row["model"] == question["model"])
+    shared = [row for row in of_model if not set(row["units"]).isdisjoint(question["units"])]
+    latest_first = sorted(shared, key=lambda row: row["started"], reverse=True)
+    before = list({_what(row): row for row in latest_first}.values())[::-1]  # the first row of each selection
     declared = before[0]["planned"] if before else planned or 1
     if planned not in (None, declared):
         raise UsageError(
@@ -63,32 +67,16 @@ def ask_of(question: Row, planned: int | None, store: Store) -> AlphaShare:
     return AlphaShare(number, declared, alpha_share(question["confidence"], number, declared))
 
 
-def _asked_in(stores: Iterable[Store], question: Row) -> list[Row]:
-    """Return the uses of any of these prompts."""
-    of_model = (row for each in stores for row in CHOICES.rows(each) if row["model"] == question["model"])
-    return [row for row in of_model if not set(row["units"]).isdisjoint(question["units"])]
-
-
-def _each_once(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the first row of each selection, earliest first."""
-    latest_first = sorted(rows, key=lambda row: row["started"], reverse=True)
-    return list({_what(row): row for row in latest_first}.values())[::-1]
-
-
 def _other_folders(store: Store) -> Iterator[Store]:
-    """Return the folders beside results on a local disk; beside the assessment, for one of its steps."""
+    """Yield the folders with selections beside results on a local disk, or one level deeper.
+
+    For a step of an assessment, these are beside the assessment.
+    """
     if store.is_local:
         folder = Path(store.root)
-        is_step = (folder.parent / ASSESSMENT).is_file()
-        yield from _with_choices(folder.parent.parent if is_step else folder.parent, folder)
-
-
-def _with_choices(home: Path, folder: Path) -> Iterator[Store]:
-    """Yield the folders with selections in `home`, or one level deeper, except `folder`."""
-    for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
-        for found in sorted(home.glob(pattern)):
-            if found.parent != folder:
-                yield open_store(found.parent)
+        home = folder.parent.parent if (folder.parent / ASSESSMENT).is_file() else folder.parent
+        for pattern in (f"*/{CHOICES.name}", f"*/*/{CHOICES.name}"):
+            yield from (open_store(found.parent) for found in sorted(home.glob(pattern)) if found.parent != folder)
 
 
 def _what(row: Row) -> tuple[Any, ...]:

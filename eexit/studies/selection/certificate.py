@@ -126,10 +126,8 @@ def held_out_table(choice: Selection) -> ResultTable:
         ("certified", choice.chosen, choice.chosen_held_out),
         ("naive", choice.naive, choice.naive_held_out),
     ):
-        chosen = (
-            ("none", "", "") if setting is None else (setting.configuration, *_shares(setting.cost, setting.mean_loss))
-        )
-        table.add_row(name, *chosen, *_numbers(held_out))
+        numbers = _shares(setting.cost, setting.mean_loss) if setting else ["", ""]
+        table.add_row(name, setting.configuration if setting else "none", *numbers, *_numbers(held_out))
     return table
 
 

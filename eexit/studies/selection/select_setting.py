@@ -41,9 +41,7 @@ class TestedSetting:
     p_value: float  # of the hypothesis that its risk is above the bound
     certified: bool
     cost: float  # infinite where it is not known
-    prompts_needed: (
-        int | None
-    )  # to certify it with a chance of 80 %; None where its p-value is low enough, and if no number would do
+    prompts_needed: int | None  # to certify it with a chance of 80 %; None if these do, and if no number would do
     accuracy: float | None  # over the prompts for choosing; None where no answer is known
     normal_accuracy: float | None
     changed: float | None  # share of its texts that are not those of normal; None without normal
@@ -103,19 +101,10 @@ def choose_setting(measured: SelectionData, sequences: Sequence[SettingSequence]
     chosen = _cheapest([setting for setting in settings if setting.certified])
     everything = [_tested(measured, key, ask) for key in measured.keys]
     naive = _cheapest([setting for setting in everything if setting.mean_loss <= measured.question.max_risk])
-    return Selection(
-        measured,
-        tested,
-        ask,
-        chosen,
-        naive,
-        _held_out(measured, chosen),
-        _held_out(measured, naive),
-        *(
-            speedups_of(measured.sweep.timings, chosen.configuration, beside) if chosen else []
-            for beside in (NORMAL, GENERATE)
-        ),
-    )
+    held_out = _held_out(measured, chosen), _held_out(measured, naive)
+    timings, key = measured.sweep.timings, chosen.configuration if chosen else ""
+    speedups = (speedups_of(timings, key, beside) for beside in (NORMAL, GENERATE))
+    return Selection(measured, tested, ask, chosen, naive, *held_out, *speedups)
 
 
 def _test(measured: SelectionData, sequences: Sequence[SettingSequence], ask: AlphaShare) -> list[TestedSequence]:
@@ -140,10 +129,8 @@ def _tested(measured: SelectionData, key: str, ask: AlphaShare) -> TestedSetting
     texts = (measured.accuracy(key), measured.accuracy(NORMAL), measured.changed(key))
     if not len(loss_P):
         return TestedSetting(key, math.nan, 0, 1.0, False, measured.costs[key], None, *texts)
-    p_value = RISK_TESTS[measured.test](loss_P, question.max_risk, ask.error)
-    found = TestedSetting(
-        key, float(loss_P.mean()), len(loss_P), float(p_value), False, measured.costs[key], None, *texts
-    )
+    p_value, mean = RISK_TESTS[measured.test](loss_P, question.max_risk, ask.error), float(loss_P.mean())
+    found = TestedSetting(key, mean, len(loss_P), float(p_value), False, measured.costs[key], None, *texts)
     if over_prompts := measured.choosing.over_prompts(key):
         found = replace(found, loss_of_prompts=over_prompts[0], n_of_prompts=over_prompts[1])
     of_right_P = measured.losses_of_right(key)
@@ -198,12 +185,8 @@ def question_columns(measured: SelectionData, sequences: Sequence[SettingSequenc
 
 def ask_columns(ask: AlphaShare, n_sequences: int) -> dict[str, Any]:
     """Return the columns of `CHOICES` that record the number of this use and its error budget."""
-    return {
-        "question": ask.number,
-        "planned": ask.planned,
-        "error": ask.error,
-        "error_of_each": ask.error / n_sequences,
-    }
+    error = {"error": ask.error, "error_of_each": ask.error / n_sequences}
+    return {"question": ask.number, "planned": ask.planned, **error}
 
 
 def choice_columns(choice: Selection) -> dict[str, Any]:

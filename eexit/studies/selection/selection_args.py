@@ -43,18 +43,14 @@ COSTS: Final[dict[str, CostMeasure]] = {
     ),
     "needed": CostMeasure(
         "multiply-adds that the exits would need if deciding were free, as a share of those of full depth: theoretical",
-        "macs_required",
-        "macs_full",
+        "macs_required", "macs_full",
     ),
     "depth": CostMeasure("mean depth of the exits, as a fraction of all layers", "mean_depth"),
     "right": CostMeasure(
-        "multiply-adds of what was run per right answer, as a share of those of normal",
-        "macs_executed",
-        "correct",
-        is_run=True,
-        of_normal=True,
+        "multiply-adds of what was run per right answer, as a share of those of normal", "macs_executed", "correct",
+        is_run=True, of_normal=True,
     ),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,19 +174,14 @@ def candidates(manifest: Manifest, question: SelectionArgs, name: str) -> tuple[
     unordered = [each["configuration"] for each in named if not has_order(each)]
     found = families(named)
     costless = [family for family in found if COSTS[question.cost].is_run and family.is_oracle]
-    left_out = []
-    if unordered:
-        left_out.append(
-            f"{', '.join(truncate_lines(unordered, 5))}: no order from conservative to bold, which a "
-            "sequence of tests needs"
-        )
-    if costless:
-        left_out.append(
-            f"{', '.join(family.name for family in costless)}: oracles save nothing at run time; --cost needed or "
-            "--cost depth compares them"
-        )
-    if in_prompt:
-        left_out.append(f"{', '.join(truncate_lines(in_prompt, 5))}: {PROMPTS_SAVE_NOTHING}")
+    reasons = {
+        "no order from conservative to bold, which a sequence of tests needs": truncate_lines(unordered, 5),
+        "oracles save nothing at run time; --cost needed or --cost depth compares them": [
+            each.name for each in costless
+        ],
+        PROMPTS_SAVE_NOTHING: truncate_lines(in_prompt, 5),
+    }
+    left_out = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items() if names]
     tested = [family for family in found if family not in costless]
     is_named = {*in_prompt} & {*question.keys} or _asked_for_by_name(question, unordered, costless)
     if left_out and (not tested or is_named):

@@ -101,17 +101,12 @@ class SelectionData:
         """Cost of each setting over the calibration prompts."""
         return self.costs_of("choosing")
 
-    @property
-    def test(self) -> str:
-        """Name of the test, which follows from the kind of loss before any is read."""
-        return EXACT if self._is_whole else BETTING
-
     @cached_property
-    def _is_whole(self) -> bool:
-        """True if all losses are 0 or 1: none is a mean over seeds, prompts or judges."""
-        ids = pc.unique(self._runs["prompt_id"]).to_pylist()
-        alone = len(ids) == len(self.all_units)
-        return self.risk.is_whole and alone and (self.n_seeds == 1 or self.n_same_for_every_seed == len(self.keys))
+    def test(self) -> str:
+        """Name of the test: exact if all losses are 0 or 1, none being a mean over seeds, prompts or judges."""
+        is_alone = len(pc.unique(self._runs["prompt_id"])) == len(self.all_units)
+        is_of_one_run = self.n_seeds == 1 or self.n_same_for_every_seed == len(self.keys)
+        return EXACT if self.risk.is_whole and is_alone and is_of_one_run else BETTING
 
     @cached_property
     def n_seeds(self) -> int:
@@ -305,8 +300,7 @@ def sequences_of(measured: SelectionData) -> Sequence[SettingSequence]:
     if not question.pilot and not measured.units_of("pilot"):
         raise UsageError(
             f"{measured.sweep.name} has no prompts for a pilot, which gives the order of testing: name a finished "
-            "sweep of other prompts with --pilot RESULTS, or use "
-            "--order passed-on, which needs none"
+            "sweep of other prompts with --pilot RESULTS, or use --order passed-on, which needs none"
         )
     if question.pilot:
         sweep = read_finished(question.pilot, question.columns, "--pilot")

@@ -9,7 +9,7 @@ Shapes: R rounds.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,40 +26,41 @@ Row = Mapping[str, Any]
 
 def calls_of(timings: Sequence[Row], beside: str = NORMAL) -> dict[str, dict[str, np.ndarray]]:
     """Return the time by call and configuration, as a multiple of configuration `beside`'s in the same round, (R,)."""
-    seconds: dict[str, dict[str, dict[int, float]]] = {}
-    for row in timings:
-        of_call = seconds.setdefault(row["timing_id"], {})
-        of_call.setdefault(row["configuration"], {})[row["round"]] = row["seconds"] / row["tokens"]
-    return {
-        call: {
-            key: np.array([taken / base[number] for number, taken in by_round.items() if number in base])
-            for key, by_round in of_call.items()
-            if base.keys() & by_round.keys()
-        }
-        for call, of_call in seconds.items()
-        if (base := of_call.get(beside))
-    }
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for call, rows in by_call(timings).items():
+        seconds: dict[str, dict[int, float]] = {}
+        for row in rows:
+            seconds.setdefault(row["configuration"], {})[row["round"]] = row["seconds"] / row["tokens"]
+        if base := seconds.get(beside):
+            found[call] = {
+                key: np.array([taken / base[number] for number, taken in by_round.items() if number in base])
+                for key, by_round in seconds.items()
+                if base.keys() & by_round.keys()
+            }
+    return found
 
 
 def whole_calls(timings: Sequence[Row], keys: Collection[str], batches: Collection[int], n_rounds: int) -> set[str]:
     """Return the calls that timed all these configurations at all these batch sizes, in at least `n_rounds` rounds."""
-    found: dict[str, set[tuple[str, int, int]]] = {}
-    for row in timings:
-        found.setdefault(row["timing_id"], set()).add((row["configuration"], row["batch"], row["round"]))
     wanted = {(key, batch, number) for key in keys for batch in batches for number in range(1, n_rounds + 1)}
-    return {call for call, timed in found.items() if wanted <= timed}
+    return {call for call, rows in by_call(timings).items() if wanted <= _timed(rows)}
 
 
 def calls_like(call: Sequence[Row], timings: Sequence[Row]) -> set[str]:
     """Return the calls with exactly the configurations, batch sizes and rounds of another call."""
+    return {timing_id for timing_id, rows in by_call(timings).items() if _timed(rows) == _timed(call)}
 
-    def timed(rows: Sequence[Row]) -> set[tuple[Any, ...]]:
-        return {tuple(row[name] for name in ("configuration", "batch", "round")) for row in rows}
 
-    by_call: dict[str, list[Row]] = {}
+def by_call(timings: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each call."""
+    found: dict[str, list[Row]] = {}
     for row in timings:
-        by_call.setdefault(row["timing_id"], []).append(row)
-    return {timing_id for timing_id, rows in by_call.items() if timed(rows) == timed(call)}
+        found.setdefault(row["timing_id"], []).append(row)
+    return found
+
+
+def _timed(rows: Sequence[Row]) -> set[tuple[str, int, int]]:
+    return {(row["configuration"], row["batch"], row["round"]) for row in rows}
 
 
 class TimeGaps(NamedTuple):
@@ -116,11 +117,7 @@ class BatchTimings:
         """Rows of the further calls by call, at all batch sizes; they share no prompt with the first call."""
         known = {prompt for row in self._rows if row["timing_id"] == self._first for prompt in row["prompt_ids"]}
         shared = {row["timing_id"] for row in self.timings if known & {*row["prompt_ids"]}}
-        found: dict[str, list[Row]] = {}
-        for row in self.timings:
-            if row["timing_id"] not in shared:
-                found.setdefault(row["timing_id"], []).append(row)
-        return found
+        return by_call(row for row in self.timings if row["timing_id"] not in shared)
 
     def _ratios(self, key: str, beside: str = NORMAL) -> dict[str, np.ndarray]:
         """Return a configuration's time in each further call, as a multiple of configuration `beside`'s, (R,)."""
@@ -136,8 +133,7 @@ class BatchTimings:
         return found if len(ratios) >= MIN_CALLS else replace(found, low=math.nan, high=math.nan)
 
     def gaps(self, exit_share: Mapping[int, float], n_layers: int) -> TimeGaps:
-        """Return the gaps between the savings that steps allow with one slot and with all slots, and the measured
-        saving.
+        """Return the gaps between the savings allowed by steps of one slot and of all slots, and the measured saving.
 
         Step times by layers allow a saving if deciding were free and all slots exited at the same steps. The gap
         `batches` is between the savings allowed with one slot and with all; `overhead` is between the latter and the

@@ -88,13 +88,9 @@ class DecodeTimer:
         self.seed = config.seeds[0]
         self.n_tokens = n_tokens
         self.decoding = replace(
-            generator.engine.decoding,
-            eos_token_ids=frozenset(),
-            temperature=0.0,
-            top_p=1.0,
-            record_top_k=0,
+            generator.engine.decoding, eos_token_ids=frozenset(), temperature=0.0, top_p=1.0, record_top_k=0,
             record_full_depth="none",
-        )
+        )  # fmt: skip
 
     def warm_up(self, alternative: Alternative, batch: int, n_tokens: int) -> float:
         """Decode one batch for a number of tokens, and return the seconds."""

@@ -8,14 +8,13 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import percent
 from eexit.plan.configuration import GENERATE, NORMAL, VARIANTS, HFGenerate, mode_of
 from eexit.studies.study import Row
-from eexit.studies.timing.speedups import Speedup, speedups, times_of
+from eexit.studies.timing.speedups import TIMES, Speedup, speedups, times_of
 
 TEXTS: Final = "texts"  # of a row of timings that is being made: the tokens of each of its rows
 MISSING = "–"
 BESIDE_CAPTION = (
     f"Identical texts: sequences with all the tokens of {NORMAL} in the same round, in the worst round. First other "
-    f"token: "
-    "the earliest of any sequence that is not the same, from 0. Warming up is not timed. "
+    "token: the earliest of any sequence that is not the same, from 0. Warming up is not timed. "
     f"{MISSING}: it decodes one sequence at a time only."
 )
 
@@ -32,20 +31,21 @@ def variants_beside(keys: Sequence[str]) -> list[HFGenerate]:
 def with_identity(rows: Sequence[Row]) -> list[Row]:
     """Return a round's rows with columns that compare each text with `normal`'s, in place of the texts."""
     normal = {row["batch"]: row[TEXTS] for row in rows if row["configuration"] == NORMAL}
-    told = [_told_apart(row, normal.get(row["batch"])) for row in rows]
-    return [{name: value for name, value in row.items() if name != TEXTS} for row in told]
+    return [
+        {name: value for name, value in row.items() if name != TEXTS} | _compared(row, normal.get(row["batch"]))
+        for row in rows
+    ]
 
 
-def _told_apart(row: Row, normal: Sequence[Sequence[int]] | None) -> Row:
+def _compared(row: Row, normal: Sequence[Sequence[int]] | None) -> Row:
     if normal is None or row["configuration"] == NORMAL:
-        return {**row, "identical": None, "first_difference": None}
+        return {"identical": None, "first_difference": None}
     firsts = [
         next((at for at, (mine, own) in enumerate(zip(*texts, strict=True)) if mine != own), None)
         for texts in zip(row[TEXTS], normal, strict=True)
     ]
     differing = [first for first in firsts if first is not None]
-    identical = 1 - len(differing) / len(firsts)
-    return {**row, "identical": identical, "first_difference": min(differing, default=None)}
+    return {"identical": 1 - len(differing) / len(firsts), "first_difference": min(differing, default=None)}
 
 
 def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | None:
@@ -58,14 +58,7 @@ def beside_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable | Non
     table = ResultTable(BESIDE_CAPTION)
     table.add("number", "rows")
     table.add("key", "transformers' own")
-    table.add(
-        "number",
-        f"× time of\n{NORMAL}",
-        "95 %\ninterval",
-        "identical\ntexts",
-        "first other\ntoken",
-        "warm-up,\nseconds",
-    )
+    table.add("number", *TIMES, "identical\ntexts", "first other\ntoken", "warm-up,\nseconds")
     timed = {(speedup.batch, speedup.configuration): speedup for speedup in speedups(rows)}
     for batch in sorted({row["batch"] for row in rows}):
         for key in keys:

@@ -17,21 +17,13 @@ from eexit.output.result_table import ResultTable
 from eexit.output.text import interval, percent, truncate_lines
 from eexit.plan.configuration import NORMAL, short_name
 from eexit.quality.estimates import Estimate, estimate_over_calls
-from eexit.results.configuration_means import saved_share
 
 SETUP: Final = ("machine", "device", "threads", "dtype")  # times of other ones are never taken together
 Pair = tuple[Mapping[str, Any], Mapping[str, Any]]  # what was measured, and what it is compared with
 
 # Broken so that the table fits in 80 columns.
-HEADINGS = (
-    "tokens/s",
-    "× time of\nnormal",
-    "95 %\ninterval",
-    "saved in\ntheory",
-    "by what\nwas run",
-    "in\ntime",
-    "short\nof run",
-)
+TIMES = ("× time of\nnormal", "95 %\ninterval")
+HEADINGS = ("tokens/s", *TIMES, "saved in\ntheory", "by what\nwas run", "in\ntime", "short\nof run")
 CAPTION = (
     f"Medians over rounds. × time of {NORMAL}: time per token as a multiple of full depth's on the same path, in "
     "the same round; lower is better. It has an interval over calls, and one call can't separate times (–). "
@@ -41,7 +33,6 @@ CAPTION = (
     "where rows wait for the deepest of a step; below 0, time saved more, as where many tokens' deferred layers "
     "are run together."
 )
-
 DRAFTS_CAPTION = "Accepted: drafted tokens that full depth agreed with, of all that were drafted."
 
 
@@ -134,33 +125,24 @@ def _speedup(key: str, batch: int, calls: Sequence[Sequence[Pair]], is_base: boo
         for pairs in calls
     ])  # fmt: skip
     rows = [row for pairs in calls for row, _ in pairs]
+    required, executed = (_ratio(rows, cost, "macs_full") for cost in ("macs_required", "macs_executed"))
     return Speedup(
         configuration=key,
         batch=batch,
         tokens_per_second=float(np.median([row["tokens"] / row["seconds"] for row in rows])),
         ratio=replace(ratio, low=math.nan, high=math.nan) if is_base else ratio,
-        theoretical=_saving(rows, "macs_required"),
-        run=_saving(rows, "macs_executed"),
+        theoretical=None if required is None else 1 - required,
+        run=None if executed is None else 1 - executed,
         acceptance=_ratio(rows, "accepted", "drafted"),
         machine=rows[0].get("machine"),
         calls=len(calls),
     )
 
 
-def _saving(rows: Sequence[Mapping[str, Any]], cost: str) -> float | None:
-    sums = _sums(rows, cost, "macs_full")
-    return sums and saved_share(*sums)
-
-
 def _ratio(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> float | None:
-    sums = _sums(rows, above, below)
-    return sums and sums[0] / sums[1]
-
-
-def _sums(rows: Sequence[Mapping[str, Any]], above: str, below: str) -> tuple[float, float] | None:
-    """Return the sums over rounds; None if a value is unknown."""
+    """Return the ratio of sums over rounds; None if a value is unknown."""
     numerator, denominator = np.array([[row.get(above), row.get(below)] for row in rows], dtype=float).sum(axis=0)
-    return (float(numerator), float(denominator)) if denominator > 0 and not math.isnan(numerator) else None
+    return float(numerator / denominator) if denominator > 0 and not math.isnan(numerator) else None
 
 
 def timings_table(measurements: Iterable[Mapping[str, Any]]) -> ResultTable:

@@ -36,7 +36,7 @@ from eexit.results.finished_sweep import FinishedSweep, refuse_unknown
 from eexit.results.store.manifest import versions
 from eexit.results.study_tables import CHOICES, TIMINGS
 from eexit.studies.study import PartResult, Row, Study, StudyPart, StudyUnit
-from eexit.studies.timing.calls import BatchTimings
+from eexit.studies.timing.calls import BatchTimings, by_call
 from eexit.studies.timing.generate_variants import TEXTS, beside_table, variants_beside, with_identity
 from eexit.studies.timing.speedups import drafts_table, timings_table
 from eexit.studies.timing.step_times import allowed_table, exits_at_one_layer, step_table, step_times
@@ -139,11 +139,9 @@ class TimingStudy(Study):
             for alternative in order.sample(self.alternatives, len(self.alternatives)):
                 if batch > 1 and isinstance(alternative, HFGenerate) and alternative.takes_one_row:
                     continue
-                what, size = (
-                    f"{alternative.key}, {pluralize(batch, 'sequence')}",
-                    n_steps if number else self._n_warming_up,
-                )
+                what = f"{alternative.key}, {pluralize(batch, 'sequence')}"
                 text = f"{what}, round {number} of {self.n_rounds}" if number else f"warming up {what}"
+                size = n_steps if number else self._n_warming_up
                 parts.append(StudyPart(text, (alternative, batch, number), size))
         return parts
 
@@ -160,13 +158,11 @@ class TimingStudy(Study):
         timing, texts = self._timer.time(alternative, batch, own)
         if not timing.tokens:  # a draft was the whole text, so that the clock never started
             return PartResult([])
+        prompt_ids = in_turn(self._timer.prompt_ids, number, self._per_round)
+        of_round = {"prompts": len(own), "prompt_ids": prompt_ids, "batch": batch, "round": number, TEXTS: texts}
         warm_up = self._warm_ups.get((alternative.key, batch))
-        of_prompts = {
-            "prompts": len(own),
-            "prompt_ids": in_turn(self._timer.prompt_ids, number, self._per_round),
-        }
-        row = {**self._common, **of_prompts, **alternative.columns, **asdict(timing), "batch": batch, "round": number}
-        return PartResult([{**row, "warm_up": warm_up, TEXTS: texts}], timing.tokens)
+        row = {**self._common, **of_round, **alternative.columns, **asdict(timing), "warm_up": warm_up}
+        return PartResult([row], timing.tokens)
 
     def rows(self, unit: StudyUnit, results: Sequence[Any]) -> Sequence[Row]:
         """Return the rows of a round, by batch size, then in the order of the timed configurations."""
@@ -241,8 +237,9 @@ def make_plan(sweep: FinishedSweep, asked: TimingArgs) -> TimingStudy:
     drafts = _drafts_of(asked.drafts, sweep)
     alternatives = list(dict.fromkeys([NoExit(), *variants_beside(asked.baselines), *chosen, *drafting, *drafts]))
     if asked.only_fastest:
-        keys = _fastest(sweep, asked, [each.key for each in chosen])
-        alternatives = [each for each in alternatives if each.key in keys]
+        keys = [each.key for each in chosen]
+        fastest = {BatchTimings(sweep.timings, batch, keys[0] if keys else None).fastest for batch in asked.batches}
+        alternatives = [each for each in alternatives if each.key in {NORMAL, GENERATE, *keys, *fastest}]
     lengths = _timed_lengths(sweep.name, lengths, asked.n_tokens)
     ids = _fresh(sweep, [*lengths], alternatives, asked.n_prompts) if asked.only_unused else [*lengths]
     if asked.with_steps:
@@ -280,14 +277,10 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], alternatives: Sequence[Alte
     Alternatives that exit at one layer, as for step times, don't count. Raise `UsageError` if there are no such
     prompts.
     """
-    by_call: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sweep.timings:
-        by_call.setdefault(row["timing_id"], []).append(row)
-    n_compared = sum(
-        not exits_at_one_layer(each.rule if isinstance(each, EarlyExit) else None) for each in alternatives
-    )
+    rules = [each.rule if isinstance(each, EarlyExit) else None for each in alternatives]
+    n_compared = sum(not exits_at_one_layer(rule) for rule in rules)
     in_larger, in_others = set[str](), Counter[str]()
-    for rows in by_call.values():
+    for rows in by_call(sweep.timings).values():
         timed = {prompt_id for row in rows for prompt_id in row["prompt_ids"]}
         if len({row["configuration"] for row in rows if not exits_at_one_layer(row["rule"])}) > n_compared:
             in_larger |= timed
@@ -301,15 +294,6 @@ def _fresh(sweep: FinishedSweep, ids: Sequence[str], alternatives: Sequence[Alte
         )
     most = in_others[fresh[:n][-1]]
     return [prompt_id for prompt_id in fresh if in_others[prompt_id] <= most]
-
-
-def _fastest(sweep: FinishedSweep, asked: TimingArgs, chosen: Sequence[str]) -> set[str]:
-    """Return the keys of full depth, `generate`, the selected setting, and the fastest alternative by batch size."""
-    found = {NORMAL, GENERATE, *chosen}
-    for batch in asked.batches:
-        if fastest := BatchTimings(sweep.timings, batch, chosen[0] if chosen else None).fastest:
-            found.add(fastest)
-    return found
 
 
 def _asked_for(sweep: FinishedSweep, config: SweepConfig, asked: TimingArgs) -> list[Configuration]:
@@ -334,10 +318,8 @@ def _drafts_of(texts: Sequence[str], sweep: FinishedSweep) -> list[Configuration
 
 def _exits(sweep: FinishedSweep, prompt_ids: Set[str]) -> SweepExitShares:
     counts = exit_counts(sweep.runs.filter(pc.field("prompt_id").isin(sorted(prompt_ids))))
-    shares = {
-        key: {layer: n / total for layer, n in of.items() if n} for key, of in counts.items() if (total := of.total())
-    }
-    return SweepExitShares(shares, sweep.n_layers)
+    shares = {key: {layer: n / of.total() for layer, n in of.items() if n} for key, of in counts.items()}
+    return SweepExitShares({key: of for key, of in shares.items() if of}, sweep.n_layers)
 
 
 def choose(there: Sequence[Configuration], keys: Sequence[str], name: str) -> list[Configuration]:

@@ -4,6 +4,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -157,9 +158,8 @@ LOST: dict[str, tuple[Change, list[str]]] = {
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_what_was_lost_is_done_again_in_a_folder_that_was_moved_from_another_working_directory(
-    mine: list[str], flags: list[str], out: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_what_was_lost_is_done_again(mine: list[str], flags: list[str], out: Path, monkeypatch: Any, lost: str) -> None:
+    """In a folder that was moved, from another working directory."""
     lose, again = LOST[lost]
     lose(out)
     monkeypatch.chdir(out)
@@ -205,9 +205,7 @@ def test_failed_runs_are_retried(mine: list[str], flags: list[str], out: Path, m
     assert not verdict_in(out).missing
 
 
-def test_several_models_are_assessed_one_after_the_other_and_compared(
-    flags: list[str], out: Path, tmp_path: Path
-) -> None:
+def test_several_models_are_assessed_and_compared(flags: list[str], out: Path, tmp_path: Path) -> None:
     save_exiting_model(tmp_path / "other", n_layers=8, early=3, sharp=60)
     both = tmp_path / "both"
     shutil.copytree(out, both / "model")  # which leaves nothing to do for the first one

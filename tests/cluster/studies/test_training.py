@@ -84,9 +84,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
-    texts: Path, tiny: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_training_goes_on(texts: Path, tiny: Path, learned: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(training, "SECONDS_PER_CALL", 0.0)  # a block
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)
     out = tmp_path / "parts"
@@ -109,9 +107,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_an_undisturbed_one(
     assert_same_weights(out, learned)
 
 
-def test_the_card_says_what_was_trained_for_what_and_on_what(
-    texts: Path, tiny: Path, learned: Path, tmp_path: Path
-) -> None:
+def test_the_card_says_what_was_trained(texts: Path, tiny: Path, learned: Path, tmp_path: Path) -> None:
     linear = read_card(str(learned), "readout")
     assert (linear.what, linear.holds, linear.layers, linear.readout) == ("linear", ("readout",), (2, 4), "lens")
     assert linear.data["n_prompts"] + linear.data["n_held_out_prompts"] == len(PROMPTS)
@@ -136,13 +132,13 @@ def test_the_card_says_what_was_trained_for_what_and_on_what(
         SweepConfig.model_validate({**grid, **reading})
 
 
-def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
-    tiny: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_not_be_trained_is_told_in_a_line(tiny: Path, texts: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
     exits = swept(tmp_path / "exits", tiny, PROMPTS[:1], modes=("unfrozen",), kl_factors=(1.0,))
     few = swept(tmp_path / "few", tiny, PROMPTS[:1])
     (tmp_path / "file").touch()
+    (tmp_path / "ada").mkdir()
+    (tmp_path / "ada" / CARD).write_text('{"name": "Ada"}')
     refused: list[tuple[Path, str, dict[str, Any], str]] = [
         (texts, "lineal", {}, "--what lineal can't be trained: did you mean linear?"),
         (texts, "linear", {"rules": ("kl/1",)}, "--rules is for gate, and --what is linear: leave it out"),
@@ -152,19 +148,13 @@ def test_what_can_not_be_trained_is_told_in_a_line_before_anything_is_loaded(
         (tmp_path, "linear", {}, "holds no sweep.json: give the folder of a finished sweep"),
         (exits, "linear", {}, "has no normal runs with texts to learn from: run a sweep with --modes normal"),
         (few, "linear", {}, "has too few prompts: of its 1 texts"),
+        (texts, "linear", {"out": tmp_path / "file"}, "file is a file: give a folder"),
+        (texts, "linear", {"out": tmp_path / "ada"}, f"{CARD} is no training's: choose another"),
     ]
     for results, what, given, message in refused:
         with pytest.raises(UsageError, match=rf"^[^\n]*{re.escape(message)}[^\n]*$"):
-            trained(results, tmp_path / "out", what, **given)
+            trained(results, **{"out": tmp_path / "out", "what": what, **given})
     assert not (tmp_path / "out").exists()
-    (tmp_path / "ada").mkdir()
-    (tmp_path / "ada" / CARD).write_text('{"name": "Ada"}')
-    for name, message in (
-        ("file", "file is a file: give a folder"),
-        ("ada", f"{CARD} is no training's: choose another"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            trained(texts, tmp_path / name)
 
 
 def flipped(path: Path) -> None:
@@ -177,32 +167,25 @@ def with_card(out: Path, **fields: Any) -> None:
     (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), **fields}))
 
 
-def test_a_damaged_artefact_is_unfinished_and_another_training_is_left_alone(
-    texts: Path, learned: Path, tmp_path: Path
-) -> None:
-    def refused(change: Callable[[Path], object], **asked: Any) -> UsageError:
-        out = Path(shutil.copytree(learned, tmp_path / str(len([*tmp_path.iterdir()]))))
-        change(out)
-        before = {path: path.read_bytes() for path in out.iterdir()}
-        with pytest.raises(UsageError) as raised:
-            is_finished(plan_of(texts, out, **asked))
-        assert {path: path.read_bytes() for path in out.iterdir()} == before
-        return raised.value
-
-    damages: list[tuple[Callable[[Path], object], str]] = [
-        (lambda its: flipped(its / WEIGHTS), f"this training's artefact, but {WEIGHTS} is not the file that was"),
-        (lambda its: (its / WEIGHTS).unlink(), f"this training's artefact, but {WEIGHTS} is missing"),
-        (lambda its: os.truncate(its / CARD, 100), f"a {CARD} that can't be read"),
-        (lambda its: with_card(its, data="text"), f"a {CARD} that can't be read"),
-        (lambda its: (its / CARD).unlink(), f"{WEIGHTS} without a {CARD}"),
+def test_damaged_artefacts_are_unfinished_and_others_left_alone(texts: Path, learned: Path, tmp_path: Path) -> None:
+    damages: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
+        (lambda its: flipped(its / WEIGHTS), {}, f"holds this training's artefact, but {WEIGHTS} is not the file"),
+        (lambda its: (its / WEIGHTS).unlink(), {}, f"holds this training's artefact, but {WEIGHTS} is missing"),
+        (lambda its: os.truncate(its / CARD, 100), {}, f"holds a {CARD} that can't be read"),
+        (lambda its: with_card(its, data="text"), {}, f"holds a {CARD} that can't be read"),
+        (lambda its: (its / CARD).unlink(), {}, f"holds {WEIGHTS} without a {CARD}"),
+        (lambda its: flipped(its / WEIGHTS), {"layers": (4,)}, "holds another training (settings.layers: "),
+        (lambda its: with_card(its, format=4), {}, "of another version: choose another --out"),
     ]
     assert is_finished(plan_of(texts, learned))
-    for change, says in damages:
-        error = refused(change)
-        assert isinstance(error, DamagedArtefactError)
-        assert f" holds {says}" in str(error)
-    assert "holds another training (settings.layers: " in str(refused(lambda its: flipped(its / WEIGHTS), layers=(4,)))
-    assert "of another version: choose another --out" in str(refused(lambda its: with_card(its, format=4)))
+    for at, (change, asked, says) in enumerate(damages):
+        out = Path(shutil.copytree(learned, tmp_path / f"{at}"))
+        change(out)
+        before = {path: path.read_bytes() for path in out.iterdir()}
+        with pytest.raises(UsageError, match=re.escape(says)) as raised:
+            is_finished(plan_of(texts, out, **asked))
+        assert isinstance(raised.value, DamagedArtefactError) == (at < 5), "the last two are of other trainings"
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -1,7 +1,6 @@
 """`python jobs/files/export.py`: teacher data that says what the sweep says, that `datasets` reads; nothing is lost."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,13 +13,12 @@ import pytest
 from byte_model import save_byte_model
 from commands import here, refusal
 from driving import land_all
+from synthetic_sweeps import shard
 from transformers import PreTrainedTokenizerFast
 
-from eexit.plan.runs import OK, plan_runs
+from eexit.plan.runs import OK
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.results.layout import MANIFEST, decode_manifest
-from eexit.results.shard_tables import ShardTables
-from eexit.results.store.commit import commit, publish_shard
+from eexit.results.store.commit import publish_shard
 from eexit.results.store.folder import Store, open_store
 from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
@@ -76,7 +74,9 @@ def stored(results: Path | str) -> tuple[dict[str, Any], dict[str, dict[str, lis
 
 
 def test_conversations_say_what_the_sweep_says_and_how_exits_were_drawn(made: Path, tmp_path: Path) -> None:
+    """Their messages go through the chat template to what the model saw."""
     runs, tokens = stored(made / "out")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(made / "model")
     rows = exported(made / "out", tmp_path / "data", *ALL, "--kl-factors", "4", "0", "0.05")
     assert sorted(row["run_id"] for row in rows) == sorted(runs)
     n_drawn = 0
@@ -86,6 +86,11 @@ def test_conversations_say_what_the_sweep_says_and_how_exits_were_drawn(made: Pa
         assert {len(top) for top in row["top_token_ids"]} == {3}
         of_runs = ("prompt_id", "configuration", "seed", "n_tokens", "prompt_token_ids", "finish_reason")
         assert [row[name] for name in of_runs] == [run[name] for name in of_runs]
+        asked = [{"role": "system", "content": "Be kind." if row["prompt_id"] == "kind" else "Be terse."},
+                 {"role": "user", "content": run["prompt"]}]  # fmt: skip
+        assert row["messages"] == [*asked, {"role": "assistant", "content": "Well, " + run["text"]}]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        assert tokenizer.encode(f"{text}Well, ") == row["prompt_token_ids"]
         assert (row["layers"], row["kl_factors"]) == ([2, 4, 6], [4.0, 0.0, 0.05])
         probability = np.array(row["kl_exit_prob"])
         assert probability.shape == (row["n_tokens"], 3, 3)
@@ -97,20 +102,6 @@ def test_conversations_say_what_the_sweep_says_and_how_exits_were_drawn(made: Pa
             np.testing.assert_allclose(drawn, np.array(its["exit_prob"]), atol=1e-6)
             n_drawn += 1
     assert n_drawn > 3
-
-
-def test_messages_go_through_the_chat_template_to_what_the_model_saw(made: Path, tmp_path: Path) -> None:
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(made / "model")
-    runs, _ = stored(made / "out")
-    systems = {"kind": "Be kind.", "terse": "Be terse."}
-    for row in exported(made / "out", tmp_path / "data"):
-        system, user, assistant = row["messages"]
-        assert row["configuration"] == "normal"
-        assert system == {"role": "system", "content": systems[row["prompt_id"]]}
-        assert user == {"role": "user", "content": runs[row["run_id"]]["prompt"]}
-        assert assistant == {"role": "assistant", "content": "Well, " + runs[row["run_id"]]["text"]}
-        text = tokenizer.apply_chat_template([system, user], tokenize=False, add_generation_prompt=True)
-        assert tokenizer.encode(f"{text}Well, ") == row["prompt_token_ids"]
 
 
 def test_datasets_reads_it_with_the_declared_types(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,15 +123,17 @@ def test_datasets_reads_it_with_the_declared_types(made: Path, tmp_path: Path, m
         assert list(found) == table_of(tmp_path / "data").to_pylist()
 
 
-def test_files_are_bounded(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_bounded_and_have_a_run_that_is_there_twice_once(
+    made: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = exported(made / "out", tmp_path / "one", *ALL)
+    for folder in ("generations", "tokens"):
+        [file] = store.names(folder)
+        shutil.copy(f"{store.root}/{file}", f"{store.root}/{folder}/{shard(0)}")
     monkeypatch.setattr("eexit.results.committed.TOKENS_AT_ONCE", 7)  # a run has nine
     monkeypatch.setattr(exporting, "TOKENS_PER_FILE", 15)
-    assert exported(made / "out", tmp_path / "many", *ALL) == one
+    assert exported(store.root, tmp_path / "many", *ALL) == one
     assert len([*(tmp_path / "many").iterdir()]) == 5
-
-
-Spoil = Callable[[Path], object]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +150,7 @@ Spoil = Callable[[Path], object]
         (str, ["--out", "{out}/.."], "--out {out}/.. holds out, and nothing there is replaced: choose"),
     ],
 )
-def test_bad_input_changes_nothing(spoil: Spoil, flags: list[str], reason: str, store: Store, tmp_path: Path) -> None:
+def test_bad_input_changes_nothing(spoil: Any, flags: list[str], reason: str, store: Store, tmp_path: Path) -> None:
     spoil(Path(store.root))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     given = [flag.format(out=store.root) for flag in flags]
@@ -176,18 +169,6 @@ def test_an_interrupted_export_leaves_nothing(made: Path, tmp_path: Path, monkey
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".gitattributes"]
 
 
-def test_a_run_that_is_there_twice_is_exported_once(store: Store, tmp_path: Path) -> None:
-    config = SweepConfig.model_validate(decode_manifest(store.read(MANIFEST) or b"").config)
-    [first, *_] = plan_runs(config)
-    runs, tokens = (
-        table.filter(pc.equal(table["run_id"], first.run_id))
-        for table in (pq.read_table(f"{store.root}/{folder}") for folder in ("generations", "tokens"))
-    )
-    commit(store, [first], ShardTables(runs.combine_chunks(), tokens.combine_chunks()))
-    rows = exported(store.root, tmp_path / "data", *ALL)
-    assert sorted(row["run_id"] for row in rows) == sorted(stored(store.root)[0])
-
-
 def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None:
     for name in store.names("generations"):
         generations = pq.read_table(f"{store.root}/{name}")
@@ -197,4 +178,5 @@ def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None
             tokens = tokens.set_column(at, column, pa.nulls(len(tokens), TOKENS.field(column).type))
         publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
     for row in exported(store.root, tmp_path / "data"):
+        assert row["configuration"] == "normal"
         assert row["top_token_ids"] == row["top_prob"] == [None] * 9

@@ -40,6 +40,7 @@ KEPT = "scores stay in judgements: the same command resumes from them"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr(lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
@@ -82,9 +83,7 @@ def texts(out: Path) -> pd.DataFrame:
     return found[found.status == "ok"].set_index("run_id")
 
 
-def test_every_text_is_scored_equal_ones_once_and_nothing_twice(
-    out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_text_is_scored_once(out: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     for keys, n_asked, n_rows in ((["normal"], 3, 3), (["normal", "unfrozen/kl/1"], 3, 6), ([], 6, 9)):
         done = judged(out, judge, *(["--configurations", *keys] if keys else []))
         assert (done.returncode, len(judge.asked), len(rows(out))) == (0, n_asked, n_rows), done.stderr
@@ -150,35 +149,40 @@ def test_the_lines_that_are_printed_and_a_mean_over_prompts_give_the_numbers_of_
         assert lines[key][:5] == [f"{len(of_key)}", *(f"{mean:.2f}" for mean in of_key.mean())]
 
 
-def test_a_server_that_dies_half_way_leaves_what_it_judged_and_only_the_rest_is_asked_again(out: Path) -> None:
-    with judging(fail=lambda n: Response(drops=True) if n >= 2 else None) as judge:
-        done = judged(out, judge, "--concurrency", "1")
-    assert (done.returncode, len(judge.asked)) == (0, 2 + 4 * TRIES)
-    found = rows(out)
-    assert found[found.status == "ok"].text_hash.nunique() == 2
-    assert found[found.status == "error"].text_hash.nunique() == 4
-    assert all(found[found.status == "error"].error.str.startswith("the endpoint can't be reached ("))
-    assert "the same command tries again" in done.stderr
+def interrupt(out: Path) -> Response:
+    os.kill(os.getpid(), signal.SIGINT)
+    return Response(hangs=True)
+
+
+def take_over(out: Path) -> Response:
+    taken = json.dumps({**json.loads((out / JUDGING.file).read_text()), "token": "another"})
+    for _ in range(20):  # a renewal may have read the lease just before
+        (out / JUDGING.file).write_text(taken)
+        time.sleep(0.03)
+    return Response(hangs=True)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(
+    ("fault", "n_failed", "told"),
+    [
+        (lambda out: Response(drops=True), 4, "the same command tries again"),
+        (interrupt, 0, f"stopped: interrupted\n{KEPT}\n"),
+        (take_over, 0, f"another driver has taken over {{out}}: process {os.getpid()} on "),
+    ],
+)
+def test_after_a_fault_only_the_rest_is_asked_again(out: Path, fault: Any, n_failed: int, told: str) -> None:
+    with judging(fail=lambda n: fault(out) if n >= 2 else None) as judge:
+        done = judged(out, judge, "--concurrency", "1", "--timeout", "60")
+    assert (done.returncode, len(judge.asked)) == ((0, 2 + 4 * TRIES) if n_failed else (1, 3))
+    assert told.format(out=out) in done.stderr
+    n_texts = rows(out).groupby("status").text_hash.nunique()
+    assert (n_texts["ok"], n_texts.get("error", 0)) == (2, n_failed)
+    (out / JUDGING.file).unlink(missing_ok=True)  # of the other driver
     with judging() as judge:
         assert judged(out, judge).returncode == 0
         assert len(judge.asked) == 4
     assert set(texts(out).index) == set(rows(out).query("status == 'ok'").run_id)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_nothing_is_lost_when_it_is_interrupted(out: Path) -> None:
-    def interrupt(number: int) -> Response | None:
-        if number == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return Response(hangs=True) if number >= 4 else None
-
-    with judging(fail=interrupt) as judge:
-        done = judged(out, judge, "--concurrency", "1", "--timeout", "10")
-    assert (done.returncode, done.stderr.splitlines()[-2:]) == (1, ["stopped: interrupted", KEPT])
-    assert (set(rows(out).status), rows(out).text_hash.nunique()) == ({"ok"}, 4)
-    with judging() as judge:
-        assert judged(out, judge).returncode == 0
-        assert len(judge.asked) == 2
 
 
 def test_a_running_sweep_is_judged_without_a_key_but_by_one_call_at_a_time(out: Path, judge: Judge) -> None:
@@ -205,9 +209,7 @@ def test_an_endpoint_that_only_fails_stops_it_soon(out: Path) -> None:
         assert (done.returncode, kept, set(rows(out).status), len(judge.asked)) == (1, KEPT, {"error"}, n_asked)
 
 
-def test_the_key_is_nowhere(
-    out: Path, judge: Judge, caplog: pytest.LogCaptureFixture, capfd: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_is_nowhere(out: Path, judge: Judge, caplog: Any, capfd: Any, monkeypatch: Any) -> None:
     caplog.set_level(0)
     key = f"{KEY}-{'0123456789abcdef' * 22}"
     monkeypatch.setenv("OPENAI_API_KEY", key)
@@ -358,21 +360,3 @@ def test_nothing_that_an_endpoint_says_is_told(echo: Callable[[str], Response]) 
         with judging(fail=lambda n, said=said: echo(said)) as judge:
             told.append(str(answer(judge)))
     assert len({*told, ""}) == 2, told
-
-
-def test_a_call_whose_lease_is_taken_over_stops(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
-
-    def take_over(number: int) -> Response | None:
-        if number == 2:
-            taken = json.dumps({**json.loads((out / JUDGING.file).read_text()), "token": "another"})
-            for _ in range(20):  # a renewal may have read the lease just before
-                (out / JUDGING.file).write_text(taken)
-                time.sleep(0.03)
-        return Response(hangs=True) if number >= 2 else None
-
-    with judging(fail=take_over) as judge:
-        done = judged(out, judge, "--concurrency", "1", "--timeout", "60")
-    assert done.returncode == 1
-    assert f"stopped: another driver has taken over {out}: process {os.getpid()} on " in done.stderr
-    assert rows(out).text_hash.nunique() == 2

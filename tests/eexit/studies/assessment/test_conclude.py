@@ -100,8 +100,6 @@ def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
         verdict = verdict_of(sweeps, drawn.settings, choice, timed, drawn.bound, BATCH, failed)
         assert (verdict.pays, verdict.why, verdict.causes) == (None, "missing", [])
         assert explain(verdict).endswith(f"Missing: {missing}.")
-    look = verdict_of(sweeps, drawn.settings, drawn.choice, timings, drawn.bound, BATCH, is_smoke_run=True)
-    assert (look.pays, look.why) == (None, "look")
 
 
 def test_what_is_faster_is_said_beneath_a_yes_too() -> None:

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eexit.plan.prompts import read_prompts
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.quality.thinking import AnswerPattern, ThinkingTags
-from eexit.studies.chains.follow_ups import ChainEdits, ThoughtChain, _between, _shuffled, _until
+from eexit.quality.thinking import ThinkingTags
+from eexit.studies.chains.follow_ups import ThoughtChain, _between, _shuffled
 from jobs.files.chains import main
 
 MARK = "="  # what begins the answers of a model of random weights
@@ -80,6 +80,8 @@ def test_follow_ups_of_a_sweep_have_its_edited_chains_and_end_alike(model: Path,
         for name, chain in kept.items():
             assert starts[name] == (chain.rstrip() + closing if chain.strip() else closing.lstrip()), name
         assert sorted(starts["shuffle"]) == sorted(starts["keep-100"])
+    assert [*map(_shuffled, ("One. Two.\n\n", "One."))] == ["Two. One.\n\n", "One."]
+    assert ThoughtChain("<t>", ("a ", "b")).prefiller("a ", "</t>") == "<t>a</t>"
 
 
 def test_necessity_of_settings_that_read_their_own_chains(model: Path, swept: Path, tmp_path: Path) -> None:
@@ -119,17 +121,3 @@ def test_what_stands_between_marks_is_the_chain(text: str, chain: ThoughtChain) 
     tokens = [{"token": letter, "part": part} for letter, part in zip(text, parts, strict=True)]
     found = _between(marks, text, tokens)
     assert replace(found, tokens=tuple(found.tokens)) == chain
-
-
-def test_whole_and_cut_chains_end_in_the_same_words() -> None:
-    tokens = ["One.", " Two.", "\n\nAns", "wer:", " 3"]
-    pattern = AnswerPattern("(?i)answer:")
-    edits = ChainEdits(keep=(0, 33, 50, 100))
-    for text in (tokens, tokens[:2]):  # closed, and not
-        chain = _until(pattern, "", "".join(text), text)
-        none, first, _, whole = [kept for _, kept in edits.apply(chain, None)]  # type: ignore[arg-type]
-        prefillers = [chain.prefiller(kept, "\nAnswer:") for kept in (none, first, whole)]
-        assert prefillers == ["Answer:", "One.\nAnswer:", "One. Two.\nAnswer:"]
-    assert ThoughtChain("<t>", ("a ", "b")).prefiller("a ", "</t>") == "<t>a</t>"
-    assert _shuffled("One. Two.\n\n") == "Two. One.\n\n"
-    assert _shuffled("One.") == "One."

@@ -136,21 +136,16 @@ def test_models_of_one_name_without_a_shared_prompt(pair: tuple[str, str], tmp_p
     assert comparison.models_table().correct_n.tolist() == [11, 11]
 
 
-def test_what_is_unknown_has_a_reason(tmp_path: Path) -> None:
+def test_what_is_unknown_has_a_reason_and_times_are_those_of_the_calls(tmp_path: Path) -> None:
     bare = save_model_sweep(tmp_path / "bare", "bare", 6, grid=(ORACLE,))
+    for call in range(1, 8):
+        add_timings(bare, {NoExit(): [2.0, 2.0], HFGenerate(): [3.0, 3.0]}, call)
     [model] = read_comparison([bare]).models
     assert model.gaps == ["there is no normal: right answers at full depth, and losses, are unknown"]
     line = eexit.compare([bare]).iloc[0]
     assert (line.correct_n, line.cell_A_n) == (0, 0)
     assert line.agreement_at_half_n == 6, "layers are read on the oracle's texts"
     assert eexit.compare([bare], "settings").lost_n.tolist() == [0]
-
-
-def test_times_are_those_of_the_calls(tmp_path: Path) -> None:
-    sweep = save_model_sweep(tmp_path / "timed", "timed", 6)
-    for call in range(1, 8):
-        add_timings(sweep, {NoExit(): [2.0, 2.0], HFGenerate(): [3.0, 3.0]}, call)
-    line = eexit.compare([sweep]).iloc[0]
     assert [line.generate_time, line.generate_time_low, line.generate_time_n] == pytest.approx([1.5, 1.5, 7])
 
 
@@ -166,9 +161,7 @@ def test_times_are_those_of_the_calls(tmp_path: Path) -> None:
         (["small"], {"table": "differences", "confidence": 1.5}, "confidence must be at least 0.5 and below 1"),
     ],
 )
-def test_what_can_not_be_compared_is_refused(
-    pair: tuple[str, str], tmp_path: Path, results: list[str], arguments: dict[str, Any], message: str
-) -> None:
+def test_what_can_not_be_compared(pair: Any, tmp_path: Path, results: Any, arguments: Any, message: str) -> None:
     changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
     folders = {"small": pair[0], "small/": f"{pair[0]}/"}
     with pytest.raises(ValueError, match=re.escape(message)):

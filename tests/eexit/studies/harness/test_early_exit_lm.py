@@ -143,9 +143,7 @@ def generated(generator: ModelGenerator, configuration: Configuration, n_tokens:
 
 @pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
 @pytest.mark.parametrize("in_prompt", [False, True])
-def test_continuations_are_scored_as_generated(
-    generator: ModelGenerator, configuration: EarlyExit, in_prompt: bool
-) -> None:
+def test_continuations_are_scored(generator: ModelGenerator, configuration: EarlyExit, in_prompt: bool) -> None:
     texts = generated(generator, replace(configuration, prompt_exits=in_prompt), 12, eos_token_ids=frozenset())
     lm = exiting(generator, configuration, seed=2, prompt_exits=in_prompt)
     scores = lm._loglikelihood_tokens([(None, context, trace.token_id_T.tolist()) for context, trace in texts])
@@ -158,9 +156,7 @@ def test_continuations_are_scored_as_generated(
 
 
 @pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
-def test_a_single_token_is_scored_at_full_depth_or_as_the_second_of_two(
-    generator: ModelGenerator, configuration: EarlyExit
-) -> None:
+def test_a_single_token_is_scored_as_a_second_one(generator: ModelGenerator, configuration: EarlyExit) -> None:
     single = [(None, context, trace.token_id_T.tolist()) for context, trace in generated(generator, configuration, 1)]
     alone, full = (exiting(generator, its, seed=2) for its in (configuration, NoExit()))
     assert alone._loglikelihood_tokens(single) == full._loglikelihood_tokens(single)

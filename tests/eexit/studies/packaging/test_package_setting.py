@@ -11,7 +11,7 @@ from byte_model import save_family
 from commands import here, refusal
 from references import save_adapter
 from safetensors.torch import save_file
-from synthetic_sweeps import blank
+from synthetic_sweeps import add_timings, blank
 from taken_settings import TEXTS, confidence_of, loaded, run, swept, texts_of
 from transformers import AutoModelForCausalLM
 from untrained import PROBE
@@ -21,8 +21,9 @@ from eexit.custom_generate.package import Certificate
 from eexit.model.sources import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
+from eexit.plan.configuration import EarlyExit, HFGenerate, NoExit
 from eexit.results.store.folder import open_store
-from eexit.results.study_tables import CHOICES, TIMINGS
+from eexit.results.study_tables import CHOICES
 from jobs.package import main
 
 KEY = f"skip/confidence/{confidence_of('llama'):g}"
@@ -70,13 +71,9 @@ def take(*arguments: str | Path) -> str:
 
 def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
     choose(out, KEY)
-    common = {**blank(TIMINGS), "started": datetime.now(UTC), "machine": "a machine", "tokens": 10}
-    rows = [
-        {**common, "configuration": key, "batch": 8, "round": number, "seconds": seconds}
-        for number in range(1, 7)
-        for key, seconds in (("normal", 2.0), (KEY, 1.5), ("generate", 1.2))
-    ]
-    TIMINGS.publish(open_store(out), "b" * 32, rows)
+    setting = EarlyExit("skip", "confidence", confidence_of("llama"))
+    seconds = {NoExit(): [2.0] * 6, setting: [1.5] * 6, HFGenerate(): [1.2] * 6}
+    add_timings(out, seconds, batch=8, machine="a machine")
     printed = take(out, "--chosen", "--out", tmp_path / "mine")
     taken = eexit.load(tmp_path / "mine").package
     found = {"n": 90, "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "held_out": HELD_OUT}
@@ -113,17 +110,13 @@ def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: P
     assert eexit.load(tmp_path / "mine").package.certificate is None
 
 
-def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> None:
+def test_what_can_not_be_taken_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     refused: list[tuple[list[str], str]] = [
         (["--configuration", "skip/kl/1"], "rule kl reads the final layer, so that all layers have to run"),
         (["--configuration", KEY, "--hub", 'x"; print(1); "'], "is no repository's name: give one as in me/mine"),
-        (
-            ["--configuration", f"{KEY}+prompt"],
-            f"{KEY}+prompt can't be packaged: a prompt's tokens run together, so that their exits save nothing; sweep "
-            f"and package {KEY}",
-        ),
+        (["--configuration", f"{KEY}+prompt"], f"that their exits save nothing; sweep and package {KEY}"),
         (["--configuration", "normal"], "it has no exits, so that plain generate does the same"),
         (["--configuration", "skip/confidence/0.3"], f"did you mean {KEY}"),
         (["--configuration", KEY, "--chosen"], "give either --chosen or --configuration KEY"),
@@ -135,6 +128,12 @@ def test_what_can_not_be_taken_is_refused(swept_out: Path, tmp_path: Path) -> No
     ]
     for arguments, reason in refused:
         assert reason in refusal(main, swept_out, "--out", tmp_path / "mine", *arguments, "--quiet")
+    with (model / "config.json").open("r+") as file:
+        config = file.read()
+        file.write(" ")
+    line = refusal(main, swept_out, "--configuration", KEY, "--out", tmp_path / "mine", "--quiet")
+    (model / "config.json").write_text(config)
+    assert "is not the one that the sweep had" in line
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
@@ -185,13 +184,3 @@ def test_what_was_trained_is_taken_along(model: Path, tmp_path: Path, monkeypatc
         assert setting.package.config["probe"] == taken
         assert run(loaded(model), setting, prompts) == texts
     assert not (tmp_path / "another user").exists()
-
-
-def test_a_changed_model_is_refused(model: Path, swept_out: Path, tmp_path: Path) -> None:
-    config = (model / "config.json").read_text()
-    (model / "config.json").write_text(config + " ")
-    try:
-        asked = ("--configuration", KEY, "--out", tmp_path / "mine", "--quiet")
-        assert "is not the one that the sweep had" in refusal(main, swept_out, *asked)
-    finally:
-        (model / "config.json").write_text(config)

@@ -1,6 +1,6 @@
 """Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
 
-from collections.abc import Mapping, Sequence
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,9 @@ def config_of(model: Path, **others: Any) -> SweepConfig:
     return SweepConfig.model_validate(fields | grid | others)
 
 
-def replayed_here(out: Path, text_of: str = "normal", **others: Any) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of a replay with the model in this process, where an actor would load it again."""
+def planned(out: Path, text_of: str = "normal", **others: Any) -> study.ReplayStudy:
     asked = ReplayArgs(**{"kl_factors": (), "rules": {}, **others})
-    study = make_replay_plan(read_finished(str(out), ["prompt_id", "status"]), asked, text_of)
-    if study.needs_model:
-        study.load("cpu")
-    return [
-        row for unit in study.units() for row in study.rows(unit, [study.run_part(part).result for part in unit.parts])
-    ]
+    return make_replay_plan(read_finished(str(out), ["prompt_id", "status"]), asked, text_of)
 
 
 def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +60,7 @@ def test_kl_factors_are_replayed_from_the_tables_alone(finished: Path, monkeypat
     assert "Means over 5 prompts (10 texts, seeds averaged first)" in " ".join(done.stdout.split())
     frame = REPLAYS.read(open_store(finished)).slice(before).to_pandas().set_index("configuration")
     assert frame.index.tolist() == [f"unfrozen/kl/{k}" for k in ("0", "0.5", "1", "2")]
-    described = frame[["text_of", "prompts", "texts", "drawn"]].drop_duplicates()
-    assert described.to_numpy().tolist() == [["unfrozen/kl/1", 5, 10, False]]
+    assert frame[["text_of", "prompts", "texts", "drawn"]].to_numpy().tolist() == [["unfrozen/kl/1", 5, 10, False]] * 4
     assert frame.macs_required.isna().all()
     assert frame.mean_depth.is_monotonic_increasing
     assert ((frame.mean_depth_low <= frame.mean_depth) & (frame.mean_depth <= frame.mean_depth_high)).all()
@@ -84,12 +77,13 @@ def test_online_rules_on_their_own_texts_are_their_runs(finished: Path, monkeypa
     monkeypatch.setattr(running_studies, "run_study", partial(run_study, inspect=look_here))
     monkeypatch.setattr(study, "TOKENS_PER_PART", 30)  # so that texts come in several calls
     key = "frozen_residual/confidence/0.1"
-    done = here(replay.main, finished, "--rules", "confidence=0.1:0.2:2", "--texts-of", key)
+    sets = ("all", f"{EXITS[-1]}")
+    done = here(replay.main, finished, "--rules", "confidence=0.1:0.2:2", "--texts-of", key, "--exit-sets", *sets)
     assert done.returncode == 0
-    assert f"replaying 4 settings on 5 texts of {key}; one actor" in done.stderr
+    assert f"replaying 8 settings on 5 texts of {key}; one actor" in done.stderr
     rows = REPLAYS.read(open_store(finished)).to_pandas()
     rows = rows[rows.text_of == key].set_index("configuration")
-    assert (len(rows), set(rows.prompts), set(rows.texts)) == (4, {5}, {5}), "both seeds have the same text"
+    assert (len(rows), set(rows.prompts), set(rows.texts)) == (8, {5}, {5}), "both seeds have the same text"
     runs = pd.read_parquet(finished / "generations").query("status == 'ok' and configuration == @key")
     its, of_prompts = rows.loc[key], runs.groupby("prompt_id").mean(numeric_only=True)
     for name, measure in (("mean_depth", "mean_depth"), ("expected_disagreement", "disagreement")):
@@ -97,24 +91,15 @@ def test_online_rules_on_their_own_texts_are_their_runs(finished: Path, monkeypa
     for name in ("macs_full", "macs_required"):
         assert its[name] == pytest.approx(of_prompts[name].sum())
     assert its.mean_depth != rows.loc["unfrozen/confidence/0.1"].mean_depth, "its own state decides"
-
-
-def test_settings_of_any_exit_set_are_replayed(finished: Path) -> None:
-    sets = (f"{EXITS[-1]}", "all")
-    asked = replayed_here(finished, rules={"agree": (), "confidence": (0.05,)}, exit_sets=sets)
-    rows = {row["configuration"]: row for row in asked}
-    for rule in ("agree", "confidence/0.05"):
-        every, last = (rows[f"unfrozen/{rule}{within}"] for within in ("", f"@{EXITS[-1]}"))
-        assert {layer for layer, share in last["exit_distribution"] if share} <= {EXITS[-1], N_LAYERS - 1}
-        assert last["mean_depth"] > every["mean_depth"]
-        assert {layer for layer, share in every["exit_distribution"] if share} > {EXITS[0]}
-        assert (last["exit_set"], every["exit_set"]) == (f"{EXITS[-1]}", None)
+    last = rows.loc[f"{key}@{EXITS[-1]}"]
+    assert {layer for layer, share in last.exit_distribution if share} <= {EXITS[-1], N_LAYERS - 1}
+    assert {layer for layer, share in its.exit_distribution if share} > {EXITS[0]}
+    assert (last.exit_set, pd.isna(its.exit_set), last.mean_depth > its.mean_depth) == (f"{EXITS[-1]}", True, True)
 
 
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
     def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
-        sweep = read_finished(str(out), ["status"])
-        return make_replay_plan(sweep, ReplayArgs((), rules, modes), "normal").needs_model
+        return planned(out, rules=rules, modes=modes).needs_model
 
     assert not needs_model(finished, kl=(1.0,), agree=())
     assert needs_model(finished, kl=(1.0,), fixed=(3.0,))
@@ -130,23 +115,21 @@ def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path:
     assert [(its.text.prompt_id, its.seed) for its in transcripts] == expected
     texts = [its.text for its in read_transcripts(open_store(tmp_path / "bare"), "normal")]
     assert texts == [its.text for its in transcripts]
-    failed = config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),))
-    with pytest.raises(UsageError, match="has no texts of normal"):
-        replayed_here(land_all(tmp_path / "failed", failed), kl_factors=(1.0,))
 
 
-def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path) -> None:
-    refused: list[tuple[dict[str, Any], str]] = [
-        ({}, "no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
-        ({"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
-        ({"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
-        ({"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
-        ({"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unfrozen"),
-        ({"rules": {"agree": ()}, "exit_sets": ("99",)}, "exit set 99: layer 99 is not exitable"),
-        ({"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you mean unfro"),
+def test_what_can_not_be_replayed_is_told_in_a_line(finished: Path, tmp_path: Path) -> None:
+    config = config_of(finished.parent / "model", prompts=(Prompt(id="failed", prompt=""),))
+    failed = land_all(tmp_path / "failed", config)
+    refused: list[tuple[Path, dict[str, Any], str]] = [
+        (finished, {}, "no setting is given: give --kl-factors 0.25:16:13, or --rules confidence=0.5:0.95:10"),
+        (finished, {"rules": {"confidence": ()}}, "rule confidence takes a threshold above 0 and up to 1"),
+        (finished, {"rules": {"random": ()}}, "rule random follows a configuration and has no parameter"),
+        (finished, {"kl_factors": (1.0,), "rules": {"kl": (2.0,)}}, "give all of them in one place"),
+        (finished, {"kl_factors": (1.0,), "modes": ("normal",)}, "mode normal has no exits to replay: choose from unf"),
+        (finished, {"rules": {"agree": ()}, "exit_sets": ("99",)}, "exit set 99: layer 99 is not exitable"),
+        (finished, {"kl_factors": (1.0,), "text_of": "unfrozen/kl/2"}, "has no configuration unfrozen/kl/2: did you m"),
+        (failed, {"kl_factors": (1.0,)}, "has no texts of normal"),
     ]
-    for arguments, message in refused:
-        with pytest.raises(UsageError) as raised:
-            replayed_here(finished, **arguments)
-        [line] = str(raised.value).splitlines()
-        assert message in line
+    for out, arguments, message in refused:
+        with pytest.raises(UsageError, match=rf"^.*{re.escape(message)}.*$"):
+            planned(out, **arguments)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -38,9 +39,7 @@ N_LAYERS, SEED = 7, 3
 GREEDY = replace(DECODING, max_new_tokens=20)
 
 
-def replayer_of(
-    llama: PreTrainedModel, decoding: DecodingConfig = DECODING, student: Decoder | None = None
-) -> Replayer:
+def replayer_of(llama: Any, decoding: DecodingConfig = DECODING, student: Decoder | None = None) -> Replayer:
     decoder = decoder_of(llama)
     return Replayer(DecoderPair(decoder, student or decoder), decoding, measure_unit_costs(decoder, decoding))
 
@@ -93,15 +92,13 @@ def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, repl
 
 
 @pytest.mark.parametrize(
-    ("rule", "looks_through"),
+    ("rule", "by"),
     [("confidence", "head"), ("confidence", "screen"), ("patience", "head"), ("similarity", "screen")],
 )
-def test_one_pass_over_a_text_serves_all_sets_and_gates_of_a_rule(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rule: str, looks_through: str
-) -> None:
+def test_one_pass_serves_all_sets_and_gates_of_a_rule(llama: Any, monkeypatch: Any, rule: str, by: str) -> None:
     """But for patience, which counts the layers of its set."""
     parameter = SOME[rule][0]
-    decoding = decoding_with(llama, [EarlyExit("unfrozen", "confidence", SOME["confidence"][0])], looks_through)
+    decoding = decoding_with(llama, [EarlyExit("unfrozen", "confidence", SOME["confidence"][0])], by)
     replayer = replayer_of(llama, decoding)
     sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
     thresholds = [None, "0.4", "0.6"] if rule == "confidence" else [None]

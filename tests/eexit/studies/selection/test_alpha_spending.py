@@ -6,10 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from synthetic_sweeps import blank
 
-from eexit.errors import UsageError
 from eexit.plan.splits import unit_digest
 from eexit.results.layout import ASSESSMENT
 from eexit.results.store.folder import open_store
@@ -68,15 +66,3 @@ def test_asks_are_counted_over_folders_that_lie_side_by_side_and_steps_of_assess
     shutil.rmtree(again)
     assert ask(mine, question(runs="c"), 7) == 3, "a number stays when a folder is removed"
     assert ask(mine, question(runs="f"), 8) == 5
-
-
-def test_planned_asks_share_equally_and_how_many_they_are_is_said_at_the_first(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    first = ask_of(question(), 3, open_store(out))
-    assert (first.number, first.planned) == (1, 3)
-    assert first.error == pytest.approx(0.95 * 0.05 / 3)
-    assert ask(out, question(), 0, planned=3) == 1
-    second = ask_of(question(0.03), None, open_store(out))
-    assert (second.number, second.planned, second.error) == (2, 3, first.error)
-    with pytest.raises(UsageError, match="--planned-uses 4 comes too late: 3 was planned"):
-        ask_of(question(0.03), 4, open_store(out))

@@ -27,14 +27,9 @@ FIRST = alpha_share(0.95)  # what the first ask may err with
 WITHOUT_PILOT = tuple(prompt for prompt in CONFIG.prompts if not in_pilot_split(prompt.prompt))
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return land(tmp_path_factory.mktemp("chosen") / "out", CONFIG)
-
-
 @pytest.fixture
-def finished(swept: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(swept, tmp_path / "finished"))
+def finished(tmp_path: Path) -> Path:
+    return land(tmp_path / "finished", CONFIG)
 
 
 def index(run: Run) -> int:
@@ -111,8 +106,17 @@ def test_a_setting_may_be_chosen_by_a_right_answers_cost(tmp_path: Path, cost: s
     assert (row["configuration"], row["cost"]) == (f"skip/confidence/{key}", pytest.approx(share))
 
 
-def test_what_nothing_can_be_chosen_from_is_told(finished: Path) -> None:
-    refused: list[tuple[dict[str, Any], str]] = [
+def test_what_nothing_can_be_chosen_from_is_told(finished: Path, tmp_path: Path) -> None:
+    """In `vacuous`, normal is right on three prompts, and the setting never."""
+    right = {("normal", prompt) for prompt in CHOOSING[:3]}
+    few = land(tmp_path / "few", sweep_of("a-model", *PROMPTS[:20], rules={"confidence": (0.9,)}, modes=["skip"]))
+    half = land_rows(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), leave_out=3)
+    wrong = land(tmp_path / "wrong", columns=lambda run: {"disagreement": 1.5} if run.prompt.id == "3" else {})
+    vacuous, without = tmp_path / "vacuous", tmp_path / "without"
+    land(vacuous, columns=lambda run: {"correct": (run.configuration.key, run.prompt.prompt) in right})
+    land(without, ALONE.model_copy(update={"prompts": WITHOUT_PILOT}))
+    n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
+    of_finished: list[tuple[dict[str, Any], str]] = [
         ({"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
         ({"confidence": 0.0}, "--confidence must be above 0 and below 1"),
         ({"pilot": "there"}, "--pilot gives the order of --order pareto, and --order passed-on"),
@@ -126,22 +130,8 @@ def test_what_nothing_can_be_chosen_from_is_told(finished: Path) -> None:
         ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
         ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
     ]
-    for asked, message in refused:
-        with pytest.raises(UsageError, match=re.escape(message)):
-            select(finished, **asked)
-
-
-def test_sweeps_that_are_not_ready_for_it_are_refused(tmp_path: Path) -> None:
-    """In `vacuous`, normal is right on three prompts, and the setting never."""
-    right = {("normal", prompt) for prompt in CHOOSING[:3]}
-    few = land(tmp_path / "few", sweep_of("a-model", *PROMPTS[:20], rules={"confidence": (0.9,)}, modes=["skip"]))
-    half = land_rows(tmp_path / "half", CONFIG.model_copy(update={"seeds": (0,)}), leave_out=3)
-    wrong = land(tmp_path / "wrong", columns=lambda run: {"disagreement": 1.5} if run.prompt.id == "3" else {})
-    vacuous, without = tmp_path / "vacuous", tmp_path / "without"
-    land(vacuous, columns=lambda run: {"correct": (run.configuration.key, run.prompt.prompt) in right})
-    land(without, ALONE.model_copy(update={"prompts": WITHOUT_PILOT}))
-    n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
     refused: list[tuple[Path, dict[str, Any], str]] = [
+        *((finished, *each) for each in of_finished),
         (few, {"risk": "perplexity"}, "has no runs of normal, which risk perplexity compares with"),
         (few, {"order": PARETO}, f"has {n_few} calibration prompts, and certifying a risk of 0.05"),
         (half, {}, "has 837 of 840 runs: finish that sweep first"),
@@ -191,4 +181,7 @@ def test_the_command_says_by_its_exit_code_whether_a_setting_saves(finished: Pat
     assert done.returncode == 0, done.stderr
     assert f'pd.read_parquet("{finished}/choices")' in done.stdout
     assert here(main, finished, *flags, "0.2", "--configurations", "skip/fixed/5").returncode == 1
-    assert "comes too late: 2 was planned" in refusal(main, finished, *flags, "0.1", "--planned-uses", "3")
+    assert "3 comes too late: 2 was planned" in refusal(main, finished, *flags, "0.1", "--planned-uses", "3")
+    asked = CHOICES.read(open_store(finished)).to_pylist()
+    assert [(row["question"], row["planned"]) for row in asked] == [(1, 2), (2, 2)]
+    assert [row["error"] for row in asked] == pytest.approx([0.95 * 0.05 / 2] * 2), "planned uses share equally"

@@ -66,15 +66,6 @@ def test_generate_makes_the_tokens_of_the_engine_at_full_depth_with_lookup_too(a
     assert looked_up == plain == normal
 
 
-@pytest.mark.parametrize("key", [HFGenerate(), NoExit(), EarlyExit("frozen_residual", "fixed", 2.0)])
-@pytest.mark.parametrize(("batch", "rows"), [(1, 2), (2, 2), (3, 3), (5, 5)])
-def test_first_two_tokens_are_not_timed(alternatives: DecodeTimer, key: Alternative, batch: int, rows: int) -> None:
-    alternatives.warm_up(key, batch, 3)
-    timed, _ = alternatives.time(key, batch, alternatives.prompts)
-    assert timed.tokens == rows * (TOKENS - 2)
-    assert timed.seconds > 0
-
-
 def test_costs_are_those_of_the_timed_tokens(alternatives: DecodeTimer) -> None:
     """Whatever a row's second token cost, which is decided before the clock starts."""
     layer_X = np.array([*alternatives.decoding.exitable_layers, alternatives.decoder.n_layers - 1])

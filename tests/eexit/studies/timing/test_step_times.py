@@ -2,21 +2,7 @@
 
 from typing import Any
 
-import pytest
-
 from eexit.studies.timing.step_times import StepTimes, allowed_table, step_table, step_times
-
-TIMES = StepTimes((1, 3, 6), {1: (2.0, 4.0, 7.0), 8: (3.0, 6.0, 10.0)})
-
-
-def test_rows_that_leave_together_save_whole_steps() -> None:
-    for batch, shares, seconds in (
-        (1, (0.25, 0.25, 0.5), 0.25 * 2 + 0.25 * 4 + 0.5 * 7),
-        (8, (0.1, 0.0, 0.9), 0.1 * 3 + 0.9 * 10),
-        (8, (0, 1, 0), 6.0),
-        (8, (0, 0, 1), 10.0),
-    ):
-        assert TIMES.allowed(batch, shares) == pytest.approx(1 - seconds / TIMES.seconds[batch][-1])
 
 
 def measured(key: str, batch: int, seconds: float, **named: Any) -> dict[str, Any]:

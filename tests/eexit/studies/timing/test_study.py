@@ -14,13 +14,12 @@ from driving import land_all, look_here
 from cluster.studies import run as running_studies
 from cluster.studies.run import run_study
 from eexit.errors import UsageError
-from eexit.plan.configuration import EarlyExit
 from eexit.plan.splits import sort_of
 from eexit.plan.sweep_config import Prompt, SweepConfig
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import make_manifest, versions
-from eexit.studies.timing.study import TimingArgs, choose, in_turn, make_plan
+from eexit.studies.timing.study import TimingArgs, in_turn, make_plan
 from jobs import timings
 
 TOKENS = 4
@@ -133,28 +132,22 @@ def test_among_the_fastest_steps_are_at_the_exit_layers_of_what_is_timed(tmp_pat
 
 
 def test_what_can_not_be_timed_is_told_in_a_line(tmp_path: Path) -> None:
-    online = {"fixed": (2.0,)}
-    with_oracle = {"kl": (1.0,), **online}
+    online, oracle = {"rules": {"fixed": (2.0,)}}, {"rules": {"kl": (1.0,)}}
+    with_oracle = {"rules": {**oracle["rules"], **online["rules"]}}
+    of_prompts = {**online, "prompt_exits": True, "only": ["normal", "unfrozen/fixed/2+prompt"]}
     refused: list[tuple[dict[str, Any], str, dict[str, Any], str]] = [
         (with_oracle, "ok", {"keys": ["unfrozen/kl/1"]}, "unfrozen/kl/1 can't be timed: kl is an oracle, which needs"),
         (with_oracle, "ok", {"keys": ["unfrozen/fixd/2"]}, "no configuration unfrozen/fixd/2: did you mean unfrozen/f"),
         (with_oracle, "ok", {"keys": ["x"]}, "no configuration x: it has normal, unfrozen/kl/1, unfrozen/fixed/2"),
         (online, "ok", {"baselines": ["generate/4bit"]}, "--baselines generate/4bit is not known: choose from gene"),
         (online, "ok", {"n_tokens": 2}, "--tokens must be at least 3, since the first two are not timed, got 2"),
-        ({"kl": (1.0,)}, "ok", {}, "has nothing to time: its rules are oracles"),
+        (oracle, "ok", {}, "has nothing to time: its rules are oracles"),
+        (of_prompts, "ok", {}, "has nothing to time: its rules are oracles"),
+        (of_prompts, "ok", {"keys": of_prompts["only"]}, r"2\+prompt can't be timed: a prompt's tokens run together"),
         (online, "error", {}, "are errors: there is no prompt to time"),
     ]
-    for rules, status, asked, message in refused:
+    for fields, status, asked, message in refused:
         runs = {"prompt_id": ["a"], "status": [status], "configuration": ["normal"], "n_tokens": [9]}
         with pytest.raises(UsageError, match=message) as raised:
-            planned(tmp_path, config_of("a", rules=rules), runs, 8, **asked)
+            planned(tmp_path, config_of("a", **fields), runs, 8, **asked)
         assert "\n" not in str(raised.value)
-
-
-def test_configurations_with_prompt_exits_are_not_timed() -> None:
-    there = [EarlyExit("unfrozen", "fixed", 2.0, prompt_exits=in_prompt) for in_prompt in (False, True)]
-    assert choose(there, [], "mine") == there[:1]
-    with pytest.raises(
-        UsageError, match=r"2\+prompt can't be timed: a prompt's tokens run together, so that their exits"
-    ):
-        choose(there, [there[1].key], "mine")
