@@ -43,20 +43,11 @@ _HOMES = {
     "SweepResults": "eexit.sweeps.sweep_results",
 }
 
+# Without `open`: `import *` would replace Python's built-in.
 __all__ = [
-    "EarlyExitGenerator",
-    "KLExitGenerator",
-    "PredictionObject",
-    "SweepResults",
-    "compare",
-    "format_and_tokenize_input",
-    "get_early_exit_indices",
-    "load",
-    "load_default_model_and_tokenizer",
-    "mode",
-    "rule",
-    "sweep",
-]  # without `open`: `import *` would replace Python's built-in
+    "EarlyExitGenerator", "KLExitGenerator", "PredictionObject", "SweepResults", "compare", "format_and_tokenize_input",
+    "get_early_exit_indices", "load", "load_default_model_and_tokenizer", "mode", "rule", "sweep",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -147,7 +147,6 @@ def open_display(quiet: bool = False) -> Display:
 
 
 def is_notebook() -> bool:
-    """Return True in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 

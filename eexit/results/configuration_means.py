@@ -265,9 +265,8 @@ def cut_warning(shares: Mapping[str, float | None]) -> str:
     `shares` has the share of cut texts by key. The highest shares come first, `MOST_NAMED` at most.
     """
     named = name_above(shares, MANY_CUT, {key: percent(share) for key, share in shares.items()})
-    return (
-        named and f"Careful: max_new_tokens cut texts of {named}; an answer that had not come by then counts as wrong."
-    )
+    careful = f"Careful: max_new_tokens cut texts of {named}; an answer that had not come by then counts as wrong."
+    return named and careful
 
 
 def name_above(shares: Mapping[str, float | None], bound: float, labels: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic doesn't take Python 3.11's
 
 from eexit.method.custom_manifest import register_from_manifest
@@ -71,7 +71,6 @@ _Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]  # safe to pr
 _Index = Annotated[int, Field(ge=0)]
 
 
-@with_config(ConfigDict(strict=True))
 class _Prompt(TypedDict):
     id: str
     prompt: str
@@ -81,7 +80,6 @@ class _Prompt(TypedDict):
     max_new_tokens: NotRequired[int | None]
 
 
-@with_config(ConfigDict(strict=True))
 class _Config(TypedDict):
     prompts: list[_Prompt]
     model: NotRequired[_Name]
@@ -103,7 +101,6 @@ class _Config(TypedDict):
     trust_remote_code: NotRequired[bool]
 
 
-@with_config(ConfigDict(strict=True))
 class _Columns(TypedDict):
     key: _Name
     mode: _Name
@@ -117,7 +114,6 @@ class _Columns(TypedDict):
     draft_length: NotRequired[Annotated[str, Field(pattern=r"^\d+$")] | None]
 
 
-@with_config(ConfigDict(strict=True))
 class _Model(TypedDict):
     name: NotRequired[_Name]
     n_layers: Annotated[int, Field(ge=1)]
@@ -130,7 +126,6 @@ class _Model(TypedDict):
     shape: NotRequired[dict[_Name, float] | None]
 
 
-@with_config(ConfigDict(strict=True))
 class _Custom(TypedDict):
     kind: Literal["rule", "mode"]
     name: _Name
@@ -140,7 +135,6 @@ class _Custom(TypedDict):
     definition: str
 
 
-@with_config(ConfigDict(strict=True))
 class _Manifest(TypedDict):
     format: int
     config: _Config
@@ -185,7 +179,7 @@ def decode_manifest(content: bytes) -> Manifest:
     if held.pop(_CHECKSUM, None) != checksum(held):
         raise ValueError("its checksum does not match")
     try:
-        _TYPES.validate_python(held)
+        _TYPES.validate_python(held, strict=True)
     except ValidationError as error:
         wrong = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error

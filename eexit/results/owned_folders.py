@@ -109,9 +109,8 @@ def _upwards(store: Store) -> Iterator[tuple[Store, str]]:
 def _holds_results(folder: Store) -> bool:
     try:
         has = _there(folder, [MANIFEST, *TABLE_FOLDERS])
-        if MANIFEST in has and _is_manifest(folder.read(MANIFEST) or b""):
-            return True
-        return any(list_folder(folder, name) for name in TABLE_FOLDERS if name in has)
+        is_sweep = MANIFEST in has and _is_manifest(folder.read(MANIFEST) or b"")
+        return is_sweep or any(list_folder(folder, name) for name in TABLE_FOLDERS if name in has)
     except (OSError, pa.ArrowException):
         return False
 

@@ -64,12 +64,10 @@ def placed(kind: type[Placed], fields: Mapping[str, Any]) -> Placed:
 
 def names_of(kind: type[SweepSpec]) -> dict[str, Any]:
     """Return the arguments of a sweep of this kind and their defaults, without prompts."""
-    fields = {
-        name: field.default for name, field in {**SweepConfig.model_fields, **SHORT_FIELDS, **kind.model_fields}.items()
-    }
+    fields = {**SweepConfig.model_fields, **SHORT_FIELDS, **kind.model_fields}
     aside = {"prompts", "controls", "config", *COMPUTED}
-    of_fields = {name: default for name, default in fields.items() if name not in aside}
-    return of_fields | {USE: (), CONTROLS_OF: "", CONTROLS_IN: ()}
+    defaults = {name: field.default for name, field in fields.items() if name not in aside}
+    return defaults | {USE: (), CONTROLS_OF: "", CONTROLS_IN: ()}
 
 
 def from_python(kind: type[Placed], prompts: Any, arguments: Mapping[str, Any], call: str) -> Placed:

@@ -21,26 +21,20 @@ from eexit.results.study_tables import TIMINGS
 def forecast_lines(
     config: SweepConfig, rows_per_shard: int, model: Mapping[str, Any], memory: MemoryEstimate | None, out: str
 ) -> dict[str, str]:
-    """Return lines by name, as `--dry-run` and the start of a sweep in a notebook show them.
+    """Return the known lines by name, as `--dry-run` and the start of a sweep in a notebook show them.
 
-    Lines that are unknown are left out. `model` is the model's description, and `memory` that of a process that runs
-    shards.
+    `model` is the model's description, and `memory` that of a process that runs shards.
     """
     n_runs, n_configurations, n_seeds = count_runs(config), len(configurations(config)), len(config.seeds)
     n_prompts, rows = len(config.prompts), min(rows_per_shard, n_runs)
-    product = (
-        f"{pluralize(n_prompts, 'prompt')} × {pluralize(n_configurations, 'configuration')} × "
-        f"{pluralize(n_seeds, 'seed')}"
-    )
-    n_different = count_different_runs(config)
-    repeats = (
-        f"; {n_different:,} are different, others being the same for every seed or mode" if n_different < n_runs else ""
-    )
+    sizes = ((n_prompts, "prompt"), (n_configurations, "configuration"), (n_seeds, "seed"))
+    product, n_different = " × ".join(pluralize(n, what) for n, what in sizes), count_different_runs(config)
+    repeats = f"; {n_different:,} are different, others being the same for every seed or mode"
     n_new = sum(map(config.limit_of, config.prompts)) * n_configurations * n_seeds
     prompt_tokens = math.ceil(sum(characters(config)) / CHARACTERS_PER_TOKEN)
     parts = memory.parts if memory else ()
     lines = {
-        "runs": f"{n_runs:,} = {product}{repeats}",
+        "runs": f"{n_runs:,} = {product}{repeats if n_different < n_runs else ''}",
         "shards": f"about {math.ceil(n_runs / rows):,} of up to {pluralize(rows, 'run')}",
         "tokens": f"up to {n_new:,} new ones, {config.most_new_tokens:,} a run; prompts have about {prompt_tokens:,}",
         "memory": f"about {memory}" if memory else "",

@@ -49,29 +49,23 @@ CAPTION = (
     "unlike full depth's on that text. One loop: share in its longest loop. Same as normal until: tokens before they "
     "differ."
 )
-# For a sweep with several seeds.
 DIFFERENT_HEADING = f"dif{SOFT_HYPHEN}ferent"
 DIFFERENT_CAPTION = (
     " Different: runs without repeats. Where tokens are greedy and exits are not random, all seeds have the same run."
 )
-# For a sweep whose prompts have answers.
 ANSWERS_HEADINGS = (f"cor{SOFT_HYPHEN}rect", "cut")
 ANSWERS_CAPTION = (
     " Correct: right answers, of prompts with an answer. Cut: texts of these prompts that ended at max_new_tokens."
 )
-# For a sweep whose texts have chains of thought, and whose prompts have answers.
 TAKEN_HEADINGS = {COST_RUN: "cost per\nright", COST_NEEDED: "if free to\ndecide", TOKENS: "tokens\nper right"}
 TAKEN_CAPTION = (
     " Cost per right: multiply-adds of all runs over right answers, as a multiple of those of normal; with the 95 % "
     "interval over prompts, as that of tokens per right."
 )
-# For a sweep with prompt exits.
 PROMPT_CAPTION = f" {PROMPT_MARK}: prompt tokens and the first one exit too, and their costs count."
-# For a sweep without full-depth observations.
 UNOBSERVED_CAPTION = " Disagreement and perplexity are unknown: full depth was not recorded (--record-full-depth none)."
-# For a sweep with rules that use a screen.
 SCREENED_CAPTION = " Screen: of the {n_left:,} early exits decided on it, {missed} lacked the whole head's top token."
-# For a sweep with drafts; the report uses the same words.
+# The report uses the same words.
 DRAFT_HEADINGS = (f"ac{SOFT_HYPHEN}cept{SOFT_HYPHEN}ed", f"ex{SOFT_HYPHEN}pected\ntime")
 DRAFTS_CAPTION = (
     " Accepted: of all drafted tokens, those that full depth agreed with. Expected time: × full depth's, lower is "

@@ -32,12 +32,12 @@ def test_on_a_full_disk_what_was_there_stays_and_nothing_else(name: str, tmp_pat
 
 
 def test_of_several_files_none_is_replaced_before_all_are_written(tmp_path: Path) -> None:
-    names = [tmp_path / name for name in ("first", "second", "third")]
-    write_all(dict.fromkeys(names[:2], "1"))
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    write_all({first: "1", second: "1"})
     with full_disk(8192), pytest.raises(OSError, match="third"):
-        write_all({names[0]: "2", names[1]: "2", names[2]: "3" * 100_000})
+        write_all({first: "2", second: "2", third: "3" * 100_000})
     assert left(tmp_path) == ["first", "second"]
-    assert [path.read_text() for path in names[:2]] == ["1", "1"]
+    assert first.read_text() == second.read_text() == "1"
 
 
 def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:

@@ -39,9 +39,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def sweep(model: Path | str, **others: Any) -> SweepConfig:
-    return SweepConfig.model_validate(
-        {"model": str(model), "prompts": [{"id": "0", "prompt": PROMPT}], "exit_every": 2, **others}
-    )
+    fixed = {"model": str(model), "prompts": [{"id": "0", "prompt": PROMPT}], "exit_every": 2}
+    return SweepConfig.model_validate({**fixed, **others})
 
 
 def seen(model: Path, **others: Any) -> ModelFacts:
@@ -52,12 +51,10 @@ def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[
     first = seen(model)
     assert seen(model) == first
     _, layers, memory = seen(model, exit_layers=[1, 3], max_new_tokens=7)  # a sweep's memory depends on the sweep
+    found: Any = InspectionCache(sweep(model)).read()
     assert layers == (1, 3)
-    found = InspectionCache(sweep(model)).read()
-    assert first[2]
     assert memory
-    assert found
-    assert found.context
+    assert first[2]
     assert memory.weights == first[2].weights
     assert memory.row == found.token * (len(PROMPT) // 4 + 1 + 7)  # the prompt in tokens of four characters, new tokens
     assert memory.cache == memory.row * min(8, count_runs(sweep(model)))
@@ -99,9 +96,7 @@ def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, loo
         seen(model)
 
 
-def test_each_of_the_settings_that_it_depends_on_is_looked_at(
-    model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_depends_on_settings(model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is one, since `--dtype auto` depends on it, and machines may have one name and share a user's cache."""
     other = copytree(model, tmp_path / "other")
     for n_looks in (3, 3):
@@ -116,9 +111,7 @@ def test_each_of_the_settings_that_it_depends_on_is_looked_at(
     assert len(looks) == 4
 
 
-def test_what_is_damaged_can_not_be_kept_is_gone_or_of_the_hub_is_done_without(
-    model: Path, looks: list[str], tmp_path: Path
-) -> None:
+def test_what_is_damaged_gone_or_of_the_hub_is_done_without(model: Path, looks: list[str], tmp_path: Path) -> None:
     first = seen(model)
     kept = InspectionCache(sweep(model)).path
     kept.write_bytes(kept.read_bytes()[:-9])
@@ -136,7 +129,7 @@ def test_what_is_damaged_can_not_be_kept_is_gone_or_of_the_hub_is_done_without(
 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
     place = save_state_maps(tmp_path / "maps", stream_maps(), TINY)
-    found = InspectedModel(TINY, 1000, 10, None)
-    mapped = _memory(config_with(kv_maps=str(place), modes=["mapped_residual"]), 1, found)
+    config = config_with(kv_maps=str(place), modes=["mapped_residual"])
+    mapped = _memory(config, 1, InspectedModel(TINY, 1000, 10, None))
     assert mapped
     assert mapped.weights == 1000 + (place / WEIGHTS).stat().st_size

@@ -47,21 +47,18 @@ ROWS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_columns_line_ends_and_empty_prompts_arrive_unchanged(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
-) -> None:
+def test_rows_arrive_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
     path, texts = tmp_path / f"full{ending}", [*HOSTILE, "two\nlines", "dos\r\nlines", "old\rmac", "", "last"]
     given = [{"prompt": f"{n}?", **row} for n, row in enumerate(ROWS)] + [{"prompt": text} for text in texts]
     rows: list[dict[str, Any]] = [{**dict.fromkeys(COLUMNS), **row, "Anwser": "x"} for row in given]
-    match ending:
-        case ".jsonl":
-            write(path, "\n".join(map(json.dumps, rows)))
-        case ".csv":
-            frame = pd.DataFrame(rows).astype({"max_new_tokens": "Int64", "steps": "Int64"})
-            frame.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
-        case _:
-            in_text = [{**row, **{name: f"{row[name]}" for name in ("id", "answer") if row[name]}} for row in rows]
-            pd.DataFrame(in_text).to_parquet(path)  # pandas makes 7 a 7.0
+    if ending == ".jsonl":
+        write(path, "\n".join(map(json.dumps, rows)))
+    elif ending == ".csv":
+        frame = pd.DataFrame(rows).astype({"max_new_tokens": "Int64", "steps": "Int64"})
+        frame.to_csv(path, index=False, quoting=csv.QUOTE_NONNUMERIC)
+    else:
+        in_text = [{**row, **{name: f"{row[name]}" for name in ("id", "answer") if row[name]}} for row in rows]
+        pd.DataFrame(in_text).to_parquet(path)  # pandas makes 7 a 7.0
     numbered = [{"id": f"{n}", **row} for n, row in enumerate(given)]
     expected = [{**row, **{name: str(row[name]) for name in ("id", "answer") if name in row}} for row in numbered]
     assert read_prompts(path) == tuple(Prompt(**row) for row in expected)
@@ -96,10 +93,8 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "column.jsonl": (b'{"text": "x"}', "line 1: column prompt is missing, found text"),
     "column.csv": (b"id,text\n1,x\n", "column prompt is missing, found id, text"),
     "column.parquet": (table(["x"], name="text"), "column prompt is missing, found text"),
-    "null.jsonl": (b'{"prompt": null}', "line 1: prompt is missing"),
     "null.parquet": (table(["x", None]), "row 2: prompt is missing"),
     "number.jsonl": (b'{"prompt": 3}', "line 1: prompt must be text, got 3"),
-    "number.parquet": (table([1, 2]), "row 1: prompt must be text, got 1"),
     "answers.jsonl": (b'{"prompt": "x", "answer": ["y"]}', "line 1: answer must be text, got ['y']"),
     "nan.jsonl": (b'{"prompt": "x", "answer": NaN}', "line 1: answer must be text, got nan"),
     "pattern.jsonl": (b'{"prompt": "x", "answer_pattern": "(a"}', "line 1: answer_pattern '(a' is no regular"),
@@ -110,7 +105,6 @@ BAD: dict[str, tuple[bytes | None, str]] = {
         "once (line 1 and line 2)"),
     "clash.jsonl": (b'{"prompt": "x", "id": 1}\n{"prompt": "y"}', "prompt id '1' is there more than once"),
     "double.csv": (b"prompt,id,prompt\nx,1,y\n", "column prompt is there more than once"),
-    "double-id.csv": (b"id,prompt,id\nx,1,y\n", "column id is there more than once"),
     "double.jsonl": (b'{"prompt": "x"}\n{"prompt": "x", "prompt": "y"}', "line 2: column prompt is there more"),
     "double.parquet": (table(["x"], ["x"]), "column prompt is there more than once"),
     "comma.csv": (b"prompt\nwell, well\n", "line 2: 2 cells under a header of 1: put cells with commas"),
@@ -127,18 +121,13 @@ def test_a_bad_file_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     path, (content, message) = tmp_path / name, BAD[name]
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(UsageError, match=rf"^{re.escape(str(path))}[:,] {re.escape(message)}[^\n]*$"):
         read_prompts(path)
-    told = str(raised.value)
-    assert told.startswith(str(path))
-    assert told.removeprefix(str(path)).lstrip(":, ").startswith(message)
-    assert "\n" not in told
 
 
 def test_prompts_of_python_are_those_of_a_file(tmp_path: Path) -> None:
     rows = [{"prompt": "one", "answer": 7, "group": None}, {"prompt": "two", "answer": None, "group": "a"}]
-    path = write(tmp_path / "two.jsonl", "\n".join(map(json.dumps, rows)))
-    expected = read_prompts(path)
+    expected = read_prompts(path := write(tmp_path / "two.jsonl", "\n".join(map(json.dumps, rows))))
     assert prompts_of(str(path)) == prompts_of(path) == prompts_of(rows) == prompts_of(expected) == expected
     assert prompts_of(pd.DataFrame(rows)) == (replace(expected[0], answer="7.0"), expected[1]), "as pandas has numbers"
     assert prompts_of(pd.DataFrame(rows).astype({"answer": "Int64"})) == expected

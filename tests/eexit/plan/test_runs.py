@@ -31,11 +31,8 @@ def test_prompt_exits_are_configurations_of_their_own_and_refused_where_none_is_
     """A sweep has all its configurations with prompt exits, or those that `only` names with and without."""
     grid: dict[str, Any] = {"prompts": PROMPTS, "modes": ("normal", "unfrozen"), "rules": {"kl": (1,), "fixed": (5,)}}
     config, plain = SweepConfig(**grid, prompt_exits=True), SweepConfig(**grid)
-    assert [each.key for each in configurations(config)] == [
-        "normal",
-        "unfrozen/kl/1+prompt",
-        "unfrozen/fixed/5+prompt",
-    ]
+    exiting = [f"unfrozen/{rule}+prompt" for rule in ("kl/1", "fixed/5")]
+    assert [each.key for each in configurations(config)] == ["normal", *exiting]
     assert len({*ids(config)} & {*ids(plain)}) == len(PROMPTS), "only those of normal"
     keys = ("unfrozen/kl/1", "unfrozen/kl/1+prompt")
     both = SweepConfig(**grid, prompt_exits=True, only=keys)

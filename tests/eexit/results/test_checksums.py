@@ -39,9 +39,7 @@ def test_a_sealed_file_is_read_as_any_other_and_every_flipped_bit_breaks_the_sea
 
 
 def resumed(folder: Path) -> object:
-    store = open_store(folder)
-    manifest = read_manifest(store)
-    found, lines = repair_store(store)
+    manifest, (found, lines) = read_manifest(store := open_store(folder)), repair_store(store)
     return None if lines else (manifest, found)
 
 
@@ -55,17 +53,13 @@ def reported(folder: Path) -> object:
 @pytest.mark.parametrize("read", [resumed, reported])
 def test_no_flipped_bit_reads_back_as_other_data(read: Callable[[Path], object], tmp_path: Path) -> None:
     """After each flip, a reader notices the damage, or reads the original data if the bit has no effect."""
-    whole, copy = tmp_path / "whole", tmp_path / "copy"
-    land_rows(whole, sweep_of("a-model", "one", "two", "three", "four"))
+    whole = land_rows(tmp_path / "whole", sweep_of("a-model", "one", "two", "three", "four"))
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
-    shutil.copytree(whole, copy)
-    expected, draw = read(copy), Random(0)
+    expected, draw = read(shutil.copytree(whole, tmp_path / "copy")), Random(0)
     assert expected is not None
-    for _ in range(100):
-        shutil.rmtree(copy)
-        shutil.copytree(whole, copy)
-        file = draw.choice(files)
-        content = (whole / file).read_bytes()
+    for number in range(100):
+        copy, file = shutil.copytree(whole, tmp_path / f"{number}"), draw.choice(files)
+        content = (copy / file).read_bytes()
         bit = draw.randrange(8 * len(content))
         (copy / file).write_bytes(flipped(content, bit))
         found: object = None

@@ -44,7 +44,6 @@ MEASURED: dict[str, list[float]] = {  # the group disagrees most
     "perplexity": [2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 16.0, 64.0],
     "tokens_until_difference": [1, 2, 3, 4, 5, 6, 20, 30],
 }
-SAVED_PER_PROMPT = {"needed": 0.1, "run": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -97,22 +96,20 @@ def test_a_measure_has_one_number_in_the_table_as_json_and_in_the_report(out: Pa
     assert {[*column.cells][1] for column in eexit.open(out).table.columns} >= shown
 
 
-def selection(out: Path, cost: str) -> SelectionData:
-    question = SelectionArgs("disagreement", cost=cost, order="passed-on")
-    return SelectionData(read_finished(str(out), question.columns), question)
-
-
 def test_a_saving_and_a_loss_have_one_number_in_report_package_and_selection(out: Path) -> None:
-    sweep = read_sweep(str(out))
-    shown = savings(sweep, per_configuration(sweep))
+    def selection(cost: str) -> SelectionData:
+        question = SelectionArgs("disagreement", cost=cost, order="passed-on")
+        return SelectionData(read_finished(str(out), question.columns), question)
+
+    shown = savings(sweep := read_sweep(str(out)), per_configuration(sweep))
     assert shown
-    report = shown.rows.set_index("configuration").loc[KEY]
-    finished = read_finished(str(out), OF_PACKAGE)
-    for name, column, saving in (("needed", "macs_required", "theoretical"), ("run", "macs_executed", "run")):
-        saved = over_units([SAVED_PER_PROMPT[name] * n for n in range(8)])
-        in_selection = 1 - selection(out, name).costs_of("all")[KEY]
-        assert [report[saving], finished.saved(KEY, column).mean, in_selection] == pytest.approx([saved] * 3)
-    chosen = selection(out, "depth")
+    report, finished = shown.rows.set_index("configuration").loc[KEY], read_finished(str(out), OF_PACKAGE)
+    for name, column, saving, each in (
+        ("needed", "macs_required", "theoretical", 0.1), ("run", "macs_executed", "run", 0.05),
+    ):  # fmt: skip
+        found = [report[saving], finished.saved(KEY, column).mean, 1 - selection(name).costs_of("all")[KEY]]
+        assert found == pytest.approx([over_units([each * n for n in range(8)])] * 3)
+    chosen = selection("depth")
     assert chosen.costs_of("all")[KEY] == pytest.approx(over_units(MEASURED["mean_depth"], True))
     assert chosen.losses("all").losses_of(KEY).mean() == pytest.approx(over_units(MEASURED["disagreement"], True))
 
@@ -128,9 +125,8 @@ def test_the_interval_of_a_mean_is_the_one_of_the_report(out: Path, tmp_path: Pa
 
 
 def test_prompts_of_the_same_text_count_once_everywhere(tmp_path: Path) -> None:
-    prompts = tuple(Prompt(f"{n}", "the same" if n < 6 else f"{n}?") for n in range(8))
+    prompts, depths = [Prompt(f"{n}", "the same" if n < 6 else f"{n}?") for n in range(8)], MEASURED["mean_depth"]
     config = CONFIG.model_copy(update={"prompts": prompts})
-    depths = MEASURED["mean_depth"]
     out = land_rows(tmp_path / "out", config, lambda run: {"mean_depth": depths[int(run.prompt.id)]})
     found = [as_json(out, config)["mean_depth"]["mean"], in_report(out)["mean_depth"]]
     assert found == pytest.approx([over_units(depths)] * 2)

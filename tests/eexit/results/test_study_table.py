@@ -1,6 +1,5 @@
 """Study tables of a finished sweep: published rows are read, copied and reported, and damage is never read as data."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,23 +39,14 @@ def test_what_is_published_is_read_in_the_order_of_calls(table: StudyTable, stor
         assert rows[table.id_column].to_pylist() == ["f" * 32, "a" * 32]
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:-9],
-        lambda content: content.replace(b"seal", b"leas"),
-        lambda content: content[:99] + bytes([content[99] ^ 1]) + content[100:],
-    ],
-)
-def test_a_damaged_file_is_refused_and_set_aside_and_rows_of_an_older_version_lack_columns(
-    damage: Callable[[bytes], bytes], store: Store
-) -> None:
+def test_a_damaged_file_is_refused_and_set_aside_and_rows_of_an_older_version_lack_columns(store: Store) -> None:
     columns = {name: field for name, field in TIMINGS.columns.items() if name != "prompt_ids"}
     older = StudyTable(TIMINGS.name, TIMINGS.id_column, columns)
     for file_id in "af":
         older.publish(store, file_id * 32, [row_of(older, 1)])
     name = TIMINGS.file("f" * 32)
-    store.publish(name, damage(store.read(name) or b""))
+    content = store.read(name) or b""
+    store.publish(name, content[:99] + bytes([content[99] ^ 1]) + content[100:])
     with pytest.raises(DamagedError, match=f"{name} is damaged"):
         TIMINGS.read(store)
     [(moved, folder)] = TIMINGS.set_damaged_aside(store)

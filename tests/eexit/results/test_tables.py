@@ -43,9 +43,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("observe", ["final", "none"])
-def test_what_was_not_observed_is_null_all_else_is_the_same_and_table_and_report_say_so(
-    sweeps: Path, observe: Observe
-) -> None:
+def test_what_was_not_observed_is_null_and_said_and_all_else_is_the_same(sweeps: Path, observe: Observe) -> None:
     missing, said = UNOBSERVED[observe]
     for frame in ("runs", "tokens"):
         found, whole = (getattr(eexit.open(sweeps / name), frame) for name in (observe, "all"))

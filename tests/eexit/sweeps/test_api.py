@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(sw
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_command_and_call_make_the_same_and_go_on_with_each_others(
+def test_command_and_call_share_a_folder(
     swept: eexit.SweepResults, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
@@ -126,9 +125,7 @@ def test_a_notebook_shows_texts_by_exit_layer_and_the_closing_table(swept: eexit
     assert "frozen_residual/confidence/0.05" in str(swept.table)
 
 
-def test_an_unfinished_sweep_says_how_much_is_committed_wherever_it_shows_means(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_sweep_says_so(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = {**GRID, "seeds": [0], "rows_per_shard": 3}
     done = eexit.sweep(["one", "two", "three", "four"], model=model, out=tmp_path / "out", **grid)
     shown = (done.__repr__, done._repr_html_, lambda: str(done.table.caption))
@@ -182,9 +179,7 @@ def test_several_models_have_a_folder_and_results_each(model: str, tmp_path: Pat
     assert not (tmp_path / "b").exists(), "the first model does not run before the second is accepted"
 
 
-def test_rules_and_modes_may_be_functions_and_a_folder_shrinks_by_configurations_and_grows_back(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_exits: Callable[[], None]
-) -> None:
+def test_rules_may_be_functions(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own_exits: Any) -> None:
     @eexit.rule(parameter="probability")
     def surely(layer: Any, parameter: Any) -> Any:
         return layer.top2_prob[:, 0] >= parameter
@@ -288,9 +283,7 @@ def test_hooks_and_forwards_on_linear_modules_of_a_loaded_model_run_in_every_dty
 UNAPPLIED = {"repetition_penalty": 1.3, "suppress_tokens": [5], "do_sample": True, "temperature": 0.6}
 
 
-def test_what_the_models_generation_config_sets_and_a_sweep_does_not_apply_is_named_and_kept(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unapplied_generation_config_is_named(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "model"))
     (folder / "generation_config.json").write_text(json.dumps({**UNAPPLIED, "pad_token_id": 0, "top_p": 1.0}))
     given = loaded_from(folder)

@@ -33,9 +33,7 @@ import eexit
         ({"out": b"x"}, "out must be text, got b'x' (out in eexit.sweep)"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_a_value_error_that_names_the_argument(
-    model: str, tmp_path: Path, arguments: dict[str, Any], line: str
-) -> None:
+def test_a_value_error_names_the_argument(model: str, tmp_path: Path, arguments: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         eexit.sweep(["one"], **{"model": model, "out": tmp_path / "out", "exit_every": 2, "quiet": True, **arguments})
     assert str(raised.value) == line.format(model=model)

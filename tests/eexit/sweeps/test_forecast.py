@@ -1,4 +1,4 @@
-"""What is said of a sweep before it starts; times come from timings of the same model."""
+"""Times of a sweep's steps come from timings of the same model. `test_local.py` has what is said before a sweep."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from synthetic_sweeps import blank
 
-import eexit
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import TIMINGS
 from eexit.sweeps.forecast import step_at_full_depth
@@ -40,24 +39,3 @@ def test_a_step_takes_what_it_took_when_this_model_was_timed_last(tmp_path: Path
     model = {"name": "a/model", "dtype": "float32", **fields}
     assert step_at_full_depth(str(tmp_path / "new"), model) == step.format(tmp_path / "timed")
     assert step_at_full_depth("s3://bucket/new", model) == ""
-
-
-def test_a_sweep_says_how_much_it_is_before_it_starts(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rules = {"fixed": [2, 4], "confidence": [0.9]}
-    grid: dict[str, Any] = {"model": model, "exit_every": 2, "max_new_tokens": 4, "rules": rules}
-    eexit.sweep(["one", "two"], out=tmp_path / "out", modes=["normal", "skip"], **grid)
-    said = capsys.readouterr().err
-    at = [said.index(line) for line in (
-        "runs: 8 = 2 prompts × 4 configurations × 1 seed\n",
-        "tokens: up to 32 new ones, 4 a run; prompts have about 2\n",
-        "memory: about ",
-        "loading the model\n",
-    )]  # fmt: skip
-    assert at == sorted(at)
-    assert "decoded once" not in said
-    eexit.sweep(["one", "two"], out=tmp_path / "out", modes=["normal", "skip"], **grid)
-    assert "tokens: up to" not in capsys.readouterr().err, "nothing is left to do"
-    eexit.sweep(["one"], modes=["unfrozen", "skip"], **grid)
-    assert "decoded once: fixed/2 in unfrozen, skip; fixed/4 in unfrozen, skip\n" in capsys.readouterr().err

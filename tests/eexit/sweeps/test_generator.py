@@ -3,8 +3,7 @@
 import re
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,43 +53,41 @@ def rows_where(tables: ShardTables, column: str, *values: str) -> ShardTables:
     return ShardTables(tables.generations.filter(is_one), tables.tokens.filter(is_one))
 
 
-class Counted:
-    """Progress: generated tokens and ended runs, each as often as that was told."""
-
-    def __init__(self) -> None:
-        self.tokens, self.ended = list[int](), list[int]()
+class Counted(list[tuple[int, int]]):
+    """Progress: generated tokens and ended runs, each time that they were told."""
 
     def __call__(self, tokens: int, runs: int = 0, observed: int = 0) -> None:
-        self.tokens.append(tokens)
-        self.ended.append(runs)
+        self.append((tokens, runs))
+
+    @property
+    def total(self) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*self, strict=True)))
 
 
-@contextmanager
-def before_each_pass(generator: ModelGenerator, hook: Callable[..., None]) -> Iterator[None]:
-    handle = generator.model.get_input_embeddings().register_forward_pre_hook(hook)
-    yield
-    handle.remove()
+def before_each_pass(generator: ModelGenerator, hook: Callable[..., None]) -> Any:
+    return generator.model.get_input_embeddings().register_forward_pre_hook(hook)  # until the context's end
+
+
+def config_of(model: str, *prompts: str, **fields: Any) -> SweepConfig:
+    given = tuple(Prompt(id=str(number), prompt=text, answer="7") for number, text in enumerate(prompts))
+    return SweepConfig(**{"model": model, "prompts": given, "dtype": "float32", "exit_every": 3, **fields})
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_seeds_share_what_no_draw_can_change_and_modes_the_texts_whose_tokens_all_exit_at_one_layer(
-    model: str, temperature: float
-) -> None:
+def test_seeds_share_what_no_draw_changes_and_modes_texts_of_one_exit_layer(model: str, temperature: float) -> None:
     """Each run by itself has the same tokens; together, they are decoded once, and have costs of their own."""
-    config = SweepConfig(
-        model=model, prompts=(Prompt(id="0", prompt="Why?"), Prompt(id="1", prompt="How is it?")), seeds=(3, 4),
-        modes=("normal", *MODES), rules={"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0, 6.0)}, exit_every=3,
-        draft=() if temperature else ("3:2",), max_new_tokens=9, dtype="float32", temperature=temperature,
+    config = config_of(
+        model, "Why?", "How is it?", seeds=(3, 4), modes=("normal", *MODES), max_new_tokens=9, temperature=temperature,
+        rules={"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0, 6.0)}, draft=() if temperature else ("3:2",),
     )  # fmt: skip
     runs, generator, counted = list(plan_runs(config)), ModelGenerator(config, "cpu"), Counted()
     together = generator.generate(runs, counted)
     assert_alike(together, [generator.generate([run]) for run in runs])
     assert together.generations["run_id"].to_pylist() == [run.run_id for run in runs], "a row for each run"
-    assert sum(counted.ended) == len(runs), "each is told of once, however many share its outcome"
-    assert sum(counted.ended[: len(counted.ended) // 2]) > 0, "not all at the end"
+    assert sum(ended for _, ended in counted[: len(counted) // 2]) > 0, "not all at the end"
     of_seeds = (1 + 2 + len(MODES)) * (2 if temperature else 1)  # normal, fixed at two layers, entropy in each mode
     n_decoded = 2 * (of_seeds + 2 * len(MODES) + len(config.draft))
-    assert sum(counted.tokens) == n_decoded * 8, "the first token of each comes from the prompt's pass"
+    assert counted.total == (n_decoded * 8, len(runs)), "each run once; its first token comes from the prompt's pass"
     assert count_different_runs(config) == n_decoded
     assert same_in_several_modes(config) == {"fixed/3": [*MODES], "fixed/6": [*MODES]}
     rows = together.generations.to_pandas().query("rule == 'fixed'")
@@ -102,12 +99,13 @@ def test_seeds_share_what_no_draw_can_change_and_modes_the_texts_whose_tokens_al
 
 def test_prompt_exits_are_recorded_and_their_costs_have_the_prompt(model: str) -> None:
     """Runs with and without them are in one sweep; each run by itself has the same tokens."""
-    grid: dict[str, Any] = {
-        "model": model, "prompts": (Prompt(id="0", prompt="Why?"),), "modes": ("normal", *MODES), "exit_every": 3,
-        "rules": {"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0,)}, "max_new_tokens": 5, "dtype": "float32",
-    }  # fmt: skip
-    keys = [each.key for given in (False, True) for each in configurations(SweepConfig(**grid, prompt_exits=given))]
-    config = SweepConfig(**grid, prompt_exits=True, only=tuple(dict.fromkeys(keys)))
+    rules = {"kl": (0.5,), "entropy": (5.0,), "fixed": (3.0,)}
+    plain, exiting = (
+        config_of(model, "Why?", modes=("normal", *MODES), rules=rules, max_new_tokens=5, prompt_exits=given)
+        for given in (False, True)
+    )
+    keys = dict.fromkeys(each.key for config in (plain, exiting) for each in configurations(config))
+    config = exiting.model_copy(update={"only": tuple(keys)})
     runs, generator = list(plan_runs(config)), ModelGenerator(config, "cpu")
     together = generator.generate(runs)
     assert_alike(together, [generator.generate([run]) for run in runs])
@@ -131,29 +129,25 @@ def test_prompt_exits_are_recorded_and_their_costs_have_the_prompt(model: str) -
 
 @pytest.mark.parametrize("failure", [torch.OutOfMemoryError("out of memory"), RuntimeError("once")])
 def test_what_had_ended_before_a_failure_is_not_decoded_again(model: str, failure: Exception) -> None:
-    prompts = tuple(Prompt(id=str(number), prompt=f"{number}?") for number in range(6))
-    config = SweepConfig(model=model, prompts=prompts, modes=("normal",), max_new_tokens=N_TOKENS, dtype="float32")
+    config = config_of(model, *(f"{number}?" for number in range(6)), modes=("normal",), max_new_tokens=N_TOKENS)
     runs, generator = list(plan_runs(config)), ModelGenerator(config, "cpu")
     generator._reconfigure(max_rows=2)
     expected, counted, failures = generator.generate(runs), Counted(), [failure]
 
     def refuse_once(*_: object) -> None:
-        if sum(counted.ended) == 2 and failures:
+        if counted and counted.total[1] == 2 and failures:
             raise failures.pop()
 
     with before_each_pass(generator, refuse_once):
         assert_alike(generator.generate(runs, counted), [expected])
-    assert (failures, sum(counted.ended)) == ([], len(runs))
-    assert sum(counted.tokens) == len(runs) * (N_TOKENS - 1), "the failure came before the next prompt's pass"
+    assert not failures
+    assert counted.total == (len(runs) * (N_TOKENS - 1), len(runs)), "the failure came before the next prompt's pass"
 
 
 def test_parts_are_what_plain_pandas_makes_of_the_tokens(model: str) -> None:
     def rows(**thinking: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-        config = SweepConfig(
-            model=model, prompts=tuple(Prompt(id=str(n), prompt=f"Why {n}?", answer="7") for n in range(6)),
-            modes=("normal", "skip"), rules={"kl": (0.5,)}, exit_every=3, max_new_tokens=24, dtype="float32",
-            **thinking,
-        )  # fmt: skip
+        prompts, modes = (f"Why {n}?" for n in range(6)), ("normal", "skip")
+        config = config_of(model, *prompts, modes=modes, rules={"kl": (0.5,)}, max_new_tokens=24, **thinking)
         found = ModelGenerator(config, "cpu").generate(list(plan_runs(config)))
         return found.generations.to_pandas(), found.tokens.to_pandas()
 
@@ -186,17 +180,14 @@ def test_parts_are_what_plain_pandas_makes_of_the_tokens(model: str) -> None:
 
 
 def test_a_prompts_own_start_and_limit_are_its_own_alone_and_leave_others_what_they_are(model: str) -> None:
-    shared: dict[str, Any] = {
-        "model": model, "modes": ("normal", "skip"), "rules": {"kl": (0.5,)}, "exit_every": 3, "dtype": "float32",
-        "max_new_tokens": N_TOKENS, "prefiller": "So",
-    }  # fmt: skip
+    shared = {"modes": ("normal", "skip"), "rules": {"kl": (0.5,)}, "max_new_tokens": N_TOKENS, "prefiller": "So"}
     owns: dict[str, dict[str, Any]] = {
         "plain": {}, "short": {"max_new_tokens": 2}, "long": {"max_new_tokens": N_TOKENS + 3},
         "started": {"prefiller": "Thus"}, "bare": {"prefiller": ""}, "endless": {"prefiller": "Thus " * 2000},
     }  # fmt: skip
 
     def texts(*prompts: Prompt, **given: Any) -> dict[str, list[dict[str, Any]]]:
-        config = SweepConfig(prompts=prompts, **shared | given)
+        config = config_of(model, **{**shared, "prompts": prompts, **given})
         rows = ModelGenerator(config, "cpu").generate(list(plan_runs(config))).generations.to_pylist()
         kept = ("configuration", "text", "prompt_token_ids", "n_tokens", "error")
         return {p.id: [{name: row[name] for name in kept} for row in rows if row["prompt_id"] == p.id] for p in prompts}
@@ -261,9 +252,7 @@ def test_every_run_has_its_row_and_nothing_is_lost(generator: ModelGenerator) ->
     assert max(disagreements["unfrozen"]) > 0
 
 
-def test_agreement_is_with_normal_without_its_run_and_a_failure_on_one_prompt_costs_that_prompt_alone(
-    generator: ModelGenerator,
-) -> None:
+def test_agreement_is_with_normal_and_a_prompt_fails_alone(generator: ModelGenerator) -> None:
     runs = [run for run in plan_runs(generator.config) if run.prompt.id in ("recursion", "hostile")]
 
     def refuse(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -282,9 +271,7 @@ def test_agreement_is_with_normal_without_its_run_and_a_failure_on_one_prompt_co
     assert_alike(alone, [rows_where(whole, "run_id", runs[1].run_id)])
 
 
-def test_running_out_of_memory_halves_what_is_in_flight_and_frees_it_first(
-    generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_half_of_the_slots_go_on(generator: ModelGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     config = generator.config.model_copy(update={"rules": {"kl": (0.0, 0.2)}})  # far apart: each row has its own text
     runs = [run for run in plan_runs(config) if run.prompt.id == "recursion"]
     expected = generator.generate(runs)

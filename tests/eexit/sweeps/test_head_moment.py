@@ -12,9 +12,7 @@ from eexit.sweeps import head_moment
 from eexit.sweeps.head_moment import moment_of, second_moment
 
 
-def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own_which_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_model_has_a_moment_of_its_own_which_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     first = moment_of(Decoder(model), tmp_path)
     with torch.no_grad():
@@ -31,8 +29,7 @@ def test_a_model_with_the_same_head_and_other_layers_has_a_moment_of_its_own_whi
 
 
 def test_a_damaged_moment_is_made_anew(tmp_path: Path) -> None:
-    decoder = Decoder(tiny_model("llama"))
-    made = moment_of(decoder, tmp_path)
+    made = moment_of(decoder := Decoder(tiny_model("llama")), tmp_path)
     [path] = tmp_path.iterdir()
     whole = path.read_bytes()
     for at in (0, 8, 20, len(whole) - 1):  # its length, the header, its names, a number

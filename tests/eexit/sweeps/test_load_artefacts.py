@@ -75,18 +75,6 @@ def test_a_tuned_lens_gives_the_logits_of_its_own_package() -> None:
         torch.testing.assert_close(ours_NV, logits_NV, rtol=0, atol=1e-5)
 
 
-def test_a_sweep_reads_layers_by_a_tuned_lens(tmp_path: Path) -> None:
-    save_byte_model(tmp_path / "Tiny-Llama")
-    asked: dict[str, Any] = {
-        "model": tmp_path / "Tiny-Llama", "rules": {"confidence": [0.3]}, "max_new_tokens": 4, "dtype": "float32",
-        "exit_every": 2, "quiet": True,
-    }  # fmt: skip
-    tuned, plain = (eexit.sweep(["Why?"], readout=readout, **asked) for readout in (str(LENS), "lens"))
-    kls = [[*sweep.tokens.query("configuration == 'normal'")["kl"].iloc[0]] for sweep in (tuned, plain)]
-    assert kls[0] != kls[1]
-    assert tuned.manifest.learned["readout"]["what"] == "tuned-lens"
-
-
 class _Calls:
     def __reduce__(self) -> Any:
         return print, ("code was run",)
@@ -97,32 +85,25 @@ def narrow(folder: Path) -> None:
     torch.save({name: part[..., :16] for name, part in tensors.items()}, folder / "params.pt")
 
 
-MISFITS: dict[str, Callable[[dict[str, Any], Path], object]] = {
-    "was tuned for model other/model, not for this .*tiny-llama .another name.: give the lens of this model or, if": (
-        lambda config, folder: config.update(base_model_name_or_path="other/model")
-    ),
-    "lens has maps of 32 × 16, and hidden states of model tiny-llama have 32$": lambda config, folder: narrow(folder),
-    "has 6 layers, and model .*tiny-llama has 7$": lambda config, folder: config.update(num_hidden_layers=6),
-    r"has a config.json that is not of a tuned lens \(linear_tuned_lens\)$": (
-        lambda config, folder: config.update(lens_type="mlp")
-    ),
-    "can't be read: params.pt has no maps of a tuned lens alone$": (
-        lambda config, folder: (folder / "params.pt").write_bytes(pickle.dumps(_Calls(), protocol=2))
-    ),
-}
+MISFITS: list[tuple[dict[str, Any], Callable[[Path], object], str]] = [
+    ({"base_model_name_or_path": "other/model"}, str,
+     "was tuned for model other/model, not for this .*tiny-llama .another name.: give the lens of this model or, if"),
+    ({}, narrow, "lens has maps of 32 × 16, and hidden states of model tiny-llama have 32$"),
+    ({"num_hidden_layers": 6}, str, "has 6 layers, and model .*tiny-llama has 7$"),
+    ({"lens_type": "mlp"}, str, r"has a config.json that is not of a tuned lens \(linear_tuned_lens\)$"),
+    ({}, lambda folder: (folder / "params.pt").write_bytes(pickle.dumps(_Calls(), protocol=2)),
+     "can't be read: params.pt has no maps of a tuned lens alone$"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("says", MISFITS)
-def test_a_tuned_lens_that_does_not_fit_is_refused(
-    tmp_path: Path, says: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("changed", "change", "says"), MISFITS)
+def test_a_misfit_tuned_lens_is_refused(
+    tmp_path: Path, changed: Any, change: Any, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_byte_model(tmp_path / "tiny-llama")
-    copytree(LENS, tmp_path / "lens")
-    config = json.loads((LENS / "config.json").read_text())
-    MISFITS[says](config, tmp_path / "lens")
-    (tmp_path / "lens" / "config.json").write_text(json.dumps(config))
+    save_byte_model(model := tmp_path / "tiny-llama")
+    lens = copytree(LENS, tmp_path / "lens")
+    (lens / "config.json").write_text(json.dumps(json.loads((lens / "config.json").read_text()) | changed))
+    change(lens)
     with pytest.raises(ValueError, match=says):
-        eexit.sweep(
-            ["Why?"], model=tmp_path / "tiny-llama", readout=str(tmp_path / "lens"), rules={"agree": []}, quiet=True
-        )
+        eexit.sweep(["Why?"], model=model, readout=str(lens), rules={"agree": []}, quiet=True)
     assert "code was run" not in capsys.readouterr().out

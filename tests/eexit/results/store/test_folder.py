@@ -14,9 +14,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(f"{request.param}{tmp_path}/deep/out")
 
 
-def test_files_are_whole_or_absent_and_what_is_there_is_not_created_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_whole_or_absent_and_created_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.read("a/b") is None
     for content in (b"one", b"two"):
         store.publish("a/b", content)

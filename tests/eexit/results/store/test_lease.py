@@ -107,9 +107,7 @@ def test_the_second_driver_refuses_and_names_the_first_and_a_killed_one_is_succe
         assert_free(store)
 
 
-def test_no_lease_is_left_and_one_is_not_waited_for_whose_process_number_is_reused_or_that_is_removed(
-    store: Store, clock: SimpleNamespace
-) -> None:
+def test_a_lease_that_is_over_is_not_waited_for(store: Store, clock: SimpleNamespace) -> None:
     with hold(store):
         ours = json.loads(store.read(LEASE) or b"")
     assert not Path(store.root).exists()
@@ -182,9 +180,7 @@ def actor(store: Store, lease: Lease, token: str, meanwhile: Callable[[], None] 
     return made
 
 
-def test_fences_outlast_renewals_and_who_lost_its_lease_stops_and_its_actors_commit_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fences_outlast_renewals_and_nobody_commits_without_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
 
     def is_lost() -> bool:

@@ -62,7 +62,9 @@ def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
 
 
 def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> None:
-    found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS)
+    both = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
+    assert column(both[both["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
+    found = both[both["threshold"] == 0.9]
     assert list(dict.fromkeys(found["kind"])) == [ALL, "fact", "sum"]
     assert list(found["layer"]) == [*LAYERS] * 3
     # Prompt 1: of its runs, 2 of 4 and 1 of 1; the group: 1 of 1 and 0 of 1.
@@ -106,10 +108,7 @@ def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
     assert column(found, "confirmed") == [0, 0.5, 1]
 
 
-def test_how_sure_is_the_callers_to_choose_and_without_what_layers_predict_there_is_no_row() -> None:
-    found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
-    assert column(found[found["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
-    assert column(found[found["threshold"] == 0.9], "confirmed", "sum") == [0, 0, 1]
+def test_no_probability_is_refused_and_without_what_layers_predict_there_is_no_row() -> None:
     refused: Sequence[Any] = (0, 1.5, math.nan, "a")
     for threshold in refused:
         with pytest.raises(ValueError, match="sure must be a probability above 0"):

@@ -23,24 +23,17 @@ ESTIMATES = [f"{name}{end}" for name in MATCHED for end in ENDS]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> eexit.SweepResults:
     """Return two modes with two rules and controls; two prompts have no answer."""
-    return with_kinds(with_answers(tmp_path_factory.mktemp("paired") / "s", 12), KINDS)
-
-
-@pytest.fixture(scope="module")
-def swept(folder: Path) -> eexit.SweepResults:
-    return eexit.open(folder)
+    return eexit.open(with_kinds(with_answers(tmp_path_factory.mktemp("paired") / "s", 12), KINDS))
 
 
 def renamed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.rename(columns={f"saved{end}": f"run{end}" for end in ENDS})
 
 
-def test_at_equal_depth_or_cost_and_at_one_threshold_it_is_the_reports_number(
-    swept: eexit.SweepResults, folder: Path
-) -> None:
-    sweep = read_sweep(str(folder))
+def test_it_is_the_reports_number(swept: eexit.SweepResults) -> None:
+    sweep = read_sweep(swept.out)
     paired = PairedRuns.from_sweep(sweep)
     mixes = beside_mixes(paired, per_configuration(sweep))
     mixes = mixes[mixes["configuration"].str.startswith(f"{ONE}/")]
@@ -101,8 +94,6 @@ def test_prompts_of_a_group_count_once_and_intervals_are_over_groups(tmp_path: P
          "frozen_residual/confidence with the same rule, threshold, exit set and gate"),
     ],
 )  # fmt: skip
-def test_what_can_not_be_compared_is_refused_in_a_line(
-    swept: eexit.SweepResults, settings: str, others: str, how: dict[str, str], line: str
-) -> None:
+def test_refusals(swept: eexit.SweepResults, settings: str, others: str, how: dict[str, str], line: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(line.format(swept.out))}$"):
         swept.paired_difference(settings, others, **how)
