@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import pytest
 import tables
 from tables import LATEST, lost, saved, saved_by_exits, times
 
-from eexit.quality.estimates import Estimate, estimate_over_calls
+from eexit.quality.estimates import estimate_over_calls
 
 ROOT = Path(__file__).parents[3]
 MOST_BYTES = 3_100_000  # of the study's results
@@ -16,29 +15,15 @@ RUN = "again-float32"
 NAMES = re.compile(r"`[^`]*`|\]\([^)]*\)|float32|bfloat16|SmolLM2-135M|November 29, 2026|4 bits|at most 2 %")
 
 
-@pytest.fixture(scope="module")
-def found() -> str:
+def test_readme_quotes_six_numbers_of_the_results_and_no_others() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
-    section = readme.partition("## What it found so far")[2].partition("\n## ")[0]
-    return " ".join(section.split())
-
-
-def _of(losses: Estimate) -> str:
-    return f"{round(losses.mean * losses.n)} of {losses.n:,} are lost"
-
-
-def _times(beside: str = "normal") -> str:
-    ratio = estimate_over_calls(times(RUN, LATEST, 1, beside))
-    return f"{ratio.mean:.2f} times ({ratio.low:.2f} to {ratio.high:.2f}) as long"
-
-
-def test_readme_quotes_six_numbers_of_the_results_and_no_others(found: str) -> None:
+    found = " ".join(readme.partition("## What it found so far")[2].partition("\n## ")[0].split())
+    losses = [lost(RUN, LATEST, reporting=False), lost(RUN, LATEST, of_right=True, reporting=False)]
+    ratios = [estimate_over_calls(times(RUN, LATEST, 1, beside)) for beside in ("normal", "generate")]
     quoted = [
         f"computes {100 * saved(RUN, LATEST).mean:.1f} % less",
-        _of(lost(RUN, LATEST, reporting=False)),
-        _of(lost(RUN, LATEST, of_right=True, reporting=False)),
-        _times(),
-        _times("generate"),
+        *(f"{round(each.mean * each.n)} of {each.n:,} are lost" for each in losses),
+        *(f"{each.mean:.2f} times ({each.low:.2f} to {each.high:.2f}) as long" for each in ratios),
         f"would save {100 * saved_by_exits('pilot', 'unfrozen/agree').mean:.1f} %",
     ]
     assert [each for each in quoted if each not in found] == []
@@ -47,12 +32,9 @@ def test_readme_quotes_six_numbers_of_the_results_and_no_others(found: str) -> N
     assert re.findall(r"\d+", NAMES.sub("", found)) == []
 
 
-def test_all_results_of_the_study_open_and_make_its_tables() -> None:
+def test_all_results_of_the_study_are_small_open_and_make_its_tables() -> None:
     files = [*tables.STUDY.rglob("*.parquet")]
     assert {file.parent.name for file in files} == {"chains", "choices", "generations", "replays", "timings"}
     assert all(len(pd.read_parquet(file)) for file in files)
     assert all(len(table) and table.notna().any(axis=None) for _, table in tables.tables())
-
-
-def test_the_results_are_small() -> None:
     assert sum(file.stat().st_size for file in tables.STUDY.rglob("*") if file.is_file()) <= MOST_BYTES
