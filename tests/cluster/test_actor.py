@@ -1,8 +1,6 @@
-"""Observing a sweep: metrics on the node's Prometheus endpoint, and structured logs."""
+"""Metrics of a sweep on the node's Prometheus endpoint."""
 
 import io
-import json
-import logging
 import re
 import urllib.request
 from pathlib import Path
@@ -11,9 +9,6 @@ import pytest
 import ray
 from driving import drive, wait_until
 from scripted import TOKENS_PER_RUN, sweep_of
-
-from eexit.output.events import _JSONLinesFormatter
-from eexit.plan.runs import plan_runs
 
 
 def total(name: str) -> float:
@@ -50,16 +45,3 @@ def test_metrics_appear_on_the_nodes_endpoint_and_runs_are_counted_as_they_end(t
     assert total("ray_eexit_tokens_total") >= 40 * TOKENS_PER_RUN
     assert total("ray_eexit_shard_seconds_count") >= 4
     assert total("ray_eexit_shard_seconds_bucket") > 0
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_events_are_objects_with_the_ids_of_their_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = sweep_of(tmp_path, "one", "raise", modes=["normal"])
-    with caplog.at_level(logging.INFO, logger="eexit"):
-        drive(config, tmp_path / "out", rows=1)
-    events = [json.loads(_JSONLinesFormatter().format(record)) for record in caplog.records if record.name == "eexit"]
-    failed = [event for event in events if event["event"] == "failed"]
-    (bad,) = (run.run_id for run in plan_runs(config) if run.prompt.prompt == "raise")
-    assert {tuple(event["run_ids"]) for event in failed} == {(bad,)}
-    assert failed[0]["reason"] == "RuntimeError: no such luck"
-    assert failed[0]["level"] == "WARNING"

@@ -14,10 +14,8 @@ from driving import land_all
 from taken_settings import batch, generated, loaded, texts_of
 
 import eexit
-from cluster.console.flags_from_config import load_job
 from cluster.custom_exits import CustomExits
 from eexit.custom_generate.package import SETTING
-from eexit.errors import UsageError
 from eexit.method.custom import digest_of, use_files
 from eexit.plan.sweep_config import SweepConfig
 from eexit.results.checksums import encode_generations
@@ -49,12 +47,16 @@ def highest(layer: Any) -> Any:
     return layer.top2_prob[:, 0]
 
 
-def asked(model: Path, out: Path, *further: str) -> list[str]:
+def asked(model: Path, out: Path, *further: str | Path) -> list[str | Path]:
     (out.parent / "prompts.txt").write_text("\n".join(TEXTS))
-    return [
-        *("--model", str(model), "--prompts", str(out.parent / "prompts.txt"), "--out", str(out), "--quiet"),
-        *("--dtype", "float32", "--max-new-tokens", "10", "--exit-every", "2", *further),
-    ]
+    given = ["--quiet", "--dtype", "float32", "--max-new-tokens", "10", "--exit-every", "2"]
+    return ["--model", model, "--prompts", out.parent / "prompts.txt", "--out", out, *given, *further]
+
+
+def run_here(main: Callable[[list[str]], int], *arguments: str | Path) -> str:
+    done = here(main, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -69,10 +71,9 @@ def out(tiny: Path, tmp_path: Path, own_exits: Forget) -> Path:
 @pytest.mark.usefixtures("local_ray", "own_exits")
 def test_actors_run_what_the_driver_was_given_as_a_file_and_as_a_function(tiny: Path, tmp_path: Path) -> None:
     eexit.rule(parameter="probability")(surely)
-    rules = ("--rules", "confidence=0.3", "sure=0.3", "surely=0.3", "--modes", "frozen_residual", "as_it_was")
-    actors = ("--actors", "2", "--cpus-per-actor", "1", "--rows-per-shard", "4")
-    done = here(sweep.main, *asked(tiny, tmp_path / "out", "--use", str(MINE), *rules, *actors))
-    assert done.returncode == 0, done.stderr
+    grid = ["--rules", "confidence=0.3", "sure=0.3", "surely=0.3", "--modes", "frozen_residual", "as_it_was"]
+    actors = ["--actors", "2", "--cpus-per-actor", "1", "--rows-per-shard", "4"]
+    run_here(sweep.main, *asked(tiny, tmp_path / "out", "--use", MINE, *grid, *actors))
     tokens = pd.read_parquet(tmp_path / "out" / "tokens").sort_values(["prompt_id", "position"])
     by_key = {key: of[["token_id", "exit_layer"]].values.tolist() for key, of in tokens.groupby("configuration")}
     assert len(by_key) == 6
@@ -140,8 +141,7 @@ def test_a_rule_keeps_its_value(tiny: Path, tmp_path: Path, own_exits: Forget, m
 @pytest.mark.usefixtures("ray_here")
 def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tiny: Path, tmp_path: Path) -> None:
     more = asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip")
-    done = here(sweep.main, *more)
-    assert done.returncode == 0, done.stderr
+    run_here(sweep.main, *more)
     assert len(pd.read_parquet(out / "generations")) == 3 * (7 + 1)
     of_controls = asked(tiny, tmp_path / "other", "--controls-of", str(out), "--modes", "normal")
     commands: list[tuple[Any, ...]] = [
@@ -159,51 +159,30 @@ def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tin
 @pytest.mark.usefixtures("ray_here")
 def test_a_changed_file_runs_anew_and_earlier_results_stay(out: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "my_exits.py").write_text("# mine\n" + MINE.read_text())
-    rules = ("--rules", "sure=0.6", "--modes", "frozen_residual", "--use", str(tmp_path / "my_exits.py"))
-    figures = tmp_path / "figures.json"
-    done = here(sweep.main, *asked(tiny, out, *rules, "--json", str(figures)))
-    assert done.returncode == 0, done.stderr
+    rules = ("--rules", "sure=0.6", "--modes", "frozen_residual", "--use", tmp_path / "my_exits.py")
+    run_here(sweep.main, *asked(tiny, out, *rules, "--json", tmp_path / "figures.json"))
     digest = digest_of(MINE.read_text())[:6]
-    keys = {each["configuration"] for each in json.loads(figures.read_text())["configurations"]}
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    keys = {each["configuration"] for each in figures["configurations"]}
     earlier = {f"{mode}/sure~{digest}/0.3" for mode in ("frozen_residual", "as_it_was")}
     assert {*earlier, "frozen_residual/sure/0.6"} == {key for key in keys if "/sure" in key}
     assert len(eexit.open(out).runs) == 3 * (7 + 1)
     assert {*earlier, "frozen_residual/sure/0.6"} <= {*read_sweep(str(out)).generations["configuration"]}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (("--use", "mine.txt"), "--use mine.txt is no file of Python: give one whose name ends in .py"),
-        (("--use", MINE, "--rules", "by_chance=1", "--screen", "8:16"), "rule by_chance reads the logits"),
-        (("--use", MINE, "--rules", "ratio=0.3"), "rule ratio takes a ratio of the two highest probabilities ≥ 1, got"),
-        (("--rules", "ratio=2"), "unknown rule 'ratio': "),
-    ],
-)
-def test_what_can_not_be_used_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_exits: Forget, arguments: Any, reason: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.txt").touch()
-    with pytest.raises(UsageError, match=reason):
-        load_job([*map(str, arguments)], sweep.DEMO)
-
-
 @pytest.mark.usefixtures("ray_here")
 def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
-    rules, use = ("--rules", "sure=0.2,0.4", "confidence=0.2,0.4"), ("--use", str(MINE), "--device", "cpu", "--quiet")
-    assert here(replay.main, out, *rules, "--modes", "as_it_was", *use).returncode == 0
+    rules, use = ("--rules", "sure=0.2,0.4", "confidence=0.2,0.4"), ("--use", MINE, "--device", "cpu", "--quiet")
+    run_here(replay.main, out, *rules, "--modes", "as_it_was", *use)
     replayed = pd.read_parquet(out / "replays").set_index("configuration")
     for at in ("0.2", "0.4"):
         ours, theirs = (replayed.loc[f"as_it_was/{rule}/{at}"] for rule in ("sure", "confidence"))
         assert (ours["mean_depth"], ours["macs_executed"]) == (theirs["mean_depth"], theirs["macs_executed"])
-    how = ("--configurations", KEY, "--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4")
-    assert here(timings.main, out, *how, *use).returncode == 0
+    sizes = ["--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4"]
+    run_here(timings.main, out, "--configurations", KEY, *sizes, *use)
     assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}
     home = tmp_path / "home"
-    done = here(package.main, out, "--configuration", KEY, "--out", home, *use)
-    assert done.returncode == 0, done.stderr
-    assert f"use=[{str(MINE)!r}])" in done.stdout
+    assert f"use=[{str(MINE)!r}])" in run_here(package.main, out, "--configuration", KEY, "--out", home, *use)
     assert "Rule sure is not of eexit: exits where `confidence` does." in (home / "README.md").read_text()
 
     own_exits()
@@ -221,7 +200,7 @@ def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_pat
 
 
 def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_path: Path) -> None:
-    assert here(report.main, out, "--out", tmp_path / "report.html").returncode == 0
+    run_here(report.main, out, "--out", tmp_path / "report.html")
     told = content_of(tmp_path / "report.html")
     assert told["rules"]["sure"] == {
         "definition": "exits where `confidence` does", "parameter": "probability", "unit": "",

@@ -1,6 +1,8 @@
 """Every planned run lands exactly once, whatever happens to the processes that compute it."""
 
 import io
+import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from driving import alone, assert_complete, assert_undisturbed, drive
 from scripted import TOKENS_PER_RUN, ScriptedGenerator, sweep_of
 
 from eexit.errors import SweepStopped, UsageError
+from eexit.output.events import _JSONLinesFormatter
 from eexit.plan.runs import Run, count_runs
 from eexit.results.shard_tables import ProgressCallback, ShardTables
 from eexit.results.store.commit import RunCounts, survey
@@ -48,13 +51,22 @@ def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
     ("prompts", "rows"),
     [(["one", "raise", "three", "four"], 18), ([*"0123", *["raise"] * 25, "last"], 4), (["die"] * 4 + [*"0123"], 2)],
 )
-def test_failed_runs_are_error_rows_and_others_are_done(tmp_path: Path, prompts: list[str], rows: int) -> None:
+def test_failed_runs_are_error_rows_and_events_and_others_are_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, prompts: list[str], rows: int
+) -> None:
+    """Also many bad prompts in a row, and prompts that kill their process."""
     config = sweep_of(tmp_path, *prompts, modes=["normal"])
-    tally = drive(config, tmp_path / "out", rows=rows)
+    with caplog.at_level(logging.INFO, logger="eexit"):
+        tally = drive(config, tmp_path / "out", rows=rows)
     bad = next(prompt for prompt in prompts if prompt in ("raise", "die"))
     errors = alone(assert_complete(config, tmp_path / "out"), bad)
     assert (tally.runs, tally.errors) == (len(prompts), prompts.count(bad))
     assert bad == "die" or set(errors.error) == {"RuntimeError: no such luck"}
+    events = [json.loads(_JSONLinesFormatter().format(record)) for record in caplog.records if record.name == "eexit"]
+    failed = [each for each in events if each["event"] == "failed" and len(each["run_ids"]) == 1]
+    assert {*errors.run_id} == {run_id for each in failed for run_id in each["run_ids"]}
+    assert {each["reason"] for each in failed} == {*errors.error}
+    assert {each["level"] for each in failed} == {"WARNING"}
 
 
 def test_a_model_that_cannot_load_stops_the_sweep_with_its_message(tmp_path: Path) -> None:

@@ -31,38 +31,32 @@ def test_a_run_that_hangs_becomes_the_one_error_row(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(pid_exists, actor_pids(tmp_path))))
 
 
-def test_a_timeout_is_no_business_of_runs_that_move(tmp_path: Path) -> None:
+def test_a_timeout_is_no_business_of_runs_that_move_and_what_has_no_memory_is_halved(tmp_path: Path) -> None:
     config = sweep_of(tmp_path, *["sleep 0.5"] * 8, modes=["normal"])
     drive(config, tmp_path / "out", rows=8, timeout=3, actors=1)  # 4 seconds in all
     assert len(actor_pids(tmp_path)) == 1
     assert_undisturbed(config, tmp_path / "out")
+    starved = sweep_of(tmp_path, "one", "two", "starved", "four", "five", "six", modes=["normal"])
+    drive(starved, tmp_path / "starved", rows=6, actors=1)  # its process is killed
+    assert_undisturbed(starved, tmp_path / "starved")
 
 
 def test_an_actor_that_freezes_while_it_loads_is_replaced(tmp_path: Path) -> None:
-    frozen: list[int] = []
-
     def freeze() -> None:
         wait_until(lambda: any(tmp_path.glob("slow/*")))
-        frozen.append(int(next(tmp_path.glob("slow/*")).name))
-        os.kill(frozen[0], signal.SIGSTOP)
+        os.kill(int(next(tmp_path.glob("slow/*")).name), signal.SIGSTOP)
 
     config, freezer = sweep_of(tmp_path, *"abcd"), threading.Thread(target=freeze)
     freezer.start()
     drive(config, tmp_path / "out", scripted.slow_to_load_once, actors=1, timeout=10)
     freezer.join()
     assert_undisturbed(config, tmp_path / "out")
-    wait_until(lambda: not pid_exists(frozen[0]))
+    wait_until(lambda: not pid_exists(int(next(tmp_path.glob("slow/*")).name)))
 
 
 def test_actors_that_never_end_loading_stop_the_sweep(tmp_path: Path) -> None:
     with pytest.raises(SweepStopped, match=r"5 failures .* could not load the model: timed out: .* 0.001 sec"):
         drive(sweep_of(tmp_path, *"abcd"), tmp_path / "out", scripted.slow_to_load, actors=1, timeout=0.001)
-
-
-def test_a_shard_whose_process_is_killed_for_memory_is_halved(tmp_path: Path) -> None:
-    config = sweep_of(tmp_path, "one", "two", "starved", "four", "five", "six", modes=["normal"])
-    assert drive(config, tmp_path / "out", rows=6, actors=1).errors == 0
-    assert_undisturbed(config, tmp_path / "out")
 
 
 def test_writes_cut_in_half_stop_the_sweep_and_show_nothing_partial(tmp_path: Path) -> None:

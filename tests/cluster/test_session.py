@@ -23,6 +23,7 @@ from eexit.results.store.folder import open_store
 from eexit.results.store.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
+SMALL: dict[str, Any] = {"object_store_memory": 80_000_000}
 
 
 @pytest.fixture
@@ -32,10 +33,8 @@ def nodes(ray_environment: dict[str, str]) -> Iterator[Cluster]:
         for name, value in ray_environment.items():
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS", raising=False)
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80_000_000},
-        )
+        head = {"num_cpus": 0, "include_dashboard": False, **SMALL}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()
@@ -47,10 +46,9 @@ def used(folder: Path) -> set[str]:
 
 
 def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -> None:
-    lean: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 80_000_000}
-    nodes.add_node(**lean)
-    nodes.add_node(**lean, num_gpus=2, resources={"accelerator_type:A100": 1})
-    nodes.add_node(**lean, num_gpus=1, resources={"accelerator_type:T4": 1})
+    nodes.add_node(num_cpus=2, **SMALL)
+    for kind, n_gpus in {"A100": 2, "T4": 1}.items():
+        nodes.add_node(num_cpus=2, num_gpus=n_gpus, resources={f"accelerator_type:{kind}": 1}, **SMALL)
     config = sweep_of(tmp_path, *["sleep 0.1"] * 40)
     kinds: dict[str, Any] = {"accelerator_type": ("A100", "T4"), "gpus_per_actor": 0.5}
     log = io.StringIO()
@@ -68,15 +66,14 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
 
 
 def test_a_nodes_memory_bounds_its_actors_and_auto_is_what_it_is_there(nodes: Cluster, tmp_path: Path) -> None:
-    nodes.add_node(num_cpus=2, memory=200_000_000, object_store_memory=80_000_000)
+    nodes.add_node(num_cpus=2, memory=200_000_000, **SMALL)
     config = sweep_of(tmp_path, *["sleep 0.1"] * 10, dtype="auto")
     model, layers, _ = look(config, 9)
     facts = {**model, "dtype": "that of the driver"}, layers, MemoryEstimate(weights=150_000_000, cache=0)
     drive(config, tmp_path / "out", look=lambda *_: facts)
     assert len(actor_pids(tmp_path)) == 1
-    held = read_manifest(open_store(tmp_path / "out"))
+    held: Any = read_manifest(open_store(tmp_path / "out"))
     there = dtype_name(choose_dtype("auto", choose_device("cpu")))
-    assert held
     assert (held.dtype_asked, held.model["dtype"], held.config["dtype"]) == ("auto", there, there)
     assert_undisturbed(config.model_copy(update={"dtype": there}), tmp_path / "out")
 
@@ -85,25 +82,24 @@ def test_work_moves_from_nodes_that_go_to_nodes_that_come(nodes: Cluster, tmp_pa
     config = sweep_of(tmp_path, *["sleep 0.05"] * 60)
     out = tmp_path / "out"
     tallies: list[RunCounts] = []
-    first = nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+    first = nodes.add_node(num_cpus=1, **SMALL)
     driver = threading.Thread(target=lambda: tallies.append(drive(config, out, actors=2)))
     driver.start()
 
     def n_committed() -> int:
-        return len(list((out / "generations").glob("*.parquet")))
+        return len([*out.glob("generations/*.parquet")])
 
     wait_until(lambda: n_committed() >= 3)
-    second = nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+    second = nodes.add_node(num_cpus=1, **SMALL)
     wait_until(lambda: len(used(tmp_path)) == 2)  # an actor that had found no room joins late
     nodes.remove_node(first, allow_graceful=False)
     before = n_committed()
     wait_until(lambda: n_committed() >= before + 3)
-    nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+    nodes.add_node(num_cpus=1, **SMALL)
     wait_until(lambda: len(used(tmp_path)) == 3)
     nodes.remove_node(second, allow_graceful=True)
     driver.join()
-    assert tallies
-    assert tallies[0].errors == 0
+    assert [tally.errors for tally in tallies] == [0]
     assert_undisturbed(config, out)
 
 

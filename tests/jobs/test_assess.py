@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,12 @@ from jobs.assess import main
     [
         ("--prompts few.jsonl", "20 prompts are too few: .* without any loss takes 151; 537 are enough, or a higher "),
         ("--prompts few.jsonl --quick", "a setting without any loss takes 37"),
-        ("--prompts empty.txt", "empty.txt: holds no prompt"),
         ("--max-risk 0", "--max-risk must be above 0 and below 1, as in 0.02, got 0"),
         ("--max-risk 0.0001", "prompts: give a higher --max-risk"),
         ("--prompts more.jsonl --max-risk 0.3 --batch 32", "of 32 takes 64; .* are enough, or a --batch below 32"),
         ("--max-new-tokens 1", "--max-new-tokens must be at least 3"),
-        ("--batch 0", "must be a whole number above 0, got 0"),
         ("--dtype int4", "unknown dtype 'int4': choose from"),
         ("--exit-layers 23 23", r"must be strictly increasing, got 23,23 \(--exit-layers\)"),
-        ("--minutes 35", "unrecognized arguments: --minutes 35"),
         ("--model one two --revision main", "--revision is of one model, and --model names several"),
         ("--model a/one b/one --out both", "two models would have the folder one of --out"),
         ("--model one two --out assessed", "--out assessed is an assessment of one model"),
@@ -43,16 +41,14 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [json.dumps({"prompt": each.prompt, "answer": each.answer}) for each in draw_prompts(20, 0)]
-    (tmp_path / "few.jsonl").write_text("\n".join(lines))
-    (tmp_path / "more.jsonl").write_text("\n".join(f'{{"prompt": "word {number}"}}' for number in range(60)))
-    (tmp_path / "empty.txt").touch()
+    few = [{"prompt": each.prompt, "answer": each.answer} for each in draw_prompts(20, 0)]
+    for name, prompts in {"few": few, "more": [{"prompt": f"word {number}"} for number in range(60)]}.items():
+        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, prompts)))
     if "tiny" in arguments:
         save_exiting_model(tmp_path / "tiny", n_layers=4)
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "assessed").mkdir()
-    (tmp_path / "assessed" / "assessment.json").write_text("{}")
-    (tmp_path / "foreign" / "verdict.json").write_text('{"pays": "me"}')
+    for name in ("assessed/assessment.json", "foreign/verdict.json"):
+        Path(name).parent.mkdir()
+        Path(name).write_text('{"pays": "me"}')
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     done = here(main, *arguments.split(), "--dry-run")
     assert done.returncode == 2
@@ -61,22 +57,24 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
 
 
 def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    submitted = {"runtime_env": {"working_dir": "gcs://a"}}
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://a"}}))
     assert "is relative, and this job's working directory is a copy" in refusal(main, "--out", "results/mine")
 
 
 def test_each_of_several_models_has_a_folder_of_its_own_and_all_are_checked_first(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        save_exiting_model(tmp_path / name, n_layers=4)
-    models = [str(tmp_path / name) for name in ("one", "two")]
-    flags = ["--exit-layers", "1", "2", "--out", str(tmp_path / "out"), "--dry-run"]
-    lines = here(main, "--model", *models, *flags).stdout.splitlines()
+    """Trust in a model's code reaches every command that loads the model, once."""
+    models = [tmp_path / name for name in ("one", "the other")]
+    for folder in models:
+        save_exiting_model(folder, n_layers=4)
+    flags = ["--exit-layers", "1", "2", "--dry-run", "--out"]
+    lines = here(main, "--model", *models, *flags, tmp_path / "out", "--trust-remote-code").stdout.splitlines()
     assert len(lines) == 22
-    for name, its in (("one", lines[:11]), ("two", lines[11:])):
-        assert its[0].startswith(f"{tmp_path / name} · ")
-        assert all(f"{tmp_path / 'out' / name}/" in line for line in its[1:])
-    assert "nowhere" in here(main, "--model", models[0], "nowhere", *flags[:-2], str(tmp_path / "b")).stderr
+    for folder, (first, *commands) in zip(models, (lines[:11], lines[11:]), strict=True):
+        assert first.startswith(f"{folder} · ")
+        for words in map(shlex.split, commands):
+            assert any(word.startswith(f"{tmp_path / 'out' / folder.name}/") for word in words)
+            assert words.count("--trust-remote-code") == int(words[1] != "choose")
+    assert "nowhere" in here(main, "--model", models[0], "nowhere", *flags, tmp_path / "b").stderr
     assert not (tmp_path / "b").exists()
 
 

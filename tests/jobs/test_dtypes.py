@@ -5,7 +5,7 @@ Each runs on what those before it made. A new command, way to train, mode or rul
 
 import re
 import shlex
-from contextlib import ExitStack
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -73,26 +73,19 @@ def test_every_command_that_loads_a_model_runs_in_every_dtype(
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     (tmp_path / "few.txt").write_text("\n".join(PROMPTS[:2]))
     monkeypatch.chdir(tmp_path)
-    with ExitStack() as there:
-        if where == "card":
-            there.enter_context(models_there())
+    with models_there() if where == "card" else nullcontext():
         for command in COMMANDS:
             if where == "cpu" or "adapter" not in command:  # no gradients could be asked for on this card
                 name, *words = shlex.split(command.format(dtype=dtype))
                 done = here(import_module(f"jobs.{name}").main, *words)
                 assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        for setting in (tmp_path / "taken").iterdir():
-            generate(tmp_path / "model", setting, dtype)
+        for setting in map(eexit.load, (tmp_path / "taken").iterdir()):  # as a user's script does
+            model = AutoModelForCausalLM.from_pretrained("model", dtype=getattr(torch, dtype)).eval()
+            inputs = AutoTokenizer.from_pretrained("model")("Why?", return_tensors="pt").to(model.device)
+            output = model.generate(**inputs, max_new_tokens=3, custom_generate=setting)
+            assert output.shape[1] == inputs["input_ids"].shape[1] + 3
+            assert setting.stats
     for runs in tmp_path.glob("*/generations"):
         assert list(pd.read_parquet(runs).error.dropna()) == [], runs
     for card in tmp_path.glob("*/card.json"):
         assert not re.search(r"\b(NaN|Infinity)\b", card.read_text()), card
-
-
-def generate(folder: Path, setting: Path, dtype: str) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    inputs = AutoTokenizer.from_pretrained(folder)("Why?", return_tensors="pt")
-    taken = eexit.load(setting)
-    output = model.generate(**inputs.to(model.device), max_new_tokens=3, custom_generate=taken)
-    assert output.shape[1] == inputs["input_ids"].shape[1] + 3
-    assert taken.stats

@@ -4,11 +4,8 @@ import re
 import shlex
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import pytest
-from byte_model import save_exiting_model
-from commands import here
 from house import ROOT, modules, strings, tree
 
 from cluster.console.flags_from_config import sweep_parser
@@ -70,21 +67,10 @@ def test_the_sweep_with_a_new_artefact_and_the_training_again_are_lines_of_their
     assert vars(read(training_advice(trained, flags.out).removeprefix("train it again: "))) == vars(flags)
 
 
-def test_an_assessments_lines_are_lines_of_their_commands(tmp_path: Path) -> None:
-    """Trust in a model's code reaches every command that loads the model, once."""
-    save_exiting_model(tmp_path / "a model", n_layers=4)
-    flags = ["--model", str(tmp_path / "a model"), "--exit-layers", "1", "2", "--out", str(tmp_path / "my out")]
-    _, *lines = here(assess.main, *flags, "--trust-remote-code", "--dry-run").stdout.splitlines()
-    assert len(lines) == 10
-    for line in lines:
-        read(line)
-        assert line.split().count("--trust-remote-code") == int(not line.startswith("eexit choose "))
-    packaged = read(assess.package_command(str(tmp_path / "my out"), trusts_code=True))
-    assert (packaged.results, packaged.out) == (str(tmp_path / "my out" / "run"), str(tmp_path / "my out" / "setting"))
-
-
-def test_a_students_line_is_one_of_a_sweep() -> None:
+def test_the_lines_of_a_student_and_of_an_assessments_setting_are_lines_of_their_commands() -> None:
     config = SweepConfig(prompts=(student.NONE,)).model_copy(update={"model": "my models/one", "revision": "main"})
     line = read(student.sweep_command(config, "exits/my student/", trusts_code=True))
     assert (line.model, line.revision, line.adapter) == ("my models/one", "main", "exits/my student/")
-    assert line.out == "exits/my student-sweep"
+    assert (line.out, line.trust_remote_code) == ("exits/my student-sweep", "true")
+    packaged = read(assess.package_command("my out", trusts_code=True))
+    assert (packaged.results, packaged.out) == ("my out/run", "my out/setting")

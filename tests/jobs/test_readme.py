@@ -7,11 +7,9 @@ run here in `LEFT_OUT`, with the reasons. A line that is new in the README is ru
 
 import re
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import platformdirs
@@ -77,8 +75,7 @@ LEFT_OUT = {
 MINE = "id,prompt,answer\nrome,What is the capital of Italy?,Rome\nsum,How much is 2 + 2?,4\n"
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Fenced block: where it begins, its language, and its content."""
 
     where: str
@@ -92,13 +89,12 @@ class Block:
         return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
 
 
-def blocks_of(file: Path) -> Iterator[Block]:
-    text = file.read_text()
-    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
-
-
-BLOCKS = [block for file in FILES for block in blocks_of(file)]
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
+    for file, text in zip(FILES, map(Path.read_text, FILES), strict=True)
+    for found in FENCED.finditer(text)
+]
 
 
 def test_every_block_is_run_and_every_exception_is_one_of_a_printed_line() -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,15 @@ from commands import refusal
 from cluster.console.flags_from_config import GROUPS, load_job
 from cluster.sweep_job import FIELDS, SweepJob
 from eexit.errors import UsageError
-from eexit.plan.runs import configurations
 from eexit.plan.sweep_config import Prompt, SweepConfig
 from jobs import judge, report, sweep, timings, train
 from jobs.files import chains, make_prompts
 
-DEMO = Path(__file__).parents[3] / "jobs" / "sweeps" / "demo.toml"
-
-Run = Callable[[list[str]], int]
+MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
 
 
-def load(*arguments: str, default: Path = DEMO) -> SweepJob:
-    return load_job(arguments, default)[0]
+def load(*arguments: str) -> SweepJob:
+    return load_job(arguments, sweep.DEMO)[0]
 
 
 FLAGS: dict[str, dict[str, Any]] = {  # flags → fields of the sweep
@@ -41,6 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {  # flags → fields of the sweep
     "--thinking-until (?i)answer:": {"thinking_until": "(?i)answer:"},
     "--prefiller ' Sure, '": {"prefiller": " Sure, "},
     "--prefiller '-1 is'": {"prefiller": "-1 is"},
+    "--only normal unfrozen/kl/2": {"only": ("normal", "unfrozen/kl/2")},
 }  # fmt: skip
 
 
@@ -51,14 +50,6 @@ def test_flags_win_over_the_demos_fields_and_leave_the_rest(flags: str) -> None:
     assert {name: getattr(job.config, name) for name in fields} == fields
     assert [prompt.id for prompt in demo.config.prompts] == ["recursion", "learning", "http"]
     assert (job.config == demo.config) == (flags == "")
-
-
-def test_how_a_sweep_is_executed_is_no_part_of_it_and_of_a_grid_only_some_configurations_are_run() -> None:
-    job = load("--actors", "2", "--out", "elsewhere")
-    assert (job.actors, job.out, job.config) == (2, "elsewhere", load().config)
-    wanted = ["normal", "unfrozen/confidence/0.9"]
-    job = load("--modes", "normal", "unfrozen", "--rules", "confidence=0.7,0.9", "--only", *wanted)
-    assert [each.key for each in configurations(job.config)] == wanted
 
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -86,6 +77,8 @@ def test_prompts_of_ones_own_take_nothing_from_the_demo_and_may_be_beside_the_to
     job = load("--prompts", str(mine))
     assert job.config == SweepConfig(prompts=(Prompt("0", "one"),))
     assert (job.out, load().out) == ("results/sweep", "results/demo")
+    executed = load("--actors", "2", "--out", "elsewhere")
+    assert (executed.actors, executed.out, executed.config) == (2, "elsewhere", load().config)
     toml.write_text('prompts = "mine.txt"\n')
     assert load("--config", str(toml)).config == job.config
     toml.write_text('system = "Be brief."\n[[prompts]]\nprompt = "two"\n')
@@ -96,7 +89,7 @@ def test_prompts_of_ones_own_take_nothing_from_the_demo_and_may_be_beside_the_to
 def test_the_help_has_all_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     def said(flag: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            load_job([flag], DEMO, sweep.__doc__ or "")
+            load_job([flag], sweep.DEMO, sweep.__doc__ or "")
         assert ended.value.code == 0
         return capsys.readouterr().out
 
@@ -121,9 +114,11 @@ BAD_FLAGS = {
     "--kl-factors -.5,1": "rule kl takes a KL factor ≥ 0, as in kl=0.5, got -0.5 (--kl-factors)",
     "--kl-factors strong": "kl_factors must be a number, got 'strong' (entry 1 of --kl-factors)",
     "--kl-factors 0.12345671 0.12345672": "the parameters of rule kl … as 0.123457 both (--kl-factors)",
-    "--exit-layers 9 5": "exit layers must be strictly increasing, got 9,5 (--exit-layers)",
     "--max-new-tokens 1.5": "max_new_tokens must be a whole number, got '1.5' (--max-new-tokens)",
     "--rules foo=1": "unknown rule 'foo': choose from kl, … (--rules)",
+    "--use mine.txt": "--use mine.txt is no file of Python: give one whose name ends in .py",
+    "--use {mine} --rules by_chance=1 --screen 8:16": "rule by_chance reads the logits…",
+    "--use {mine} --rules ratio=0.3": "rule ratio takes a ratio of the two highest probabilities ≥ 1, … got 0.3 …",
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
     "--settings-from-replay results/a": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--settings-from-replay results/a --within answers=2": "--within is … got answers=2: risks are …",
@@ -159,18 +154,6 @@ BAD_FLAGS = {
 }
 
 
-def assert_refused(line: str, *arguments: str) -> None:
-    """… stands for any text."""
-    with pytest.raises(UsageError) as raised:
-        load(*arguments)
-    assert re.fullmatch(".*".join(map(re.escape, line.split("…"))), str(raised.value)), str(raised.value)
-
-
-@pytest.mark.parametrize("flags", BAD_FLAGS)
-def test_a_bad_flag_is_told_in_one_line(flags: str) -> None:
-    assert_refused(BAD_FLAGS[flags], *shlex.split(flags))
-
-
 BAD_TOML = {
     "kl_factor = [1]": "unknown key 'kl_factor' in {path}: did you mean kl_factors?",
     "config = 1": "unknown key 'config' in {path}: remove it",
@@ -193,40 +176,43 @@ BAD_TOML = {
 }
 
 
-@pytest.mark.parametrize("toml", BAD_TOML)
-def test_a_bad_toml_is_told_in_one_line(tmp_path: Path, toml: str) -> None:
-    path = tmp_path / "bad.toml"
-    prompt = "" if "prompts" in toml or not toml else '\n[[prompts]]\nprompt = "x"\n'
-    path.write_text(toml + prompt)
-    assert_refused(BAD_TOML[toml].format(path=path, folder=tmp_path), "--config", str(path))
+@pytest.mark.usefixtures("own_exits")
+@pytest.mark.parametrize("given", [*BAD_FLAGS, *BAD_TOML])
+def test_bad_input_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """… stands for any text."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.txt").touch()
+    path, arguments = tmp_path / "bad.toml", shlex.split(given.replace("{mine}", str(MINE)))
+    if given in BAD_TOML:
+        path.write_text(given + ("" if "prompts" in given or not given else '\n[[prompts]]\nprompt = "x"\n'))
+        arguments = ["--config", str(path)]
+    with pytest.raises(UsageError) as raised:
+        load(*arguments)
+    told = {**BAD_FLAGS, **BAD_TOML}[given].replace("{path}", str(path)).replace("{folder}", str(tmp_path))
+    assert re.fullmatch(".*".join(map(re.escape, told.split("…"))), str(raised.value)), str(raised.value)
 
 
-JUDGE = ["a", "--base-url", "http://x", "--model", "m"]
-WHOLE_NUMBERS: list[tuple[Run, list[str], list[str]]] = [
-    (sweep.main, ["--dry-run"],
+WHOLE_NUMBERS: list[tuple[Callable[[list[str]], int], str, list[str]]] = [
+    (sweep.main, "--dry-run",
      ["--actors", "--rows-per-shard", "--exit-every", "--exit-layers", "--max-new-tokens",
-      "--record-top-k", "--seeds", "--draft 20:", "--draft"]),
-    (timings.main, ["a"], ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
-    (train.main, ["a", "--what", "linear", "--out", "b"], ["--exit-layers"]),
-    (make_prompts.main, ["--out", "x.jsonl"], ["--n", "--seed"]),
-    (chains.main, ["a", "--configuration", "normal", "--out", "x.jsonl"], ["--budget"]),
-    (report.main, ["a"], ["--prompts"]),
-    (judge.main, JUDGE, ["--limit", "--concurrency"]),
+      "--record-top-k", "--seeds", "--draft 20:{}", "--draft {}:4"]),
+    (timings.main, "a", ["--batch 1", "--batch", "--prompts", "--tokens", "--rounds"]),
+    (train.main, "a --what linear --out b", ["--exit-layers"]),
+    (make_prompts.main, "--out x.jsonl", ["--n", "--seed"]),
+    (chains.main, "a --configuration normal --out x.jsonl", ["--budget"]),
+    (report.main, "a", ["--prompts"]),
+    (judge.main, "a --base-url http://x --model m", ["--limit", "--concurrency"]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("run", "command", "flag"), [(run, command, flag) for run, command, flags in WHOLE_NUMBERS for flag in flags]
-)
+@pytest.mark.parametrize(("run", "command", "flags"), WHOLE_NUMBERS)
 def test_a_number_that_nothing_can_count_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, command: list[str], flag: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, command: str, flags: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name, *before = flag.split()
-    for number in ("-99999999999999999999", "9" * 5000):
-        if name == "--draft":
-            number = f"{before[0]}{number}" if before else f"{number}:4"
-        line = refusal(run, *command, name, *([] if name == "--draft" else before), number)
-        assert name.removeprefix("--").replace("-", "_") in line.replace("-", "_")
+    for flag, number in product(flags, ("-99999999999999999999", "9" * 5000)):
+        words = (flag if "{}" in flag else f"{flag} {{}}").format(number).split()
+        line = refusal(run, *command.split(), *words)
+        assert words[0].removeprefix("--").replace("-", "_") in line.replace("-", "_")
         assert " must be " in line or "a draft is LAYER:N" in line
     assert list(tmp_path.iterdir()) == []

@@ -18,9 +18,7 @@ from cluster.sweep_job import FIELDS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "cluster" / "deploy"
-MANIFESTS = ["rayjob.yaml", "raycluster.yaml"]
-CLOUDS = ["aws.yaml", "gcp.yaml"]
-ALL = [*MANIFESTS, *CLOUDS, "slurm.sh", "Dockerfile"]
+MANIFESTS, CLOUDS = ["rayjob.yaml", "raycluster.yaml"], ["aws.yaml", "gcp.yaml"]
 BIN = Path(sys.executable).parent
 # The fields of `ray.io/v1` (KubeRay 1.5) and of core/v1 pods that ours use, and those whose keys are anyone's.
 KUBERAY_FIELDS = {
@@ -81,14 +79,13 @@ def test_the_dockerfile_is_sound_and_slurm_starts_a_head_with_this_address_for_t
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "16"}
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
-    command = [str(FOLDER / "slurm.sh"), "--out", "/shared/a b"]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    said = subprocess.check_output([FOLDER / "slurm.sh", "--out", "/shared/a b"], env=environment, text=True)
     assert said.startswith("token --kill-on-bad-exit=1 ray symmetric-run --address ")
     assert "--min-nodes 2 --num-cpus 16 -- env RAY_ADDRESS=" in said
     assert said.endswith("python jobs/sweep.py --out /shared/a b\n")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*MANIFESTS, *CLOUDS, "slurm.sh", "Dockerfile"])
 def test_each_opens_with_a_how_to_and_pins_a_version_of_ray_that_the_package_allows(name: str) -> None:
     text = (FOLDER / name).read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#!")]

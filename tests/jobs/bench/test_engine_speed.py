@@ -9,23 +9,16 @@ from statistics import median
 import engine_speed
 import pytest
 from byte_model import save_byte_model
+from commands import here, refusal
 
 SCRIPT = Path(__file__).parents[3] / "jobs" / "bench"
 
 
-def main(*arguments: object) -> int:
-    """The command in this process, which has torch already."""
-    return engine_speed.main([*map(str, arguments)])
-
-
-def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
-    code = main(
-        "--quick", "--model", tmp_path / "model", "--dtype", "float32", "--rows", 1, 36, "--tokens", 10,
-        "--rounds", 2, "--json", tmp_path / "figures.json",
-    )  # fmt: skip
-    said = capsys.readouterr()
-    assert code == 0, said.err
+    sizes = ["--quick", "--dtype", "float32", "--rows", "1", "36", "--tokens", "10", "--rounds", "2"]
+    done = here(engine_speed.main, "--model", tmp_path / "model", *sizes, "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}
@@ -36,26 +29,23 @@ def test_the_engine_beside_its_contenders(tmp_path: Path, capsys: pytest.Capture
         n_steps = 2 if what == "observation" else 2 * 8  # a prompt gives the first of ten, and a step is not timed
         assert (len(row["steps"]), row["ms"]) == (n_steps, pytest.approx(1e3 * median(row["steps"])))
         assert row["of_generate"] == pytest.approx(row["ms"] / compared[rows, "generate"]["ms"])
-    _, *rows = [line.split("|")[2].strip() for line in said.out.splitlines() if line.startswith("| ")]
+    _, *rows = [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
     assert rows == 2 * alternatives
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rows", "many"], "argument --rows: must be a whole number above 0, got many"),
-        (["--tokens", "2"], "--tokens must be at least 3, since the first two are not timed, got 2"),
-        (["--json", "no/such/figures.json"], "--json no/such/figures.json can't be written"),
-        (["--model", "no/such"], "no/such"),
-        (["--rules", "patience=2"], "rule patience is no oracle: --rules takes kl and agree here"),
-        (["nonsense"], "unrecognized arguments: nonsense"),
+        ("--rows many", "argument --rows: must be a whole number above 0, got many"),
+        ("--tokens 2", "--tokens must be at least 3, since the first two are not timed, got 2"),
+        ("--json no/such/figures.json", "--json no/such/figures.json can't be written"),
+        ("--model no/such", "no/such"),
+        ("--rules patience=2", "rule patience is no oracle: --rules takes kl and agree here"),
+        ("nonsense", "unrecognized arguments: nonsense"),
     ],
 )
-def test_bad_input_gets_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(*arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.strip().splitlines()) == 1
+def test_bad_input_gets_one_line(arguments: str, message: str) -> None:
+    assert message in refusal(engine_speed.main, *arguments.split())
 
 
 def test_it_is_the_command_of_its_folder() -> None:

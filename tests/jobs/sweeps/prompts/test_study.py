@@ -24,6 +24,7 @@ ROWS = map(json.loads, (PROMPTS / "study.jsonl").read_text().splitlines())
 EXAMPLES = {row["id"]: row["example"] for row in ROWS if "example" in row}
 KINDS = ("fact", "arithmetic", "choice", "open", "extraction", "copying", "format", "code")
 NO_ANSWERS = ("", "I do not know.", "The text is long and it goes on and on and on and on and on.")
+TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))  # right and wrong texts by id
 SIGNS = {"+": "+", "-": "-", "×": "*", "divided by": "/"}
 
 
@@ -36,6 +37,7 @@ def test_ids_have_the_kind_and_every_kind_is_on_both_sides() -> None:
     assert [prompt.id for prompt in STUDY] == [f"{kind}-{at}" for kind in KINDS for at in range(1, n[kind] + 1)]
     reported = [prompt for prompt in STUDY if in_test_split(prompt.prompt)]
     assert (len(STUDY), len(reported)) == (200, 50)
+    assert TELLING.keys() < {prompt.id for prompt in STUDY}
     assert {*map(kind_of, reported)} == {kind_of(prompt) for prompt in STUDY if prompt not in reported} == {*KINDS}
     questions = PROMPTS / "questions.jsonl"
     texts = [prompt.prompt.casefold() for prompt in (*STUDY, *read_prompts(questions))]
@@ -56,27 +58,17 @@ def test_the_named_study_sweeps_them_with_three_exit_sets() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_marked_right_and_others_wrong_even_if_they_repeat_the_question(kind: str) -> None:
     """A pattern may take a quotation of the whole prompt, and open questions alone have no answer."""
-    for prompt in STUDY:
-        if kind_of(prompt) == kind == "open":
-            assert prompt.answer is prompt.answer_pattern is None
-        elif kind_of(prompt) == kind:
-            answer, question = prompt.answer, prompt.prompt.split("\n")[-1]
-            for right in (answer, f"The answer is {answer}.") if answer else (EXAMPLES[prompt.id],):
-                assert grade(prompt, right).correct, (prompt.id, right)
-            echoes = [question, question.removeprefix("Calculate "), *[prompt.prompt] * (not prompt.answer_pattern)]
-            for wrong in (*NO_ANSWERS, *(echoes if kind != "copying" else ())):
-                assert not grade(prompt, wrong).correct, (prompt.id, wrong)
-
-
-TELLING = tomllib.loads(Path(__file__).with_name("telling.toml").read_text("utf-8"))
-
-
-@pytest.mark.parametrize("prompt_id", TELLING)
-def test_right_and_wrong_texts_are_told_apart(prompt_id: str) -> None:
-    (prompt,) = (prompt for prompt in STUDY if prompt.id == prompt_id)
-    for name, is_right in (("right", True), ("wrong", False)):
-        texts = TELLING[prompt_id][name]
-        assert {text: grade(prompt, text).correct for text in texts} == dict.fromkeys(texts, is_right)
+    for prompt in (each for each in STUDY if kind_of(each) == kind):
+        answer, question = prompt.answer, prompt.prompt.split("\n")[-1]
+        if kind == "open":
+            assert answer is prompt.answer_pattern is None
+            continue
+        told = TELLING.get(prompt.id, {"right": [], "wrong": []})
+        right = [*([answer, f"The answer is {answer}."] if answer else [EXAMPLES[prompt.id]]), *told["right"]]
+        echoes = [question, question.removeprefix("Calculate "), *[prompt.prompt] * (not prompt.answer_pattern)]
+        wrong = [*NO_ANSWERS, *(echoes if kind != "copying" else ()), *told["wrong"]]
+        marked = {text: grade(prompt, text).correct for text in (*right, *wrong)}
+        assert marked == dict.fromkeys(right, True) | dict.fromkeys(wrong, False), prompt.id
 
 
 def test_answers_follow_from_their_prompts() -> None:
