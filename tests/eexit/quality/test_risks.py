@@ -7,7 +7,6 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -16,9 +15,7 @@ from eexit.quality.risks import RISKS, answers_tell, losses
 # Each risk's definition again, for one run: number, normal's number → loss; the best number; and a draw of numbers.
 BY_HAND: dict[str, tuple[Callable[[float, float], float], float | None, Callable[[Random], Any]]] = {
     "disagreement": (lambda number, normal: number, None, Random.random),
-    "answers": (
-        lambda number, normal: float(normal == 1 and number == 0), 1.0, lambda random: random.random() < 0.6
-    ),
+    "answers": (lambda number, normal: float(normal > number), 1.0, lambda random: random.random() < 0.6),
     "perplexity": (
         lambda number, normal: 1 - normal / number if number > normal else 0.0, 1.0,
         lambda random: random.uniform(1, 10),
@@ -73,12 +70,10 @@ def test_losses_are_averaged_over_seeds_and_then_over_prompts_of_the_same_text(r
         at = found.units.index(f"text {text}"), found.configurations.index(configuration)
         expected = mean_of_known(of_prompts)
         assert found.loss_PC[at] == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
-    assert 0 <= np.nanmin(found.loss_PC) <= np.nanmax(found.loss_PC) <= 1
-    known = [len(found.losses_of(configuration)) for configuration in CONFIGURATIONS]
-    assert max(known) == 5, "a prompt without any number counts nowhere"
+    n_known = max(len(found.losses_of(configuration)) for configuration in CONFIGURATIONS)
+    assert (n_known, len(found.losses_of("skip/kl/3"))) == (5, 0), "a prompt without any number counts nowhere"
     again = losses(RISKS[risk], pa.Table.from_pylist(runs))
     assert again.units == found.units, "an order that depends on the texts alone, whatever that of the runs"
-    assert not len(found.losses_of("skip/kl/3"))
     ok = losses(RISKS[risk], pa.Table.from_pylist([run for run in runs if run["status"] == "ok"]))
     assert not RISKS[risk].compares or set(ok.losses_of("normal")) == {0.0}, "normal loses nothing beside itself"
 
@@ -92,8 +87,5 @@ def test_without_groups_or_in_equal_ones_the_mean_over_prompts_is_that_over_grou
 
 
 def test_lost_answers_tell_something_only_if_losing_half_of_the_right_ones_breaks_the_bound() -> None:
-    assert not answers_tell(0.0, 0.02)
-    assert not answers_tell(0.0064, 0.02), "a random model, which has less to lose than may be lost"
-    assert not answers_tell(0.04, 0.02), "half of it may be lost"
-    assert answers_tell(0.041, 0.02)
-    assert answers_tell(0.6, 0.02)
+    rates = 0.0, 0.0064, 0.04, 0.041, 0.6  # the second is a random model's; half of the third may be lost
+    assert [answers_tell(rate, 0.02) for rate in rates] == [False, False, False, True, True]

@@ -1,6 +1,7 @@
 """The overview answers first: its order and length, its explanations, and every choice in the address."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,10 @@ def test_each_series_has_at_most_one_label_which_covers_no_other(walk: Walk, ans
     all_drawn(page.locator("[data-chart=quality]"))
     svg = saved(page, "Save Quality against cost as SVG").path().read_text()
     bold = r'<text [^>]*translate\(([-\d.]+),([-\d.]+)\)"[^>]*font-weight="600"[^>]*opacity="1"[^>]*>([^<]+)</text>'
-    places = {(float(x), float(y)): label for x, y, label in re.findall(bold, svg)}
-    assert set(places.values()) <= {f"{mode}·{rule}" for mode in "UF" for rule in ("conf", "kl")}
-    assert 1 < len(places) == len(set(places.values()))
-    for x, y in places:
-        assert not any(abs(x - a) < 12 and abs(y - b) < 8 for a, b in places.keys() - {(x, y)})
+    places = {label: (float(x), float(y)) for x, y, label in re.findall(bold, svg)}
+    assert places.keys() <= {f"{mode}·{rule}" for mode in "UF" for rule in ("conf", "kl")}
+    assert 1 < len(places) == len(re.findall(bold, svg))
+    assert not any(abs(x - a) < 12 and abs(y - b) < 8 for (x, y), (a, b) in combinations(places.values(), 2))
 
 
 def test_terms_are_explained_where_they_stand(walk: Walk, answered: Path) -> None:
@@ -163,17 +163,17 @@ def test_the_strip_begins_with_a_loss_turns_and_leads_to_its_run(visit: Visit, w
     strip.locator(f'a[title="{GAINS.key}"]').wait_for()
     assert seen() == ("5 of 5", "✗✓"), "the same prompt"
     page = visit("#/" + page.url.partition("#/")[2], path=path)
-    again = page.locator(".strip")
-    assert again.get_by_role("combobox", name="Setting").input_value() == GAINS.key
-    assert again.get_by_role("status").inner_text() == "5 of 5"
-    again.get_by_role("combobox", name="Setting").select_option(LOSES.key)
-    again.locator(f'a[title="{LOSES.key}"]').wait_for()
-    again.get_by_role("button", name="Next prompt").click()
-    again.get_by_text("1 of 5").wait_for()
-    text = again.locator(".tokens").last
+    strip = page.locator(".strip")
+    assert strip.get_by_role("combobox", name="Setting").input_value() == GAINS.key
+    assert seen() == ("5 of 5", "✗✓")
+    strip.get_by_role("combobox", name="Setting").select_option(LOSES.key)
+    strip.locator(f'a[title="{LOSES.key}"]').wait_for()
+    strip.get_by_role("button", name="Next prompt").click()
+    strip.get_by_text("1 of 5").wait_for()
+    text = strip.locator(".tokens").last
     text.press("End")
-    again.get_by_text("full depth predicts “token 7”").wait_for()
-    assert again.locator(".pinned").inner_text().strip() == "41"
+    strip.get_by_text("full depth predicts “token 7”").wait_for()
+    assert strip.locator(".pinned").inner_text().strip() == "41"
     text.press("Enter")
     page.get_by_role("heading", name=f"{LOSES.key} on prompt 0").wait_for()
     assert page.url.endswith(f"#/p/0/{LOSES.key}/vs/normal/t/3")
