@@ -76,7 +76,6 @@ def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(w
 def test_a_mix_is_the_best_by_means_and_there_is_none_out_of_reach() -> None:
     values_PCM = sweep_of(np.random.default_rng(1), np.array(WORLDS["the share is uncertain"][0]), 0.05, 1.0)
     found, turned = compared(values_PCM), compared(values_PCM * [-1, 1], higher_is_better=True)
-    assert {found.one, found.other} == {1, 2}
     assert found.differences[SAVED].mean == pytest.approx(0, abs=1e-12)
     loss, gain = found.differences[LOSS], turned.differences[LOSS]
     assert loss.mean == pytest.approx(truth_of(values_PCM.mean(axis=0)))
