@@ -43,10 +43,8 @@ def test_a_number_is_itself_however_it_is_written() -> None:
     assert marked(too_large, too_large).correct  # as a word
 
 
-def test_of_choices_the_letter_counts_or_the_only_choice_named() -> None:
-    choice_of = {"A is wrong, C is wrong: the answer is (D).": "D", "NEW YORK": "D", "Is it Rome or Paris?": None}
-    for (text, found), answer in product(choice_of.items(), "ABCD"):
-        assert marked(text, answer, prompt=CHOICES) == Grade(found, found == answer)
+def test_of_choices_the_letter_is_found() -> None:
+    assert marked("NEW YORK", "D", prompt=CHOICES) == Grade("D", True)  # further texts: `readings/forms.toml`
     assert choices_of(CHOICES) == {"A": "Rome", "B": "Paris", "C": "Berlin", "D": "New York"}
     assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm", "B": "cold", "C": "wet"}
     assert choices_of("A. Smith asks: what is B?") == {}
@@ -54,7 +52,7 @@ def test_of_choices_the_letter_counts_or_the_only_choice_named() -> None:
 
 def test_of_a_text_the_answer_is_found() -> None:
     for answer, pattern, text, expected in (
-        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),  # further forms: `readings/forms.toml`
+        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),
         ("12", None, "1,2345", Grade("1,2345", False)),
         ("the Nile", None, "It's the river Nile.", Grade("the Nile", True)),
         ("42", r"#### (\S+)", "first 7 #### 42.0 and then 8", Grade("42.0", True)),

@@ -55,9 +55,9 @@ def test_partial_sweeps_say_so(visit: Visit, make_sweep: MakeSweep) -> None:
 
 def seeded(folder: Path, prompt_id: str, temperature: float) -> Path:
     """Write one prompt with two seeds: runs of `normal` are the same for both."""
-    its = product((3, 4), (("normal", None), ("unfrozen", 1.0)))
     runs = [
-        run_rows(prompt_id, "?", mode, k, ["1", "2", f" {mode} {seed if k else ''}"], seed) for seed, (mode, k) in its
+        run_rows(prompt_id, "?", mode, k, ["one", " two", f" {mode} {seed if k else ''}"], seed)
+        for seed, (mode, k) in product((3, 4), (("normal", None), ("unfrozen", 1.0)))
     ]
     return write_runs(folder / "s", runs, temperature)
 

@@ -55,13 +55,12 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, walk: 
         assert held not in section.measure.locator("option").all_inner_texts()
         assert section.said.startswith("Certainly higher: ")
         assert held not in section.table.locator("thead").inner_text()
-    for chosen, at, shown in (
-        ("Disagreement", "equal right answers", "Disagreement"),
-        ("Multiply-adds saved, run", "equal multiply-adds run", "Right answers"),
-    ):
-        section.measure.select_option(chosen)
-        section.menu("at").select_option(at)
-        assert section.measure.input_value() == shown
+    section.measure.select_option("Disagreement")
+    section.menu("at").select_option("equal right answers")
+    assert section.measure.input_value() == "Disagreement"
+    section.measure.select_option("Multiply-adds saved, run")
+    section.menu("at").select_option("equal multiply-adds run")
+    assert section.measure.input_value() == "Right answers"
     again = Section(visit("#/" + page.url.partition("#/")[2], path=answered))
     assert (again.measure.input_value(), again.said) == ("Right answers", section.said)
     walk(f"{MIXES}&beside.other=unfrozen/kl&beside.at=equal+layers+skipped", path=answered)
@@ -76,12 +75,11 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, walk: 
 def test_modes_are_compared_without_what_is_the_same_in_both_by_construction(walk: Walk, tmp_path: Path) -> None:
     """The frozen mode loses two answers of ten under the rule, and four under the rule's exits, drawn at random."""
     marks: dict[Configuration, str] = {NoExit(): "✓" * 10}
-    for mode, *lost in (("unfrozen", 0, 10, 0), ("frozen_residual", 2, 10, 4)):
-        exits_of = ExitHistogram("unfrozen/confidence/0.7", ())
-        for n, (rule, parameter) in zip(
-            lost, (("confidence", 0.7), ("fixed", 20.0), ("random", exits_of)), strict=True
-        ):
-            marks[EarlyExit(mode, rule, parameter)] = "✗" * n + "✓" * (10 - n)
+    for mode, lost, lost_at_random in (("unfrozen", 0, 0), ("frozen_residual", 2, 4)):
+        marks[EarlyExit(mode, "confidence", 0.7)] = "✗" * lost + "✓" * (10 - lost)
+        marks[EarlyExit(mode, "fixed", 20.0)] = "✗" * 10
+        drawn = EarlyExit(mode, "random", ExitHistogram("unfrozen/confidence/0.7", ()))
+        marks[drawn] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
     section = Section(all_drawn(walk("#/?beside.kind=modes", path=graded(tmp_path / "s", marks))))
     assert "of 1 (n = 10 prompts). Mean of 1: −20.0" in section.said
     assert section.said.endswith("Left out, the same in every mode: fixed/20.")

@@ -127,7 +127,8 @@ def test_no_legend_is_cut_off_in_a_report_of_every_rule(visit: Visit, tmp_path: 
     """Each rule has two parameters in one mode and one in the other, and there is a control."""
     exits_of = ExitHistogram("frozen_residual/confidence/0.9", ())
     grid: list[Configuration] = [NoExit(), EarlyExit("frozen_residual", CONTROL, exits_of)]
-    for rule, parameter in ((rule, RULES[rule].example) for rule in RULES.keys() - {CONTROL}):
+    examples = {name: rule.example for name, rule in RULES.items() if name != CONTROL}
+    for rule, parameter in examples.items():
         grid += [EarlyExit("frozen_residual", rule, each) for each in {parameter, parameter and parameter / 2}]
         grid.append(EarlyExit("unfrozen", rule, parameter))
     page = visit("#/", path=swept(tmp_path / "every", grid, 2))
