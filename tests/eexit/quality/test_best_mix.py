@@ -18,8 +18,10 @@ WORLDS = {
 }  # fmt: skip
 
 
-def compared(values_PCM: np.ndarray, higher_is_better: bool = False) -> MixComparison | None:
-    return beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better)
+def compared(values_PCM: np.ndarray, higher_is_better: bool = False) -> MixComparison:
+    found = beside_best_mix(values_PCM, SAVED, LOSS, KINDS, higher_is_better)
+    assert found
+    return found
 
 
 def sweep_of(generator: np.random.Generator, means_CM: np.ndarray, noise: float, own: float) -> np.ndarray:
@@ -56,7 +58,6 @@ def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(w
     for _ in range(N_SWEEPS):
         values_PCM = sweep_of(generator, means_CM, noise, own)
         found = compared(values_PCM)
-        assert found
         loss = found.differences[LOSS]
         mixed_PM = (1 - found.share) * values_PCM[:, found.one] + found.share * values_PCM[:, found.other]
         before = estimate_columns(values_PCM[:, 0] - mixed_PM, KINDS)[LOSS]
@@ -75,20 +76,16 @@ def test_the_interval_covers_where_share_and_mix_are_found_on_the_same_prompts(w
 def test_a_mix_is_the_best_by_means_and_there_is_none_out_of_reach() -> None:
     values_PCM = sweep_of(np.random.default_rng(1), np.array(WORLDS["the share is uncertain"][0]), 0.05, 1.0)
     found, turned = compared(values_PCM), compared(values_PCM * [-1, 1], higher_is_better=True)
-    assert found
-    assert turned
-    assert {found.one, found.other} == {1, 2}
     assert found.differences[SAVED].mean == pytest.approx(0, abs=1e-12)
     loss, gain = found.differences[LOSS], turned.differences[LOSS]
     assert loss.mean == pytest.approx(truth_of(values_PCM.mean(axis=0)))
     assert [gain.low, gain.high] == pytest.approx([-loss.high, -loss.low])
     values_PCM = np.repeat([[[0.5, 0.1], [0.5, 0.1], [0.5, 0.3]]], 20, axis=0)
     found = compared(values_PCM)  # beside itself
-    assert found
     assert (found.one, found.other, found.share, found.differences[LOSS].mean) == (1, 1, 0.0, 0.0)
     assert found.differences[LOSS].low < 0 < found.differences[LOSS].high, "of twenty prompts nothing is certain"
     assert compared(values_PCM * [1, -1] + [0, 1])
     for saved in (0.9, np.nan):  # out of reach, or unknown
         apart = values_PCM.copy()
         apart[:, 0, SAVED] = saved
-        assert compared(apart) is None
+        assert beside_best_mix(apart, SAVED, LOSS, KINDS, higher_is_better=False) is None

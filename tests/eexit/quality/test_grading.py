@@ -43,10 +43,8 @@ def test_a_number_is_itself_however_it_is_written() -> None:
     assert marked(too_large, too_large).correct  # as a word
 
 
-def test_of_choices_the_letter_counts_or_the_only_choice_named() -> None:
-    choice_of = {"A is wrong, C is wrong: the answer is (D).": "D", "NEW YORK": "D", "Is it Rome or Paris?": None}
-    for (text, found), answer in product(choice_of.items(), "ABCD"):
-        assert marked(text, answer, prompt=CHOICES) == Grade(found, found == answer)
+def test_of_choices_the_letter_is_found() -> None:
+    assert marked("NEW YORK", "D", prompt=CHOICES) == Grade("D", True)  # further texts: `readings/forms.toml`
     assert choices_of(CHOICES) == {"A": "Rome", "B": "Paris", "C": "Berlin", "D": "New York"}
     assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm", "B": "cold", "C": "wet"}
     assert choices_of("A. Smith asks: what is B?") == {}
@@ -54,7 +52,7 @@ def test_of_choices_the_letter_counts_or_the_only_choice_named() -> None:
 
 def test_of_a_text_the_answer_is_found() -> None:
     for answer, pattern, text, expected in (
-        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),  # further forms: `readings/forms.toml`
+        ("5", None, "It costs $5.00, please", Grade("$5.00", True)),
         ("12", None, "1,2345", Grade("1,2345", False)),
         ("the Nile", None, "It's the river Nile.", Grade("the Nile", True)),
         ("42", r"#### (\S+)", "first 7 #### 42.0 and then 8", Grade("42.0", True)),
@@ -97,28 +95,26 @@ def test_runs_are_marked_in_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Prompt("open", "three"),
         Prompt("slow", "four", answer_pattern=r"(?s)(?:.|..)+$(?!)"),
     )
-    config = SweepConfig(
-        model=str(tmp_path / "model"), prompts=prompts, modes=("normal",), exit_every=2, max_new_tokens=40
-    )
+    config = SweepConfig(model=str(tmp_path / "model"), prompts=prompts, modes=("normal",), max_new_tokens=40)
     results = ModelGenerator(config, "cpu").generate(list(plan_runs(config)))
     before = time.process_time()
     with pytest.raises(SlowPatternError):
         grade(prompts[-1], "a" * 60)
     assert 0.05 <= time.process_time() - before < 5, "a limit of CPU time, which other processes do not shorten"
     rows = {row["prompt_id"]: row for row in results.generations.to_pylist()}
-    found = {name: [row[column] for column in ("answer", "found_answer", "correct")] for name, row in rows.items()}
-    assert found["right"][1:] == [rows["right"]["text"].strip(), True]
-    assert found["wrong"][::2] == ["no such words", False]
-    assert found["open"] == [None] * 3
+    assert (rows["right"]["found_answer"], rows["right"]["correct"]) == (rows["right"]["text"].strip(), True)
+    assert (rows["wrong"]["answer"], rows["wrong"]["correct"]) == ("no such words", False)
+    assert [rows["open"][column] for column in ("answer", "found_answer", "correct")] == [None] * 3
     assert (rows["slow"]["status"], rows["slow"]["correct"]) == ("error", None)
     assert "takes more than 0.05 s of CPU time" in rows["slow"]["error"]
 
 
 LATER = ("fresh.toml", "last.toml")
 WRITTEN: dict[str, Callable[..., Prompt]] = {
-    "copied_codes": copied, "copied_sentence": copied, "python_list": list_of, "json_object": object_of,
+    "python_list": list_of,
+    "json_object": object_of,
     "question": question_about,
-}  # fmt: skip
+}
 
 
 def read(file: str) -> list[dict[str, Any]]:
@@ -133,7 +129,7 @@ def readings(file: str, held_out: bool) -> Iterator[tuple[str, bool, bool]]:
     """
     for asked in read(file):
         sort, of = asked["sort"], asked.get("of")
-        prompt = Prompt("", asked["prompt"], answer=asked["answer"]) if of is None else WRITTEN[sort](*of)
+        prompt = Prompt("", asked["prompt"], answer=asked["answer"]) if of is None else WRITTEN.get(sort, copied)(*of)
         for right in (True, False):
             for text in asked["right" if right else "wrong"]:
                 drawn = is_drawn(f"{of or asked['prompt']}\n{text}", "held out", 2)

@@ -32,8 +32,7 @@ def test_nonsense_is_refused_with_the_reason() -> None:
         ("5 of 5!", "Invalid JSON"),
         ("", "Invalid JSON"),
         ("[1, 2, 3, 4]", "an object"),
-        *((json.dumps({**GOOD, "clarity": out}), "clarity: Input should be less|greater than") for out in (0, 6)),
-        *((json.dumps({**GOOD, "clarity": no}), "clarity: Input .* a valid integer") for no in (4.0, True, "4")),
+        *((json.dumps(GOOD | {"clarity": no}), "clarity: Input should be") for no in (0, 6, 4.0, True, "4")),
         (json.dumps({**GOOD, "style": 4}), "^Extra inputs are not permitted$"),
         (json.dumps({"coherence": 4}), "completeness: Field required"),
     ):

@@ -7,14 +7,14 @@ from eexit.quality.text_metrics import Agreement, agreement, disagreement, disti
 
 
 def test_agreement() -> None:
-    for tokens, expected in (
-        ([1, 2, 3, 4], Agreement(4, 1.0, 1.0)),
-        ([1, 2, 9, 4], Agreement(2, 0.75, 0.75)),
-        ([2, 3, 4, 1], Agreement(0, 0.0, 0.75)),
-        ([1, 2], Agreement(2, 0.5, 0.5)),
+    for tokens, reference, expected in (
+        ([1, 2, 3, 4], [1, 2, 3, 4], Agreement(4, 1.0, 1.0)),
+        ([1, 2, 9, 4], [1, 2, 3, 4], Agreement(2, 0.75, 0.75)),
+        ([2, 3, 4, 1], [1, 2, 3, 4], Agreement(0, 0.0, 0.75)),
+        ([1, 2], [1, 2, 3, 4], Agreement(2, 0.5, 0.5)),
+        ([1, 2, 3, 4, 5], [1], Agreement(1, 0.2, 0.2)),
     ):
-        assert agreement(np.array(tokens), np.array([1, 2, 3, 4])) == expected
-    assert agreement(np.array([1, 2, 3, 4, 5]), np.array([1])) == Agreement(1, 0.2, 0.2)
+        assert agreement(np.array(tokens), np.array(reference)) == expected
 
 
 def test_perplexity_disagreement_distinct_ngrams_and_loops() -> None:

@@ -16,14 +16,11 @@ from eexit.training.texts import TrainingText, n_tokens
 from eexit.training.trainer_inputs import WAYS
 from eexit.training.trainers import TRAINERS
 
-RULES = {"gate": ("confidence/0.3", "entropy/1.5")}
-
 
 def training(folder: Path, what: str) -> Training:
-    model = frozen_llama()
-    setup = setup_of(model, what, rules=RULES.get(what, ()))
+    setup = setup_of(frozen_llama(), what, rules=("confidence/0.3", "entropy/1.5") if what == "gate" else ())
     config = SweepConfig(prompts=(Prompt(id="0", prompt="?"),))
-    plan = TrainingPlan(config, {}, setup.options, setup.texts, held_out(model), {}, folder)
+    plan = TrainingPlan(config, {}, setup.options, setup.texts, held_out(frozen_llama()), {}, folder)
     return Training(TRAINERS[what](setup), plan)
 
 
@@ -37,23 +34,23 @@ def finished(its: Training) -> tuple[ArtefactCard, dict[str, list[float]]]:
 def test_killed_at_any_block_it_ends_as_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Each block in a process of its own, as it were; what was not saved before it was killed is done again."""
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)  # two texts
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole, done, n_blocks = training(tmp_path / "whole", what), False, 0
+    whole_in, parts_in = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole_in, parts_in):
+        folder.mkdir()
+    whole, done, n_blocks = training(whole_in, what), False, 0
     whole.advance(seconds=60)
     while not done:
-        part = training(tmp_path / "parts", what)
+        part = training(parts_in, what)
         part.advance(seconds=0)
         part.save()
-        lost = training(tmp_path / "parts", what)
-        lost.advance(seconds=0)
+        training(parts_in, what).advance(seconds=0)
         done, n_blocks = part.status()[0], n_blocks + 1
     assert n_blocks == len(whole.blocks) > 2
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [STATE]
-    last = training(tmp_path / "parts", what)
+    assert [path.name for path in parts_in.iterdir()] == [STATE]
+    last = training(parts_in, what)
     assert last.status()[1].tokens == n_tokens(learned(frozen_llama()))
     assert finished(last) == finished(whole)
-    assert {path.name for path in (tmp_path / "parts").iterdir()} == {CARD, WEIGHTS}
+    assert {path.name for path in parts_in.iterdir()} == {CARD, WEIGHTS}
 
 
 def test_a_card_is_measured_on_few_tokens_drawn_from_all_texts() -> None:

@@ -9,7 +9,6 @@ import pytest
 from report_fixtures import Page, Visit, Walk, all_drawn, rows_of, saved
 from synthetic_sweeps import HOSTILE
 
-PROMPT = "#/p/1?prompt.numbers=true"
 PAPER = (("width", 688), ("height", 1017))  # A4 between the margins
 SAVED = {  # title of what is saved → number of rows, and content of the first
     "Quality against cost": (7, {"configuration": "normal"}),
@@ -17,6 +16,9 @@ SAVED = {  # title of what is saved → number of rows, and content of the first
     "Side by side": (6, {"other": "unfrozen/kl/0.5", "base": "normal"}),
     "Runs": (6, {"prompt_id": "0", "setting": "frozen_residual/kl/0.5", "error": ""}),
 }
+CORNERS = """() => [...document.querySelectorAll("canvas")]
+    .map((canvas) => canvas.getContext("2d").getImageData(0, 0, 1, 1).data.join())"""
+THEME = "document.documentElement.dataset.theme"
 
 
 @contextmanager
@@ -30,26 +32,21 @@ def printed(page: Page) -> Iterator[None]:
     yield
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.wait_for_timeout(100)
-    assert opened.count() == n_opened
-    assert page.url == address, "nothing was chosen"
+    assert (opened.count(), page.url) == (n_opened, address), "nothing was chosen"
     page.emulate_media(media="null")
 
 
 def test_paper_is_white_and_has_the_charts_and_what_was_chosen(walk: Walk, answered: Path) -> None:
     page = all_drawn(walk("#/?quality.oracles=true", path=answered, color_scheme="dark"))
-    pixel = "c.getContext('2d').getImageData(0, 0, 1, 1).data"
-    corner = f"() => [...document.querySelectorAll('canvas')].map(c => [...{pixel}].join())"
-    assert set(page.evaluate(corner)) == {"20,23,28,255"}
+    assert set(page.evaluate(CORNERS)) == {"20,23,28,255"}
     with printed(page):
-        assert set(page.evaluate(corner)) == {"255,255,255,255"}
-        assert page.evaluate("document.documentElement.dataset.theme") == "light"
         assert {canvas.bounding_box()["width"] for canvas in all_drawn(page).locator("canvas").all()} == {680}
-        assert set(page.evaluate(corner)) == {"255,255,255,255"}
+        assert ({*page.evaluate(CORNERS)}, page.evaluate(THEME)) == ({"255,255,255,255"}, "light")
         assert page.locator(".verdict").is_visible()
         for text in ("12 prompts × 17 configurations", "quality.oracles true", "#/?quality.oracles=true"):
             assert text in page.locator(".paper").inner_text()
         assert not page.locator("header").is_visible()
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate(THEME) == "dark"
     page = walk("#/p/3/unfrozen/kl/2/vs/normal", path=answered)
     mark = page.locator(".outcome summary .wrong").first
     mark.wait_for(state="attached")
@@ -81,7 +78,7 @@ def test_paper_has_the_rows_that_a_table_shows_at_first_only_on_request(visit: V
 
 
 def test_tables_fit_on_paper_and_no_row_is_broken_over_pages(walk: Walk) -> None:
-    for route, parts in ((PROMPT, "main tr"), ("#/c/unfrozen/kl/1", "main tr"), ("#/", "main .chart")):
+    for route, parts in (("#/p/1?prompt.numbers=true", "main tr"), ("#/c/unfrozen/kl/1", "main tr"), ("#/", ".chart")):
         page = walk(route, viewport=PAPER)
         page.emulate_media(media="print")
         assert page.locator(parts).first.evaluate("element => getComputedStyle(element).breakInside") == "avoid"
@@ -105,9 +102,8 @@ def test_what_a_view_shows_is_saved_with_how_many_of_how_many(walk: Walk, answer
     all_drawn(page.locator("[data-chart=mix]"))
     for kind, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         download = saved(page, f"Save Where tokens exit as {kind}")
-        assert download.suggested_filename == f"mix.{kind.lower()}"
         content = download.path().read_bytes()
-        assert content.startswith(start)
+        assert (download.suggested_filename, content[:4]) == (f"mix.{kind.lower()}", start)
         assert len(content) > 5_000
     for title, (n, row) in SAVED.items():
         rows = rows_of(saved(page, f"Save {title} as CSV"))
@@ -122,8 +118,8 @@ def test_runs_and_the_tokens_of_a_run_are_saved_as_csv(walk: Walk) -> None:
     assert runs[1] | {"prompt_id": "0", "mode": "unfrozen", "kl_factor": "0.5", "n_tokens": "24"} == runs[1]
     assert runs[0]["text"].startswith("The cat sat on the mat.\nThe cat")
     assert runs[7]["prompt"] == HOSTILE
-    (failed,) = (row for row in runs if row["status"] == "error")
-    assert failed["error"].startswith("CUDA out of memory")
+    (error,) = (row["error"] for row in runs if row["status"] == "error")
+    assert error.startswith("CUDA out of memory")
     download = saved(page, "CSV of tokens")
     assert download.suggested_filename == "tokens-0-unfrozen_kl_1.csv"
     rows = rows_of(download)
@@ -133,6 +129,5 @@ def test_runs_and_the_tokens_of_a_run_are_saved_as_csv(walk: Walk) -> None:
     assert [i for i, row in enumerate(rows) if row["disagrees"] == "true"] == [3, 6, 9, 12, 15, 18, 21]
     assert (rows[0]["decided"], rows[1]["decided"]) == ("false", "true")
     assert (rows[3]["full_depth_token"], rows[4]["full_depth_token"]) == ("token 7", rows[4]["token"])
-    assert float(rows[2]["kl_10"]) == pytest.approx(2.0, rel=0.05)
-    assert float(rows[2]["logprob"]) == pytest.approx(-1.5, rel=0.05)
+    assert [float(rows[2][name]) for name in ("kl_10", "logprob")] == pytest.approx([2.0, -1.5], rel=0.05)
     assert sum(float(rows[2][f"exit_prob_{layer}"]) for layer in (5, 10, 15, 20, 25, 29)) == pytest.approx(1, abs=0.001)

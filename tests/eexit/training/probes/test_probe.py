@@ -41,6 +41,5 @@ def test_a_probe_learns_and_its_table_says_which_exits_it_keeps() -> None:
     predicted_N, true_N = torch.tensor([0.2, 0.9, 0.0, 0.5]), torch.tensor([0.4, 0.6, 0.0, 1.0])
     found = card_row(3, 2.0, predicted_N, true_N)
     assert (found.layer, found.series, found.at, found.n) == (3, "predicted_kl", 2.0, 4)
-    assert found.taken == pytest.approx(0.4)
-    assert found.kept == pytest.approx((0.2 + 0.6 + 0.5) / 2.0)
+    assert (found.taken, found.kept) == pytest.approx((0.4, (0.2 + 0.6 + 0.5) / 2.0))
     assert card_row(3, 2.0, predicted_N, torch.zeros(4)).kept is None

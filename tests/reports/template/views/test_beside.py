@@ -60,14 +60,13 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, walk: 
     assert section.measure.input_value() == "Disagreement"
     section.measure.select_option("Multiply-adds saved, run")
     section.menu("at").select_option("equal multiply-adds run")
+    assert section.measure.input_value() == "Right answers"
     again = Section(visit("#/" + page.url.partition("#/")[2], path=answered))
-    assert section.measure.input_value() == again.measure.input_value() == "Right answers"
-    assert again.said == section.said
+    assert (again.measure.input_value(), again.said) == ("Right answers", section.said)
     walk(f"{MIXES}&beside.other=unfrozen/kl&beside.at=equal+layers+skipped", path=answered)
     section.box.locator("summary").click()
-    table = section.table.inner_text()
-    assert "unfrozen/kl beside unfrozen/confidence, at equal layers skipped" in table
-    assert "% unfrozen/confidence/0.9" in table
+    for words in ("unfrozen/kl beside unfrozen/confidence, at equal layers skipped", "% unfrozen/confidence/0.9"):
+        assert words in section.table.inner_text()
     for at, (held, _) in HELD.items():
         walk(f"{MIXES}&beside.at={at}&beside.measure={held}".replace(" ", "+"), path=answered)
         assert section.measure.input_value() != held, "an address may ask for what is held equal"
@@ -75,12 +74,12 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, walk: 
 
 def test_modes_are_compared_without_what_is_the_same_in_both_by_construction(walk: Walk, tmp_path: Path) -> None:
     """The frozen mode loses two answers of ten under the rule, and four under the rule's exits, drawn at random."""
-    exits_of = ExitHistogram("unfrozen/confidence/0.7", ())
     marks: dict[Configuration, str] = {NoExit(): "✓" * 10}
     for mode, lost, lost_at_random in (("unfrozen", 0, 0), ("frozen_residual", 2, 4)):
         marks[EarlyExit(mode, "confidence", 0.7)] = "✗" * lost + "✓" * (10 - lost)
         marks[EarlyExit(mode, "fixed", 20.0)] = "✗" * 10
-        marks[EarlyExit(mode, "random", exits_of)] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
+        drawn = EarlyExit(mode, "random", ExitHistogram("unfrozen/confidence/0.7", ()))
+        marks[drawn] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
     section = Section(all_drawn(walk("#/?beside.kind=modes", path=graded(tmp_path / "s", marks))))
     assert "of 1 (n = 10 prompts). Mean of 1: −20.0" in section.said
     assert section.said.endswith("Left out, the same in every mode: fixed/20.")

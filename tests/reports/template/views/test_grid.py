@@ -40,12 +40,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk, recorded: Path) -> None:
     page = walk(f"{RUN}/t/2", path=recorded)  # read after layer 15
     rows, student, caption = (page.locator(f".pane {part}") for part in ("tbody tr", "tr.here", "caption"))
-    assert rows.count() == RANKS + 1
-    assert rows.nth(2).locator("th").inner_text().split() == ["15", "full", "depth"]
-    assert rows.nth(2).locator(".piece").first.inner_text() == " word2"
-    assert student.count() == 1
-    assert student.locator("th").inner_text().split() == ["15", "early", "exit"]
-    assert student.locator(".piece").first.inner_text() == " student2"
+    assert (rows.count(), student.count()) == (RANKS + 1, 1)
+    for row, who, piece in ((rows.nth(2), ["full", "depth"], " word2"), (student, ["early", "exit"], " student2")):
+        assert row.locator("th").inner_text().split() == ["15", *who]
+        assert row.locator(".piece").first.inner_text() == piece
     assert "75%" in student.inner_text()
     assert "the token was read from it" in caption.inner_text()
     assert "≈ −1.5 nats" in page.locator(".pane").inner_text()
@@ -54,8 +52,7 @@ def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk
     cut = "e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'"
     assert not any(piece.evaluate(cut) for piece in pieces.all()), "top tokens are shown whole"
     walk(f"{RUN}/t/1", path=recorded)
-    assert rows.count() == RANKS, "one row is enough where both passes predict the same"
-    assert student.count() == 1
+    assert (rows.count(), student.count()) == (RANKS, 1), "one row is enough where both passes predict the same"
     assert "predicts the same there" in caption.inner_text()
     tokens = rows_of(saved(page, "CSV of tokens"))
     assert [token["exit_top_1"] for token in tokens] == [" dog", " dog", " student2", " student3"]
@@ -73,8 +70,8 @@ def test_the_grid_has_each_layers_likeliest_token_and_leads_to_a_token(walk: Wal
     page = walk(RUN, path=recorded)
     grid = page.locator(".grid table").first
     grid.wait_for()
-    boxes = [page.locator(each).bounding_box()["width"] for each in ("details:has(.grid)", ".reading")]
-    assert boxes[0] == boxes[1], "it has the full width"
+    grid_width, width = (page.locator(part).bounding_box()["width"] for part in ("details:has(.grid)", ".reading"))
+    assert grid_width == width
     assert grid.locator("thead th").all_inner_texts() == ["Layer", "0", "1", "2", "3"]
     rows = grid.locator("tbody tr")
     assert rows.locator("th").all_inner_texts() == [*map(str, LAYERS), "29 (final)", "Generated"]
@@ -82,25 +79,23 @@ def test_the_grid_has_each_layers_likeliest_token_and_leads_to_a_token(walk: Wal
     assert rows.last.locator("td").all_inner_texts() == ["The", " cat", " sat", " on"]
     assert grid.locator("td.exit").count() == 4
     assert "exit" in rows.nth(2).locator("td").nth(2).get_attribute("class").split()
-    fill = "e => getComputedStyle(e).backgroundColor"
-    fills = f"() => [...document.querySelectorAll('.grid tbody td:nth-child(2)')].map({fill})"
-    none = "rgba(0, 0, 0, 0)"
-    assert [fill != none for fill in page.evaluate(fills)[:RANKS]] == [False] * 3 + [True] * 3
+    cells, none = page.locator(".grid tbody td:nth-child(2)"), "rgba(0, 0, 0, 0)"
+    fills = "cells => cells.slice(0, -1).map(cell => getComputedStyle(cell).backgroundColor)"
+    assert [fill != none for fill in cells.evaluate_all(fills)] == [False] * 3 + [True] * 3
     page.get_by_label("Colour by").select_option("KL")
-    by_kl = page.evaluate(fills)[:RANKS]
-    assert by_kl[0] == none  # 9 nats
-    assert len(set(by_kl)) == 5
-    assert by_kl[4] == by_kl[5]  # 0.05 nats, and none
+    by_kl = cells.evaluate_all(fills)
+    assert (by_kl[0], len(set(by_kl))) == (none, 5), "at 9 nats"
+    assert by_kl[4] == by_kl[5], "at 0.05 nats, and at none"
     page.locator(".tokens").press("Escape")
-    rows.nth(1).locator("td").nth(2).click()
-    assert page.url.partition("?")[0].endswith("/t/2")
-    assert page.locator(".pinned").get_attribute("data-i") == "2"
-    page.locator(".grid").press("ArrowRight")
-    assert grid.locator("thead .at").inner_text() == "3"
-    page.locator(".tokens").press("Home")
-    assert grid.locator("thead .at").inner_text() == "0"
-    grid.locator("tbody th").first.click()  # a layer's name is no position
-    assert page.url.partition("?")[0].endswith("/t/0")
+    for act, position in (
+        (rows.nth(1).locator("td").nth(2).click, "2"),
+        (lambda: page.locator(".grid").press("ArrowRight"), "3"),
+        (lambda: page.locator(".tokens").press("Home"), "0"),
+        (grid.locator("tbody th").first.click, "0"),  # a layer's name is no position
+    ):
+        act()
+        assert page.url.partition("?")[0].endswith(f"/t/{position}")
+        assert page.locator(".pinned").get_attribute("data-i") == grid.locator("thead .at").inner_text() == position
 
 
 def test_the_grid_stays_as_it_is_from_run_to_run_and_fits_a_phone(walk: Walk, recorded: Path) -> None:

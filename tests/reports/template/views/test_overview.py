@@ -1,6 +1,7 @@
 """The overview answers first: its order and length, its explanations, and every choice in the address."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,12 @@ import pytest
 from report_fixtures import MOST_PROSE, PHONE, Visit, Walk, all_drawn, ink_of, is_redrawn, prose_seen, saved, words_seen
 from synthetic_sweeps import add_timings, graded, run_rows, swept, with_answers, write_runs
 
-from eexit.method.rules import CONTROL, ExitHistogram
+from eexit.method.rules import CONTROL, RULES, ExitHistogram
 from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExit
 from reports import PageOptions, build_report
 
 LAPTOP = (("width", 1280), ("height", 720))
 TOGGLES = "#/?quality.modes=unfrozen,frozen_residual&quality.oracles=true&quality.controls=true&quality.replayed=true"
-PARAMETERS: dict[str, tuple[float | None, ...]] = {
-    "kl": (1.0,), "agree": (None,), "confidence": (0.6, 0.8), "margin": (0.4, 0.7), "entropy": (0.3, 1.0),
-    "similarity": (0.95, 0.97), "patience": (2.0, 3.0), "predicted_kl": (1.0, 2.0), "fixed": (10.0, 20.0),
-}  # fmt: skip
-MOST_WORDS = 1200
 GAINS, LOSES, SURE = (EarlyExit("unfrozen", "confidence", parameter) for parameter in (0.7, 0.8, 0.9))
 
 
@@ -26,7 +22,7 @@ GAINS, LOSES, SURE = (EarlyExit("unfrozen", "confidence", parameter) for paramet
 def test_it_is_short_and_its_contents_stay_in_sight(walk: Walk, answered: Path, viewport: Any, screens: int) -> None:
     page = all_drawn(walk("#/", path=answered, viewport=viewport))
     page.locator(".runs tbody tr").first.wait_for()
-    assert words_seen(page) <= MOST_WORDS
+    assert words_seen(page) <= 1200
     assert 100 < prose_seen(page) <= MOST_PROSE
     assert page.evaluate("document.documentElement.scrollHeight") <= screens * dict(viewport)["height"]
     headings = "Does early exit pay here?|Quality against cost|Which setting may I use?|Time|Side by side|Runs"
@@ -80,11 +76,10 @@ def test_each_series_has_at_most_one_label_which_covers_no_other(walk: Walk, ans
     all_drawn(page.locator("[data-chart=quality]"))
     svg = saved(page, "Save Quality against cost as SVG").path().read_text()
     bold = r'<text [^>]*translate\(([-\d.]+),([-\d.]+)\)"[^>]*font-weight="600"[^>]*opacity="1"[^>]*>([^<]+)</text>'
-    places = {(float(x), float(y)): label for x, y, label in re.findall(bold, svg)}
-    assert set(places.values()) <= {f"{mode}·{rule}" for mode in "UF" for rule in ("conf", "kl")}
-    assert 1 < len(places) == len(set(places.values()))
-    for x, y in places:
-        assert not any(abs(x - a) < 12 and abs(y - b) < 8 for a, b in places.keys() - {(x, y)})
+    places = {label: (float(x), float(y)) for x, y, label in re.findall(bold, svg)}
+    assert places.keys() <= {f"{mode}·{rule}" for mode in "UF" for rule in ("conf", "kl")}
+    assert 1 < len(places) == len(re.findall(bold, svg))
+    assert not any(abs(x - a) < 12 and abs(y - b) < 8 for (x, y), (a, b) in combinations(places.values(), 2))
 
 
 def test_terms_are_explained_where_they_stand(walk: Walk, answered: Path) -> None:
@@ -130,11 +125,12 @@ def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(walk: Walk,
 
 def test_no_legend_is_cut_off_in_a_report_of_every_rule(visit: Visit, tmp_path: Path) -> None:
     """Each rule has two parameters in one mode and one in the other, and there is a control."""
-    followed = EarlyExit("frozen_residual", "confidence", 0.8)
-    grid: list[Configuration] = [NoExit(), EarlyExit("frozen_residual", CONTROL, ExitHistogram(followed.key, ()))]
-    for rule, several in PARAMETERS.items():
-        grid += [EarlyExit("frozen_residual", rule, parameter) for parameter in several]
-        grid.append(EarlyExit("unfrozen", rule, several[0]))
+    exits_of = ExitHistogram("frozen_residual/confidence/0.9", ())
+    grid: list[Configuration] = [NoExit(), EarlyExit("frozen_residual", CONTROL, exits_of)]
+    examples = {name: rule.example for name, rule in RULES.items() if name != CONTROL}
+    for rule, parameter in examples.items():
+        grid += [EarlyExit("frozen_residual", rule, each) for each in {parameter, parameter and parameter / 2}]
+        grid.append(EarlyExit("unfrozen", rule, parameter))
     page = visit("#/", path=swept(tmp_path / "every", grid, 2))
     chart = all_drawn(page.locator("[data-chart=quality]")).locator(".chart")
     assert chart.locator("canvas").bounding_box()["width"] <= chart.bounding_box()["width"]
@@ -163,17 +159,17 @@ def test_the_strip_begins_with_a_loss_turns_and_leads_to_its_run(visit: Visit, w
     strip.locator(f'a[title="{GAINS.key}"]').wait_for()
     assert seen() == ("5 of 5", "✗✓"), "the same prompt"
     page = visit("#/" + page.url.partition("#/")[2], path=path)
-    again = page.locator(".strip")
-    assert again.get_by_role("combobox", name="Setting").input_value() == GAINS.key
-    assert again.get_by_role("status").inner_text() == "5 of 5"
-    again.get_by_role("combobox", name="Setting").select_option(LOSES.key)
-    again.locator(f'a[title="{LOSES.key}"]').wait_for()
-    again.get_by_role("button", name="Next prompt").click()
-    again.get_by_text("1 of 5").wait_for()
-    text = again.locator(".tokens").last
+    strip = page.locator(".strip")
+    assert strip.get_by_role("combobox", name="Setting").input_value() == GAINS.key
+    assert seen() == ("5 of 5", "✗✓")
+    strip.get_by_role("combobox", name="Setting").select_option(LOSES.key)
+    strip.locator(f'a[title="{LOSES.key}"]').wait_for()
+    strip.get_by_role("button", name="Next prompt").click()
+    strip.get_by_text("1 of 5").wait_for()
+    text = strip.locator(".tokens").last
     text.press("End")
-    again.get_by_text("full depth predicts “token 7”").wait_for()
-    assert again.locator(".pinned").inner_text().strip() == "41"
+    strip.get_by_text("full depth predicts “token 7”").wait_for()
+    assert strip.locator(".pinned").inner_text().strip() == "41"
     text.press("Enter")
     page.get_by_role("heading", name=f"{LOSES.key} on prompt 0").wait_for()
     assert page.url.endswith(f"#/p/0/{LOSES.key}/vs/normal/t/3")

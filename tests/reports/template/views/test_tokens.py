@@ -24,15 +24,13 @@ def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tok
     top = {"top_token_ids": ids, "top_tokens": texts, "top_prob": [[0.5, 0.25, 0.125]] * 6, "final_token_id": 9}
     for row, rows in runs:
         for token in rows:
-            token |= top
-            if row["rule"] == "kl" and token["decided"]:
-                token["exit_prob"] = STORED
+            token |= top | ({"exit_prob": STORED} if row["rule"] == "kl" and token["decided"] else {})
     runs[2][1][2] |= {"exit_score": [0.5, 0.9693, 0.989, None, None], "exit_layer": 15}
     recorded = write_runs(tmp_path / "s", runs)
     page = walk(f"{RUN}/t/2", path=recorded)
     rows, heads = page.locator(".pane tbody tr"), page.locator(".pane thead th").all_inner_texts()
-    (saw,) = (number for number, head in enumerate(heads, 1) if head.startswith("Exit score: "))
-    scores = page.locator(f".pane tbody tr > :nth-child({saw})").all_inner_texts()
+    [at] = (number for number, head in enumerate(heads, 1) if head.startswith("Exit score: "))
+    scores = page.locator(f".pane tbody tr > :nth-child({at})").all_inner_texts()
     assert scores == ["0.5 < 0.97", "0.969 < 0.97", "0.989 ≥ 0.97: exits", "–", "–", "–"]
     said = rows.nth(1).locator("td").last
     assert said.locator(".piece").all_inner_texts() == [" dog", " word1", "↵\n"]
@@ -66,8 +64,7 @@ def test_layers_have_colours_and_another_channel_and_what_the_legend_dims_can_st
     page = walk("#/p/0/unfrozen/kl/0.5")
     look = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor, getComputedStyle(e).opacity]"
     token, final = (page.locator(f".t.r{rank}").first for rank in (0, 5))
-    assert token.evaluate(look)[1] == "rgb(44, 79, 163)"
-    assert final.evaluate(look)[1] == "rgba(0, 0, 0, 0)"
+    assert [each.evaluate(look)[1] for each in (token, final)] == ["rgb(44, 79, 163)", "rgba(0, 0, 0, 0)"]
     page.get_by_role("button", name="Fill final layer").click()
     assert final.evaluate(look)[1] == "rgb(179, 18, 43)"
     page.get_by_role("button", name="Layer numbers").click()
@@ -88,17 +85,12 @@ def test_each_token_that_disagrees_with_full_depth_is_marked_and_a_key_goes_to_t
     assert [int(token.get_attribute("data-i")) for token in marked.all()] == [3, 6, 9, 12, 15, 18, 21]
     assert marked.first.evaluate("e => getComputedStyle(e).borderTopStyle") == "double"
     assert "7 of the 23 decided tokens (30.4%)" in page.locator(".texts section").first.inner_text()
-    places = []
     one.press("Escape")
-    for key in ("d", "d", "ArrowLeft", "d"):
-        one.press(key)
-        places.append(int(page.locator(".pinned").get_attribute("data-i")))
-    assert places == [3, 6, 5, 6]
     page.get_by_role("button", name="Next (d)").first.click()
-    assert page.locator(".pinned").get_attribute("data-i") == "9"
-    one.press("End")
-    one.press("d")
-    assert page.locator(".pinned").get_attribute("data-i") == "23", "none is left"
+    assert page.locator(".pinned").get_attribute("data-i") == "3"
+    for key, place in (("d", "6"), ("ArrowLeft", "5"), ("d", "6"), ("End", "23"), ("d", "23")):  # none is left
+        one.press(key)
+        assert page.locator(".pinned").get_attribute("data-i") == place
 
 
 def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, tmp_path: Path) -> None:
@@ -110,8 +102,7 @@ def test_what_was_not_observed_is_left_out_and_all_else_is_shown(visit: Visit, t
     page = all_drawn(visit("#/?open=all", path=path))
     page.locator(".runs tbody tr").first.wait_for()
     said = page.locator("main").inner_text()
-    assert "Right answers" in said
-    assert "NaN" not in said
+    assert ("Right answers" in said, "NaN" in said) == (True, False)
     assert page.locator("#confident").count() == 0
     measures = page.locator("[data-chart=quality]").get_by_label("Quality").locator("option").all_inner_texts()
     assert not {"Disagreement", "Perplexity"} & {*measures}
