@@ -1,18 +1,20 @@
 import json
 import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from byte_model import save_tiny_gguf, sweep_of
 from huggingface_hub import constants
+from traces import spy_on
 
 from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
 from eexit.model import sources
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.model.sources import GGUF_IN_WHEEL, locate, sha256
+from eexit.model.sources import GGUF_IN_WHEEL, locate
 from eexit.plan.model_description import describe_model
 
 
@@ -66,26 +68,14 @@ def test_a_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         describe_model(sweep_of(model.format(tmp=tmp_path)))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answer with the sizes of a model's files, as the hub does; it has no other model."""
-
-    def do_GET(self) -> None:
-        sizes = {"config.json": 5, "model-1.safetensors": 100, "model-2.safetensors": 20, "pytorch_model.bin": 7000}
-        known = self.path.startswith("/api/models/a/model/")
-        files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
-        content = json.dumps({"id": "a/model", "siblings": files} if known else {"error": "there is none"}).encode()
-        self.send_response(200 if known else 404)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a server for the sizes of a model's files, as the hub has them; it has no other model."""
+    sizes = {"config.json": 5, "model-1.safetensors": 100, "model-2.safetensors": 20, "pytorch_model.bin": 7000}
+    files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+    (folder := tmp_path / "api/models/a/model/revision").mkdir(parents=True)
+    (folder / "main").write_text(json.dumps({"id": "a/model", "siblings": files}))
     (tmp_path / "config.json").write_text("{}")
-    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+    with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert (bytes_to_fetch("a/model", "main"), bytes_to_fetch("no/model", "main")) == (120, None)
@@ -98,16 +88,10 @@ def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.usefixtures("cache")
 def test_gguf_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     save_tiny_gguf(tmp_path / "one.gguf")
-    digested: list[Path] = []
-
-    def noting(paths: list[Path]) -> str:
-        digested.extend(paths)
-        return sha256(paths)
-
-    monkeypatch.setattr(sources, "sha256", noting)
+    digested = spy_on(monkeypatch, sources, "sha256", lambda paths: paths)
     place = locate(str(tmp_path / "one.gguf"))
     (tmp_path / "other.gguf").write_bytes((tmp_path / "one.gguf").read_bytes())
     assert locate(str(tmp_path / "one.gguf")) == locate(str(tmp_path / "other.gguf")) == place
-    assert digested == [tmp_path / "one.gguf", tmp_path / "other.gguf"]
+    assert digested == [[tmp_path / "one.gguf"], [tmp_path / "other.gguf"]]
     assert load_model_and_tokenizer(sweep_of(tmp_path / "one.gguf"), "cpu")[0].config.num_hidden_layers == 7
     assert capfd.readouterr() == ("", "Unpacking one.gguf, once …\n")
