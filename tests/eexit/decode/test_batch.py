@@ -1,7 +1,7 @@
 """Rows that come and go, each with its own mode and rule: they stay those of the reference."""
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import cycle, product
 from pathlib import Path
 
@@ -24,10 +24,9 @@ from rows import (
 )  # fmt: skip
 from traces import assert_same, spy_on
 
-from eexit.costs.operations import OpCounts
-from eexit.decode import engine, slots
+from eexit.decode import deferred, engine, slots
 from eexit.decode import score as scoring
-from eexit.decode.requests import PartialOutput, Request
+from eexit.decode.requests import DecodingConfig, PartialOutput, Request
 from eexit.method.custom import use_files
 from eexit.method.rules import BLIND, ONLINE
 from eexit.model import cache as kv_cache
@@ -39,19 +38,24 @@ LONG_PROMPT = tuple(7 * index % 90 + 3 for index in range(40))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma4", "gpt_oss", "mpt"])
-def test_invariants_3_and_7_hold_for_rows_that_come_and_go(architecture: str) -> None:
-    """Check every online rule and every mode, in few slots, while others have deferred tokens."""
-    model = shared_model(architecture)
+def test_invariants_3_and_7_hold_for_rows_that_come_and_go(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """Check every online rule and every mode, in as many slots as heads, while others have deferred tokens.
+
+    These run in blocks, which have one token of each row, or some of one.
+    """
+    monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 4)
+    model, decoding = shared_model(architecture), replace(ENDING, max_new_tokens=16)
     rules, modes = (*ONLINE, *BLIND), modes_of(model)
     pairs = [*zip(rules, cycle(modes), strict=False), *product(rules[:1], modes)]
     exits = [EarlyExit(mode, rule, some(model, rule)[0]) for rule, mode in dict.fromkeys(pairs)]
+    exits += [EarlyExit("unfrozen", "random", control(*counts)) for counts in ((90, 0, 0, 10), (60, 20, 15, 5))]
     requests = [Request(PROMPTS[index % 3], exit, seed=index) for index, exit in enumerate(exits)]
-    traces = as_reference(model, requests, ENDING, rows=3)
+    traces = as_reference(model, requests, decoding, rows=4)
     assert len({len(trace.token_id_T) for trace in traces}) > 2, "rows must end at different times"
-    for request, trace in list(zip(requests, traces, strict=True))[::4]:
-        [alone] = generate(model, [request], ENDING)
-        for field in fields(OpCounts):
-            np.testing.assert_array_equal(getattr(alone.counts, field.name), getattr(trace.counts, field.name))
+    for request, trace in [*zip(requests, traces, strict=True)][::-4]:
+        alone = run_alone(decoder_of(model), decoding, request)
+        assert_same(alone.trace, trace)
+        np.testing.assert_equal(vars(alone.counts), vars(trace.counts))
 
 
 @pytest.mark.parametrize(("shift", "architecture"), [*enumerate((*ARCHITECTURES, "gpt2"))])
@@ -73,22 +77,22 @@ def test_invariants_3_4_7_and_8_hold_for_prompts_that_exit(
     requests = [Request(prompt, each, seed) for seed, prompt in enumerate(prompts) for each in configurations]
     traces = as_reference(model, requests, decoding, rows=7)
     whole = [(request, trace) for request, trace in zip(requests, traces, strict=True) if trace.prompt]
-    ends = {len(trace.token_id_T) for _, trace in whole}
-    assert 6 in ends
-    assert 1 in ends or architecture in ("gemma3", "gpt_neox")  # few of their texts end early
+    assert {len(trace.token_id_T) for _, trace in whole} >= {
+        6,
+        *([] if architecture in ("gemma3", "gpt_neox") else [1]),
+    }
     of_prompts = [trace.prompt.exit_layer_T for trace in traces if trace.prompt]
     assert len(np.unique(np.concatenate(of_prompts))) == len(EXITABLE) + 1
     for request, trace in whole[::5]:
         assert_same(trace, generate(model, [request], decoding)[0])
         assert_scored_alike(packed_decoder_of(model), [request], [trace], decoding)
         if trace.counts:
-            is_priced = architecture == "llama" and request.configuration.mode in (
+            is_priced = architecture == "llama" and request.configuration.mode in {
                 "unfrozen",
                 "frozen_residual",
                 "skip",
-            )
-            unobserved = replace(decoding, record_full_depth="none")
-            alone = run_alone(decoder_of(model), unobserved, request, priced=is_priced)
+            }
+            alone = run_alone(decoder_of(model), replace(decoding, record_full_depth="none"), request, priced=is_priced)
             assert alone.columns["macs_executed"] >= alone.columns["macs_required"]
 
 
@@ -99,11 +103,11 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
     moved = spy_on(monkeypatch, KVCache, "move_left", lambda cache, n_columns: n_columns)
     model = shared_model(architecture)
-    exits: list[Configuration] = []
-    exits += [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
+    exits = [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
     exits += [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
-    drafts: list[Configuration] = [Draft(3, 2)] * 3
-    for decoding, each in ((ENDING, [*exits, NoExit()]), (replace(ENDING, temperature=0.0), drafts)):
+    greedy, drafts = replace(ENDING, temperature=0.0), [Draft(3, 2)] * 3
+    rows: list[tuple[DecodingConfig, Sequence[Configuration]]] = [(ENDING, [*exits, NoExit()]), (greedy, drafts)]
+    for decoding, each in rows:
         requests = [Request(PROMPTS[seed % 3], configuration, seed) for seed, configuration in enumerate(each)]
         as_reference(model, requests, decoding, rows=2)
         assert moved
@@ -116,8 +120,8 @@ def test_rows_go_on_as_the_reference_when_the_last_one_that_leaves_the_cache_alo
     model = shared_model(architecture)
     exits = EarlyExit("unfrozen", "random", control(60, 20, 15, 5))
     first, ends = (Request(PROMPTS[at], exits, at) for at in (1, 2))
-    threshold, modes = some(model, "confidence")[0], [mode for mode in modes_of(model) if mode != "unfrozen"]
-    others = [Request(PROMPTS[0], EarlyExit(mode, "confidence", threshold), 3) for mode in modes]
+    modes = [mode for mode in modes_of(model) if mode != "unfrozen"]
+    others = [Request(PROMPTS[0], EarlyExit(mode, "confidence", some(model, "confidence")[0]), 3) for mode in modes]
 
     def stop_at(end: int) -> Callable[[PartialOutput], bool]:
         return lambda row: row.request in (first, ends) and len(row.token_ids) == end

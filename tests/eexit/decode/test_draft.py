@@ -1,6 +1,5 @@
 """Mode `draft`: the text of full depth, whatever is drafted, and what is run for it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from axes import EXITABLE
 from ran import run_alone
 from references import decoder_of, shared_model
-from rows import ARCHITECTURES, DECODING, KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate
+from rows import ARCHITECTURES, DECODING, KINDS, PROMPTS, SAMPLED, as_reference, assert_as_reference, generate, grid
 from traces import kl_request
 from transformers import PreTrainedModel
 from untrained import LINEAR
@@ -16,21 +15,17 @@ from untrained import LINEAR
 from eexit.costs.operations import READS, UnitCosts
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request, RequestFailure, RequestOutput
-from eexit.plan.configuration import Configuration, Draft, parse_drafts
+from eexit.plan.configuration import Draft, parse_drafts
 from eexit.sweeps.draft_columns import draft_columns
 
 DRAFTS = [Draft(layer, n) for layer, n in ((1, 1), (4, 2), (3, 5), (4, 6))]
 REPEATING = (3, 4, 5, 6, 3, 4, 5, 7, 3, 4, 5)
 
 
-def requests_of(configurations: Sequence[Configuration]) -> list[Request]:
-    return [Request(prompt, each, seed) for seed, prompt in enumerate(PROMPTS) for each in configurations]
-
-
 @pytest.mark.parametrize("architecture", KINDS)
 def test_greedy_drafts_are_the_text_of_normal_whatever_runs_layers(architecture: str) -> None:
     model, decoding = shared_model(architecture), replace(DECODING, max_new_tokens=8)
-    requests = requests_of(DRAFTS[:3])[3:]
+    requests = grid(DRAFTS[:3], PROMPTS[1:])
     traces = generate(model, requests, replace(decoding, max_rows=4))
     assert_as_reference(model, requests[1:3], traces[1:3], decoding)  # which is slow
     normal = generate(model, [kl_request(prompt, "normal") for prompt in PROMPTS[1:]], decoding)
@@ -45,7 +40,7 @@ def test_drafts_match_the_naive_reference_whatever_ends_other_rows(architecture:
     model = shared_model(architecture)
     normal = generate(model, [kl_request(prompt, "normal") for prompt in PROMPTS])
     ends = frozenset(int(trace.token_id_T[4 * index + 2]) for index, trace in enumerate(normal))
-    traces = as_reference(model, requests_of(DRAFTS), replace(DECODING, eos_token_ids=ends), rows=4)
+    traces = as_reference(model, grid(DRAFTS), replace(DECODING, eos_token_ids=ends), rows=4)
     assert len({len(trace.token_id_T) for trace in traces}) > 1, "rows must end at different times"
 
 
@@ -57,7 +52,7 @@ def test_a_draft_at_a_temperature_fails_with_the_reason(llama: PreTrainedModel) 
 
 
 def test_a_learned_readout_drafts(llama: PreTrainedModel) -> None:
-    as_reference(llama, requests_of(DRAFTS[1:3])[:4], replace(DECODING, readout=LINEAR, max_new_tokens=12))
+    as_reference(llama, grid(DRAFTS[1:3], PROMPTS[:2]), replace(DECODING, readout=LINEAR, max_new_tokens=12))
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mpt"])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ import torch
 from axes import EXITABLE, some
 from ran import run_alone
 from references import decoder_of, packed_decoder_of, shared_model
-from rows import PROMPTS, SAMPLED, as_reference, assert_scored_alike, generate, modes_of
+from rows import PROMPTS, SAMPLED, as_reference, assert_scored_alike, generate, grid, modes_of
 from traces import assert_same
 from transformers import PreTrainedModel
 from untrained import LINEAR, random_gate
 
-from eexit.decode.requests import DecodingConfig, Request
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.method.rules import BLIND, RULES
 from eexit.method.screen import Screen
 from eexit.method.screen_size import ScreenSize
@@ -26,6 +27,11 @@ SETS = ((), (3,), (4,), (1, 4), (3, 4))
 READING = [rule for rule in RULES if rule not in BLIND]
 GATED = ("confidence", "margin", "entropy")
 moment_of = cache(second_moment)  # of texts that the model writes for it
+
+
+def reads_TX(trace: RequestOutput, name: str) -> np.ndarray:
+    assert trace.counts
+    return trace.counts.reads_TX(name)
 
 
 def with_sets(model: PreTrainedModel, shift: int, rules: Sequence[str] = READING) -> list[Request]:
@@ -57,8 +63,7 @@ def test_invariant_3_holds_within_exit_sets(shift: int, architecture: str) -> No
         assert np.isnan(trace.exit_score_TE[1:, outside]).all()
         seen |= {(len(request.configuration.layers), layer) for layer in trace.exit_layer_T[1:].tolist()}
         if request.configuration.rule == "predicted_kl":
-            assert trace.counts is not None
-            assert not trace.counts.reads_TX("probe_reads")[:, :-1][:, outside].any()
+            assert not reads_TX(trace, "probe_reads")[:, :-1][:, outside].any()
     assert len(seen) >= 8
 
 
@@ -90,29 +95,22 @@ def test_exits_by_a_token_that_is_not_the_likeliest_are_counted(llama: PreTraine
     exits = EarlyExit("unfrozen", "confidence", 0.5, (1,)), EarlyExit("unfrozen", "fixed", 1.0)
     trace, fixed = generate(llama, [Request(PROMPTS[0], exit) for exit in exits], decoding)
     assert decoding.screen
-    assert trace.counts is not None
-    assert fixed.counts is not None
     assert set(trace.exit_layer_T[1:].tolist()) == {1}
     text = torch.tensor([[*PROMPTS[0], *trace.token_id_T[:-1].tolist()]])
     hidden_TD = llama(text, output_hidden_states=True).hidden_states[2][0, len(PROMPTS[0]) :]
     head_input_TF = llama.model.norm(hidden_TD)
     likeliest_T1 = llama.lm_head(head_input_TF).argmax(-1, keepdim=True)
     missed_T = (decoding.screen.tokens(head_input_TF) != likeliest_T1).all(1)
-    misses_TX = trace.counts.reads_TX("screen_misses")
-    assert misses_TX[:, 0].tolist() == missed_T.tolist()
+    assert reads_TX(trace, "screen_misses").tolist() == [[missed, 0, 0, 0] for missed in missed_T.tolist()]
     assert 0 < missed_T.sum() < len(missed_T)
-    assert misses_TX[:, 1:].sum() == fixed.counts.reads_TX("screen_misses").sum() == 0
+    assert not reads_TX(fixed, "screen_misses").any()
 
 
 def with_gates(model: PreTrainedModel, threshold: str | None, sets: Sequence[tuple[int, ...]]) -> list[Request]:
     """Return each rule and mode in turn, with each of these sets."""
-    modes = modes_of(model)
-    exits = [
-        EarlyExit(modes[index % len(modes)], rule, some(model, rule)[0], layers, threshold)
-        for layers in sets
-        for index, rule in enumerate(GATED * 2)
-    ]
-    return [Request(PROMPTS[0], exit, seed=3) for exit in exits]
+    pairs = [*zip(cycle(modes_of(model)), GATED * 2, strict=False)]
+    exits = [EarlyExit(mode, rule, some(model, rule)[0], layers, threshold) for layers in sets for mode, rule in pairs]
+    return grid(exits, PROMPTS[:1])
 
 
 def gating(model: PreTrainedModel) -> DecodingConfig:
@@ -128,19 +126,14 @@ def test_invariants_3_and_8_hold_for_gated_rules(architecture: str) -> None:
     traces = as_reference(model, requests, decoding)
     assert_scored_alike(packed_decoder_of(model), requests, traces, decoding)
     for trace in traces:
-        assert trace.counts is not None
-        gates, reads = (trace.counts.reads_TX(name)[:, :-1] for name in ("gate_reads", "head_reads"))
-        scored = ~np.isnan(trace.exit_score_TE[1:])
-        assert (reads >= scored).all()
-        assert (gates >= scored).all()
+        gates, scored = reads_TX(trace, "gate_reads")[:, :-1], ~np.isnan(trace.exit_score_TE[1:])
+        assert (np.minimum(gates, reads_TX(trace, "head_reads")[:, :-1]) >= scored).all()
         passed |= {*(gates - scored).ravel().tolist()}
     assert passed == {0, 1}, "the gate has some layers read, and others not"
 
 
 def test_a_threshold_of_0_changes_nothing_and_the_perfect_gate_no_exit(llama: PreTrainedModel) -> None:
-    without, *others = (
-        generate(llama, with_gates(llama, threshold, [(), (4,)]), gating(llama)) for threshold in (None, "0", "perfect")
-    )
-    for traces in others:
-        for trace, other in zip(traces, without, strict=True):
-            assert_same(trace, other)
+    requests = [with_gates(llama, threshold, [(), (4,)]) for threshold in (None, "0", "perfect")]
+    for traces in zip(*(generate(llama, each, gating(llama)) for each in requests), strict=True):
+        for trace in traces[1:]:
+            assert_same(trace, traces[0])

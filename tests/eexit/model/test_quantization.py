@@ -67,7 +67,7 @@ def test_invariants_1_3_and_4(folder: Path, load: Callable[[Path, str], PreTrain
     assert len(exits_of(traces)) > 2
     prompt = torch.tensor([requests[0].prompt_token_ids])
     made = model.generate(prompt, max_new_tokens=8, do_sample=False, pad_token_id=0)  # type: ignore[operator]
-    assert traces[0].token_id_T.tolist() == made[0, prompt.shape[1] :].tolist()
+    assert [*requests[0].prompt_token_ids, *traces[0].token_id_T.tolist()] == made[0].tolist()
     for index in (0, 5, -1):
         assert_same(traces[index], generate(model, [requests[index]], SHORT)[0])
 
@@ -83,9 +83,8 @@ def test_a_model_whose_products_depend_on_other_rows_is_refused_in_float32(folde
 @pytest.mark.parametrize("quantize", [INT8, INT4])
 def test_multiply_adds_stay_and_bytes_are_fewer_as_was_estimated(folder: Path, quantize: str) -> None:
     model, whole = by_torchao(folder, quantize), load_model_and_tokenizer(sweep_of(folder), "cpu")[0]
-    unit_costs, of_whole, packed = (
-        measure_unit_costs(each, SHORT) for each in (decoder_of(model), decoder_of(whole), packed_decoder_of(whole))
-    )
+    decoders = decoder_of(model), decoder_of(whole), packed_decoder_of(whole)
+    unit_costs, of_whole, packed = (measure_unit_costs(each, SHORT) for each in decoders)
     for name in ("embedding", "layer_L", "keys_L", "position_L", "read_XK"):
         assert torch.equal(*(torch.tensor(getattr(each, name)) for each in (unit_costs, of_whole))), name
     *_, (layer, head) = estimate_memory(sweep_of(folder, quantize=quantize))
@@ -141,10 +140,7 @@ def test_four_bits_need_torchao_and_have_their_dtype(folder: Path, monkeypatch: 
 @needs_torchao
 def test_nothing_is_printed_while_weights_are_quantised(folder: Path) -> None:
     """Run a process of its own, since libraries warn once, when they are imported."""
-    code = f"""if True:
-        import eexit
-        model, _ = eexit.load_default_model_and_tokenizer({str(folder)!r}, "cpu", "float32", "int4")
-        print(type(model.model.layers[0].mlp.up_proj.weight).__name__)
-    """
+    load = f'eexit.load_default_model_and_tokenizer({str(folder)!r}, "cpu", "float32", "int4")[0]'
+    code = f"import eexit; print(type({load}.model.layers[0].mlp.up_proj.weight).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("Int4OpaqueTensor\n", "")

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from byte_model import save_tiny_gguf, sweep_of
 from huggingface_hub import constants
+from traces import spy_on
 
 from cluster.console.dry_run import bytes_to_fetch
 from eexit.errors import UsageError
 from eexit.model import sources
 from eexit.model.loading import load_model_and_tokenizer
-from eexit.model.sources import GGUF_IN_WHEEL, locate, sha256
+from eexit.model.sources import GGUF_IN_WHEEL, locate
 from eexit.plan.model_description import describe_model
 
 
@@ -68,13 +69,13 @@ def test_a_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask a hub that answers with the sizes of one model's files, and has no other model."""
+    """Ask a server for the sizes of a model's files, as the hub has them; it has no other model."""
     sizes = {"config.json": 5, "model-1.safetensors": 100, "model-2.safetensors": 20, "pytorch_model.bin": 7000}
     files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
     (folder := tmp_path / "api/models/a/model/revision").mkdir(parents=True)
     (folder / "main").write_text(json.dumps({"id": "a/model", "siblings": files}))
     (tmp_path / "config.json").write_text("{}")
-    with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))) as server:
+    with HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert (bytes_to_fetch("a/model", "main"), bytes_to_fetch("no/model", "main")) == (120, None)
@@ -87,16 +88,10 @@ def test_what_has_to_be_fetched_is_counted(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.usefixtures("cache")
 def test_gguf_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     save_tiny_gguf(tmp_path / "one.gguf")
-    digested: list[Path] = []
-
-    def noting(paths: list[Path]) -> str:
-        digested.extend(paths)
-        return sha256(paths)
-
-    monkeypatch.setattr(sources, "sha256", noting)
+    digested = spy_on(monkeypatch, sources, "sha256", lambda paths: paths)
     place = locate(str(tmp_path / "one.gguf"))
     (tmp_path / "other.gguf").write_bytes((tmp_path / "one.gguf").read_bytes())
     assert locate(str(tmp_path / "one.gguf")) == locate(str(tmp_path / "other.gguf")) == place
-    assert digested == [tmp_path / "one.gguf", tmp_path / "other.gguf"]
+    assert digested == [[tmp_path / "one.gguf"], [tmp_path / "other.gguf"]]
     assert load_model_and_tokenizer(sweep_of(tmp_path / "one.gguf"), "cpu")[0].config.num_hidden_layers == 7
     assert capfd.readouterr() == ("", "Unpacking one.gguf, once …\n")
