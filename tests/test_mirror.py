@@ -10,6 +10,7 @@ CROSS_CUTTING = {
     "cluster/console/test_secrets.py", "cluster/deploy/test_definitions.py", "jobs/test_command.py",
     "jobs/test_dtypes.py", "jobs/test_printed_lines.py", "jobs/test_readme.py", "jobs/test_submit.py",
     "jobs/test_trust.py", "jobs/files/test_results.py", "jobs/sweeps/prompts/test_study.py",
+    "reports/test_sample.py",
     "reports/sections/test_sentences.py", "reports/template/test_every_page.py", "reports/template/test_javascript.py",
 }  # fmt: skip
 

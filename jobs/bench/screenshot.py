@@ -1,11 +1,9 @@
 """README's pictures of a report: its first screen and its coloured texts.
 
-    eexit sweep --prompts fifth.jsonl --modes normal unfrozen frozen_residual --max-new-tokens 24 \\
-        --rules confidence=0.9,0.97 similarity=0.985 agree --dtype float32 --out results/pictures
-    python jobs/bench/screenshot.py results/pictures --out reports/sample/overview.png
-    python jobs/bench/screenshot.py results/pictures --strip --out reports/sample/text.png
+    eexit assess
+    python jobs/bench/screenshot.py results/assess/run --out reports/sample/overview.png
+    python jobs/bench/screenshot.py results/assess/run --strip --out reports/sample/text.png
 
-The prompts of those that README shows are every fifth of jobs/sweeps/prompts/study.jsonl, from the first on.
 Needs the package playwright and a Chromium on PATH; opens nothing but the file.
 """
 
