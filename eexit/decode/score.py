@@ -7,7 +7,7 @@ exits differ. An oracle's full-depth pass runs first. Several texts with the sam
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -86,12 +86,9 @@ def score_texts(
         exit_layer_N, prob_NX = visitor.plan.layer_X[visitor.exit_N], visitor.probabilities()
         columns = exit_layer_N, tokens.top_token_N, tokens.log_p_N, prob_NX, visitor.plan.score_NE, head_input_NF
         parts.append([column.unflatten(0, visitor.shape) for column in columns])
-    *columns, head_input_BTF = (torch.cat(column, 1)[:, len(given) :] for column in zip(*parts, strict=True))
-    arrays = [column.cpu().numpy() for column in columns]
-    return [
-        ScoredText(*(array[at, : len(text)] for array in arrays), exit_ready_TF=head_input_BTF[at, : len(text)])
-        for at, text in enumerate(texts)
-    ]
+    scored: list[Any] = [torch.cat(column, 1)[:, len(given) :] for column in zip(*parts, strict=True)]
+    scored[:-1] = [column.cpu().numpy() for column in scored[:-1]]  # head inputs stay on the device
+    return [ScoredText(*(column[at, : len(text)] for column in scored)) for at, text in enumerate(texts)]
 
 
 @torch.inference_mode()

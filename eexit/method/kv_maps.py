@@ -67,8 +67,8 @@ class KVMaps:
         """Return the maps of these exit layers from the tensors of an artefact."""
         form = KEYS if any(".key." in name for name in tensors) else STREAMS
         pairs = [(exit_layer, layer) for exit_layer in exits for layer in range(exit_layer + 2, n_layers)]
-        at = {pair: tuple(LinearMap.from_tensors(tensors, name) for name in names(form, *pair)) for pair in pairs}
-        return cls(form, at)
+        maps = {pair: tuple(LinearMap.from_tensors(tensors, name) for name in names(form, *pair)) for pair in pairs}
+        return cls(form, maps)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors from which `from_tensors` restores the maps."""
