@@ -48,7 +48,6 @@ def values_by_hand(folder: str, n_prompts: int = 12, sure: float = 0.9) -> pd.Da
 
 
 def columns_by_hand(values: pd.Series, kind: ValueKind, level: float = 0.95) -> list[float]:
-    """Return the mean, its interval and the number of prompts or groups."""
     return [*estimate_columns(values.to_numpy()[:, None], [kind], level)[0].columns("").values()]
 
 
