@@ -152,7 +152,6 @@ def test_what_is_unknown_has_a_reason_and_times_are_those_of_the_calls(tmp_path:
     ("results", "arguments", "message"),
     [
         (["small", "small/"], {}, "is given twice"),
-        (["nowhere"], {}, "holds no sweep.json and no run/sweep.json: give the folder of a finished sweep or"),
         ([], {}, "there are no results to compare"),
         (["unfinished"], {}, "has 42 of 50 runs: finish that sweep first"),
         (["small"], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
