@@ -1,5 +1,6 @@
 """Whatever the study: what is finished stays, whatever happens on the way, and the same command goes on."""
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,6 +20,7 @@ from sweeping import running, wait_for
 
 from eexit.errors import SweepStopped, UsageError
 from eexit.results.layout import is_shard_file, is_temporary_file
+from eexit.results.store import lease
 from eexit.results.store.folder import open_store
 from eexit.results.store.lease import ASSESSING, hold
 
@@ -81,15 +82,17 @@ def test_units_land_and_the_same_command_adds_a_file_or_has_nothing_left_to_do(o
         assert [row["unit"] for row in marked(out, how, 4).rows] == twice(4)
 
 
-def test_a_study_that_times_refuses_what_is_in_use_and_others_do_not(out: Path, monkeypatch: Any) -> None:
+def test_a_study_that_times_refuses_what_is_in_use_and_others_do_not(out: Path) -> None:
     with hold(open_store(out)):
         with pytest.raises(UsageError, match=r"out is in use by process \d+ on .*: wait for it, or stop it"):
             marked(out, "timing", 2)
         marked(out, "here", 2)
     with hold(open_store(out.parent), use=ASSESSING):
         marked(out, "timing", 2)  # a step of the assessment
-        monkeypatch.setattr(os, "getpid", lambda: 0)
-        with pytest.raises(UsageError, match=r"is being assessed by process \d+ on .*: wait for it"):
+        held, other = out.parent / ASSESSING.file, os.getppid()
+        of_other = {"pid": other, "process_started": lease._process_started(other)}
+        held.write_text(json.dumps({**json.loads(held.read_text()), **of_other}))
+        with pytest.raises(UsageError, match=rf"is being assessed by process {other} on .*: wait for it"):
             marked(out, "timing", 2)
     assert units(out) == sorted(2 * twice(2))
 

@@ -145,7 +145,6 @@ def test_what_can_not_be_trained_is_told_in_a_line(tiny: Path, texts: Path, tmp_
         (texts, "gate", {}, "a gate is for rules: give --rules"),
         (texts, "linear", {"layers": (2, 9)}, "exit layer 9 is not below the final layer"),
         (texts, "kv-maps", {"adapter": "nowhere"}, "--adapter nowhere is not a folder that is there"),
-        (tmp_path, "linear", {}, "holds no sweep.json: give the folder of a finished sweep"),
         (exits, "linear", {}, "has no normal runs with texts to learn from: run a sweep with --modes normal"),
         (few, "linear", {}, "has too few prompts: of its 1 texts"),
         (texts, "linear", {"out": tmp_path / "file"}, "file is a file: give a folder"),

@@ -48,7 +48,6 @@ def values_by_hand(folder: str, n_prompts: int = 12, sure: float = 0.9) -> pd.Da
 
 
 def columns_by_hand(values: pd.Series, kind: ValueKind, level: float = 0.95) -> list[float]:
-    """Return the mean, its interval and the number of prompts or groups."""
     return [*estimate_columns(values.to_numpy()[:, None], [kind], level)[0].columns("").values()]
 
 
@@ -153,7 +152,6 @@ def test_what_is_unknown_has_a_reason_and_times_are_those_of_the_calls(tmp_path:
     ("results", "arguments", "message"),
     [
         (["small", "small/"], {}, "is given twice"),
-        (["nowhere"], {}, "holds no sweep.json and no run/sweep.json: give the folder of a finished sweep or"),
         ([], {}, "there are no results to compare"),
         (["unfinished"], {}, "has 42 of 50 runs: finish that sweep first"),
         (["small"], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),

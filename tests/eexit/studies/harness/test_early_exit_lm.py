@@ -133,7 +133,6 @@ def test_normal_scores_any_context_as_the_harness_s_own_model(generator: ModelGe
 
 
 def generated(generator: ModelGenerator, configuration: Configuration, n_tokens: int, **changed: Any) -> list[Any]:
-    """Return contexts in tokens, each with what the engine generates greedily."""
     decoding = replace(generator.engine.decoding, max_new_tokens=n_tokens, temperature=0.0, **changed)
     contexts = [generator.tokenizer.encode(context) for context in TO_GO_ON]
     requests = [Request(tuple(context), configuration, seed=2) for context in contexts]

@@ -28,7 +28,7 @@ from eexit.method.screen_size import ScreenSize
 from eexit.model.adapters import merged
 from eexit.model.decoders import DecoderPair
 from eexit.model.layers import Decoder
-from eexit.plan.configuration import Configuration, EarlyExit
+from eexit.plan.configuration import EarlyExit
 from eexit.quality.text_metrics import disagreement
 from eexit.studies.replay.from_records import ReplayResult, Transcript, together
 from eexit.studies.replay.with_model import Replayer
@@ -50,9 +50,11 @@ def decoding_with(llama: PreTrainedModel, gated: Sequence[EarlyExit], by: str) -
     return replace(GREEDY, gate=gate, screen=screen)
 
 
-def generate(model: PreTrainedModel, configuration: Configuration, decoding: DecodingConfig = GREEDY) -> RequestOutput:
-    request = Request(PROMPTS[0], configuration, SEED)
-    return traces_of(Engine(decoder_of(model), decoding).generate([request]))[0]
+def run(
+    model: PreTrainedModel, settings: Sequence[EarlyExit], decoding: DecodingConfig = GREEDY, student: Any = None
+) -> dict[int, RequestOutput]:
+    requests = [Request(PROMPTS[0], each, SEED) for each in settings]
+    return traces_of(Engine(decoder_of(model), decoding, student).generate(requests))
 
 
 def transcript_of(trace: RequestOutput, recorded: bool = True) -> Transcript:
@@ -103,15 +105,15 @@ def test_one_pass_serves_all_sets_and_gates_of_a_rule(llama: Any, monkeypatch: A
     sets: list[tuple[int, ...]] = [(), (3, 4), (1, 4)]
     thresholds = [None, "0.4", "0.6"] if rule == "confidence" else [None]
     settings = [EarlyExit("unfrozen", rule, parameter, layers, chance) for layers in sets for chance in thresholds]
-    runs = [(setting, generate(llama, setting, decoding)) for setting in settings]
-    assert len({tuple(trace.exit_layer_T.tolist()) for _, trace in runs}) >= 3, "they exit elsewhere"
-    passes, transcript = Mock(side_effect=replayer._score), transcript_of(runs[0][1])
+    traces = run(llama, settings, decoding)
+    assert len({tuple(trace.exit_layer_T.tolist()) for trace in traces.values()}) >= 3, "they exit elsewhere"
+    passes, transcript = Mock(side_effect=replayer._score), transcript_of(traces[0])
     monkeypatch.setattr(replayer, "_score", passes)
     for setting in settings:
         replayer.replay([setting], transcript)
     assert passes.call_count == (len(sets) if rule == "patience" else 1)
-    for setting, trace in runs:
-        check_run(replayer, setting, trace, replayer.replay([setting], transcript_of(trace))[0])
+    for index, setting in enumerate(settings):
+        check_run(replayer, setting, traces[index], *replayer.replay([setting], transcript_of(traces[index])))
 
 
 @pytest.mark.parametrize("looks_through", ["head", "screen"])
@@ -124,8 +126,7 @@ def test_a_run_replayed_on_its_own_text_is_that_run(llama: PreTrainedModel, mode
     decoding = decoding_with(llama, gated, looks_through)
     replayer = replayer_of(llama, decoding)
     settings = [*plain, *(replace(each, gate="0.5") for each in gated)]
-    requests = [Request(PROMPTS[0], each, SEED) for each in settings]
-    traces = traces_of(Engine(decoder_of(llama), decoding).generate(requests))
+    traces = run(llama, settings, decoding)
     online = set[float]()
     for index, setting in enumerate(settings):
         [group] = [group for group in together(settings, is_adapted=False) if setting in group]
@@ -141,7 +142,7 @@ def test_a_run_replayed_on_its_own_text_is_that_run(llama: PreTrainedModel, mode
 def test_an_adapters_final_layer_is_not_full_depth(llama: PreTrainedModel, tmp_path: Path) -> None:
     student = decoder_of(merged(llama, save_adapter(llama, tmp_path)))
     adapted, setting = replayer_of(llama, student=student), EarlyExit("unfrozen", "confidence", 0.3)
-    trace = traces_of(Engine(decoder_of(llama), GREEDY, student).generate([Request(PROMPTS[0], setting, SEED)]))[0]
+    trace = run(llama, [setting], student=student)[0]
     [replayed] = adapted.replay([setting], transcript_of(trace))
     check_run(adapted, setting, trace, replayed)
     [never] = adapted.replay([replace(setting, parameter=1.0)], transcript_of(trace))

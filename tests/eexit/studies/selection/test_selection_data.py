@@ -14,39 +14,30 @@ from eexit.quality.rubric import ASPECTS
 from eexit.results.store.folder import open_store
 from eexit.results.study_tables import JUDGEMENTS
 
+KEY = "skip/confidence/0.9"
+
 
 def test_a_failed_run_is_a_loss_of_1_and_a_failed_run_of_normal_excuses_nothing(tmp_path: Path) -> None:
     """Of the prompts for choosing, 4 fail under the setting, and 3 others under normal, where the setting is wrong."""
     prompts = tuple(replace(each, answer="4" if int(each.id) % 2 else None) for each in ALONE.prompts)
     marked = [prompt for prompt in CHOOSING if PROMPTS.index(prompt) % 2]
-    fails = {**dict.fromkeys([*marked[:4], *CHOOSING[:9:2]], "skip"), **dict.fromkeys(marked[4:7], "normal")}
+    fails = {**dict.fromkeys([*marked[:4], *CHOOSING[:9:2]], KEY), **dict.fromkeys(marked[4:7], "normal")}
 
     def numbers(run: Run) -> dict[str, Any]:
-        mode = fails.get(run.prompt.prompt)
-        if mode == run.configuration.mode:
+        failing = fails.get(run.prompt.prompt)
+        if failing == run.configuration.key:
             return {"status": "error", "error": "no such luck", "correct": None}
-        return {"correct": None if run.prompt.answer is None else mode != "normal"}
+        return {"correct": None if run.prompt.answer is None else failing != "normal"}
 
-    out = land(tmp_path / "out", ALONE.model_copy(update={"prompts": prompts}), numbers)
+    rules = {"confidence": (0.9,), "predicted_kl": (1.0,)}  # the first is the same for both seeds, and counts once
+    out = land(tmp_path / "out", CONFIG.model_copy(update={"prompts": prompts, "rules": rules}), numbers)
     row, said = select(out, risk="answers", max_risk=0.2)
-    [tested] = row["tested"]
+    assert "settings whose run is the same for all seeds 1 " in said
+    tested = next(each for each in row["tested"] if each["configuration"] == KEY)
     n_lost = len([prompt for prompt in marked if prompt in fails])
     assert (tested["n"], tested["mean_loss"]) == (len(marked), pytest.approx(n_lost / len(marked)))
     assert f"failed runs, each a loss of 1 {len(fails)} " in said
     assert "failed runs of normal, scored as if they were best 3 " in said
-
-
-def test_failures_and_settings_that_are_the_same_for_every_seed_are_counted_once(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"rules": {"confidence": (0.9,), "predicted_kl": (1.0,)}})
-    failing = ("skip/confidence/0.9", PROMPTS[0])
-
-    def numbers(run: Run) -> dict[str, Any]:
-        return {"status": "error"} if (run.configuration.key, run.prompt.prompt) == failing else {}
-
-    out = land(tmp_path / "out", config, numbers)
-    _, said = select(out, max_risk=0.5)
-    assert "failed runs, each a loss of 1 1 " in said
-    assert "settings whose run is the same for all seeds 1 " in said
 
 
 def judged(call: int, run: Run, judge: str, **scores: Any) -> dict[str, Any]:
