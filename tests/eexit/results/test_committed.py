@@ -25,9 +25,8 @@ def write(store: Store, lengths: dict[str, int], tokens: list[dict[str, Any]]) -
 
 
 def read(store: Store, *run_ids: str) -> list[tuple[str, list[int]]]:
-    found = runs_with_tokens(
-        store, ["prompt_id"], pc.field("run_id").isin(pa.array(run_ids, pa.string())), ["token_id"]
-    )
+    chosen = pc.field("run_id").isin(pa.array(run_ids, pa.string()))
+    found = runs_with_tokens(store, ["prompt_id"], chosen, ["token_id"])
     return [(run["prompt_id"], tokens["token_id"].to_pylist()) for run, tokens in found]
 
 

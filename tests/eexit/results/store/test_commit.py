@@ -79,10 +79,9 @@ def test_a_shard_has_the_schema_with_its_meaning_and_everything_reads_it_in_one_
         pd.read_parquet(folder), pq.read_table(folder).to_pandas(),
         duckdb.execute(f"from '{folder}/*.parquet'").df(), polars.read_parquet(f"{folder}/*.parquet").to_pandas(),
     ]  # fmt: skip
+    expected = {run.run_id: run.prompt.prompt for run in RUNS}
     for read in tables:
-        assert sorted(zip(read.run_id, read.prompt, strict=True)) == sorted(
-            (run.run_id, run.prompt.prompt) for run in RUNS
-        )
+        assert (len(read), read.set_index("run_id").prompt.to_dict()) == (18, expected)
         assert (read.n_tokens == TOKENS_PER_RUN).sum() == 9
     assert len(pd.read_parquet(tokens)) == len(polars.read_parquet(f"{tokens}/*.parquet")) == 9 * TOKENS_PER_RUN
 
