@@ -80,7 +80,6 @@ def table(*columns: list[Any], name: str = "prompt") -> bytes:
 
 BAD: dict[str, tuple[bytes | None, str]] = {
     "a.doc": (b"x", ".doc is not supported: use .txt, .jsonl, .csv or .parquet"),
-    "empty.txt": (b"", "holds no prompt"),
     "blank.txt": (b" \n\n", "holds no prompt"),
     "header.csv": (b"id,prompt\n", "holds no prompt"),
     "empty.csv": (b"", "holds no prompt"),
@@ -93,7 +92,6 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "column.parquet": (table(["x"], name="text"), "column prompt is missing, found text"),
     "null.parquet": (table(["x", None]), "row 2: prompt is missing"),
     "number.jsonl": (b'{"prompt": 3}', "line 1: prompt must be text, got 3"),
-    "answers.jsonl": (b'{"prompt": "x", "answer": ["y"]}', "line 1: answer must be text, got ['y']"),
     "nan.jsonl": (b'{"prompt": "x", "answer": NaN}', "line 1: answer must be text, got nan"),
     "pattern.jsonl": (b'{"prompt": "x", "answer_pattern": "(a"}', "line 1: answer_pattern '(a' is no regular"),
     "limit.csv": (b"prompt,max_new_tokens\nx,many\n", "line 2: max_new_tokens must be a whole number above 0"),

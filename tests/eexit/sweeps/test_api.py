@@ -4,7 +4,6 @@ import gc
 import json
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,10 @@ def test_public_names_and_runs_and_tokens_in_the_order_of_the_plan_with_errors_a
     assert dir(eexit) == sorted([*eexit.__all__, "open"])
     assert all(hasattr(eexit, name) for name in dir(eexit))
     runs, tokens = swept.runs, swept.tokens
-    modes = ("unfrozen", "frozen_residual")
-    keys = ["normal", *(f"{mode}/confidence/{at}" for mode in modes for at in ("0.05", "0.9"))]
+    keys = [
+        "normal",
+        *(f"{mode}/confidence/{at}" for mode in ("unfrozen", "frozen_residual") for at in ("0.05", "0.9")),
+    ]
     planned = [(prompt, seed, key) for prompt in "012" for seed in (0, 1) for key in keys]
     assert [*zip(runs.prompt_id, runs.seed, runs.configuration, strict=True)] == planned
     assert runs[runs.status == "error"].prompt_id.tolist() == ["2"] * 10
@@ -66,8 +67,6 @@ def test_runs_have_what_the_prompt_brought_and_kinds_are_compared_with_normal(sw
         assert runs[~is_sum][["correct", *brought]].isna().all(axis=None)
     found = swept.by_kind()
     assert [*zip(found.configuration, found.kind, strict=True)] == [(each.key, "sum") for each in swept.configurations]
-    right = swept.runs.query("kind == 'sum'").astype({"correct": float}).groupby("configuration").correct.mean()
-    assert found.set_index("configuration").accuracy.to_dict() == right.to_dict()
     assert {*found.accuracy_n} == {1}
     with pytest.raises(ValueError, match=r"^no prompt of .* has kind: give prompts a field kind$"):
         eexit.sweep(["one"], model=model, **{**NORMAL, "max_new_tokens": 2}).by_kind()
@@ -100,8 +99,7 @@ def test_a_loaded_model_does_the_same_and_stays_as_it_is(swept: eexit.SweepResul
     assert all(torch.equal(weight, before[name]) for name, weight in loaded.state_dict().items())
     assert swept.manifest.config["dtype"] == "float32", "as dtype=torch.float32 was given"
     assert eexit.load_default_model_and_tokenizer(model, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
-    with torch.no_grad():
-        next(loaded.parameters()).mul_(2)
+    next(loaded.parameters()).data.mul_(2)
     with pytest.raises(ValueError, match=r"holds results of this model before its weights changed"):
         eexit.sweep(PROMPTS, out=tmp_path / "out", **given)
 
@@ -240,17 +238,17 @@ def test_a_loaded_model_whose_copy_would_be_another_is_refused(model: str, tmp_p
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_hooks_and_forwards_on_linear_modules_run_in_every_dtype(model: str, dtype: Any) -> None:
-    given, n_calls = loaded_from(model, dtype=dtype), Counter[str]()
+    given, called = loaded_from(model, dtype=dtype), set[str]()
     layers, projection = given["model"].model.layers, given["model"].model.layers[1].mlp.down_proj
     asked: Any = {**given, "rules": {"fixed": [5]}, "modes": ["normal", "unfrozen"], "max_new_tokens": 4, "quiet": True}
     before = eexit.sweep(["one"], **asked).runs.text[0]
 
     def scale(module: object, args: object, output: torch.Tensor) -> torch.Tensor:
-        n_calls["hook"] += 1
+        called.add("hook")
         return 1.5 * output
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        n_calls["forward"] += 1
+        called.add("forward")
         return torch.roll(hidden @ projection.weight.T, 1, -1)
 
     for layer in layers[::2]:
@@ -258,10 +256,10 @@ def test_hooks_and_forwards_on_linear_modules_run_in_every_dtype(model: str, dty
     vars(projection)["forward"] = forward
     token_1T = given["tokenizer"]("one", return_tensors="pt").input_ids
     made = given["model"].generate(token_1T, max_new_tokens=4, do_sample=False)
-    n_calls.clear()
+    called.clear()
     text = eexit.sweep(["one"], **asked).runs.text[0]
     assert text == given["tokenizer"].decode(made[0, token_1T.shape[1] :]) != before
-    assert n_calls["hook"] > 0 < n_calls["forward"], "of this object, not of a copy"
+    assert called == {"hook", "forward"}, "of this object, not of a copy"
 
 
 UNAPPLIED = {"repetition_penalty": 1.3, "suppress_tokens": [5], "do_sample": True, "temperature": 0.6}
@@ -272,15 +270,12 @@ def test_unapplied_generation_config_is_named(model: str, tmp_path: Path, capsys
     (folder / "generation_config.json").write_text(json.dumps({**UNAPPLIED, "pad_token_id": 0, "top_p": 1.0}))
     given = loaded_from(folder)
 
-    def said(out: str, **more: Any) -> set[str]:
-        asked: dict[str, Any] = {"rules": {"fixed": [5]}, "max_new_tokens": 2, "out": tmp_path / out}
-        eexit.sweep(["one"], **{**asked, "model": str(folder), **more})
+    def said(**more: Any) -> tuple[set[str], Any]:
+        done = eexit.sweep(["one"], **{"model": str(folder), "rules": {"fixed": [5]}, "max_new_tokens": 2, **more})
         line = " ".join(capsys.readouterr().err.split()).partition("the model's generation_config sets ")[2]
-        return {*re.findall(r"(\w+)=", line)}
+        return {*re.findall(r"(\w+)=", line)}, done.manifest.model["generation_config"]
 
-    assert said("out") == {*UNAPPLIED}
-    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["model"]["generation_config"] == UNAPPLIED
-    assert said("sampled", temperature=0.6) == {"repetition_penalty", "suppress_tokens"}, "others are applied"
-    assert said("loaded", **given) == {*UNAPPLIED}
+    assert said() == said(**given) == ({*UNAPPLIED}, UNAPPLIED)
+    assert said(temperature=0.6) == ({"repetition_penalty", "suppress_tokens"}, UNAPPLIED), "others are applied"
     given["model"].generation_config = type(given["model"].generation_config)()
-    assert said("nothing", **given) == set()
+    assert said(**given) == (set(), {})

@@ -140,18 +140,15 @@ def test_a_living_driver_in_another_container_is_never_succeeded(store: Store) -
 
 
 def elsewhere(silent: float) -> bytes:
+    """Return another machine's lease that was renewed so many seconds ago."""
     then = time.time() - silent
     return json.dumps(asdict(LeaseHolder("ab", "another-host", 1, then, then, "another boot"))).encode()
 
 
 @pytest.mark.parametrize("silent", [-7200, 0, 7200])
 def test_another_machines_lease_ends_by_silence(store: Store, clock: SimpleNamespace, silent: float) -> None:
-    def renew_at_last() -> None:
-        if clock.slept >= STALE_SECONDS:
-            store.publish(LEASE, elsewhere(silent - 1))
-
     store.publish(LEASE, elsewhere(silent))
-    clock.meanwhile = renew_at_last
+    clock.meanwhile = lambda: clock.slept >= STALE_SECONDS and store.publish(LEASE, elsewhere(silent - 1))
     assert_refused(store, "has just renewed its lease")
     assert clock.slept == STALE_SECONDS
     clock.meanwhile = lambda: None
