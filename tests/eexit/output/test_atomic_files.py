@@ -4,9 +4,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,29 +15,29 @@ from commands import full_disk, left
 from eexit.output.atomic_files import atomic_path, temporary_name, write_all, write_atomic
 from eexit.training.training_checkpoint import TrainingCheckpoint, save_state
 
-WRITERS: dict[str, Callable[[Path, int], object]] = {  # others call the first
-    "any": lambda out, size: write_atomic(out / "any", "x" * size),
-    "state.safetensors": lambda out, size: save_state(out, TrainingCheckpoint({}), {"a": torch.zeros(size)}),
-}
 
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_on_a_full_disk_what_was_there_stays_and_nothing_else(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("any", lambda out, size: write_atomic(out / "any", "x" * size)),  # which others call
+        ("state.safetensors", lambda out, size: save_state(out, TrainingCheckpoint({}), {"a": torch.zeros(size)})),
+    ],
+)
+def test_on_a_full_disk_what_was_there_stays_and_nothing_else(name: str, write: Any, tmp_path: Path) -> None:
     with full_disk(8192):
-        WRITERS[name](tmp_path, 10)
+        write(tmp_path, 10)
         with pytest.raises(OSError, match=re.escape(str(tmp_path / name))):
-            WRITERS[name](tmp_path, 100_000)
+            write(tmp_path, 100_000)
     assert left(tmp_path) == [name]
     assert 0 < (tmp_path / name).stat().st_size < 8192
 
 
 def test_of_several_files_none_is_replaced_before_all_are_written(tmp_path: Path) -> None:
-    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    write_all({first: "1", second: "1"})
-    with full_disk(8192), pytest.raises(OSError, match="third"):
-        write_all({first: "2", second: "2", third: "3" * 100_000})
-    assert left(tmp_path) == ["first", "second"]
-    assert first.read_text() == second.read_text() == "1"
+    write_all({tmp_path / "first": "1"})
+    with full_disk(8192), pytest.raises(OSError, match="second"):
+        write_all({tmp_path / "first": "2", tmp_path / "second": "2" * 100_000})
+    assert left(tmp_path) == ["first"]
+    assert (tmp_path / "first").read_text() == "1"
 
 
 def test_a_link_stays_one_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from byte_model import save_byte_model
 from commands import asked_here
-from safetensors import safe_open
+from safetensors.torch import load_file
 from untrained import TINY, config_with, save_state_maps, stream_maps
 
 from eexit.errors import UsageError
 from eexit.plan import model_inspection
 from eexit.plan.artefacts import WEIGHTS
-from eexit.plan.model_inspection import InspectedModel, InspectionCache, ModelFacts, _memory, inspect_model
+from eexit.plan.model_inspection import InspectedModel, InspectionCache, _memory, inspect_model
 from eexit.plan.runs import count_runs
 from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.cost_projection import shapes_of
@@ -43,47 +43,35 @@ def sweep(model: Path | str, **others: Any) -> SweepConfig:
     return SweepConfig.model_validate({**fixed, **others})
 
 
-def seen(model: Path, **others: Any) -> ModelFacts:
+def seen(model: Path, **others: Any) -> tuple[Any, ...]:
     return inspect_model(sweep(model, **others), 8)
 
 
 def test_what_was_found_is_found_again_without_looking(model: Path, looks: list[str]) -> None:
     first = seen(model)
     assert seen(model) == first
+    memory: Any
     _, layers, memory = seen(model, exit_layers=[1, 3], max_new_tokens=7)  # a sweep's memory depends on the sweep
     found: Any = InspectionCache(sweep(model)).read()
-    assert layers == (1, 3)
-    assert memory
-    assert first[2]
-    assert memory.weights == first[2].weights
+    assert (layers, memory.weights) == ((1, 3), first[2].weights)
     assert memory.row == found.token * (len(PROMPT) // 4 + 1 + 7)  # the prompt in tokens of four characters, new tokens
     assert memory.cache == memory.row * min(8, count_runs(sweep(model)))
-    _, _, longest = seen(model, max_new_tokens=10 * found.context)
-    assert longest
-    assert longest.row == found.token * found.context
+    assert seen(model, max_new_tokens=10 * found.context)[2].row == found.token * found.context
     with pytest.raises(UsageError, match="exit layer 6 is not below the final layer"):
         seen(model, exit_layers=[6])
     assert looks == ["_find"]
-
-
-@pytest.mark.usefixtures("looks")
-def test_the_shape_is_that_of_the_models_config_and_weights(model: Path) -> None:
-    shape, shapes = seen(model)[0]["shape"], shapes_of(str(model))
-    with safe_open(model / "model.safetensors", "pt") as held:
-        n_weights = sum(held.get_tensor(name).numel() for name in held.keys())  # noqa: SIM118
+    shape, shapes = first[0]["shape"], shapes_of(str(model))
+    n_weights = sum(part.numel() for part in load_file(model / "model.safetensors").values())
     assert (shape["width"], shape["vocabulary"], shape["parameters"]) == (shapes.width, shapes.vocabulary, n_weights)
     assert shape["head_in_layers"] == pytest.approx(shapes.head_in_layers)
 
 
 def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, looks: list[str]) -> None:
-    vocabulary, keeps_the_inode = model / "vocab.bin", model / "keeps-the-inode"
-    vocabulary.write_bytes(b"ab")
+    (vocabulary := model / "vocab.bin").write_bytes(b"ab")
     seen(model)
     before = vocabulary.stat()
-    vocabulary.unlink()
-    keeps_the_inode.touch()
+    vocabulary.rename(model.with_name("keeps the inode"))
     vocabulary.write_bytes(b"ba")
-    keeps_the_inode.unlink()
     os.utime(vocabulary, ns=(before.st_atime_ns, before.st_mtime_ns))
     seen(model)
     (model / "additional_chat_templates").mkdir()
@@ -99,15 +87,14 @@ def test_a_file_that_changed_is_seen_whatever_its_size_and_time(model: Path, loo
 def test_it_depends_on_settings(model: Path, looks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU is one, since `--dtype auto` depends on it, and machines may have one name and share a user's cache."""
     other = copytree(model, tmp_path / "other")
-    for n_looks in (3, 3):
+    for _ in range(2):
         seen(model)
         seen(model, dtype="float32")
         seen(other)
-        assert len(looks) == n_looks
+    assert len(looks) == 3
     monkeypatch.setattr(model_inspection, "CPU_INFO", tmp_path / "cpuinfo")
     (tmp_path / "cpuinfo").write_text("model name\t: one\nflags\t\t: fpu avx2\n\n" * 2)
-    seen(model)
-    seen(model)
+    assert seen(model) == seen(model)
     assert len(looks) == 4
 
 
@@ -130,6 +117,5 @@ def test_what_is_damaged_gone_or_of_the_hub_is_done_without(model: Path, looks: 
 def test_state_maps_need_memory_on_top(tmp_path: Path) -> None:
     place = save_state_maps(tmp_path / "maps", stream_maps(), TINY)
     config = config_with(kv_maps=str(place), modes=["mapped_residual"])
-    mapped = _memory(config, 1, InspectedModel(TINY, 1000, 10, None))
-    assert mapped
+    mapped: Any = _memory(config, 1, InspectedModel(TINY, 1000, 10, None))
     assert mapped.weights == 1000 + (place / WEIGHTS).stat().st_size

@@ -1,6 +1,7 @@
 """Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
 
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -32,10 +33,9 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def test_blank_lines_and_byte_order_marks_are_no_prompts_and_hostile_ones_are_not_changed(tmp_path: Path) -> None:
-    prompts = read_prompts(write(tmp_path / "hostile.txt", "\n".join(HOSTILE) + "\n"))
-    assert [(prompt.id, prompt.prompt) for prompt in prompts] == [(f"{n}", text) for n, text in enumerate(HOSTILE)]
-    path = write(tmp_path / "dos.txt", b"\xef\xbb\xbfone\r\n\r\n  \r\ntwo")
-    assert [prompt.prompt for prompt in read_prompts(path)] == ["one", "two"]
+    path = write(tmp_path / "hostile.txt", "\ufeffone\r\n\r\n  \r\n" + "\n".join(HOSTILE) + "\n")
+    expected = [(f"{n}", text) for n, text in enumerate(["one", *HOSTILE])]
+    assert [(prompt.id, prompt.prompt) for prompt in read_prompts(path)] == expected
 
 
 COLUMNS = ("id", "system", "answer", "answer_pattern", "prefiller", "max_new_tokens", "steps")
@@ -59,8 +59,8 @@ def test_rows_arrive_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str
     else:
         in_text = [{**row, **{name: f"{row[name]}" for name in ("id", "answer") if row[name]}} for row in rows]
         pd.DataFrame(in_text).to_parquet(path)  # pandas makes 7 a 7.0
-    numbered = [{"id": f"{n}", **row} for n, row in enumerate(given)]
-    expected = [{**row, **{name: str(row[name]) for name in ("id", "answer") if name in row}} for row in numbered]
+    expected = [{"id": f"{n}", **row} for n, row in enumerate(given)]
+    expected = [{**row, **{name: str(row[name]) for name in ("id", "answer") if name in row}} for row in expected]
     assert read_prompts(path) == tuple(Prompt(**row) for row in expected)
     assert "not read: Anwser (did you mean answer?); prompts have the columns prompt, id" in capsys.readouterr().err
 
@@ -74,15 +74,12 @@ def test_delimiters(tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: st
 
 
 def table(*columns: list[Any], name: str = "prompt") -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays([pa.array(column) for column in columns], [name] * len(columns)), sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    pq.write_table(pa.table([*map(pa.array, columns)], [name] * len(columns)), sink := io.BytesIO())
+    return sink.getvalue()
 
 
 BAD: dict[str, tuple[bytes | None, str]] = {
     "a.doc": (b"x", ".doc is not supported: use .txt, .jsonl, .csv or .parquet"),
-    "empty.txt": (b"", "holds no prompt"),
     "blank.txt": (b" \n\n", "holds no prompt"),
     "header.csv": (b"id,prompt\n", "holds no prompt"),
     "empty.csv": (b"", "holds no prompt"),
@@ -95,7 +92,6 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "column.parquet": (table(["x"], name="text"), "column prompt is missing, found text"),
     "null.parquet": (table(["x", None]), "row 2: prompt is missing"),
     "number.jsonl": (b'{"prompt": 3}', "line 1: prompt must be text, got 3"),
-    "answers.jsonl": (b'{"prompt": "x", "answer": ["y"]}', "line 1: answer must be text, got ['y']"),
     "nan.jsonl": (b'{"prompt": "x", "answer": NaN}', "line 1: answer must be text, got nan"),
     "pattern.jsonl": (b'{"prompt": "x", "answer_pattern": "(a"}', "line 1: answer_pattern '(a' is no regular"),
     "limit.csv": (b"prompt,max_new_tokens\nx,many\n", "line 2: max_new_tokens must be a whole number above 0"),
@@ -140,7 +136,6 @@ def test_prompts_of_python_are_those_of_a_file(tmp_path: Path) -> None:
         ([], "prompts: holds no prompt"),
         (["one", 3], "prompts, entry 2: must be a text or a dict with a prompt, got '3'"),
         ([{"promt": "one"}], "prompts, entry 1: prompt is missing"),
-        ([{"prompt": 3}], "prompts, entry 1: prompt must be text, got 3"),
         (pd.DataFrame({"text": ["one"]}), "prompts: column prompt is missing, found text"),
         ("Explain.", "prompts 'Explain.' is no file of prompts (.txt, .jsonl, .csv or .parquet)"),
         ({"prompt": "one"}, "prompts must be a list of texts or dicts, a DataFrame or a path"),

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from ray_fixtures import ray_environment
 from ray_here import ray_here
 
 from eexit.results.store.folder import Store, open_store

@@ -45,8 +45,8 @@ def resumed(folder: Path) -> object:
 
 def reported(folder: Path) -> object:
     sweep = read_sweep(str(folder))
-    tables = (sweep.tokens.to_table(), sweep.texts.to_table())
-    return None if sweep.left_out else (sweep.about, sweep.generations.to_csv(), *(t.to_pylist() for t in tables))
+    tables = (each.to_table().to_pylist() for each in (sweep.tokens, sweep.texts))
+    return None if sweep.left_out else (sweep.about, sweep.generations.to_csv(), *tables)
 
 
 @pytest.mark.slow
@@ -58,11 +58,9 @@ def test_no_flipped_bit_reads_back_as_other_data(read: Callable[[Path], object],
     expected, draw = read(shutil.copytree(whole, tmp_path / "copy")), Random(0)
     assert expected is not None
     for number in range(100):
-        copy, file = shutil.copytree(whole, tmp_path / f"{number}"), draw.choice(files)
-        content = (copy / file).read_bytes()
+        copy, name = shutil.copytree(whole, tmp_path / f"{number}"), draw.choice(files)
+        content = (copy / name).read_bytes()
         bit = draw.randrange(8 * len(content))
-        (copy / file).write_bytes(flipped(content, bit))
-        found: object = None
+        (copy / name).write_bytes(flipped(content, bit))
         with suppress(UsageError):
-            found = read(copy)
-        assert found in (None, expected), f"bit {bit} of {file}"
+            assert read(copy) in (None, expected), f"bit {bit} of {name}"

@@ -13,11 +13,8 @@ from eexit.results.store.commit import name_of, publish_shard
 from eexit.results.store.folder import Store
 
 LENGTHS = {"a": 3, "b": 1, "c": 12, "d": 5}
-TOKENS = [
-    {"run_id": run_id, "token_id": 100 * n + position}
-    for n, run_id in enumerate(LENGTHS)
-    for position in range(LENGTHS[run_id])
-]
+IDS = {run_id: [*range(100 * n, 100 * n + length)] for n, (run_id, length) in enumerate(LENGTHS.items())}
+TOKENS = [{"run_id": run_id, "token_id": token_id} for run_id, ids in IDS.items() for token_id in ids]
 
 
 def write(store: Store, lengths: dict[str, int], tokens: list[dict[str, Any]]) -> str:
@@ -29,10 +26,8 @@ def write(store: Store, lengths: dict[str, int], tokens: list[dict[str, Any]]) -
 
 def read(store: Store, *run_ids: str) -> list[tuple[str, list[int]]]:
     chosen = pc.field("run_id").isin(pa.array(run_ids, pa.string()))
-    return [
-        (run["prompt_id"], tokens["token_id"].to_pylist())
-        for run, tokens in runs_with_tokens(store, ["prompt_id"], chosen, ["token_id"])
-    ]
+    found = runs_with_tokens(store, ["prompt_id"], chosen, ["token_id"])
+    return [(run["prompt_id"], tokens["token_id"].to_pylist()) for run, tokens in found]
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4, 7, 100])
@@ -40,9 +35,8 @@ def test_runs_have_all_their_tokens(at_once: int, store: Store, monkeypatch: pyt
     monkeypatch.setattr("eexit.results.committed.TOKENS_AT_ONCE", at_once)
     write(store, LENGTHS, TOKENS)
     write(store, {"e": 1}, [{"run_id": "e", "token_id": 400}])
-    expected = {"A": [0, 1, 2], "B": [100], "C": list(range(200, 212)), "D": list(range(300, 305)), "E": [400]}
-    assert dict(read(store, *"abcde")) == expected
-    assert read(store, "b", "d") == [("B", [100]), ("D", list(range(300, 305)))]
+    assert dict(read(store, *"abcde")) == {**{run_id.upper(): ids for run_id, ids in IDS.items()}, "E": [400]}
+    assert read(store, "b", "d") == [("B", IDS["b"]), ("D", IDS["d"])]
     assert read(store) == []
 
 

@@ -41,9 +41,8 @@ MEASURED: dict[str, list[float]] = {  # the group disagrees most
     "disagreement": [0.875, 0.75, 0.875, 0.75, 0.875, 0.75, 0.5, 0.25],
     "lcs_share": [0.125, 0.25, 0.125, 0.125, 0.25, 0.125, 0.5, 0.75],
     "mean_depth": [0.25, 0.5, 0.25, 0.5, 0.25, 0.5, 0.75, 0.875],
-    "perplexity": [2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 16.0, 64.0],
-    "tokens_until_difference": [1, 2, 3, 4, 5, 6, 20, 30],
-}
+    "perplexity": [2.0, 4.0, 2.0, 4.0, 2.0, 4.0, 16.0, 64.0], "tokens_until_difference": [1, 2, 3, 4, 5, 6, 20, 30],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +89,11 @@ def test_a_measure_has_one_number_in_the_table_as_json_and_in_the_report(out: Pa
     for name, mean in expected.items():
         assert [found[name]["mean"], report[name]] == pytest.approx([mean, mean]), name
         assert found[name]["n"] == report[f"{name}_n"] == 3, "two prompts and a group"
-    shown = {f"{1 - expected['mean_depth']:.1%}", f"{expected['perplexity']:.4g}", f"{expected['cut']:.0%}"}
-    shown |= {f"{expected['tokens_until_difference']:.1f}"}
-    shown |= {f"{expected[name]:.1%}" for name in ("disagreement", "loop_share", "correct")}
+    forms = {
+        "disagreement": ".1%", "loop_share": ".1%", "correct": ".1%", "cut": ".0%", "perplexity": ".4g",
+        "tokens_until_difference": ".1f",
+    }  # fmt: skip
+    shown = {format(expected[name], form) for name, form in forms.items()} | {f"{1 - expected['mean_depth']:.1%}"}
     assert {[*column.cells][1] for column in eexit.open(out).table.columns} >= shown
 
 
@@ -101,8 +102,7 @@ def test_a_saving_and_a_loss_have_one_number_in_report_package_and_selection(out
         question = SelectionArgs("disagreement", cost=cost, order="passed-on")
         return SelectionData(read_finished(str(out), question.columns), question)
 
-    shown = savings(sweep := read_sweep(str(out)), per_configuration(sweep))
-    assert shown
+    shown: Any = savings(sweep := read_sweep(str(out)), per_configuration(sweep))
     report, finished = shown.rows.set_index("configuration").loc[KEY], read_finished(str(out), OF_PACKAGE)
     for name, column, saving, each in (
         ("needed", "macs_required", "theoretical", 0.1), ("run", "macs_executed", "run", 0.05),
@@ -114,22 +114,19 @@ def test_a_saving_and_a_loss_have_one_number_in_report_package_and_selection(out
     assert chosen.losses("all").losses_of(KEY).mean() == pytest.approx(over_units(MEASURED["disagreement"], True))
 
 
-def test_the_interval_of_a_mean_is_the_one_of_the_report(out: Path, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"prompts": tuple(Prompt(f"{n}", f"{n}?") for n in range(6))})
-    alone = land_rows(tmp_path / "out", config, lambda run: {"disagreement": int(run.prompt.id) / 8, "correct": None})
-    found, report = as_json(alone, config)["disagreement"], in_report(alone)
-    assert [*found.values()] == pytest.approx([report[f"disagreement{end}"] for end in ("", "_low", "_high", "_n")])
-    assert found["low"] < found["mean"] < found["high"]
-    grouped = as_json(out)["disagreement"]
-    assert (grouped["low"], grouped["high"]) == (None, None), "too few: two prompts and a group"
-
-
-def test_prompts_of_the_same_text_count_once_everywhere(tmp_path: Path) -> None:
-    prompts, depths = [Prompt(f"{n}", "the same" if n < 6 else f"{n}?") for n in range(8)], MEASURED["mean_depth"]
-    config = CONFIG.model_copy(update={"prompts": prompts})
-    out = land_rows(tmp_path / "out", config, lambda run: {"mean_depth": depths[int(run.prompt.id)]})
-    found = [as_json(out, config)["mean_depth"]["mean"], in_report(out)["mean_depth"]]
-    assert found == pytest.approx([over_units(depths)] * 2)
+def test_the_interval_of_a_mean_is_the_one_of_the_report_and_prompts_of_one_text_count_once(tmp_path: Path) -> None:
+    prompts, depths = [Prompt(f"{n}", "the same" if n < 6 else f"{n}?") for n in range(12)], MEASURED["mean_depth"]
+    for name, some in (("few", prompts[:8]), ("many", prompts)):
+        config = CONFIG.model_copy(update={"prompts": tuple(some)})
+        out = land_rows(tmp_path / name, config, lambda run: {"mean_depth": depths[int(run.prompt.id) % 8]})
+        found, report = as_json(out, config)["mean_depth"], in_report(out)
+        if name == "few":
+            mean = pytest.approx(over_units(depths))
+            assert (found, report["mean_depth"]) == ({"mean": mean, "low": None, "high": None, "n": 3}, mean)
+        else:
+            ends = [report[f"mean_depth{end}"] for end in ("", "_low", "_high", "_n")]
+            assert [*found.values()] == pytest.approx(ends)
+            assert found["low"] < found["mean"] < found["high"]
 
 
 def test_a_judges_score_has_one_number_in_its_table_and_in_the_report(out: Path, tmp_path: Path) -> None:

@@ -8,11 +8,9 @@ import pytest
 from eexit.results.layout import FORMAT, Manifest, UnsupportedFormatError, decode_manifest, encode_manifest
 
 MANIFEST = Manifest(
-    config={"prompts": [{"id": "0", "prompt": "Où ?"}], "seeds": [0], "temperature": 0.0},
-    model={"name": "tiny", "n_layers": 7, "dtype": "float32"},
-    exitable_layers=[2, 4],
-    n_runs=9,
-)
+    config={"prompts": [{"id": "0", "prompt": "Où ?"}], "seeds": [0], "temperature": 0.0}, exitable_layers=[2, 4],
+    model={"name": "tiny", "n_layers": 7, "dtype": "float32"}, n_runs=9,
+)  # fmt: skip
 
 
 def changed(**fields: Any) -> bytes:

@@ -6,13 +6,9 @@ import pytest
 from eexit.results.original_format import entry_of_text, evaluation_of, prompts_of, read, results_of, write
 
 EVALUATION: dict[str, Any] = evaluation_of(
-    tokens=["Re", "cur", "sion", "!"],
-    exit_layers=[29, 5, 29, 5],
-    exitable_layers=[5, 10],
-    decided_at={5: 2, 10: 0, 29: 1},
-    n_prompt_tokens=7,
-    mean_depth=0.4,
-)
+    tokens=["Re", "cur", "sion", "!"], exit_layers=[29, 5, 29, 5], exitable_layers=[5, 10],
+    decided_at={5: 2, 10: 0, 29: 1}, n_prompt_tokens=7, mean_depth=0.4,
+)  # fmt: skip
 ENTRY = {
     "prompt": "Explain recursion.",
     "results": [{"mode": "unfrozen", "kl_factor": 0.5, "response": "Recursion!", "evaluation": EVALUATION}],
@@ -20,31 +16,22 @@ ENTRY = {
 
 
 def test_an_evaluation_has_the_original_shape_and_what_was_written_is_read(tmp_path: Path) -> None:
-    assert EVALUATION == {
-        "response": "Recursion!",
-        "scores": None,
-        "accuracy_score": None,
+    stats = {"total_tokens": 3, "early_exits": 2, "early_exit_rate": 2 / 3}
+    assert {
+        "response": "Recursion!", "scores": None, "accuracy_score": None, "evaluation_text": "",
+        "chosen_exit_layers": [29, 5, 29, 5], "tokens": ["Re", "cur", "sion", "!"], "exitable_layers": [5, 10],
         "early_exit_stats": {
-            "total_tokens": 3,
-            "early_exits": 2,
-            "early_exit_rate": 2 / 3,
-            "layer_distribution": {"5": 2, "29": 1},
+            **stats, "layer_distribution": {"5": 2, "29": 1},
             "usage": {"prompt_tokens": 7, "completion_tokens": 4, "mean_depth": 0.4},
         },
-        "evaluation_text": "",
-        "chosen_exit_layers": [29, 5, 29, 5],
-        "tokens": ["Re", "cur", "sion", "!"],
-        "exitable_layers": [5, 10],
-    }
+    } == EVALUATION  # fmt: skip
     write([ENTRY, entry_of_text("alone", ["a"], [5], [])], tmp_path / "early_exit_analysis.json")
     entries = read(tmp_path / "early_exit_analysis.json")
     assert prompts_of(entries) == ["Explain recursion.", "alone"]
     result, alone = results_of(entries)
     assert vars(result) == {
-        "prompt": 0, "mode": "unfrozen", "kl_factor": 0.5, "error": None, "response": "Recursion!", "scores": {},
-        "accuracy_score": None, "evaluation_text": "", "tokens": EVALUATION["tokens"], "exitable_layers": [5, 10],
-        "chosen_exit_layers": EVALUATION["chosen_exit_layers"], "layer_distribution": {5: 2, 29: 1},
-        "total_tokens": 3, "early_exits": 2, "early_exit_rate": 2 / 3,
+        **{name: EVALUATION[name] for name in EVALUATION if name != "early_exit_stats"}, "prompt": 0, "scores": {},
+        "mode": "unfrozen", "kl_factor": 0.5, "error": None, "layer_distribution": {5: 2, 29: 1}, **stats,
     }  # fmt: skip
     assert (alone.prompt, alone.tokens, alone.chosen_exit_layers, alone.total_tokens) == (1, ["a"], [5], None)
 

@@ -31,19 +31,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def at_least() -> Any:
+    @eexit.rule(parameter="probability")
     def ratio(layer: Any, parameter: Any) -> Any:
         """exits where the likeliest token is at least so probable"""
         return layer.top2_prob[:, 0] >= parameter
 
-    return eexit.rule(parameter="probability")(ratio)
+    return ratio
 
 
 def at_most() -> Any:
+    @eexit.rule(parameter="probability")
     def ratio(layer: Any, parameter: Any) -> Any:
-        """exits where the likeliest token is at most so probable"""
         return layer.top2_prob[:, 0] <= parameter
 
-    return eexit.rule(parameter="probability")(ratio)
+    return ratio
 
 
 def shown(rule: Any) -> str:
@@ -51,14 +52,9 @@ def shown(rule: Any) -> str:
     return f"ratio~{digest_of(text_of(rule.function))[:6]}"
 
 
-def files(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (out / "generations").iterdir()}
-
-
 def by_key(sweep: eexit.SweepResults) -> dict[tuple[str, str], str]:
     """Return the text of each configuration and prompt."""
-    runs = sweep.runs
-    return dict(zip(zip(runs["configuration"], runs["prompt_id"], strict=True), runs["text"], strict=True))
+    return sweep.runs.set_index(["configuration", "prompt_id"])["text"].to_dict()
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -68,13 +64,14 @@ def test_a_redefined_rule_keeps_its_earlier_results(tiny: Path, tmp_path: Path, 
     def swept(prompts: Any = PROMPTS, **rules: Any) -> eexit.SweepResults:
         return eexit.sweep(prompts, model=tiny, out=out, rules=rules, **GRID)
 
-    before = swept(ratio=[0.0, 0.9], confidence=[0.5])
-    texts = by_key(before)
-    stored = files(out)
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (out / "generations").iterdir()}
+
+    texts = by_key(swept(ratio=[0.0, 0.9], confidence=[0.5]))
+    stored = files()
 
     # 1. The corrected rule runs; the earlier results are untouched, and have a name of their own everywhere.
-    second = at_most()
-    earlier = shown(first)
+    second, earlier = at_most(), shown(first)
     grown = swept(ratio=[0.9])
     keys = ["normal", "frozen_residual/ratio/0.9", "frozen_residual/confidence/0.5"]
     keys += [f"frozen_residual/{earlier}/{at}" for at in ("0", "0.9")]
@@ -83,7 +80,7 @@ def test_a_redefined_rule_keeps_its_earlier_results(tiny: Path, tmp_path: Path, 
     assert {*grown.tokens["rule"].dropna()} == {"confidence", "ratio", earlier}
     for (key, prompt), text in texts.items():
         assert by_key(grown)[key.replace("/ratio/", f"/{earlier}/"), prompt] == text
-    assert files(out).items() >= stored.items()
+    assert files().items() >= stored.items()
     assert grown.manifest.config["shown_names"] == {"ratio": earlier, shown(second): "ratio"}
     assert {*pd.read_parquet(out / "generations")["rule"].dropna()} == {"confidence", "ratio", shown(second)}
     assert all(key in str(grown.table) or short_name(key) in str(grown.table) for key in keys)
@@ -111,11 +108,11 @@ def test_a_redefined_rule_keeps_its_earlier_results(tiny: Path, tmp_path: Path, 
     assert {*read_sweep(str(out)).studies["replays"]["text_of"]} == {keys[-1]}
 
     # 4. The first text given again is `ratio` again, and what was run of it is not run again.
-    first, n_files = at_least(), len(files(out))
+    first, n_files = at_least(), len(files())
     back = swept([*PROMPTS, "No"], ratio=[0.0, 0.9])
     assert {*back.runs["rule"].dropna()} == {"confidence", "ratio", shown(second)}
     assert by_key(back).items() >= texts.items()
-    assert len(files(out)) == n_files + 1, "the third prompt's runs"
+    assert len(files()) == n_files + 1, "the third prompt's runs"
 
     # 5. Configurations are removed by the names that are shown.
     gone = [f"frozen_residual/{shown(second)}/0.9", "frozen_residual/ratio/0.9"]
@@ -123,8 +120,7 @@ def test_a_redefined_rule_keeps_its_earlier_results(tiny: Path, tmp_path: Path, 
     back.remove(gone)
     opened = eexit.open(out)
     assert {each.key for each in opened.configurations} == {*opened.runs["configuration"]} == left
-    assert opened.manifest.own
-    assert opened.progress() == ""
+    assert (bool(opened.manifest.own), opened.progress()) == (True, "")
 
 
 NAMES = {"ratio": "ratio~ba9c4d", "ratio~77aa01": "ratio", "own": "own~123456"}
@@ -142,10 +138,8 @@ NAMES = {"ratio": "ratio~ba9c4d", "ratio~77aa01": "ratio", "own": "own~123456"}
     ],
 )
 def test_keys_and_names_are_renamed_as_wholes(stored: str | None, as_shown: str | None) -> None:
-    keys = pa.chunked_array([[stored], ["normal", stored]], pa.string())
-    rows = pa.table({"configuration": keys, "text": ["ratio"] * 3})
-    assert with_shown_names(rows, NAMES).to_pydict() == {
-        "configuration": [as_shown, "normal", as_shown], "text": ["ratio"] * 3,
-    }  # fmt: skip
+    keys, texts = pa.chunked_array([[stored], ["normal", stored]], pa.string()), ["ratio"] * 3
+    found = with_shown_names(pa.table({"configuration": keys, "text": texts}), NAMES).to_pydict()
+    assert found == {"configuration": [as_shown, "normal", as_shown], "text": texts}
     each = EarlyExit("own", "ratio", 2.0, (20, 25), "0.3")
     assert renamed(each, NAMES).key == renamed_key(each.key, NAMES)

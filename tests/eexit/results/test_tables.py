@@ -1,15 +1,16 @@
 """Columns are what their definitions say: null where full depth was not observed, and all else is the same."""
 
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
-from byte_model import save_byte_model
+from byte_model import save_byte_model, sweep_of
 from commands import refusal
 from driving import land_all
 
 import eexit
-from eexit.plan.sweep_config import Observe, Prompt, SweepConfig
+from eexit.plan.sweep_config import Observe, Prompt
 from eexit.results.tables import TOKENS
 from jobs import choose
 from jobs.files import export
@@ -19,32 +20,30 @@ from reports.read.sweep import read_sweep
 OF_LAYERS = {"kl", "jsd", "top_token_ids", "top_tokens", "top_prob"}
 OF_TEXTS = {"logprob", "final_token_id", "entropy"}
 OF_RUNS = {"disagreement", "exits_on_normal", "contradicted_on_normal", "perplexity"}
-# --record-full-depth → columns that are null, and words of the report.
-UNOBSERVED: dict[Observe, tuple[set[str], str]] = {
-    "all": (set(), ""),
-    "final": (OF_LAYERS, "at its final layer alone"),
-    "none": (OF_LAYERS | OF_TEXTS | OF_RUNS, "full depth was not recorded"),
-}
 
 
 @pytest.fixture(scope="module")
 def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the same sweep with each `--record-full-depth`, in folders of these names."""
-    folder = tmp_path_factory.mktemp("unobserved")
-    save_byte_model(folder / "model")
-    for observe in UNOBSERVED:
-        config = SweepConfig(
-            model=str(folder / "model"), prompts=tuple(Prompt(id=text, prompt=text) for text in ("one", "two")),
-            modes=("normal", "frozen_residual"), rules={"confidence": (0.1, 0.2)}, exit_every=2,
-            max_new_tokens=12, dtype="float32", record_full_depth=observe,
+    save_byte_model(model := (folder := tmp_path_factory.mktemp("unobserved")) / "model")
+    for observe in get_args(Observe):
+        config = sweep_of(
+            model, modes=("normal", "frozen_residual"), rules={"confidence": (0.1, 0.2)}, exit_every=2,
+            prompts=[Prompt("one", "one"), Prompt("two", "two")], max_new_tokens=12, record_full_depth=observe,
         )  # fmt: skip
         land_all(folder / observe, config)
     return folder
 
 
-@pytest.mark.parametrize("observe", ["final", "none"])
-def test_what_was_not_observed_is_null_and_said_and_all_else_is_the_same(sweeps: Path, observe: Observe) -> None:
-    missing, said = UNOBSERVED[observe]
+@pytest.mark.parametrize(  # columns that are null, and words of the report
+    ("observe", "missing", "said"),
+    [
+        ("final", OF_LAYERS, "at its final layer alone"),
+        ("none", OF_LAYERS | OF_TEXTS | OF_RUNS, "full depth was not recorded"),
+    ],
+)
+def test_what_was_not_observed_is_null_and_said(sweeps: Path, observe: str, missing: set[str], said: str) -> None:
+    """All else is the same."""
     for frame in ("runs", "tokens"):
         found, whole = (getattr(eexit.open(sweeps / name), frame) for name in (observe, "all"))
         for name in {*found} - {"run_id"}:

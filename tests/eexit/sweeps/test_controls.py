@@ -31,8 +31,7 @@ def test_each_configuration_that_exits_has_a_control_right_behind_it_or_one_in_e
         *("normal", "unfrozen/kl/0.5", "unfrozen/random/kl/0.5", "unfrozen/random/kl/1", "unfrozen/random/agree"),
         *(f"frozen_residual/random/{rule}" for rule in ("kl/0.5", "kl/1", "agree")),
     ]
-    columns = control.columns
-    assert (columns["control_of"], columns["rule"], columns["parameter"]) == (followed.key, "random", None)
+    assert [control.columns[name] for name in ("control_of", "rule", "parameter")] == [followed.key, "random", None]
     assert config.controls[0].counts == {5: 2, 29: 2}
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
     other = config.model_copy(update={"controls": [ControlSpec(of=config.controls[0].of, counts={5: 3, 29: 1})]})
@@ -40,10 +39,10 @@ def test_each_configuration_that_exits_has_a_control_right_behind_it_or_one_in_e
     assert len(ids[0] | ids[1]) == 2 * len(config.prompts), "what a control follows is part of its identity"
     flags = "--rules", "kl=0.5", "--modes", "unfrozen", "--control-modes", "unfrozen", "frozen_residual"
     followed, own, elsewhere, *others = configurations(load(finished, *flags))
-    assert (followed.key, own.key) == ("unfrozen/kl/0.5", "unfrozen/random/kl/0.5")
-    assert elsewhere.key == "frozen_residual/random/unfrozen/kl/0.5"
+    keys = ["unfrozen/kl/0.5", "unfrozen/random/kl/0.5", "frozen_residual/random/unfrozen/kl/0.5"]
+    assert [each.key for each in (followed, own, elsewhere)] == keys
     assert own.columns["control_of"] == elsewhere.columns["control_of"] == followed.key
-    assert len({each.key for each in (followed, own, elsewhere, *others)}) == 1 + 2 * 6
+    assert len({*keys, *(each.key for each in others)}) == 1 + 2 * 6
     assert configuration_of(elsewhere.columns).key == elsewhere.key, "with the exits of another mode"
 
 

@@ -17,7 +17,7 @@ from untrained import LINEAR, PROBE, TINY, artefact, config_with, key_maps, save
 
 import eexit
 from eexit.errors import UsageError
-from eexit.method.kv_maps import FORMS, STREAMS
+from eexit.method.kv_maps import FORMS, KEYS, STREAMS
 from eexit.model.layers import Decoder
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.artefacts import READOUT
@@ -26,7 +26,6 @@ from eexit.sweeps.load_artefacts import load_kv_maps, load_probe, load_readout
 # Made by tuned-lens 0.2.0 for a random Llama: `TunedLens.from_model(model)`, 60 steps of Adam, `save`. In
 # logits.safetensors are the logits of its own `TunedLens`, with their hidden states and the model's norm and head.
 LENS = Path(__file__).with_name("tuned_lens")
-MAPPING = {"modes": ("normal", "mapped_residual")}
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -35,8 +34,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     decoder, hidden_BW = decoder_of(shared_model("llama")), torch.randn(4, 32)
     readout = load_readout(config_with(readout=str(linear)), [1, 3], decoder)
     assert all(part.equal(getattr(LINEAR.maps[3], name)) for name, part in vars(vars(readout)["maps"][3]).items())
-    loaded = load_probe(config_with(probe=str(probe)), [1, 3], decoder)
-    assert loaded is not None
+    loaded: Any = load_probe(config_with(probe=str(probe)), [1, 3], decoder)
     for layer in (1, 3):
         ours, its = (probe.predicted_kl(hidden_BW, layer, torch.full((4,), 0.5)) for probe in (loaded, PROBE))
         assert ours.equal(its)
@@ -44,21 +42,17 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_state_maps_are_loaded_for_the_layers_of_the_sweep(tmp_path: Path, form: str) -> None:
+    """Maps to keys and values are refused where layers have no projections."""
     decoder = decoder_of(shared_model("llama"))
     given = stream_maps() if form == STREAMS else key_maps(decoder)
-    place = str(save_state_maps(tmp_path / "maps", given, TINY))
-    maps = load_kv_maps(config_with(kv_maps=place, **MAPPING), [1, 3], decoder)
-    assert maps
-    assert maps.form == form
-    assert {exit_layer for exit_layer, _ in maps.of_layers} == {1, 3}
+    config = config_with(kv_maps=str(save_state_maps(tmp_path / "maps", given, TINY)), modes=("mapped_residual",))
+    maps: Any = load_kv_maps(config, [1, 3], decoder)
+    assert (maps.form, {exit_layer for exit_layer, _ in maps.of_layers}) == (form, {1, 3})
     assert all(tensor.equal(given[name]) for name, tensor in maps.tensors().items())
     assert load_kv_maps(config_with(), [1, 3], decoder) is None
-
-
-def test_maps_to_keys_and_values_are_refused_where_layers_have_no_projections(tmp_path: Path) -> None:
-    place = str(save_state_maps(tmp_path / "maps", key_maps(decoder_of(shared_model("llama"))), TINY))
-    with pytest.raises(UsageError, match=r"is of form keys, but layer 0 makes keys .*: train maps of form streams$"):
-        load_kv_maps(config_with(kv_maps=place, **MAPPING), [1], decoder_of(shared_model("gpt2")))
+    if form == KEYS:
+        with pytest.raises(UsageError, match=r"is of form keys, but layer 0 makes .*: train maps of form streams$"):
+            load_kv_maps(config, [1], decoder_of(shared_model("gpt2")))
 
 
 def test_a_tuned_lens_gives_the_logits_of_its_own_package() -> None:
@@ -73,6 +67,15 @@ def test_a_tuned_lens_gives_the_logits_of_its_own_package() -> None:
         with torch.inference_mode():
             ours_NV = decoder.lm_head(readout.before_head(decoder, hidden_ND, layer))
         torch.testing.assert_close(ours_NV, logits_NV, rtol=0, atol=1e-5)
+
+
+def test_a_sweep_reads_layers_by_a_tuned_lens(tmp_path: Path) -> None:
+    save_byte_model(model := tmp_path / "Tiny-Llama")
+    grid: dict[str, Any] = {"model": model, "rules": {"agree": []}, "max_new_tokens": 4, "quiet": True}
+    tuned, plain = (eexit.sweep(["Why?"], readout=readout, **grid) for readout in (str(LENS), "lens"))
+    kls = [[*sweep.tokens.query("configuration == 'normal'")["kl"].iloc[0]] for sweep in (tuned, plain)]
+    assert kls[0] != kls[1]
+    assert tuned.manifest.learned["readout"]["what"] == "tuned-lens"
 
 
 class _Calls:
@@ -97,9 +100,7 @@ MISFITS: list[tuple[dict[str, Any], Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("changed", "change", "says"), MISFITS)
-def test_a_misfit_tuned_lens_is_refused(
-    tmp_path: Path, changed: Any, change: Any, says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_misfit_tuned_lens_is_refused(tmp_path: Path, changed: Any, change: Any, says: str, capsys: Any) -> None:
     save_byte_model(model := tmp_path / "tiny-llama")
     lens = copytree(LENS, tmp_path / "lens")
     (lens / "config.json").write_text(json.dumps(json.loads((lens / "config.json").read_text()) | changed))

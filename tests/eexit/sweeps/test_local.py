@@ -75,9 +75,7 @@ def test_progress_is_tqdms_bar_below_what_is_said(kernel: NotebookClient) -> Non
 
 def test_ctrl_c_is_one_line_and_returns_committed_runs(kernel: NotebookClient, tmp_path: Path) -> None:
     out, none = tmp_path / "out", tmp_path / "none"
-    call = (
-        "eexit.sweep(map(str, range(500)), model=model, exit_every=2, quiet=True, max_new_tokens=400, record_top_k=0, "
-    )
+    call = "eexit.sweep(map(str, range(500)), model=model, exit_every=2, quiet=True, max_new_tokens=400, "
     cut = f"cut = {call} rows_per_shard=1, out={str(out)!r})"
     *_, said = interrupted(kernel, cut, lambda: any(out.glob("generations/*.parquet")))
     n_runs = len(pd.read_parquet(out / "generations"))
@@ -101,22 +99,22 @@ class Fails:
         return rows_of(runs, self.config)
 
 
-def test_ctrl_c_ends_a_script_and_no_prompt(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, 4, KeyboardInterrupt()))
-    grid: dict[str, Any] = {"model": model, "modes": ["normal"], "exit_every": 2, "quiet": True, "rows_per_shard": 2}
-    with pytest.raises(KeyboardInterrupt):
-        eexit.sweep([*map(str, range(40))], out=tmp_path / "script", **grid)
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    assert len(eexit.sweep([*map(str, range(40))], out=tmp_path / "prompt", **grid).runs) == 4
+def test_ctrl_c_ends_a_script_and_what_raises_is_an_error_of_its_runs(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sweep(prompts: Sequence[str], out: str, *fails: Any) -> eexit.SweepResults:
+        monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, *fails))
+        grid: dict[str, Any] = {"modes": ["normal"], "exit_every": 2, "quiet": True, "rows_per_shard": 2}
+        return eexit.sweep(prompts, model=model, out=tmp_path / out, **grid)
 
-
-def test_what_raises_is_an_error_of_its_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid: dict[str, Any] = {"model": model, "modes": ["normal"], "exit_every": 2, "dtype": "float32", "quiet": True}
-    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config))
-    done = eexit.sweep(["one", "bad", "two"], out=tmp_path / "one", **grid)
+    numbers = [*map(str, range(40))]
+    done = sweep(["one", "bad", "two"], "one")
     assert done.runs.status.tolist() == ["ok", "error", "ok"]
     assert done.runs.error[1] == "RuntimeError: no such luck"
-    monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, 4))
     with pytest.raises(SweepStopped, match="a run that had worked now fails too: RuntimeError: no such luck"):
-        eexit.sweep([*map(str, range(40))], out=tmp_path / "two", rows_per_shard=2, **grid)
+        sweep(numbers, "two", 4)
     assert (eexit.open(tmp_path / "two").runs.status == "ok").sum() == 4
+    with pytest.raises(KeyboardInterrupt):
+        sweep(numbers, "script", 4, KeyboardInterrupt())
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert len(sweep(numbers, "prompt", 4, KeyboardInterrupt()).runs) == 4, "at a prompt"

@@ -8,9 +8,7 @@ from eexit.plan.runs import plan_runs
 from eexit.sweeps.retry import CircuitBreaker
 
 
-def test_failures_count_in_a_row_those_of_the_place_by_their_kind_and_those_of_runs_by_prompt_and_without_hope() -> (
-    None
-):
+def test_failures_count_in_a_row_by_their_kind_and_those_of_runs_by_prompt_and_without_hope() -> None:
     runs = list(plan_runs(sweep_of("m", *map(str, range(30)), modes=["normal"])))
     breaker = CircuitBreaker()
     for kind in [*["commit"] * 4, "load", "", *["commit"] * 4]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pandas as pd
@@ -75,18 +74,15 @@ def test_a_shard_has_the_schema_with_its_meaning_and_everything_reads_it_in_one_
         assert [field.metadata for field in read.schema_arrow] == [field.metadata for field in schema]
         assert read.metadata.row_group(0).column(0).compression == "ZSTD"
     land(store, RUNS[:8:-1])  # which replaces them
-    folder, names = f"{store.root}/generations", ["run_id", "prompt", "n_tokens"]
-    tables: list[Any] = [
-        pd.read_parquet(folder)[names].to_dict("records"),
-        pq.read_table(folder).select(names).to_pylist(),
-        duckdb.execute(f"select run_id, prompt, n_tokens from '{folder}/*.parquet'").df().to_dict("records"),
-        polars.read_parquet(f"{folder}/*.parquet").select(names).to_dicts(),
-    ]
-    expected = sorted((run.run_id, run.prompt.prompt) for run in RUNS)
+    folder, tokens = f"{store.root}/generations", f"{store.root}/tokens"
+    tables: list[pd.DataFrame] = [
+        pd.read_parquet(folder), pq.read_table(folder).to_pandas(),
+        duckdb.execute(f"from '{folder}/*.parquet'").df(), polars.read_parquet(f"{folder}/*.parquet").to_pandas(),
+    ]  # fmt: skip
+    expected = {run.run_id: run.prompt.prompt for run in RUNS}
     for read in tables:
-        assert sorted((row["run_id"], row["prompt"]) for row in read) == expected
-        assert sum(row["n_tokens"] == TOKENS_PER_RUN for row in read) == 9
-    tokens = f"{store.root}/tokens"
+        assert (len(read), read.set_index("run_id").prompt.to_dict()) == (18, expected)
+        assert (read.n_tokens == TOKENS_PER_RUN).sum() == 9
     assert len(pd.read_parquet(tokens)) == len(polars.read_parquet(f"{tokens}/*.parquet")) == 9 * TOKENS_PER_RUN
 
 
@@ -135,13 +131,13 @@ def test_what_no_sweep_wrote_is_named_and_left_alone_debris_goes_and_results_sta
     assert (found.done, clear_debris(halves)) == (ids(RUNS), 0)
     expected = {f"{halves.root}/{name}" for name in (*named, "tokens/backup")}
     assert {line.split(" is not one of")[0] for line in lines} == expected
+    assert {name: halves.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
+    for name in foreign:
+        halves.remove(name)
     orphan = file(halves, "generations", RUNS[9:])
     orphan.unlink()  # as if killed between the two files
     orphan.with_name(f".{orphan.name}.{'0' * 32}.tmp").write_bytes(b"half")
     assert clear_debris(halves, RUNS[:9]) == 0
-    assert {name: halves.read(name) for name in foreign} == dict.fromkeys(foreign, b"mine")
-    for name in foreign:
-        halves.remove(name)
     assert pd.read_parquet(orphan.parent).run_id.nunique() == 9  # readers ignore temporary files
     assert clear_debris(halves) == 2
     assert_once(halves, RUNS[:9])
@@ -163,8 +159,7 @@ def test_a_damaged_shard_is_named_and_done_again(halves: Store, folder: str, dam
     path = file(halves, folder, RUNS[:9])
     DAMAGES[damage](path)
     assert committed_tally(halves, RUNS[:9]) is None
-    both = [file(halves, name, RUNS[:9]) for name in ("generations", "tokens")]
-    before = {each.parent.name: each.read_bytes() for each in both if each.exists()}
+    before = {each.parent.name: each.read_bytes() for each in Path(halves.root).glob(f"*/{path.name}")}
     found, lines = repair_store(halves)
     assert found.done == ids(RUNS[9:])
     if (folder, damage) == ("generations", "deleted"):  # it was never committed

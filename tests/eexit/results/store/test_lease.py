@@ -1,6 +1,7 @@
 """Only one driver at a time works on an `--out`, and the lease of a dead driver is released."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -58,8 +59,7 @@ def requesting(store: Store, *place: str, stale: float = LONG, renewal: float = 
 def holding(store: Store, *place: str, stale: float = LONG) -> Iterator[subprocess.Popen[str]]:
     """Run a process that has the lease."""
     with requesting(store, *place, stale=stale) as process:
-        assert process.stdout
-        assert "held\n" in iter(process.stdout.readline, ""), process.communicate()
+        assert "held\n" in iter(process.stdout.readline, ""), process.communicate()  # type: ignore[union-attr]
         yield process
 
 
@@ -89,18 +89,14 @@ def assert_free(store: Store, say: Callable[[str], object] = print) -> None:
         assert store.has(LEASE)
 
 
-def refused(store: Store) -> str:
-    with pytest.raises(UsageError) as raised:
+def assert_refused(store: Store, words: str) -> None:
+    with pytest.raises(UsageError, match=rf"^[^\n]*{words}[^\n]*$"):
         Lease(store).take(print)
-    return str(raised.value)
 
 
 def test_the_second_driver_refuses_and_names_the_first_and_a_killed_one_is_succeeded_at_once(store: Store) -> None:
     with holding(store) as other:
-        line = refused(store)
-        assert f"is in use by process {other.pid} on " in line
-        assert "which is running" in line
-        assert "\n" not in line
+        assert_refused(store, f"is in use by process {other.pid} on .* which is running")
         other.kill()  # without a wait for its exit code, so that the system keeps its number
         wait_until(lambda: Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
         assert store.has(LEASE)
@@ -127,8 +123,7 @@ def test_a_dead_container_whose_process_1_seems_alive_is_succeeded(store: Store,
     said: list[str] = []
     assert_free(store, said.append)
     assert clock.slept >= STALE_SECONDS
-    assert f"the place is free in {STALE_SECONDS:g} s" in said[0]
-    assert f"remove {store.root}/{LEASE}" in said[0]
+    assert re.search(rf"free in {STALE_SECONDS:g} s, .*remove {store.root}/{LEASE}", said[0])
     with holding(store, *CONTAINER):
         pass
     with holding(store, *CONTAINER, stale=SHORT):  # process 1 too
@@ -137,29 +132,24 @@ def test_a_dead_container_whose_process_1_seems_alive_is_succeeded(store: Store,
 
 @pytest.mark.usefixtures("containers")
 def test_a_living_driver_in_another_container_is_never_succeeded(store: Store) -> None:
+    said = "is in use by process {} on .* which has just renewed its lease"
     with holding(store) as other, requesting(store, *CONTAINER) as inside:  # where no process has the holder's id
-        lines = [inside.communicate()[1]]
+        assert re.search(said.format(other.pid), inside.communicate()[1])
     with holding(store, *CONTAINER, stale=SHORT):
-        lines.append(refused(store))
-    for line, pid in zip(lines, (other.pid, 1), strict=True):
-        assert f"is in use by process {pid} on " in line
-        assert "which has just renewed its lease" in line
+        assert_refused(store, said.format(1))
 
 
 def elsewhere(silent: float) -> bytes:
+    """Return another machine's lease that was renewed so many seconds ago."""
     then = time.time() - silent
     return json.dumps(asdict(LeaseHolder("ab", "another-host", 1, then, then, "another boot"))).encode()
 
 
 @pytest.mark.parametrize("silent", [-7200, 0, 7200])
 def test_another_machines_lease_ends_by_silence(store: Store, clock: SimpleNamespace, silent: float) -> None:
-    def renew_at_last() -> None:
-        if clock.slept >= STALE_SECONDS:
-            store.publish(LEASE, elsewhere(silent - 1))
-
     store.publish(LEASE, elsewhere(silent))
-    clock.meanwhile = renew_at_last
-    assert "has just renewed its lease" in refused(store)
+    clock.meanwhile = lambda: clock.slept >= STALE_SECONDS and store.publish(LEASE, elsewhere(silent - 1))
+    assert_refused(store, "has just renewed its lease")
     assert clock.slept == STALE_SECONDS
     clock.meanwhile = lambda: None
     assert_free(store)
@@ -182,11 +172,6 @@ def actor(store: Store, lease: Lease, token: str, meanwhile: Callable[[], None] 
 
 def test_fences_outlast_renewals_and_nobody_commits_without_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eexit.results.store.lease, "SECONDS_BETWEEN_RENEWALS", 0.05)
-
-    def is_lost() -> bool:
-        lease.check()
-        return False
-
     with hold(store) as lease:
         for fenced in ("one", "two"):
             lease.fence(fenced)
@@ -196,7 +181,7 @@ def test_fences_outlast_renewals_and_nobody_commits_without_it(store: Store, mon
         assert is_fenced(store, "another driver", "three")
         store.publish(LEASE, elsewhere(0))
         with pytest.raises(SweepStopped, match="another driver has taken over"):
-            wait_until(is_lost)
+            wait_until(lambda: bool(lease.check()))  # type: ignore[func-returns-value]
         with pytest.raises(CommitError, match="has another driver now"):
             actor(store, lease, "me").do(RUNS)
     assert json.loads(store.read(LEASE) or b"")["host"] == "another-host"  # not ours to remove

@@ -14,46 +14,37 @@ from eexit.sweeps.summary.certainty import ALL, confidence_by_depth
 
 Said = Sequence[tuple[float, int]]  # of each layer: probability and token
 LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
-SURE_FROM_THE_FIRST: Said = [(0.95, 1), (0.95, 7), (0.95, 7)]  # and confirmed from the second on
-SURE_AT_THE_END: Said = [(0.2, 7), (0.89, 7), (0.9, 7)]
+FROM_THE_FIRST: Said = [(0.95, 1), (0.95, 7), (0.95, 7)]  # sure, and confirmed from the second on
+AT_THE_END: Said = [(0.2, 7), (0.89, 7), (0.9, 7)]
 NEVER_SURE: Said = [(0.5, 7)] * len(LAYERS)
 KINDS = {"fact-1": "fact", "fact-2": "fact", "fact-3": "fact", "sum-1": "sum"}
 SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTIONS)])
 UNITS = {"fact-1": "1", "fact-2": "a group", "fact-3": "a group", "sum-1": "4", "x": "5"}
-TEXTS: Mapping[str, Sequence[Said]] = {
-    "fact-1": [SURE_FROM_THE_FIRST, SURE_FROM_THE_FIRST, SURE_AT_THE_END, NEVER_SURE],
-    "fact-1 again": [SURE_FROM_THE_FIRST],
-    "fact-2": [SURE_FROM_THE_FIRST],
-    "fact-2 again": [SURE_FROM_THE_FIRST],  # a seed more than that of the group's other prompt
-    "fact-3": [NEVER_SURE],
-    "sum-1": [SURE_AT_THE_END],
-    "x": [NEVER_SURE],
-    "not of normal": [SURE_FROM_THE_FIRST],
-}
+TEXTS: Mapping[str, Sequence[Said]] = {  # of fact-2, a seed more than of the group's other prompt
+    "fact-1": [FROM_THE_FIRST, FROM_THE_FIRST, AT_THE_END, NEVER_SURE], "fact-1 again": [FROM_THE_FIRST],
+    "fact-2": [FROM_THE_FIRST], "fact-2 again": [FROM_THE_FIRST], "fact-3": [NEVER_SURE], "sum-1": [AT_THE_END],
+    "x": [NEVER_SURE], "not of normal": [FROM_THE_FIRST],
+}  # fmt: skip
 RUNS = {run_id: run_id.removesuffix(" again") for run_id in TEXTS if run_id != "not of normal"} | {"failed": "x"}
 
 
-def token(run_id: str, said: Said, decided: bool = True) -> dict[str, Any]:
-    """Of a sweep that records two tokens of each layer: the likeliest as it is said, and another."""
-    top = {"top_prob": [[p, 0.01] for p, _ in said], "top_token_ids": [[likeliest, 8] for _, likeliest in said]}
-    return {"run_id": run_id, "decided": decided, **top}
+def recorded(texts: Mapping[str, Sequence[Said]]) -> list[pa.RecordBatch]:
+    """In batches that end within a run; the first token of each would be sure everywhere.
 
-
-def recorded() -> list[pa.RecordBatch]:
-    """In batches that end within a run; the first token of each would be sure everywhere."""
+    Two tokens of each layer are recorded: the likeliest as it is said, and another.
+    """
     rows = [
-        row
-        for run_id, tokens in TEXTS.items()
-        for row in [token(run_id, [(1.0, 7)] * 3, decided=False), *(token(run_id, said) for said in tokens)]
-    ]
+        {"run_id": run_id, "decided": at > 0, "top_prob": [[p, 0.01] for p, _ in said],
+         "top_token_ids": [[likeliest, 8] for _, likeliest in said]}
+        for run_id, tokens in texts.items() for at, said in enumerate([[(1.0, 7)] * 3, *tokens])
+    ]  # fmt: skip
     return [pa.RecordBatch.from_pylist(part, SCHEMA) for part in (rows[:3], rows[3:], [])]
 
 
 def of_prompts(texts: Mapping[str, Sequence[Said]]) -> pd.DataFrame:
     """The table of one run a prompt."""
-    rows = [token(run_id, said) for run_id, tokens in texts.items() for said in tokens]
     ids = {run_id: run_id for run_id in texts}
-    return confidence_by_depth([pa.RecordBatch.from_pylist(rows, SCHEMA)], ids, LAYERS, {}, ids)
+    return confidence_by_depth(recorded(texts), ids, LAYERS, {}, ids)
 
 
 def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
@@ -62,7 +53,7 @@ def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
 
 
 def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> None:
-    both = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
+    both = confidence_by_depth(recorded(TEXTS), RUNS, LAYERS, KINDS, UNITS, (0.5, 0.9))
     assert column(both[both["threshold"] == 0.5], "confirmed", "sum") == [0, 1, 1]
     found = both[both["threshold"] == 0.9]
     assert list(dict.fromkeys(found["kind"])) == [ALL, "fact", "sum"]
@@ -76,31 +67,28 @@ def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> 
 
 
 def test_the_first_layer_is_a_median_that_is_a_layer_over_tokens_whose_final_layer_is_sure() -> None:
-    found = confidence_by_depth(recorded(), RUNS, LAYERS, KINDS, UNITS)
+    found = confidence_by_depth(recorded(TEXTS), RUNS, LAYERS, KINDS, UNITS)
     assert column(found, "first_sure", "sum") == column(found, "first_confirmed", "sum") == [9, 9, 9]
     # Of fact-1, 3, 3 and 9, then 3; of the group, 3 and none; where they are confirmed 6, 6 and 9, then 6; and 6.
     assert (column(found, "first_sure", "fact"), column(found, "first_confirmed", "fact")) == ([3] * 3, [6] * 3)
-    found = of_prompts({"a": [SURE_FROM_THE_FIRST, SURE_AT_THE_END], "b": [SURE_AT_THE_END]})
+    found = of_prompts({"a": [FROM_THE_FIRST, AT_THE_END], "b": [AT_THE_END]})
     assert (found["first_sure"][0], found["first_confirmed"][0]) == (3, 6), "no median lies between two layers"
     found = of_prompts({"a": [[(0.95, 7), (0.95, 7), (0.5, 7)], NEVER_SURE]})
     assert found[["first_sure", "first_confirmed"]].isna().all(axis=None), "the final layer itself is never sure"
     assert list(found["sure"]) == [0.5, 0.5, 0]
 
 
-def test_exits_where_a_layer_is_first_sure_are_contradicted_and_what_is_confirmed_is_taken_back() -> None:
+def test_exits_are_contradicted_confirmations_taken_back_and_intervals_over_prompts() -> None:
     """Four tokens of a run: one exits at layer 3 and is wrong, one there and right, one at layer 6 and right, none."""
     taken_back = [(0.95, 7), (0.95, 1), (0.95, 7)]
-    said = [SURE_FROM_THE_FIRST, taken_back, [(0.5, 7), (0.95, 7), (0.95, 7)], SURE_AT_THE_END]
+    said = [FROM_THE_FIRST, taken_back, [(0.5, 7), (0.95, 7), (0.95, 7)], AT_THE_END]
     found = of_prompts({f"{number}": said for number in range(6)})
     assert column(found, "contradicted") == pytest.approx([1 / 2, 0, math.nan], nan_ok=True)
     assert column(found, "exits_contradicted") == pytest.approx([1 / 3] * 3)
     assert column(found, "taken_back") == pytest.approx([1 / 3] * 3), "of the first three, which are confirmed early"
     assert column(found, "taken_back_n") == [6] * 3
     assert found["taken_back_low"][0] <= found["taken_back"][0] <= found["taken_back_high"][0]
-
-
-def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
-    found = of_prompts({f"{number}": [SURE_FROM_THE_FIRST if number < 3 else SURE_AT_THE_END] for number in range(6)})
+    found = of_prompts({f"{number}": [FROM_THE_FIRST if number < 3 else AT_THE_END] for number in range(6)})
     first = found.drop(columns="kind").iloc[0]
     assert (first["sure"], first["sure_n"]) == (0.5, 6)
     assert 0.1 < first["sure_low"] < 0.2 < 0.8 < first["sure_high"] < 0.9, "Clopper and Pearson's, for 3 of 6"
@@ -108,10 +96,12 @@ def test_there_are_intervals_over_prompts_where_there_are_enough() -> None:
     assert column(found, "confirmed") == [0, 0.5, 1]
 
 
-def test_no_probability_is_refused_and_without_what_layers_predict_there_is_no_row() -> None:
-    refused: Sequence[Any] = (0, 1.5, math.nan, "a")
-    for threshold in refused:
-        with pytest.raises(ValueError, match="sure must be a probability above 0"):
-            confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
-    unobserved = [{"run_id": "x", "decided": True, "top_prob": None, "top_token_ids": None}]
-    assert confidence_by_depth([pa.RecordBatch.from_pylist(unobserved, SCHEMA)], {"x": "x"}, LAYERS, KINDS, UNITS).empty
+@pytest.mark.parametrize("threshold", [0, 1.5, math.nan, "a"])
+def test_what_is_no_probability_is_refused(threshold: Any) -> None:
+    with pytest.raises(ValueError, match="sure must be a probability above 0"):
+        confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
+
+
+def test_without_what_layers_predict_there_is_no_row() -> None:
+    unobserved = pa.RecordBatch.from_pylist([{"run_id": "x", "decided": True}], SCHEMA)
+    assert confidence_by_depth([unobserved], {"x": "x"}, LAYERS, KINDS, UNITS).empty

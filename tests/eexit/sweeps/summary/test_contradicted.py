@@ -1,8 +1,6 @@
 """Exits that the final layer contradicts, over all decided tokens of `normal`, by hand."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -23,15 +21,14 @@ SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTION
 RUNS = {f"{number}": f"prompt {number}" for number in range(6)}
 
 
-def token(run_id: str, said: Sequence[tuple[float, int]], decided: bool = True) -> dict[str, Any]:
-    """The likeliest token of each layer with its probability, and another one."""
-    top = {"top_prob": [[p, 0.01] for p, _ in said], "top_token_ids": [[likeliest, 8] for _, likeliest in said]}
-    return {"run_id": run_id, "decided": decided, **top}
-
-
 def recorded() -> list[pa.RecordBatch]:
-    rows = [row for run_id in RUNS for row in (token(run_id, said) for said in SAID)]
-    rows += [token("0", WRONG_AT_6, decided=False), token("not of normal", WRONG_AT_6)]
+    """Of each layer: the likeliest token with its probability, and another one."""
+    said = [(run_id, True, each) for run_id in RUNS for each in SAID]
+    rows = [
+        {"run_id": run_id, "decided": decided, "top_prob": [[p, 0.01] for p, _ in layers],
+         "top_token_ids": [[likeliest, 8] for _, likeliest in layers]}
+        for run_id, decided, layers in [*said, ("0", False, WRONG_AT_6), ("not of normal", True, WRONG_AT_6)]
+    ]  # fmt: skip
     return [pa.RecordBatch.from_pylist(part, SCHEMA) for part in (rows[:7], rows[7:])]
 
 
@@ -40,12 +37,8 @@ def test_exits_of_rules_follow_from_what_layers_recorded_with_exit_sets_and_thre
     unknown = [EarlyExit("skip", rule, 3.0) for rule in ("entropy", "patience", "fixed")]
     gated = replace(CONFIDENCE, gate="0.1")
     found = on_normal(recorded(), RUNS, {}, LAYERS, [CONFIDENCE, at_6, margin, gated, *unknown, NoExit()])
-    shares = {key: (each.share.mean, each.n_exits, each.share.n) for key, each in found.items()}
-    assert shares == {
-        CONFIDENCE.key: (pytest.approx(2 / 3), 18, 6),
-        at_6.key: (pytest.approx(1 / 3), 18, 6),
-        margin.key: (1.0, 6, 6),
-    }
+    shares = {key: (pytest.approx(each.share.mean), each.n_exits, each.share.n) for key, each in found.items()}
+    assert shares == {CONFIDENCE.key: (2 / 3, 18, 6), at_6.key: (1 / 3, 18, 6), margin.key: (1.0, 6, 6)}
     assert 0 < found[margin.key].share.low < found[margin.key].share.high == 1
     group = {"prompt 0": "group", "prompt 1": "group"}
     (grouped,) = on_normal(recorded(), RUNS, group, LAYERS, [CONFIDENCE]).values()

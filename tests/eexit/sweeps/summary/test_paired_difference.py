@@ -40,11 +40,11 @@ def test_it_is_the_reports_number(swept: eexit.SweepResults) -> None:
     bases = [f"{OTHER}/{series.partition('/')[2]}" for series in mixes["series"]]
     of_same_rule = mixes[mixes["base"] == bases].set_index("configuration")
     for at, criterion in (("layers_skipped", EQUAL_LAYERS), ("macs", EQUAL_RUN)):
-        expected = of_same_rule[of_same_rule["at"] == criterion]
         found = renamed(swept.paired_difference(ONE, OTHER, at=at)).set_index("configuration")
         assert len(found) > 1
-        pd.testing.assert_frame_equal(found[ESTIMATES], expected.loc[found.index, ESTIMATES])
-        assert found["other"].tolist() == expected.loc[found.index, "mix"].tolist()
+        expected = of_same_rule[of_same_rule["at"] == criterion].loc[found.index]
+        pd.testing.assert_frame_equal(found[ESTIMATES], expected[ESTIMATES])
+        assert found["other"].tolist() == expected["mix"].tolist()
     found = renamed(swept.paired_difference(OTHER, ONE, at="threshold"))
     of_pairs = [*zip(found["other"], found["configuration"], strict=True)]
     thresholds = ("confidence/0.7", "confidence/0.9", "kl/0.5", "kl/2")
@@ -60,13 +60,9 @@ def test_each_kind_has_the_differences_of_its_own_prompts(swept: eexit.SweepResu
     its = found[(found["kind"] == "fact") & (found["configuration"] == key)].iloc[0]
     right = swept.runs.astype({"correct": float}).pivot_table("correct", "prompt_id", "configuration")
     facts = right[[KINDS[int(prompt)] == "fact" for prompt in right.index]]
-    (expected,) = estimate_columns(
-        (facts[key] - facts[f"{OTHER}/confidence/0.7"]).dropna().to_numpy()[:, None], [ValueKind.DIFFERENCE]
-    )
-    assert expected.n == 5
-    assert [its[f"correct{end}"] for end in ENDS] == pytest.approx(
-        [expected.mean, expected.low, expected.high, expected.n]
-    )
+    difference = (facts[key] - facts[f"{OTHER}/confidence/0.7"]).dropna().to_numpy()
+    (of,) = estimate_columns(difference[:, None], [ValueKind.DIFFERENCE])
+    assert [its[f"correct{end}"] for end in ENDS] == pytest.approx([of.mean, of.low, of.high, 5])
     depth = swept.paired_difference(ONE, OTHER, at="layers_skipped", by="kind")
     assert {*depth["kind"]} == {"all prompts", "fact", "sum"}
     assert np.allclose(depth["layers_skipped"], 0)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chart_fields import known
 from driving import land_rows
 from rich.console import Console
 from scripted import rows_of, sweep_of
@@ -21,7 +22,6 @@ from eexit.results.tables import OF_PARTS
 from eexit.sweeps.summary.summary_table import closing_table, kinds_table
 from reports.page.run_info import facts
 from reports.read.sweep import read_sweep
-from reports.sections.drafts import drafted
 from reports.shared.per_configuration import per_configuration
 from reports.shared.savings import savings
 
@@ -65,40 +65,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_each_column_of_the_closing_table_and_the_same_numbers_in_the_report_and_as_json(store: Store) -> None:
     table = closing_table(store, PLANNED, SAME, ASKED, "float32")
-    assert cells_of(table) == {
-        "configuration": ["normal", "skip/kl/1", "skip/confidence/0.9", "draft/5:2"],
-        "runs": ["16", "16", "16", "16"],
-        "different": ["8", "16", "8", "8"],
-        "failed": ["1", "0", "0", "0"],
-        "layers skipped": ["0.0%", "25.0%", "25.0%", "0.0%"],
-        "disagreement": ["0.0%", "25.0%", "25.0%", "0.0%"],
-        "one loop": ["33.3%", "33.3%", "33.3%", "33.3%"],
-        "perplexity": ["2", "4", "4", "2"],
-        "same as normal until": ["3.0", "1.0", "1.0", "3.0"],
-        "correct": ["75.0%", "50.0%", "50.0%", "75.0%"],
-        "cut": ["25%", "25%", "25%", "25%"],
-        "cost per right": ["–", "–", "1.20", "1.00"],
-        "if free to decide": ["–", "0.90", "0.90", "1.00"],
-        "tokens per right": ["4.0", "6.0", "6.0", "4.0"],
-        "95 % interval": cells_of(table)["95 % interval"],
-        "accepted": ["–", "–", "–", "75.0%"],
-        "expected time": ["–", "–", "–", "0.50"],
-    }
+    cells = {name: " ".join(column) for name, column in cells_of(table).items()}
+    assert cells.pop("95 % interval")
+    assert cells == {
+        "configuration": "normal skip/kl/1 skip/confidence/0.9 draft/5:2", "runs": "16 16 16 16",
+        "different": "8 16 8 8", "failed": "1 0 0 0", "layers skipped": "0.0% 25.0% 25.0% 0.0%",
+        "disagreement": "0.0% 25.0% 25.0% 0.0%", "one loop": "33.3% 33.3% 33.3% 33.3%", "perplexity": "2 4 4 2",
+        "same as normal until": "3.0 1.0 1.0 3.0", "correct": "75.0% 50.0% 50.0% 75.0%", "cut": "25% 25% 25% 25%",
+        "cost per right": "– – 1.20 1.00", "if free to decide": "– 0.90 0.90 1.00",
+        "tokens per right": "4.0 6.0 6.0 4.0", "accepted": "– – – 75.0%", "expected time": "– – – 0.50",
+    }  # fmt: skip
     for words in (
         "cut texts of normal (25.0%)", "Computed in float32.", "all seeds have the same run", "Correct:",
         "Cost per right:", "Accepted:", "of the 8 early exits decided on it, 12.5% lacked",
     ):  # fmt: skip
         assert words in str(table.caption)
-    sweep, rows = read_sweep(store.root), figures(store, PLANNED, SAME, ASKED)
+    rows = figures(store, PLANNED, SAME, ASKED)
     counts = [(row["runs"], row["different_runs"], row["errors"]) for row in rows]
     assert counts == [(16, 8, 1), (16, 16, 0), (16, 8, 0), (16, 8, 0)]
     assert sum(different for _, different, _ in counts) == count_different_runs(CONFIG)
     assert rows[2]["per_right_answer"]["macs_executed"]["beside_normal"]["mean"] == pytest.approx(1.2)
-    saves, drafts = savings(sweep, per_configuration(sweep)), drafted(sweep)
-    assert saves
-    assert drafts
-    assert saves.rows.set_index("configuration").loc["skip/confidence/0.9", "run_per_right"] == pytest.approx(-0.2)
-    assert drafts.drafts[["acceptance", "expected"]].to_numpy().tolist() == [[0.75, 0.5]]
+    sweep = read_sweep(store.root)
+    saves = known(savings(sweep, per_configuration(sweep))).rows.set_index("configuration")
+    assert saves.loc["skip/confidence/0.9", "run_per_right"] == pytest.approx(-0.2)
     assert dict(facts(sweep))["Screen"] == "8:8, without the likeliest token at 12.5% of 8 exits"
 
 
@@ -124,14 +113,15 @@ def test_the_closing_table_breaks_no_word_where_there_is_room(tmp_path: Path) ->
     config = sweep_of("a-model", "one", "two")
     measured = {"disagreement": 0.1, "perplexity": 12.345, "longest_loop": 2, "tokens_until_difference": 33}
     store = open_store(land_rows(tmp_path / "out", config, lambda run: measured))
-    for width, words in ((100, {"disagreement"}), (80, {"disagreement"}), (60, {"agree-", "plex-"})):
+    for width, words in ((80, {"disagreement"}), (60, {"agree-", "plex-"})):
         console = Console(width=width, record=True)
         console.print(closing_table(store, configurations(config)))
         headings, _, rest = (said := console.export_text()).partition("─")
         assert words <= {*headings.split()}
         assert max(map(len, said.splitlines())) <= width
-        assert width == 60 or "-" not in headings
-        assert width == 60 or 1 <= sum(line[:1].strip() != "" for line in rest.splitlines()[1:]) <= 3, "a short legend"
+        if width == 80:
+            assert "-" not in headings
+            assert 1 <= sum(line[:1].strip() != "" for line in rest.splitlines()[1:]) <= 3, "a short legend"
 
 
 def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(tmp_path: Path) -> None:
@@ -146,15 +136,14 @@ def test_the_closing_table_names_rules_that_the_final_layer_mostly_contradicts(t
     }  # fmt: skip
 
     def counts(run: Run) -> dict[str, int | None]:
-        names = ("contradicted_on_normal", "exits_on_normal")
-        return dict(zip(names, exits[run.configuration.key][int(run.prompt.id)], strict=True))
+        contradicted, n = exits[run.configuration.key][int(run.prompt.id)]
+        return {"contradicted_on_normal": contradicted, "exits_on_normal": n}
 
     store, planned = open_store(land_rows(tmp_path / "out", config, counts)), configurations(config)
-    named = (
-        "skip/confidence/0.3 (90.0% of 10 exits), skip/confidence/0.5 (75.0% of 4 exits), "
-        "skip/margin/0.5 (56.0% of 25 exits), and 1 more"
-    )
-    assert f"contradicts most early exits of {named}.\n" in str(closing_table(store, planned).caption)
+    assert (
+        "contradicts most early exits of skip/confidence/0.3 (90.0% of 10 exits), skip/confidence/0.5 (75.0% of 4 "
+        "exits), skip/margin/0.5 (56.0% of 25 exits), and 1 more.\n"
+    ) in str(closing_table(store, planned).caption)
     others = [each for each in planned if each.key in ("normal", "skip/kl/1", "skip/fixed/5", "skip/confidence/0.9")]
     assert "Careful" not in str(closing_table(store, others).caption)
 
