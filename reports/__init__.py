@@ -13,25 +13,12 @@ if TYPE_CHECKING:
     )
     from reports.read.sweep import NotASweepError
 
-_HOMES = {
-    "NotASweepError": "reports.read.sweep",
-    "PageOptions": "reports.page.build",
-    "build_report": "reports.page.build",
-    "create_html_visualization": "reports.page.original",
-    "generate_multi_prompt_html_visualization": "reports.page.original",
-    "load_results_json": "reports.page.original",
-    "save_results_json": "reports.page.original",
-}
-
 __all__ = [
-    "NotASweepError",
-    "PageOptions",
-    "build_report",
-    "create_html_visualization",
-    "generate_multi_prompt_html_visualization",
-    "load_results_json",
-    "save_results_json",
-]
+    "NotASweepError", "PageOptions", "build_report", "create_html_visualization",
+    "generate_multi_prompt_html_visualization", "load_results_json", "save_results_json",
+]  # fmt: skip
+_HOMES = dict.fromkeys(__all__, "reports.page.original") | {"NotASweepError": "reports.read.sweep"}
+_HOMES |= dict.fromkeys(("PageOptions", "build_report"), "reports.page.build")
 
 
 def __getattr__(name: str) -> object:

@@ -151,19 +151,12 @@ def parse_call(
     streamer = others.get("streamer")
     if streamer is not None and len(prompts) > 1:
         raise UsageError(f"a streamer takes one sequence, got {len(prompts)}: give one prompt, or no streamer")
+    pad = requested.pad_token_id if requested._pad_token_tensor is None else int(requested._pad_token_tensor)
     return GenerateCall(
-        prompts,
-        min(lengths) - input_ids.shape[1],
-        frozenset(token_id for ids in ends for token_id in ids),
-        requested.pad_token_id if requested._pad_token_tensor is None else int(requested._pad_token_tensor),
-        temperature,
-        top_p,
-        _stop_strings(criteria),
-        streamer,
-        bool(requested.return_dict_in_generate),
-        _seeds(seed, len(prompts), temperature),
-        unapplied,
-    )
+        prompts, min(lengths) - input_ids.shape[1], frozenset(token_id for ids in ends for token_id in ids), pad,
+        temperature, top_p, _stop_strings(criteria), streamer, bool(requested.return_dict_in_generate),
+        _seeds(seed, len(prompts), temperature), unapplied,
+    )  # fmt: skip
 
 
 def _without_model_config(
@@ -191,11 +184,9 @@ def _own_value(model_config: GenerationConfig | None, name: str, n_prompt: int) 
     if name == "min_length" and model_config.min_new_tokens is not None:
         return model_config.min_new_tokens + n_prompt
     value = getattr(model_config, name, None)
-    return (
-        model_config._get_default_generation_params()[name]
-        if name == "top_k" and value is None and model_config.do_sample
-        else value
-    )
+    if name == "top_k" and value is None and model_config.do_sample:
+        return model_config._get_default_generation_params()[name]
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -209,12 +200,9 @@ def _refuse_config(requested: GenerationConfig, model_config: GenerationConfig |
     if mode not in _MODES:
         raise UsageError(f"{mode.value.replace('_', ' ')} can't be done with exits: use greedy search or sampling")
     for name, neutral in _NEUTRAL.items():
-        is_own = (
-            name in _CACHES
-            and model_config is not None
-            and getattr(model_config, name, None) == getattr(requested, name, None)
-        )
-        if (value := getattr(requested, name, None)) not in neutral and not is_own:
+        value = getattr(requested, name, None)
+        is_own = name in _CACHES and model_config is not None and getattr(model_config, name, None) == value
+        if value not in neutral and not is_own:
             raise UsageError(f"{name}={value} can't be followed here: leave it out")
 
 

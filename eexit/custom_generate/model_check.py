@@ -81,8 +81,6 @@ def refuse_unusual(model: PreTrainedModel) -> None:
     refuse_compiled(model)
     devices = sorted({str(weight.device) for weight in model.parameters()})
     if len(devices) > 1 or devices == ["meta"]:
-        raise UsageError(
-            f"the model is spread over {', '.join(truncate_lines(devices))}: load it onto one device, "
-            "without offloading"
-        )
+        named = ", ".join(truncate_lines(devices))
+        raise UsageError(f"the model is spread over {named}: load it onto one device, without offloading")
     refuse_hooked(model)

@@ -94,13 +94,10 @@ class EarlyExitGenerator(ABC):
         """Return the original format's `evaluation`. The first token has no exit decision and does not count."""
         exits = exit_statistics(np.array(exit_layers[1:]), self.exitable_layers, self.decoder.n_layers)
         return evaluation_of(
-            tokens=tokens,
-            exit_layers=exit_layers,
-            exitable_layers=self.exitable_layers,
-            decided_at=dict(exits["exit_layer_counts"]),
-            n_prompt_tokens=int(inputs["input_ids"].shape[-1]),
+            tokens=tokens, exit_layers=exit_layers, exitable_layers=self.exitable_layers,
+            decided_at=dict(exits["exit_layer_counts"]), n_prompt_tokens=int(inputs["input_ids"].shape[-1]),
             mean_depth=exits["mean_depth"],
-        )
+        )  # fmt: skip
 
 
 class KLExitGenerator(EarlyExitGenerator):
@@ -135,19 +132,15 @@ class KLExitGenerator(EarlyExitGenerator):
 
 
 def load_default_model_and_tokenizer(
-    model: str = DEFAULT_MODEL,
-    device: str = "auto",
-    dtype: str | torch.dtype = "auto",
-    quantize: str | None = None,
+    model: str = DEFAULT_MODEL, device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str | None = None
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """Return the default model (or another) and its tokenizer; download it on first use, and quantise it on request.
 
     Raise `UsageError` if it can't be found or loaded.
     """
-    unused_prompt = {"id": "0", "prompt": ""}
-    asked = {"model": model, "dtype": dtype, "quantize": quantize}
+    asked = {"model": model, "dtype": dtype, "quantize": quantize, "prompts": [{"id": "0", "prompt": ""}]}
     try:
-        config = SweepConfig.model_validate({**asked, "prompts": [unused_prompt]})
+        config = SweepConfig.model_validate(asked)
     except ValidationError as error:
         call = Path("load_default_model_and_tokenizer")
         raise UsageError(explain(error, set(), call, SweepConfig.model_fields)) from error

@@ -160,9 +160,7 @@ class SettingPackage(_FrozenModel):
         return int(self.config["seeds"][0])
 
 
-def single_setting_config(
-    config: SweepConfig, configuration: Configuration, exitable_layers: list[int]
-) -> dict[str, Any]:
+def single_setting_config(config: SweepConfig, configuration: Configuration, layers: list[int]) -> dict[str, Any]:
     """Return a sweep's configuration as JSON, without prompts and with one setting in place of its grid."""
     grid: dict[str, Any] = {**NO_EXITS, "exit_sets": (EVERY,)}
     match configuration:
@@ -176,7 +174,7 @@ def single_setting_config(
             grid["draft"] = (str(configuration),)
     whole = {**config.model_dump(mode="json", exclude={"prompts"}), **grid}
     digests = {role: digest for role, digest in config.digests.items() if whole[role] is not None}
-    return {**whole, "digests": digests, "exit_layers": exitable_layers}
+    return {**whole, "digests": digests, "exit_layers": layers}
 
 
 def encode_package(package: SettingPackage) -> str:

@@ -201,9 +201,8 @@ class Setting:
         if model not in models:
             check_model(model, self.package, str(self.folder))
             # Only the outermost module is copied, so that the model can be freed. Packing changes the others too.
-            decoders = build_decoders(
-                sharing(model) if self._packed else copied(model), self._config.adapter, self._packed
-            )
+            own = sharing(model) if self._packed else copied(model)
+            decoders = build_decoders(own, self._config.adapter, self._packed)
             moment = self.folder / MOMENT.format(dtype=dtype_name(model.dtype))
             decoding = decoding_of(self._config, decoders, frozenset(self.package.eos_token_ids), moment)
             decoding = replace(decoding, record_full_depth="none", record_top_k=0)
@@ -214,13 +213,10 @@ class Setting:
         _refuse_unknown_tokens(call.prompts, ready.decoders.full_depth.vocabulary)
         watcher = StopChecker(call.criteria, call.streamer, device)
         decoding = replace(
-            ready.decoding,
-            max_new_tokens=call.max_new_tokens,
-            eos_token_ids=call.eos_token_ids,
-            temperature=call.temperature,
-            top_p=call.top_p,
+            ready.decoding, max_new_tokens=call.max_new_tokens, eos_token_ids=call.eos_token_ids,
+            temperature=call.temperature, top_p=call.top_p,
             stop_fn=watcher if call.criteria or call.streamer is not None else None,
-        )
+        )  # fmt: skip
         seeds = call.seeds or [self.package.seed] * len(call.prompts)
         requests = [Request(prompt, self._follows, seed) for prompt, seed in zip(call.prompts, seeds, strict=True)]
         engine, traces = Engine(ready.decoders.full_depth, decoding, ready.decoders.early_exit), {}
@@ -263,8 +259,7 @@ def _refuse_unknown_tokens(prompts: Sequence[Sequence[int]], vocabulary: int) ->
             if not 0 <= token_id < vocabulary:
                 raise UsageError(
                     f"sequence {row} has token {token_id}, and the model's vocabulary has the ids 0 to "
-                    f"{vocabulary - 1}: "
-                    "use the model's own tokenizer"
+                    f"{vocabulary - 1}: use the model's own tokenizer"
                 )
 
 
@@ -273,7 +268,6 @@ def _warn_of_an_early_end(row: int, trace: RequestOutput, max_new_tokens: int) -
     if trace.finish_reason == LENGTH and n_tokens < max_new_tokens:
         warnings.warn(
             f"sequence {row} ends after {n_tokens} new tokens, where the model's context ends; plain generate may go "
-            f"on "
-            f"beyond it: generate at most {n_tokens}, or give a shorter prompt",
+            f"on beyond it: generate at most {n_tokens}, or give a shorter prompt",
             stacklevel=2,
         )

@@ -106,14 +106,9 @@ def _mixes(weight_BP: np.ndarray, values_PCM: np.ndarray, pairs: tuple[np.ndarra
 
 
 def _ends(
-    values_PCM: np.ndarray,
-    pairs: tuple[np.ndarray, np.ndarray],
-    mixes: _Mixes,
-    at: int,
-    equal: int,
-    best_by: int,
+    values_PCM: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], mixes: _Mixes, at: int, equal: int, best_by: int,
     sign: int,
-) -> list[tuple[float, float]]:
+) -> list[tuple[float, float]]:  # fmt: skip
     """Return the ends of each measure's interval: the lowest and the highest of several methods.
 
     All methods treat the share and the choice of the mix as estimated, not as known.

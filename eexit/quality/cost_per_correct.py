@@ -67,12 +67,9 @@ def per_right(runs: "pa.Table", unit_of: Mapping[str, str]) -> dict[str, dict[st
     keys, right_CP = right.configurations, right.loss_PC.T
     found: dict[str, dict[str, CostPerCorrect]] = {key: {} for key in keys}
     for name in TAKEN:
-        taken_CP = numbers(name, runs).loss_PC.T
-        normal = keys.index(NORMAL) if NORMAL in keys else None
-        for at, key in enumerate(keys):
-            pair = taken_CP[at], right_CP[at]
-            beside = (taken_CP[normal], right_CP[normal]) if normal is not None else None
-            found[key][name] = CostPerCorrect(
-                estimate_per_right(*pair), estimate_per_right(*pair, beside) if beside and at != normal else NOTHING
-            )
+        pairs = dict(zip(keys, zip(numbers(name, runs).loss_PC.T, right_CP, strict=True), strict=True))
+        for key, pair in pairs.items():
+            is_compared = key != NORMAL and NORMAL in pairs
+            beside = estimate_per_right(*pair, pairs[NORMAL]) if is_compared else NOTHING
+            found[key][name] = CostPerCorrect(estimate_per_right(*pair), beside)
     return found

@@ -127,13 +127,9 @@ RISKS: Final[dict[str, Risk]] = {
 # Further metrics of a setting's texts, without a bound. A failed run is wrong, and its text differs.
 WRONG: Final = Risk("correct", "1 where the answer is wrong", "", "", lambda number, normal: 1 - number, best=None)
 CHANGED: Final = Risk(
-    "lcs_share",
-    "1 where the text is not that of normal",
-    "",
-    "",
-    lambda number, normal: np.where(np.isnan(number), np.nan, number < 1),
-    best=None,
-)
+    "lcs_share", "1 where the text is not that of normal", "", "",
+    lambda number, normal: np.where(np.isnan(number), np.nan, number < 1), best=None,
+)  # fmt: skip
 
 
 def answers_tell(accuracy: float, at_most: float) -> bool:

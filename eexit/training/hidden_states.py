@@ -73,9 +73,7 @@ def compare(decoder: Decoder, readout: Readout, layers: Sequence[int], hidden_NX
 def top_tokens(decoder: Decoder, hidden_ND: Tensor, layer: int | None = None, readout: Readout = LENS) -> Tensor:
     """Return the likeliest tokens (N,) of hidden states after `layer`; None: after the final layer, with no readout."""
 
-    def read(some_ND: Tensor) -> Tensor:
-        return decoder.lm_head(
-            decoder.head_input(some_ND) if layer is None else readout.before_head(decoder, some_ND, layer)
-        )
+    def head_input(some_ND: Tensor) -> Tensor:
+        return decoder.head_input(some_ND) if layer is None else readout.before_head(decoder, some_ND, layer)
 
-    return torch.cat([read(some_ND).argmax(-1) for some_ND in hidden_ND.split(ARGMAX_TOKENS)])
+    return torch.cat([decoder.lm_head(head_input(some_ND)).argmax(-1) for some_ND in hidden_ND.split(ARGMAX_TOKENS)])

@@ -52,6 +52,5 @@ class LinearTrainer:
                 for rank, layer in enumerate(self.layers):
                     said_early_N = top_tokens(self.decoder, hidden_NXD[:, rank], layer, readout)
                     n_agreeing[name, layer] += int((said_early_N == said_N).sum())
-        return [
-            CardRow(layer=layer, series=name, n=n, agreement=count / n) for (name, layer), count in n_agreeing.items()
-        ]
+        shares = {key: count / n for key, count in n_agreeing.items()}
+        return [CardRow(layer=layer, series=name, n=n, agreement=share) for (name, layer), share in shares.items()]

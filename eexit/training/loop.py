@@ -57,10 +57,9 @@ class Training:
 
     def status(self) -> tuple[bool, Progress]:
         """Return whether all blocks are in the sums, and the progress."""
-        reached = self.reached
-        share = reached.tokens / self.total
-        progress = Progress(self.plan.options.what, reached.tokens, share, share > 0, with_rate=True)
-        return reached.blocks == len(self.blocks), progress
+        share = self.reached.tokens / self.total
+        progress = Progress(self.plan.options.what, self.reached.tokens, share, share > 0, with_rate=True)
+        return self.reached.blocks == len(self.blocks), progress
 
     def advance(self, seconds: float) -> tuple[bool, Progress]:
         """Process blocks of texts for about `seconds`, one at least, and save when due. Return the `status`."""
@@ -99,21 +98,13 @@ class Training:
         table = self.trainer.table(measured(plan.held_out))
         save_tensors(plan.folder / WEIGHTS, weights)
         card = ArtefactCard(
-            what=options.what,
-            holds=(WAYS[options.what].role,),
-            model=dict(plan.model),
-            dtype_asked=plan.dtype_asked,
-            layers=options.layers,
-            readout=options.readout,
-            adapter=options.adapter,
-            data=dict(plan.data),
-            settings=options.as_dict(),
-            table=table,
-            versions=versions(),
+            what=options.what, holds=(WAYS[options.what].role,), model=dict(plan.model), dtype_asked=plan.dtype_asked,
+            layers=options.layers, readout=options.readout, adapter=options.adapter, data=dict(plan.data),
+            settings=options.as_dict(), table=table, versions=versions(),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=self.reached.seconds + time.monotonic() - began,
             files={WEIGHTS: sha256([plan.folder / WEIGHTS])},
-        )
+        )  # fmt: skip
         write_card(plan.folder, card)
         (plan.folder / STATE).unlink(missing_ok=True)
         return card

@@ -34,9 +34,7 @@ class TrainArgs:
     what: str
     out: str  # the folder of the artefact
     prompts: Sequence[Prompt] = ()  # further prompts, whose texts are generated first
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # layers, and those of `eexit.training.trainer_inputs.WAYS`
+    options: Mapping[str, Any] = field(default_factory=dict)  # layers, and those of `WAYS`
     flags: Sequence[str] = ()  # further ones as given, for the command that trains it again
 
 
@@ -64,11 +62,9 @@ def _identity(settings: Mapping[str, Any], model: Mapping[str, Any], data: Mappi
 
 
 def make_training_plan(
-    sweep: FinishedSweep,
-    asked: TrainArgs,
-    texts: Sequence[TrainingText],
+    sweep: FinishedSweep, asked: TrainArgs, texts: Sequence[TrainingText],
     inspect: Callable[[SweepConfig, int], ModelFacts],
-) -> TrainingPlan:
+) -> TrainingPlan:  # fmt: skip
     """Return the plan of a training on these texts; `inspect` returns the facts of a configuration's model.
 
     `refuse_options` has accepted the options. Raise `UsageError` if the texts or the model can't be used.
@@ -83,15 +79,10 @@ def make_training_plan(
     options = TrainingOptions(asked.what, tuple(layers), readout, rules, config.digests.get(ADAPTER))
     every = [[text.prompt_token_ids, text.token_ids, text.held_out, text.chooses] for text in (*learn, *held_out)]
     data = {
-        "sweep": sweep.name,
-        "flags": [*asked.flags],
-        **({"quantize": config.quantize} if config.quantize else {}),
-        "n_prompts": len(learn),
-        "n_tokens": n_tokens(learn),
-        "n_held_out_prompts": len(held_out),
-        "n_held_out_tokens": n_tokens(held_out),
-        "texts": checksum(every),
-    }
+        "sweep": sweep.name, "flags": [*asked.flags], **({"quantize": config.quantize} if config.quantize else {}),
+        "n_prompts": len(learn), "n_tokens": n_tokens(learn),
+        "n_held_out_prompts": len(held_out), "n_held_out_tokens": n_tokens(held_out), "texts": checksum(every),
+    }  # fmt: skip
     return TrainingPlan(config, model, options, learn, held_out, data, Path(asked.out), sweep.manifest.dtype_asked)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, reduce
+from itertools import product
 from operator import add
 from typing import Final
 
@@ -207,24 +208,17 @@ class Ridge:
 
 
 def best_fit(
-    learn: Moments,
-    choose: Moments,
-    priors: Sequence[Tensor],
-    refit: bool = True,
+    learn: Moments, choose: Moments, priors: Sequence[Tensor], refit: bool = True,
     axes: tuple[PrincipalAxes | None, PrincipalAxes | None] = (None, None),
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return the map (J, H) with the penalty and prior that, fitted to `learn`, have the least error on `choose`.
 
     With `refit`, the chosen map is then fitted to all data. `priors` are weights (D, H). `axes` are those of the
     training inputs and of all inputs, if already computed.
     """
     ridges = [Ridge(learn, prior_DH, axes[0]) for prior_DH in priors]
-    tried = [
-        (choose.error(ridge.fit(penalty)), index, penalty)
-        for index, ridge in enumerate(ridges)
-        for penalty in PENALTIES
-    ]
-    _, index, penalty = min(tried)
+    tried = product(range(len(ridges)), PENALTIES)
+    _, index, penalty = min((choose.error(ridges[index].fit(penalty)), index, penalty) for index, penalty in tried)
     return (Ridge(learn + choose, priors[index], axes[1]) if refit else ridges[index]).fit(penalty)
 
 

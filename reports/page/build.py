@@ -42,31 +42,12 @@ from reports.shared.charts import DARK, LIGHT
 TEMPLATE: Final = Path(__file__).parents[1] / "template"
 # One script in this order, since later files use the earlier ones.
 SCRIPTS: Final = (
-    "data.js",
-    "places.js",
-    "dom.js",
-    "terms.js",
-    "tables.js",
-    "charts.js",
-    "views/overview.js",
-    "views/trade.js",
-    "views/beside.js",
-    "views/texts.js",
-    "views/selection.js",
-    "views/runs.js",
-    "views/quality.js",
-    "views/sections.js",
-    "views/strip.js",
-    "views/prompt.js",
-    "views/tokens.js",
-    "views/grid.js",
-    "views/configuration.js",
-    "views/lists.js",
-    "views/comparison.js",
-    "exports.js",
-    "follow.js",
-    "app.js",
-)
+    "data.js", "places.js", "dom.js", "terms.js", "tables.js", "charts.js",
+    "views/overview.js", "views/trade.js", "views/beside.js", "views/texts.js", "views/selection.js", "views/runs.js",
+    "views/quality.js", "views/sections.js", "views/strip.js", "views/prompt.js", "views/tokens.js", "views/grid.js",
+    "views/configuration.js", "views/lists.js", "views/comparison.js",
+    "exports.js", "follow.js", "app.js",
+)  # fmt: skip
 MOST_NAMED: Final = 4  # missing runs that the message lists
 MAX_BYTES: Final = 25_000_000
 FIXED_BYTES: Final = 600_000  # an estimate for scripts, the Vega bundle and styles
@@ -196,24 +177,17 @@ def page_html(
     data: dict[str, Any], pieces: str, kept: Blobs, outside: Blobs, folder: str, follow_seconds: int = 0
 ) -> str:
     """Return a page's HTML: its payload, its blobs by kind and prompt, and those of `outside` in files of `folder`."""
-    content = squeeze(
-        json.dumps(data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}).encode()
-    )
+    data = data | {"outside": {"folder": folder if outside else "", "kinds": list(outside)}}
+    content = squeeze(json.dumps(data).encode())
     # Side files are allowed by a nonce. Generated text can't contain it, since it is a hash of all of the text.
     nonce = hashlib.sha256("".join([content, *itertools.chain(*outside.values())]).encode()).hexdigest()[:32]
-    (bundle, packed_bundle), script = (
-        _bundle(),
-        page_script(nonce if outside else "", follow_seconds, Path(folder).stem),
-    )
+    bundle, packed_bundle = _bundle()
+    script = page_script(nonce if outside else "", follow_seconds, Path(folder).stem)
     style = (TEMPLATE / "report.css").read_text("utf-8") + _exit_styles(len(data["layers"]))
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return _template().render(
         mark=REPORT_MARK,
-        title=data["title"],
-        facts=data["facts"],
-        counts=data["counts"],
-        verdict=data["verdict"],
-        comparison=data.get("comparison"),
+        **{name: data.get(name) for name in ("title", "facts", "counts", "verdict", "comparison")},
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,

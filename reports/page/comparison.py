@@ -49,9 +49,5 @@ def write_comparison(comparison: Comparison, out: str | Path, confidences: Seque
 def _reports(comparison: Comparison, out: Path) -> dict[str, str]:
     """Return the address of each model's report, relative to the page, by the model's name."""
     folder = out.parent.resolve()
-    models = zip(comparison.names, comparison.models, strict=True)
-    return {
-        name: quote(Path(os.path.relpath(path.resolve(), folder)).as_posix())
-        for name, model in models
-        if (path := model.report)
-    }
+    reports = {name: each.report for name, each in zip(comparison.names, comparison.models, strict=True) if each.report}
+    return {name: quote(Path(os.path.relpath(path.resolve(), folder)).as_posix()) for name, path in reports.items()}

@@ -20,8 +20,7 @@ TITLE = "Early exit analysis"
 
 def save_results_json(results: Sequence[Mapping[str, Any]], filename: str | Path = "early_exit_analysis.json") -> Path:
     """Write results in the original format, and return the path of the file."""
-    path = Path(filename)
-    write(results, path)
+    write(results, path := Path(filename))
     return path
 
 
@@ -34,21 +33,16 @@ def load_results_json(filename: str | Path) -> list[dict[str, Any]]:
 
 
 def generate_multi_prompt_html_visualization(
-    results: Sequence[Mapping[str, Any]],
-    output_file: str | Path = "early_exit_visualization.html",
-    title: str = TITLE,
+    results: Sequence[Mapping[str, Any]], output_file: str | Path = "early_exit_visualization.html", title: str = TITLE
 ) -> Path:
     """Write the report on results in the original format, and return its path."""
     return write_report(sweep_of(results), output_file, valid_text(title))
 
 
 def create_html_visualization(
-    tokens: Sequence[str],
-    exit_layers: Sequence[int | None],
-    title: str = TITLE,
-    output_file: str | Path | None = None,
-    exitable_layers: Sequence[int] | None = None,
-) -> str:
+    tokens: Sequence[str], exit_layers: Sequence[int | None], title: str = TITLE,
+    output_file: str | Path | None = None, exitable_layers: Sequence[int] | None = None,
+) -> str:  # fmt: skip
     """Return the report on one text, from its tokens and exit layers, as HTML. Write it to `output_file`, if any.
 
     Without `exitable_layers`, the deepest layer that occurs counts as the final one.

@@ -42,27 +42,10 @@ LOG2_LOW: Final = -10.0
 LOG2_HIGH: Final = 6.0
 LOG_STEPS: Final = 126  # neighbouring values differ by 9 %: accurate enough to read, and small enough for a file
 COLUMNS: Final = (
-    "run_id",
-    "position",
-    "decided",
-    "token_id",
-    "token",
-    "part",
-    "exit_layer",
-    "final_token_id",
-    "kl",
-    "exit_prob",
-    "exit_score",
-    "drafted",
-    "logprob",
-    "entropy",
-    "top_token_ids",
-    "top_tokens",
-    "top_prob",
-    "exit_top_token_ids",
-    "exit_top_tokens",
-    "exit_top_prob",
-)
+    "run_id", "position", "decided", "token_id", "token", "part", "exit_layer", "final_token_id", "kl", "exit_prob",
+    "exit_score", "drafted", "logprob", "entropy", "top_token_ids", "top_tokens", "top_prob",
+    "exit_top_token_ids", "exit_top_tokens", "exit_top_prob",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,9 +60,7 @@ class PackedTokens:
     flags: dict[str, bool]  # what `core` has: whether tokens disagree, and whether any was drafted
     top_k: int  # K
     parts: list[list[tuple[int, str]]]  # first position and name of each run's parts; empty without a chain
-    score_kind: dict[
-        str, str
-    ]  # configuration → kind with its exit scores, KL or OWN; without those that have no scores
+    score_kind: dict[str, str]  # configuration with exit scores → the kind that has them, KL or OWN
 
 
 def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedTokens:
@@ -107,10 +88,9 @@ def pack(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> PackedT
         kind: [(name, values.dtype.str[1:], math.prod(values.shape[1:])) for name, values in columns.items()]
         for kind, columns in kinds.items()
     }
-    flags = {"disagrees": _is_observed(tokens), "drafted": bool(_drafted(tokens).any())}
+    flags = {"disagrees": _is_recorded(tokens, "final_token_id"), "drafted": bool(_drafted(tokens).any())}
     top_k = 0 if pieces.top is None else pieces.top.shape[1] // (len(sweep.exitable_layers) + 1)
-    packed = squeeze(json.dumps(pieces.texts).encode())
-    parts = _parts(tokens)
+    packed, parts = squeeze(json.dumps(pieces.texts).encode()), _parts(tokens)
     of_runs = [parts.get(run_id, []) for run_id in runs["run_id"]]
     return PackedTokens(packed, blobs, described, n.tolist(), undrawn.tolist(), flags, top_k, of_runs, score_kind)
 
@@ -146,10 +126,9 @@ def squeeze(content: bytes) -> str:
 
 def _read(sweep: Sweep, runs: pd.DataFrame, prompt_ids: Sequence[str]) -> pa.Table:
     """Return the tokens of `runs`, sorted by run and position."""
-    some = (
-        None if len(prompt_ids) == len(sweep.prompts) else pc.field("prompt_id").isin(pa.array(prompt_ids, pa.string()))
-    )
-    tokens = sweep.tokens.to_table(columns=list(COLUMNS), filter=some)
+    some = pc.field("prompt_id").isin(pa.array(prompt_ids, pa.string()))
+    is_whole = len(prompt_ids) == len(sweep.prompts)
+    tokens = sweep.tokens.to_table(columns=list(COLUMNS), filter=None if is_whole else some)
     run = pd.Index(runs["run_id"]).get_indexer(tokens["run_id"].to_pandas())
     order = np.lexsort((np.asarray(tokens["position"]), run))
     return tokens.take(order[(run < 0).sum() :]).combine_chunks()
@@ -159,14 +138,14 @@ def _kinds(sweep: Sweep, tokens: pa.Table, pieces: TokenDictionary) -> Iterator[
     """Yield each recorded kind except the exit scores, with its columns: name → T or T × W numbers."""
     ranks = {layer: rank for rank, layer in enumerate(sweep.exitable_layers)}
     rank = tokens["exit_layer"].to_pandas().map(ranks).fillna(len(ranks)).to_numpy(dtype=int)
-    disagrees = disagreeing(tokens) if _is_observed(tokens) else np.zeros(len(tokens), dtype=bool)
+    disagrees = disagreeing(tokens) if _is_recorded(tokens, "final_token_id") else np.zeros(len(tokens), dtype=bool)
     flagged = 4 * rank + 2 * _drafted(tokens) + disagrees
     yield "core", {"exit": flagged.astype(np.min_scalar_type(4 * len(ranks) + 3)), "piece": pieces.token}
-    if len(tokens) and ranks and not tokens["kl"].null_count:
+    if ranks and _is_recorded(tokens, "kl"):
         yield "kl", {"kl": encode_log(_rows(tokens["kl"], len(ranks)))}
-    if len(tokens) and ranks and not tokens["exit_prob"].null_count:
+    if ranks and _is_recorded(tokens, "exit_prob"):
         yield "prob", {"prob": encode_probabilities(_rows(tokens["exit_prob"], len(ranks) + 1))}
-    if len(tokens) and not tokens["logprob"].null_count:
+    if _is_recorded(tokens, "logprob"):
         logprob, entropy = encode_log(-np.asarray(tokens["logprob"])), encode_log(np.asarray(tokens["entropy"]))
         yield "more", {"logprob": logprob, "entropy": entropy, "said": pieces.said}
     if pieces.read is not None:
@@ -186,8 +165,8 @@ def _parts(tokens: pa.Table) -> dict[str, list[tuple[int, str]]]:
     return {run_id: parts for run_id, parts in found.items() if parts[0] != (0, ANSWER) or len(parts) > 1}
 
 
-def _is_observed(tokens: pa.Table) -> bool:
-    return len(tokens) > 0 and not tokens["final_token_id"].null_count
+def _is_recorded(tokens: pa.Table, column: str) -> bool:
+    return len(tokens) > 0 and not tokens[column].null_count
 
 
 def _drafted(tokens: pa.Table) -> np.ndarray:

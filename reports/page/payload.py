@@ -104,9 +104,8 @@ def payload(
 
 def _names(sweep: Sweep, packed: PackedTokens) -> dict[str, Any]:
     """Return the names of the sweep's layers, modes, rules, configurations and judges."""
-    marks = {
-        c.key: ORACLE_MARK if isinstance(c, EarlyExit) and c.rule in sweep.marked else "" for c in sweep.configurations
-    }
+    exits = [each for each in sweep.configurations if isinstance(each, EarlyExit)]
+    marks = {each.key: ORACLE_MARK for each in exits if each.rule in sweep.marked}
     # Menus show settings without their mode, and series without their parameter.
     named = [naming(configuration) for configuration in sweep.configurations]
     keys = [str(each[part]) for part in ("configuration", "setting", "series") for each in named if each[part]]
@@ -117,7 +116,7 @@ def _names(sweep: Sweep, packed: PackedTokens) -> dict[str, Any]:
         "modes": {c.mode: does for c in sweep.configurations if (does := all_modes().get(c.mode))},
         "rules": _rules(sweep),
         "configurations": [
-            {"key": c.key, "mark": marks[c.key], "score_kind": packed.score_kind.get(c.key), **c.columns}
+            {"key": c.key, "mark": marks.get(c.key, ""), "score_kind": packed.score_kind.get(c.key), **c.columns}
             for c in sweep.configurations
         ],
         "short": {key: short_name(key) for key in keys},
@@ -128,29 +127,23 @@ def _names(sweep: Sweep, packed: PackedTokens) -> dict[str, Any]:
 def _judged(sweep: Sweep) -> list[Metric]:
     """Return each judge's score, which is the mean over the rubric's aspects."""
     several = len(sweep.judges) > 1
+    mean = f"Mean of coherence, completeness, clarity and no repetition, 1 to {BEST} each"
     return [
         Metric(
-            judge.column(SCORE),
-            f"Score by {judge.name}" if several else "Judge's score",
-            "real",
-            f"Mean of coherence, completeness, clarity and no repetition, 1 to {BEST} each, as scored by {judge.name}.",
+            judge.column(SCORE), f"Score by {judge.name}" if several else "Judge's score", "real",
+            f"{mean}, as scored by {judge.name}.",
         )
         for judge in sweep.judges
-    ]
+    ]  # fmt: skip
 
 
 def _rules(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """Return for each rule of the sweep: its definition, parameter and unit, and whether it is an oracle."""
     names = dict.fromkeys(c.rule for c in sweep.configurations if isinstance(c, EarlyExit) and c.rule in RULES)
+    shown = ("definition", "parameter", "unit", "score_name")
     return {
-        name: {
-            "definition": RULES[name].definition,
-            "parameter": RULES[name].parameter,
-            "unit": RULES[name].unit,
-            "score_name": RULES[name].score_name,
-            "compares": _compares(RULES[name]),
-            "oracle": name in ORACLES,
-        }
+        name: {each: getattr(RULES[name], each) for each in shown}
+        | {"compares": _compares(RULES[name]), "oracle": name in ORACLES}
         for name in names
     }
 
@@ -180,20 +173,12 @@ def _runs(
     of_runs = zip(runs.to_dict("records"), packed.n, packed.undrawn, packed.parts, counts.tolist(), strict=True)
     for row, n, undrawn, parts, count in of_runs:
         run = {
-            "c": numbers[row["configuration"]],
-            "seed": row["seed"],
-            "every": row["every_seed"],
-            "status": row["status"],
-            "error": row["error"],
-            "finish": row["finish_reason"],
-            "m": [row[metric.key] for metric in metrics],
-            "n": n,
-            "undrawn": undrawn,
-            "counts": count,
-            "text": text_of.get(row["run_id"]),
-            "costs": [row.get(name) for name in COSTS],
+            "c": numbers[row["configuration"]], "seed": row["seed"], "every": row["every_seed"],
+            "status": row["status"], "error": row["error"], "finish": row["finish_reason"],
+            "m": [row[metric.key] for metric in metrics], "n": n, "undrawn": undrawn, "counts": count,
+            "text": text_of.get(row["run_id"]), "costs": [row.get(name) for name in COSTS],
             "notes": row.get("notes") or [],
-        }
+        }  # fmt: skip
         if parts:
             run["parts"] = parts
         if is_known(row["correct"]):
@@ -222,22 +207,17 @@ def _prompts(
     kind_of = kinds(sweep.config.get("prompts", []))
     return [
         {
-            "id": prompt_id,
-            "text": sweep.prompts[prompt_id],
-            "why": why,
-            "answer": expected.get(prompt_id),
-            "kind": kind_of.get(prompt_id),
-            "runs": runs.get(prompt_id, []),
+            "id": prompt_id, "text": sweep.prompts[prompt_id], "why": why, "answer": expected.get(prompt_id),
+            "kind": kind_of.get(prompt_id), "runs": runs.get(prompt_id, []),
         }
         for prompt_id, why in held.items()
-    ]
+    ]  # fmt: skip
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:
     failed = sweep.failed.head(MOST_FAILURES)
-    found = failed.assign(
-        prompt=failed["prompt_id"], c=failed["configuration"].map(sweep.numbers), every=failed["every_seed"]
-    )
+    named = {"prompt": failed["prompt_id"], "c": failed["configuration"].map(sweep.numbers)}
+    found = failed.assign(**named, every=failed["every_seed"])
     return [clean(row) for row in found[["prompt", "c", "seed", "error", "every"]].to_dict("records")]
 
 

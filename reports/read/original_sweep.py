@@ -6,7 +6,7 @@ Exits are counted from `chosen_exit_layers`. A result without it is counted from
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from reports.read.sweep import Sweep, assemble
 SOURCE: Final = (
     "a file of the original format; exits are counted from its chosen_exit_layers, tokens are compared by their text"
 )
+ACCURACY, SCORE = "Accuracy score", "Score: "  # the label of the accuracy score, and the beginning of other labels
 
 
 def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
@@ -33,7 +34,8 @@ def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
     read = results_of(entries)
     exitable, final = _layers(read)
     prompts = {str(number): prompt for number, prompt in enumerate(prompts_of(entries))}
-    scores = _score_names(read)
+    scores_of = [_scores(result) for result in read]
+    scores = _score_names(scores_of)
     normal = {result.prompt: result.tokens for result in reversed(read) if result.mode == NORMAL}
     ranks = {layer: rank for rank, layer in enumerate([*exitable, final])}
     counts = np.zeros((len(read), len(ranks)), dtype=int)
@@ -46,7 +48,8 @@ def sweep_of(entries: Sequence[Mapping[str, Any]]) -> Sweep:
         counts[row, [ranks[layer] for layer in found]] = list(found.values())
         exits = _exits(counts[row], list(ranks)) if found else {"exit_rate": _rate(result)}
         quality = _quality(result.tokens, normal.get(result.prompt))
-        generations.append(_naming(row, result, prompts) | exits | quality | _scores(result, scores))
+        of_file = {key: scores_of[row].get(label) for key, label in scores.items()}
+        generations.append(_naming(row, result, prompts) | exits | quality | of_file)
         tokens += _tokens(generations[-1], result.tokens, chosen, undrawn)
     numbers = [field.name for field in GENERATIONS if str(field.type) in ("double", "int32")]
     columns = [*(name for name in GENERATIONS.names if name != "exit_layer_counts"), *scores, "notes"]
@@ -136,26 +139,20 @@ def _quality(pieces: list[str], normal: list[str] | None) -> dict[str, Any]:
     return compared | repeats | {"longest_loop": longest_loop(ids)}
 
 
-def _score_names(results: list[OriginalResult]) -> dict[str, str]:
-    """Return column → label: first the accuracy score, then the file's other numeric scores."""
-    accuracy = any(result.accuracy_score is not None for result in results)
-    names = {"accuracy_score": "Accuracy score"} if accuracy else {}
-    for name in dict.fromkeys(name for result in results for name, _ in _own_scores(result)):
-        key = "score_" + re.sub(r"\W+", "_", name)
-        names[key if key not in names else f"{key}_{len(names)}"] = f"Score: {name}"
+def _scores(result: OriginalResult) -> dict[str, float]:
+    """Return label → score: the accuracy score, and the file's other numeric scores."""
+    own = {f"{SCORE}{valid_text(name)}": number_of(score) for name, score in result.scores.items()}
+    return {label: score for label, score in {ACCURACY: result.accuracy_score, **own}.items() if score is not None}
+
+
+def _score_names(scores_of: list[dict[str, float]]) -> dict[str, str]:
+    """Return column → label of all results' scores; the accuracy score comes first."""
+    labels = dict.fromkeys(label for scores in scores_of for label in scores)
+    names = {"accuracy_score": ACCURACY} if ACCURACY in labels else {}
+    for label in (label for label in labels if label != ACCURACY):
+        key = "score_" + re.sub(r"\W+", "_", label.removeprefix(SCORE))
+        names[key if key not in names else f"{key}_{len(names)}"] = label
     return names
-
-
-def _scores(result: OriginalResult, names: dict[str, str]) -> dict[str, float | None]:
-    own = {f"Score: {name}": score for name, score in _own_scores(result)}
-    return {key: result.accuracy_score if key == "accuracy_score" else own.get(label) for key, label in names.items()}
-
-
-def _own_scores(result: OriginalResult) -> Iterator[tuple[str, float]]:
-    for name, score in result.scores.items():
-        number = number_of(score)
-        if number is not None:
-            yield valid_text(name), number
 
 
 def _naming(row: int, result: OriginalResult, prompts: dict[str, str]) -> dict[str, Any]:
@@ -193,8 +190,5 @@ def _rate(result: OriginalResult) -> float | None:
 
 def _notes(result: OriginalResult) -> list[tuple[str, str]]:
     scores = ", ".join(f"{name} {score}" for name, score in result.scores.items())
-    return [
-        (label, valid_text(note))
-        for label, note in (("Scores", scores), ("Evaluation", result.evaluation_text))
-        if note
-    ]
+    notes = {"Scores": scores, "Evaluation": result.evaluation_text}
+    return [(label, valid_text(note)) for label, note in notes.items() if note]

@@ -69,10 +69,9 @@ def _setup(machine: str, device: str, threads: int, dtype: str) -> str:
 
 def timed_over(measured: Sequence[TimingSetup]) -> str:
     """Return a phrase with the calls, rounds, machines and prompts of these timings."""
-    rounds = dict.fromkeys(f"{_calls(each)}{pluralize(each.rounds, 'round')} on {each.machine}" for each in measured)
+    rounds = dict.fromkeys(
+        (f"{pluralize(each.calls, 'call')}: " if each.calls > 1 else "")
+        + f"{pluralize(each.rounds, 'round')} on {each.machine}"
+        for each in measured
+    )
     return f"median of {', '.join(rounds)}; {pluralize(max(each.prompts for each in measured), 'prompt')}"
-
-
-def _calls(each: TimingSetup) -> str:
-    """Return the number of calls as a prefix; empty for a single call."""
-    return f"{pluralize(each.calls, 'call')}: " if each.calls > 1 else ""

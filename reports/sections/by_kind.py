@@ -105,9 +105,8 @@ def kind_chart(frame: pd.DataFrame, name: str, looks: ChartStyle) -> alt.LayerCh
     base = rows_where(f"isValid(datum['{name}'])")
     colour, shape = looks.colour(frame, has_legend=False), looks.shape(frame, has_legend=False)
     base = base.encode(y=rows_of("kind"), yOffset=alt.YOffset("row:O"), color=colour)
-    base, tooltip = with_tooltips(
-        base, tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n")), frame
-    )
+    told = tuple(each for each in KINDS if each[0] in ("kind", "configuration", name, "n"))
+    base, tooltip = with_tooltips(base, told, frame)
     return layered(
         *interval_bars(base.mark_rule(aria=False, strokeWidth=2), frame, name, title, along="x"),
         base.mark_point(filled=True, size=80, cursor="pointer").encode(x=x, shape=shape, tooltip=tooltip),

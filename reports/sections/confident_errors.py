@@ -60,8 +60,7 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
     found = found.assign(configuration=found["run_id"].map(of_runs))
     found = found.assign(at_exit=np.exp(found["exit_logprob"]), at_full_depth=np.exp(found["logprob"]))
-    surplus = (found["at_exit"] - found["at_full_depth"]).rename("surplus")
-    order = pd.concat([-surplus, found[["run_id", "position"]]], axis=1).sort_values(["surplus", "run_id", "position"])
-    surest = found.loc[order.index].groupby("configuration", sort=False).head(MOST_OF_EACH)
-    named: pd.DataFrame = surest[[*NAMED]]
+    found = found.assign(lacking=found["at_full_depth"] - found["at_exit"])
+    surest = found.sort_values(["lacking", "run_id", "position"]).groupby("configuration", sort=False)
+    named: pd.DataFrame = surest.head(MOST_OF_EACH)[[*NAMED]]
     return named.reset_index(drop=True)

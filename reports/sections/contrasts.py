@@ -82,9 +82,7 @@ def beside_section(runs: PairedRuns, configurations: pd.DataFrame) -> dict[str, 
         "base": found["baseline"].map(numbers).tolist(),
         "other": found["configuration"].map(numbers).tolist(),
         "values": {each.column: {end: _digits(found[f"{each.column}{end}"]) for end in ENDS} for each in measures},
-        "gains": {
-            end: _digits(found[f"{CORRECT}{end}"]) for end in (GAINED, LOST, P_VALUE) if f"{CORRECT}{end}" in found
-        },
+        "gains": {end: _digits(found[name]) for end in (GAINED, LOST, P_VALUE) if (name := f"{CORRECT}{end}") in found},
         "averages": clean(averages(runs, configurations).to_dict("records")),
         "mixes": _compact(mixes),
         "matchings": [] if mixes.empty else mixes.drop_duplicates("at")[["at", "equal", "best_by"]].to_dict("records"),
@@ -94,13 +92,9 @@ def beside_section(runs: PairedRuns, configurations: pd.DataFrame) -> dict[str, 
 def _measure(difference: PairedContrast, found: pd.DataFrame, looks: ChartStyle) -> dict[str, Any]:
     chart = paired_chart(found, difference, f"{difference.label}, paired differences. {PAIRED}", looks)
     return {
-        "key": difference.column,
-        "label": difference.label,
-        "form": difference.form,
-        "none": difference.none,
-        "is_matched": difference.column in MATCHED,
-        "spec": specification(chart),
-    }
+        "key": difference.column, "label": difference.label, "form": difference.form, "none": difference.none,
+        "is_matched": difference.column in MATCHED, "spec": specification(chart),
+    }  # fmt: skip
 
 
 def _compact(mixes: pd.DataFrame) -> dict[str, list[Any]]:
@@ -181,11 +175,9 @@ def pairs(runs: PairedRuns) -> pd.DataFrame:
 
 
 def _are_near(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    if NORMAL in (one["mode"], other["mode"]):
-        return True
-    if other["configuration"] == one["control_of"] or one["configuration"] == other["control_of"]:
-        return True
-    return [one[name] == other[name] for name in ("mode", "rule", "parameter")].count(False) <= 1
+    is_control = other["configuration"] == one["control_of"] or one["configuration"] == other["control_of"]
+    differing = [name for name in ("mode", "rule", "parameter") if one[name] != other[name]]
+    return NORMAL in (one["mode"], other["mode"]) or is_control or len(differing) <= 1
 
 
 def averages(runs: PairedRuns, trade: pd.DataFrame) -> pd.DataFrame:

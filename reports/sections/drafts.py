@@ -85,7 +85,11 @@ def drafted(sweep: Sweep) -> DraftTable | None:
         for row in rows:
             key = row["configuration"]
             if key in found:
-                row |= _numbers(found[key], of_generate.get(key), where) | {where.column("fastest"): key == fastest}
+                beside_generate = of_generate[key].time if key in of_generate else NOTHING
+                row |= found[key].time.columns(where.column("time"))
+                row |= beside_generate.columns(where.column("of_generate"))
+                row |= {where.column("tokens_per_s"): found[key].tokens_per_second}
+                row |= {where.column("fastest"): key == fastest}
     runs = sweep.done[sweep.done["configuration"].isin(keys)]
     known = runs["equal_share"].astype(float).dropna()
     return DraftTable(pd.DataFrame(rows), tuple(measured), len(known), int((known < 1).sum()))
@@ -125,12 +129,9 @@ def _speed(drafts: DraftTable, columns: Columns) -> Iterator[Figure]:
             "Time as a multiple of normal's, which is full depth on the same path: below 1 (green), time is saved; "
             f"above (violet), it takes longer ({timed_over(drafts.measured)}). Outlined: the fastest."
         )
-        variants = [
-            ChartVariant(
-                each.label, time_chart(drafts, each, f"Measured time by layer and N at {each.label}. {caption}")
-            )
-            for each in drafts.measured
-        ]
+        said = "Measured time by layer and N at"
+        charts = [time_chart(drafts, each, f"{said} {each.label}. {caption}") for each in drafts.measured]
+        variants = [ChartVariant(each.label, chart) for each, chart in zip(drafts.measured, charts, strict=True)]
         yield Figure("draft-time", "Measured time", caption, variants, drafts.drafts, columns, choice="Measured at")
     elif drafts.drafts["expected"].notna().any():
         caption = (
@@ -204,14 +205,9 @@ def _naming(columns: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(found: dict[str, Speedup]) -> dict[str, dict[str, Any]]:
     """Return key → identifying columns, for `normal` and transformers' own variants that were timed."""
-    layers = [int(within) for key in found if (within := key.removeprefix(f"{GENERATE}/")).isdigit()]
-    known: list[Configuration | HFGenerate] = [
-        NoExit(),
-        HFGenerate(),
-        *map(HFGenerate, sorted(layers)),
-        HFGenerate(variant=LOOKUP),
-    ]
-    return {each.key: each.columns for each in known if each.key in found}
+    layers = sorted(int(within) for key in found if (within := key.removeprefix(f"{GENERATE}/")).isdigit())
+    known: list[Configuration | HFGenerate] = [NoExit(), HFGenerate(), *map(HFGenerate, layers)]
+    return {each.key: each.columns for each in [*known, HFGenerate(variant=LOOKUP)] if each.key in found}
 
 
 def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
@@ -231,11 +227,3 @@ def _counted(drafts: Sequence[Draft], sweep: Sweep) -> list[dict[str, Any]]:
         row |= {"n": int(prompts.get(configuration.key, 0)), "n_failed": int(failed.get(configuration.key, 0))}
         counted_rows.append(row | {k: v for name, each in found.items() for k, v in each.columns(name).items()})
     return counted_rows
-
-
-def _numbers(speedup: Speedup, of_generate: Speedup | None, where: TimingSetup) -> dict[str, Any]:
-    return {
-        **speedup.time.columns(where.column("time")),
-        **(of_generate.time if of_generate else NOTHING).columns(where.column("of_generate")),
-        where.column("tokens_per_s"): speedup.tokens_per_second,
-    }

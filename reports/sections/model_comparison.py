@@ -61,9 +61,8 @@ def comparison_figures(comparison: Comparison) -> Iterator[Figure]:
         )
         named = [(pair, f"{SAVINGS[pair[0]]}, {LOSSES[pair[1]]}") for pair in axes]
         variants = [ChartVariant(label, settings_chart(settings, *pair, comparison.names)) for pair, label in named]
-        yield Figure(
-            "settings", "Saved against lost", caption, variants, settings, SETTING_COLUMNS, choice="Axes", wide=True
-        )
+        title = "Saved against lost"
+        yield Figure("settings", title, caption, variants, settings, SETTING_COLUMNS, choice="Axes", wide=True)
 
 
 def _by_model(names: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
@@ -86,9 +85,8 @@ def depth_chart(frame: pd.DataFrame, measure: str, names: Sequence[str]) -> alt.
     line = base.mark_line(aria=False).encode(y=y)
     points = base.mark_point(filled=True, size=70).encode(y=y, shape=shape, tooltip=tooltip)
     n = int(frame[f"{measure}_n"].max())
-    return layered(
-        *band, line, points, description=f"{OF_DEPTHS[measure]} by depth, a line per model; n = {n:,} prompts."
-    )
+    described = f"{OF_DEPTHS[measure]} by depth, a line per model; n = {n:,} prompts."
+    return layered(*band, line, points, description=described)
 
 
 def settings_chart(frame: pd.DataFrame, saved: str, lost: str, names: Sequence[str]) -> alt.LayerChart:

@@ -19,7 +19,7 @@ from reports.sections.reasoning import reasoning_section
 from reports.sections.selected_setting import settings_section
 from reports.sections.timing import timing_section
 from reports.sections.verdict import verdict
-from reports.shared.figures import table
+from reports.shared.figures import Figure, table
 from reports.shared.paired import PairedRuns
 from reports.shared.per_configuration import per_configuration
 from reports.shared.quality import quality_of
@@ -41,15 +41,10 @@ def overview(sweep: Sweep, progress: Progress = ignore) -> dict[str, Any]:
     kinds = {type(configuration) for configuration in sweep.configurations}
     tells = Draft not in kinds or EarlyExit in kinds
     looks = ChartStyle.for_configurations(exits.configurations)
-    figures = (
-        [
-            *mix_figure(exits),
-            *dose_figures(configurations, looks),
-            *depth_figure(exits, configurations, looks, progress),
-        ]
-        if tells
-        else []
-    )
+    figures: list[Figure] = []
+    if tells:
+        figures += [*mix_figure(exits), *dose_figures(configurations, looks)]
+        figures += depth_figure(exits, configurations, looks, progress)
     main = quality_figure(exits, quality, saves) if quality and tells else None
     card = verdict(sweep.verdict, quality)
     setting = card.setting if card else None

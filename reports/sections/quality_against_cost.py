@@ -62,13 +62,8 @@ RING_PIXELS: Final = 340  # the area of the ring around a chosen setting
 _RULES_WITHOUT_A_SCORE: Final = sorted(name for name, rule in RULES.items() if not rule.score_name)
 # Above the axis, since upright text is hard to read.
 _TITLE_ABOVE: Final[dict[str, Any]] = {
-    "titleAngle": 0,
-    "titleAlign": "left",
-    "titleAnchor": "end",
-    "titleX": -40,
-    "titleY": -12,
-    "titleLimit": 600,
-}
+    "titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": -40, "titleY": -12, "titleLimit": 600,
+}  # fmt: skip
 _POINT: Final = f"!datum.replayed && datum.mode !== '{NORMAL}' && isValid(datum.mode) && !isValid(datum.beneath)"
 _ONLINE: Final = (
     "isValid(datum.rule) && !datum.oracle && !datum.replayed && !isValid(datum.control_of) && "
@@ -132,19 +127,13 @@ class TradeOff:
 
 def quality_figure(sweep: Sweep, quality: QualityTable, saves: SavingsTable | None) -> Figure | None:
     """Return a chart of each measure against each cost; None if there is nothing to draw."""
-    looks = replace(
-        ChartStyle.for_configurations(sweep.configurations), legends="bottom"
-    )  # the axis title is at the top
+    # The axis title is at the top.
+    looks = replace(ChartStyle.for_configurations(sweep.configurations), legends="bottom")
     caption = _how_points_are_read(quality.rows)
-    rows = quality.rows.set_index("configuration").to_dict("index")
-    found = {
-        each: Contradicted(
-            Estimate(*(rows[each.key][f"{measures.CONTRADICTED}{end}"] for end in ENDS)),
-            int(rows[each.key][CONTRADICTED_EXITS]),
-        )
-        for each in sweep.configurations
-        if each.key in rows
-    }
+    rows, found = quality.rows.set_index("configuration").to_dict("index"), {}
+    for each in (each for each in sweep.configurations if each.key in rows):
+        share = Estimate(*(rows[each.key][f"{measures.CONTRADICTED}{end}"] for end in ENDS))
+        found[each] = Contradicted(share, int(rows[each.key][CONTRADICTED_EXITS]))
     if warning := contradicted_rules(found):
         caption = f"{warning} {caption}"
     if quality.settings["chosen"].notna().any():

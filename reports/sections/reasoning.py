@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from eexit.plan.configuration import NORMAL
-from eexit.quality.estimates import Estimate, ValueKind, estimate_columns
+from eexit.quality.estimates import ENDS, Estimate, ValueKind, estimate_columns
 from eexit.results.study_tables import CHAINS, NO_CHAIN
 from reports.read.sweep import Sweep
 from reports.shared.charts import OPACITY, PERCENT, Columns, interval_bars, layered, rows_where, with_tooltips
@@ -117,7 +117,7 @@ def latest_needs(sweep: Sweep) -> pd.DataFrame:
 
 def _of_need(rows: pd.DataFrame, name: str, as_: str) -> dict[str, Any]:
     row = rows.iloc[-1] if len(rows) else {f"{name}_n": 0}
-    return {f"{as_}{end}": row.get(f"{name}{end}", np.nan) for end in ("", "_low", "_high", "_n")}
+    return {f"{as_}{end}": row.get(f"{name}{end}", np.nan) for end in ENDS}
 
 
 def _each(values_PC: np.ndarray, kind: ValueKind) -> list[Estimate]:
@@ -128,25 +128,16 @@ def _by_depth(rows: pd.DataFrame) -> Iterator[Figure]:
     """Yield accuracy by cost per right answer, then length and necessity by depth."""
     saved = [column for column in PER_RIGHT if column in rows and rows[column].notna().any()]
     if CORRECT in rows and saved:
-        variants = [
-            ChartVariant(
-                label, _points(rows, (column, f"Saved per right answer, {label}"), (CORRECT, "Accuracy"), COLUMNS)
-            )
-            for column, label in SENSES.items()
-            if column in saved
-        ]
+        x = {column: (column, f"Saved per right answer, {SENSES[column]}") for column in saved}
+        variants = [ChartVariant(SENSES[of], _points(rows, x[of], (CORRECT, "Accuracy"), COLUMNS)) for of in saved]
         caption = f"Right answers, and multiply-adds saved per right answer beside normal. {basis(rows, CORRECT)}"
         title = "Accuracy against cost per right answer"
         yield Figure("reasoning-cost", title, caption, variants, rows, COLUMNS, choice="Multiply-adds")
     depth = ("mean_depth", "Mean depth (fraction of layers)")
-    for key, y, title in (
-        ("length", LENGTH, "Tokens of thinking"), ("need", NEED, "Necessity"),
-    ):  # fmt: skip
+    for key, y, title in (("length", LENGTH, "Tokens of thinking"), ("need", NEED, "Necessity")):
         if rows[y].notna().any():
-            chart = _points(rows, depth, (y, title), COLUMNS)
-            yield Figure(
-                f"reasoning-{key}", f"{title} by depth", basis(rows, y, "Error bars"), one(chart), rows, COLUMNS
-            )
+            chart, caption = one(_points(rows, depth, (y, title), COLUMNS)), basis(rows, y, "Error bars")
+            yield Figure(f"reasoning-{key}", f"{title} by depth", caption, chart, rows, COLUMNS)
 
 
 def _by_steps(sweep: Sweep) -> Iterator[Figure]:

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from eexit.plan.runs import OK
 from eexit.quality.estimates import ENDS
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.timing.step_times import StepTimes, step_times
@@ -44,15 +43,12 @@ def timing_section(sweep: Sweep, saves: SavingsTable | None) -> dict[str, Any]:
 
 def _steps(where: str, times: Any) -> dict[str, Any]:
     """Return milliseconds per step: a row per number of sequences, a column per last layer that runs."""
-    columns: Columns = (
-        ("rows", "Sequences", "count"),
-        *((f"layer_{layer}", f"Layer {layer}", "real") for layer in times.layers),
-    )
+    of_layers = [(f"layer_{layer}", f"Layer {layer}", "real") for layer in times.layers]
     rows = [
-        {"rows": n, **{f"layer_{layer}": 1e3 * s for layer, s in zip(times.layers, seconds, strict=True)}}
+        {"rows": n, **{key: 1e3 * s for (key, _, _), s in zip(of_layers, seconds, strict=True)}}
         for n, seconds in times.seconds.items()
     ]
-    return {"where": where, "table": table(pd.DataFrame(rows), columns)}
+    return {"where": where, "table": table(pd.DataFrame(rows), (("rows", "Sequences", "count"), *of_layers))}
 
 
 def known_step_times(sweep: Sweep) -> dict[str, StepTimes]:
@@ -94,11 +90,10 @@ def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
     """Return configuration → exit layer → share of its decided tokens that exited there."""
     if sweep.final_layer is None:
         return {}
-    layers = [*sweep.exitable_layers, sweep.final_layer]
-    done = (sweep.generations["status"] == OK).to_numpy()
-    counts = pd.DataFrame(sweep.layer_counts[done], columns=layers)
-    sums = counts.groupby(sweep.generations.loc[done, "configuration"].to_numpy()).sum()
-    return {str(key): {layer: row[layer] / row.sum() for layer in layers} for key, row in sums.iterrows() if row.sum()}
+    done = sweep.done
+    counts = pd.DataFrame(sweep.layer_counts[done.index], columns=sweep.layers)
+    sums = counts.groupby(done["configuration"].to_numpy()).sum()
+    return {str(key): (row / row.sum()).to_dict() for key, row in sums.iterrows() if row.sum()}
 
 
 def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> float:

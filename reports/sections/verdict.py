@@ -80,16 +80,12 @@ def _gain(name: str, gain: Estimate, cause: str | None) -> dict[str, Any]:
     """Return a gain as a bar, or without one if it was not measured."""
     if math.isnan(gain.mean):
         return {"label": name, "from": None, "to": None, "text": verdict_text.NOT_MEASURED}
-    return _bar(name, 0.0, gain.mean, verdict_text.share(gain)) | {"largest": name == cause}
+    return _bar(name, gain.mean, verdict_text.share(gain)) | {"largest": name == cause}
 
 
 def _table(given: TextTable) -> dict[str, Any]:
-    rows = pd.DataFrame(given.rows, columns=[*given.heads])
-    return {
-        "title": given.title,
-        "about": given.caption,
-        "table": table(rows, tuple((head, head, "text") for head in given.heads)),
-    }
+    shown = table(pd.DataFrame(given.rows, columns=[*given.heads]), tuple((head, head, "text") for head in given.heads))
+    return {"title": given.title, "about": given.caption, "table": shown}
 
 
 def _of_sweep(quality: QualityTable) -> VerdictCard:
@@ -110,9 +106,8 @@ def _of_oracles(quality: QualityTable) -> VerdictCard:
         "Every rule of this sweep is an oracle, which runs all layers to decide where tokens exit. Try an online rule "
         "with --rules, such as confidence=0.9."
     ]
-    headline = (
-        "All layers are run to decide" if row is None else "What they show: a rule that knew as much " + skips(row)
-    )
+    shown = f"What they show: a rule that knew as much {skips(row)}" if row else ""
+    headline = shown or "All layers are run to decide"
     if row and is_known(row[DISAGREEMENT]):
         differs = with_interval(row | {"n": row[f"{DISAGREEMENT}_n"]}, DISAGREEMENT)
         said = [f"It differs from full depth on {differs} of decided tokens.", *said]
@@ -200,8 +195,8 @@ def _weights(row: Row) -> list[dict[str, Any]]:
         found.append(("saved if deciding were free", theoretical))
     if is_known(theoretical) and is_known(run):
         found.append(("added by deciding", theoretical - run))
-    return [_bar(label, 0.0, share, percent(share)) for label, share in found if is_known(share)]
+    return [_bar(label, share, percent(share)) for label, share in found if is_known(share)]
 
 
-def _bar(label: str, start: float, end: float, text: str) -> dict[str, Any]:
-    return {"label": label, "from": start, "to": end, "text": text}
+def _bar(label: str, share: float, text: str) -> dict[str, Any]:
+    return {"label": label, "from": 0.0, "to": share, "text": text}

@@ -9,9 +9,7 @@ from reports.read.judgements import SCORE, Judge
 from reports.read.timings import TimingSetup
 
 DISAGREEMENT: Final = "disagreement"
-CONTRADICTED: Final = (
-    "contradicted"  # the share of early exits on the text of `normal` that the final layer contradicts
-)
+CONTRADICTED: Final = "contradicted"  # share of early exits on the text of `normal` that the final layer contradicts
 EARLY_CONTRADICTED: Final = "Early exits contradicted"  # the label of `CONTRADICTED`
 PERPLEXITY: Final = "perplexity"
 FIDELITY: Final = "tokens_until_difference"
@@ -124,25 +122,18 @@ def costs(columns: Collection[str], measured: Sequence[TimingSetup], elsewhere: 
     They are multiply-adds: theoretical, as run, per right answer where texts have chains of thought, and at another
     model's unit costs (`elsewhere` is its name). Where measured, time is one too.
     """
-    found = [
-        CostAxis(THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
-        CostAxis(RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
-        *(
-            CostAxis(
-                column, f"multiply-adds per right answer, {sense}", f"Multiply-adds saved per right answer, {sense}"
-            )
-            for column, sense in SENSES.items()
-        ),
-        CostAxis(
-            ELSEWHERE,
-            f"multiply-adds, run, at the unit costs of {elsewhere}",
+    of_answers, senses = "per right answer", SENSES.items()
+    named: list[tuple[str, str, str]] = [
+        (THEORETICAL, "multiply-adds, theoretical", "Multiply-adds saved if deciding were free"),
+        (RUN, "multiply-adds, run", "Multiply-adds saved, of what was run"),
+        *((of, f"multiply-adds {of_answers}, {it}", f"Multiply-adds saved {of_answers}, {it}") for of, it in senses),
+        (
+            ELSEWHERE, f"multiply-adds, run, at the unit costs of {elsewhere}",
             f"These exits at {elsewhere}: multiply-adds saved",
         ),
-        *(
-            CostAxis(
-                each.column(REALISED), f"time, realised at {each.label}", f"Time saved, realised at {each.label}", each
-            )
-            for each in measured
-        ),
-    ]
-    return [cost for cost in found if cost.column in columns]
+    ]  # fmt: skip
+    axes = [CostAxis(*each) for each in named]
+    for each in measured:
+        label = f"realised at {each.label}"
+        axes.append(CostAxis(each.column(REALISED), f"time, {label}", f"Time saved, {label}", each))
+    return [cost for cost in axes if cost.column in columns]

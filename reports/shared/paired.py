@@ -18,14 +18,8 @@ from reports.shared.measures import CORRECT, PERPLEXITY, RUN, SKIPPED
 from reports.shared.per_configuration import naming
 
 DIFFERENCES: Final = (
-    "perplexity",
-    "exit_rate",
-    "mean_depth",
-    "disagreement",
-    "distinct_2",
-    "longest_loop",
-    "n_tokens",
-)
+    PERPLEXITY, "exit_rate", "mean_depth", "disagreement", "distinct_2", "longest_loop", "n_tokens",
+)  # fmt: skip
 GAINED, LOST, P_VALUE = "_gained", "_lost", "_p"  # suffixes of columns that go with an accuracy's difference
 
 

@@ -21,19 +21,9 @@ from reports.shared.measures import CONTRADICTED, CORRECT, CUT, PERPLEXITY, SKIP
 
 # Columns of `generations` that are averaged over sampling units.
 AVERAGED: Final = (
-    "exit_rate",
-    "mean_depth",
-    "disagreement",
-    PERPLEXITY,
-    "tokens_until_difference",
-    "equal_share",
-    "lcs_share",
-    "distinct_2",
-    "distinct_3",
-    "longest_loop",
-    "loop_share",
-    "n_tokens",
-)
+    "exit_rate", "mean_depth", "disagreement", PERPLEXITY, "tokens_until_difference", "equal_share", "lcs_share",
+    "distinct_2", "distinct_3", "longest_loop", "loop_share", "n_tokens",
+)  # fmt: skip
 CONTRADICTED_EXITS: Final = "contradicted_of"  # the number of exits that `CONTRADICTED` is a share of
 LOOPING: Final = 0.5  # share of a text; above it, the text is mostly one loop
 

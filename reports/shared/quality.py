@@ -62,9 +62,8 @@ class QualityTable:
     @property
     def cut_warning(self) -> str:
         """The warning about texts that `max_new_tokens` ended, which count as wrong; or ""."""
-        return (
-            cut_warning(dict(zip(self.rows["configuration"], self.rows[CUT], strict=True))) if CUT in self.rows else ""
-        )
+        shares = dict(zip(self.rows["configuration"], self.rows[CUT], strict=True)) if CUT in self.rows else {}
+        return cut_warning(shares) if shares else ""
 
 
 def quality_of(
@@ -150,9 +149,7 @@ def replayed_settings(replays: pd.DataFrame) -> pd.DataFrame:
             "replayed": True,
             "n": latest["prompts"],
             "kl": latest["expected_kl"],
-            "theoretical": saved_share(
-                *(latest[name].to_numpy(dtype=float) for name in ("macs_required", "macs_full"))
-            ),
+            "theoretical": saved_share(*(latest[of].to_numpy(dtype=float) for of in ("macs_required", "macs_full"))),
         }
     )
     for end, of in (("", ""), ("_low", "_high"), ("_high", "_low")):
@@ -170,10 +167,7 @@ def _curves(replays: pd.DataFrame) -> list[str]:
                 f"{row['mode']}/{_known(row['rule'])}",
                 *(mark + row[name] for name, mark in _MARKS.items() if _known(row[name])),
                 f" on texts of {row['text_of']}",
-                *(
-                    words.format(known) if (known := _known(row[name])) else without
-                    for name, (words, without) in differing.items()
-                ),
+                *(words.format(row[of]) if _known(row[of]) else without for of, (words, without) in differing.items()),
             ]
         )
         for row in replays.to_dict("records")

@@ -27,7 +27,6 @@ from eexit.quality.cost_per_correct import per_right
 from eexit.quality.estimates import NOTHING
 from eexit.results.study_tables import TIMINGS
 from eexit.studies.cost_projection import ModelShape, cost_at, full_cost_at
-from eexit.studies.timing.speedups import Speedup
 from reports.read.sweep import Sweep
 from reports.read.timings import TimingSetup, speedups_by_place
 from reports.shared.measures import (
@@ -43,10 +42,7 @@ from reports.shared.measures import (
 from reports.shared.number_format import Row
 from reports.shared.per_configuration import ratios, with_controls
 
-_COSTS: Final = {
-    THEORETICAL: ("macs_required", "macs_full"),
-    RUN: ("macs_executed", "macs_full"),
-}
+_COSTS: Final = {THEORETICAL: "macs_required", RUN: "macs_executed"}
 
 
 @dataclass(frozen=True)
@@ -95,14 +91,17 @@ def savings(sweep: Sweep, trade: pd.DataFrame) -> SavingsTable | None:
 
 def _with_costs(trade: pd.DataFrame, sweep: Sweep) -> Iterator[pd.DataFrame]:
     """Yield frames with each row's savings in multiply-adds, with intervals over prompts."""
-    for kind, (cost, full) in _COSTS.items():
-        runs = sweep.done[["configuration", "prompt_id", "unit", cost, full]].astype({cost: float, full: float})
-        found = ratios(runs.dropna(), cost, full, trade["configuration"].tolist())
-        yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
+    named = ["configuration", "prompt_id", "unit"]
+    of_costs = {
+        kind: sweep.done[[*named, cost, "macs_full"]].rename(columns={cost: "run", "macs_full": "full"})
+        for kind, cost in _COSTS.items()
+    }
     if sweep.unit_costs_of and sweep.final_layer is not None:
-        runs = _at_unit_costs(sweep, sweep.unit_costs_of, sweep.final_layer + 1)
-        found = ratios(runs.dropna(), "run", "full", trade["configuration"].tolist())
-        yield pd.DataFrame([ratio.complement.columns(ELSEWHERE) for ratio in found], index=trade.index)
+        of_costs[ELSEWHERE] = _at_unit_costs(sweep, sweep.unit_costs_of, sweep.final_layer + 1)
+    for kind, runs in of_costs.items():
+        known = runs.astype({"run": float, "full": float}).dropna()
+        found = ratios(known, "run", "full", trade["configuration"].tolist())
+        yield pd.DataFrame([ratio.complement.columns(kind) for ratio in found], index=trade.index)
     yield from _per_right(trade, sweep)
 
 
@@ -135,17 +134,12 @@ def _realised(timings: pd.DataFrame) -> tuple[list[TimingSetup], dict[str, dict[
     for where, speedups in speedups_by_place(timings):
         measured.append(where)
         for key, speedup in speedups.items():
-            found.setdefault(key, {}).update(_numbers(speedup, where))
+            found.setdefault(key, {}).update(speedup.saved.columns(where.column(REALISED)) | {
+                where.column("run_timed"): np.nan if speedup.run is None else speedup.run,
+                where.column("lacks"): np.nan if speedup.shortfall is None else speedup.shortfall,
+                where.column("tokens_per_s"): speedup.tokens_per_second,
+            })  # fmt: skip
     return measured, found
-
-
-def _numbers(speedup: Speedup, where: TimingSetup) -> dict[str, float]:
-    return {
-        **speedup.saved.columns(where.column(REALISED)),
-        where.column("run_timed"): np.nan if speedup.run is None else speedup.run,
-        where.column("lacks"): np.nan if speedup.shortfall is None else speedup.shortfall,
-        where.column("tokens_per_s"): speedup.tokens_per_second,
-    }
 
 
 UNTIMED: Final = "Realised savings were not measured: eexit timings does that."

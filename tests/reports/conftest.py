@@ -61,7 +61,7 @@ def context() -> Iterator[Context]:
 
             @cache
             def context(**options: Any) -> Any:
-                viewport = {"viewport": dict(options["viewport"])} if "viewport" in options else {}
+                viewport = {name: dict(size) for name, size in options.items() if name == "viewport"}
                 found = browser.new_context(**options | viewport)
                 found.set_default_timeout(10_000)
                 return found

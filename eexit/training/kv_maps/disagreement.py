@@ -66,9 +66,8 @@ class FullDepthTexts:
 
     @classmethod
     def from_texts(cls, decoder: Decoder, exits: ExitPoints, texts: Sequence[TrainingText]) -> "FullDepthTexts":
-        whole = ForwardInputs.from_texts(
-            [[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts], decoder.device
-        )
+        ids = [[*text.prompt_token_ids, *text.token_ids[:-1]] for text in texts]
+        whole = ForwardInputs.from_texts(ids, decoder.device)
         n_prompt_B1 = torch.tensor([[len(text.prompt_token_ids)] for text in texts], device=decoder.device)
         last = slice(-max(len(text.token_ids) - 1 for text in texts), None)
         inputs = ForwardInputs(whole.token_BT[:, last], whole.position_BT[:, last], whole.attention_mask_BC)

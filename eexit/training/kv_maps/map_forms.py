@@ -26,6 +26,7 @@ LEAST_GAIN: Final = 1e-4  # of the largest gain: a norm that nearly drops an inp
 
 After = Mapping[int, Tensor]  # hidden states (N, W) by the layer that they come from
 Pair = tuple[int, int]  # an exit layer and a skipped layer
+RegressionData = Iterable[tuple[str, Tensor, Tensor]]  # name, inputs and targets
 
 
 def deeper(exit_layer: int, n_layers: int) -> range:
@@ -51,9 +52,7 @@ class MapForm(Protocol):
     def targets(self, after: After) -> Mapping[int, Tensor]:
         """Return the targets (N, H) for each skipped layer, from the hidden states of a full-depth pass."""
 
-    def pairs(
-        self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
-    ) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> RegressionData:
         """Yield each regression's name, inputs and targets, for tokens with these hidden states at an exit."""
 
     def maps(self, pair: Pair, map_JH: Tensor) -> tuple[LinearMap, ...]:
@@ -78,9 +77,7 @@ class HiddenForm:
     def targets(self, after: After) -> dict[int, Tensor]:
         return {layer + 1: hidden_NW for layer, hidden_NW in after.items()}
 
-    def pairs(
-        self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
-    ) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> RegressionData:
         if layers := self._deeper[exit_layer]:
             yield f"{STREAMS}.{exit_layer}", hidden_NW, torch.cat([targets[layer] for layer in layers], 1)
 
@@ -139,9 +136,7 @@ class KVForm:
         given_ND = entering(self.decoder, layer, hidden_NW)
         return torch.cat([project(given_ND) for project in self.decoder.for_keys[layer].own_projections], 1)
 
-    def pairs(
-        self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]
-    ) -> Iterable[tuple[str, Tensor, Tensor]]:
+    def pairs(self, exit_layer: int, hidden_NW: Tensor, targets: Mapping[int, Tensor]) -> RegressionData:
         for like, layers in self._groups(exit_layer).items():
             target_NH = torch.cat([targets[layer] for layer in layers], 1)
             yield f"{KEYS}.{exit_layer}.{like}", entering(self.decoder, like, hidden_NW), target_NH
@@ -221,8 +216,5 @@ def _scaled(like: int, given_ND: Tensor, normed_ND: Tensor, tolerance: float) ->
     bias_D = normed_ND.mean(0) - gain_D * given_ND.mean(0)
     off_D = (normed_ND - gain_D * given_ND - bias_D).abs().amax(0)
     is_scaled = bool((off_D <= tolerance * normed_ND.abs().amax(0)).all())
-    return (
-        RescaledNorm(like, gain_D, bias_D)
-        if is_scaled and gain_D.abs().min() > LEAST_GAIN * gain_D.abs().max()
-        else None
-    )
+    keeps_all = bool(gain_D.abs().min() > LEAST_GAIN * gain_D.abs().max())
+    return RescaledNorm(like, gain_D, bias_D) if is_scaled and keeps_all else None

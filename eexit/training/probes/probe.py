@@ -70,9 +70,8 @@ class ProbeTrainer:
             kl_NE, hidden_NXD = self._kl(hidden_NXD), hidden_NXD.cpu()
             for rank, layer in enumerate(self.layers):
                 for factor in KL_FACTORS:
-                    seen_N = self.probe.predicted_kl(
-                        hidden_NXD[:, rank], layer, torch.full_like(kl_NE[:, rank], factor)
-                    )
+                    factor_N = torch.full_like(kl_NE[:, rank], factor)
+                    seen_N = self.probe.predicted_kl(hidden_NXD[:, rank], layer, factor_N)
                     stops = stop_chance(seen_N, factor), stop_chance(kl_NE[:, rank], factor)
                     parts.setdefault((layer, factor), []).append(torch.stack(stops))
         return [card_row(layer, factor, *torch.cat(stops, 1)) for (layer, factor), stops in parts.items()]

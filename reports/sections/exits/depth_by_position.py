@@ -100,12 +100,8 @@ def _depth_of_runs(sweep: Sweep, run_ids: pd.Series, width: int, progress: Progr
         run = index_of_runs(batch, index)
         bin_index = np.asarray(batch.column("position")) // width
         layer = np.asarray(batch.column("exit_layer").fill_null(-1))
-        used = (
-            np.asarray(batch.column("decided").cast("uint8")).astype(bool)
-            & (run >= 0)
-            & (bin_index < MAX_BINS)
-            & (layer >= 0)
-        )
+        decided = np.asarray(batch.column("decided").cast("uint8")).astype(bool)
+        used = decided & (run >= 0) & (bin_index < MAX_BINS) & (layer >= 0)
         where = run[used], bin_index[used]
         np.add.at(depth, where, (layer[used] + 1) / (sweep.final_layer + 1))
         np.add.at(n, where, 1)

@@ -78,14 +78,10 @@ def dose_chart(
     points = dosed.mark_point(filled=True, size=80, cursor="pointer").encode(
         y=y_channel, shape=looks.shape(frame, one_rule=True), opacity=OPACITY, tooltip=tooltip
     )
-    reference = rows_where("!isValid(datum.rule)")
+    reference = rows_where("!isValid(datum.rule)").mark_rule(aria=False, strokeDash=[5, 4])
+    reference = reference.encode(y=y_channel, color=looks.colour(frame, one_rule=True))
     return layered(
-        *where_known(
-            frame.loc[frame["rule"].isna(), y],
-            reference.mark_rule(aria=False, strokeDash=[5, 4]).encode(
-                y=y_channel, color=looks.colour(frame, one_rule=True)
-            ),
-        ),
+        *where_known(frame.loc[frame["rule"].isna(), y], reference),
         dosed.mark_line(aria=False, opacity=0.7)
         .encode(y=y_channel, detail=alt.Detail("series:N"))
         .properties(name="lines"),

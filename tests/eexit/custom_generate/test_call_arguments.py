@@ -69,8 +69,7 @@ def test_which_eos_tokens_end(folders: Folders, own_model: PreTrainedModel, draf
     def made(**given: Any) -> list[int]:
         return plain(own_model, prompt, custom_generate=setting, **given)
 
-    assert made(eos_token_id=asked[-1]) == asked
-    assert made(eos_token_id=None) == whole
+    assert (made(eos_token_id=asked[-1]), made(eos_token_id=None)) == (asked, whole)
     own_model.generation_config.eos_token_id = None  # in which the model's own configuration names one
     assert made() == whole
     own_model.config.eos_token_id = None

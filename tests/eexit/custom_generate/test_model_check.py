@@ -18,10 +18,6 @@ pytestmark = [
 ]
 
 
-def layer(model: PreTrainedModel) -> Any:
-    return model.model.layers[4]
-
-
 def patch_forward(module: Any, wrap: Callable[[Any], Any]) -> None:
     vars(module)["forward"] = wrap(module.forward)
 
@@ -34,9 +30,12 @@ def head_weight(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Pre
 
 
 REFUSED: dict[str, tuple[Callable[[PreTrainedModel], Any], str]] = {
-    "weights": (lambda model: layer(model).mlp.up_proj.weight.data.view(-1)[1].add_(1), "has other weights"),
+    "weights": (lambda model: model.model.layers[4].mlp.up_proj.weight.data.view(-1)[1].add_(1), "has other weights"),
     "hook": (lambda model: model.lm_head.register_forward_hook(lambda *given: None), "lm_head has a forward hook"),
-    "forward": (lambda model: patch_forward(layer(model), lambda own: lambda *args: own(*args)), "forward of its own"),
+    "forward": (
+        lambda model: patch_forward(model.model.layers[4], lambda own: lambda *args: own(*args)),
+        "forward of its own",
+    ),
     "compiled": (lambda model: model.compile(backend="eager"), "the model is compiled.*torch.compile"),
     "configuration": (lambda model: setattr(model.config, "rms_norm_eps", 0.5), "this model has 0.5"),
     "training": (lambda model: model.train(), r"call model.eval\(\)"),
@@ -73,8 +72,8 @@ def test_what_hooks_and_patches_change_changes(own_model: PreTrainedModel, draft
     own_model(torch.tensor([[3]]), output_hidden_states=True)  # which leaves transformers' own hooks
     own_model.model.rotary_emb.inv_freq.mul_(2)
     before = plain(own_model, prompt)
-    layer(own_model).register_forward_hook(lambda _, __, output: output.roll(3, -1))
-    layer(own_model).self_attn.register_forward_pre_hook(lambda *given: None)
+    own_model.model.layers[4].register_forward_hook(lambda _, __, output: output.roll(3, -1))
+    own_model.model.layers[4].self_attn.register_forward_pre_hook(lambda *given: None)
     patch_forward(own_model.model.layers[2].input_layernorm, lambda own: lambda hidden: 2 * own(hidden))
     changed = plain(own_model, prompt)
     assert changed != before

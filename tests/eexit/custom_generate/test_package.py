@@ -1,6 +1,7 @@
 """`setting.json`: what is no package, half of one or an altered one is refused."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,6 @@ def altered(change: Callable[[Any], object], sealed: bool = True) -> Callable[[P
     return alter
 
 
-def cut(folder: Path) -> None:
-    text = (folder / SETTING).read_text()
-    (folder / SETTING).write_text(text[: len(text) // 2])
-
-
 def linked_away(folder: Path) -> None:
     (folder / "away").symlink_to("/etc")
     altered(lambda held: held["files"].update({"away/passwd": "0"}))(folder)
@@ -41,7 +37,7 @@ def test_others_are_refused(folders: Folders, tmp_path: Path) -> None:
     refused: list[tuple[Callable[[Path], object], str]] = [
         (shutil.rmtree, "is not a folder that is there"),
         (lambda folder: (folder / SETTING).unlink(), "has no setting.json"),
-        (cut, "cut off or damaged"),
+        (lambda folder: os.truncate(folder / SETTING, 300), "cut off or damaged"),
         (lambda folder: (folder / SETTING).write_text("[]"), "is of no setting"),
         (altered(lambda held: held.update(format=2)), "has format 2, and this version of eexit reads 1"),
         (altered(lambda held: held["configuration"].update(parameter=0.1), sealed=False), "guarantee is void"),

@@ -31,10 +31,9 @@ def test_no_hostile_text_is_in_the_markup_and_the_page_requests_nothing(report: 
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert set(re.findall(r"https?://[^\s\"'<>]+", markup)) <= names
     assert not re.search(r"<(link|img|iframe|script[^>]*\ssrc=)", markup)
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
-    assert policy
-    assert policy[1].startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
-    assert "unsafe" not in policy[1]
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src &#39;none&#39;; script-src &#39;sha256-")
+    assert "unsafe" not in policy
     assert sorted(SCRIPTS) == sorted(path.relative_to(TEMPLATE).as_posix() for path in TEMPLATE.rglob("*.js"))
 
 
@@ -43,12 +42,10 @@ def test_a_large_page_leaves_tokens_beside_it(full: Path, report: Path, beside: 
     shutil.copytree(beside.parent, tmp_path, dirs_exist_ok=True)
     small, sides = tmp_path / beside.name, tmp_path / "r.data"
     assert sorted(path.name for path in sides.iterdir()) == [f"prompt-{number}.js" for number in range(6)]
-    small_size = small.stat().st_size
-    whole = build_report(str(full), small)
+    small_size, whole = small.stat().st_size, build_report(str(full), small)
     assert not list(sides.glob("*.js"))
     assert small_size < whole.stat().st_size
-    assert "'nonce-" not in whole.read_text()
-    assert whole.read_text(encoding="utf-8") == report.read_text(encoding="utf-8")
+    assert "'nonce-" not in whole.read_text(encoding="utf-8") == report.read_text(encoding="utf-8")
     sweep = read_sweep(str(full))
     packed = pack(sweep, sweep.generations, list(sweep.prompts))
     sizes = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
@@ -104,9 +101,8 @@ def test_rules_modes_and_measures_are_explained(several_content: dict[str, Any],
 
 
 def test_the_model_and_known_versions_are_told(several: Sweep) -> None:
-    model = {"name": "tiny", "dtype": "bfloat16", "gguf_bits": 4}
-    versions = {"python": "3.13", "eexit": None, "torch": "2.9.0"}
-    about = several.about | {"model": model, "dtype_asked": "auto", "versions": versions}
+    about = several.about | {"model": {"name": "tiny", "dtype": "bfloat16", "gguf_bits": 4}, "dtype_asked": "auto"}
+    about |= {"versions": {"python": "3.13", "eexit": None, "torch": "2.9.0"}}
     told = dict(facts(replace(several, about=about)))
     assert told["Model"] == "tiny bfloat16 (--dtype auto), weights dequantised from 4 bits"
     assert told["Versions"] == "python 3.13, torch 2.9.0"

@@ -30,6 +30,10 @@ def test_charts_are_drawn_and_models_link_to_their_reports(walk: Walk, compared:
     assert link.get_attribute("href") == "small/report.html"
     assert page.locator("header :is(select, input, #csv):visible").count() == 0
     assert page.locator("main b").count() == 0
+    page = all_drawn(walk("#/", path=compared, viewport=PHONE))
+    assert page.evaluate("document.documentElement.scrollWidth") == 360, "no wider than a phone"
+    without_scripts = compared.read_text().partition("<noscript>")[2].partition("</noscript>")[0]
+    assert "max_new_tokens differs" in without_scripts
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -37,12 +41,3 @@ def test_axe_finds_nothing_on_a_comparison(walk: Walk, compared: Path, axe: str,
     page = all_drawn(walk("#/", path=compared, color_scheme=scheme))
     open_tables(page)
     assert violations(page, axe, scheme) == []
-
-
-def test_a_comparison_is_not_wider_than_a_phone(walk: Walk, compared: Path) -> None:
-    page = all_drawn(walk("#/", path=compared, viewport=PHONE))
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
-
-
-def test_a_comparison_without_scripts_has_its_notes(compared: Path) -> None:
-    assert "max_new_tokens differs" in compared.read_text().partition("<noscript>")[2].partition("</noscript>")[0]

@@ -3,7 +3,6 @@
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +34,21 @@ def ours(mode: str, k: float | None, early: int) -> dict[str, Any]:
 OURS = ours("unfrozen", 0.5, 3)
 
 
-def data_of(results: list[Any]) -> dict[str, Any]:
-    """Return the data of the page."""
-    data: dict[str, Any] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
-    return data
+def prompts_of(results: list[Any]) -> list[dict[str, Any]]:
+    """Return the prompts on the page of these results."""
+    prompts: list[dict[str, Any]] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))[
+        "prompts"
+    ]
+    return prompts
 
 
 def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     path = reports.save_results_json([{"prompt": "?", "results": [ours("normal", None, 0), OURS]}], tmp_path / "a.json")
-    data = content_of(
-        reports.generate_multi_prompt_html_visualization(reports.load_results_json(path), tmp_path / "page.html")
-    )
+    page = reports.generate_multi_prompt_html_visualization(reports.load_results_json(path), tmp_path / "page.html")
+    data = content_of(page)
     run = data["prompts"][0]["runs"][1]
     numbers = dict(zip((metric["key"] for metric in data["metrics"]), run["m"], strict=True))
-    assert data["layers"] == ["5", "10", "15", "20", "25", "29 (final)"]
+    assert (data["layers"], list(data["kinds"])) == (["5", "10", "15", "20", "25", "29 (final)"], ["core"])
     assert data["configurations"][1]["key"] == "unfrozen/kl/0.5"
     said = {"n_tokens": 6, "exit_rate": 0.5, "mean_depth": 0.6, "accuracy_score": 7.5, "score_coherence": 7}
     worked_out = {"tokens_until_difference": 6, "equal_share": 1, "lcs_share": 1, "distinct_2": 1, "longest_loop": 0}
@@ -56,13 +56,10 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     assert numbers.keys().isdisjoint({"perplexity", "disagreement"}), "the file doesn't say"
     assert run["counts"] == [3, 0, 0, 0, 0, 3]
     assert run["notes"] == [["Scores", "coherence 7, accuracy 8"], ["Evaluation", "Fine."]]
-    assert list(data["kinds"]) == ["core"]
-    page = reports.create_html_visualization(
-        ["a", "b", "<i>"], [5, 10, 29], title="A <b>text</b>", output_file=tmp_path / "o"
-    )
-    assert "<b>text" not in page
-    assert (tmp_path / "o").read_text(encoding="utf-8") == page
-    data = json.loads(blob(page, "payload"))
+    text = ["a", "b", "<i>"], [5, 10, 29]
+    html = reports.create_html_visualization(*text, title="A <b>text</b>", output_file=tmp_path / "o")
+    assert "<b>text" not in html == (tmp_path / "o").read_text(encoding="utf-8")
+    data = json.loads(blob(html, "payload"))
     assert (data["layers"], data["prompts"][0]["runs"][0]["n"]) == (["5", "10", "29 (final)"], 3)
 
 
@@ -70,28 +67,20 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
 def test_a_result_or_its_evaluation_may_lack_any_key(missing: str) -> None:
     evaluation = {key: value for key, value in OURS["evaluation"].items() if key != missing}
     left = {key: value for key, value in (OURS | {"evaluation": evaluation}).items() if key != missing}
-    (run,) = data_of([{"prompt": "?", "results": [left]}])["prompts"][0]["runs"]
+    (run,) = prompts_of([{"prompt": "?", "results": [left]}])[0]["runs"]
     assert run["n"] == (0 if missing in ("evaluation", "tokens", "chosen_exit_layers") else 6)
 
 
-@pytest.mark.parametrize(
-    "results",
-    [
-        [], [{}], [{"prompt": None, "results": None}], [{"results": [{}]}],
-        [{"prompt": "?", "results": [{"mode": "m", "kl_factor": "1.0", "evaluation": None}, None]}],
-        [{"results": [{"evaluation": {"early_exit_stats": None, "scores": None, "exitable_layers": None}}]}],
-    ],
-)  # fmt: skip
-def test_next_to_nothing_still_renders(results: list[Any]) -> None:
-    assert len(data_of(results)["prompts"]) == len(results)
-
-
-@pytest.mark.parametrize("content", ["{", "{}", "[1]"])
-def test_another_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "other.json"
-    path.write_text(content)
-    with pytest.raises(reports.NotASweepError, match=r"other\.json"):
-        reports.load_results_json(path)
+def test_next_to_nothing_still_renders_and_another_file_is_refused_by_name(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"early_exit_stats": None, "scores": None, "exitable_layers": None}
+    one = {"prompt": "?", "results": [{"mode": "m", "kl_factor": "1.0", "evaluation": None}, None]}
+    for each in ({}, {"prompt": None, "results": None}, {"results": [{}]}, one, {"results": [{"evaluation": nothing}]}):
+        assert len(prompts_of([each])) == 1
+    assert prompts_of([]) == []
+    for content in ("{", "{}", "[1]"):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(reports.NotASweepError, match=r"other\.json"):
+            reports.load_results_json(tmp_path / "other.json")
 
 
 # A file by another program, compared with its own numbers. `exitable_layers` ends with the final layer, 27,
@@ -128,13 +117,11 @@ RESULTS: list[dict[str, Any]] = [
 SWEEP = sweep_of(RESULTS)
 
 
-def mean_of(value: Callable[[dict[str, Any]], float]) -> float:
-    """Return a mean over the prompts, computed without the report's code."""
-    return float(np.mean([value(entry["results"][1]["evaluation"]) for entry in RESULTS]))
+ITS = [entry["results"][1]["evaluation"] for entry in RESULTS]  # the evaluations of EARLY
 
 
 def share_at(layer: int) -> float:
-    return mean_of(lambda its: its["chosen_exit_layers"].count(layer) / N_TOKENS)
+    return float(np.mean([its["chosen_exit_layers"].count(layer) / N_TOKENS for its in ITS]))
 
 
 def test_exits_and_means_are_those_of_the_file() -> None:
@@ -144,15 +131,14 @@ def test_exits_and_means_are_those_of_the_file() -> None:
     shares = mix[mix["configuration"] == EARLY]["share"]
     np.testing.assert_allclose(shares, [share_at(layer) for layer in LISTED])
     row = per_configuration(SWEEP).set_index("configuration").loc[EARLY]
-    assert row["exit_rate"] == pytest.approx(mean_of(lambda its: its["early_exit_stats"]["early_exit_rate"]))
-    skipped = 1 - (mean_of(lambda its: np.mean(its["chosen_exit_layers"])) + 1) / N_LAYERS
-    assert row["layers_skipped"] == pytest.approx(skipped)
-    assert row["score_coherence"] == pytest.approx(mean_of(lambda its: its["scores"]["coherence"]))
+    layers = [its["chosen_exit_layers"] for its in ITS]
+    assert row["exit_rate"] == pytest.approx(np.mean([its["early_exit_stats"]["early_exit_rate"] for its in ITS]))
+    assert row["layers_skipped"] == pytest.approx(1 - (np.mean(layers) + 1) / N_LAYERS)
+    assert row["score_coherence"] == pytest.approx(np.mean([its["scores"]["coherence"] for its in ITS]))
     assert row["equal_share"] < 1
     assert row[["perplexity", "disagreement"]].isna().all(), "the file doesn't say"
     depth = depth_by_position(SWEEP)
     one = depth[depth["configuration"] == EARLY].set_index("position")["depth"]
-    layers = [entry["results"][1]["evaluation"]["chosen_exit_layers"] for entry in RESULTS]
     binned = pd.DataFrame(layers).T.groupby(lambda i: i // int(depth["width"].iloc[0])).mean().mean(axis=1)
     np.testing.assert_allclose(one, (binned + 1) / N_LAYERS)
 
@@ -163,9 +149,8 @@ def test_everything_that_the_file_allows_is_charted_and_shown(visit: Visit, tmp_
     measures = [variant["y"] for variant in charts["quality"]["variants"]]
     assert measures[:3] == ["Accuracy score", "Score: coherence", "Score: task completion"]
     assert "Fidelity" in measures
-    page = all_drawn(
-        visit("#/?open=all", reports.generate_multi_prompt_html_visualization(RESULTS, tmp_path / "page.html"))
-    )
+    path = reports.generate_multi_prompt_html_visualization(RESULTS, tmp_path / "page.html")
+    page = all_drawn(visit("#/?open=all", path))
     assert min(ink_of(chart) for chart in page.locator(".chart").all()) > 50
     assert "null" not in page.locator("main").inner_text()
     page.goto(page.url.split("#")[0] + f"#/p/0/{EARLY}")
@@ -191,19 +176,16 @@ def test_without_chosen_layers_what_cannot_be_counted_is_absent() -> None:
     trade = per_configuration(sweep)
     assert (trade["exit_rate"] == 0.25).all()
     assert trade["layers_skipped"].isna().all()
-    assert sweep.scores == {}
-    assert "quality" not in drawn(sweep)
+    assert (sweep.scores, drawn(sweep).get("quality")) == ({}, None)
 
 
 def test_a_first_token_that_statistics_leave_out_was_not_decided() -> None:
     """As in our own files, 25 of 26 tokens are counted, since the first one always exits at the final layer."""
     results = copy.deepcopy(RESULTS[:1])
     run = results[0]["results"][1]["evaluation"]
-    run["chosen_exit_layers"][0] = 27
-    run["early_exit_stats"]["total_tokens"] = N_TOKENS - 1
-    sweep = sweep_of(results)
+    run["chosen_exit_layers"][0], run["early_exit_stats"]["total_tokens"] = 27, N_TOKENS - 1
+    sweep, early = sweep_of(results), [layer != 27 for layer in run["chosen_exit_layers"][1:]]
     assert sweep.layer_counts[1].sum() == N_TOKENS - 1
-    early = [layer != 27 for layer in run["chosen_exit_layers"][1:]]
     assert sweep.generations.loc[1, "exit_rate"] == pytest.approx(np.mean(early))
     decided = sweep.tokens.to_table().to_pandas().query("run_id == '1'")["decided"]
     assert decided.tolist() == [False] + [True] * (N_TOKENS - 1)

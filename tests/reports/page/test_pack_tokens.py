@@ -40,7 +40,7 @@ def test_tokens_and_which_disagree_with_full_depth_come_back_from_the_file(full:
     packed = Packed(full)
     runs, core = packed.data["prompts"][0]["runs"], packed.columns("core")
     n = [run["n"] for run in runs]
-    assert [run["undrawn"] for run in runs] == [1] * len(n)
+    assert {run["undrawn"] for run in runs} == {1}
     assert (core["exit"][0, n[0] : n[0] + 6] >> 2).tolist() == [len(LAYERS), 1, 2, 3, 4, 0]
     assert [packed.pieces[number] for number in core["piece"][0, n[0] :][:3]] == ["The", " cat", " u2"]
     assert packed.columns("kl")["kl"].shape == (len(LAYERS), sum(n))
@@ -72,8 +72,8 @@ def test_nats_and_exit_probabilities_survive_packing() -> None:
     codes = encode_log(values).astype(int)
     assert np.abs(2.0 ** (-10 + (codes - 1) * 16 / 126) / values - 1).max() < 0.046
     assert encode_log(np.array([0.0, 1e-7, 1e9])).tolist() == [0, 0, 127]
-    draw = np.random.default_rng(3)
-    probabilities = np.concatenate([draw.dirichlet([0.2] * 6, 1000), np.eye(6)]).astype(np.float32)
+    drawn = np.random.default_rng(3).dirichlet([0.2] * 6, 1000)
+    probabilities = np.concatenate([drawn, np.eye(6)]).astype(np.float32)
     packed = encode_probabilities(probabilities).astype(int)
     whole = np.concatenate([packed, 100 - packed.sum(axis=1, keepdims=True)], axis=1)
     assert whole.min() >= 0
@@ -84,28 +84,25 @@ def test_nats_and_exit_probabilities_survive_packing() -> None:
 def test_the_likeliest_tokens_are_in_the_file(tmp_path: Path) -> None:
     run = run_rows("0", "?", "unfrozen", 1.0, ["The", " cat", " sat"])
     for token in (run[1][0], run[1][2]):  # nothing was recorded of the other
-        token["top_token_ids"] = [[40 + rank, 7, 8] for rank in range(6)]
-        token["top_tokens"] = [[f"t{40 + rank}", "t7", "t8"] for rank in range(6)]
-        token["top_prob"] = [[0.6, 0.2, 0.1]] * 6
+        ids = [[40 + rank, 7, 8] for rank in range(6)]
+        texts = [[f"t{i}" for i in of_rank] for of_rank in ids]
+        token |= {"top_token_ids": ids, "top_tokens": texts, "top_prob": [[0.6, 0.2, 0.1]] * 6}
     packed = Packed(write_runs(tmp_path / "s", [run]))
-    top, likeliest = packed.columns("top"), [f"t{i}" for rank in range(6) for i in (40 + rank, 7, 8)]
+    top = packed.columns("top")
     assert packed.data["top"] == 3
-    assert [packed.pieces[number - 1] for number in top["top"][:, 0]] == likeliest
-    assert top["top"][:, 1].tolist() == [0] * 18
-    assert top["top_prob"][0].tolist() == [153, 0, 153]
+    assert [packed.pieces[number - 1] for number in top["top"][:, 0]] == [text for of_rank in texts for text in of_rank]
+    assert (top["top"][:, 1].tolist(), top["top_prob"][0].tolist()) == ([0] * 18, [153, 0, 153])
     # Positions 0 and 2 are token 7, whose text is known now.
     assert packed.pieces[packed.columns("more")["said"][0, 0] - 1] == "t7"
 
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
     """The texts' words are as frequent as a language's."""
-    draw = np.random.default_rng(0)
-    words = [[f" word{number}" for number in draw.zipf(1.5, 400) % 500] for _ in range(4 * len(CONFIGURATIONS))]
-    settings = product(range(4), CONFIGURATIONS)
-    runs = [run_rows(f"{n}", "?", *its, text) for (n, its), text in zip(settings, words, strict=True)]
+    draw, runs = np.random.default_rng(0), []
+    for n, its in product(range(4), CONFIGURATIONS):
+        runs.append(run_rows(f"{n}", "?", *its, [f" word{number}" for number in draw.zipf(1.5, 400) % 500]))
     sweep = read_sweep(str(write_runs(tmp_path / "s", runs)))
     packed = pack(sweep, sweep.generations, list(sweep.prompts))
-    size = {kind: sum(map(len, blobs)) for kind, blobs in packed.blobs.items()}
-    core = size["core"] + len(packed.pieces)
-    assert core <= 2 * sum(packed.n)
-    assert core + size["kl"] <= 9 * sum(packed.n), "with the KL of each layer"
+    core, kl = (sum(map(len, packed.blobs[kind])) for kind in ("core", "kl"))
+    assert core + len(packed.pieces) <= 2 * sum(packed.n)
+    assert core + len(packed.pieces) + kl <= 9 * sum(packed.n), "with the KL of each layer"

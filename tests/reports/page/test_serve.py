@@ -29,8 +29,6 @@ from reports.page.serve import make_server
 ODD = ("/%00", "/%2e%2e/etc/passwd", "/../x", "//[", "/pages", "/x?y", "/.", "*", "/a%20b%")
 FOREIGN = ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", "")
 
-Grid = list[tuple[str, float | None]]
-
 
 @contextmanager
 def serving(folder: Path, pages: Path, **options: Any) -> Iterator[int]:
@@ -41,7 +39,7 @@ def serving(folder: Path, pages: Path, **options: Any) -> Iterator[int]:
         server.shutdown()
 
 
-def growing(make_sweep: MakeSweep, folder: Path, grid: Grid = NORMAL_ALONE) -> Callable[[], None]:
+def growing(make_sweep: MakeSweep, folder: Path, grid: list[Any] = NORMAL_ALONE) -> Callable[[], None]:
     """Write a sweep of two prompts, the second uncommitted, and return a function that commits it."""
     shutil.copytree(make_sweep(1, grid, n_runs=2 * len(grid)), folder)
 
@@ -82,27 +80,25 @@ def test_a_page_has_another_name_once_more_is_committed(make_sweep: MakeSweep, t
         assert (answer.status, b"no such folder" in body) == (503, True)
 
 
-def test_only_the_page_is_served_and_only_under_loopback_names(make_sweep: MakeSweep, tmp_path: Path) -> None:
-    requests = [*((404, path, "localhost") for path in ODD), *((403, "/", host) for host in FOREIGN)]
-    requests += [(200, path, "localhost") for path in ("/?a=1", "/report.html?b", "/")]
-    requests += [(200, "/", host) for host in ("LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]")]
-    with serving(make_sweep(1, NORMAL_ALONE), tmp_path) as port:
-        for status, path, host in requests:
-            answer, body = ask(port, path, host=host)
-            assert (answer.status, b'id="blob-payload"' in body) == (status, status == 200), (path, host)
-
-
-def test_options_are_served_and_side_files_but_nothing_else_of_the_folder(tmp_path: Path, one_mode: Path) -> None:
+def test_only_the_page_and_its_side_files_are_served_and_only_under_loopback_names(
+    tmp_path: Path, one_mode: Path
+) -> None:
+    """The page has the options of the command."""
     with serving(one_mode, tmp_path, max_bytes=1, margin=0.075) as port:
         page, body = ask(port)
         assert "7.5 points" in blob(body.decode(), "payload").decode()
-        name = page.headers["ETag"].strip('"')
-        side, body = ask(port, f"/{name}.data/prompt-1.js")
+        folder = f"/{page.headers['ETag'].strip(chr(34))}.data"
+        side, body = ask(port, f"{folder}/prompt-1.js")
         assert side.headers["Content-Type"].startswith("text/javascript")
         assert side.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert body.startswith(b"eexitData(")
-        for path in (f"{name}.data/", f"{name}.data/prompt-99.js", f"{name}.html", f"x/../{name}.data/prompt-1.js"):
-            assert ask(port, f"/{path}")[0].status == 404
+        others = f"{folder}/", f"{folder}/prompt-99.js", f"{folder[:-5]}.html", f"/x/..{folder}/prompt-1.js"
+        requests = [*((404, path, "localhost") for path in (*ODD, *others)), *((403, "/", host) for host in FOREIGN)]
+        requests += [(200, path, "localhost") for path in ("/?a=1", "/report.html?b", "/")]
+        requests += [(200, "/", host) for host in ("LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]")]
+        for status, path, host in requests:
+            answer, body = ask(port, path, host=host)
+            assert (answer.status, b'id="blob-payload"' in body) == (status, status == 200), (path, host)
 
 
 def test_idle_connections_and_browsers_that_go_away(
@@ -129,10 +125,9 @@ def test_a_port_that_cannot_be_had_is_one_line_with_another(make_sweep: MakeSwee
         taken = str(other.getsockname()[1])
         wanted = taken if port == "taken" else port
         line = refusal(report.main, make_sweep(1, NORMAL_ALONE), "--serve", wanted)
-    found = re.fullmatch(rf"error: .*{wanted}.*: try --serve (\d+)", line)
-    assert found
-    assert 0 < int(found[1]) <= 65535
-    assert found[1] != taken
+    [other_port] = re.findall(rf"^error: .*{wanted}.*: try --serve (\d+)$", line)
+    assert 0 < int(other_port) <= 65535
+    assert other_port != taken
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -142,8 +137,7 @@ def test_a_signal_removes_the_temporary_folder(make_sweep: MakeSweep, tmp_path: 
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         assert process.stdout
         [port] = re.findall(r":(\d+)/", process.stdout.readline())
-        assert ask(int(port))[0].status == 200
-        assert len(list(tmp_path.iterdir())) == 1
+        assert (ask(int(port))[0].status, len(list(tmp_path.iterdir()))) == (200, 1)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60)[1] == ""
     assert (process.returncode, list(tmp_path.iterdir())) == (0, [])
@@ -171,8 +165,7 @@ def test_a_page_follows_its_sweep_and_keeps_the_place(
         run.evaluate("document.querySelector('main h1').dataset.mine = 'drawn once'")
         run.wait_for_timeout(1500)
         assert len(asked) >= 2
-        assert set(asked) == {"HEAD"}
-        assert run.locator("h1[data-mine]").count() == 1
+        assert ({*asked}, run.locator("h1[data-mine]").count()) == ({"HEAD"}, 1)
         land()
         page.locator("main").get_by_text("· 14 runs, none failed").wait_for()
         assert page.locator("#pick-prompt option").count() == 3

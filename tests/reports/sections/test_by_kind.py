@@ -29,5 +29,4 @@ def test_where_prompts_are_of_several_kinds_each_has_its_losses(tmp_path: Path, 
     figure = known(kind_figure(sweep, found, DRAWN.key))
     assert (known(figure.slice).values, known(figure.slice).first) == ([SETTING.key, DRAWN.key], 1)
     assert [variant.label for variant in figure.variants][:2] == ["Accuracy", "Answers lost"]
-    assert missing_fields(figure.data) == set()
-    assert len(figure.rows) == 3 * 2
+    assert (missing_fields(figure.data), len(figure.rows)) == (set(), 3 * 2)

@@ -36,8 +36,7 @@ def test_each_kind_has_the_shares_of_each_layer(folder: Path, make_sweep: MakeSw
     """The figure has a menu of thresholds, and there is none without likeliest tokens."""
     assert certainty_figure(read_sweep(str(make_sweep(1)))) is None
     figure = known(certainty_figure(read_sweep(str(folder))))
-    assert known(figure.slice).values[known(figure.slice).first] == "0.9"
-    assert missing_fields(figure.data) == set()
+    assert (known(figure.slice).values[known(figure.slice).first], missing_fields(figure.data)) == ("0.9", set())
     shown = figure.rows[figure.rows["sure_from"] == "0.9"]
     assert list(dict.fromkeys(shown["row"])) == [
         f"{ALL}, sure: first at 5", f"{ALL}, confirmed: first at 20, 0.0% taken back",

@@ -8,7 +8,7 @@ import pytest
 import vl_convert
 from chart_fields import content_of, drawn, missing_fields, variant_of
 from report_fixtures import MakeSweep, Visit, all_drawn, ink_of, saved
-from synthetic_sweeps import CHOSEN, KL_1, add_timings, graded, run_rows, swept, write_runs
+from synthetic_sweeps import CHOSEN, KL_1, add_timings, graded, swept
 
 from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExit
 from reports.read.sweep import read_sweep
@@ -28,12 +28,9 @@ def test_every_chart_has_the_columns_that_it_names_and_gives_n(
 
 
 def test_where_nothing_exits_early_no_chart_says_what_is_saved(tmp_path: Path) -> None:
-    costs: dict[str, Any] = dict.fromkeys(COSTS, 100.0)
-    folder = write_runs(tmp_path / "s", [run_rows("0", "?", "normal", None, ["a", "b"], **costs)])
+    folder = swept(tmp_path / "s", [NoExit()], 1, columns=lambda *_: dict.fromkeys(COSTS, 100.0))
     add_timings(folder, {NoExit(): [1.0, 1.0], HFGenerate(): [2.0, 2.0]})
-    charts = drawn(read_sweep(str(folder)))
-    assert charts
-    assert "quality" not in charts
+    assert drawn(read_sweep(str(folder))).keys() == {"mix", "depth"}
 
 
 FIXED = EarlyExit("unfrozen", "fixed", 10.0)
@@ -77,11 +74,8 @@ def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Pat
     rows = chart["table"]["rows"]
     online = [row for row in rows if row["mode"] == "normal" or (row["rule"] == "confidence" and not row["control_of"])]
 
-    def is_beaten(row: dict[str, Any]) -> bool:
-        better = [other for other in online if other["correct"] > row["correct"]]
-        return any(other["layers_skipped"] >= row["layers_skipped"] for other in better)
-
-    kept = [row for row in online if not is_beaten(row)]
+    points = [(row["correct"], row["layers_skipped"]) for row in online]
+    kept = [(y, x) for y, x in points if not any(better > y and more >= x for better, more in points)]
     assert len(kept) > 1, "full depth and a setting at least"
     layers = [each for each in variant_of(chart, "Accuracy")["spec"]["layer"] if each["mark"].get("strokeWidth") == 9]
     svg = vl_convert.vegalite_to_svg({"layer": layers, "data": {"name": "rows"}, "datasets": {"rows": rows}})

@@ -82,17 +82,14 @@ def test_the_section_has_what_plain_pandas_makes_of_the_runs(reasoned: Path) -> 
     for key, of in runs.groupby("configuration"):
         assert by_key[key]["n_thinking_tokens"] == pytest.approx(of["n_thinking_tokens"].mean())
         assert by_key[key]["correct"] == pytest.approx(of["correct"].astype(float).mean())
-    assert by_key[KEY]["longer"] == 4
-    assert (by_key[KEY]["kind"], by_key[CONTROL]["kind"]) == ("setting", "control")
-    assert by_key[KEY]["necessity"] == by_key[KEY]["beside_control"] == pytest.approx(12 / 30)
+    assert [by_key[key]["kind"] for key in (KEY, CONTROL)] == ["setting", "control"]
     assert by_key["normal"]["necessity"] == 0
-    assert by_key[KEY]["beside_normal"] == pytest.approx(12 / 30)
     closed = [n for n in range(30) if n % 3]
-    assert by_key[KEY]["thinking_closed"] == pytest.approx(len(closed) / 30)
-    needed = [n for n in closed if n % 5 and n % 2]
-    for name in ("necessity_closed", "beside_normal_closed"):
-        assert by_key[KEY][name] == pytest.approx(len(needed) / len(closed))
-    assert by_key[KEY]["accuracy_beside_normal_closed"] == 0
+    needed = len([n for n in closed if n % 5 and n % 2]) / len(closed)
+    expected = {"longer": 4, "thinking_closed": len(closed) / 30, "accuracy_beside_normal_closed": 0}
+    expected |= dict.fromkeys(("necessity", "beside_control", "beside_normal"), 12 / 30)
+    expected |= dict.fromkeys(("necessity_closed", "beside_normal_closed"), needed)
+    assert {name: by_key[KEY][name] for name in expected} == pytest.approx(expected, rel=1e-5)
     steps = by_steps(read_sweep(str(reasoned.parent))).set_index(["configuration", "steps"])
     for n in (1, 2, 3):
         ids = [prompt.id for prompt in PROMPTS if prompt.steps == n]

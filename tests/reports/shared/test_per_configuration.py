@@ -37,10 +37,9 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> N
     assert [row[name] for name in ("exit_rate", "layers_skipped", "perplexity", "n")] == pytest.approx([0.4, 0.2, 4, 2])
     loops, less = {"n_tokens": 100, "longest_loop": 95}, {"n_tokens": 40, "longest_loop": 6}
     none, empty = {"n_tokens": 100, "longest_loop": 2}, {"n_tokens": 0, "longest_loop": 0}
-    names = ["loop_share", "loop_share_n", "looping"]
     trade = means_of(tmp_path / "0", unfrozen=(loops, less), normal=(none, empty))
-    assert [*trade.loc[KL_1.key, names]] == [pytest.approx((0.95 + 0.15) / 2), 2, True]
-    assert [*trade.loc["normal", names]] == [pytest.approx(0.02), 1, False]
+    found = trade.loc[[KL_1.key, "normal"], ["loop_share", "loop_share_n", "looping"]].values.tolist()
+    assert found == [[pytest.approx((0.95 + 0.15) / 2), 2, True], [pytest.approx(0.02), 1, False]]
     half = means_of(tmp_path / "1", unfrozen=(loops, less | {"longest_loop": 2}), normal=(none, empty))
     alike = means_of(tmp_path / "2", unfrozen=(loops, less), normal=(none | {"longest_loop": 60}, empty))
     assert not half.loc[KL_1.key, "looping"]
@@ -58,14 +57,9 @@ def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(sever
         assert trade[f"{name}_control"].notna().sum() == 8
     shown = [row["configuration"] for row in representatives(per_configuration(several))]
     assert shown == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
-    kept = tuple(c for c in several.configurations if c.columns["rule"] != "kl")
-    rows = several.generations["configuration"].isin([c.key for c in kept])
-    apart = replace(
-        several, configurations=kept, generations=several.generations[rows], layer_counts=several.layer_counts[rows]
-    )
-    trade = per_configuration(apart).set_index("configuration")
-    assert (trade["control_of"][CONTROL], trade["series"][CONTROL]) == (FOLLOWED, CONTROL)
-    assert pd.isna(trade["beneath"][CONTROL])
+    apart = replace(several, configurations=tuple(c for c in several.configurations if c.columns["rule"] != "kl"))
+    control = per_configuration(apart).set_index("configuration").loc[CONTROL]
+    assert [*control[["control_of", "series"]], pd.isna(control["beneath"])] == [FOLLOWED, CONTROL, True]
 
 
 def test_oracles_are_marked_beside_other_rules_only(several: Sweep, make_sweep: MakeSweep) -> None:
@@ -74,14 +68,12 @@ def test_oracles_are_marked_beside_other_rules_only(several: Sweep, make_sweep: 
     assert {key for key, name in shown.items() if name != key} == oracles
     alone = per_configuration(read_sweep(str(make_sweep(2))))
     assert alone["shown_as"].tolist() == alone["configuration"].tolist()
-    later = [EarlyExit("unfrozen", "later", parameter) for parameter in (0.5, 0.9)]
-    assert [naming(configuration)["short"] for configuration in later] == ["U·later .5", "U·later .9"]
+    assert naming(EarlyExit("unfrozen", "later", 0.5))["short"] == "U·later .5"
 
 
 def test_the_middle_parameter_stands_for_a_rule() -> None:
-    assert representative("kl", [0.25, 0.8, 4.0]) == 0.8
-    assert representative("fixed", [25.0, 5.0, 10.0]) == 10.0
-    assert representative("of a later version", [0.5, 0.9]) == 0.5
+    several = {"kl": [0.25, 0.8, 4.0], "fixed": [25.0, 5.0, 10.0], "of a later version": [0.5, 0.9]}
+    assert [representative(*of_rule) for of_rule in several.items()] == [0.8, 10.0, 0.5]
 
 
 def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
@@ -95,31 +87,26 @@ def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
 ) -> None:
     """Modes differ in colour where there is one rule."""
     chart = several_charts["quality"]
-    assert {colour.get("field") for colour in encodings(chart, "color")} == {"family", None}, "controls are grey"
-    assert {shape["field"] for shape in encodings(chart, "shape")} == {"family"}
-    assert {dash["field"] for dash in encodings(chart, "strokeDash")} == {"mode"}
-    layers = variant_of(chart, "Disagreement")["spec"]["layer"]
-    line = next(layer["encoding"] for layer in layers if "strokeDash" in layer["encoding"])
-    assert (line["detail"]["field"], line["order"]["field"]) == ("series", "parameter")
+    fields = {"color": {"family", None}, "shape": {"family"}, "strokeDash": {"mode"}}  # controls are grey
+    fields |= {"detail": {"series", "curve"}, "order": {"parameter", "layers_skipped"}}
+    fields |= {"x2": {"layers_skipped_control"}}  # a line to it
+    assert {channel: {each.get("field") for each in encodings(chart, channel)} for channel in fields} == fields
+    assert "disagreement_control" in [each["field"] for each in encodings(chart, "y2")]
     for channel, field in (("x", "layers_skipped"), ("y", "disagreement")):
         assert f"{field}_control" in [encoding.get("field") for encoding in encodings(chart, channel)]
-        assert f"{field}_control" in [encoding["field"] for encoding in encodings(chart, f"{channel}2")], "a line to it"
     (legend, *_) = [colour["legend"] for colour in encodings(chart, "color") if "field" in colour]
-    oracles = """indexof(["kl"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
-    assert legend["labelExpr"] == oracles
+    assert legend["labelExpr"] == """indexof(["kl"], datum.value) >= 0 ? datum.label + ' (oracle)' : datum.label"""
     one_rule = drawn(read_sweep(str(make_sweep(6))))["quality"]
     assert {colour["field"] for colour in encodings(one_rule, "color")} == {"mode"}
     assert "control" not in one_rule["caption"]
 
 
 def test_no_rule_has_the_colour_or_the_shape_of_a_mode(several: Sweep) -> None:
-    looks = ChartStyle.for_configurations(several.configurations)
+    looks: Any = ChartStyle.for_configurations(several.configurations)
     trade = per_configuration(several)
-    colours: list[Any] = [looks.colour(trade, one_rule).to_dict() for one_rule in (False, True)]
-    every, one = (colour["scale"]["domain"] for colour in colours)
+    every, one = (looks.colour(trade, one_rule).to_dict()["scale"]["domain"] for one_rule in (False, True))
     assert every == [*one, "confidence", "kl", "random"]
-    shape: Any = looks.shape(trade).to_dict()
-    shapes = shape["scale"]["range"]
+    shapes = looks.shape(trade).to_dict()["scale"]["range"]
     assert len(set(shapes)) == len(shapes) == len(every)
     for colours in (LIGHT["range"]["category"], DARK["category"]):
         assert len(set(colours)) == len(colours) >= len(exiting_modes()) + len(RULES)

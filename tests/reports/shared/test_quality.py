@@ -22,11 +22,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_best_come_first_and_a_control_beneath_its_configuration(one_mode: Path) -> None:
     rows = quality_in(one_mode).rows
-    keys, controls = rows["configuration"].tolist(), rows[rows["beneath"].notna()]
-    assert keys[0] == NORMAL
-    assert len(controls) == 4
-    for _, control in controls.iterrows():
-        assert keys[keys.index(control["configuration"]) - 1] == control["beneath"]
+    above, beneath = rows["configuration"].shift(), rows["beneath"].dropna()
+    assert (rows["configuration"][0], len(beneath)) == (NORMAL, 4)
+    assert above[beneath.index].tolist() == beneath.tolist()
     values = rows.loc[rows["beneath"].isna(), "correct"].tolist()[1:]
     assert values == sorted(values, reverse=True)
 
@@ -51,23 +49,19 @@ def test_the_latest_choice_and_replay_of_a_setting_count(folder: Path) -> None:
     replay(folder, 2, factors=(4.0,), expected_disagreement=0.125)
     found = quality_in(folder)
     chosen, rows = found.rows.set_index("configuration")["chosen"], found.replayed.set_index("configuration")
-    assert chosen[CHOSEN] == "disagreement ≤ 5%"
-    assert pd.isna(chosen[BOLD])
-    assert len(rows) == 4
+    assert (chosen[CHOSEN], pd.isna(chosen[BOLD]), len(rows)) == ("disagreement ≤ 5%", True, 4)
     row, skipped = rows.loc["unfrozen/kl/4"], 0.4 / 5
-    ends = [row[f"layers_skipped{end}"] for end in ("", "_low", "_high")]
-    assert ends == pytest.approx([skipped, skipped - 0.01, skipped + 0.02])
+    numbers = [row[name] for name in ("theoretical", "layers_skipped", "layers_skipped_low", "layers_skipped_high")]
+    assert numbers == pytest.approx([skipped, skipped, skipped - 0.01, skipped + 0.02])
     assert (row["disagreement"], row["curve"]) == (0.125, "unfrozen/kl on texts of normal")
-    assert row["theoretical"] == pytest.approx(skipped)
 
 
 def test_replays_that_were_read_otherwise_are_curves_of_their_own(folder: Path) -> None:
-    replay(folder, factors=(4.0,))
-    trained: dict[str, Any] = {"factors": (4.0,), "readout": "exits/linear", "screen": "8:16"}
-    replay(folder, 2, **trained)
+    trained: dict[str, Any] = {"readout": "exits/linear", "screen": "8:16"}
     gated = {"configuration": "unfrozen/kl/4@1,2+gate0.1", "mode": "unfrozen", "exit_set": "1,2", "gate": "0.1"}
-    replay(folder, 3, **trained | gated)
+    for call, change in enumerate(({}, trained, trained | gated), 1):
+        replay(folder, call, factors=(4.0,), **change)
     curves = {curve for curve in quality_in(folder).replayed["curve"] if curve.startswith("unfrozen/kl")}
     linear = "on texts of normal, read through exits/linear, decided by screen 8:16"
-    lens = "on texts of normal, read through unknown, decided by the whole head"
-    assert curves == {f"unfrozen/kl {lens}", f"unfrozen/kl {linear}", f"unfrozen/kl@1,2+gate0.1 {linear}"}
+    lens = "unfrozen/kl on texts of normal, read through unknown, decided by the whole head"
+    assert curves == {lens, f"unfrozen/kl {linear}", f"unfrozen/kl@1,2+gate0.1 {linear}"}
