@@ -95,7 +95,7 @@ def test_a_missing_side_file_is_named(visit: Visit, wrong: list[str], beside: Pa
     page = visit("#/p/0/unfrozen/kl/1/vs/normal/t/2", path=path)
     assert page.locator(".t").count() == 48
     said = page.locator(".pane").inner_text()
-    assert re.search(r"Token 3 of 24 \(position 2\), read after layer 15\..*At each layer", said, re.DOTALL)
+    assert re.search(r"token 3 of 24 \(position 2\), read after layer 15\..*At each layer", said, re.DOTALL)
     page.goto(path.as_uri() + "#/s/cat")
     page.locator(".hits li").nth(6).wait_for()
     (tmp_path / "r.data" / "prompt-0.js").unlink()
