@@ -2,7 +2,7 @@
 a step launches, copies and waits for little more than transformers' own `generate`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import cycle
@@ -15,7 +15,7 @@ import torch
 from axes import SOME
 from card import DEVICE, Card, Counts, Mixed, There, decoder_there
 from references import decoder_of, shared_model
-from rows import KINDS
+from rows import KINDS, grid
 from tiny_models import tiny_model
 from traces import assert_same, kl_request, traces_of
 from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ from untrained import KV_MAPS, N_LAYERS, PROBE, key_maps, random_gate, random_pr
 from eexit.cpu import packed_linear
 from eexit.decode.engine import Engine
 from eexit.decode.predictors import measure_unit_costs
-from eexit.decode.requests import DecodingConfig, Outcome, Request, RequestOutput
+from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.score import score_texts
 from eexit.method.kv_maps import KEYS, STREAMS, KVMaps
 from eexit.method.linear_predictors import Gate
@@ -46,6 +46,8 @@ SEND_THEMSELVES = {"falcon", "gpt_neo", "phimoe"}  # whose code makes a tensor f
 A_STEP = Counts(to_card=1, to_host=1, waits=["aten.item.default"])
 CARDS = pytest.mark.parametrize("spread", [False, True], ids=["card", "cards"])
 OVER_TWO = ("llama", "gemma3", "gpt_neo", "bloom", "opt", "gpt_oss")
+Run = tuple[dict[int, RequestOutput], list[Counts]]
+Launches = tuple[float, float, float]
 
 
 def decoding_there(decoder: Decoder, decoding: DecodingConfig) -> DecodingConfig:
@@ -56,9 +58,7 @@ def decoding_there(decoder: Decoder, decoding: DecodingConfig) -> DecodingConfig
     return replace(decoding, probe=random_probe(There), kv_maps=kv_maps)
 
 
-def on_card(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, spread: bool = False
-) -> tuple[dict[int, RequestOutput], list[Counts]]:
+def on_card(model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, spread: bool = False) -> Run:
     """Return the cards' outputs, and the counts of each step; the first one's include those of prefill."""
     steps: list[Counts] = []
     decoder = decoder_there(model, spread)
@@ -73,17 +73,11 @@ def on_card(
         return traces_of(engine.generate(requests, progress)), steps
 
 
-def assert_same_rows(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> None:
-    for index in {**ours, **theirs}:
-        assert_same(ours[index], theirs[index])
-
-
-def as_on_cpu(
-    model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, spread: bool = False
-) -> tuple[dict[int, RequestOutput], list[Counts]]:
+def as_cpu(model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, spread: bool = False) -> Run:
     """Return the same as `on_card`, with host copies and waits alone; assert that the outputs are those of the CPU."""
     rows, steps = on_card(model, requests, decoding, spread)
-    assert_same_rows(rows, dict(Engine(decoder_of(model), decoding).generate(requests)))
+    for index, expected in traces_of(Engine(decoder_of(model), decoding).generate(requests)).items():
+        assert_same(rows[index], expected)
     assert all((step.between > 0) == spread for step in steps)
     return rows, [replace(step, operators=0, between=0) for step in steps]
 
@@ -91,7 +85,7 @@ def as_on_cpu(
 @pytest.mark.parametrize(("family", "spread"), [(family, family in OVER_TWO) for family in KINDS])  # on two, or on one
 def test_a_card_gives_the_rows_of_the_cpu_and_takes_a_copy_a_step_each_way(family: str, spread: bool) -> None:
     model = shared_model(family)
-    rows, steps = as_on_cpu(model, [REQUESTS[0], REQUESTS[2], *REQUESTS[6:8]], DECODING, spread)
+    rows, steps = as_cpu(model, [REQUESTS[0], REQUESTS[2], *REQUESTS[6:8]], DECODING, spread)
     assert len({*rows[2].exit_layer_T, *rows[3].exit_layer_T}) > 1, "tokens must exit here and there"
     if family in SEND_THEMSELVES:
         assert all(step.blocking_to_card > 0 for step in steps)
@@ -111,7 +105,7 @@ CHANGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(("change", "spread"), [*zip(CHANGES, cycle([False, True]), strict=False)])
 def test_a_step_takes_a_copy_however_rows_decode(llama: PreTrainedModel, change: dict[str, Any], spread: bool) -> None:
-    _, steps = as_on_cpu(llama, REQUESTS, replace(DECODING, **change), spread)
+    _, steps = as_cpu(llama, REQUESTS, replace(DECODING, **change), spread)
     assert steps[1:] == [A_STEP] * (N_TOKENS - 2)
 
 
@@ -126,10 +120,8 @@ def test_a_step_takes_a_copy_in_every_mode_by_every_rule(llama: PreTrainedModel,
     decoding = replace(DECODING, kv_maps=of_keys) if form == KEYS else DECODING
     oracles = [EarlyExit(mode, rule, parameter) for rule in ORACLES for parameter in SOME[rule]]
     others = [EarlyExit(mode, rule, SOME[rule][0]) for rule in (*ONLINE, *BLIND)]
-    steps, of_others = (
-        as_on_cpu(llama, [Request(PROMPT, exit, seed=3) for exit in exits], decoding, spread)[1]
-        for exits, spread in ((oracles, at % 2 == 1), (others, at % 2 == 0))
-    )
+    _, steps = as_cpu(llama, grid(oracles, [PROMPT]), decoding, at % 2 == 1)
+    _, of_others = as_cpu(llama, grid(others, [PROMPT]), decoding, at % 2 == 0)
     waits = A_STEP.waits if MODES[mode].modifies_kv else []
     assert steps[1:] == [replace(A_STEP, waits=waits)] * (N_TOKENS - 2)
     assert {step.blocking_to_card for step in of_others} == {0}
@@ -137,8 +129,8 @@ def test_a_step_takes_a_copy_in_every_mode_by_every_rule(llama: PreTrainedModel,
 
 @CARDS
 def test_drafts_are_those_of_the_cpu(llama: PreTrainedModel, spread: bool) -> None:
-    requests = [Request(PROMPT, Draft(layer, 2), seed=3) for layer in DECODING.exitable_layers]
-    rows, _ = as_on_cpu(llama, requests, replace(DECODING, max_new_tokens=8), spread)
+    requests = grid([Draft(layer, 2) for layer in DECODING.exitable_layers], [PROMPT])
+    rows, _ = as_cpu(llama, requests, replace(DECODING, max_new_tokens=8), spread)
     assert any(trace.drafted_T.any() for trace in rows.values())
 
 
@@ -150,13 +142,13 @@ def test_gates_and_screens_as_on_a_cpu(llama: PreTrainedModel, spread: bool, mon
     requests = [Request(PROMPT, replace(each, gate=gate), seed=3) for each in exits for gate in (None, "0.5")]
     gate = random_gate([each.gated_rule for each in exits])
     here = replace(DECODING, gate=gate, screen=Screen(decoder_of(llama), size, moment))
-    expected = dict(Engine(decoder_of(llama), here).generate(requests))
+    expected = traces_of(Engine(decoder_of(llama), here).generate(requests))
     with Card():
         parts = {name: There(part) for name, part in gate.tensors().items()}
         gate = Gate.from_tensors(parts, list(gate.maps), rules=gate.rules)
         there = replace(decoding_there(decoder, DECODING), gate=gate, screen=Screen(decoder, size, There(moment)))
-        rows = traces_of(Engine(decoder, there).generate(requests))
-    assert_same_rows(rows, expected)
+        for index, trace in Engine(decoder, there).generate(requests):
+            assert_same(trace, expected[index])
 
 
 @pytest.mark.parametrize(("mode", "rule"), [("skip", "kl"), ("frozen_cache", "agree"), ("frozen_residual", "margin")])
@@ -184,9 +176,7 @@ def test_unit_costs_are_those_of_the_cpu(family: str) -> None:
     with Card():
         ours = measure_unit_costs(decoder, decoding_there(decoder, DECODING))
     costs = ours, measure_unit_costs(decoder_of(shared_model(family)), DECODING)
-    np.testing.assert_equal(
-        *({**vars(each), "mapped_LL": each.mapped_LL[[1, 3, 4]]} for each in costs)
-    )  # exitable ones
+    np.testing.assert_equal(*({**vars(each), "mapped_LL": each.mapped_LL[[1, 3, 4]]} for each in costs))  # from exits
 
 
 @CARDS
@@ -194,7 +184,7 @@ def test_no_step_waits_for_rows_that_come_and_go(llama: PreTrainedModel, spread:
     decoding = replace(DECODING, eos_token_ids=frozenset(range(0, 97, 5)), max_rows=4, max_new_tokens=20)
     prompts = [(prompt, seed) for prompt in (PROMPT, (44, 2, 90, 61)) for seed in (0, 1)]
     requests = [Request(prompt, each.configuration, seed) for prompt, seed in prompts for each in REQUESTS[::2]]
-    rows, steps = as_on_cpu(llama, requests, decoding, spread)
+    rows, steps = as_cpu(llama, requests, decoding, spread)
     assert len({len(trace.token_id_T) for trace in rows.values()}) > 3, "rows must end at different times"
     assert {step.blocking_to_card for step in steps} == {0}
     assert all(step.waits in ([], A_STEP.waits) for step in steps)
@@ -204,7 +194,7 @@ def test_allocated_columns_that_no_row_uses_yet_change_nothing() -> None:
     model = tiny_model("llama", max_position_embeddings=1024)
     prompts = [tuple(range(3, 40)), tuple(token % 97 for token in range(400)), (5, 7)]
     requests = [Request(prompt, each.configuration, 3) for prompt in prompts for each in REQUESTS[4:6]]
-    as_on_cpu(model, requests, replace(DECODING, max_rows=2))
+    as_cpu(model, requests, replace(DECODING, max_rows=2))
 
 
 # On a GPU, a step of a few rows takes as long as its operators take to be launched.
@@ -222,7 +212,7 @@ def flat_model(n_layers: int) -> PreTrainedModel:
     return tiny_model("llama", num_hidden_layers=n_layers, initializer_range=0.02)
 
 
-def launches(steps: Sequence[Counts]) -> tuple[float, float, float]:
+def launches(steps: Sequence[Counts]) -> Launches:
     """Return medians of steps in which rows neither come nor go: operators, copies to the card, waits of the host."""
     numbers = [(step.operators, step.to_card, len(step.waits) + step.to_host) for step in steps[3:-1]]
     operators, to_card, waits = map(median, zip(*numbers, strict=True))
@@ -230,7 +220,7 @@ def launches(steps: Sequence[Counts]) -> tuple[float, float, float]:
 
 
 @cache
-def of_generate(n_layers: int) -> tuple[float, float, float]:
+def of_generate(n_layers: int) -> Launches:
     steps, model = list[Counts](), cast(Any, decoder_there(flat_model(n_layers)).model)
     with Card() as card, torch.inference_mode():
 
@@ -247,31 +237,24 @@ def of_generate(n_layers: int) -> tuple[float, float, float]:
     return launches(steps)
 
 
-def of_engine(
-    n_layers: int, exitable_layers: tuple[int, ...], configurations: Sequence[Configuration]
-) -> tuple[float, float, float]:
+def of_engine(n_layers: int, exitable_layers: tuple[int, ...], configurations: Sequence[Configuration]) -> Launches:
     """Return the launches with rows that have these configurations in turn."""
     decoding = DecodingConfig(exitable_layers, MANY_TOKENS, frozenset(), record_full_depth="none")
     requests = [Request(*each) for each in zip(MANY, cycle(configurations), strict=False)]
     return launches(on_card(flat_model(n_layers), requests, decoding)[1])
 
 
-@pytest.mark.parametrize(
-    ("exitable_layers", "configurations", "most", "most_waits"),
-    [
-        pytest.param(FIVE, [NoExit()], 1.1, 1, id="normal"),
-        pytest.param((25,), RESIDUAL, 1.2, 2, id="one exitable layer"),
-        pytest.param(FIVE, RESIDUAL, 1.35, 6, id="five exitable layers"),
-        pytest.param(FIVE, [*RESIDUAL, NoExit()], 1.35, 1, id="beside normal"),  # no step stops early
-    ],
-)
-def test_a_step_launches_little_more_than_generate(
-    exitable_layers: tuple[int, ...], configurations: Sequence[Configuration], most: float, most_waits: int
-) -> None:
-    operators, to_card, waits = of_engine(30, exitable_layers, configurations)
-    assert operators <= most * of_generate(30)[0]
-    assert waits <= most_waits
-    assert to_card <= 2
+def test_a_step_launches_little_more_than_generate() -> None:
+    """Beside `normal`, no step stops early."""
+    most: list[tuple[tuple[int, ...], Sequence[Configuration], float, int]] = [  # times the operators; waits
+        (FIVE, [NoExit()], 1.1, 1), ((25,), RESIDUAL, 1.2, 2), (FIVE, RESIDUAL, 1.35, 6),
+        (FIVE, [*RESIDUAL, NoExit()], 1.35, 1),
+    ]  # fmt: skip
+    for exitable_layers, configurations, most_operators, most_waits in most:
+        operators, to_card, waits = of_engine(30, exitable_layers, configurations)
+        assert operators <= most_operators * of_generate(30)[0], configurations
+        assert waits <= most_waits, configurations
+        assert to_card <= 2
 
 
 def test_a_layer_takes_what_it_takes_in_generate_and_a_selection_past_exits() -> None:

@@ -16,6 +16,7 @@ from references import decoder_of, reference_of, shared_model
 from rows import (
     ARCHITECTURES,
     DECODING,
+    ENDING,
     KINDS,
     PROMPTS,
     SAMPLED,
@@ -148,14 +149,12 @@ def test_invariant_4_a_row_does_not_depend_on_its_neighbours(shift: int, archite
     model = shared_model(architecture)
     exits = each_rule(model, shift)
     requests = [Request(prompt, exit, seed) for seed, prompt in enumerate(PROMPTS[:2]) for exit in exits]
-    decoding = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))
-    all_at_once = generate(model, requests, decoding)
-    shuffled = np.random.default_rng(0).permutation(len(requests))
-    few_at_a_time = generate(model, [requests[index] for index in shuffled], replace(decoding, max_rows=3))
-    for index, (request, trace) in enumerate(zip(requests, all_at_once, strict=True)):
-        if index % 10 == 0:
-            assert_same(trace, generate(model, [request], decoding)[0])
-        assert_same(trace, few_at_a_time[int(np.flatnonzero(shuffled == index)[0])])
+    all_at_once, shuffled = generate(model, requests, ENDING), np.random.default_rng(0).permutation(len(requests))
+    few_at_a_time = generate(model, [requests[index] for index in shuffled], replace(ENDING, max_rows=3))
+    for index, trace in zip(shuffled, few_at_a_time, strict=True):
+        assert_same(trace, all_at_once[index])
+    for request, trace in [*zip(requests, all_at_once, strict=True)][::10]:
+        assert_same(trace, generate(model, [request], ENDING)[0])
     assert len({len(trace.token_id_T) for trace in all_at_once}) > 2, "rows must end at different times"
 
 

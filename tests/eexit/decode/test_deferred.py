@@ -10,12 +10,12 @@ import pytest
 from axes import EXITABLE, control
 from ran import run_alone
 from references import decoder_of, packed_decoder_of
-from rows import PROMPTS, as_reference, assert_as_reference, assert_scored_alike, generate
+from rows import PROMPTS, assert_as_reference, assert_scored_alike, generate
 from tiny_models import tiny_model
 from traces import assert_same, spy_on, traces_of
 from transformers import PreTrainedModel
 
-from eexit.decode import deferred, engine
+from eexit.decode import deferred
 from eexit.decode.deferred import Block, DeferredTokens
 from eexit.decode.engine import Engine, row_bytes
 from eexit.decode.requests import DecodingConfig, Request
@@ -58,14 +58,6 @@ def test_invariants_3_4_7_and_8_hold_for_long_texts(mode: str, rule: str, parame
         assert np.diff(deep_T).max() > 32, "many tokens must be deferred"
 
 
-def test_prompts_of_very_different_lengths_are_prefilled_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PREFILLED_COLUMNS", 300)  # two of these prompts
-    long = tuple(token % 97 for token in range(7, 157))
-    exits = [EarlyExit(mode, "confidence", 0.3) for mode in ("unfrozen", "skip")]
-    requests = [Request(prompt, exit, seed=3) for prompt in ((5,), long, PROMPTS[1], long[:70]) for exit in exits]
-    as_reference(long_llama(), requests, replace(LONG_TEXT, max_new_tokens=8), rows=6)
-
-
 def test_their_memory_is_accounted_for_and_a_step_copies_few_of_them(
     monkeypatch: pytest.MonkeyPatch, own_exits: None
 ) -> None:
@@ -94,12 +86,10 @@ def test_their_memory_is_accounted_for_and_a_step_copies_few_of_them(
 def test_they_run_in_blocks(monkeypatch: pytest.MonkeyPatch, joins: bool) -> None:
     """Before a row joins, or with a step that goes as deep; progress is reported after each block."""
     monkeypatch.setattr(deferred, "DEFERRED_TOKENS", 40)
-    exit = SHALLOW if joins else EarlyExit("unfrozen", "random", SELDOM)
-    requests, decoding = [Request((number, 7), exit, 3) for number in range(3)], UNOBSERVED
-    if joins:
-        decoding = replace(
-            decoding, max_rows=2, stop_fn=lambda row: (row.request, len(row.token_ids)) == (requests[0], 60)
-        )
+    exit, n_rows, last_token = (SHALLOW, 2, 60) if joins else (EarlyExit("unfrozen", "random", SELDOM), 3, N_LONG)
+    requests = [Request((number, 7), exit, 3) for number in range(3)]
+    end = requests[0], last_token
+    decoding = replace(UNOBSERVED, max_rows=n_rows, stop_fn=lambda row: (row.request, len(row.token_ids)) == end)
     reported = list[int]()  # as progress
     engine, last = Engine(decoder_of(long_llama()), decoding), cast(Any, long_llama()).model.layers[-1].mlp
     run_together = spy_on(monkeypatch, last, "forward", lambda hidden_BTD: hidden_BTD[..., 0].numel())

@@ -40,21 +40,19 @@ def test_keys_and_values_are_freed_without_waiting_for_a_collection(llama: PreTr
     decoder = decoder_of(llama)
     decoding = replace(DECODING, kv_maps=KVMaps.from_tensors(key_maps(decoder), range(N_LAYERS), N_LAYERS))
     requests = [Request(PROMPT, each) for each in (*LOOPS, *(EarlyExit(mode, "fixed", 1.0) for mode in MODES))]
+    assert {*MAPPING, "keys_as_they_were"} <= {*MODES}
     gc.collect()
     gc.disable()
     try:
         for each in [requests, *([request] for request in requests)]:
             traces_of(Engine(decoder, decoding).generate(each))
-        held = [each for each in gc.get_objects() if isinstance(each, KVCache)]
+        assert not [each for each in gc.get_objects() if isinstance(each, KVCache)]
     finally:
         gc.enable()
-    assert {*MAPPING, "keys_as_they_were"} <= {*MODES}
-    assert not held
 
 
 def test_prompts_that_cannot_be_done_fail_alone(llama: PreTrainedModel) -> None:
-    good = kl_request(PROMPT, "unfrozen", 1.0)
-    requests = [good, replace(good, prompt_token_ids=()), replace(good, prompt_token_ids=(1,) * 64), good]
+    requests = [kl_request(prompt, "unfrozen", 1.0) for prompt in (PROMPT, (), (1,) * 64, PROMPT)]
     outcomes = dict(Engine(decoder_of(llama), DECODING).generate(requests))
     assert outcomes[1] == RequestFailure("the prompt is empty: nothing to continue from")
     assert outcomes[2] == RequestFailure("the prompt has 64 tokens, which leaves no room in the model's context of 64")
@@ -72,6 +70,17 @@ def test_rows_end_where_stop_fn_is_true(llama: PreTrainedModel) -> None:
         assert (trace.finish_reason, whole[index].finish_reason) == (STOP, LENGTH)
 
 
+def test_an_early_exit_pass_whose_numbers_blow_up_fails_alone(llama: PreTrainedModel) -> None:
+    engine, passes = Engine(decoder_of(llama), DECODING), iter(range(99))
+    handle = llama.model.layers[6].mlp.register_forward_hook(  # the prefill, a full-depth pass and an early-exit pass
+        lambda _, __, output: output * torch.nan if next(passes) == 2 else output
+    )
+    outcomes = dict(engine.generate([kl_request(PROMPT, mode, 1e9) for mode in ("frozen_residual", "unfrozen")]))
+    handle.remove()
+    assert outcomes[0] == RequestFailure("the model's output is not finite at generated token 1")
+    assert isinstance(outcomes[1], RequestOutput)
+
+
 @pytest.mark.parametrize("exit", LOOPS, ids=str)
 @pytest.mark.parametrize("n_rows", [1, 2])
 def test_a_row_takes_nothing_over_from_a_broken_one(llama: PreTrainedModel, exit: Configuration, n_rows: int) -> None:
@@ -80,12 +89,10 @@ def test_a_row_takes_nothing_over_from_a_broken_one(llama: PreTrainedModel, exit
     [expected] = traces_of(engine.generate([request])).values()
     unused = max(set(range(97)) - {*PROMPT, *expected.token_id_T.tolist()})
     broken = replace(request, prompt_token_ids=(unused,) * 9)
-    weight: Any = llama.get_input_embeddings().weight
-    original = weight[unused].detach().clone()
-    with torch.no_grad():
-        weight[unused] = torch.nan
-        outcomes = dict(engine.generate([broken, request, broken, request]))
-        weight[unused] = original
+    weight: Any = llama.get_input_embeddings().weight.data
+    original, weight[unused] = weight[unused].clone(), torch.nan
+    outcomes = dict(engine.generate([broken, request, broken, request]))
+    weight[unused] = original
     for index in (0, 2):
         assert outcomes[index] == RequestFailure("the model's output is not finite at generated token 0")
         assert_same(outcomes[index + 1], expected)
@@ -115,7 +122,7 @@ def test_rows_beside_others_reach_the_end_of_the_context(
 @pytest.mark.parametrize("rows_of_room", [1, 5, 100])
 def test_rows_fit_the_cards_memory(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, rows_of_room: int) -> None:
     exits = [("normal", None), ("unfrozen", 0.3), ("unfrozen", 3), ("frozen_residual", 0), ("frozen_residual", 1)]
-    decoding, requests = replace(DECODING, max_new_tokens=3), [kl_request(PROMPT, mode, k) for mode, k in exits]
+    decoding, requests = replace(DECODING, max_new_tokens=3), [kl_request(PROMPT, *each) for each in exits]
     with Card():
         engine = Engine(decoder_there(llama), decoding)
         room = rows_of_room * row_bytes(True, engine.decoders, decoding, len(PROMPT) + 3, requests)

@@ -24,14 +24,11 @@ from eexit.results.token_columns import recorded
 
 DECODING = DecodingConfig(exitable_layers=(1, 3, 4), max_new_tokens=12, eos_token_ids=frozenset())
 PROMPT = PROMPTS[1]
+AT_ONCE = {None, *ORACLES}  # rules beside which a full-depth pass runs
 
 
-@pytest.mark.parametrize(
-    ("architecture", "record_full_depth"), [("llama", "final"), ("gemma3", "none"), ("mpt", "none")]
-)
-def test_records_made_in_blocks_are_those_of_the_reference_and_texts_those_of_recording_less(
-    monkeypatch: pytest.MonkeyPatch, architecture: str, record_full_depth: Observe
-) -> None:
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mpt"])
+def test_records_made_in_blocks_and_fewer_are_the_same(monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     """Check each rule in some mode; of oracles, tokens and exits. The prefill records each text's first token."""
     monkeypatch.setattr(full_depth, "OBSERVED_TOKENS", 15)
     monkeypatch.setattr(full_depth, "READ_TOKENS", 3)
@@ -40,9 +37,9 @@ def test_records_made_in_blocks_are_those_of_the_reference_and_texts_those_of_re
     traces = traces_of(Engine(packed_decoder_of(model), SAMPLED).generate(requests, observed=observed.append))
     whole, rules = [traces[at] for at in sorted(traces)], [each.configuration.columns["rule"] for each in requests]
     assert_as_reference(model, requests, whole, SAMPLED)
-    in_step = {None, *ORACLES}
-    assert sum(observed) == sum(len(traces[at].token_id_T) - 1 for at in traces if rules[at] not in in_step)
-    assert len(observed) > 2
+    n_tokens = [len(trace.token_id_T) - 1 for trace, rule in zip(whole, rules, strict=True) if rule not in AT_ONCE]
+    assert (sum(observed), len(observed) > 2) == (sum(n_tokens), True)
+    record_full_depth: Observe = "final" if architecture == "llama" else "none"
     less = generate(model, requests, replace(SAMPLED, max_rows=5, record_full_depth=record_full_depth))
     kept = {field for field, *_ in recorded(record_full_depth)}
     assert {"kl_TE", "top_prob_TXK"}.isdisjoint(kept)
@@ -72,6 +69,7 @@ def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
     def count(layer: int, _: object, given: tuple[Tensor]) -> None:
         counts[layer] += given[0][..., 0].numel()
 
+    decoder_of(llama)  # which runs the model when it is made
     handles = [each.mlp.register_forward_pre_hook(partial(count, at)) for at, each in enumerate(llama.model.layers)]
     yield counts
     for handle in handles:
@@ -84,16 +82,14 @@ def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
     return sum(len(padded(np.arange(n), n_slots)) for n in Counter(map(len, prefixes)).values())
 
 
-@pytest.mark.parametrize(("kl_factor", "deep_steps"), [(0.0, 0), (1e9, 11)])
-def test_an_early_exit_pass_runs_no_layer_beyond_all_exits(
-    llama: PreTrainedModel, rows_run: Counter[int], kl_factor: float, deep_steps: int
-) -> None:
-    requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
-    engine = Engine(decoder_of(llama), DECODING)
-    rows_run.clear()
-    n_full_depth = len(PROMPT) + n_seen(traces_of(engine.generate(requests)).values(), n_slots=3)
-    for layer in range(7):  # all rows run up to the first exitable layer
-        assert rows_run[layer] == n_full_depth + 3 * (deep_steps if layer > 1 else 11)
+def test_an_early_exit_pass_runs_no_layer_beyond_all_exits(llama: PreTrainedModel, rows_run: Counter[int]) -> None:
+    for kl_factor, deep_steps in ((0, 0), (1e9, 11)):
+        rows_run.clear()
+        requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
+        traces = traces_of(Engine(decoder_of(llama), DECODING).generate(requests))
+        n_full_depth = len(PROMPT) + n_seen(traces.values(), n_slots=3)
+        for layer in range(7):  # all rows run up to the first exitable layer
+            assert rows_run[layer] == n_full_depth + 3 * (deep_steps if layer > 1 else 11)
 
 
 @pytest.mark.parametrize(("n_seeds", "factors"), [(1, [0.5]), (8, [1e9]), (3, [0.0, 0.5, 2.0, 1e9])])
@@ -102,9 +98,7 @@ def test_modes_that_leave_the_cache_alone_take_one_pass_over_each_prefix(
     llama: PreTrainedModel, rows_run: Counter[int], n_seeds: int, factors: list[float], n_slots: int
 ) -> None:
     requests = [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(n_seeds) for k in factors]
-    engine = Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots))
-    rows_run.clear()
-    outcomes = traces_of(engine.generate(requests))
+    outcomes = traces_of(Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots)).generate(requests))
     at_once = [range(start, min(start + n_slots, len(requests))) for start in range(0, len(requests), n_slots)]
     seen = sum(n_seen((outcomes[index] for index in indices), min(n_slots, len(requests))) for indices in at_once)
     assert set(rows_run.values()) == {len(PROMPT) * len(at_once) + seen}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import cycle
+from typing import cast
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from eexit.sweeps.head_moment import second_moment
 SETS = ((), (3,), (4,), (1, 4), (3, 4))
 READING = [rule for rule in RULES if rule not in BLIND]
 GATED = ("confidence", "margin", "entropy")
+SCREENED = (*GATED, "patience", "predicted_kl", "kl")
 moment_of = cache(second_moment)  # of texts that the model writes for it
 
 
@@ -34,17 +36,14 @@ def reads_TX(trace: RequestOutput, name: str) -> np.ndarray:
     return trace.counts.reads_TX(name)
 
 
-def with_sets(model: PreTrainedModel, shift: int, rules: Sequence[str] = READING) -> list[Request]:
+def with_sets(model: PreTrainedModel, shift: int, rules: Sequence[str]) -> list[Request]:
     """Return each rule with each set that it can use, the modes in turn; with two of the sets, unless on a Llama."""
-    modes, n_sets = modes_of(model), len(SETS) if model is shared_model("llama") else 2
-    found: list[Request] = []
-    for index, rule in enumerate(rules):
-        for layers in (SETS[(shift + index + 2 * n) % len(SETS)] for n in range(n_sets)):
-            parameter = some(model, rule)[0]
-            if rule != "patience" or not isinstance(parameter, float) or len(layers or EXITABLE) >= parameter:
-                exit = EarlyExit(modes[(shift + len(found)) % len(modes)], rule, parameter, layers)
-                found.append(Request(PROMPTS[len(found) % 2], exit, seed=len(found)))
-    return found
+    n_sets, n_agreeing = len(SETS) if model is shared_model("llama") else 2, cast(float, some(model, "patience")[0])
+    pairs = [(rule, SETS[(shift + at + 2 * n) % len(SETS)]) for at, rule in enumerate(rules) for n in range(n_sets)]
+    can = [(rule, layers) for rule, layers in pairs if rule != "patience" or len(layers or EXITABLE) >= n_agreeing]
+    in_turn = zip(cycle(modes_of(model)), can, strict=False)
+    exits = [EarlyExit(mode, rule, some(model, rule)[0], layers) for mode, (rule, layers) in in_turn]
+    return [Request(PROMPTS[at % 2], exit, seed=at) for at, exit in enumerate(exits)]
 
 
 def screened(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = True) -> DecodingConfig:
@@ -52,11 +51,15 @@ def screened(model: PreTrainedModel, rank: int, n_tokens: int, packed: bool = Tr
     return replace(SAMPLED, screen=Screen(decoder, ScreenSize(rank, n_tokens), moment_of(decoder)))
 
 
-@pytest.mark.parametrize(("shift", "architecture"), [(0, "llama"), (1, "gemma3")])  # sets are independent of layers
-def test_invariant_3_holds_within_exit_sets(shift: int, architecture: str) -> None:
+# Sets are independent of layers.
+@pytest.mark.parametrize(("shift", "architecture", "rank"), [(0, "llama", 0), (1, "gemma3", 0), (3, "llama", 6)])
+def test_invariants_3_and_8_hold_for_sets_and_for_screens_of_each(shift: int, architecture: str, rank: int) -> None:
     model, seen = shared_model(architecture), set()
-    requests = with_sets(model, shift)
-    for request, trace in zip(requests, as_reference(model, requests, SAMPLED), strict=True):
+    decoding = replace(screened(model, rank, 9), readout=LINEAR) if rank else SAMPLED
+    requests = with_sets(model, shift, SCREENED if rank else READING)
+    traces = as_reference(model, requests, decoding)
+    assert_scored_alike(packed_decoder_of(model), requests, traces, decoding)
+    for request, trace in zip(requests, traces, strict=True):
         assert isinstance(request.configuration, EarlyExit)
         outside = np.array([layer not in (request.configuration.layers or EXITABLE) for layer in EXITABLE])
         assert not (trace.exit_prob_TX[1:, :-1][:, outside] != 0).any(), "neither a probability nor an unknown one"
@@ -65,13 +68,6 @@ def test_invariant_3_holds_within_exit_sets(shift: int, architecture: str) -> No
         if request.configuration.rule == "predicted_kl":
             assert not reads_TX(trace, "probe_reads")[:, :-1][:, outside].any()
     assert len(seen) >= 8
-
-
-def test_invariants_3_and_8_hold_for_screens_of_every_set(llama: PreTrainedModel) -> None:
-    decoding = replace(screened(llama, 6, 9), readout=LINEAR)
-    requests = with_sets(llama, 3, (*GATED, "patience", "predicted_kl", "kl"))
-    traces = as_reference(llama, requests, decoding)
-    assert_scored_alike(packed_decoder_of(llama), requests, traces, decoding)
 
 
 @pytest.mark.parametrize("layers", [(3,), (1, 4)])

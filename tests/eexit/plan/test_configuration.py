@@ -38,11 +38,9 @@ KINDS: dict[str, tuple[Configuration, str | None, object, object]] = {  # and wh
 def test_a_configuration_can_be_made_from_its_columns_and_ids_are_hashes_of_four_values(key: str) -> None:
     (configuration, rule, parameter, draft), mode = KINDS[key], key.partition("/")[0]
     columns = configuration.columns
-    assert (configuration.key, columns["configuration"], columns["mode"]) == (key, key, mode)
-    assert tuple(columns) == COLUMNS
-    expected = configuration
-    if columns["control_of"]:  # the histogram is not among the columns
-        expected = EarlyExit("skip", "random", ExitHistogram(COPYING.of, ()))
+    assert (configuration.key, columns["configuration"], columns["mode"], tuple(columns)) == (key, key, mode, COLUMNS)
+    without_counts = EarlyExit("skip", "random", ExitHistogram(COPYING.of, ()))  # which are not among the columns
+    expected = without_counts if columns["control_of"] else configuration
     assert configuration_of(columns) == expected
     assert configuration_of({name: value for name, value in columns.items() if value is not None}) == expected
     assert hashed(configuration) == {"mode": mode, "rule": rule, "parameter": parameter, "draft": draft}
@@ -79,14 +77,10 @@ def test_other_runs_depend_on_the_seed_if_tokens_are_sampled_or_it_is_not_known(
 def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, ExitHistogram("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
-    exits = [
-        EarlyExit(*each)
-        for each in product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates, (False, True))
-    ]
-    every: list[Configuration] = [NoExit(), NoExit("later"), *parse_drafts("2,20:4,40"), *exits]
-    keys = {each.key for each in every}
-    short = {short_name(key): key for key in keys}
-    assert len(short) == len(keys)
+    exits = product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates, (False, True))
+    every = [NoExit(), NoExit("later"), *parse_drafts("2,20:4,40"), *(EarlyExit(*each) for each in exits)]
+    short = {short_name(key): key for key in {each.key for each in every}}
+    assert len(short) == len({each.key for each in every})
     assert all(len(name) <= len(key) for name, key in short.items())
     assert short_name("frozen_residual/confidence/0.97@20,25+gate0.1") == "F·conf .97@20,25+gate.1"
     assert short_name("skip/random/kl/0.5") == "S·random kl .5"

@@ -31,15 +31,15 @@ def test_prompt_exits_are_configurations_of_their_own_and_refused_where_none_is_
     """A sweep has all its configurations with prompt exits, or those that `only` names with and without."""
     grid: dict[str, Any] = {"prompts": PROMPTS, "modes": ("normal", "unfrozen"), "rules": {"kl": (1,), "fixed": (5,)}}
     config, plain = SweepConfig(**grid, prompt_exits=True), SweepConfig(**grid)
-    exiting = [f"unfrozen/{rule}+prompt" for rule in ("kl/1", "fixed/5")]
-    assert [each.key for each in configurations(config)] == ["normal", *exiting]
+    keys = [each.key for each in configurations(config)]
+    assert keys == ["normal", "unfrozen/kl/1+prompt", "unfrozen/fixed/5+prompt"]
     assert len({*ids(config)} & {*ids(plain)}) == len(PROMPTS), "only those of normal"
-    keys = ("unfrozen/kl/1", "unfrozen/kl/1+prompt")
-    both = SweepConfig(**grid, prompt_exits=True, only=keys)
-    assert tuple(each.key for each in configurations(both)) == keys
+    only = ("unfrozen/kl/1", "unfrozen/kl/1+prompt")
+    both = SweepConfig(**grid, prompt_exits=True, only=only)
+    assert tuple(each.key for each in configurations(both)) == only
     refuse_unknown_only(both)
     with pytest.raises(UsageError, match=r"none of the configurations to run ends in \+prompt"):
-        refuse_unknown_only(SweepConfig(**grid, prompt_exits=True, only=keys[:1]))
+        refuse_unknown_only(SweepConfig(**grid, prompt_exits=True, only=only[:1]))
 
 
 def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_not() -> None:
@@ -48,9 +48,11 @@ def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_
 
     of_sweep = {"max_new_tokens": 7, "readout": "raw", "system": "Be brief.", "model": "m", "control_tokens": True}
     of_prompts: list[dict[str, Any]] = [
-        {"answer": "1"}, {"answer_pattern": "1"}, {"answer": "1", "answer_pattern": "1"},
-        {"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100},
-    ]  # fmt: skip
+        {"answer": "1"},
+        {"answer_pattern": "1"},
+        {"answer": "1", "answer_pattern": "1"},
+    ]
+    of_prompts += [{"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100}]
     changed = [id_with({}, **{name: value}) for name, value in of_sweep.items()] + [*map(id_with, of_prompts)]
     assert len({*changed, id_with({})}) == len(changed) + 1
     assert id_with({"steps": 3, "kind": "x"}) == id_with({})

@@ -22,8 +22,8 @@ def test_one_prompt_in_four_is_for_reporting_whether_or_not_it_is_held_out() -> 
 
 
 def test_the_kind_of_a_prompt_is_what_it_names_or_else_what_its_id_says_before_the_number() -> None:
-    said = {"fact-30": "fact", "word_problem_7": "word_problem", "a/b/3": "a/b", "30": "", "recursion": "", "-3": ""}
-    assert {prompt_id: sort_of(prompt_id) for prompt_id in said} == said
+    of_id = {"fact-30": "fact", "word_problem_7": "word_problem", "a/b/3": "a/b", "30": "", "recursion": "", "-3": ""}
+    assert {prompt_id: sort_of(prompt_id) for prompt_id in of_id} == of_id
     named: list[dict[str, Any]] = [{"id": "fact-2", "kind": "passage"}, {"id": "4", "kind": ""}, {"id": "fact-5"}]
     assert kinds(named) == {"fact-2": "passage", "fact-5": "fact"}
 
@@ -36,8 +36,7 @@ def test_a_sample_has_each_kinds_share_and_is_part_of_every_larger_one_and_of_on
     for n in range(len(ordered) + 1):
         drawn = representative(ordered, n)
         assert len(drawn) == len(set(drawn)) == n
-        assert set(before) <= set(drawn)
-        assert set(representative(shuffled, n)) == set(drawn), "whatever their order"
+        assert set(before) <= set(drawn) == set(representative(shuffled, n)), "whatever their order"
         counts = Counter(map(sort_of, drawn))
         assert all(abs(counts[kind] - n * size / len(ordered)) < 1.5 for kind, size in sizes.items())
         before = drawn

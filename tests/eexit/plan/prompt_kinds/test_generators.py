@@ -50,22 +50,16 @@ def test_no_two_share_a_fact_and_kinds_have_shares_in_proportion_to_their_turns(
     prompts, turns = draw_prompts(5000, 1), sum(kind.turns for kind in KINDS)
     assert len({unit_of(prompt) for prompt in prompts}) == 5000
     assert [prompt.id.rsplit("-", 1)[1] for prompt in prompts] == [str(at) for at in range(1, 5001)]
-    n = Counter(sort_of(prompt.id) for prompt in prompts)
+    n, large = Counter(sort_of(prompt.id) for prompt in prompts), [kind for kind in KINDS if kind.space > 10_000]
     assert {*n} == {kind.name for kind in KINDS}
-    large = [kind for kind in KINDS if kind.space > 10_000]
     assert chisquare([n[kind.name] for kind in large]).pvalue > 0.001
     assert sum(kind.turns for kind in large) / turns > 0.95, "facts of nearly all prompts can't be used up"
 
 
 def test_parts_of_different_draws_share_no_fact() -> None:
-    part_of_fact: dict[str, str] = {}
-    n_again = 0
-    for seed in range(4):
-        for part, prompts in drawn(sizes_at(0.02), 151, seed).of.items():
-            for prompt in prompts:
-                n_again += unit_of(prompt) in part_of_fact
-                assert part_of_fact.setdefault(unit_of(prompt), part) == part, prompt
-    assert n_again > 30, "facts that prompts share"
+    parts = [part for seed in range(4) for part in drawn(sizes_at(0.02), 151, seed).of.items()]
+    facts = [(unit_of(prompt), part) for part, prompts in parts for prompt in prompts]
+    assert len({*facts}) == len(dict(facts)) < len(facts) - 30, "facts that prompts share"
 
 
 @EACH
@@ -88,12 +82,10 @@ def test_of_the_most_prompts_fewer_than_one_draw_in_a_hundred_is_left_out(kinds:
 
 def test_draws_are_uniform_and_some_are_different() -> None:
     rng = Random(4)
-    assert chisquare(list(Counter(whole(rng, 3, 8) for _ in range(6000)).values())).pvalue > 0.001
-    assert {whole(rng, 3, 8) for _ in range(600)} == {*range(3, 9)}
+    numbers = Counter(whole(rng, 3, 8) for _ in range(6000))
     orders = Counter("".join(some(rng, "abcd", 3)) for _ in range(12_000))
-    assert len(orders) == 24
-    assert chisquare(list(orders.values())).pvalue > 0.001
-    assert {one(rng, "xyz") for _ in range(100)} == {*"xyz"}
+    assert ({*numbers}, len(orders), {one(rng, "xyz") for _ in range(100)}) == ({*range(3, 9)}, 24, {*"xyz"})
+    assert min(chisquare(list(counts.values())).pvalue for counts in (numbers, orders)) > 0.001
 
 
 def test_the_command_writes_a_file_of_prompts_and_replaces_none(tmp_path: Path) -> None:
@@ -129,14 +121,13 @@ def test_every_kind_is_tested_and_docstrings_list_them_with_their_spaces() -> No
 @EACH
 def test_texts_of_a_kind_are_marked_right_and_wrong_and_so_are_the_answer_and_no_answer(kind: PromptKind) -> None:
     prompt, telling = kind.draw(Random(1)), TELLING[kind.name]
-    right, wrong = telling["right"], telling["wrong"]
     assert telling["asked"] in prompt.prompt
-    assert min(len(right), len(wrong)) >= 3
-    expected = dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+    assert min(len(telling["right"]), len(telling["wrong"])) >= 3
+    expected = dict.fromkeys(telling["right"], True) | dict.fromkeys(telling["wrong"], False)
     assert {text: grade(prompt, text).correct for text in expected} == expected
     rng = Random(2)
     for prompt in (kind.draw(rng) for _ in range(30)):
         right = [] if prompt.answer is None else [prompt.answer, f"The answer is {prompt.answer}."]
         wrong = ["", "I do not know.", "The text is long and it goes on and on and on."]
-        marks = [grade(prompt, text).correct for text in (*right, *wrong)]
-        assert marks == [True] * len(right) + [False] * len(wrong), prompt
+        expected = dict.fromkeys(right, True) | dict.fromkeys(wrong, False)
+        assert {text: grade(prompt, text).correct for text in expected} == expected, prompt

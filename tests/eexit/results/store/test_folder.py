@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -25,14 +26,9 @@ def test_files_are_whole_or_absent_and_created_once(store: Store, monkeypatch: p
     assert not store.has("a/b")
     assert store.names("nowhere") == []
 
-    def no_links(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
     for name in ("linked", "unlinked"):
-        assert store.create(name, b"one")
-        assert not store.create(name, b"two")
-        assert store.read(name) == b"one"
-        monkeypatch.setattr(Path, "hardlink_to", no_links)
+        assert [store.create(name, b"one"), store.create(name, b"two"), store.read(name)] == [True, False, b"one"]
+        monkeypatch.setattr(Path, "hardlink_to", Mock(side_effect=PermissionError(1, "Operation not permitted")))
     assert sorted(path.name for path in Path(store.root).iterdir() if path.is_file()) == ["linked", "unlinked"]
 
 
@@ -41,10 +37,8 @@ def test_google_is_not_waited_for_long_and_a_uri_that_is_none_is_refused_without
     assert open_store("gs://bucket/out") == open_store(limited) != open_store(limited.replace("60", "900"))
     uris = {"nfs://user:secret@host/out": "nfs://…@host/out", "s3://user:secret@bucket/[out": "s3://…@bucket/[out"}
     for uri, shown in uris.items():
-        with pytest.raises(UsageError, match=rf"{re.escape(shown)} can't be used") as raised:
+        with pytest.raises(UsageError, match=rf"^(?!.*secret).*{re.escape(shown)} can't be used.*\Z"):
             open_store(uri)
-        assert "\n" not in str(raised.value)
-        assert "secret" not in str(raised.value)
 
 
 def test_the_probe_leaves_nothing_and_refuses_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
