@@ -16,7 +16,7 @@ from untrained import N_LAYERS, key_maps
 
 from eexit.decode import slots
 from eexit.decode.engine import FREE_SHARE, Engine, budget_of, cache_budget, row_bytes
-from eexit.decode.requests import DecodingConfig, Request, RequestFailure
+from eexit.decode.requests import DecodingConfig, Request, RequestFailure, RequestOutput
 from eexit.method.custom import use_files
 from eexit.method.kv_maps import KVMaps
 from eexit.method.modes import MODES
