@@ -58,6 +58,17 @@ def assert_as_reference(
         assert_same(trace, reference_of(model, request, decoding))
 
 
+def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray) -> None:
+    """Assert that exits, as indices, are as frequent as their probabilities among the tokens that reached a layer."""
+    assert len(exit_N) >= 5000
+    for rank in range(len(EXITABLE)):
+        there = exit_N >= rank
+        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
+        error = np.sqrt((stop_N * (1 - stop_N)).sum())
+        assert error > 5, "exits must be left to chance"
+        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
+
+
 def as_reference(
     model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig, rows: int | None = None
 ) -> list[RequestOutput]:
