@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+
 import pytest
 
 from eexit.output.display import PlainDisplay, open_display
