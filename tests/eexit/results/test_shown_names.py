@@ -24,12 +24,6 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    save_byte_model(folder := tmp_path_factory.mktemp("model"))
-    return folder
-
-
 def at_least() -> Any:
     @eexit.rule(parameter="probability")
     def ratio(layer: Any, parameter: Any) -> Any:
@@ -58,8 +52,9 @@ def by_key(sweep: eexit.SweepResults) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_a_redefined_rule_keeps_its_earlier_results(tiny: Path, tmp_path: Path, own_exits: Callable[[], None]) -> None:
+def test_a_redefined_rule_keeps_its_earlier_results(tmp_path: Path, own_exits: Callable[[], None]) -> None:
     out, first = tmp_path / "out", at_least()
+    save_byte_model(tiny := tmp_path / "tiny")
 
     def swept(prompts: Any = PROMPTS, **rules: Any) -> eexit.SweepResults:
         return eexit.sweep(prompts, model=tiny, out=out, rules=rules, **GRID)

@@ -48,10 +48,8 @@ def test_public_names_and_runs_and_tokens_in_the_order_of_the_plan_with_errors_a
     assert dir(eexit) == sorted([*eexit.__all__, "open"])
     assert all(hasattr(eexit, name) for name in dir(eexit))
     runs, tokens = swept.runs, swept.tokens
-    keys = [
-        "normal",
-        *(f"{mode}/confidence/{at}" for mode in ("unfrozen", "frozen_residual") for at in ("0.05", "0.9")),
-    ]
+    rules = [f"{mode}/confidence" for mode in ("unfrozen", "frozen_residual")]
+    keys = ["normal", *(f"{rule}/{at}" for rule in rules for at in ("0.05", "0.9"))]
     planned = [(prompt, seed, key) for prompt in "012" for seed in (0, 1) for key in keys]
     assert [*zip(runs.prompt_id, runs.seed, runs.configuration, strict=True)] == planned
     assert runs[runs.status == "error"].prompt_id.tolist() == ["2"] * 10

@@ -40,12 +40,9 @@ def halves(store: Store) -> Store:
     return store
 
 
-def land(store: Store, runs: list[Run], attempt: int | None = None, **columns: str) -> RunCounts:
-    return commit(store, runs, rows_of(runs, CONFIG, lambda run: columns), attempt)
-
-
-def land_errors(store: Store, runs: list[Run], attempt: int | None = None) -> None:
-    commit(store, runs, error_results(runs, CONFIG, "no"), attempt)
+def land(store: Store, runs: list[Run], attempt: int | None = None, error: str = "", **columns: str) -> RunCounts:
+    tables = error_results(runs, CONFIG, error) if error else rows_of(runs, CONFIG, lambda run: columns)
+    return commit(store, runs, tables, attempt)
 
 
 def ids(runs: list[Run]) -> set[str]:
@@ -66,7 +63,7 @@ def assert_once(store: Store, runs: list[Run]) -> pd.DataFrame:
 
 
 def test_a_shard_has_the_schema_with_its_meaning_and_everything_reads_it_in_one_line(store: Store) -> None:
-    land_errors(store, RUNS[:9])  # its columns are null throughout: the mix must stay readable
+    land(store, RUNS[:9], error="no")  # its columns are null throughout: the mix must stay readable
     assert land(store, RUNS[9:]) == RunCounts(9, 0, 9 * TOKENS_PER_RUN)
     for folder, schema in (("generations", GENERATIONS), ("tokens", TOKENS)):
         read = pq.ParquetFile(file(store, folder, RUNS[9:]))
@@ -116,7 +113,7 @@ def test_error_rows_make_room_for_another_try(store: Store) -> None:
     tally = commit(store, RUNS[:9], mixed)
     assert tally == committed_tally(store, RUNS[:9]) == RunCounts(9, 1, 8 * TOKENS_PER_RUN)
     assert survey(store).done == ids(RUNS[1:9])
-    land_errors(store, RUNS[9:])
+    land(store, RUNS[9:], error="no")
     assert [remove_errors(store, survey(store).with_errors) for _ in range(2)] == [10, 0]
     land(store, [RUNS[0], *RUNS[9:]])
     assert_once(store, RUNS)
@@ -178,7 +175,7 @@ def test_a_damaged_shard_is_named_and_done_again(halves: Store, folder: str, dam
 def test_of_runs_that_are_there_twice_the_later_attempts_stay_and_errors_go(halves: Store, attempt: int) -> None:
     """The attempt of both halves is 2."""
     land(halves, RUNS[:4], attempt, text="again")
-    land_errors(halves, RUNS[4:6], attempt=4)  # what is done counts, not these
+    land(halves, RUNS[4:6], attempt=4, error="no")  # what is done counts, not these
     _, lines = repair_store(halves)
     assert sum("all of its runs were there twice" in line for line in lines) == (2 if attempt < 2 else 1)
     assert sum("4 of its runs were there twice" in line for line in lines) == (attempt > 2)

@@ -64,13 +64,12 @@ def test_shares_are_means_over_prompts_of_means_over_runs_and_kinds_differ() -> 
     assert column(found, "sure", "sum") == [0, 0, 1]
     assert column(found, "sure") == pytest.approx([(0.75 + 0.5) / 4] * 2 + [(0.875 + 0.5 + 1) / 4])
     assert {kind: column(found, "sure_n", kind)[0] for kind in (ALL, "fact", "sum")} == {ALL: 4, "fact": 2, "sum": 1}
-
-
-def test_the_first_layer_is_a_median_that_is_a_layer_over_tokens_whose_final_layer_is_sure() -> None:
-    found = confidence_by_depth(recorded(TEXTS), RUNS, LAYERS, KINDS, UNITS)
     assert column(found, "first_sure", "sum") == column(found, "first_confirmed", "sum") == [9, 9, 9]
     # Of fact-1, 3, 3 and 9, then 3; of the group, 3 and none; where they are confirmed 6, 6 and 9, then 6; and 6.
     assert (column(found, "first_sure", "fact"), column(found, "first_confirmed", "fact")) == ([3] * 3, [6] * 3)
+
+
+def test_the_first_layer_is_a_median_that_is_a_layer_over_tokens_whose_final_layer_is_sure() -> None:
     found = of_prompts({"a": [FROM_THE_FIRST, AT_THE_END], "b": [AT_THE_END]})
     assert (found["first_sure"][0], found["first_confirmed"][0]) == (3, 6), "no median lies between two layers"
     found = of_prompts({"a": [[(0.95, 7), (0.95, 7), (0.5, 7)], NEVER_SURE]})

@@ -20,16 +20,13 @@ from reports.shared.per_configuration import per_configuration
 ONE, OTHER = "unfrozen", "frozen_residual"
 KINDS = ["sum", "fact"] * 6
 ESTIMATES = [f"{name}{end}" for name in MATCHED for end in ENDS]
+NAMES = {f"saved{end}": f"run{end}" for end in ENDS}  # in Python → in the report
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> eexit.SweepResults:
     """Return two modes with two rules and controls; two prompts have no answer."""
     return eexit.open(with_kinds(with_answers(tmp_path_factory.mktemp("paired") / "s", 12), KINDS))
-
-
-def renamed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.rename(columns={f"saved{end}": f"run{end}" for end in ENDS})
 
 
 def test_it_is_the_reports_number(swept: eexit.SweepResults) -> None:
@@ -40,12 +37,12 @@ def test_it_is_the_reports_number(swept: eexit.SweepResults) -> None:
     bases = [f"{OTHER}/{series.partition('/')[2]}" for series in mixes["series"]]
     of_same_rule = mixes[mixes["base"] == bases].set_index("configuration")
     for at, criterion in (("layers_skipped", EQUAL_LAYERS), ("macs", EQUAL_RUN)):
-        found = renamed(swept.paired_difference(ONE, OTHER, at=at)).set_index("configuration")
+        found = swept.paired_difference(ONE, OTHER, at=at).rename(columns=NAMES).set_index("configuration")
         assert len(found) > 1
         expected = of_same_rule[of_same_rule["at"] == criterion].loc[found.index]
         pd.testing.assert_frame_equal(found[ESTIMATES], expected[ESTIMATES])
         assert found["other"].tolist() == expected["mix"].tolist()
-    found = renamed(swept.paired_difference(OTHER, ONE, at="threshold"))
+    found = swept.paired_difference(OTHER, ONE, at="threshold").rename(columns=NAMES)
     of_pairs = [*zip(found["other"], found["configuration"], strict=True)]
     thresholds = ("confidence/0.7", "confidence/0.9", "kl/0.5", "kl/2")
     assert of_pairs == [(f"{ONE}/{each}", f"{OTHER}/{each}") for each in thresholds]
@@ -75,8 +72,7 @@ def test_prompts_of_a_group_count_once_and_intervals_are_over_groups(tmp_path: P
         prompt["group"] = str(at // 2)
     write_manifest(folder, about)
     found = eexit.open(folder).paired_difference(ONE, OTHER, at="threshold")
-    assert {*found["correct_n"]} == {5}, "ten prompts with answers in five groups"
-    assert {*found["disagreement_n"]} == {6}
+    assert ({*found["correct_n"]}, {*found["disagreement_n"]}) == ({5}, {6}), "ten prompts have answers"
 
 
 @pytest.mark.parametrize(
