@@ -93,7 +93,8 @@ def exit_shares(sweep: Sweep) -> dict[str, dict[int, float]]:
     done = sweep.done
     counts = pd.DataFrame(sweep.layer_counts[done.index], columns=sweep.layers)
     sums = counts.groupby(done["configuration"].to_numpy()).sum()
-    return {str(key): (row / row.sum()).to_dict() for key, row in sums.iterrows() if row.sum()}
+    shares = {str(key): row / row.sum() for key, row in sums.iterrows() if row.sum()}
+    return {key: {layer: of_layer[layer] for layer in sweep.layers} for key, of_layer in shares.items()}
 
 
 def _allowed(times: StepTimes | None, batch: int, shares: dict[int, float]) -> float:

@@ -188,7 +188,8 @@ def test_sampling_is_repeated_by_a_seed_as_in_the_sweep(
         run(model, setting, given, seed=5, **sampled) for given in (prompts[:2],) * 2 + (prompts[:1] * 2,)
     )
     assert (one, one[:1] * 2) == (again, both)
-    key, sampling = "unfrozen/confidence/0.2", {"temperature": 0.8, "top_p": 0.9}  # of a sweep with two seeds
+    key = "unfrozen/confidence/0.2"  # of a sweep with two seeds
+    sampling: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9}
     of: dict[str, Any] = {"rules": {"confidence": [0.2]}, "modes": ["unfrozen"], "seeds": [4, 5], **sampling}
     out = swept(tmp_path / "sweep", folders["model"], **of)
     swept_texts = packaged(out, tmp_path / "sampled", key), texts_of(out, key, 5)[0]

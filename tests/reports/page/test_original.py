@@ -74,8 +74,9 @@ def test_a_result_or_its_evaluation_may_lack_any_key(missing: str) -> None:
 def test_next_to_nothing_still_renders_and_another_file_is_refused_by_name(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {"early_exit_stats": None, "scores": None, "exitable_layers": None}
     one = {"prompt": "?", "results": [{"mode": "m", "kl_factor": "1.0", "evaluation": None}, None]}
-    for each in ({}, {"prompt": None, "results": None}, {"results": [{}]}, one, {"results": [{"evaluation": nothing}]}):
-        assert len(prompts_of([each])) == 1
+    entries: list[dict[str, Any]] = [{}, {"prompt": None, "results": None}, {"results": [{}]}, one]
+    for entry in (*entries, {"results": [{"evaluation": nothing}]}):
+        assert len(prompts_of([entry])) == 1
     assert prompts_of([]) == []
     for content in ("{", "{}", "[1]"):
         (tmp_path / "other.json").write_text(content)

@@ -107,12 +107,12 @@ def test_without_one_the_settings_are_held_against_full_depth(one_mode: Path) ->
     weights = ["layers skipped", "saved if deciding were free", "added by deciding"]
     assert [weight["label"] for weight in said.weights] == weights
     rows = found.rows.assign(correct_difference=0.01, correct_difference_low=-0.01, correct_difference_high=0.03)
-    normal = found.rows.set_index("configuration").loc["normal"]
-    n_right, setting = round(normal["correct"] * normal["correct_n"]), "unfrozen/confidence/0.7"
+    normal = found.rows.set_index("configuration").to_dict("index")["normal"]
+    n_right, bold = round(normal["correct"] * normal["correct_n"]), "unfrozen/confidence/0.7"
     for changed, expected in (
-        (rows, ("Yes.", "The best safe setting costs 38.0% fewer multiply-adds", setting)),
+        (rows, ("Yes.", "The best safe setting costs 38.0% fewer multiply-adds", bold)),
         (rows.assign(run=-0.005, run_low=-0.006, run_high=-0.005),
-         ("No.", "The best safe setting costs 0.5% more multiply-adds (0.5 to 0.6)", setting)),
+         ("No.", "The best safe setting costs 0.5% more multiply-adds (0.5 to 0.6)", CHOSEN)),
         (found.rows.assign(correct_lost=float(n_right)),
          ("No.", f"No setting keeps any of the {n_right} right answers", None)),
     ):  # fmt: skip
