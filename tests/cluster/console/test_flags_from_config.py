@@ -39,7 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {  # flags → fields of the sweep
     "--thinking-until (?i)answer:": {"thinking_until": "(?i)answer:"},
     "--prefiller ' Sure, '": {"prefiller": " Sure, "},
     "--prefiller '-1 is'": {"prefiller": "-1 is"},
-    "--only normal unfrozen/kl/2": {"only": ("normal", "unfrozen/kl/2")},
+    "--exit-sets 5,10 all --only normal unfrozen/kl/2@5,10": {"only": ("normal", "unfrozen/kl/2@5,10")},
 }  # fmt: skip
 
 
