@@ -11,7 +11,7 @@ import pytest
 from chart_fields import content_of
 from commands import here, refusal
 from driving import land_all
-from taken_settings import batch, generated, loaded, texts_of
+from taken_settings import loaded, run, texts_of
 
 import eexit
 from cluster.custom_exits import CustomExits
@@ -151,9 +151,9 @@ def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tin
         (timings.main, "rule sure", out),
         (package.main, "rule sure", out, "--configuration", KEY, "--out", tmp_path / "home"),
     ]
-    for run, what, *arguments in commands:
+    for main, what, *arguments in commands:
         reason = f"has {what} of a user's own, whose text is stored and not run: give --use my_exits.py (SHA-256 "
-        assert reason in refusal(run, *arguments)
+        assert reason in refusal(main, *arguments)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -194,9 +194,7 @@ def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_pat
     setting, (prompts, texts) = eexit.load(home, use=MINE), texts_of(out, KEY)
     assert MINE.read_text() in (home / SETTING).read_text().encode().decode("unicode_escape")
     for n_rows in (len(texts), 1):
-        inputs = batch(prompts[:n_rows])
-        made = setting.generate(loaded(tiny), **inputs, max_new_tokens=10, return_dict_in_generate=True)
-        assert generated(made, inputs["input_ids"].shape[1]) == texts[:n_rows]
+        assert run(loaded(tiny), setting, prompts[:n_rows], max_new_tokens=10) == texts[:n_rows]
 
 
 def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_path: Path) -> None:

@@ -47,11 +47,8 @@ def test_a_sweep_beside_an_assessment(pair: list[str]) -> None:
     done = here(main, *pair, "--confidence", "0.95", "0.998", "--json", "c.json", "--out", "pages/c.html")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    notes = [
-        "dtype differs: float32 (small), bfloat16 (large)",
-        "chat templates may differ: sweep.json does not record",
-    ]
-    assert (lines[0], lines[1][: len(notes[1])]) == (notes[0], notes[1])
+    assert lines[0] == "dtype differs: float32 (small), bfloat16 (large)"
+    assert lines[1].startswith("chat templates may differ: ")
     assert any(line.startswith("small 30 576 49,152 135 M 8.00 float32 12 ") for line in lines)
     assert f"large 40.0% (39.0 to 41.0) 20.0% (19.0 to 21.0) 5.0% (4.0 to 6.0) 3.0% (2.0 to 4.0) {ONLINE.key}" in lines
     assert "large 1.50 (1.40 to 1.60) 1.20 (1.10 to 1.30) 0.80 (0.70 to 0.90)" in lines

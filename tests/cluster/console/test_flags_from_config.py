@@ -39,7 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {  # flags → fields of the sweep
     "--thinking-until (?i)answer:": {"thinking_until": "(?i)answer:"},
     "--prefiller ' Sure, '": {"prefiller": " Sure, "},
     "--prefiller '-1 is'": {"prefiller": "-1 is"},
-    "--only normal unfrozen/kl/2": {"only": ("normal", "unfrozen/kl/2")},
+    "--exit-sets 5,10 all --only normal unfrozen/kl/2@5,10": {"only": ("normal", "unfrozen/kl/2@5,10")},
 }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ BAD_FLAGS = {
     "--rules foo=1": "unknown rule 'foo': choose from kl, … (--rules)",
     "--use mine.txt": "--use mine.txt is no file of Python: give one whose name ends in .py",
     "--use {mine} --rules by_chance=1 --screen 8:16": "rule by_chance reads the logits…",
-    "--use {mine} --rules ratio=0.3": "rule ratio takes a ratio of the two highest probabilities ≥ 1, … got 0.3 …",
+    "--use {mine} --rules ratio=0.3": "rule ratio takes a ratio … ≥ 1, got 0.3 (--rules)",
     "--rules 0.5": "rules start with a name, as in kl=0.5,1 or agree, got 0.5 (--rules)",
     "--settings-from-replay results/a": "--settings-from-replay RESULTS and --within RISK=SHARE are given together",
     "--settings-from-replay results/a --within answers=2": "--within is … got answers=2: risks are …",
