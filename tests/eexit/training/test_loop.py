@@ -18,6 +18,7 @@ from eexit.training.trainers import TRAINERS
 
 
 def training(folder: Path, what: str) -> Training:
+    folder.mkdir(exist_ok=True)
     setup = setup_of(frozen_llama(), what, rules=("confidence/0.3", "entropy/1.5") if what == "gate" else ())
     config = SweepConfig(prompts=(Prompt(id="0", prompt="?"),))
     plan = TrainingPlan(config, {}, setup.options, setup.texts, held_out(frozen_llama()), {}, folder)
@@ -35,8 +36,6 @@ def test_killed_at_any_block_it_ends_as_undisturbed(tmp_path: Path, monkeypatch:
     """Each block in a process of its own, as it were; what was not saved before it was killed is done again."""
     monkeypatch.setattr(loop, "BLOCK_TOKENS", 24)  # two texts
     whole_in, parts_in = tmp_path / "whole", tmp_path / "parts"
-    for folder in (whole_in, parts_in):
-        folder.mkdir()
     whole, done, n_blocks = training(whole_in, what), False, 0
     whole.advance(seconds=60)
     while not done:

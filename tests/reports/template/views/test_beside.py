@@ -23,14 +23,11 @@ class Section:
     def __init__(self, page: Page) -> None:
         self.box = page.locator("[data-chart=beside]")
         self.table = self.box.get_by_role("table")
+        self.said = self.box.locator("output")
         self.measure = self.menu("Measure")
 
     def menu(self, name: str) -> Page:
         return self.box.get_by_role("combobox", name=name, exact=True)
-
-    @property
-    def said(self) -> str:
-        return str(self.box.locator("output").inner_text())
 
 
 def test_differences_are_against_whichever_is_chosen(walk: Walk) -> None:
@@ -53,7 +50,7 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, walk: 
         section.menu("at").select_option(at)
         assert section.measure.input_value() == moved
         assert held not in section.measure.locator("option").all_inner_texts()
-        assert section.said.startswith("Certainly higher: ")
+        assert section.said.inner_text().startswith("Certainly higher: ")
         assert held not in section.table.locator("thead").inner_text()
     section.measure.select_option("Disagreement")
     section.menu("at").select_option("equal right answers")
@@ -62,7 +59,7 @@ def test_what_is_held_equal_is_neither_compared_nor_offered(visit: Visit, walk: 
     section.menu("at").select_option("equal multiply-adds run")
     assert section.measure.input_value() == "Right answers"
     again = Section(visit("#/" + page.url.partition("#/")[2], path=answered))
-    assert (again.measure.input_value(), again.said) == ("Right answers", section.said)
+    assert (again.measure.input_value(), again.said.inner_text()) == ("Right answers", section.said.inner_text())
     walk(f"{MIXES}&beside.other=unfrozen/kl&beside.at=equal+layers+skipped", path=answered)
     section.box.locator("summary").click()
     for words in ("unfrozen/kl beside unfrozen/confidence, at equal layers skipped", "% unfrozen/confidence/0.9"):
@@ -81,15 +78,15 @@ def test_modes_are_compared_without_what_is_the_same_in_both_by_construction(wal
         drawn = EarlyExit(mode, "random", ExitHistogram("unfrozen/confidence/0.7", ()))
         marks[drawn] = "✗" * lost_at_random + "✓" * (10 - lost_at_random)
     section = Section(all_drawn(walk("#/?beside.kind=modes", path=graded(tmp_path / "s", marks))))
-    assert "of 1 (n = 10 prompts). Mean of 1: −20.0" in section.said
-    assert section.said.endswith("Left out, the same in every mode: fixed/20.")
+    assert "of 1 (n = 10 prompts). Mean of 1: −20.0" in section.said.inner_text()
+    assert section.said.inner_text().endswith("Left out, the same in every mode: fixed/20.")
     section.box.locator("summary").click()
     rows = section.table.locator("tbody tr")
     rows.first.wait_for()
     section.menu("at").select_option("the same exits, drawn at random")
     (row,) = rows.all_inner_texts()
     assert row.replace("\t", "\n").startswith("unfrozen/confidence/0.7\n−40.0")
-    assert "Left out" not in section.said
+    assert "Left out" not in section.said.inner_text()
 
 
 def test_where_nothing_can_be_compared_no_empty_chart_stands_beneath(visit: Visit, tmp_path: Path) -> None:
@@ -98,7 +95,7 @@ def test_where_nothing_can_be_compared_no_empty_chart_stands_beneath(visit: Visi
     runs += [run_rows(prompt, "?", "unfrozen", 1.0, ["a", "b"], of=of) for prompt, of in (("0", one), ("1", other))]
     route = f"#/?beside.base={one.key}&beside.other={other.key}"
     section = Section(visit(route, path=write_runs(tmp_path / "s", runs)))
-    assert section.said == "Nothing that can be compared so."
+    assert section.said.inner_text() == "Nothing that can be compared so."
     assert not section.box.locator(".chart").is_visible()
     section.menu("Other").select_option("all others")
     section.box.locator("canvas").wait_for()
