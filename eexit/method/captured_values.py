@@ -249,6 +249,8 @@ def _library(module: ModuleType) -> str:
 def _is_library(name: str) -> bool:
     """Return True for a module of eexit, of Python or of an installed package, whose version results record."""
     top = name.partition(".")[0]
+    if top == "__main__":  # python -m gives it the spec of an installed module, such as a debugger's
+        return False
     if top in ("eexit", "builtins") or top in sys.stdlib_module_names:
         return True
     try:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -133,6 +134,12 @@ def test_type_and_shape_are_part_of_a_value() -> None:
         torch.tensor([[1]]), np.array([1]), np.array([1.0]), np.array([[1]]), np.int64(1), None, [], [[1]],
     ]  # fmt: skip
     assert len({described(value) for value in values}) == len(values)
+
+
+def test_what_is_written_in_main_is_no_library_whatever_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", find_spec("pytest"))  # as python -m pytest does
+    one, other = (function_of(f"def f(): return {n}") for n in (1, 2))
+    assert described(one) != described(other)
 
 
 def test_numbers_are_shown_modules_are_named_and_what_is_not_used_is_left_out() -> None:
