@@ -55,10 +55,10 @@ def test_each_pool_is_on_the_nodes_of_its_kind(nodes: Cluster, tmp_path: Path) -
     drive(config, tmp_path / "out", actors=None, cpus=0.5, log=log, **kinds)
     assert "4 actors of 0.5 CPUs and 0.5 A100, 2 actors of 0.5 CPUs and 0.5 T4" in log.getvalue()
     assert_undisturbed(config, tmp_path / "out")
-    kind = {node["NodeID"]: name[17:] for node in ray.nodes() for name in node["Resources"] if "accelerator" in name}
+    kind_of = {node["NodeID"]: name[17:] for node in ray.nodes() for name in node["Resources"] if "accelerator" in name}
     loaded = [path.name.split("-") for path in tmp_path.glob("loaded-*")]
     assert {device for *_, device in loaded} == {"cuda"}
-    actors = Counter(kind[node] for _, _, node, _ in loaded)  # KeyError for the node without GPUs
+    actors = Counter(kind_of[node] for _, _, node, _ in loaded)  # KeyError for the node without GPUs
     assert 0 < actors["A100"] <= 4
     assert 0 < actors["T4"] <= 2
     drive(config, tmp_path / "two", actors=None, cpus=0.5, accelerator_type=("A100",), gpus_per_actor=2)

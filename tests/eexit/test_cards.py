@@ -176,7 +176,8 @@ def test_unit_costs_are_those_of_the_cpu(family: str) -> None:
     with Card():
         ours = measure_unit_costs(decoder, decoding_there(decoder, DECODING))
     costs = ours, measure_unit_costs(decoder_of(shared_model(family)), DECODING)
-    np.testing.assert_equal(*({**vars(each), "mapped_LL": each.mapped_LL[[1, 3, 4]]} for each in costs))  # from exits
+    of_card, of_cpu = (vars(each) | {"mapped_LL": vars(each)["mapped_LL"][[1, 3, 4]]} for each in costs)  # from exits
+    np.testing.assert_equal(of_card, of_cpu)
 
 
 @CARDS

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from byte_model import save_exiting_model
@@ -41,9 +42,9 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    few = [{"prompt": each.prompt, "answer": each.answer} for each in draw_prompts(20, 0)]
+    few: list[dict[str, Any]] = [{"prompt": each.prompt, "answer": each.answer} for each in draw_prompts(20, 0)]
     for name, prompts in {"few": few, "more": [{"prompt": f"word {number}"} for number in range(60)]}.items():
-        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+        Path(f"{name}.jsonl").write_text("\n".join(json.dumps(each) for each in prompts))
     if "tiny" in arguments:
         save_exiting_model(tmp_path / "tiny", n_layers=4)
     for name in ("assessed/assessment.json", "foreign/verdict.json"):

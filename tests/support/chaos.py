@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -42,7 +43,7 @@ class Chaos:
         self._out, self._stopped = folder / "undisturbed", False
         self._frozen: list[tuple[float, psutil.Process]] = []  # when each goes on
         (folder / "ray").mkdir()
-        self._command: list[str | Path] = [
+        self._command: list[Any] = [
             *(sys.executable, SCRIPT, *flags_in(folder, N_PROMPTS), "--device", "cpu", "--max-new-tokens", str(tokens)),
             *("--rows-per-shard", "9", "--actors", "2", "--cpus-per-actor", "0.5", "--timeout", str(TIMEOUT_SECONDS)),
         ]

@@ -100,9 +100,10 @@ def test_caches_that_are_moved_to_the_left_change_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr(kv_cache, "BLOCK_COLUMNS", 8)
     moved = spy_on(monkeypatch, KVCache, "move_left", lambda cache, n_columns: n_columns)
     model = shared_model(architecture)
-    exits = [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
+    exits: list[Configuration] = [NoExit()]
+    exits += [EarlyExit(mode, "confidence", some(model, "confidence")[0]) for mode in modes_of(model)]
     exits += [EarlyExit(mode, "kl", 0.5) for mode in ("unfrozen", "frozen_residual")]
-    sampled = [Request(PROMPTS[seed % 3], each, seed) for seed, each in enumerate([*exits, NoExit()])]
+    sampled = [Request(PROMPTS[seed % 3], each, seed) for seed, each in enumerate(exits)]
     for decoding, requests in ((ENDING, sampled), (replace(ENDING, temperature=0.0), grid([Draft(3, 2)]))):
         as_reference(model, requests, decoding, rows=2)
         assert moved

@@ -78,7 +78,12 @@ def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, ExitHistogram("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
     exits = product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates, (False, True))
-    every = [NoExit(), NoExit("later"), *parse_drafts("2,20:4,40"), *(EarlyExit(*each) for each in exits)]
+    every: list[Configuration] = [
+        NoExit(),
+        NoExit("later"),
+        *parse_drafts("2,20:4,40"),
+        *(EarlyExit(*each) for each in exits),
+    ]
     short = {short_name(key): key for key in {each.key for each in every}}
     assert len(short) == len({each.key for each in every})
     assert all(len(name) <= len(key) for name, key in short.items())

@@ -46,7 +46,7 @@ def shown(rule: Any) -> str:
     return f"ratio~{digest_of(text_of(rule.function))[:6]}"
 
 
-def by_key(sweep: eexit.SweepResults) -> dict[tuple[str, str], str]:
+def by_key(sweep: eexit.SweepResults) -> dict[Any, str]:
     """Return the text of each configuration and prompt."""
     return sweep.runs.set_index(["configuration", "prompt_id"])["text"].to_dict()
 
