@@ -164,14 +164,14 @@ def take_over(out: Path) -> Response:
     [
         (lambda out: Response(drops=True), 4, "the same command tries again"),
         (interrupt, 0, f"stopped: interrupted\n{KEPT}\n"),
-        (take_over, 0, f"another driver has taken over {{out}}: process {os.getpid()} on "),
+        (take_over, 0, "another driver has taken over {out}: process {pid} on "),
     ],
 )
 def test_after_a_fault_only_the_rest_is_asked_again(out: Path, fault: Any, n_failed: int, told: str) -> None:
     with judging(fail=lambda n: fault(out) if n >= 2 else None) as judge:
         done = judged(out, judge, "--concurrency", "1", "--timeout", "60")
     assert (done.returncode, len(judge.asked)) == ((0, 2 + 4 * TRIES) if n_failed else (1, 3))
-    assert told.format(out=out) in done.stderr
+    assert told.format(out=out, pid=os.getpid()) in done.stderr
     n_texts = rows(out).groupby("status").text_hash.nunique()
     assert (n_texts["ok"], n_texts.get("error", 0)) == (2, n_failed)
     (out / JUDGING.file).unlink(missing_ok=True)  # of the other driver
