@@ -22,7 +22,8 @@ def test_a_sequence_stops_at_the_first_that_is_not_rejected_or_passes_its_error_
         ([[0.001, 0.015], [0.01, 0.04], [0.06]], [2, 1, 0]),  # 2.5 % for two
         ([[0.001, 0.015], [0.01, 0.024], [0.049]], [2, 2, 1]),  # 5 % for the last
     ):
-        assert [rejected.sum() for rejected in certify([*map(np.array, families)], 0.95)] == n_rejected
+        passed = certify([np.array(p_values_S) for p_values_S in families], 0.95)
+        assert [rejected.sum() for rejected in passed] == n_rejected
 
 
 def test_asks_share_the_error_however_many_they_are() -> None:

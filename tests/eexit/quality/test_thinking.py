@@ -5,7 +5,8 @@ from eexit.quality.grading import Grade, grade
 from eexit.quality.thinking import AnswerPattern, ThinkingTags
 
 SUM = Prompt("0", "What is 3 + 4?", answer="7")
-TAGS, PATTERN = ThinkingTags("<t>", "</t>"), AnswerPattern("(?i)answer:")
+TAGS: ThinkingTags | AnswerPattern = ThinkingTags("<t>", "</t>")
+PATTERN: ThinkingTags | AnswerPattern = AnswerPattern("(?i)answer:")
 
 
 def test_marks_open_and_close_and_a_pattern_begins_the_answer() -> None:

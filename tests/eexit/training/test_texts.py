@@ -1,15 +1,13 @@
 """Which texts are learned from: the split by prompt, the sweep's normal runs, and blocks of texts."""
 
-import pytest
-
 from eexit.training.texts import TrainingText, blocks, chooses, distinct, is_held_out, n_tokens
 
 
 def test_one_prompt_in_five_is_held_out_and_one_in_five_of_the_others_chooses() -> None:
     prompts = [f"prompt {number}" for number in range(2000)]
     held_out, choosing = ({prompt for prompt in prompts if is_of(prompt)} for is_of in (is_held_out, chooses))
-    assert len(held_out) == pytest.approx(400, abs=60)  # 3 standard errors
-    assert len(choosing) == pytest.approx(320, abs=55)
+    assert abs(len(held_out) - 400) < 60  # more than three standard errors
+    assert abs(len(choosing) - 320) < 55
     assert not held_out & choosing
 
 

@@ -16,12 +16,8 @@ def test_equal_texts_are_told_once_with_where_they_part_from_full_depth(walk: Wa
     texts = dict.fromkeys(same, "cat sat on") | {("unfrozen", 0.5): "dog ran on", ("unfrozen", 1.0): "cow ran ."}
     for (mode, k), text in texts.items():
         pieces, is_right = ["A", *(f" {word}" for word in text.split())], text.startswith("cat")
-        marks: dict[str, Any] = {
-            "found_answer": text[:3],
-            "correct": is_right,
-            "equal_share": 1.0 if is_right else 0.25,
-        }
-        runs.append(run_rows("0", "?", mode, k, pieces, answer="cat", **marks))
+        marks: dict[str, Any] = {"answer": "cat", "correct": is_right, "equal_share": 1.0 if is_right else 0.25}
+        runs.append(run_rows("0", "?", mode, k, pieces, found_answer=text[:3], **marks))
     written = write_runs(tmp_path / "s", runs)
     page = walk("#/p/0", path=written)
     assert page.locator("#written").inner_text() == "What was written: 3 different texts"
