@@ -137,14 +137,11 @@ def report_in(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
-    """Return make_sweep(n_prompts, configurations) → the folder of a new sweep.
-
-    If `hostile`, it has a hostile prompt and a failed run. `n_runs` is the planned number of runs.
-    """
+    """Return make_sweep(n_prompts, configurations, hostile=…, fail=…) → the folder of a new sweep."""
 
     def make(
         n_prompts: int = 6, configurations: list[tuple[str, float | None]] = CONFIGURATIONS, hostile: bool = False,
-        n_runs: int | None = None,
+        fail: Callable[[int, str, float | None], bool] = lambda prompt, mode, k: False, n_runs: int | None = None,
     ) -> Path:  # fmt: skip
         runs = []
         for prompt, (mode, k) in product(range(n_prompts), configurations):
@@ -152,11 +149,7 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
             if hostile and prompt == 1:
                 question, pieces = HOSTILE, [pieces[0], HOSTILE, "x" * 10_000, *pieces[1:]]
             run = run_rows(str(prompt), question, mode, k, pieces)
-            runs.append(
-                failed(run, f"CUDA out of memory {HOSTILE}")
-                if hostile and (prompt, mode, k) == (2, "unfrozen", 2.0)
-                else run
-            )
+            runs.append(failed(run, f"CUDA out of memory {HOSTILE}") if fail(prompt, mode, k) else run)
         return write_runs(tmp_path_factory.mktemp("sweep") / "results", runs, n_runs=n_runs)
 
     return make
@@ -165,7 +158,7 @@ def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> MakeSweep:
 @pytest.fixture(scope="session")
 def full(make_sweep: MakeSweep) -> Path:
     """Return a sweep of six prompts, one of them hostile, seven configurations, and one failed run."""
-    return make_sweep(hostile=True)
+    return make_sweep(hostile=True, fail=lambda prompt, mode, k: (prompt, mode, k) == (2, "unfrozen", 2.0))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -150,11 +151,15 @@ def interrupt(out: Path) -> Response:
     return Response(hangs=True)
 
 
+TAKEN_OVER = threading.Event()
+
+
 def take_over(out: Path) -> Response:
     taken = json.dumps({**json.loads((out / JUDGING.file).read_text()), "token": "another"})
     for _ in range(20):  # a renewal may have read the lease just before
         (out / JUDGING.file).write_text(taken)
         time.sleep(0.03)
+    TAKEN_OVER.set()
     return Response(hangs=True)
 
 
@@ -174,6 +179,7 @@ def test_after_a_fault_only_the_rest_is_asked_again(out: Path, fault: Any, n_fai
     assert told.format(out=out, pid=os.getpid()) in done.stderr
     n_texts = rows(out).groupby("status").text_hash.nunique()
     assert (n_texts["ok"], n_texts.get("error", 0)) == (2, n_failed)
+    assert fault is not take_over or TAKEN_OVER.wait(20)
     (out / JUDGING.file).unlink(missing_ok=True)  # of the other driver
     with judging() as judge:
         assert judged(out, judge).returncode == 0

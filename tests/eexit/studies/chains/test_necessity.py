@@ -54,7 +54,7 @@ def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_pat
     second = follow(tmp_path / "second", f"keep-100/{CONTROL}", f"filler/{CONTROL}")
     done = here(main, swept, "--necessity", first, second)
     assert done.returncode == 0, done.stderr
-    assert "so left out: unfrozen/kl/4" in done.stdout
+    assert "so left out: unfrozen/kl/4" in " ".join(done.stdout.split())
     originals = pd.read_parquet(swept / "generations")
     followed = pd.concat([pd.read_parquet(folder / "generations") for folder in (first, second)])
     closed_runs, correct = (
