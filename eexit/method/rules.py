@@ -322,7 +322,8 @@ def rule(
             return layer.top2_prob[:, 0] / layer.top2_prob[:, 1] >= parameter
 
     `declared` are further fields of `Rule`: `needs` chooses the attributes of its `LayerView`, by one name or a list of
-    several, and `least` and `most` are the parameter's range. Raise `UsageError` for a function that is no rule.
+    several, and `least` and `most` are the parameter's range. Raise `UsageError` for a function that can't be a rule,
+    or has a name of eexit's.
     """
 
     def define(function: Callable[..., Any]) -> Rule:

@@ -248,4 +248,5 @@ def _refuse_repeated(names: Sequence[str], where: str) -> None:
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".txt": _rows_of_txt, ".jsonl": _rows_of_jsonl, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet,
 }  # fmt: skip
-ENDINGS = "{}, {}, {} or {}".format(*READERS)
+*_MOST, _LAST = READERS
+ENDINGS = f"{', '.join(_MOST)} or {_LAST}"

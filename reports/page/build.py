@@ -187,7 +187,8 @@ def page_html(
     scripts = f"{_hash(script)} {_hash(bundle)}" + (f" 'nonce-{nonce}'" if outside else "")
     return _template().render(
         mark=REPORT_MARK,
-        **{name: data.get(name) for name in ("title", "facts", "counts", "verdict", "comparison")},
+        **{name: data[name] for name in ("title", "facts", "counts", "verdict")},
+        comparison=data.get("comparison"),
         policy=f"default-src 'none'; script-src {scripts}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if follow_seconds else ""),
         follow=follow_seconds,

@@ -60,7 +60,7 @@ def confident_wrong(sweep: Sweep, prompt_ids: Sequence[str]) -> pd.DataFrame:
     found = sweep.tokens.to_table(columns=columns, filter=wanted).to_pandas()
     found = found.assign(configuration=found["run_id"].map(of_runs))
     found = found.assign(at_exit=np.exp(found["exit_logprob"]), at_full_depth=np.exp(found["logprob"]))
-    found = found.assign(lacking=found["at_full_depth"] - found["at_exit"])
-    surest = found.sort_values(["lacking", "run_id", "position"]).groupby("configuration", sort=False)
+    found = found.assign(deficit=found["at_full_depth"] - found["at_exit"])
+    surest = found.sort_values(["deficit", "run_id", "position"]).groupby("configuration", sort=False)
     named: pd.DataFrame = surest.head(MOST_OF_EACH)[[*NAMED]]
     return named.reset_index(drop=True)
