@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 from axes import EXITABLE, some
-from references import decoder_of, packed_decoder_of, reference_of, shared_model
+from references import decoder_of, packed_decoder_of, reference_of
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import KV_MAPS, PROBE
@@ -38,11 +38,6 @@ KINDS = (
 )  # fmt: skip
 
 
-def stands_for_others(model: PreTrainedModel) -> bool:
-    """Return True for a model of `ARCHITECTURES`, with which everything is tested that is independent of layers."""
-    return model in map(shared_model, ARCHITECTURES)
-
-
 def generate(
     model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig = DECODING
 ) -> list[RequestOutput]:
@@ -56,17 +51,6 @@ def assert_as_reference(
     """Assert that each output equals the naive reference's for the same request."""
     for request, trace in zip(requests, traces, strict=True):
         assert_same(trace, reference_of(model, request, decoding))
-
-
-def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray) -> None:
-    """Assert that exits, as indices, are as frequent as their probabilities among the tokens that reached a layer."""
-    assert len(exit_N) >= 5000
-    for rank in range(len(EXITABLE)):
-        there = exit_N >= rank
-        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
-        error = np.sqrt((stop_N * (1 - stop_N)).sum())
-        assert error > 5, "exits must be left to chance"
-        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
 
 
 def as_reference(
