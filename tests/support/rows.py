@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from axes import EXITABLE, some
@@ -26,6 +27,7 @@ DECODING = DecodingConfig(
 )
 SAMPLED = replace(DECODING, max_new_tokens=8, temperature=0.8)  # beyond sliding windows
 ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))  # outputs of different lengths
+MY_EXITS = Path(__file__).with_name("my_exits.py")
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
 ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # every rule and every mode is tested with them
 # One model for each way in which layers are called, for tests of the engine beyond invariants 1 and 3.

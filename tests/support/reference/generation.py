@@ -116,16 +116,8 @@ def generate_one(
         u = torch.tensor([u_token[position]], device=model.device)
         picked = pick_tokens(logits[None], decoding.temperature, decoding.top_p, u)
         token = forced[position] if forced else int(picked)
-        steps.append(
-            {
-                "token_id_T": token,
-                "exit_layer_T": exit_layer,
-                "drafted_T": False,
-                "exit_prob_TX": probabilities,
-                "exit_score_TE": evidence,
-                **said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k),
-            }
-        )
+        exit = {"exit_layer_T": exit_layer, "exit_prob_TX": probabilities, "exit_score_TE": evidence}
+        steps.append(exit | said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k))
         if token in decoding.eos_token_ids:
             finish_reason = EOS
             break
@@ -249,13 +241,16 @@ def read_exits(decoder: Decoder, decoding: DecodingConfig, output: Any) -> list[
 
 
 def said(
-    token: int, exit_logits: list[Tensor], final_logits: Tensor, logits: Tensor, record_top_k: int
-) -> dict[str, Any]:
-    """What is recorded of the distributions: those of the full-depth pass, and the one the token was read from."""
+    token: int, exit_logits: list[Tensor], final_logits: Tensor, logits: Tensor, record_top_k: int,
+    drafted: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """What is recorded of a token and the distributions: those of the full-depth pass, and the one it was read from."""
     log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
     tops = [layer.float().softmax(-1).topk(record_top_k) for layer in (*exit_logits, final_logits)]
     exit_top = exit_log_p.exp().topk(record_top_k)
     return {
+        "token_id_T": token,
+        "drafted_T": drafted,
         "kl_TE": [kl_divergence(final_logits, each) for each in exit_logits],
         "jsd_TE": [js_divergence(final_logits, each) for each in exit_logits],
         "logprob_T": float(log_p[token]),
