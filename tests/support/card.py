@@ -3,8 +3,8 @@ CPU's or another card's.
 
     with Card() as card:
         model = card.take(model)
-        with card.counted() as counts:
-            ...
+        ...
+        card.pop_counts()
 
 The device is DEVICE, or OTHER. An operator on tensors of several devices raises `Mixed`, unless it copies between them
 or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `OpCounts`. A
@@ -92,9 +92,6 @@ class There(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's docs have it
 
-    def __repr__(self) -> str:  # type: ignore[override]  # without torch's keyword
-        return f"There({self.here})"
-
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -181,11 +178,10 @@ class Card(TorchDispatchMode):
                 add_hook_to_module(module, hook)
         return model
 
-    @contextmanager
-    def counted(self) -> Iterator[Counts]:
-        self.counts = counts = Counts()
-        yield counts
-        self.counts = Counts()
+    def pop_counts(self) -> Counts:
+        """Return the counts since the last call."""
+        counts, self.counts = self.counts, Counts()
+        return counts
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, function.overloadpacket
