@@ -1,6 +1,7 @@
 """Model folders as users have them: small random Llamas with their tokenizer, whose tokens are bytes."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +9,7 @@ from typing import Any
 
 import gguf
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,6 +63,23 @@ def save_family(folder: Path, architecture: str) -> Path:
     sizes = {"vocab_size": config["vocab_size"], "max_position_embeddings": POSITIONS}
     tiny_model(architecture, **sizes, eos_token_id=config["eos_token_id"]).save_pretrained(folder)
     return folder
+
+
+def rewriting(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], name: str = "model.safetensors"
+) -> Callable[[Path], None]:
+    """Return a change of the weights in a file of a folder."""
+    return lambda folder: save_file(change(load_file(folder / name)), folder / name, metadata={"format": "pt"})
+
+
+def losing(part: str, name: str = "model.safetensors") -> Callable[[Path], None]:
+    """Return a change that removes the weights with `part` in their name."""
+    return rewriting(lambda weights: {its: weight for its, weight in weights.items() if part not in its}, name)
+
+
+def configuring(name: str = "config.json", **fields: object) -> Callable[[Path], object]:
+    """Return a change of fields in a JSON file of a folder."""
+    return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
 
 
 def sweep_of(model: Path | str, **fields: object) -> SweepConfig:

@@ -1,6 +1,5 @@
 """A damaged checkpoint is refused before any run, in one line; a whole one is loaded as it was saved."""
 
-import json
 import os
 import re
 import shutil
@@ -11,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from byte_model import save_byte_model, save_family, save_tiny_gguf, sweep_of
+from byte_model import configuring, losing, rewriting, save_byte_model, save_family, save_tiny_gguf, sweep_of
 from references import decoder_of, shared_model
-from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, GROUPED, tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
@@ -21,28 +19,11 @@ from eexit.errors import UsageError
 from eexit.model.loading import load_model_and_tokenizer
 from eexit.plan.model_description import describe_model, estimate_memory
 
-Weights = dict[str, torch.Tensor]
 Change = Callable[[Path], object]
-
-
-def rewriting(change: Callable[[Weights], Weights]) -> Change:
-    def rewrite(folder: Path) -> None:
-        path = folder / "model.safetensors"
-        save_file(change(load_file(path)), path, metadata={"format": "pt"})
-
-    return rewrite
 
 
 def adding(**weights: torch.Tensor) -> Change:
     return rewriting(lambda whole: whole | {name.replace("__", "."): weight for name, weight in weights.items()})
-
-
-def configuring(name: str = "config.json", **fields: object) -> Change:
-    def configure(folder: Path) -> None:
-        path = folder / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-    return configure
 
 
 def lose_the_vocabulary(folder: Path) -> None:
@@ -54,15 +35,14 @@ def lose_the_vocabulary(folder: Path) -> None:
 
 def lose_an_expert(folder: Path) -> None:
     AutoModelForCausalLM.from_config(MixtralConfig(**GROUPED, num_local_experts=4)).save_pretrained(folder)
-    lost = "layers.2.block_sparse_moe.experts.1"
-    rewriting(lambda weights: {name: weight for name, weight in weights.items() if lost not in name})(folder)
+    losing("layers.2.block_sparse_moe.experts.1")(folder)
 
 
 MISFIT = r": the checkpoint does not fit its config\.json: "
 NO_TOKENIZER = r" has no tokenizer that can be loaded: see that tokenizer\.json and tokenizer_config\.json are .*"
 DAMAGES: list[tuple[Change, str]] = [
     (
-        rewriting(lambda weights: {name: weight for name, weight in weights.items() if ".layers.3." not in name}),
+        losing(".layers.3."),
         MISFIT + r"it lacks model.layers.3.input_layernorm.weight and 8 more\. The weights would be random .*",
     ),
     (
