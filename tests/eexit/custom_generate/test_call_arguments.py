@@ -14,8 +14,6 @@ from eexit.errors import UsageError
 
 CONTEXT = 256  # of these models, in tokens
 
-pytestmark = pytest.mark.usefixtures("prices_are_found_once")
-
 
 def test_others_are_refused(model: PreTrainedModel, setting: Setting) -> None:
     two = torch.tensor([[3, 4, 5], [6, 7, 8]])
