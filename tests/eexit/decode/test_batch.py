@@ -1,5 +1,3 @@
-"""Rows that come and go, each with its own mode and rule: they stay those of the reference."""
-
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, product

@@ -1,5 +1,3 @@
-"""Mode `draft`: the text of full depth, whatever is drafted, and what is run for it."""
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Parameters that rules refuse, and thresholds that are just reached."""
-
 from dataclasses import replace
 from pathlib import Path
 
