@@ -98,7 +98,6 @@ AT_DEF, AT_LINE = r" \(mine.py, line 2\)$", r" \(mine.py, line 4: (return|raise)
 WRONG_RULES = [
     ("", "return layer.logits[:, 0] > 0", "layer 1: it uses logits, .*: give needs=\"logits\"" + AT_LINE),
     ("", "return layer.top2_prob > 0", r"layer 1: gives \(2, 2\), not \(2,\)" + AT_DEF),
-    ("", "return True", r"layer 1: gives a bool, not a \(2,\) tensor of bool" + AT_DEF),
     ("", "return None", r"layer 1: gives a NoneType, not a \(2,\) tensor of bool" + AT_DEF),
     ("", SHOWN, "layer 1: gives numbers, not True or False: if they are exit probabilities, give draws=True" + AT_DEF),
     ("", "return 1 / 0", "layer 1: ZeroDivisionError: division by zero" + AT_LINE),

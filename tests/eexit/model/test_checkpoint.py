@@ -137,10 +137,6 @@ def test_a_gguf_that_is_cut_off_or_lacks_a_weight_is_refused(tmp_path: Path, mon
         assert not list((tmp_path / "cache").rglob("config.json")), "nothing half-made may stay"
 
 
-def writing(name: str, text: str) -> Change:
-    return lambda folder: (folder / name).write_text(text)
-
-
 def split_otherwise(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(re.sub(r'("add_prefix_space": ?)false', r"\1true", path.read_text()))
@@ -151,8 +147,8 @@ def split_otherwise(folder: Path) -> None:
     [
         (adding(model__norm__weight=torch.full((32,), 2.0)), {"weights"}),
         (configuring(rope_parameters={"rope_type": "default", "rope_theta": 5e5}), {"configuration"}),
-        (writing("generation_config.json", '{"eos_token_id": 7}'), {"configuration"}),
-        (writing("chat_template.jinja", "{{ messages[0].content }}!"), {"chat template"}),
+        (configuring("generation_config.json", eos_token_id=7), {"configuration"}),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!"), {"chat template"}),
         (configuring("tokenizer_config.json", chat_template="{{ messages }}"), {"chat template", "tokenizer"}),
         (split_otherwise, {"tokenizer"}),
     ],
