@@ -151,7 +151,7 @@ def test_invariant_5_exits_are_as_frequent_as_their_probabilities(llama: PreTrai
     whole_N = ~np.isnan(probability_NX).any(-1)
     np.testing.assert_allclose(probability_NX[whole_N].sum(-1), 1, atol=1e-5)
     assert len(exit_N) >= 5000
-    squares = []
+    squares = list[float]()
     for rank in range(len(EXITABLE)):
         there_N = exit_N >= rank
         stop_N = probability_NX[there_N, rank] / (1 - probability_NX[there_N, :rank].sum(-1))
