@@ -7,7 +7,7 @@ import torch
 import transformers as tf
 from references import decoder_of, reference_of, shared_model
 from rows import KINDS
-from tiny_models import ARCHITECTURES, shallow_model
+from tiny_models import ARCHITECTURES, GROUPED, shallow_model
 from torch import Tensor
 from traces import assert_same, kl_request, traces_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -111,8 +111,11 @@ def test_the_models_own_forward_works_during_a_run_after_it_and_after_one_that_f
 
 def test_a_language_model_within_another_decodes_as_it_does() -> None:
     """Check Gemma 4, whose forward searches embeddings for images."""
-    sizes = {"vocab_size": 100, "vocab_size_per_layer_input": 100, "pad_token_id": 0}
-    text = ARCHITECTURES["gemma4"]().to_dict() | sizes
+    text = GROUPED | {
+        "vocab_size": 100, "pad_token_id": 0, "head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 2,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention"] * 2, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 100, "sliding_window": 8, "initializer_range": 0.3,
+    }  # fmt: skip
     placeholders: Any = {"image_token_id": 97, "video_token_id": 98, "audio_token_id": 99}
     torch.manual_seed(0)
     config = tf.Gemma4Config(text_config=text, vision_config=None, audio_config=None, **placeholders)
