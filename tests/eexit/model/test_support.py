@@ -1,5 +1,3 @@
-"""Models that can't be run with exits are refused by `Decoder`, in a line with the reason."""
-
 import copy
 import re
 from collections.abc import Callable
