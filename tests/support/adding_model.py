@@ -17,6 +17,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PRIME: Final = 5
@@ -67,10 +68,8 @@ def lesson(tasks: Sequence[tuple[Numbers, bool]]) -> list[Tensor]:
     It has the tokens, and targets for the next token, the first layer, its guesses of letters, and, for each layer but
     the last, the sums of the prompt's last numbers.
     """
-    rows = [row_of(*each) for each in tasks]
-    longest = max(len(row[0]) for row in rows)
-    filled = [[part + [IGNORED] * (longest - len(part)) for part in row] for row in rows]
-    token_BT, *targets = torch.tensor(filled).unbind(1)
+    rows = [torch.tensor(row_of(*each)).T for each in tasks]
+    token_BT, *targets = pad_sequence(rows, batch_first=True, padding_value=IGNORED).unbind(2)
     return [token_BT.clamp_min(0), *targets]
 
 

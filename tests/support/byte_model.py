@@ -1,14 +1,15 @@
 """Model folders as users have them: small random Llamas with their tokenizer, whose tokens are bytes."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
-import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -64,6 +65,23 @@ def save_family(folder: Path, architecture: str) -> Path:
     return folder
 
 
+def rewriting(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], name: str = "model.safetensors"
+) -> Callable[[Path], None]:
+    """Return a change of the weights in a file of a folder."""
+    return lambda folder: save_file(change(load_file(folder / name)), folder / name, metadata={"format": "pt"})
+
+
+def losing(part: str, name: str = "model.safetensors") -> Callable[[Path], None]:
+    """Return a change that removes the weights with `part` in their name."""
+    return rewriting(lambda weights: {its: weight for its, weight in weights.items() if part not in its}, name)
+
+
+def configuring(name: str = "config.json", **fields: object) -> Callable[[Path], object]:
+    """Return a change of fields in a JSON file of a folder."""
+    return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+
+
 def sweep_of(model: Path | str, **fields: object) -> SweepConfig:
     """Return a sweep of this model with one prompt, in float32."""
     given = {"model": str(model), "dtype": "float32", "prompts": [{"id": "0", "prompt": "Why?"}], **fields}
@@ -88,12 +106,10 @@ def save_exiting_model(folder: Path, n_layers: int, early: int = 2, sharp: float
 
 def save_tiny_gguf(path: Path) -> None:
     """Save a small random Llama as a GGUF file, as other programs write it."""
-    width, inner = 32, 64
-    numbers = np.random.default_rng(0)
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
-    writer = gguf.GGUFWriter(path, "llama")
+    writer, names = gguf.GGUFWriter(path, "llama"), gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, N_LAYERS)
     fields = {
-        "context_length": 256, "embedding_length": width, "block_count": N_LAYERS, "feed_forward_length": inner,
+        "context_length": POSITIONS, "embedding_length": 32, "block_count": N_LAYERS, "feed_forward_length": 64,
         "head_count": 4, "head_count_kv": 4, "rope_freq_base": 10000.0, "layer_norm_rms_eps": 1e-5,
         "vocab_size": len(tokens), "tokenizer_model": "gpt2", "token_list": tokens,
         "token_types": [gguf.TokenType.NORMAL] * len(tokens), "token_merges": ["a b"], "bos_token_id": 0,
@@ -101,15 +117,8 @@ def save_tiny_gguf(path: Path) -> None:
     }  # fmt: skip
     for name, value in fields.items():
         getattr(writer, f"add_{name}")(value)
-    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width), "output_norm": (width,)}
-    for layer in range(N_LAYERS):
-        block = f"blk.{layer}"
-        shapes |= {f"{block}.attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
-        shapes |= {f"{block}.{name}_norm": (width,) for name in ("attn", "ffn")}
-        shapes |= {f"{block}.ffn_{name}": (inner, width) for name in ("gate", "up")}
-        shapes |= {f"{block}.ffn_down": (width, inner)}
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", (0.3 * numbers.standard_normal(shape)).astype(np.float32))
+    for name, weight in random_llama(len(tokens), 32, N_LAYERS, POSITIONS).state_dict().items():
+        writer.add_tensor(f"{names.get_name(name.removesuffix('.weight'))}.weight", weight.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,8 +3,8 @@ CPU's or another card's.
 
     with Card() as card:
         model = card.take(model)
-        with card.counted() as counts:
-            ...
+        ...
+        card.pop_counts()
 
 The device is DEVICE, or OTHER. An operator on tensors of several devices raises `Mixed`, unless it copies between them
 or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `OpCounts`. A
@@ -14,10 +14,10 @@ on OTHER.
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -92,9 +92,6 @@ class There(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's docs have it
 
-    def __repr__(self) -> str:  # type: ignore[override]  # without torch's keyword
-        return f"There({self.here})"
-
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
@@ -162,12 +159,13 @@ class Card(TorchDispatchMode):
         super().__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
         self.from_python.__exit__(*raised)  # type: ignore[no-untyped-call]  # torch's own, without annotations
 
-    def take(self, model: nn.Module, device_of: Callable[[str], torch.device] | None = None) -> Any:
-        """Return a copy of the model with its weights on the card, or on several devices by the names of modules."""
+    def take(self, model: PreTrainedModel, spread: bool = False) -> Any:
+        """Return a copy of the model with its weights on the card, or spread over both."""
+        devices = {path: card_of(model, path) if spread else DEVICE for path, _ in model.named_modules()}
         model = copy.deepcopy(model)
         moved: dict[int, Tensor] = {}
         for path, module in model.named_modules():
-            device = device_of(path) if device_of else DEVICE
+            device = devices[path]
             kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
             for tensors in kinds:
                 for name, tensor in tensors.items():
@@ -175,17 +173,16 @@ class Card(TorchDispatchMode):
                         there = moved.setdefault(id(tensor), There(tensor.detach(), device))
                         is_weight = tensors is module._parameters
                         tensors[name] = nn.Parameter(there, requires_grad=False) if is_weight else there
-            if device_of and (any(map(len, kinds)) or re.search(r"\.\d+$", path)):  # a layer has no weights of its own
+            if spread and (any(map(len, kinds)) or re.search(r"\.\d+$", path)):  # a layer has no weights of its own
                 hook = AlignDevicesHook(device)
                 hook.init_hook = lambda module: module  # the weights are on the device already
                 add_hook_to_module(module, hook)
         return model
 
-    @contextmanager
-    def counted(self) -> Iterator[Counts]:
-        self.counts = counts = Counts()
-        yield counts
-        self.counts = Counts()
+    def pop_counts(self) -> Counts:
+        """Return the counts since the last call."""
+        counts, self.counts = self.counts, Counts()
+        return counts
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, function.overloadpacket
@@ -293,7 +290,7 @@ def card_of(model: PreTrainedModel, path: str) -> torch.device:
 def decoder_there(model: PreTrainedModel, spread: bool = False) -> Decoder:
     """Return the decoder of a model on one card or two."""
     with Card() as card:
-        return Decoder(card.take(model, partial(card_of, model) if spread else None))
+        return Decoder(card.take(model, spread))
 
 
 @contextmanager

@@ -41,8 +41,8 @@ PARTLY: Final = {
         invariant_7_a_row_runs_what_its_counts_state_and_no_more_than_its_exits_need[llama]""",
     "eexit/decode/test_draft.py": """
         greedy_drafts_are_the_text_of_normal_whatever_runs_layers[llama]
-        drafts_match_the_naive_reference_whatever_ends_other_rows[llama]
-        a_draft_at_a_temperature a_learned_readout_drafts a_row_runs_what_its_counts_state[llama]
+        drafts_match_the_naive_reference_whatever_ends_other_rows_and_the_readout[llama]
+        a_draft_at_a_temperature a_row_runs_what_its_counts_state[llama]
         what_is_no_draft""",
     "eexit/costs/test_operations.py": """
         full_depth_costs_what_the_models_own_forward_does[llama]

@@ -5,11 +5,11 @@ Outputs of a prompt run the same tokens again and again, so the reference's forw
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from axes import EXITABLE
@@ -39,7 +39,6 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
 
 @cache
 def packed_decoder_of(model: PreTrainedModel) -> Decoder:
-    """Return the decoder of a copy of the model with packed weights."""
     packed = copy.deepcopy(model)
     pack_linear_layers(packed)
     return Decoder(packed)
@@ -48,12 +47,6 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
 @cache
 def unit_costs_of(decoder: Decoder) -> UnitCosts:
     return measure_unit_costs(decoder, DecodingConfig(EXITABLE, 2, frozenset()))
-
-
-@cache
-def remembering(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model with a cached forward, for the reference, which uses only forward, configuration and device."""
-    return cast(PreTrainedModel, Remembering(model))
 
 
 @cache
@@ -80,7 +73,8 @@ def save_adapter(model: PreTrainedModel, folder: Path, modules: Sequence[str] = 
 class Remembering:
     """Model that returns its earlier output for the same tokens after the same KV cache, and updates the cache alike.
 
-    Calls under other hooks than the model's own, such as the reference's early-exit passes, are always run.
+    It has what the reference uses: forward, configuration and device. Calls under other hooks than the model's own,
+    such as the reference's early-exit passes, are always run.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -105,6 +99,9 @@ class Remembering:
     def hooks(self) -> list[int]:
         """Return the numbers of all hooks; torch gives no number twice."""
         return [number for its in self._modules for number in (*its._forward_hooks, *its._forward_pre_hooks)]
+
+
+remembering: Callable[[PreTrainedModel], Any] = cache(Remembering)
 
 
 def digest(inputs: Tensor, cache: DynamicCache) -> bytes:

@@ -1,13 +1,13 @@
 """The grid of equivalence tests: prompts × modes × rules × parameters on tiny models."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from axes import EXITABLE, some
-from references import decoder_of, packed_decoder_of, reference_of, shared_model
+from references import decoder_of, packed_decoder_of, reference_of
 from traces import assert_same, traces_of
 from transformers import PreTrainedModel
 from untrained import KV_MAPS, PROBE
@@ -15,8 +15,7 @@ from untrained import KV_MAPS, PROBE
 from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.decode.score import score_texts
-from eexit.errors import UsageError
-from eexit.method.modes import MODES, refuse_mode
+from eexit.method.modes import MODES
 from eexit.method.rules import RULES
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
@@ -26,6 +25,7 @@ DECODING = DecodingConfig(
 )
 SAMPLED = replace(DECODING, max_new_tokens=8, temperature=0.8)  # beyond sliding windows
 ENDING = replace(SAMPLED, eos_token_ids=frozenset(range(0, 97, 11)))  # outputs of different lengths
+MY_EXITS = Path(__file__).with_name("my_exits.py")
 PROMPTS = (tuple(range(3, 16)), (5, 80, 7, 7, 31), (44, 2, 90, 61, 13, 8, 8, 70, 21))
 ARCHITECTURES = ("llama", "gemma3", "gpt_neox", "mixtral")  # every rule and every mode is tested with them
 # One model for each way in which layers are called, for tests of the engine beyond invariants 1 and 3.
@@ -38,11 +38,6 @@ KINDS = (
 )  # fmt: skip
 
 
-def stands_for_others(model: PreTrainedModel) -> bool:
-    """Return True for a model of `ARCHITECTURES`, with which everything is tested that is independent of layers."""
-    return model in map(shared_model, ARCHITECTURES)
-
-
 def generate(
     model: PreTrainedModel, requests: Sequence[Request], decoding: DecodingConfig = DECODING
 ) -> list[RequestOutput]:
@@ -53,20 +48,8 @@ def generate(
 def assert_as_reference(
     model: PreTrainedModel, requests: Sequence[Request], traces: Sequence[RequestOutput], decoding: DecodingConfig
 ) -> None:
-    """Assert that each output equals the naive reference's for the same request."""
     for request, trace in zip(requests, traces, strict=True):
         assert_same(trace, reference_of(model, request, decoding))
-
-
-def assert_as_often_as_they_could(exit_N: np.ndarray, probability_NX: np.ndarray) -> None:
-    """Assert that exits, as indices, are as frequent as their probabilities among the tokens that reached a layer."""
-    assert len(exit_N) >= 5000
-    for rank in range(len(EXITABLE)):
-        there = exit_N >= rank
-        stop_N = probability_NX[there, rank] / (1 - probability_NX[there, :rank].sum(-1))
-        error = np.sqrt((stop_N * (1 - stop_N)).sum())
-        assert error > 5, "exits must be left to chance"
-        assert abs((exit_N[there] == rank).sum() - stop_N.sum()) < 3 * error
 
 
 def as_reference(
@@ -122,12 +105,7 @@ def grid(configurations: Sequence[Configuration], prompts: Sequence[tuple[int, .
 
 def modes_of(model: PreTrainedModel) -> list[str]:
     """Return the modes that can be used with this model, without `normal`."""
-    decoder, modes = decoder_of(model), []
-    for mode in MODES:
-        with suppress(UsageError):
-            refuse_mode(mode, decoder)
-            modes.append(mode)
-    return modes
+    return [name for name, mode in MODES.items() if not mode.obstacle(decoder_of(model))]
 
 
 @cache

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -86,8 +86,7 @@ def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int
     Without other arguments, it is each sequence's tokens and their exit layers, without padding.
     """
     inputs, given = batch(prompts), {"max_new_tokens": N_TOKENS, "return_dict_in_generate": True, **asked}
-    its: Any = model  # its `generate` is a mixin's
-    generate: Any = partial(its.generate, custom_generate=setting)
+    generate: Any = partial(cast(Any, model).generate, custom_generate=setting)
     if "streamer" in asked:  # transformers doesn't pass it on
         generate = partial(setting.generate, model)
     output = generate(**inputs, **given)
@@ -96,9 +95,8 @@ def run(model: PreTrainedModel, setting: Setting, prompts: Sequence[Sequence[int
 
 def plain(model: PreTrainedModel, prompt: Sequence[int], **asked: Any) -> list[int]:
     """Return what transformers' own `generate` makes of a prompt."""
-    its: Any = model
     given = {"max_new_tokens": N_TOKENS, "do_sample": False, **asked}
-    generated: list[int] = its.generate(torch.tensor([prompt]), **given)[0, len(prompt) :].tolist()
+    generated: list[int] = cast(Any, model).generate(torch.tensor([prompt]), **given)[0, len(prompt) :].tolist()
     return generated
 
 

@@ -1,6 +1,6 @@
 """Random probes, gates, readouts and KV maps of the tiny models' layers, for tests of the engine."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,17 +26,13 @@ def _normal(generator: torch.Generator, *shape: int, std: float) -> torch.Tensor
     return std * torch.randn(*shape, generator=generator)
 
 
-def random_probe(put: Callable[[torch.Tensor], torch.Tensor] = lambda part: part) -> Probe:
-    """Return a probe calibrated for all layers but the first exitable one, with log KLs of about ±1.
-
-    `put` may move its parts.
-    """
+def _probe() -> Probe:
+    """Return a probe calibrated for all layers but the first exitable one, with log KLs of about ±1."""
     generator, maps = torch.Generator().manual_seed(0), {}
     for layer in range(6):
         mean, std = _normal(generator, WIDTH, std=0.1), 8 + _normal(generator, WIDTH, std=0.1)
         weight, power = _normal(generator, WIDTH, std=0.3) / std, 0.0 if layer == EXITABLE[0] else -0.4
-        parts = torch.cat([weight, torch.tensor([power])])[:, None], -0.5 - (mean @ weight)[None]
-        maps[layer] = LinearMap(*map(put, parts))
+        maps[layer] = LinearMap(torch.cat([weight, torch.tensor([power])])[:, None], -0.5 - (mean @ weight)[None])
     return Probe(maps)
 
 
@@ -94,7 +90,7 @@ def save_gate(folder: Path, gate: Gate, model: Mapping[str, Any]) -> Path:
     return _save(folder, GATE, gate.tensors(), model=dict(model), settings={"rules": gate.rules})
 
 
-PROBE: Final = random_probe()
+PROBE: Final = _probe()
 KV_MAPS: Final = KVMaps.from_tensors(stream_maps(), range(N_LAYERS), N_LAYERS)
 LINEAR: Final = LinearReadout(_maps(range(6), WIDTH, std=0.2, seed=1))
 TINY: Final = {"name": "tiny", "digest": "ab" * 32, "revision": None, "n_layers": 7}

@@ -14,15 +14,13 @@ from eexit.cpu import kernels
 from eexit.decode.engine import Engine
 from eexit.decode.requests import DecodingConfig
 
+REASONS = {"no-such-compiler": "No such file or directory: 'no-such-compiler'", "false": "are slower"}
 
-@pytest.mark.parametrize(
-    ("compiler", "reason"),
-    [("no-such-compiler", "No such file or directory: 'no-such-compiler'"), ("false", "are slower")],
-)
+
+@pytest.mark.parametrize("compiler", REASONS)
 def test_rows_decode_without_a_compiler(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, compiler: str,
-    reason: str,
-) -> None:  # fmt: skip
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, compiler: str
+) -> None:
     engine = Engine(decoder_of(llama), DecodingConfig((1, 3, 4), 12, eos_token_ids=frozenset(), record_top_k=2))
     requests = [kl_request((5, 80, 7, 7, 31), "frozen_residual", k) for k in (0.3, 1.0)]
     has_compiler = sys.platform == "linux" and which(os.environ.get("CC", "cc"))
@@ -36,6 +34,6 @@ def test_rows_decode_without_a_compiler(
         theirs = dict(engine.generate(requests))
     assert kernels.divergence(torch.zeros(1, 2, 3), 0) is None
     [message] = caplog.messages
-    assert reason in message
+    assert REASONS[compiler] in message
     for index in range(len(requests)):
         assert_same(ours[index], theirs[index])

@@ -1,9 +1,6 @@
 """A package that exits, one that drafts, and what the sweep behind them wrote."""
 
-from collections.abc import Iterator
-
 import pytest
-from references import decoder_of, shared_model, unit_costs_of
 from taken_settings import Folders, exit_key, loaded, make, texts_of
 from transformers import PreTrainedModel
 
@@ -44,12 +41,3 @@ def prompts(folders: Folders) -> list[list[int]]:
 @pytest.fixture(scope="session")
 def prompt(prompts: list[list[int]]) -> list[int]:
     return max(prompts, key=len)
-
-
-@pytest.fixture(scope="module")
-def prices_are_found_once() -> Iterator[None]:
-    """Use unit costs that tests share, in tests that do not read costs."""
-    costs = unit_costs_of(decoder_of(shared_model("llama")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eexit.custom_generate.setting.measure_unit_costs", lambda *_: costs)
-        yield

@@ -1,5 +1,3 @@
-"""Models that a setting runs with: hooks and patches are followed, and other models are refused."""
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -12,10 +10,7 @@ from transformers import GenerationConfig, MaxLengthCriteria, PreTrainedModel
 from eexit.custom_generate.setting import Setting
 from eexit.errors import UsageError
 
-pytestmark = [
-    pytest.mark.usefixtures("prices_are_found_once"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of what torch.compile imports
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
 
 
 def patch_forward(module: Any, wrap: Callable[[Any], Any]) -> None:

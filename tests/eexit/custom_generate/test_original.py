@@ -1,5 +1,3 @@
-"""The user's snippet on the real default model, and generators that can't be."""
-
 import json
 from types import SimpleNamespace
 from typing import Any, cast

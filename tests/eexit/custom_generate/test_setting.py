@@ -19,7 +19,6 @@ import torch
 from byte_model import save_tiny_gguf
 from driving import look_here
 from taken_settings import (
-    DRAFT,
     N_TOKENS,
     TEXTS,
     Folders,
@@ -203,9 +202,7 @@ def looks(model: PreTrainedModel) -> dict[str, Any]:
     return {
         "weights": [(each.data_ptr(), each._version, each.requires_grad) for each in weights],
         "numbers": hashlib.sha256(b"".join(each.detach().numpy().tobytes() for each in weights)).hexdigest(),
-        "modules": [
-            (name, id(of), [(own, id(it)) for own, it in vars(of).items()]) for name, of in model.named_modules()
-        ],
+        "modules": [(id(of), [(own, id(it)) for own, it in vars(of).items()]) for of in model.modules()],
         "hooks": [[*getattr(module, kind)] for module in model.modules() for kind in kinds],
         "configs": [config.to_json_string(use_diff=False) for config in configs],
         "attention": model.config._attn_implementation,
@@ -251,15 +248,14 @@ def test_models_are_not_copied_and_settings_can_be(folders: Folders, drafts: Set
     assert seen() is None
 
 
-def test_threads_that_share_a_model_get_what_each_gets_alone(folders: Folders, prompt: list[int]) -> None:
+def test_threads_that_share_a_model_get_what_each_gets_alone(folders: Folders, prompts: list[list[int]]) -> None:
     """Settings look at the model when they are first used, here all at once."""
-    others, _ = texts_of(folders["sweep"], DRAFT)
 
     def tasks(model: PreTrainedModel) -> list[Callable[[], Any]]:
         exits, drafts = eexit.load(folders["exits"]), eexit.load(folders["drafts"])
         return [
-            lambda: [plain(model, prompt) for _ in range(4)],
-            *[lambda setting=setting: run(model, setting, others) for setting in (exits, exits, drafts)],
+            lambda: [plain(model, max(prompts, key=len)) for _ in range(4)],
+            *[lambda setting=setting: run(model, setting, prompts) for setting in (exits, exits, drafts)],
         ]
 
     alone = [task() for task in tasks(loaded(folders["model"]))]

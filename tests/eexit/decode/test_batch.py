@@ -1,9 +1,6 @@
-"""Rows that come and go, each with its own mode and rule: they stay those of the reference."""
-
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from references import decoder_of, packed_decoder_of, shared_model
 from rows import (
     ARCHITECTURES,
     ENDING,
+    MY_EXITS,
     PROMPTS,
     SAMPLED,
     as_reference,
@@ -34,7 +32,6 @@ from eexit.model import cache as kv_cache
 from eexit.model.cache import KVCache
 from eexit.plan.configuration import Configuration, Draft, EarlyExit, NoExit
 
-MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
 PRICED = ("unfrozen", "frozen_residual", "skip")
 LONG_PROMPT = tuple(7 * index % 90 + 3 for index in range(40))
 
@@ -72,7 +69,7 @@ def test_invariants_3_4_7_and_8_hold_for_prompts_that_exit(
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 16)
     model, decoding = shared_model(architecture), replace(ENDING, max_new_tokens=6)
     plain = [each for each in each_rule(model, shift) if isinstance(each, EarlyExit)]
-    use_files([str(MINE)])
+    use_files([str(MY_EXITS)])
     plain += [EarlyExit("between", "by_chance", 0.2), EarlyExit("gone", "settled"), EarlyExit("skip", "fell", 0.1)]
     exits = [replace(each, prompt_exits=True) for each in plain]
     configurations: list[Configuration] = [*exits, plain[0], plain[shift + 2], NoExit()]

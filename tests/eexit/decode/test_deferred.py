@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from axes import EXITABLE, control
 from ran import run_alone
 from references import decoder_of, packed_decoder_of
-from rows import PROMPTS, assert_as_reference, assert_scored_alike, generate
+from rows import MY_EXITS, PROMPTS, assert_as_reference, assert_scored_alike, generate
 from tiny_models import tiny_model
 from traces import assert_same, spy_on, traces_of
 from transformers import PreTrainedModel
@@ -24,7 +23,6 @@ from eexit.method.rules import Parameter
 from eexit.model.decoders import DecoderPair
 from eexit.plan.configuration import EarlyExit, NoExit
 
-MINE = Path(__file__).parents[2] / "support" / "my_exits.py"
 N_LONG = 96
 LONG_TEXT = DecodingConfig(EXITABLE, N_LONG, frozenset())
 UNOBSERVED = replace(LONG_TEXT, record_full_depth="none")
@@ -62,7 +60,7 @@ def test_their_memory_is_accounted_for_and_a_step_copies_few_of_them(
     monkeypatch: pytest.MonkeyPatch, own_exits: None
 ) -> None:
     """Also where another row's custom mode needs more hidden states."""
-    use_files([str(MINE)])
+    use_files([str(MY_EXITS)])
     decoder = decoder_of(long_llama())
 
     def deferred_bytes(its: DeferredTokens, *_: object) -> int:

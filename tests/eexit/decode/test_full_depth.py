@@ -1,9 +1,6 @@
-"""The full-depth pass: what it records changes no text, and prefixes that slots share run once."""
-
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from eexit.decode.engine import Engine
 from eexit.decode.full_depth import padded
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.method.rules import ORACLES
+from eexit.model.layers import VisitedLayer
 from eexit.plan.configuration import EarlyExit, NoExit
 from eexit.plan.sweep_config import Observe
 from eexit.results.token_columns import recorded
@@ -61,19 +59,8 @@ def test_a_token_is_read_once_for_each_recorded_layer(llama: PreTrainedModel, mo
         assert sum(n_read) == first + (1 + n_layers) * (len(trace.token_id_T) - 1)
 
 
-@pytest.fixture
-def rows_run(llama: PreTrainedModel) -> Iterator[Counter[int]]:
-    """Count the tokens that each layer's feed-forward block is run for."""
-    counts: Counter[int] = Counter()
-
-    def count(layer: int, _: object, given: tuple[Tensor]) -> None:
-        counts[layer] += given[0][..., 0].numel()
-
-    decoder_of(llama)  # which runs the model when it is made
-    handles = [each.mlp.register_forward_pre_hook(partial(count, at)) for at, each in enumerate(llama.model.layers)]
-    yield counts
-    for handle in handles:
-        handle.remove()
+def count_run(layer: VisitedLayer, hidden_BTD: Tensor, *_: object) -> Counter[int]:
+    return Counter({layer.index: hidden_BTD[..., 0].numel()})
 
 
 def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
@@ -82,24 +69,31 @@ def n_seen(traces: Iterable[RequestOutput], n_slots: int) -> int:
     return sum(len(padded(np.arange(n), n_slots)) for n in Counter(map(len, prefixes)).values())
 
 
-def test_an_early_exit_pass_runs_no_layer_beyond_all_exits(llama: PreTrainedModel, rows_run: Counter[int]) -> None:
+def test_an_early_exit_pass_runs_no_layer_beyond_all_exits(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(decoder_of(llama), DECODING)
+    ran = spy_on(monkeypatch, VisitedLayer, "run", count_run)
     for kl_factor, deep_steps in ((0, 0), (1e9, 11)):
-        rows_run.clear()
+        ran.clear()
         requests = [kl_request(PROMPT, "frozen_residual", kl_factor, seed) for seed in range(3)]
-        traces = traces_of(Engine(decoder_of(llama), DECODING).generate(requests))
+        traces = traces_of(engine.generate(requests))
         n_full_depth = len(PROMPT) + n_seen(traces.values(), n_slots=3)
+        of_layer = sum(ran, Counter[int]())
         for layer in range(7):  # all rows run up to the first exitable layer
-            assert rows_run[layer] == n_full_depth + 3 * (deep_steps if layer > 1 else 11)
+            assert of_layer[layer] == n_full_depth + 3 * (deep_steps if layer > 1 else 11)
 
 
 @pytest.mark.parametrize(("n_seeds", "factors"), [(1, [0.5]), (8, [1e9]), (3, [0.0, 0.5, 2.0, 1e9])])
 @pytest.mark.parametrize("n_slots", [64, 3])
 def test_modes_that_leave_the_cache_alone_take_one_pass_over_each_prefix(
-    llama: PreTrainedModel, rows_run: Counter[int], n_seeds: int, factors: list[float], n_slots: int
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, n_seeds: int, factors: list[float], n_slots: int
 ) -> None:
     requests = [kl_request(PROMPT, "unfrozen", k, seed) for seed in range(n_seeds) for k in factors]
-    outcomes = traces_of(Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots)).generate(requests))
+    engine = Engine(decoder_of(llama), replace(DECODING, max_rows=n_slots))
+    ran = spy_on(monkeypatch, VisitedLayer, "run", count_run)
+    outcomes = traces_of(engine.generate(requests))
     at_once = [range(start, min(start + n_slots, len(requests))) for start in range(0, len(requests), n_slots)]
     seen = sum(n_seen((outcomes[index] for index in indices), min(n_slots, len(requests))) for indices in at_once)
-    assert set(rows_run.values()) == {len(PROMPT) * len(at_once) + seen}
+    assert {*sum(ran, Counter[int]()).values()} == {len(PROMPT) * len(at_once) + seen}
     assert n_slots == 3 or len(requests) == 1 or seen < 11 * len(requests), "rows with equal prefixes run once"

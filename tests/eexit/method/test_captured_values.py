@@ -1,5 +1,3 @@
-"""Captured values: equal ones have one description, others another, and a value without a digest is refused by name."""
-
 import functools
 import re
 import subprocess

@@ -1,5 +1,3 @@
-"""Parameters that rules refuse, and thresholds that are just reached."""
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,6 @@ CONTRIBUTING = Path(__file__).parents[3] / "CONTRIBUTING.md"
     ("rule", "parameter", "message"),
     [
         ("kl", float("inf"), "takes a KL factor ≥ 0, as in kl=0.5, got inf"),
-        ("kl", None, "got none"),
         ("agree", 1.0, "has no parameter, got 1"),
         ("confidence", 0.0, "a threshold above 0 and up to 1, as in confidence=0.9, got 0"),
         ("margin", -0.1, "a threshold from 0 to 1, as in margin=0.5, got -0.1"),

@@ -1,21 +1,16 @@
-"""Adapters are merged into a copy that shares what they do not change; those of other models are refused."""
-
 import copy
-import json
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from byte_model import save_byte_model, sweep_of
-from card import Card, card_of
+from byte_model import configuring, losing, save_byte_model, sweep_of
+from card import Card
 from peft import PeftModel
 from references import save_adapter
-from safetensors.torch import load_file, save_file
 from tiny_models import tiny_model
 from transformers import LlamaForCausalLM, PreTrainedModel
 
@@ -98,19 +93,9 @@ def test_a_sweep_with_a_student(tmp_path: Path) -> None:
     assert memory - memory_of_base == 4 * n_layers * n_modules * width**2
 
 
-def lose_a_layer(folder: Path) -> None:
-    weights = load_file(folder / WEIGHTS)
-    save_file({name: value for name, value in weights.items() if ".layers.6." not in name}, folder / WEIGHTS)
-
-
 def replace_by_a_shallower_model(folder: Path) -> None:
     (folder / CONFIG).unlink()
     tiny_model("llama", num_hidden_layers=6).save_pretrained(folder)
-
-
-def change_the_rank(folder: Path) -> None:
-    config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | {"r": 8}))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +106,9 @@ def change_the_rank(folder: Path) -> None:
         (lambda folder: (folder / WEIGHTS).unlink(), "has no adapter_model.safetensors: give a folder that peft has"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "can't be used with this model: .*header"),
         (lambda folder: (folder / CONFIG).write_text("{"), "can't be used with this model: "),
-        (lose_a_layer, r"is of another model: .*layers\.6.* fits none of its weights"),
+        (losing(".layers.6.", WEIGHTS), r"is of another model: .*layers\.6.* fits none of its weights"),
         (lambda folder: save_adapter(tiny_model("gpt2"), folder), "can't be used with this model: Target modules"),
-        (change_the_rank, "can't be used with this model: .*size mismatch"),
+        (configuring(CONFIG, r=8), "can't be used with this model: .*size mismatch"),
     ],
 )
 def test_what_is_no_adapter_of_the_model_is_refused_in_a_line(
@@ -146,7 +131,7 @@ def test_a_fine_tuned_model_is_a_student_with_weights_of_its_own(llama: PreTrain
 def test_peft_and_one_card_are_needed(llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_adapter(llama, tmp_path)
     with Card() as card, pytest.raises(UsageError, match=r"merged into .* are on privateuseone:0, privateuse"):
-        merged(card.take(llama, partial(card_of, llama)), folder)
+        merged(card.take(llama, spread=True), folder)
     monkeypatch.setitem(sys.modules, "peft", None)
     for use in (merged, own_weights):
         with pytest.raises(UsageError, match=r"is peft's.* pip install 'eexit\[student\]'$"):

@@ -1,5 +1,3 @@
-"""Models with quantised weights run like any other, and impossible uses are refused."""
-
 import subprocess
 import sys
 from collections.abc import Callable

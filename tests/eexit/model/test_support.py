@@ -1,5 +1,3 @@
-"""Models that can't be run with exits are refused by `Decoder`, in a line with the reason."""
-
 import copy
 import re
 from collections.abc import Callable
@@ -12,7 +10,7 @@ import torch
 import transformers as tf
 from accelerate import dispatch_model
 from byte_model import sweep_of
-from card import Card, card_of
+from card import Card
 from peft import LoraConfig, get_peft_model
 from tiny_models import SIZES, shallow_model
 from torch import Tensor, nn
@@ -127,13 +125,13 @@ def test_what_has_been_done_can_be_undone() -> None:
 def test_a_model_offloaded_in_part_or_with_a_layer_on_two_devices(llama: PreTrainedModel, tmp_path: Path) -> None:
     offloaded = "is offloaded to the CPU's memory or to disk, and other weights are on"
     with Card() as card:
-        model = card.take(llama, partial(card_of, llama))
+        model = card.take(llama, spread=True)
         model.model.layers[3].to_empty(device="meta")
         assert f"{offloaded} privateuseone:0, privateuseone:1: load it onto as many devices" in refusal_of(model)
         model = card.take(llama)
         model.lm_head = nn.Linear(32, 97, bias=False)
         assert "lm_head.weight is in the CPU's memory, and other weights are on privateuseone:0: " in refusal_of(model)
-        model = card.take(llama, partial(card_of, llama))
+        model = card.take(llama, spread=True)
         model.model.layers[3].mlp = model.model.layers[0].mlp
         assert "layer 3 is on privateuseone:0 and privateuseone:1: give a device_map" in refusal_of(model)
     on_disk = dispatch_model(copy.deepcopy(llama), {"": "cpu", "model.layers.3": "disk"}, offload_dir=str(tmp_path))

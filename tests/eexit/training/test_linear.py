@@ -1,5 +1,3 @@
-"""`linear`: where the map is known in closed form, it is found."""
-
 import copy
 
 import pytest

@@ -59,12 +59,7 @@ def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decodi
 
 def recorded(decoder: Decoder, decoding: DecodingConfig, full: Any, token: int, drafted: bool) -> dict[str, Any]:
     """What is recorded of a token that full depth says."""
-    logits, exit_logits = full.logits[0, -1], read_exits(decoder, decoding, full)
-    return {
-        "token_id_T": token,
-        "exit_layer_T": decoder.n_layers - 1,
-        "drafted_T": drafted,
-        "exit_prob_TX": [*[0.0] * len(exit_logits), 1.0],
-        "exit_score_TE": [np.nan] * len(exit_logits),
-        **said(token, exit_logits, logits, logits, decoding.record_top_k),
-    }
+    logits, exits = full.logits[0, -1], read_exits(decoder, decoding, full)
+    at_the_end = {"exit_prob_TX": [*[0.0] * len(exits), 1.0], "exit_score_TE": [np.nan] * len(exits)}
+    of_token = said(token, exits, logits, logits, decoding.record_top_k, drafted)
+    return of_token | at_the_end | {"exit_layer_T": decoder.n_layers - 1}

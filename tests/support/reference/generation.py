@@ -116,16 +116,8 @@ def generate_one(
         u = torch.tensor([u_token[position]], device=model.device)
         picked = pick_tokens(logits[None], decoding.temperature, decoding.top_p, u)
         token = forced[position] if forced else int(picked)
-        steps.append(
-            {
-                "token_id_T": token,
-                "exit_layer_T": exit_layer,
-                "drafted_T": False,
-                "exit_prob_TX": probabilities,
-                "exit_score_TE": evidence,
-                **said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k),
-            }
-        )
+        exit = {"exit_layer_T": exit_layer, "exit_prob_TX": probabilities, "exit_score_TE": evidence}
+        steps.append(exit | said(token, teacher.exit_logits, teacher.final_logits, logits, decoding.record_top_k))
         if token in decoding.eos_token_ids:
             finish_reason = EOS
             break
@@ -192,11 +184,8 @@ def run_student(row: ReferenceRow, inputs: Tensor, student: "ExitKVCache", exit_
     """Run a token that exits after this layer, and leaves to deeper ones what the mode says; return its logits (V,)."""
     decoder, mode = row.own_decoder, MODES.get(row.configuration.mode)
     handles = handing_on_after(decoder.layers, exit_layer if row.fill in LEAVE else decoder.n_layers - 1)
-    if mode and mode.needs_kv_maps:
-        assert row.decoding.kv_maps
-        handles += mapping_after(decoder, row.decoding.kv_maps, exit_layer)
-    elif mode and mode.fill in ("hidden", "kv"):
-        handles += saying_after(decoder, mode, exit_layer)
+    if mode and mode.fill in ("hidden", "kv", "maps"):
+        handles += filling_after(decoder, mode, row.decoding.kv_maps if mode.fill == "maps" else None, exit_layer)
     with removing(handles):
         own = run(row.own_model, decoder, inputs, student)
     if row.fill in LEAVE:
@@ -249,13 +238,16 @@ def read_exits(decoder: Decoder, decoding: DecodingConfig, output: Any) -> list[
 
 
 def said(
-    token: int, exit_logits: list[Tensor], final_logits: Tensor, logits: Tensor, record_top_k: int
-) -> dict[str, Any]:
-    """What is recorded of the distributions: those of the full-depth pass, and the one the token was read from."""
+    token: int, exit_logits: list[Tensor], final_logits: Tensor, logits: Tensor, record_top_k: int,
+    drafted: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """What is recorded of a token and the distributions: those of the full-depth pass, and the one it was read from."""
     log_p, exit_log_p = final_logits.float().log_softmax(-1), logits.float().log_softmax(-1)
     tops = [layer.float().softmax(-1).topk(record_top_k) for layer in (*exit_logits, final_logits)]
     exit_top = exit_log_p.exp().topk(record_top_k)
     return {
+        "token_id_T": token,
+        "drafted_T": drafted,
         "kl_TE": [kl_divergence(final_logits, each) for each in exit_logits],
         "jsd_TE": [js_divergence(final_logits, each) for each in exit_logits],
         "logprob_T": float(log_p[token]),
@@ -305,7 +297,7 @@ def leave_nothing(student: ExitKVCache, exit_layer: int) -> None:
 
 LEAVE: dict[str, Callable[[ExitKVCache, int], None]] = {
     # Keys and values past the exit are there already: `handing_on_after` had them made from the stream at the exit,
-    # `saying_after` as the mode's function says, and `mapping_after` by the maps.
+    # `filling_after` as the mode's function says, or by the maps.
     **dict.fromkeys(("hidden at the exit", "hidden", "kv", "maps"), lambda student, exit_layer: None),
     "copy": leave_cache_frozen,
     "none": leave_nothing,
@@ -350,54 +342,40 @@ def handing_on_after(layers: list[nn.Module], exit_layer: int) -> list[Any]:
     return [layer.register_forward_hook(hand_on) for layer in layers[exit_layer + 1 :]]
 
 
-def mapping_after(decoder: Decoder, maps: KVMaps, exit_layer: int) -> list[Any]:
-    """Hooks by which layers past the exit, but the next one, make keys and values by the maps of this exit."""
-    at_exit: list[Tensor] = []  # the stream there
+def filling_after(decoder: Decoder, mode: Mode, maps: KVMaps | None, exit_layer: int) -> list[Any]:
+    """Hooks by which layers past the exit make keys and values as the mode's function says, or by this exit's maps.
 
-    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        at_exit[:] = [args[0]]
-
-    def enter(of_stream: LinearMap) -> Callable[..., Any]:
-        return lambda _, args: (at_exit[0] + mapped(of_stream, at_exit[0]), *args[1:])
-
-    def make(keys_or_values: LinearMap) -> Callable[..., Any]:
-        return lambda _, args, __: mapped(keys_or_values, args[0])
-
-    handles: list[Any] = [each.register_forward_pre_hook(note) for each in decoder.layers[exit_layer + 1 :][:1]]
-    for layer in range(exit_layer + 2, len(decoder.layers)):
-        of_layer, module = maps.of_layers[exit_layer, layer], decoder.layers[layer]
-        if maps.form == STREAMS:
-            handles.append(module.register_forward_pre_hook(enter(of_layer[0])))
-            continue
-        for path, each in zip(decoder.for_keys[layer].projections or (), of_layer, strict=True):
-            handles.append(module.get_submodule(path).register_forward_hook(make(each)))
-    return handles
-
-
-def saying_after(decoder: Decoder, state: Mode, exit_layer: int) -> list[Any]:
-    """Hooks by which layers past the exit make keys and values of what the state's function says."""
-    seen: dict[str, Tensor] = {}  # the streams that it may look at, (1, W)
+    Maps are of layers past the next one.
+    """
+    seen: dict[str, Tensor] = {}  # the streams that the function may look at, (1, W)
 
     def note(name: str) -> Callable[..., None]:
         return lambda _, args: seen.update({name: args[0][0]})
 
     def said(index: int, **projections: Any) -> Any:
         layer = torch.tensor([exit_layer])
-        kept = {name: seen[name] for name in state.needs}
-        return state.function(ExitContext(layer, seen["hidden"], kept), SkippedLayer(index, **projections))
+        kept = {name: seen[name] for name in mode.needs}
+        return mode.function(ExitContext(layer, seen["hidden"], kept), SkippedLayer(index, **projections))
 
     def enter(index: int) -> Callable[..., Any]:
+        if maps:
+            [change] = maps.of_layers[exit_layer, index]
+            return lambda _, args: ((seen["hidden"] + mapped(change, seen["hidden"]))[None], *args[1:])
         return lambda _, args: (said(index)[None], *args[1:])
 
     def make(index: int, part: int) -> Callable[..., Any]:
+        if maps:
+            change = maps.of_layers[exit_layer, index][part]
+            return lambda _, args, __: mapped(change, args[0])
         key, value = decoder.for_keys[index].own_projections
         return lambda _, args, __: said(index, key=key.forward, value=value.forward, kv_input=args[0][0])[part][None]
 
     handles = list[Any]()
     for name, index in {"embedding": 0, "hidden_in": exit_layer, "hidden": exit_layer + 1}.items():
         handles += [each.register_forward_pre_hook(note(name)) for each in decoder.layers[index:][:1]]
-    for index in range(exit_layer + 1, decoder.n_layers):
-        if state.fill == "hidden":
+    streams_enter = maps.form == STREAMS if maps else mode.fill == "hidden"
+    for index in range(exit_layer + (2 if maps else 1), decoder.n_layers):
+        if streams_enter:
             handles.append(decoder.layers[index].register_forward_pre_hook(enter(index)))
             continue
         for part, module in enumerate(decoder.for_keys[index].own_projections):

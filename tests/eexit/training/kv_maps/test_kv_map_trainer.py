@@ -1,5 +1,3 @@
-"""`state`: what its maps are worth is what a plain loop finds."""
-
 from dataclasses import replace
 
 import numpy as np

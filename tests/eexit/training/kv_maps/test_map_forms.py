@@ -1,5 +1,3 @@
-"""Both forms of KV maps find what is known: a linear dependence, and layers between that change nothing."""
-
 import copy
 
 import pytest

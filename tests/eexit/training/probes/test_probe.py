@@ -1,5 +1,3 @@
-"""`probe`: what can be known of the KL is found, and the tables say how well."""
-
 import pytest
 import torch
 from trained import LAYERS, frozen_llama, learned, setup_of, summed
