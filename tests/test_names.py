@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from defined_names import WORD, code, comments, docstrings, resolves, vocabulary
-from house import ROOMS, ROOT, modules, tree
+from house import DOCUMENTS, ROOMS, ROOT, modules, tree
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))
 # A file by its name; something with a slash, which is a path or a configuration's key; names with dots; calls.
 FENCED = re.compile(r"```.*?```", re.DOTALL)
 FILE = re.compile(r"(?<![\w./<-])[\w-]+\.(?:py|js|css|html|c|h|md|toml|yaml|sh|svg)\b")
