@@ -54,7 +54,6 @@ def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
 def test_failed_runs_are_error_rows_and_events_and_others_are_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, prompts: list[str], rows: int
 ) -> None:
-    """Also many bad prompts in a row, and prompts that kill their process."""
     config = sweep_of(tmp_path, *prompts, modes=["normal"])
     with caplog.at_level(logging.INFO, logger="eexit"):
         tally = drive(config, tmp_path / "out", rows=rows)

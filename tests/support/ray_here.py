@@ -31,10 +31,6 @@ from cluster.studies import actors
 DIED = "The actor died.\nThe actor is dead because its worker process has died."
 
 
-class Ended(BaseException):
-    """End of an actor's process."""
-
-
 class ActorCall(Future[Any]):
     """A call of an actor, and the reference to its answer; calls `aside` do not wait for others."""
 
@@ -79,7 +75,7 @@ class Actor:
         try:
             self.made = self.made or self.make()
             call.set_result(copied(getattr(self.made, call.method)(*call.arguments)))
-        except Ended:
+        except SystemExit:
             self.calls.appendleft(call)
             self.end()
         except Exception as error:
@@ -154,10 +150,6 @@ def copied(whole: Any) -> Any:
     return cloudpickle.loads(cloudpickle.dumps(whole))
 
 
-def end_process(code: int) -> None:
-    raise Ended
-
-
 @contextmanager
 def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Iterator[RayHere]:
     """Replace Ray's functions by this module's within the context."""
@@ -169,7 +161,7 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": here.cpus})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": here.free})
     monkeypatch.setattr(ray, "get_gpu_ids", list)
-    monkeypatch.setattr(os, "_exit", end_process)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_POLLS", 0.001)
     monkeypatch.setattr(actors, "placement_group", here.placement_group)
     monkeypatch.setattr(actors, "remove_placement_group", lambda group: None)

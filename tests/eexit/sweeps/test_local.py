@@ -34,7 +34,6 @@ def kernel(model: str) -> Iterator[NotebookClient]:
 
 
 def shown(kernel: NotebookClient, code: str) -> Any:
-    """Run a cell; return its outputs."""
     cell = nbformat.v4.new_code_cell(code)  # type: ignore[no-untyped-call]
     return kernel.execute_cell(cell, 0).outputs
 

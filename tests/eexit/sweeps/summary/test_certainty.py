@@ -32,13 +32,11 @@ def recorded(texts: Mapping[str, Sequence[Predictions]]) -> list[pa.RecordBatch]
 
 
 def of_prompts(texts: Mapping[str, Sequence[Predictions]]) -> pd.DataFrame:
-    """The table of one run a prompt."""
     ids = {run_id: run_id for run_id in texts}
     return confidence_by_depth(recorded(texts), ids, LAYERS, {}, ids)
 
 
 def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
-    """A column's values for a kind of prompts, by layer."""
     return [float(value) for value in found.loc[found["kind"] == kind, name]]
 
 
