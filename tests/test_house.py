@@ -1,4 +1,4 @@
-"""Conventions of the repository: imports between packages, and file trees in READMEs."""
+"""Conventions of the repository: imports between packages, file trees in READMEs, and the places of tests."""
 
 import ast
 import re
@@ -47,13 +47,8 @@ def test_what_stands_in_a_folder_does_not_import_in_a_circle(folder: str) -> Non
 
 
 def test_imports_go_one_way() -> None:
-    back = [
-        f"{module} imports {name}"
-        for module, names in imports().items()
-        for name in names
-        if floor(name) > floor(module)
-    ]
-    assert back == []
+    pairs = [(module, name) for module, names in imports().items() for name in names]
+    assert [f"{module} imports {name}" for module, name in pairs if floor(name) > floor(module)] == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -87,28 +82,45 @@ def test_the_tree_of_a_room_is_true(room: str) -> None:
         folders = [*folders[: len(indent) // 2], name]
         listed.add("".join(folders))
     files = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".c", ".h")}
-    assert listed == {path.as_posix() for path in files if path.name != "__init__.py"} | {
-        f"{path.parent.as_posix()}/" for path in files
-    } | {f"{room}/"}
+    folders_there = {f"{path.parent.as_posix()}/" for path in files} | {f"{room}/"}
+    assert listed == folders_there | {path.as_posix() for path in files if path.name != "__init__.py"}
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    classes = Counter(
-        node.name
-        for path in modules().values()
-        for node in tree(path).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-    assert [name for name, count in classes.items() if count > 1] == []
+    classes = [node for path in modules().values() for node in tree(path).body if isinstance(node, ast.ClassDef)]
+    names = Counter(node.name for node in classes if not node.name.startswith("_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_quick_tests_are_there() -> None:
     """A renamed file or test would otherwise drop out of `pytest -m quick` unnoticed."""
     for file, beginnings in QUICK.items():
-        tests = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+        tests = re.findall(r"^def (test_\w+)", (TESTS / file).read_text(), re.MULTILINE)
         for beginning in beginnings:
             function, bracket, _ = beginning.partition("[")
             assert any(test == function if bracket else test.startswith(function) for test in tests), (file, beginning)
+
+
+TESTS = ROOT / "tests"
+# Of more than one module: what holds wherever runs are made, kept or shown, and what is no module.
+CROSS_CUTTING = {
+    "eexit/test_cards.py", "eexit/test_invariants.py",
+    "eexit/results/store/test_s3.py", "cluster/test_chaos.py", "cluster/test_faults.py",
+    "cluster/console/test_secrets.py", "cluster/deploy/test_definitions.py", "jobs/test_command.py",
+    "jobs/test_dtypes.py", "jobs/test_printed_lines.py", "jobs/test_readme.py", "jobs/test_submit.py",
+    "jobs/test_trust.py", "jobs/files/test_results.py", "jobs/sweeps/prompts/test_study.py",
+    "reports/test_sample.py",
+    "reports/sections/test_sentences.py", "reports/template/test_every_page.py", "reports/template/test_javascript.py",
+}  # fmt: skip
+
+
+def test_a_test_file_stands_where_its_module_does() -> None:
+    files = {path.relative_to(TESTS).as_posix() for room in ROOMS for path in (TESTS / room).rglob("test_*.py")}
+    assert files >= CROSS_CUTTING
+    beside = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.js")}
+    subjects = {file: file.removesuffix(".py").replace("/test_", "/") for file in files - CROSS_CUTTING}
+    lost = [file for file, of in subjects.items() if of.replace("/", ".") not in modules() and f"{of}.js" not in beside]
+    assert sorted(lost) == []
 
 
 WRITES = re.compile(

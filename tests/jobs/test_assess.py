@@ -39,9 +39,7 @@ from jobs.assess import main
         ("--out results/mine", "--out results/mine is relative, and this job's working directory is a copy"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
-) -> None:
+def test_bad_input_ends_with_one_line_alone(tmp_path: Path, monkeypatch: Any, arguments: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     few: list[dict[str, Any]] = [{"prompt": each.prompt, "answer": each.answer} for each in draw_prompts(20, 0)]
     for name, prompts in {"few": few, "more": [{"prompt": f"word {number}"} for number in range(60)]}.items():

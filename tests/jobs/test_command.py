@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import here, refusal
@@ -56,9 +57,7 @@ def ended(arguments: list[str]) -> int:
     return int(str(raised.value.code or 0))
 
 
-def test_it_lists_every_script_with_its_first_line_and_an_unknown_command_is_one_line_with_the_nearest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_lists_every_script_and_tells_the_nearest_of_an_unknown_one(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     done = here(ended)
     assert (done.returncode, done.stdout) == (0, here(ended, "--help").stdout)

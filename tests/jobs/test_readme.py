@@ -100,9 +100,7 @@ def test_every_block_is_run_and_every_exception_is_one_of_a_printed_line() -> No
 
 @pytest.mark.usefixtures("own_exits")
 @pytest.mark.parametrize("auto", ["float32", "bfloat16"])
-def test_the_blocks_run_as_printed_one_after_the_other(
-    tmp_path: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, auto: str
-) -> None:
+def test_the_blocks_run_as_printed_in_order(tmp_path: Path, ray_here: RayHere, monkeypatch: Any, auto: str) -> None:
     """On a machine that multiplies bfloat16 itself, as GPUs do, and on one that doesn't."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())

@@ -212,10 +212,8 @@ def test_where_nothing_ran_nothing_is_left(environment: Environment, tiny: Path,
 @WORK_FOR_MINUTES
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_it_whatever_signals_follow_and_a_second_sweep_is_refused(
-    at_work: Process, command: list[str], tmp_path: Path
-) -> None:
-    """Nothing listens beyond this machine."""
+def test_ctrl_c_ends_it_whatever_signals_follow(at_work: Process, command: list[str], tmp_path: Path) -> None:
+    """Before, a second sweep is refused, and nothing listens beyond this machine."""
 
     def tell() -> None:  # not by SIGTERM, whose handler Ray removes for a moment when it ends
         at_work.send_signal(signal.SIGINT)

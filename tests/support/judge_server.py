@@ -90,11 +90,8 @@ def judging(**how: Any) -> Iterator[Judge]:
 
         def log_message(self, *args: object) -> None: ...
 
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Clients that have given up are no error here."""
-
-    with Server(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as pool:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as pool:
+        vars(server)["handle_error"] = lambda *_: None  # clients that have given up are no error here
         judge.url = f"http://127.0.0.1:{server.server_port}/v1"
         pool.submit(server.serve_forever, poll_interval=0.01)
         try:

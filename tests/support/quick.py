@@ -24,7 +24,7 @@ WHOLE: Final = {
     "reports/sections": "contrasts drafts learned_exits overview verdict",
     "reports/page": "build pack_tokens",
     "reports/read": "committed_runs sweep",
-    ".": "house mirror",
+    ".": "house",
 }
 # Other file → beginnings of the names of its quick tests, without `test_`.
 PARTLY: Final = {

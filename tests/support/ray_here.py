@@ -39,6 +39,9 @@ class ActorCall(Future[Any]):
         self.actor, self.method, self.arguments, self.aside = actor, method, arguments, aside
 
 
+Calls = list[ActorCall]
+
+
 @dataclass(eq=False)
 class Actor:
     """An actor, and the driver's handle of it. It comes up once there are CPUs for it, and does its calls in order."""
@@ -108,9 +111,7 @@ class RayHere:
 
         return SimpleNamespace(options=partial(self.remote, *of), remote=start)
 
-    def wait(
-        self, calls: Sequence[ActorCall], num_returns: int = 1, timeout: float | None = None
-    ) -> tuple[list[ActorCall], list[ActorCall]]:
+    def wait(self, calls: Calls, num_returns: int = 1, timeout: float | None = None) -> tuple[Calls, Calls]:
         """Let each actor do one call if none of these is answered yet; return answered and other calls."""
         for call in calls:
             if call.aside and not call.done() and call.actor.comes_up():

@@ -15,6 +15,7 @@ from commands import InterruptedWhen, flip_a_bit, full_disk, here, left, success
 from scripted_study import TABLE, land_nothing, main, marked
 from sweeping import running, wait_for
 
+from cluster.signals import SIGNALS
 from eexit.errors import SweepStopped, UsageError
 from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store import lease
@@ -85,13 +86,7 @@ def test_a_study_that_times_refuses_what_is_in_use_and_others_do_not(out: Path) 
     assert units(out) == sorted(2 * twice(2))
 
 
-@pytest.mark.parametrize(
-    ("how", "by"),
-    [
-        *product(HOW, [signal.SIGKILL]),
-        *product(["here", "lasting+actor"], [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]),
-    ],
-)
+@pytest.mark.parametrize(("how", "by"), [*product(HOW, [signal.SIGKILL]), *product(HOW[::3], SIGNALS)])
 @pytest.mark.slow
 def test_a_signal_leaves_whole_units_and_ends_it_in_one_line(out: Path, how: str, by: signal.Signals) -> None:
     is_killed, path = by is signal.SIGKILL, os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
