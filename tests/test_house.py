@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 from house import DOCUMENTS, ROOMS, ROOT, imports, modules, named, strings, tree
-from quick import QUICK
+from quick import QUICK, TESTS
 
 # Later entries may import earlier ones, never the other way round.
 FLOORS = (
@@ -101,7 +101,6 @@ def test_quick_tests_are_there() -> None:
             assert any(test == function if bracket else test.startswith(function) for test in tests), (file, beginning)
 
 
-TESTS = ROOT / "tests"
 # Of more than one module: what holds wherever runs are made, kept or shown, and what is no module.
 CROSS_CUTTING = {
     "eexit/test_cards.py", "eexit/test_invariants.py",
