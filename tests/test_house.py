@@ -1,4 +1,4 @@
-"""Conventions of the repository: imports between packages, and file trees in READMEs."""
+"""Conventions of the repository: imports between packages, file trees in READMEs, and the places of tests."""
 
 import ast
 import re
@@ -8,8 +8,8 @@ from collections import Counter
 from graphlib import TopologicalSorter
 
 import pytest
-from house import ROOMS, ROOT, imports, modules, named, strings, tree
-from quick import QUICK
+from house import DOCUMENTS, ROOMS, ROOT, imports, modules, named, strings, tree
+from quick import QUICK, TESTS
 
 # Later entries may import earlier ones, never the other way round.
 FLOORS = (
@@ -31,14 +31,9 @@ def floor(module: str) -> int:
     return next(FLOORS.index(name) for n in (2, 1) if (name := ".".join(parts[:n])) in FLOORS)
 
 
-def test_no_import_runs_in_a_circle() -> None:
-    order = list(TopologicalSorter(imports()).static_order())  # raises CycleError, naming the circle
-    assert set(order) == set(modules())
-
-
 @pytest.mark.parametrize("folder", sorted({"", *(module.rpartition(".")[0] for module in modules())}))
 def test_what_stands_in_a_folder_does_not_import_in_a_circle(folder: str) -> None:
-    """Modules, and folders as a whole, can be read without whatever imports them."""
+    """Any circle of modules is one of entries of the innermost folder that has all of them."""
 
     def entry(module: str) -> str:
         return module.removeprefix(folder).lstrip(".").partition(".")[0]
@@ -52,13 +47,8 @@ def test_what_stands_in_a_folder_does_not_import_in_a_circle(folder: str) -> Non
 
 
 def test_imports_go_one_way() -> None:
-    back = [
-        f"{module} imports {name}"
-        for module, names in imports().items()
-        for name in names
-        if floor(name) > floor(module)
-    ]
-    assert back == []
+    pairs = [(module, name) for module, names in imports().items() for name in names]
+    assert [f"{module} imports {name}" for module, name in pairs if floor(name) > floor(module)] == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -92,37 +82,44 @@ def test_the_tree_of_a_room_is_true(room: str) -> None:
         folders = [*folders[: len(indent) // 2], name]
         listed.add("".join(folders))
     files = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".c", ".h")}
-    assert listed == {path.as_posix() for path in files if path.name != "__init__.py"} | {
-        f"{path.parent.as_posix()}/" for path in files
-    } | {f"{room}/"}
-
-
-def test_the_readme_snippet_is_the_tested_one() -> None:
-    snippet = (ROOT / "eexit" / "README.md").read_text().split("## One generation at a time")[1].split("```")[1]
-    tested = (ROOT / "tests/eexit/custom_generate/test_original.py").read_text()
-    for statement in ast.parse(snippet.removeprefix("python\n")).body[1:]:
-        assert ast.unparse(statement) in "\n".join(
-            ast.unparse(node) for node in ast.walk(ast.parse(tested)) if isinstance(node, ast.stmt)
-        )
+    folders_there = {f"{path.parent.as_posix()}/" for path in files} | {f"{room}/"}
+    assert listed == folders_there | {path.as_posix() for path in files if path.name != "__init__.py"}
 
 
 def test_no_two_classes_have_the_same_name() -> None:
-    classes = Counter(
-        node.name
-        for path in modules().values()
-        for node in tree(path).body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
-    assert [name for name, count in classes.items() if count > 1] == []
+    classes = [node for path in modules().values() for node in tree(path).body if isinstance(node, ast.ClassDef)]
+    names = Counter(node.name for node in classes if not node.name.startswith("_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_quick_tests_are_there() -> None:
     """A renamed file or test would otherwise drop out of `pytest -m quick` unnoticed."""
     for file, beginnings in QUICK.items():
-        tests = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+        tests = re.findall(r"^def (test_\w+)", (TESTS / file).read_text(), re.MULTILINE)
         for beginning in beginnings:
             function, bracket, _ = beginning.partition("[")
             assert any(test == function if bracket else test.startswith(function) for test in tests), (file, beginning)
+
+
+# Of more than one module: what holds wherever runs are made, kept or shown, and what is no module.
+CROSS_CUTTING = {
+    "eexit/test_cards.py", "eexit/test_invariants.py",
+    "eexit/results/store/test_s3.py", "cluster/test_chaos.py", "cluster/test_faults.py",
+    "cluster/console/test_secrets.py", "cluster/deploy/test_definitions.py", "jobs/test_command.py",
+    "jobs/test_dtypes.py", "jobs/test_printed_lines.py", "jobs/test_readme.py", "jobs/test_submit.py",
+    "jobs/test_trust.py", "jobs/files/test_results.py", "jobs/sweeps/prompts/test_study.py",
+    "reports/test_sample.py",
+    "reports/sections/test_sentences.py", "reports/template/test_every_page.py", "reports/template/test_javascript.py",
+}  # fmt: skip
+
+
+def test_a_test_file_stands_where_its_module_does() -> None:
+    files = {path.relative_to(TESTS).as_posix() for room in ROOMS for path in (TESTS / room).rglob("test_*.py")}
+    assert files >= CROSS_CUTTING
+    beside = {path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.js")}
+    subjects = {file: file.removesuffix(".py").replace("/test_", "/") for file in files - CROSS_CUTTING}
+    lost = [file for file, of in subjects.items() if of.replace("/", ".") not in modules() and f"{of}.js" not in beside]
+    assert sorted(lost) == []
 
 
 WRITES = re.compile(
@@ -152,9 +149,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in (
-        ROOT / name for name in ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))
-    ):
+    for document in map(ROOT.joinpath, DOCUMENTS):
         for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
             name, _, anchor = link.partition("#")
             if "://" not in link:

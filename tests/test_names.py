@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from defined_names import WORD, code, comments, docstrings, resolves, vocabulary
-from house import ROOMS, ROOT, modules, tree
+from house import DOCUMENTS, ROOMS, ROOT, modules, tree
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))
 # A file by its name; something with a slash, which is a path or a configuration's key; names with dots; calls.
 FENCED = re.compile(r"```.*?```", re.DOTALL)
 FILE = re.compile(r"(?<![\w./<-])[\w-]+\.(?:py|js|css|html|c|h|md|toml|yaml|sh|svg)\b")
@@ -20,10 +19,7 @@ DOTTED = re.compile(r"(?<![\w./-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w/-])")
 CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\(")
 DATA = re.compile(r"[\w-]+\.(?:json|jsonl|parquet|safetensors)")
 # Files that only a reader has, and names from other people's code.
-THEIRS = {
-    "WSR", "before.json", "hf", "inv_freq", "lm_eval", "max_time", "mine.py", "mine.toml", "nohup", "npm", "ray_",
-    "register_module_forward_hook", "return_dict_in_generate", "simple_evaluate",
-}  # fmt: skip
+THEIRS = {"WSR", "hf", "mine.py", "nohup", "npm", "ray_", "simple_evaluate"}
 
 
 def is_there(path: str, folder: Path) -> bool:

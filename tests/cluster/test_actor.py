@@ -1,14 +1,20 @@
-"""Metrics of a sweep on the node's Prometheus endpoint."""
+"""Actors as processes: metrics on the node's Prometheus endpoint, and what becomes of runs whose actor dies."""
 
 import io
+import os
 import re
+import signal
+import threading
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import ray
-from driving import drive, wait_until
+from driving import actor_pids, alone, assert_complete, drive, wait_until
 from scripted import TOKENS_PER_RUN, sweep_of
+
+from eexit.results.store.commit import RunCounts
 
 
 def total(name: str) -> float:
@@ -45,3 +51,27 @@ def test_metrics_appear_on_the_nodes_endpoint_and_runs_are_counted_as_they_end(t
     assert total("ray_eexit_tokens_total") >= 40 * TOKENS_PER_RUN
     assert total("ray_eexit_shard_seconds_count") >= 4
     assert total("ray_eexit_shard_seconds_bucket") > 0
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_invariant_6_every_run_is_there_once_though_actors_die(tmp_path: Path) -> None:
+    config = sweep_of(tmp_path, *["sleep 0.03"] * 36, "die", "sleep 0.03", modes=["normal"])
+    done: Counter[str] = Counter()
+
+    def marks() -> list[str]:
+        return [path.name.split("-")[1] for path in tmp_path.glob("did-*")]
+
+    def kill() -> None:
+        wait_until(lambda: len(marks()) > 3)
+        os.kill(actor_pids(tmp_path)[0], signal.SIGKILL)
+        done.update(marks())
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    tally = drive(config, tmp_path / "out", actors=1)
+    killer.join()
+    assert tally == RunCounts(runs=38, errors=1, tokens=37 * TOKENS_PER_RUN)
+    errors = alone(assert_complete(config, tmp_path / "out"), "die")
+    assert "the process that did it died: The actor is dead because its worker process has died." in errors.error.item()
+    again = Counter(marks())
+    assert any(again[run_id] > n for run_id, n in done.items()), "what was done when it was killed is done again"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from chart_fields import content_of
-from commands import here, refusal
+from commands import refusal, success
 from driving import land_all
 from taken_settings import loaded, run, texts_of
 
@@ -53,12 +53,6 @@ def asked(model: Path, out: Path, *further: str | Path) -> list[str | Path]:
     return ["--model", model, "--prompts", out.parent / "prompts.txt", "--out", out, *given, *further]
 
 
-def run_here(main: Callable[[list[str]], int], *arguments: str | Path) -> str:
-    done = here(main, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture
 def out(tiny: Path, tmp_path: Path, own_exits: Forget) -> Path:
     """A finished sweep; nothing is known any more of the file that it had its custom rules and modes from."""
@@ -73,7 +67,7 @@ def test_actors_run_what_the_driver_was_given_as_a_file_and_as_a_function(tiny: 
     eexit.rule(parameter="probability")(surely)
     grid = ["--rules", "confidence=0.3", "sure=0.3", "surely=0.3", "--modes", "frozen_residual", "as_it_was"]
     actors = ["--actors", "2", "--cpus-per-actor", "1", "--rows-per-shard", "4"]
-    run_here(sweep.main, *asked(tiny, tmp_path / "out", "--use", MINE, *grid, *actors))
+    success(sweep.main, *asked(tiny, tmp_path / "out", "--use", MINE, *grid, *actors))
     tokens = pd.read_parquet(tmp_path / "out" / "tokens").sort_values(["prompt_id", "position"])
     by_key = {key: of[["token_id", "exit_layer"]].values.tolist() for key, of in tokens.groupby("configuration")}
     assert len(by_key) == 6
@@ -141,7 +135,7 @@ def test_a_rule_keeps_its_value(tiny: Path, tmp_path: Path, own_exits: Forget, m
 @pytest.mark.usefixtures("ray_here")
 def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tiny: Path, tmp_path: Path) -> None:
     more = asked(tiny, out, "--rules", "margin=0.3", "--modes", "skip")
-    run_here(sweep.main, *more)
+    success(sweep.main, *more)
     assert len(pd.read_parquet(out / "generations")) == 3 * (7 + 1)
     of_controls = asked(tiny, tmp_path / "other", "--controls-of", str(out), "--modes", "normal")
     commands: list[tuple[Any, ...]] = [
@@ -160,7 +154,7 @@ def test_whoever_goes_on_gives_the_file_for_what_still_has_to_run(out: Path, tin
 def test_a_changed_file_runs_anew_and_earlier_results_stay(out: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "my_exits.py").write_text("# mine\n" + MINE.read_text())
     rules = ("--rules", "sure=0.6", "--modes", "frozen_residual", "--use", tmp_path / "my_exits.py")
-    run_here(sweep.main, *asked(tiny, out, *rules, "--json", tmp_path / "figures.json"))
+    success(sweep.main, *asked(tiny, out, *rules, "--json", tmp_path / "figures.json"))
     digest = digest_of(MINE.read_text())[:6]
     figures = json.loads((tmp_path / "figures.json").read_text())
     keys = {each["configuration"] for each in figures["configurations"]}
@@ -173,16 +167,16 @@ def test_a_changed_file_runs_anew_and_earlier_results_stay(out: Path, tiny: Path
 @pytest.mark.usefixtures("ray_here")
 def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_path: Path, own_exits: Forget) -> None:
     rules, use = ("--rules", "sure=0.2,0.4", "confidence=0.2,0.4"), ("--use", MINE, "--device", "cpu", "--quiet")
-    run_here(replay.main, out, *rules, "--modes", "as_it_was", *use)
+    success(replay.main, out, *rules, "--modes", "as_it_was", *use)
     replayed = pd.read_parquet(out / "replays").set_index("configuration")
     for at in ("0.2", "0.4"):
         ours, theirs = (replayed.loc[f"as_it_was/{rule}/{at}"] for rule in ("sure", "confidence"))
         assert (ours["mean_depth"], ours["macs_executed"]) == (theirs["mean_depth"], theirs["macs_executed"])
     sizes = ["--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4"]
-    run_here(timings.main, out, "--configurations", KEY, *sizes, *use)
+    success(timings.main, out, "--configurations", KEY, *sizes, *use)
     assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}
     home = tmp_path / "home"
-    assert f"use=[{str(MINE)!r}])" in run_here(package.main, out, "--configuration", KEY, "--out", home, *use)
+    assert f"use=[{str(MINE)!r}])" in success(package.main, out, "--configuration", KEY, "--out", home, *use).stdout
     assert "Rule sure is not of eexit: exits where `confidence` does." in (home / "README.md").read_text()
 
     own_exits()
@@ -198,7 +192,7 @@ def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_pat
 
 
 def test_the_report_the_tables_and_a_choice_do_without_the_file(out: Path, tmp_path: Path) -> None:
-    run_here(report.main, out, "--out", tmp_path / "report.html")
+    success(report.main, out, "--out", tmp_path / "report.html")
     told = content_of(tmp_path / "report.html")
     assert told["rules"]["sure"] == {
         "definition": "exits where `confidence` does", "parameter": "probability", "unit": "",

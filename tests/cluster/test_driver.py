@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scripted
@@ -51,10 +52,7 @@ def test_a_manifest_that_is_lost_meanwhile_is_put_back(tmp_path: Path) -> None:
     ("prompts", "rows"),
     [(["one", "raise", "three", "four"], 18), ([*"0123", *["raise"] * 25, "last"], 4), (["die"] * 4 + [*"0123"], 2)],
 )
-def test_failed_runs_are_error_rows_and_events_and_others_are_done(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, prompts: list[str], rows: int
-) -> None:
-    """Also many bad prompts in a row, and prompts that kill their process."""
+def test_failed_runs_are_error_rows_and_events(tmp_path: Path, caplog: Any, prompts: list[str], rows: int) -> None:
     config = sweep_of(tmp_path, *prompts, modes=["normal"])
     with caplog.at_level(logging.INFO, logger="eexit"):
         tally = drive(config, tmp_path / "out", rows=rows)

@@ -70,7 +70,6 @@ def test_what_auto_became_is_recorded_and_a_sweep_goes_on_in_that_alone(tmp_path
 
 
 def test_a_sweep_that_grew_is_the_one_made_at_once(tmp_path: Path) -> None:
-    """By a prompt, by parameters and a rule, by a mode, by a seed and by an exit set; what has landed stays."""
     save_byte_model(tmp_path / "model")
     asked: dict[str, Any] = {
         "modes": ["normal", "unfrozen"], "rules": {"confidence": [0.1]}, "max_new_tokens": 6, "exit_every": 2,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from byte_model import save_exiting_model
-from commands import here, refusal
+from commands import here
 
 from cluster.assessment.prompt_splits import CONFIDENCE, CONFIDENCE_OF_A_SMOKE_RUN, sizes_at, split
 from eexit.errors import UsageError
@@ -36,11 +36,10 @@ from jobs.assess import main
         ("--out s3://bucket/assess", "--out s3://bucket/assess is a URI: give a folder"),
         ("--out few.jsonl", "few.jsonl is a file: give a folder"),
         ("--model tiny --exit-layers 2 --out foreign", "verdict.json is no verdict of this version"),
+        ("--out results/mine", "--out results/mine is relative, and this job's working directory is a copy"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
-) -> None:
+def test_bad_input_ends_with_one_line_alone(tmp_path: Path, monkeypatch: Any, arguments: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     few: list[dict[str, Any]] = [{"prompt": each.prompt, "answer": each.answer} for each in draw_prompts(20, 0)]
     for name, prompts in {"few": few, "more": [{"prompt": f"word {number}"} for number in range(60)]}.items():
@@ -50,16 +49,13 @@ def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     for name in ("assessed/assessment.json", "foreign/verdict.json"):
         Path(name).parent.mkdir()
         Path(name).write_text('{"pays": "me"}')
+    if "mine" in arguments:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://a"}}))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     done = here(main, *arguments.split(), "--dry-run")
     assert done.returncode == 2
     assert re.search(f"(?m)^error: .*{message}", done.stderr)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
-def test_a_relative_out_is_refused_in_a_job_whose_folder_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://a"}}))
-    assert "is relative, and this job's working directory is a copy" in refusal(main, "--out", "results/mine")
 
 
 def test_each_of_several_models_has_a_folder_of_its_own_and_all_are_checked_first(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import here, refusal
@@ -40,7 +41,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_the_packages_and_what_they_read_at_run_time(installed: Path) -> None:
-    """And the `py.typed` markers; not what measures a clone."""
     held = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     files = [path.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()]
     folders = {("reports", "template"), ("jobs", "sweeps")}
@@ -57,9 +57,7 @@ def ended(arguments: list[str]) -> int:
     return int(str(raised.value.code or 0))
 
 
-def test_it_lists_every_script_with_its_first_line_and_an_unknown_command_is_one_line_with_the_nearest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_lists_every_script_and_tells_the_nearest_of_an_unknown_one(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     done = here(ended)
     assert (done.returncode, done.stdout) == (0, here(ended, "--help").stdout)
@@ -102,19 +100,12 @@ def test_the_shell_completes_commands_flags_and_choices(tmp_path: Path) -> None:
         assert sorted(done.stdout.split()) == expected.split(), done.stderr
 
 
-def aside(*lines: str) -> str:
-    """Run lines of Python in a process that imports nothing else, and return their output."""
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_each_command_has_help_and_starts_in_no_time_without_what_only_unix_has(tiny: Path, tmp_path: Path) -> None:
-    """Neither help nor a mistake in a flag imports what takes long; the first command that does is named."""
-    flags = ["sweep", "--dry-run", "--exit-every", "2", "--model", str(tiny), "--out", str(tmp_path / "out")]
-    here(sweep.main, *flags[1:])  # which stores what is found out about the model
-    *parts, plan = aside(
-        "import os, signal, sys",
+    """Help and a mistake in a flag import nothing that takes long, a plan no torch, and a sweep says so before Ray."""
+    flags = ["sweep", "--exit-every", "2", "--model", str(tiny), "--out", str(tmp_path / "out")]
+    here(sweep.main, *flags[1:], "--dry-run")  # which stores what is found out about the model
+    code = (
+        "import os, signal, sys, types",
         "del signal.SIGHUP, os.sched_getaffinity",
         "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios'))",
         "import jobs",
@@ -125,9 +116,15 @@ def test_each_command_has_help_and_starts_in_no_time_without_what_only_unix_has(
         "    except SystemExit: print(end='\\0')",
         f"    assert not [each for each in {TAKE_LONG} if each in sys.modules], name",
         "import reports.page.build",
-        f"sys.exit(jobs.main({flags}) or 'torch' in sys.modules)",
-    ).split("\0")
-    assert "runs            27" in plan
+        f"assert jobs.main({[*flags, '--dry-run']}) == 0 and 'torch' not in sys.modules",
+        "def write(text): print(end=f'\\0{text}', flush=True); os._exit('ray' in sys.modules)",
+        "sys.stderr = types.SimpleNamespace(isatty=lambda: False, write=write)",
+        f"jobs.main({flags})",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(code)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *parts, plan, begun = done.stdout.split("\0")
+    assert ("runs            27" in plan, begun) == (True, "importing Ray")
     for (name, path), said in zip(SCRIPTS.items(), parts, strict=True):
         error, _, text = said.partition("\n")
         assert error.startswith("error: ")
@@ -139,8 +136,6 @@ def test_each_command_has_help_and_starts_in_no_time_without_what_only_unix_has(
 
 
 def test_the_installed_command_runs_from_any_folder(installed: Path, tiny: Path, tmp_path: Path) -> None:
-    """What comes with it is read where it is installed: the demo's TOML, prompts that a TOML names, and templates."""
-
     def called(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(installed), "COLUMNS": "100"}
         line = [sys.executable, "-c", EEXIT, *arguments]

@@ -9,7 +9,7 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import platformdirs
@@ -75,42 +75,32 @@ LEFT_OUT = {
 MINE = "id,prompt,answer\nrome,What is the capital of Italy?,Rome\nsum,How much is 2 + 2?,4\n"
 
 
-class Block(NamedTuple):
-    """Fenced block: where it begins, its language, and its content."""
-
-    where: str
-    language: str
-    text: str
-
-    @property
-    def commands(self) -> list[str]:
-        """The commands of a block of shell, each as it is printed, without what joins them."""
-        lines = [re.sub(r"(^|\s)#.*", "", line) for line in self.text.replace("\\\n", " ").splitlines()]
-        return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
-
-
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [
-    Block(f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
+BLOCKS: list[tuple[str, str, str]] = [  # where each begins, its language, and its content
+    (f"{file.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1], found[2])
     for file, text in zip(FILES, map(Path.read_text, FILES), strict=True)
     for found in FENCED.finditer(text)
 ]
 
 
+def commands_in(block: str) -> list[str]:
+    """Return the commands of a block of shell, each as it is printed, without what joins them."""
+    lines = [re.sub(r"(^|\s)#.*", "", line) for line in block.replace("\\\n", " ").splitlines()]
+    return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
+
+
 def test_every_block_is_run_and_every_exception_is_one_of_a_printed_line() -> None:
-    assert {block.language for block in BLOCKS} == {"sh", "python"}
-    printed = [command for block in BLOCKS if block.language == "sh" for command in block.commands]
+    assert {language for _, language, _ in BLOCKS} == {"sh", "python"}
+    printed = [command for _, language, block in BLOCKS if language == "sh" for command in commands_in(block)]
     assert {*printed} >= LEFT_OUT, "left out, but not printed"
-    assert [text for text in INSTEAD if not any(text in block.text for block in BLOCKS)] == [], "replaced, not printed"
+    assert [text for text in INSTEAD if not any(text in block for *_, block in BLOCKS)] == [], "replaced, not printed"
     assert [words for words in SMALLER if not any(words in each for each in printed)] == [], "made smaller, not printed"
     assert sum(text.count("```") for text in map(Path.read_text, FILES)) % 2 == 0
 
 
 @pytest.mark.usefixtures("own_exits")
 @pytest.mark.parametrize("auto", ["float32", "bfloat16"])
-def test_the_blocks_run_as_printed_one_after_the_other(
-    tmp_path: Path, ray_here: RayHere, monkeypatch: pytest.MonkeyPatch, auto: str
-) -> None:
+def test_the_blocks_run_as_printed_in_order(tmp_path: Path, ray_here: RayHere, monkeypatch: Any, auto: str) -> None:
     """On a machine that multiplies bfloat16 itself, as GPUs do, and on one that doesn't."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(model_inspection, "call_in_subprocess", asked_here())
@@ -119,13 +109,13 @@ def test_the_blocks_run_as_printed_one_after_the_other(
     ray_here.cpus = ray_here.free = 1  # each actor takes the model apart
     names: dict[str, Any] = {}  # that one block of Python leaves for the next
     with judging() as judge:
-        for block in BLOCKS:
-            if block.language == "python":
-                exec(compile(replaced(block.text), block.where, "exec"), names)
+        for where, language, block in BLOCKS:
+            if language == "python":
+                exec(compile(replaced(block), where, "exec"), names)
                 continue
-            for command in block.commands:
+            for command in commands_in(block):
                 if command not in LEFT_OUT:
-                    run(block.where, command, judge.url, monkeypatch)
+                    run(where, command, judge.url, monkeypatch)
     assert judge.asked
     controls = set[str]()
     for results in Path("results").iterdir():
@@ -169,5 +159,5 @@ def as_cloned(tmp_path: Path) -> Path:
         lines = file.read_text().splitlines(keepends=True)
         (prompts / file.name).write_text("".join(lines[:: max(1, len(lines) // N_PROMPTS)]))
     (tmp_path / "clone" / "mine.csv").write_text(MINE)
-    (tmp_path / "clone" / "mine.py").write_text(next(block.text for block in BLOCKS if "@eexit.rule" in block.text))
+    (tmp_path / "clone" / "mine.py").write_text(next(block for *_, block in BLOCKS if "@eexit.rule" in block))
     return tmp_path / "clone"

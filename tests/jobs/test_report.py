@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from chart_fields import content_of
-from commands import full_disk, here, left, refusal
+from commands import full_disk, here, left, refusal, success
 from report_fixtures import MakeSweep
 from synthetic_sweeps import NORMAL_ALONE
 
@@ -19,10 +19,10 @@ def test_the_report_lands_in_the_sweeps_folder_or_where_asked(make_sweep: MakeSw
     assert (folder / "report.html").stat().st_size > 100_000
     original, page = tmp_path / "analysis.json", tmp_path / "deep" / "page.html"
     original.write_text('[{"prompt": "?", "results": []}]')
-    assert here(main, original, "--out", page).returncode == 0
+    success(main, original, "--out", page)
     assert "<title>" in page.read_text(encoding="utf-8")
     for flags in (("--ids", "2"), ("--prompts", "1")):
-        assert here(main, several, "--out", page, *flags).returncode == 0
+        success(main, several, "--out", page, *flags)
         assert len(content_of(page)["prompts"]) == 1
 
 
@@ -41,7 +41,7 @@ def test_on_a_full_disk_an_older_report_stays(make_sweep: MakeSweep, tmp_path: P
     with full_disk(100_000), pytest.raises(OSError, match="File too large"):
         build_report(str(make_sweep(1, NORMAL_ALONE)), out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert here(main, folder, "--out", out).returncode == 0
+    success(main, folder, "--out", out)
     assert left(tmp_path) == ["r.data", "r.html"]
 
 

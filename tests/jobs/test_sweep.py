@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -30,7 +31,7 @@ from eexit.sweeps.summary.sweep_summary import SweepSummary
 from jobs.sweep import finish, of_chains, publish_report
 from reports.page.build import side_folder
 
-Environment = dict[str, str]
+Environment, Finished = dict[str, str], tuple[Path, str]
 Process = subprocess.Popen[str]
 
 
@@ -51,7 +52,7 @@ def test_what_a_large_report_leaves_beside_it_is_published_too(tmp_path: Path) -
     assert left(tmp_path / "out") == ["report.data", "report.data/prompt-0.js", "report.html"]
 
 
-def test_a_sweep_leaves_its_runs_a_report_and_figures_and_prints_its_table(finished: tuple[Path, str]) -> None:
+def test_a_sweep_leaves_its_runs_a_report_and_figures_and_prints_its_table(finished: Finished) -> None:
     folder, said = finished
     generations, tokens = (pd.read_parquet(folder / "out" / table) for table in ("generations", "tokens"))
     failed = generations.status == "error"
@@ -85,18 +86,14 @@ def test_a_sweep_leaves_its_runs_a_report_and_figures_and_prints_its_table(finis
         (None, None, "^$"),
     ],
 )
-def test_chains_that_never_closed_are_told_in_a_line(
-    tmp_path: Path, thinking: tuple[str, str] | None, closed: bool | None, line: str
-) -> None:
+def test_chains_that_never_closed_are_told_in_a_line(tmp_path: Path, thinking: Any, closed: Any, line: str) -> None:
     config = sweep_of("a-model", "one", "two", modes=["normal"], thinking=thinking)
     store = open_store(land_rows(tmp_path / "out", config, lambda run: {"thinking_closed": closed}))
     assert re.search(line, of_chains(store, config))
 
 
 @pytest.mark.parametrize(("n_done", "code", "of_all"), [(2, 0, "1 of 3 runs"), (0, 1, "all 3 runs")])
-def test_of_failed_runs_the_first_reason_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], n_done: int, code: int, of_all: str
-) -> None:
+def test_the_reason_of_failed_runs_is_told(tmp_path: Path, capsys: Any, n_done: int, code: int, of_all: str) -> None:
     config = sweep_of(tmp_path, "one", "two", "three", modes=["normal"], kl_factors=())
     store, runs = open_store(tmp_path / "out"), list(plan_runs(config))
     if n_done:
@@ -110,7 +107,7 @@ def test_of_failed_runs_the_first_reason_is_told(
 
 
 @pytest.mark.usefixtures("no_ray_yet")
-def test_a_cluster_that_is_not_there_costs_no_row(finished: tuple[Path, str], environment: Environment) -> None:
+def test_a_cluster_that_is_not_there_costs_no_row(finished: Finished, environment: Environment) -> None:
     folder, _ = finished
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # nobody listens
@@ -153,9 +150,7 @@ def test_run_again_it_has_nothing_left_to_do(environment: Environment, tiny: Pat
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_what_was_damaged_or_lost_is_done_again(
-    finished: tuple[Path, str], environment: Environment, tmp_path: Path
-) -> None:
+def test_what_was_damaged_or_lost_is_done_again(finished: Finished, environment: Environment, tmp_path: Path) -> None:
     out = shutil.copytree(finished[0] / "out", tmp_path / "out")
     tokens = max((out / "tokens").iterdir(), key=lambda path: path.stat().st_size)
     tokens.write_bytes(tokens.read_bytes()[:-1])
@@ -178,15 +173,17 @@ def test_what_was_damaged_or_lost_is_done_again(
         ("out/report.data/prompt-0.js", [], "prompt-0.js is not a report's file: choose another --out"),
         ("out/tokens/notes/mine.txt", [], "tokens/notes is not one of the sweep's files"),
         ("out/generations", [], "generations is a file where a folder of results should be"),
+        ("job", [], "--out out is relative, and this job's working directory is a copy that Ray removes"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_leaves_all_as_it_was(
     environment: Environment, tiny: Path, tmp_path: Path, name: str, flags: list[str], message: str
 ) -> None:
+    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}})}
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text('{"mine": "<html>"}')
-    before = left(tmp_path)
-    assert message in refused(environment, "--model", tiny, "--out", "out", *flags, cwd=tmp_path)
+    before, in_job = left(tmp_path), environment | (job if name == "job" else {})
+    assert message in refused(in_job, "--model", tiny, "--out", "out", *flags, cwd=tmp_path)
     assert (left(tmp_path), (tmp_path / name).read_text()) == (before, '{"mine": "<html>"}')
 
 
@@ -202,12 +199,6 @@ def test_bad_input_that_is_found_late_ends_ray_too(environment: Environment, tin
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_relative_out_is_refused_where_ray_would_remove_it(environment: Environment, tmp_path: Path) -> None:
-    job = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}})}
-    line = refused({**environment, **job}, "--out", "out", cwd=tmp_path)
-    assert "--out out is relative, and this job's working directory is a copy that Ray removes" in line
-
-
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.skipif(sys.platform == "darwin", reason="the device may be there")
 def test_where_nothing_ran_nothing_is_left(environment: Environment, tiny: Path, tmp_path: Path) -> None:
@@ -218,30 +209,11 @@ def test_where_nothing_ran_nothing_is_left(environment: Environment, tiny: Path,
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, tmp_path: Path) -> None:
-    """The process ends with its first line, and prints which of the large libraries it had imported by then."""
-    script = """if True:
-        import os, sys, types
-        from jobs.sweep import main
-
-        def write(text):
-            print(text, sorted({"ray", "torch", "transformers", "pandas"} & set(sys.modules)), flush=True)
-            os._exit(0)
-
-        sys.stderr = types.SimpleNamespace(isatty=lambda: False, write=write)
-        main(sys.argv[1:])
-    """
-    command = [sys.executable, "-c", script, "--model", str(tiny), "--out", str(tmp_path / "out")]
-    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout == "importing Ray []\n"
-
-
 @WORK_FOR_MINUTES
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_ends_it_whatever_signals_follow_and_a_second_sweep_is_refused(
-    at_work: Process, command: list[str], tmp_path: Path
-) -> None:
-    """Nothing listens beyond this machine."""
+def test_ctrl_c_ends_it_whatever_signals_follow(at_work: Process, command: list[str], tmp_path: Path) -> None:
+    """Before, a second sweep is refused, and nothing listens beyond this machine."""
 
     def tell() -> None:  # not by SIGTERM, whose handler Ray removes for a moment when it ends
         at_work.send_signal(signal.SIGINT)

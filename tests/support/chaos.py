@@ -145,9 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     with short_folder() as temporary:
         chaos = Chaos(Path(temporary), flags.seed, flags.tokens, flags.seconds)
         chaos.disturbed(flags.blows)
-    print(
-        f"{flags.blows} blows, {chaos.starts} drivers: each run once, bit for bit as undisturbed (--seed {flags.seed})"
-    )
+    print(f"{flags.blows} blows, {chaos.starts} drivers: each run once, bit for bit as undisturbed")
 
 
 if __name__ == "__main__":

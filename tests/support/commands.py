@@ -53,6 +53,13 @@ def here(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.
     return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
+def success(run: Callable[[list[str]], int], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command, assert that it ends well, and return its output."""
+    done = here(run, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def refusal(run: Callable[[list[str]], int], *arguments: str | Path) -> str:
     """Return the one line with which a command refuses its input; assert that there is no other output."""
     done = here(run, *arguments)
@@ -88,6 +95,12 @@ def full_disk(most_bytes: int) -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def left(folder: Path) -> list[str]:

@@ -16,9 +16,7 @@ from house import ROOMS, ROOT, modules, tree
 WORD: Final = re.compile(r"[A-Za-z_]\w*")
 # Names that documents and docstrings use without their package → full names.
 STANDS_FOR: Final = {
-    "LlamaMLP": "transformers.models.llama.modeling_llama.LlamaMLP", "PeftModel": "peft.PeftModel",
-    "Random": "random.Random", "model": "transformers.GenerationMixin", "nn": "torch.nn", "pd": "pandas",
-    "setting": "Setting", "weight": "torch.Tensor",
+    "Random": "random.Random", "model": "transformers.GenerationMixin", "pd": "pandas", "setting": "Setting",
 }  # fmt: skip
 
 

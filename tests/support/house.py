@@ -8,6 +8,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 ROOMS: Final = ("eexit", "cluster", "reports", "jobs")
+DOCUMENTS: Final = ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))
 
 
 @cache

@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Quoted = dict[str, str]  # the judge's input: prompt and answer
-Said = dict[str, Any] | str
-
 TOKENS = 7  # of each answer
 
 
@@ -27,7 +24,7 @@ class Response:
     pause: float = 0.0  # seconds between one and the next
 
 
-def completion(said: Said) -> Response:
+def completion(said: dict[str, Any] | str) -> Response:
     content = said if isinstance(said, str) else json.dumps(said)
     message = {"role": "assistant", "content": content}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
@@ -38,8 +35,8 @@ def refusal(status: int, message: str = "no", headers: Mapping[str, str] | None 
     return Response(status, json.dumps({"error": {"message": message, **fields}}).encode(), headers or {})
 
 
-def scores_of(quoted: Quoted) -> dict[str, int]:
-    """Return scores that follow from the text alone."""
+def scores_of(quoted: Mapping[str, str]) -> dict[str, int]:
+    """Return scores that follow from the answer alone."""
     text = quoted["answer"]
     return {
         "coherence": 1 + len(text) % 5,
@@ -61,19 +58,6 @@ class Judge:
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def quoted(self) -> list[Quoted]:
-        return [json.loads(body["messages"][1]["content"]) for body in self.asked]
-
-    def answer(self, body: dict[str, Any], headers: dict[str, str]) -> Response:
-        with self.lock:
-            number = len(self.asked)
-            self.asked.append(body)
-            self.headers.append(headers)
-        quoted = json.loads(body["messages"][1]["content"])
-        failed = self.fail(number)
-        return failed or completion(scores_of(quoted))
-
 
 @contextmanager
 def judging(**how: Any) -> Iterator[Judge]:
@@ -82,7 +66,11 @@ def judging(**how: Any) -> Iterator[Judge]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            response = judge.answer(body, {name.lower(): value for name, value in self.headers.items()})
+            with judge.lock:
+                number = len(judge.asked)
+                judge.asked.append(body)
+                judge.headers.append({name.lower(): value for name, value in self.headers.items()})
+            response = judge.fail(number) or completion(scores_of(json.loads(body["messages"][1]["content"])))
             if response.hangs:
                 judge.closing.wait()
             if response.hangs or response.drops:
@@ -102,11 +90,8 @@ def judging(**how: Any) -> Iterator[Judge]:
 
         def log_message(self, *args: object) -> None: ...
 
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Clients that have given up are no error here."""
-
-    with Server(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as pool:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(1) as pool:
+        vars(server)["handle_error"] = lambda *_: None  # clients that have given up are no error here
         judge.url = f"http://127.0.0.1:{server.server_port}/v1"
         pool.submit(server.serve_forever, poll_interval=0.01)
         try:

@@ -24,7 +24,7 @@ WHOLE: Final = {
     "reports/sections": "contrasts drafts learned_exits overview verdict",
     "reports/page": "build pack_tokens",
     "reports/read": "committed_runs sweep",
-    ".": "house mirror",
+    ".": "house",
 }
 # Other file → beginnings of the names of its quick tests, without `test_`.
 PARTLY: Final = {
@@ -48,7 +48,7 @@ PARTLY: Final = {
         full_depth_costs_what_the_models_own_forward_does[llama]
         the_parts_of_a_llama costs_are_those_of_every_layer exits_need""",
     # Plans and bad input, without a process.
-    "jobs/test_sweep.py": "bad_input_ends_with_one_line a_relative_out",
+    "jobs/test_sweep.py": "bad_input_ends_with_one_line",
     "cluster/console/test_dry_run.py": "the_plan_is_shown",
     # Commits, and damaged files.
     "eexit/output/test_atomic_files.py": "of_several a_link until",

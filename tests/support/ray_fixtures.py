@@ -1,9 +1,7 @@
 """Rays of the tests, separate from any other on this machine, and the fixtures that start them."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,42 +9,36 @@ from typing import Any
 import pytest
 
 
-@contextmanager
-def started_ray(environment: Mapping[str, str]) -> Iterator[None]:
-    """Start a Ray of two CPUs; its actors get this process's current environment, and `environment`."""
-    import ray
-
-    from cluster.session import NO_PRESTART
-
-    SHARED_RAY.end()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in [*environment.items(), NO_PRESTART]:
-            patch.setenv(name, value)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        folder = environment["RAY_TMPDIR"]
-        os.makedirs(folder, exist_ok=True)
-        sizes: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000}
-        ray.init("local", include_dashboard=False, log_to_driver=False, _temp_dir=folder, **sizes)
-        yield
-        ray.shutdown()
-
-
 class SharedRay:
-    """The Ray that tests share, also of several consecutive files, since starting one takes seconds."""
+    """The Ray of two CPUs that tests share, also of several consecutive files, since starting one takes seconds."""
 
     def __init__(self) -> None:
-        self._until_its_end = ExitStack()
-        self.is_up = False
+        self._patch, self.is_up = pytest.MonkeyPatch(), False
         self.folder = Path()  # of its logs
 
     def start(self, environment: Mapping[str, str]) -> None:
-        if not self.is_up:
-            self._until_its_end.enter_context(started_ray(environment))
-            self.is_up, self.folder = True, Path(environment["RAY_TMPDIR"])
+        """Start it unless it is up; its actors get this process's current environment, and `environment`."""
+        if self.is_up:
+            return
+        import ray
+
+        from cluster.session import NO_PRESTART
+
+        for name, value in [*environment.items(), NO_PRESTART]:
+            self._patch.setenv(name, value)
+        self._patch.delenv("RAY_ADDRESS", raising=False)
+        self.is_up, self.folder = True, Path(environment["RAY_TMPDIR"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sizes: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 100_000_000, "_temp_dir": str(self.folder)}
+        ray.init("local", include_dashboard=False, log_to_driver=False, **sizes)
 
     def end(self) -> None:
-        self._until_its_end.close()
-        self.is_up = False
+        if self.is_up:
+            import ray
+
+            ray.shutdown()
+            self._patch.undo()
+            self.is_up = False
 
 
 SHARED_RAY = SharedRay()

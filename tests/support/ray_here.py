@@ -31,16 +31,15 @@ from cluster.studies import actors
 DIED = "The actor died.\nThe actor is dead because its worker process has died."
 
 
-class Ended(BaseException):
-    """End of an actor's process."""
-
-
 class ActorCall(Future[Any]):
     """A call of an actor, and the reference to its answer; calls `aside` do not wait for others."""
 
     def __init__(self, actor: "Actor", method: str, arguments: tuple[Any, ...], aside: bool) -> None:
         super().__init__()
         self.actor, self.method, self.arguments, self.aside = actor, method, arguments, aside
+
+
+Calls = list[ActorCall]
 
 
 @dataclass(eq=False)
@@ -79,7 +78,7 @@ class Actor:
         try:
             self.made = self.made or self.make()
             call.set_result(copied(getattr(self.made, call.method)(*call.arguments)))
-        except Ended:
+        except SystemExit:
             self.calls.appendleft(call)
             self.end()
         except Exception as error:
@@ -112,9 +111,7 @@ class RayHere:
 
         return SimpleNamespace(options=partial(self.remote, *of), remote=start)
 
-    def wait(
-        self, calls: Sequence[ActorCall], num_returns: int = 1, timeout: float | None = None
-    ) -> tuple[list[ActorCall], list[ActorCall]]:
+    def wait(self, calls: Calls, num_returns: int = 1, timeout: float | None = None) -> tuple[Calls, Calls]:
         """Let each actor do one call if none of these is answered yet; return answered and other calls."""
         for call in calls:
             if call.aside and not call.done() and call.actor.comes_up():
@@ -154,10 +151,6 @@ def copied(whole: Any) -> Any:
     return cloudpickle.loads(cloudpickle.dumps(whole))
 
 
-def end_process(code: int) -> None:
-    raise Ended
-
-
 @contextmanager
 def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Iterator[RayHere]:
     """Replace Ray's functions by this module's within the context."""
@@ -169,7 +162,7 @@ def ray_in_this_process(monkeypatch: pytest.MonkeyPatch, cpus: float = 2) -> Ite
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": here.cpus})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": here.free})
     monkeypatch.setattr(ray, "get_gpu_ids", list)
-    monkeypatch.setattr(os, "_exit", end_process)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(cluster.driver, "SECONDS_BETWEEN_POLLS", 0.001)
     monkeypatch.setattr(actors, "placement_group", here.placement_group)
     monkeypatch.setattr(actors, "remove_placement_group", lambda group: None)

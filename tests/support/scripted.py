@@ -21,7 +21,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from eexit.errors import UsageError
 from eexit.plan.model_inspection import ModelFacts
 from eexit.plan.runs import Run
 from eexit.plan.sweep_config import Prompt, SweepConfig
+from eexit.results.committed import OF_TOP_PREDICTIONS
 from eexit.results.shard_tables import ProgressCallback, ShardTables, run_columns
 from eexit.results.tables import GENERATIONS, TOKENS
 
 RunColumns = Callable[[Run], Mapping[str, Any]]
+Predictions = Sequence[tuple[float, int]]  # of each layer: probability and likeliest token
 TOKENS_PER_RUN = 3
 FIT = 2
 
@@ -134,3 +136,14 @@ def rows_of(runs: Sequence[Run], config: SweepConfig, columns: RunColumns = lamb
             own = {"position": at, "decided": at > 0, "token_id": at, "token": token, "final_token_id": at}
             tokens.append({**identity, **of_token, **own, "kl": [share]})
     return ShardTables(pa.Table.from_pylist(generations, GENERATIONS), pa.Table.from_pylist(tokens, TOKENS))
+
+
+def predicted(tokens: Iterable[tuple[str, bool, Predictions]]) -> list[pa.RecordBatch]:
+    """Return tokens of runs, decided or not, in batches that end within a run. Layers record another token too."""
+    schema = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTIONS)])
+    rows = [
+        {"run_id": run_id, "decided": decided, "top_prob": [[p, 0.01] for p, _ in layers] or None,
+         "top_token_ids": [[likeliest, 8] for _, likeliest in layers] or None}
+        for run_id, decided, layers in tokens
+    ]  # fmt: skip
+    return [pa.RecordBatch.from_pylist(part, schema) for part in (rows[:3], rows[3:], [])]

@@ -22,7 +22,6 @@ from eexit.output.progress import Display, NullDisplay
 from eexit.output.result_table import ResultTable
 from eexit.plan.hashes import content_hash
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import MANIFEST, Manifest, encode_manifest
 from eexit.results.store.folder import open_store
 from eexit.results.study_table import StudyTable
@@ -82,14 +81,9 @@ def marked(
     out: Path, how: str, n_units: int, seconds: float = 0.0, display: Display | None = None, n_layers: int = 30
 ) -> StudyResult[ScriptedStudy]:
     """Run the study with a model that now has `n_layers` layers."""
-
-    def plan(sweep: FinishedSweep) -> ScriptedStudy:
-        return ScriptedStudy(str(out), how, n_units, seconds)
-
-    def inspect(*_: Any) -> Any:
-        return {**MODEL, "n_layers": n_layers}, (5,), None
-
-    return run_study(str(out), plan, display=display or NullDisplay(), inspect=inspect)
+    facts: Any = {**MODEL, "n_layers": n_layers}, (5,), None
+    study = ScriptedStudy(str(out), how, n_units, seconds)
+    return run_study(str(out), lambda _: study, display=display or NullDisplay(), inspect=lambda *_: facts)
 
 
 @command(f"the units that were finished stay in {TABLE.name}")

@@ -14,12 +14,6 @@ from eexit.quality.power import OF_CALLS, certification_power, time_told
 WHOLE = sizes_at(0.02)
 
 
-def test_sizes_follow_from_the_test_that_will_be_made() -> None:
-    assert (WHOLE.choosing, WHOLE.tenth.choosing, WHOLE.tenth.ordering) == (975, 98, 33)
-    assert certification_power(975, 0.02, alpha_share(0.95)).endswith("loses 1.02% with probability 80%")
-    assert certification_power(100, 0.02, alpha_share(0.95)).endswith("with probability 0%")
-
-
 @pytest.mark.parametrize("n_calls", [6, 24])
 def test_calls_tell_the_time_that_is_announced(n_calls: int) -> None:
     random = np.random.default_rng(n_calls)
@@ -27,7 +21,10 @@ def test_calls_tell_the_time_that_is_announced(n_calls: int) -> None:
     assert 0.75 < np.mean([estimate_over_calls([*each]).high < 1 for each in times]) < 0.9
 
 
-def test_drawn_prompts_have_these_sizes_and_no_two_parts() -> None:
+def test_sizes_follow_from_the_test_that_will_be_made_and_drawn_prompts_have_them_and_no_two_parts() -> None:
+    assert (WHOLE.choosing, WHOLE.tenth.choosing, WHOLE.tenth.ordering) == (975, 98, 33)
+    assert certification_power(975, 0.02, alpha_share(0.95)).endswith("loses 1.02% with probability 80%")
+    assert certification_power(100, 0.02, alpha_share(0.95)).endswith("with probability 0%")
     parts, look = drawn(WHOLE, 151, 0), drawn(WHOLE, 37, 0, is_smoke_run=True)
     assert {part: len(each) for part, each in parts.of.items()} == {"training": 300, "pilot": 200, RUN: 975 + 325 + 400}
     assert (parts.choosing, parts.risk) == (975, ANSWERS)

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from commands import here
 
+from cluster import signals
 from cluster.console.command import command
 from cluster.console.parser import Parser
 from eexit.errors import SweepStopped, UsageError
@@ -35,18 +37,29 @@ def test_a_command_ends_with_its_exit_code_and_what_is_kept(error: Exception | N
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_command_hears_its_own_signals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_signal_interrupts_a_command_and_no_later_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    was_interrupted = list[bool]()
+
     @command("what is done stays")
     def example(arguments: Sequence[str]) -> int:
         if [*arguments] == ["signal"]:
-            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+            except KeyboardInterrupt:
+                os.kill(os.getpid(), signal.SIGTERM)  # which doesn't interrupt its clearing away
+                was_interrupted.append(True)
+                signals.check()  # raises again: the exception might have been lost
         return 0
 
     assert example(["well"]) == 0
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     monkeypatch.setattr(sys, "argv", ["example", "signal"])
-    assert example() == 1
+    assert (example(), was_interrupted) == (1, [True])
     assert capsys.readouterr().err == "stopped: interrupted\nwhat is done stays\n"
+    with signals.listening():
+        signals.check()  # of the next command in this process
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert (example(), was_interrupted) == (0, [True]), "what the shell ignores stays ignored"
 
 
 def test_the_users_folder_behind_an_equals_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

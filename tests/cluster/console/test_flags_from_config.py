@@ -206,9 +206,7 @@ WHOLE_NUMBERS: list[tuple[Callable[[list[str]], int], str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("run", "command", "flags"), WHOLE_NUMBERS)
-def test_a_number_that_nothing_can_count_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, command: str, flags: list[str]
-) -> None:
+def test_what_nothing_counts_is_refused(tmp_path: Path, monkeypatch: Any, run: Any, command: str, flags: Any) -> None:
     monkeypatch.chdir(tmp_path)
     for flag, number in product(flags, ("-99999999999999999999", "9" * 5000)):
         words = (flag if "{}" in flag else f"{flag} {{}}").format(number).split()

@@ -76,7 +76,7 @@ def test_commands_show_no_secret(command: Command, wire: Wire, tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "line",
     [
         "sweep --out {nowhere}", "sweep --out {odd}", "sweep --out {slash}", "sweep --out s3:/k:{secret}@bucket/x",
         "sweep --model {nowhere}", "sweep --prompts {nowhere}", "sweep --config {nowhere}", "sweep {nowhere}",
@@ -85,14 +85,12 @@ def test_commands_show_no_secret(command: Command, wire: Wire, tmp_path: Path, m
         "bench {nowhere}",
     ],
 )  # fmt: skip
-def test_commands_that_fail_show_no_secret(
-    command: Command, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
-) -> None:
+def test_failures_show_no_secret(command: Command, wire: Wire, tmp_path: Path, monkeypatch: Any, line: str) -> None:
     monkeypatch.chdir(tmp_path)
     nowhere, empty = uri(wire, "x", "no-such-bucket"), uri(wire, "nothing")
     odd, slash = f"s3://k:{SECRET}@bucket/[x", f"s3://k:{SECRET}/a@bucket/x"
     places = {"nowhere": nowhere, "empty": empty, "odd": odd, "slash": slash, "secret": SECRET}
-    done = command(*(argument.format(**places) for argument in arguments.split()))
+    done = command(*(word.format(**places) for word in line.split()))
     assert done.returncode in (1, 2)
     assert len(without_steps(done.stderr).splitlines()) <= 2
 

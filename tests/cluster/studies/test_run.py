@@ -4,20 +4,18 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from commands import InterruptedWhen, full_disk, here, left
+from commands import InterruptedWhen, flip_a_bit, full_disk, here, left, success
 from scripted_study import TABLE, land_nothing, main, marked
 from sweeping import running, wait_for
 
+from cluster.signals import SIGNALS
 from eexit.errors import SweepStopped, UsageError
 from eexit.results.layout import is_shard_file, is_temporary_file
 from eexit.results.store import lease
@@ -51,15 +49,6 @@ def units(out: Path, was_killed: bool = False) -> list[int]:
 
 def twice(n_units: int) -> list[int]:
     return sorted([*range(n_units)] * 2)
-
-
-@contextmanager
-def started(out: Path, how: str) -> Iterator[subprocess.Popen[str]]:
-    path = os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
-    command = [sys.executable, str(SCRIPT), str(out), how, "400", "0.05"]
-    with running(command, RAY_AUTH_MODE="disabled", PYTHONPATH=path) as process:
-        wait_for(process, lambda: len(landed(out)) >= 4)
-        yield process
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -97,17 +86,13 @@ def test_a_study_that_times_refuses_what_is_in_use_and_others_do_not(out: Path) 
     assert units(out) == sorted(2 * twice(2))
 
 
-@pytest.mark.parametrize(
-    ("how", "by"),
-    [
-        *product(HOW, [signal.SIGKILL]),
-        *product(["here", "lasting+actor"], [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]),
-    ],
-)
+@pytest.mark.parametrize(("how", "by"), [*product(HOW, [signal.SIGKILL]), *product(HOW[::3], SIGNALS)])
 @pytest.mark.slow
 def test_a_signal_leaves_whole_units_and_ends_it_in_one_line(out: Path, how: str, by: signal.Signals) -> None:
-    is_killed = by is signal.SIGKILL
-    with started(out, how) as process:
+    is_killed, path = by is signal.SIGKILL, os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
+    command = [sys.executable, str(SCRIPT), str(out), how, "400", "0.05"]
+    with running(command, RAY_AUTH_MODE="disabled", PYTHONPATH=path) as process:
+        wait_for(process, lambda: len(landed(out)) >= 4)
         before = landed(out)
         process.send_signal(by)
         _, said = process.communicate()
@@ -132,7 +117,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(out: Path, h
     found = units(out)
     assert found == twice(len(found) // 2)
     assert (0 < len(found) < 18) == (how == "here")
-    assert here(main, out, how, "9", "0").returncode == 0
+    success(main, out, how, "9", "0")
     assert units(out) == sorted([*found, *twice(9)])
     assert not [name for name in left(out) if "tmp" in name]
 
@@ -140,12 +125,9 @@ def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(out: Path, h
 def test_a_damaged_file_is_set_aside_and_only_what_it_held_is_done_again(out: Path) -> None:
     marked(out, "lasting", 3)
     first, *others = sorted((out / TABLE.name).iterdir())
-    content = bytearray(first.read_bytes())
-    content[len(content) // 2] ^= 1
-    first.write_bytes(content)
+    flip_a_bit(first)
     before = {path: path.read_bytes() for path in others}
-    done = here(main, out, "lasting", "3", "0")
-    assert done.returncode == 0
+    done = success(main, out, "lasting", "3", "0")
     assert f"{TABLE.name}/{first.name} is damaged: it is now in damaged/" in done.stderr
     assert {path: path.read_bytes() for path in others} == before
     assert units(out) == twice(3)
@@ -178,8 +160,7 @@ def test_a_changed_model_is_refused_and_no_sweep_is_none(out: Path, tmp_path: Pa
         marked(tmp_path, "here", 1)
     with pytest.raises(UsageError, match=r"is not the one that the sweep had \(model.n_layers: 30 -> 31\)"):
         marked(out, "actor", 1, n_layers=31)
-    done = here(main, out, "actor", "2", "0")
-    assert done.returncode == 0
+    done = success(main, out, "actor", "2", "0")
     opening, remark, *_, last = done.stderr.splitlines()
     assert opening == "marking 2 units; one actor has all 2 CPUs of a node"
     assert (remark, last) == ("one thing to know", "4 tokens · done · 0:00 left")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import InterruptedWhen, asked_here, here, refusal
+from commands import InterruptedWhen, asked_here, flip_a_bit, refusal, success
 from driving import land_all, look_here
 from pydantic import ValidationError
 from references import save_adapter
@@ -95,14 +95,14 @@ def test_a_stopped_training_goes_on(texts: Path, tiny: Path, learned: Path, tmp_
     monkeypatch.setattr(training, "train_exits", partial(train_exits, inspect=look_here))
     command = [str(texts), "--what", "linear", "--out", str(out), "--device", "cpu"]
     assert "holds another training (settings.layers: " in refusal(train.main, *command, "--exit-layers", "4")
-    done = here(train.main, *command)
-    assert (done.returncode, "resuming" in done.stderr) == (0, True)
+    done = success(train.main, *command)
+    assert "resuming" in done.stderr
     assert re.search(r"linear +[0-9.]+% +[0-9.]+%", done.stdout)
     [line] = [line for line in done.stdout.splitlines() if line.startswith("eexit sweep ")]
     planned, _ = load_job(shlex.split(line)[2:], sweep.DEMO)
     assert (planned.config.model, planned.config.readout) == (str(tiny), str(out))
     assert (planned.config.exit_layers, planned.out) == ((2, 4), f"{out}-sweep")
-    assert "nothing is left to do" in here(train.main, *command).stderr
+    assert "nothing is left to do" in success(train.main, *command).stderr
     assert sorted(path.name for path in out.iterdir()) == [CARD, WEIGHTS]
     assert_same_weights(out, learned)
 
@@ -156,24 +156,18 @@ def test_what_can_not_be_trained_is_told_in_a_line(tiny: Path, texts: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def flipped(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 def with_card(out: Path, **fields: Any) -> None:
     (out / CARD).write_text(json.dumps({**json.loads((out / CARD).read_text()), **fields}))
 
 
 def test_damaged_artefacts_are_unfinished_and_others_left_alone(texts: Path, learned: Path, tmp_path: Path) -> None:
     damages: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
-        (lambda its: flipped(its / WEIGHTS), {}, f"holds this training's artefact, but {WEIGHTS} is not the file"),
+        (lambda its: flip_a_bit(its / WEIGHTS), {}, f"holds this training's artefact, but {WEIGHTS} is not the file"),
         (lambda its: (its / WEIGHTS).unlink(), {}, f"holds this training's artefact, but {WEIGHTS} is missing"),
         (lambda its: os.truncate(its / CARD, 100), {}, f"holds a {CARD} that can't be read"),
         (lambda its: with_card(its, data="text"), {}, f"holds a {CARD} that can't be read"),
         (lambda its: (its / CARD).unlink(), {}, f"holds {WEIGHTS} without a {CARD}"),
-        (lambda its: flipped(its / WEIGHTS), {"layers": (4,)}, "holds another training (settings.layers: "),
+        (lambda its: flip_a_bit(its / WEIGHTS), {"layers": (4,)}, "holds another training (settings.layers: "),
         (lambda its: with_card(its, format=4), {}, "of another version: choose another --out"),
     ]
     assert is_finished(plan_of(texts, learned))
@@ -190,7 +184,7 @@ def test_damaged_artefacts_are_unfinished_and_others_left_alone(texts: Path, lea
 @pytest.mark.usefixtures("ray_here")
 def test_a_damaged_artefact_is_trained_again(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Path(shutil.copytree(learned, tmp_path / "my exits"))
-    flipped(out / WEIGHTS)
+    flip_a_bit(out / WEIGHTS)
     held = {path.name: path.read_bytes() for path in out.iterdir()}
     (out / "mine.txt").write_text("mine")
     with pytest.raises(UsageError) as refused:
@@ -198,8 +192,7 @@ def test_a_damaged_artefact_is_trained_again(learned: Path, tmp_path: Path, monk
     program, name, *command = shlex.split(str(refused.value).partition("train it again: ")[2])
     assert (program, name) == ("eexit", "train")
     monkeypatch.setattr(training, "train_exits", partial(train_exits, inspect=look_here))
-    done = here(train.main, *command, "--device", "cpu")
-    assert done.returncode == 0
+    done = success(train.main, *command, "--device", "cpu")
     assert f"it is trained again; what is left of it is in {out}/damaged/" in done.stderr
     read_card(str(out), "readout")
     assert_same_weights(out, learned)

@@ -39,7 +39,6 @@ def swept(model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def loaded_from(model: str | Path, **how: Any) -> dict[str, Any]:
-    """A model and its tokenizer, as arguments."""
     loaded = AutoModelForCausalLM.from_pretrained(model, **how)
     return {"model": loaded, "tokenizer": AutoTokenizer.from_pretrained(model)}
 

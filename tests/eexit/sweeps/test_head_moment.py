@@ -15,6 +15,12 @@ from eexit.sweeps.head_moment import moment_of, second_moment
 def test_each_model_has_a_moment_of_its_own_which_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     first = moment_of(Decoder(model), tmp_path)
+    [path] = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for at in (0, 8, 20, len(whole) - 1):  # its length, the header, its names, a number
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert torch.equal(moment_of(Decoder(model), tmp_path), first), "a damaged one is made anew"
+        assert path.read_bytes() == whole
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[0, 0] += 1
     other = moment_of(Decoder(model), tmp_path)
@@ -26,13 +32,3 @@ def test_each_model_has_a_moment_of_its_own_which_is_kept(tmp_path: Path, monkey
     pack_linear_layers(model)
     monkeypatch.setattr(head_moment, "second_moment", None)
     assert torch.equal(moment_of(Decoder(model), tmp_path), made), "it is read again, also for packed weights"
-
-
-def test_a_damaged_moment_is_made_anew(tmp_path: Path) -> None:
-    made = moment_of(decoder := Decoder(tiny_model("llama")), tmp_path)
-    [path] = tmp_path.iterdir()
-    whole = path.read_bytes()
-    for at in (0, 8, 20, len(whole) - 1):  # its length, the header, its names, a number
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        assert torch.equal(moment_of(decoder, tmp_path), made)
-        assert path.read_bytes() == whole

@@ -34,7 +34,6 @@ def kernel(model: str) -> Iterator[NotebookClient]:
 
 
 def shown(kernel: NotebookClient, code: str) -> Any:
-    """Run a cell; return its outputs."""
     cell = nbformat.v4.new_code_cell(code)  # type: ignore[no-untyped-call]
     return kernel.execute_cell(cell, 0).outputs
 
@@ -99,9 +98,7 @@ class Fails:
         return rows_of(runs, self.config)
 
 
-def test_ctrl_c_ends_a_script_and_what_raises_is_an_error_of_its_runs(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_ends_a_script_and_failed_runs_are_errors(model: str, tmp_path: Path, monkeypatch: Any) -> None:
     def sweep(prompts: Sequence[str], out: str, *fails: Any) -> Any:
         monkeypatch.setattr(local, "ModelGenerator", lambda config, device, loaded: Fails(config, *fails))
         grid: dict[str, Any] = {"modes": ["normal"], "exit_every": 2, "quiet": True, "rows_per_shard": 2}

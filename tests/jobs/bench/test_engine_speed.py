@@ -9,7 +9,7 @@ from statistics import median
 import engine_speed
 import pytest
 from byte_model import save_byte_model
-from commands import here, refusal
+from commands import refusal, success
 
 SCRIPT = Path(__file__).parents[3] / "jobs" / "bench"
 
@@ -17,8 +17,7 @@ SCRIPT = Path(__file__).parents[3] / "jobs" / "bench"
 def test_the_engine_beside_its_contenders(tmp_path: Path) -> None:
     save_byte_model(tmp_path / "model")
     sizes = ["--quick", "--dtype", "float32", "--rows", "1", "36", "--tokens", "10", "--rounds", "2"]
-    done = here(engine_speed.main, "--model", tmp_path / "model", *sizes, "--json", tmp_path / "figures.json")
-    assert done.returncode == 0, done.stderr
+    done = success(engine_speed.main, "--model", tmp_path / "model", *sizes, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"]["dtype"] == "float32"
     compared = {(row["rows"], row["what"]): row for row in figures["comparison"]}

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 import torch
 from byte_model import save_byte_model
-from commands import here, refusal
+from commands import refusal, success
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -37,12 +37,11 @@ def read(model: PreTrainedModel) -> tuple[Tensor, list[Tensor]]:
 def test_twenty_steps_bring_early_layers_closer_to_full_depth(tmp_path: Path, loss: str, rate: str) -> None:
     save_byte_model(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("\n\n".join(texts(0, 320)))
-    done = here(
+    done = success(
         student.main, tmp_path / "texts.txt", "--model", tmp_path / "model", "--loss", loss, "--early-scale", "1",
         "--exit-every", "2", "--learning_rate", rate, "--max_steps", "20", "--per_device_train_batch_size", "16",
         "--use_cpu", "--output_dir", tmp_path / "student", "--save_strategy", "no", "--disable_tqdm", "true",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     given = f"--model {tmp_path / 'model'} --adapter {tmp_path / 'student'}"
     assert done.stdout.endswith(f"eexit sweep {given} --out {tmp_path / 'student'}-sweep\n")
     assert read_card(str(tmp_path / "student"), ADAPTER).digest

@@ -7,20 +7,17 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from scripted import Predictions, predicted
 
-from eexit.results.committed import OF_TOP_PREDICTIONS
-from eexit.results.tables import TOKENS
 from eexit.sweeps.summary.certainty import ALL, confidence_by_depth
 
-Said = Sequence[tuple[float, int]]  # of each layer: probability and token
 LAYERS = (3, 6, 9)  # the last is the final one, whose likeliest token is 7
-FROM_THE_FIRST: Said = [(0.95, 1), (0.95, 7), (0.95, 7)]  # sure, and confirmed from the second on
-AT_THE_END: Said = [(0.2, 7), (0.89, 7), (0.9, 7)]
-NEVER_SURE: Said = [(0.5, 7)] * len(LAYERS)
+FROM_THE_FIRST: Predictions = [(0.95, 1), (0.95, 7), (0.95, 7)]  # sure, and confirmed from the second on
+AT_THE_END: Predictions = [(0.2, 7), (0.89, 7), (0.9, 7)]
+NEVER_SURE: Predictions = [(0.5, 7)] * len(LAYERS)
 KINDS = {"fact-1": "fact", "fact-2": "fact", "fact-3": "fact", "sum-1": "sum"}
-SCHEMA = pa.schema([TOKENS.field(name) for name in ("run_id", *OF_TOP_PREDICTIONS)])
 UNITS = {"fact-1": "1", "fact-2": "a group", "fact-3": "a group", "sum-1": "4", "x": "5"}
-TEXTS: Mapping[str, Sequence[Said]] = {  # of fact-2, a seed more than of the group's other prompt
+TEXTS: Mapping[str, Sequence[Predictions]] = {  # of fact-2, a seed more than of the group's other prompt
     "fact-1": [FROM_THE_FIRST, FROM_THE_FIRST, AT_THE_END, NEVER_SURE], "fact-1 again": [FROM_THE_FIRST],
     "fact-2": [FROM_THE_FIRST], "fact-2 again": [FROM_THE_FIRST], "fact-3": [NEVER_SURE], "sum-1": [AT_THE_END],
     "x": [NEVER_SURE], "not of normal": [FROM_THE_FIRST],
@@ -28,27 +25,18 @@ TEXTS: Mapping[str, Sequence[Said]] = {  # of fact-2, a seed more than of the gr
 RUNS = {run_id: run_id.removesuffix(" again") for run_id in TEXTS if run_id != "not of normal"} | {"failed": "x"}
 
 
-def recorded(texts: Mapping[str, Sequence[Said]]) -> list[pa.RecordBatch]:
-    """In batches that end within a run; the first token of each would be sure everywhere.
-
-    Two tokens of each layer are recorded: the likeliest as it is said, and another.
-    """
-    rows = [
-        {"run_id": run_id, "decided": at > 0, "top_prob": [[p, 0.01] for p, _ in said],
-         "top_token_ids": [[likeliest, 8] for _, likeliest in said]}
-        for run_id, tokens in texts.items() for at, said in enumerate([[(1.0, 7)] * 3, *tokens])
-    ]  # fmt: skip
-    return [pa.RecordBatch.from_pylist(part, SCHEMA) for part in (rows[:3], rows[3:], [])]
+def recorded(texts: Mapping[str, Sequence[Predictions]]) -> list[pa.RecordBatch]:
+    """The first token of each text would be sure everywhere."""
+    first = [(1.0, 7)] * 3
+    return predicted((run_id, at > 0, said) for run_id in texts for at, said in enumerate([first, *texts[run_id]]))
 
 
-def of_prompts(texts: Mapping[str, Sequence[Said]]) -> pd.DataFrame:
-    """The table of one run a prompt."""
+def of_prompts(texts: Mapping[str, Sequence[Predictions]]) -> pd.DataFrame:
     ids = {run_id: run_id for run_id in texts}
     return confidence_by_depth(recorded(texts), ids, LAYERS, {}, ids)
 
 
 def column(found: pd.DataFrame, name: str, kind: str = ALL) -> list[float]:
-    """A column's values for a kind of prompts, by layer."""
     return [float(value) for value in found.loc[found["kind"] == kind, name]]
 
 
@@ -95,12 +83,9 @@ def test_exits_are_contradicted_confirmations_taken_back_and_intervals_over_prom
     assert column(found, "confirmed") == [0, 0.5, 1]
 
 
-@pytest.mark.parametrize("threshold", [0, 1.5, math.nan, "a"])
-def test_what_is_no_probability_is_refused(threshold: Any) -> None:
-    with pytest.raises(ValueError, match="sure must be a probability above 0"):
-        confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
-
-
-def test_without_what_layers_predict_there_is_no_row() -> None:
-    unobserved = pa.RecordBatch.from_pylist([{"run_id": "x", "decided": True}], SCHEMA)
-    assert confidence_by_depth([unobserved], {"x": "x"}, LAYERS, KINDS, UNITS).empty
+def test_what_is_no_probability_is_refused_and_without_what_layers_predict_there_is_no_row() -> None:
+    assert confidence_by_depth(predicted([("x", True, ())]), {"x": "x"}, LAYERS, KINDS, UNITS).empty
+    no_probabilities: list[Any] = [0, 1.5, math.nan, "a"]
+    for threshold in no_probabilities:
+        with pytest.raises(ValueError, match="sure must be a probability above 0"):
+            confidence_by_depth([], {}, LAYERS, {}, {}, [threshold])
