@@ -8,15 +8,12 @@ from eexit.errors import UsageError
 from eexit.plan.grids import parse_numbers, parse_rules
 
 
-def test_kl_factors_are_spaced_by_equal_ratios_with_exact_ends() -> None:
+def test_factors_and_nats_are_spaced_by_equal_ratios_and_shares_cosines_and_layers_linearly() -> None:
     factors = parse_numbers(["0.25:16:13"], "1/nat", "--kl-factors")
     assert (factors[0], factors[4], factors[-1], len(factors)) == (0.25, 1.0, 16.0, 13)
     assert factors[1::4] == (0.3536, 1.414, 5.657)
     assert [math.log2(factor) for factor in factors] == pytest.approx([-2 + index / 2 for index in range(13)], abs=1e-3)
     assert parse_numbers(["0", "0.5,1", "2:8:3"], "1/nat", "k") == (0, 0.5, 1, 2, 4, 8), "beside single numbers"
-
-
-def test_shares_cosines_and_layers_are_spaced_linearly_nats_by_equal_ratios_and_each_rule_is_listed_once() -> None:
     assert parse_rules(
         ["confidence=0.5:0.9:5", "entropy=0.1:10:3", "similarity=-1:1:3", "fixed=5:25:5", "predicted_kl=1:4:3", "agree"]
     ) == {

@@ -13,14 +13,13 @@ import pytest
 from byte_model import save_byte_model
 from commands import here, refusal
 from driving import land_all
+from scripted import sweep_of
 from synthetic_sweeps import shard
 from transformers import PreTrainedTokenizerFast
 
 from eexit.plan.runs import OK
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.results.store.commit import publish_shard
 from eexit.results.store.folder import Store, open_store
-from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
 from eexit.studies.export import CONVERSATIONS, OF_TOKENS
 from jobs.files.export import main
@@ -169,14 +168,7 @@ def test_an_interrupted_export_leaves_nothing(made: Path, tmp_path: Path, monkey
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".gitattributes"]
 
 
-def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None:
-    for name in store.names("generations"):
-        generations = pq.read_table(f"{store.root}/{name}")
-        tokens = pq.read_table(f"{store.root}/tokens/{Path(name).name}")
-        for column in ("top_token_ids", "top_tokens", "top_prob"):
-            at = tokens.schema.get_field_index(column)
-            tokens = tokens.set_column(at, column, pa.nulls(len(tokens), TOKENS.field(column).type))
-        publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
-    for row in exported(store.root, tmp_path / "data"):
-        assert row["configuration"] == "normal"
-        assert row["top_token_ids"] == row["top_prob"] == [None] * 9
+def test_without_top_tokens_there_are_none(made: Path, tmp_path: Path) -> None:
+    config = sweep_of(made / "model", "one", modes=["normal"], rules={}, exit_every=2, record_top_k=0)
+    [row] = exported(land_all(tmp_path / "out", config), tmp_path / "data")
+    assert row["top_token_ids"] == row["top_prob"] == [None] * 3
