@@ -148,19 +148,16 @@ def test_what_is_unknown_has_a_reason_and_times_are_those_of_the_calls(tmp_path:
     assert [line.generate_time, line.generate_time_low, line.generate_time_n] == pytest.approx([1.5, 1.5, 7])
 
 
-@pytest.mark.parametrize(
-    ("results", "arguments", "message"),
-    [
-        (["small", "small/"], {}, "is given twice"),
+def test_what_can_not_be_compared(pair: tuple[str, str], tmp_path: Path) -> None:
+    small, unfinished = pair[0], changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
+    refused: list[tuple[list[str], dict[str, Any], str]] = [
+        ([small, f"{small}/"], {}, "is given twice"),
         ([], {}, "there are no results to compare"),
-        (["unfinished"], {}, "has 42 of 50 runs: finish that sweep first"),
-        (["small"], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
-        (["small"], {"confidence": 0.998}, "confidence is of table 'differences', not of 'models'"),
-        (["small"], {"table": "differences", "confidence": 1.5}, "confidence must be at least 0.5 and below 1"),
-    ],
-)
-def test_what_can_not_be_compared(pair: Any, tmp_path: Path, results: Any, arguments: Any, message: str) -> None:
-    changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
-    folders = {"small": pair[0], "small/": f"{pair[0]}/"}
-    with pytest.raises(ValueError, match=re.escape(message)):
-        eexit.compare([folders.get(each, str(tmp_path / each)) for each in results], **arguments)
+        ([unfinished], {}, "has 42 of 50 runs: finish that sweep first"),
+        ([small], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
+        ([small], {"confidence": 0.998}, "confidence is of table 'differences', not of 'models'"),
+        ([small], {"table": "differences", "confidence": 1.5}, "confidence must be at least 0.5 and below 1"),
+    ]
+    for results, arguments, message in refused:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            eexit.compare(results, **arguments)
