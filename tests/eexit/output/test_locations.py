@@ -1,5 +1,3 @@
-"""URIs are shown without their secrets, whatever form these have."""
-
 from eexit.output.locations import inside, read_snippet, redact, without_secrets
 
 SECRETS = [

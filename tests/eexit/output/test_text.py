@@ -1,5 +1,3 @@
-"""Numbers as text: what rounds to zero has no sign, and what is not known is a dash."""
-
 import math
 
 import pytest

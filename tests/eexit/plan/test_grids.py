@@ -1,5 +1,3 @@
-"""Ranges of parameters: their values, and invalid ones."""
-
 import math
 
 import pytest

@@ -1,5 +1,3 @@
-"""Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
-
 import csv
 import io
 import json

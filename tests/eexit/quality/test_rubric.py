@@ -1,5 +1,3 @@
-"""A judge's prompt, and the meaning of its answers."""
-
 import json
 
 import pytest

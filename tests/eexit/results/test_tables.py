@@ -1,5 +1,3 @@
-"""Columns are what their definitions say: null where full depth was not observed, and all else is the same."""
-
 from pathlib import Path
 from typing import get_args
 

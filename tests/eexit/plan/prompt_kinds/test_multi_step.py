@@ -1,5 +1,3 @@
-"""Prompts that need steps: their numbers of steps, and answers derived by other means."""
-
 import re
 from collections import Counter
 from datetime import datetime, timedelta

@@ -1,5 +1,3 @@
-"""Only one driver at a time works on an `--out`, and the lease of a dead driver is released."""
-
 import json
 import re
 import subprocess

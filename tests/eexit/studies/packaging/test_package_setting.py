@@ -1,5 +1,3 @@
-"""`eexit package`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
-
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Replays from recorded data, against plain loops over tokens and layers."""
-
 from dataclasses import replace
 
 import numpy as np

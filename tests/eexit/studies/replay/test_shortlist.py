@@ -1,5 +1,3 @@
-"""Which settings are worth a run: by a pilot, its replays, and a bound."""
-
 from pathlib import Path
 from typing import Any
 

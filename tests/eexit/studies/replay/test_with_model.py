@@ -1,5 +1,3 @@
-"""Replays with the model, of what tiny models wrote, against runs at the same settings."""
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Times over calls: what is announced as the fastest, which calls count, and what is whole."""
-
 import pytest
 
 from eexit.plan.configuration import NORMAL
