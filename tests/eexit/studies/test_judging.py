@@ -98,10 +98,13 @@ def test_every_text_is_scored_once(out: Path, judge: Judge, monkeypatch: pytest.
     assert "unfrozen" not in json.dumps(judge.asked), "whose text it is"
     assert "21 tokens · 3/3 questions · 0 errors · 0:00 left" in done.stderr
     assert (judged(out, judge).stdout, len(judge.asked)) == (done.stdout, 6)
-    monkeypatch.setattr(judging_module, "SECONDS_BETWEEN_FILES", 0.0)  # while a question is open, earlier answers land
-    before, files = len(judge.asked), lambda: len([*out.glob("judgements/*.parquet")])
-    n_files = files()
-    judge.fail = lambda n: wait_until(lambda: files() == n_files + n - before)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(judging_module, "SECONDS_BETWEEN_FILES", 0.0)
+
+    def wait_for_file(number: int) -> None:
+        """While a question is open, the answers so far land."""
+        wait_until(lambda: len(list(out.glob("judgements/*.parquet"))) == n_files + number - 6, seconds=20)
+
+    judge.fail, n_files = wait_for_file, len(list(out.glob("judgements/*.parquet")))
     assert judged(out, judge, "--concurrency", "1", model="another").returncode == 0
     assert len(judge.asked) == 12, "another judge is asked anew"
 
