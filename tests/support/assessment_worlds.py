@@ -91,7 +91,9 @@ class Drawn:
         runs, oracles = {*self.settings.C, *(each.key for each in cells["D"])}, {ORACLE.key, *self.settings.B}
         self.run = self._sweep("run", [NoExit(), *(each for each in exits if each.key in runs)], easy_P, rank_P)
         self.oracles = self._sweep("oracles", [each for each in exits if each.key in oracles], easy_P, rank_P)
-        self.choice = self._choose()
+        asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
+        measured, share = SelectionData(self.run, asked), AlphaShare(1, 1, alpha_share(self.bound.confidence))
+        self.choice = choice_columns(choose_setting(measured, sequences_of(measured), share))
 
     def _pick(self, is_oracle: bool, of_cell: Mapping[EarlyExit, tuple[float, float]]) -> Neighbours:
         wrong_by = float(np.exp(self.random.normal(0, 0.4)))
@@ -131,12 +133,6 @@ class Drawn:
             model={"n_layers": FINAL + 1, "dtype": "float32"}, exitable_layers=LAYERS,
         )  # fmt: skip
         return FinishedSweep(open_store("nowhere"), manifest, pa.concat_tables(tables), name)
-
-    def _choose(self) -> Mapping[str, Any]:
-        asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
-        measured = SelectionData(self.run, asked)
-        ask = AlphaShare(1, 1, alpha_share(self.bound.confidence))
-        return choice_columns(choose_setting(measured, sequences_of(measured), ask))
 
     def timings(self) -> list[dict[str, Any]]:
         """Return a first call, and further calls of few configurations on other prompts, each with steps."""
