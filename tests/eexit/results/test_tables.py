@@ -33,10 +33,10 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OF_BOTH = [("final", OF_LAYERS, "final layer alone"), ("none", OF_LAYERS | OF_TEXTS | OF_RUNS, "was not recorded")]
+UNOBSERVED = [("final", OF_LAYERS, "final layer alone"), ("none", OF_LAYERS | OF_TEXTS | OF_RUNS, "was not recorded")]
 
 
-@pytest.mark.parametrize(("observe", "missing", "said"), OF_BOTH)  # columns that are null, and words of the report
+@pytest.mark.parametrize(("observe", "missing", "said"), UNOBSERVED)  # columns that are null, and words of the report
 def test_what_was_not_observed_is_null_and_said(sweeps: Path, observe: str, missing: set[str], said: str) -> None:
     """All else is the same."""
     for frame in ("runs", "tokens"):

@@ -64,23 +64,16 @@ def exported(results: Path | str, out: Path, *others: str) -> list[dict[str, Any
     return rows
 
 
-def stored(results: Path | str) -> tuple[dict[str, Any], dict[str, dict[str, list[Any]]]]:
-    """Return the rows of a sweep's runs without an error, and the columns of their tokens, by run id."""
-    runs = pq.read_table(f"{results}/generations").to_pylist()
-    tokens = pq.read_table(f"{results}/tokens").sort_by("position")
-    ok = {row["run_id"]: row for row in runs if row["status"] == OK}
-    return ok, {run_id: tokens.filter(pc.equal(tokens["run_id"], run_id)).to_pydict() for run_id in ok}
-
-
 def test_conversations_say_what_the_sweep_says_and_how_exits_were_drawn(made: Path, tmp_path: Path) -> None:
     """Their messages go through the chat template to what the model saw."""
-    runs, tokens = stored(made / "out")
+    runs = {row["run_id"]: row for row in pq.read_table(made / "out" / "generations").to_pylist()}
+    tokens = pq.read_table(made / "out" / "tokens").sort_by("position")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(made / "model")
     rows = exported(made / "out", tmp_path / "data", *ALL, "--kl-factors", "4", "0", "0.05")
-    assert sorted(row["run_id"] for row in rows) == sorted(runs)
+    assert sorted(row["run_id"] for row in rows) == sorted(each for each in runs if runs[each]["status"] == OK)
     n_drawn = 0
     for row in rows:
-        its, run = tokens[row["run_id"]], runs[row["run_id"]]
+        run, its = runs[row["run_id"]], tokens.filter(pc.equal(tokens["run_id"], row["run_id"])).to_pydict()
         assert {name: row[name] for name in OF_TOKENS} == {name: its[name] for name in OF_TOKENS}
         assert {len(top) for top in row["top_token_ids"]} == {3}
         of_runs = ("prompt_id", "configuration", "seed", "n_tokens", "prompt_token_ids", "finish_reason")

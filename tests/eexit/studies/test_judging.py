@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def write(out: Path, prompts: Sequence[str] = PROMPTS, leave_out: int = 0, **fields: Any) -> Path:
+def write(out: Path, prompts: Sequence[str] = PROMPTS, leave_out: int = 0) -> Path:
     """Write a sweep: unfrozen/kl/1 has the texts of normal, and the runs of the prompt `failed` are errors."""
 
     def columns(run: Run) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def write(out: Path, prompts: Sequence[str] = PROMPTS, leave_out: int = 0, **fie
         longer = " é longer" if run.configuration.key.endswith("/0.5") else ""
         return {"text": f"{run.prompt.prompt} {run.seed}{longer}", **failed}
 
-    config = sweep_of("m", *prompts, **{"modes": ("normal", "unfrozen"), "kl_factors": (0.5, 1.0), **fields})
+    config = sweep_of("m", *prompts, modes=("normal", "unfrozen"), kl_factors=(0.5, 1.0))
     return land_rows(out, config, columns, leave_out)
 
 

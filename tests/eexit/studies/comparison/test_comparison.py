@@ -28,20 +28,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(small), str(large)
 
 
-def values_by_hand(folder: str, n_prompts: int = 12, sure: float = 0.9) -> pd.DataFrame:
-    """Return right, agreement, confirmed and skipped by prompt or group, with pandas alone."""
+def values_by_hand(folder: str) -> pd.DataFrame:
+    """Return right, agreement, confirmed and skipped by shared prompt or group, with pandas alone."""
     runs = pd.read_parquet(Path(folder) / "generations")
     tokens = pd.read_parquet(Path(folder) / "tokens")
     normal = tokens[(tokens.configuration == "normal") & tokens.decided]
     agrees = normal.top_token_ids.map(lambda top: float(top[AT_LAYER][0] == top[-1][0]))
-    is_sure = normal.top_prob.map(lambda top: float(top[AT_LAYER][0] >= sure))
+    is_sure = normal.top_prob.map(lambda top: float(top[AT_LAYER][0] >= 0.9))
     by_prompt = pd.DataFrame({
         "correct": runs[runs.configuration == "normal"].set_index("prompt_id").correct.astype(float),
         "oracle_skipped": 1 - runs[runs.configuration == ORACLE.key].set_index("prompt_id").mean_depth,
         "agreement_at_half": agrees.groupby(normal.prompt_id).mean(),
         "confirmed_at_half": (agrees * is_sure).groupby(normal.prompt_id).mean(),
     })  # fmt: skip
-    by_prompt = by_prompt[by_prompt.index.astype(int) < n_prompts]
+    by_prompt = by_prompt[by_prompt.index.astype(int) < 12]
     return by_prompt.groupby(lambda prompt: "group" if int(prompt) < 4 else prompt).mean()
 
 
