@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_sweeps import add, blank, run_rows, write_runs
+from synthetic_sweeps import add, blank, swept
 
 from eexit.errors import UsageError
-from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
+from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, NoExit
 from eexit.results.finished_sweep import read_finished
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import shortlist
@@ -44,14 +44,12 @@ def test_of_settings_those_that_cost_least_within_each_aim_are_run_from_safe_to_
 
 def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]]) -> str:
     """A pilot of N prompts; its replays have by threshold their disagreement, and what exits save."""
-    runs, configurations = [], [NoExit(), *settings]
-    for prompt in range(N):
-        for each in configurations:
-            lost, saved = settings.get(each, (0, 0.0))
-            costs = {"macs_full": 100.0, "macs_to_exit": 100 * (1 - saved)}
-            found = {**costs, "correct": each.mode == NORMAL or prompt >= lost}
-            runs.append(run_rows(f"{prompt}", f"Question {prompt}?", each.mode, 1.0, ["a", "b"], of=each, **found))
-    write_runs(folder, runs)
+
+    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
+        lost, saved = settings.get(configuration, (0, 0.0))
+        return {"macs_full": 100.0, "macs_to_exit": 100 * (1 - saved), "correct": prompt >= lost}
+
+    swept(folder, [NoExit(), *settings], N, columns=columns)
     sweep = read_finished(str(folder), ["run_id"])
     results = sweep.digest_as_read(sweep.manifest.config)
     rows: list[dict[str, Any]] = [
