@@ -7,9 +7,7 @@ from eexit.studies.timing.calls import BatchTimings, calls_like, calls_of, whole
 SETTING, STEP = "frozen_residual/confidence/0.9", "unfrozen/fixed/5"
 
 
-def timed(
-    call: str, times: dict[str, float], prompts: str, batch: int = 1, rounds: int = 8
-) -> list[dict[str, object]]:  # fmt: skip
+def timed(call: str, times: dict[str, float], prompts: str, batch: int = 1, rounds: int = 8) -> list[dict[str, object]]:
     return [
         {"timing_id": call, "configuration": key, "round": number, "seconds": 10 * seconds, "tokens": 10 * batch,
          "batch": batch, "rule": "fixed" if key == STEP else None, "parameter": 5.0,
