@@ -10,7 +10,7 @@ from answered_runs import KEY, ORACLE, UNIT_OF, runs
 from scipy.special import ndtri
 
 from eexit.quality.cost_per_correct import COLUMNS, TAKEN, per_right
-from eexit.quality.estimates import estimate_per_right
+from eexit.quality.estimates import estimate_per_right, estimate_ratios
 from eexit.quality.intervals import clopper_pearson
 
 DRAWS: Final = 3000
@@ -69,7 +69,7 @@ def test_no_right_answer_has_no_price_and_all_of_them_are_not_certain() -> None:
 def test_the_interval_of_a_ratio_of_means_contains_it_as_often_as_stated(n: int, right: float) -> None:
     """Costs are log-normal, of skewness 3.3, and expensive texts are right less often."""
     truth = np.exp(0.75**2 / 2) / right
-    covered = np.zeros((DRAWS, 2))
+    covered = np.zeros((DRAWS, 3))
     generator, least = np.random.default_rng(n), np.sqrt(1.36) * ndtri(1 - np.array([right, NORMAL_RIGHT]))
     for at in range(DRAWS):
         hard_P, other_P, able_P, luck_P = generator.standard_normal((4, n))
@@ -78,5 +78,9 @@ def test_the_interval_of_a_ratio_of_means_contains_it_as_often_as_stated(n: int,
         normal_right_P = (0.7 * able_P + np.sqrt(0.51) * luck_P - 0.6 * hard_P > least[1]).astype(float)
         alone = estimate_per_right(cost_P, right_P)
         beside = estimate_per_right(cost_P, right_P, (normal_P, normal_right_P))
-        covered[at] = alone.low <= truth <= alone.high, beside.low <= NORMAL_RIGHT / right <= beside.high
-    assert covered.mean(axis=0).tolist() == pytest.approx([0.95, 0.95], abs=0.015)
+        (linear,) = estimate_ratios(cost_P[:, None], right_P[:, None])
+        truths = (alone, truth), (beside, NORMAL_RIGHT / right), (linear, truth)
+        covered[at] = [found.low <= true <= found.high for found, true in truths]
+    covers, covers_beside, covers_linear = covered.mean(axis=0).tolist()
+    assert [covers, covers_beside] == pytest.approx([0.95, 0.95], abs=0.015)
+    assert covers_linear < covers, "that of the quotient itself, which is narrower than it should be"
