@@ -7,20 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from synthetic_sweeps import FINAL, LAYERS
 
-from cluster.assessment.prompt_splits import CHOOSING, CONFIDENCE_OF_A_SMOKE_RUN, ORDERING, REPORTING, role_of, sizes_at
-from eexit.plan.configuration import EarlyExit, NoExit
+from cluster.assessment.prompt_splits import CONFIDENCE_OF_A_SMOKE_RUN, ROLES, role_of, sizes_at
+from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
 from eexit.plan.splits import shuffled
 from eexit.quality.learn_then_test import alpha_share
 from eexit.results.finished_sweep import FinishedSweep
 from eexit.results.layout import Manifest
 from eexit.results.store.folder import open_store
+from eexit.results.tables import GENERATIONS
 from eexit.studies.assessment.cells import AS_RUN, CERTIFIED, Shares
 from eexit.studies.assessment.conclude import verdict_of
 from eexit.studies.assessment.verdict import Bound, Verdict
@@ -35,6 +35,7 @@ N_CALLS, OF_CALLS = 24, 0.07  # further calls, and by how much the logarithm of 
 N_PILOT: Final = 200
 BATCH: Final = 8
 MODES: Final = {"B": "mapped_residual", "C": "unfrozen", "D": "mapped_residual"}
+ORACLE: Final = EarlyExit("unfrozen", "agree")  # of cell A
 Rates = Sequence[tuple[float, float]]  # of settings, from safe to bold: what they lose and save
 
 
@@ -52,10 +53,6 @@ class World:
     time: float = 0.95
     steps: Mapping[int, float] = field(default_factory=lambda: {1: 0.8, BATCH: 0.8})
 
-    def rates(self, cell: str) -> Rates:
-        found: Rates = getattr(self, cell)
-        return found
-
 
 def setting(cell: str, at: int) -> EarlyExit:
     if cell == "B":
@@ -65,149 +62,114 @@ def setting(cell: str, at: int) -> EarlyExit:
 
 @cache
 def prompts_of(n: int) -> Sequence[str]:
-    """As many prompts for each part as an assessment has of so many."""
-    whole = sizes_at(BOUND.max_risk)
-    of_whole = {CHOOSING: whole.choosing, ORDERING: whole.ordering, REPORTING: whole.reporting}
-    wanted = {role: round(n * size / sum(of_whole.values())) for role, size in of_whole.items()}
-    found: list[str] = []
-    number = 0
-    while any(wanted.values()):
-        text = f"question {(number := number + 1)}?"
-        if wanted[role := role_of(text)]:
-            wanted[role] -= 1
-            found.append(text)
+    """Return as many prompts for each role as an assessment has of so many."""
+    sizes = {role: getattr(sizes_at(BOUND.max_risk), role) for role in ROLES}
+    texts, found = [f"question {number}?" for number in range(1, 3 * n)], list[str]()
+    for role, size in sizes.items():
+        found += [text for text in texts if role_of(text) == role][: round(n * size / sum(sizes.values()))]
     return [found[at] for at in shuffled(found)]
 
 
 class Drawn:
     """One draw of a world: its two sweeps, its pilot's picks, its choice and its timings."""
 
-    def __init__(self, world: World, n: int, random: np.random.Generator, folder: Path) -> None:
-        self.world, self.prompts, self.random, self.folder = world, prompts_of(n), random, folder
+    def __init__(self, world: World, n: int, random: np.random.Generator) -> None:
+        self.world, self.prompts, self.random = world, prompts_of(n), random
         confidence = BOUND.confidence if n >= 300 else CONFIDENCE_OF_A_SMOKE_RUN
         self.bound = BOUND.model_copy(update={"confidence": confidence})
-        self.keys = {cell: [setting(cell, at).key for at in range(len(world.rates(cell)))] for cell in MODES}
+        cells = {
+            cell: {setting(cell, at): of_setting for at, of_setting in enumerate(getattr(world, cell))}
+            for cell in MODES
+        }
         self.settings = CellSettings(
-            Neighbours(None, EarlyExit("unfrozen", "agree").key), *(self._pick(cell) for cell in MODES)
+            Neighbours(None, ORACLE.key), *(self._pick(cell == "B", of_cell) for cell, of_cell in cells.items())
         )
+        exits = {ORACLE: (0.0, world.A)} | cells["B"] | cells["C"] | cells["D"]
+        self.rates = {None: (0.0, 0.0), NORMAL: (0.0, 0.0)} | {each.key: exits[each] for each in exits}
         easy_P, rank_P = random.normal(size=len(self.prompts)), random.random(len(self.prompts))
         self._right_P = random.random(len(self.prompts)) < ACCURACY
-        run = {key: self.rate("C", key) for key in self.settings.C if key}
-        run |= {key: self.rate("D", key) for key in self.keys["D"]}
-        oracles = {self.settings.A.bold: (0.0, world.A)} | {key: self.rate("B", key) for key in self.settings.B if key}
-        self.run = self._sweep("run", run, easy_P, rank_P, with_normal=True)
-        self.oracles = self._sweep("oracles", oracles, easy_P, rank_P, with_normal=False)
-        self.choice = self._choose()
+        runs, oracles = {*self.settings.C, *(each.key for each in cells["D"])}, {ORACLE.key, *self.settings.B}
+        self.run = self._sweep("run", [NoExit(), *(each for each in exits if each.key in runs)], easy_P, rank_P)
+        self.oracles = self._sweep("oracles", [each for each in exits if each.key in oracles], easy_P, rank_P)
+        asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
+        measured, share = SelectionData(self.run, asked), AlphaShare(1, 1, alpha_share(self.bound.confidence))
+        self.choice = choice_columns(choose_setting(measured, sequences_of(measured), share))
 
-    def rate(self, cell: str, key: str) -> tuple[float, float]:
-        return self.world.rates(cell)[self.keys[cell].index(key)]
-
-    def _pick(self, cell: str) -> Any:
+    def _pick(self, is_oracle: bool, of_cell: Mapping[EarlyExit, tuple[float, float]]) -> Neighbours:
         wrong_by = float(np.exp(self.random.normal(0, 0.4)))
         settings = []
-        for at, (loss, saved) in enumerate(self.world.rates(cell)):
-            seen = self.random.binomial(N_PILOT, loss / 100) / N_PILOT if cell == "B" else wrong_by * loss / 100
-            settings.append(PredictedSetting(setting(cell, at), seen, saved / 100))
+        for each, (loss, saved) in of_cell.items():
+            seen = self.random.binomial(N_PILOT, loss / 100) / N_PILOT if is_oracle else wrong_by * loss / 100
+            settings.append(PredictedSetting(each, seen, saved / 100))
         return neighbours(settings, BOUND.max_risk)
 
     def _sweep(
-        self, name: str, rates: Mapping[str, tuple[float, float]], easy_P: np.ndarray, rank_P: np.ndarray,
-        with_normal: bool,
-    ) -> FinishedSweep:  # fmt: skip
-        n, random = len(self.prompts), self.random
-        columns: dict[str, list[Any]] = {}
+        self, name: str, configurations: Sequence[NoExit | EarlyExit], easy_P: np.ndarray, rank_P: np.ndarray
+    ) -> FinishedSweep:
+        n, random, tables = len(self.prompts), self.random, []
         full_P = 100 * np.exp(0.3 * easy_P)
-        settings = [setting(cell, at) for cell in MODES for at in range(len(self.keys[cell]))]
-        exits = [each for each in (EarlyExit("unfrozen", "agree"), *settings) if each.key in rates]
-        there: list[NoExit | EarlyExit] = [*([NoExit()] if with_normal else []), *exits]
-        for each in there:
-            loss, saved = (0.0, 0.0) if isinstance(each, NoExit) else rates[each.key]
+        for each in configurations:
+            loss, saved = self.rates[each.key]
             own_P = 0.07 * (0.7 * easy_P + 0.71 * random.normal(size=n)) * min(1, saved / 12)
             own_rank_P = np.where(random.random(n) < 0.5, rank_P, random.random(n))
             lost_P = self._right_P & (own_rank_P < loss / 100 / ACCURACY)
             # The mean of what is saved, weighted by cost, is the rate: the common part has another mean then.
             shift = 0.07 * 0.7 * 0.3 * min(1, saved / 12)
             exits_P = full_P * (1 - saved / 100 - own_P + shift)
-            is_oracle = isinstance(each, EarlyExit) and each.is_oracle
-            is_normal = isinstance(each, NoExit)
+            is_normal, is_oracle = isinstance(each, NoExit), isinstance(each, EarlyExit) and each.is_oracle
             run_P = exits_P + (0 if is_normal else full_P * self.world.looks / 100)
-            values = {
+            values = dict.fromkeys(GENERATIONS.names, [None] * n) | {
                 "prompt_id": [str(at) for at in range(n)], "prompt": self.prompts, "configuration": [each.key] * n,
                 "seed": [0] * n, "status": ["ok"] * n, "correct": self._right_P & ~lost_P, "lcs_share": np.ones(n),
                 "macs_full": full_P, "macs_to_exit": exits_P, "macs_executed": [None] * n if is_oracle else run_P,
                 "run_id": [f"{each.key}-{at}" for at in range(n)],
                 "exit_layer_counts": [[(FINAL if is_normal else 20, 1)]] * n,
-                **dict.fromkeys(
-                    ("thinking_closed", "macs_required", "n_tokens", "prompt_exits", "macs_prompt"), [None] * n
-                ),
             }  # fmt: skip
-            for column, of_setting in values.items():
-                columns.setdefault(column, []).extend(of_setting)
-        kinds = {
-            "macs_executed": pa.float64(), "correct": pa.bool_(), "exit_layer_counts": pa.map_(pa.int32(), pa.int64()),
-            "thinking_closed": pa.bool_(), "macs_required": pa.float64(), "n_tokens": pa.int64(),
-            "prompt_exits": pa.bool_(), "macs_prompt": pa.float64(),
-        }  # fmt: skip
-        table = pa.table({column: pa.array(values, kinds.get(column)) for column, values in columns.items()})
+            tables.append(pa.Table.from_pydict(values, GENERATIONS))
         prompts = [{"id": str(at), "prompt": text, "answer": "4"} for at, text in enumerate(self.prompts)]
         manifest = Manifest(
             config={"model": "tiny", "temperature": 0.0, "record_full_depth": "final", "prompts": prompts},
-            configurations=[{"key": each.key, **each.columns} for each in there],
+            configurations=[{"key": each.key, **each.columns} for each in configurations],
             model={"n_layers": FINAL + 1, "dtype": "float32"}, exitable_layers=LAYERS,
         )  # fmt: skip
-        return FinishedSweep(open_store(self.folder), manifest, table, name)
-
-    def _choose(self) -> Mapping[str, Any]:
-        asked = SelectionArgs("answers", self.bound.max_risk, self.bound.confidence, modes=[MODES["D"]])
-        measured = SelectionData(self.run, asked)
-        ask = AlphaShare(1, 1, alpha_share(self.bound.confidence))
-        return choice_columns(choose_setting(measured, sequences_of(measured), ask))
+        return FinishedSweep(open_store("nowhere"), manifest, pa.concat_tables(tables), name)
 
     def timings(self) -> list[dict[str, Any]]:
-        """A first call, and further calls of few configurations on other prompts, each with steps."""
+        """Return a first call, and further calls of few configurations on other prompts, each with steps."""
         tested = self.choice["tested"]
         key = self.choice["configuration"] or min(tested, key=lambda each: each["mean_loss"])["configuration"]
         rows: list[dict[str, Any]] = []
         for call in range(N_CALLS + 1):
-            drawn = self.random.normal(0, OF_CALLS / math.sqrt(2), 3)
-            times = {"normal": 1.0 * math.exp(drawn[0]), "generate": 1.1 * math.exp(drawn[1]),
-                     key: self.world.time * math.exp(drawn[2])}  # fmt: skip
+            drawn = np.exp(self.random.normal(0, OF_CALLS / math.sqrt(2), 3))
+            times = dict(zip(("normal", "generate", key), drawn * (1.0, 1.1, self.world.time), strict=True))
             for number in range(1, 9 if call == 0 else 2):
                 noise = np.exp(self.random.normal(0, 0.01, 8))
                 of_round = {"timing_id": str(call), "round": number, "tokens": 100, "machine": "a CPU", "threads": 2,
-                            "prompt_ids": [f"{call}-{number}"]}  # fmt: skip
-                timed: list[tuple[Any, ...]] = [
-                    (each, None, None, BATCH, times[each] * factor) for each, factor in zip(times, noise, strict=False)
-                ]
+                            "prompt_ids": [f"{call}-{number}"], "rule": None, "parameter": None}  # fmt: skip
+                timed = [(each, BATCH, times[each] * factor) for each, factor in zip(times, noise, strict=False)]
                 for at, (batch, step) in enumerate(self.world.steps.items()):
-                    timed.append(("unfrozen/fixed/20", "fixed", 20.0, batch, times["normal"] * step * noise[4 + at]))
+                    timed.append(("unfrozen/fixed/20", batch, times["normal"] * step * noise[4 + at]))
                     if batch != BATCH:
-                        timed.append(("normal", None, None, batch, times["normal"] * noise[6 + at]))
-                columns = ("configuration", "rule", "parameter", "batch", "seconds")
-                rows += [of_round | dict(zip(columns, values, strict=True)) for values in timed]
+                        timed.append(("normal", batch, times["normal"] * noise[6 + at]))
+                for key_of_row, batch, seconds in timed:
+                    fixed = {"rule": "fixed", "parameter": 20.0} if "fixed" in key_of_row else {}
+                    rows.append(of_round | fixed | {"configuration": key_of_row, "batch": batch, "seconds": seconds})
         return rows
 
     def verdict(self) -> Verdict:
         return verdict_of([self.run, self.oracles], self.settings, self.choice, self.timings(), self.bound, BATCH)
 
     def true_levels(self) -> dict[str, float]:
-        """What each level truly saves, given the pilot's picks and what was certified."""
-        levels = {"A": self.world.A / 100}
-        for cell in MODES:
-            pair = [(0.0, 0.0) if key is None else self.rate(cell, key) for key in getattr(self.settings, cell)]
-            (safe_loss, safe), (bold_loss, bold) = [(loss / 100, saved / 100) for loss, saved in pair]
-            shares = Shares.at_bound(np.array(safe_loss), np.array(bold_loss), BOUND.max_risk)
+        """Return what each level truly saves, given the pilot's picks and what was certified."""
+        levels, looks = dict[str, float](), self.world.looks / 100
+        for cell, (safe_key, bold_key) in self.settings._asdict().items():
+            (safe_loss, safe), (bold_loss, bold) = (np.array(self.rates[key]) / 100 for key in (safe_key, bold_key))
+            shares = Shares.at_bound(safe_loss, bold_loss, BOUND.max_risk)
             levels[cell] = float(shares.safe * safe + shares.bold * bold)
-            looks = [0.0 if key is None else self.world.looks / 100 for key in getattr(self.settings, cell)]
-            if cell == "D":
-                levels[AS_RUN] = float(shares.safe * (safe - looks[0]) + shares.bold * (bold - looks[1]))
+            levels[AS_RUN] = levels[cell] - looks * float(shares.safe * (safe_key is not None) + shares.bold)  # D's
         certified = self.choice["configuration"]
-        levels[CERTIFIED] = 0.0 if certified is None else (self.rate("D", certified)[1] - self.world.looks) / 100
+        levels[CERTIFIED] = 0.0 if certified is None else self.rates[certified][1] / 100 - looks
         return levels
-
-
-def summed(levels: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    return sum(weight * levels[level] for level, weight in weights.items())
 
 
 GOOD: Final = World(

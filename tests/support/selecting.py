@@ -67,5 +67,4 @@ def printed(out: Path, **asked: Any) -> list[str]:
     with console.capture() as captured:
         for part in _chosen(out, **asked)[1]:
             console.print(part, markup=False, highlight=False)
-    lines = [line.rstrip() for line in captured.get().splitlines()]
-    return lines[next(at for at, line in enumerate(lines) if line) :]
+    return "\n".join(map(str.rstrip, captured.get().splitlines())).strip("\n").splitlines()

@@ -1,5 +1,3 @@
-"""Files are there with all of their content or not at all, also on a full disk."""
-
 import os
 import re
 import subprocess

@@ -1,5 +1,3 @@
-"""Artefacts on disk: which ones may be used, and with what."""
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Configurations match their columns, and some have the same run for every seed."""
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -55,18 +53,13 @@ def test_the_key_of_a_configuration_with_prompt_exits_ends_with_them_and_only_it
     assert renamed_key(in_prompt.key, {"prompt": "x", "skip": "y"}) == "y/confidence/0.9@20,25+gate0.3+prompt"
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_a_greedy_run_depends_on_the_seed_if_its_rule_leaves_exits_to_chance(name: str) -> None:
+def test_a_run_depends_on_the_seed_if_tokens_or_exits_are_drawn_or_it_is_not_known() -> None:
     score_BE = torch.tensor(np.random.default_rng(0).uniform(0.05, 0.95, (50, 5)).round(2), dtype=torch.float32)
-    chances = RULES[name].chances(score_BE.round() if name == "agree" else score_BE, torch.full((50, 5), 0.5))
-    is_certain = bool(np.isin(chances.exit_BE.numpy(), (0, 1)).all())
-    if name == "fixed":  # its setting is 1 at one layer
-        is_certain = bool(np.isin(RULES[name].per_layer(3.0, (1, 3)), (0, 1)).all())
-    assert depends_on_seed(EarlyExit("skip", name), 0.0) == (not is_certain)
-    assert depends_on_seed(EarlyExit("skip", name), 0.7)
-
-
-def test_other_runs_depend_on_the_seed_if_tokens_are_sampled_or_it_is_not_known() -> None:
+    for name, rule in RULES.items():
+        chances = rule.chances(score_BE.round() if name == "agree" else score_BE, torch.full((50, 5), 0.5))
+        exits = rule.per_layer(3.0, (1, 3)) if name == "fixed" else chances.exit_BE.numpy()  # fixed: 1 at one layer
+        assert depends_on_seed(EarlyExit("skip", name), 0.0) == (not np.isin(exits, (0, 1)).all()), name
+        assert depends_on_seed(EarlyExit("skip", name), 0.7)
     for configuration in (KINDS["normal"][0], KINDS["draft/20:4"][0]):
         assert [depends_on_seed(configuration, temperature) for temperature in (0.0, 1.0, None)] == [False, True, True]
     assert depends_on_seed(EarlyExit("skip", "a rule of a later version"), 0.0)
@@ -78,14 +71,11 @@ def test_different_configurations_have_different_short_names() -> None:
     parameters = (None, 0.0, 0.5, 5.0, 0.05, 10.5, -0.5, 1e-05, COPYING, ExitHistogram("skip/kl/5", ((1, 3),)))
     sets, gates = ((), (5,), (0, 5), (20, 25)), (None, "0.5", "0.05", "perfect")
     exits = product([*MODES, "later"], [*RULES, "later"], parameters, sets, gates, (False, True))
-    every: list[Configuration] = [
-        NoExit(),
-        NoExit("later"),
-        *parse_drafts("2,20:4,40"),
-        *(EarlyExit(*each) for each in exits),
-    ]
-    short = {short_name(key): key for key in {each.key for each in every}}
-    assert len(short) == len({each.key for each in every})
+    every: list[Configuration] = [NoExit(), NoExit("later"), *parse_drafts("2,20:4,40")]
+    every += [EarlyExit(*each) for each in exits]
+    keys = {each.key for each in every}
+    short = {short_name(key): key for key in keys}
+    assert len(short) == len(keys)
     assert all(len(name) <= len(key) for name, key in short.items())
     assert short_name("frozen_residual/confidence/0.97@20,25+gate0.1") == "F·conf .97@20,25+gate.1"
     assert short_name("skip/random/kl/0.5") == "S·random kl .5"

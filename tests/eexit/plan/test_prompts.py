@@ -1,5 +1,3 @@
-"""Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
-
 import csv
 import io
 import json
@@ -65,11 +63,11 @@ def test_rows_arrive_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "not read: Anwser (did you mean answer?); prompts have the columns prompt, id" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_delimiters(tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: str) -> None:
+def test_delimiters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [["id", "prompt", "kind"], ["a", '"One; two,\tthree?"', "sum"], ["b", "Four?", "7"]]
-    prompts = read_prompts(write(tmp_path / "sheet.csv", "\r\n".join(map(mark.join, rows))))
-    assert [(prompt.prompt, prompt.kind) for prompt in prompts] == [("One; two,\tthree?", "sum"), ("Four?", "7")]
+    for mark in ",;\t":
+        prompts = read_prompts(write(tmp_path / "sheet.csv", "\r\n".join(map(mark.join, rows))))
+        assert [(prompt.prompt, prompt.kind) for prompt in prompts] == [("One; two,\tthree?", "sum"), ("Four?", "7")]
     assert capsys.readouterr().err == ""
 
 
@@ -128,22 +126,17 @@ def test_prompts_of_python_are_those_of_a_file(tmp_path: Path) -> None:
     assert prompts_of(pd.DataFrame(rows)) == (replace(expected[0], answer="7.0"), expected[1]), "as pandas has numbers"
     assert prompts_of(pd.DataFrame(rows).astype({"answer": "Int64"})) == expected
     assert prompts_of(["one", {"prompt": "two"}]) == (Prompt(id="0", prompt="one"), Prompt(id="1", prompt="two"))
-
-
-@pytest.mark.parametrize(
-    ("given", "line"),
-    [
+    refused: list[tuple[object, str]] = [
         ([], "prompts: holds no prompt"),
         (["one", 3], "prompts, entry 2: must be a text or a dict with a prompt, got '3'"),
         ([{"promt": "one"}], "prompts, entry 1: prompt is missing"),
         (pd.DataFrame({"text": ["one"]}), "prompts: column prompt is missing, found text"),
         ("Explain.", "prompts 'Explain.' is no file of prompts (.txt, .jsonl, .csv or .parquet)"),
         ({"prompt": "one"}, "prompts must be a list of texts or dicts, a DataFrame or a path"),
-    ],
-)
-def test_what_are_no_prompts_is_told_in_one_line(given: object, line: str) -> None:
-    with pytest.raises(UsageError, match=f"^{re.escape(line)}"):
-        prompts_of(given)
+    ]
+    for given, line in refused:
+        with pytest.raises(UsageError, match=f"^{re.escape(line)}"):
+            prompts_of(given)
 
 
 def test_prompts_of_the_commands_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,3 @@
-"""Plans hold every run once, and a run's id depends on what changes its result."""
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,12 +45,8 @@ def test_what_changes_a_result_changes_the_id_and_what_only_sorts_a_prompt_does_
         return ids(SweepConfig(prompts=(Prompt("a", "One?", **of_prompt),), **of_sweep))[0]
 
     of_sweep = {"max_new_tokens": 7, "readout": "raw", "system": "Be brief.", "model": "m", "control_tokens": True}
-    of_prompts: list[dict[str, Any]] = [
-        {"answer": "1"},
-        {"answer_pattern": "1"},
-        {"answer": "1", "answer_pattern": "1"},
-    ]
-    of_prompts += [{"prefiller": ""}, {"prefiller": "So"}, {"max_new_tokens": 100}]
+    of_prompts: list[dict[str, Any]] = [{"answer": "1"}, {"answer_pattern": "1"}, {"prefiller": ""}]
+    of_prompts += [{"answer": "1", "answer_pattern": "1"}, {"prefiller": "So"}, {"max_new_tokens": 100}]
     changed = [id_with({}, **{name: value}) for name, value in of_sweep.items()] + [*map(id_with, of_prompts)]
     assert len({*changed, id_with({})}) == len(changed) + 1
     assert id_with({"steps": 3, "kind": "x"}) == id_with({})

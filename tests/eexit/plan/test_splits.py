@@ -1,5 +1,3 @@
-"""The split into calibration and test prompts, and samples of each kind's share."""
-
 from collections import Counter
 from hashlib import blake2b
 from random import Random

@@ -1,5 +1,3 @@
-"""Valid sweeps, defined in Python or in a file."""
-
 from collections.abc import Iterator
 
 import pytest

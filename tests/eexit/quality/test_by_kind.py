@@ -1,47 +1,14 @@
-"""Effects of settings on kinds of prompts, against the same in pandas."""
-
-from random import Random
-from typing import Any
-
 import pandas as pd
 import pyarrow as pa
 import pytest
+from answered_runs import KEY, KIND_OF, ORACLE, UNIT_OF, runs
 
-from eexit.plan.splits import kinds, sampling_units
 from eexit.quality.by_kind import COLUMNS, by_kind
-
-KEY = "skip/kl/1"
-# Two kinds by their ids; one by its name, two prompts of which are a group; and one prompt of no kind.
-PROMPTS: list[dict[str, Any]] = [
-    *({"id": f"sum-{number}", "prompt": f"{number}?"} for number in range(8)),
-    *({"id": f"fact-{number}", "prompt": f"fact {number}"} for number in range(6)),
-    *({"id": f"{number}", "prompt": f"other {number}", "kind": "odd", "group": number // 2} for number in range(14)),
-    {"id": "x", "prompt": "of no kind"},
-]
-KIND_OF, UNIT_OF = kinds(PROMPTS), sampling_units(PROMPTS)
-
-
-def runs() -> list[dict[str, Any]]:
-    """Return runs of two seeds; some failed, and facts have no answers."""
-    random = Random(7)
-    return [
-        {
-            "prompt_id": prompt["id"], "configuration": key, "seed": seed,
-            "status": "error" if random.random() < 0.1 else "ok",
-            "finish_reason": ("eos", "length")[(sum(map(ord, prompt["id"])) + seed) % 2],
-            "correct": None if prompt["id"].startswith("fact") else random.random() < (0.8 if key == "normal" else 0.6),
-            "disagreement": random.random() if key == KEY else 0.0,
-            "mean_depth": (sum(map(ord, prompt["id"])) % 7 + seed) / 10,
-            "macs_full": 100.0 + random.random(),
-            "macs_executed": 90.0 + random.random() if key == KEY else None,
-        }
-        for prompt in PROMPTS for seed in (0, 1) for key in ("normal", KEY)
-    ]  # fmt: skip
 
 
 def test_kinds_have_the_effects_of_their_prompts_pairs_of_runs() -> None:
-    found = by_kind(pa.Table.from_pylist(runs()), KIND_OF, UNIT_OF)
-    assert {key: list(of) for key, of in found.items()} == {key: ["fact", "odd", "sum"] for key in ("normal", KEY)}
+    found = by_kind(pa.Table.from_pylist(runs()).select(COLUMNS), KIND_OF, UNIT_OF)
+    assert ({*found}, {(*of,) for of in found.values()}) == ({"normal", KEY, ORACLE}, {("fact", "odd", "sum")})
     ok = pd.DataFrame(runs()).query("status == 'ok'").set_index(["prompt_id", "seed"]).astype({"correct": float})
     mine, normal = (ok[ok.configuration == key] for key in (KEY, "normal"))
     right, normal_right = mine.correct, normal.correct.reindex(mine.index)
@@ -63,10 +30,9 @@ def test_kinds_have_the_effects_of_their_prompts_pairs_of_runs() -> None:
     nothing = {"mean": None, "low": None, "high": None, "n": 0}
     facts = found[KEY]["fact"].as_dict()
     assert facts["accuracy"] == facts["cut"] == facts["difference"] == facts["lost"] == nothing
-    assert found["normal"]["sum"].as_dict()["saved"] == nothing
+    assert found[ORACLE]["sum"].as_dict()["saved"] == nothing
     alone = pa.Table.from_pylist([row for row in runs() if row["configuration"] == KEY])  # without runs of normal
     [of] = by_kind(alone, KIND_OF, UNIT_OF).values()
     assert of["sum"].lost.n == of["sum"].difference.n == 0 < of["sum"].accuracy.n
     failed = pa.Table.from_pylist([row | {"status": "error"} for row in runs()])
     assert by_kind(failed, KIND_OF, UNIT_OF) == by_kind(alone, {}, UNIT_OF) == {}
-    assert {*COLUMNS} == {*failed.column_names}

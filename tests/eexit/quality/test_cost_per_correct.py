@@ -1,43 +1,20 @@
 """The cost per right answer, against the same in pandas, and the coverage of its interval by simulation."""
 
-from random import Random
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from answered_runs import KEY, ORACLE, UNIT_OF, runs
 from scipy.special import ndtri
 
-from eexit.plan.splits import sampling_units
 from eexit.quality.cost_per_correct import COLUMNS, TAKEN, per_right
 from eexit.quality.estimates import estimate_per_right, estimate_ratios
 from eexit.quality.intervals import clopper_pearson
 
-KEY, ORACLE = "skip/confidence/0.9", "skip/kl/1"
 DRAWS: Final = 3000
 NORMAL_RIGHT: Final = 0.6
-PROMPTS: list[dict[str, Any]] = [  # the last four are two groups, and the first has no answer
-    {"id": f"{number}", "prompt": f"{number}?", "group": None if number < 20 else number // 2} for number in range(24)
-]
-UNIT_OF = sampling_units(PROMPTS)
-
-
-def runs() -> list[dict[str, Any]]:
-    """Return runs of two seeds; some failed, some chains never closed."""
-    random = Random(5)
-    return [
-        {
-            "prompt_id": prompt["id"], "configuration": key, "seed": seed,
-            "status": "error" if random.random() < 0.1 else "ok",
-            "correct": None if prompt["id"] == "0" else random.random() < (0.8 if key == "normal" else 0.6),
-            "thinking_closed": random.random() < 0.9,
-            "macs_executed": None if key == ORACLE else 90.0 + 100 * random.random(),
-            "macs_required": 60.0 + 100 * random.random(),
-            "n_tokens": random.randrange(10, 90), "prompt_exits": None, "macs_prompt": None,
-        }
-        for prompt in PROMPTS for seed in (0, 1) for key in ("normal", KEY, ORACLE)
-    ]  # fmt: skip
 
 
 def test_beside_runs_with_prompt_exits_the_costs_of_others_have_the_prompt_too() -> None:
@@ -54,7 +31,7 @@ def test_beside_runs_with_prompt_exits_the_costs_of_others_have_the_prompt_too()
 
 
 def test_a_right_answer_takes_what_plain_pandas_says() -> None:
-    found = per_right(pa.Table.from_pylist(runs()), UNIT_OF)
+    found = per_right(pa.Table.from_pylist(runs()).select(COLUMNS), UNIT_OF)
     ok = pd.DataFrame(runs()).query("status == 'ok'").astype({"correct": float, "macs_executed": float})
     of_prompts = ok.groupby(["configuration", "prompt_id"]).mean(numeric_only=True).reset_index()
     of_prompts["unit"] = of_prompts.prompt_id.map(UNIT_OF)
@@ -74,7 +51,6 @@ def test_a_right_answer_takes_what_plain_pandas_says() -> None:
                 normal = both[f"{name}_n"].sum() / both["correct_n"].sum()
                 assert beside.mean == pytest.approx(both[name].sum() / both["correct"].sum() / normal)
                 assert (beside.n, beside.low < beside.mean < beside.high) == (len(both), True)
-    assert {*COLUMNS} == {*runs()[0]}
     for lack in ({"thinking_closed": None}, {"correct": None}, {"status": "error"}):
         rows = pa.Table.from_pylist([row | lack for row in runs()], schema=pa.Table.from_pylist(runs()).schema)
         assert per_right(rows, UNIT_OF) == {}, lack
@@ -103,11 +79,8 @@ def test_the_interval_of_a_ratio_of_means_contains_it_as_often_as_stated(n: int,
         alone = estimate_per_right(cost_P, right_P)
         beside = estimate_per_right(cost_P, right_P, (normal_P, normal_right_P))
         (linear,) = estimate_ratios(cost_P[:, None], right_P[:, None])
-        covered[at] = (
-            alone.low <= truth <= alone.high,
-            beside.low <= NORMAL_RIGHT / right <= beside.high,
-            linear.low <= truth <= linear.high,
-        )
+        truths = (alone, truth), (beside, NORMAL_RIGHT / right), (linear, truth)
+        covered[at] = [found.low <= true <= found.high for found, true in truths]
     covers, covers_beside, covers_linear = covered.mean(axis=0).tolist()
     assert [covers, covers_beside] == pytest.approx([0.95, 0.95], abs=0.015)
     assert covers_linear < covers, "that of the quotient itself, which is narrower than it should be"

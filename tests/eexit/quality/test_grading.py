@@ -1,5 +1,3 @@
-"""Which part of a text counts as its answer, whether that is right, and the columns that follow."""
-
 import csv
 import random
 import time
@@ -43,14 +41,11 @@ def test_a_number_is_itself_however_it_is_written() -> None:
     assert marked(too_large, too_large).correct  # as a word
 
 
-def test_of_choices_the_letter_is_found() -> None:
+def test_of_a_text_the_answer_is_found_and_of_choices_the_letter() -> None:
     assert marked("NEW YORK", "D", prompt=CHOICES) == Grade("D", True)  # further texts: `readings/forms.toml`
     assert choices_of(CHOICES) == {"A": "Rome", "B": "Paris", "C": "Berlin", "D": "New York"}
     assert choices_of("Is it (A) warm, (B) cold or (C) wet?") == {"A": "warm", "B": "cold", "C": "wet"}
     assert choices_of("A. Smith asks: what is B?") == {}
-
-
-def test_of_a_text_the_answer_is_found() -> None:
     for answer, pattern, text, expected in (
         ("5", None, "It costs $5.00, please", Grade("$5.00", True)),
         ("12", None, "1,2345", Grade("1,2345", False)),

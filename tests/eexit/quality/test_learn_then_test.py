@@ -56,12 +56,12 @@ POPULATIONS: Final = {  # risks, from conservative to bold settings; dependent o
 }
 
 
-def pareto(losses: Sequence[np.ndarray], n_pilot: int = PROMPTS // 4) -> np.ndarray:
+def pareto(losses: Sequence[np.ndarray]) -> np.ndarray:
     """Return which settings of all families, (D, P, S) each, are certified, (D, S), by one sequence.
 
     Its order is that of the first prompts, and bold settings are cheap.
     """
-    together_DPS = np.concatenate(losses, axis=2)
+    together_DPS, n_pilot = np.concatenate(losses, axis=2), PROMPTS // 4
     costs = np.concatenate([np.linspace(0.9, 0.5, each.shape[2]) - 0.001 * f for f, each in enumerate(losses)])
     p_values_DS = betting(np.swapaxes(together_DPS[:, n_pilot:], 1, 2), AT_MOST)
     found_DS = np.zeros(p_values_DS.shape, dtype=bool)

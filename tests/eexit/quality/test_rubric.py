@@ -1,5 +1,3 @@
-"""A judge's prompt, and the meaning of its answers."""
-
 import json
 
 import pytest
@@ -22,12 +20,9 @@ def test_the_judge_gets_instructions_for_every_aspect_and_prompt_and_text_as_the
         assert f'"{name}": {schema["properties"][name]["description"]}' in system["content"]
 
 
-def test_the_last_object_of_an_answer_is_read() -> None:
+def test_the_last_object_of_an_answer_is_read_and_nonsense_refused_with_the_reason() -> None:
     for around in ("{}", "```json\n{}\n```", '<think>{{"coherence": 1}}</think> {}'):
         assert scores_in(around.format(json.dumps(GOOD))) == TextScores.model_validate(GOOD)
-
-
-def test_nonsense_is_refused_with_the_reason() -> None:
     for content, reason in (
         ("5 of 5!", "Invalid JSON"),
         ("", "Invalid JSON"),

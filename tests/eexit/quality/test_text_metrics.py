@@ -6,7 +6,7 @@ import pytest
 from eexit.quality.text_metrics import Agreement, agreement, disagreement, distinct, longest_loop, perplexity
 
 
-def test_agreement() -> None:
+def test_metrics_are_those_counted_by_hand() -> None:
     for tokens, reference, expected in (
         ([1, 2, 3, 4], [1, 2, 3, 4], Agreement(4, 1.0, 1.0)),
         ([1, 2, 9, 4], [1, 2, 3, 4], Agreement(2, 0.75, 0.75)),
@@ -15,9 +15,6 @@ def test_agreement() -> None:
         ([1, 2, 3, 4, 5], [1], Agreement(1, 0.2, 0.2)),
     ):
         assert agreement(np.array(tokens), np.array(reference)) == expected
-
-
-def test_perplexity_disagreement_distinct_ngrams_and_loops() -> None:
     assert perplexity(np.full(7, math.log(1 / 8), np.float32)) == pytest.approx(8), "even odds"
     assert disagreement(np.array([2, 3, 4, 5]), np.array([2, 3, 7, 5])) == 0.25
     assert disagreement(np.array([]), np.array([])) is None

@@ -1,5 +1,3 @@
-"""The fixtures of this folder's tests: an empty store, and those that `tests/support` has."""
-
 from pathlib import Path
 
 import pytest

@@ -29,14 +29,9 @@ from reports.shared.savings import savings
 
 KEY = "skip/confidence/0.5"
 UNITS = ([0, 1, 2, 3, 4, 5], [6], [7])  # of eight prompts, six name a group
-CONFIG = SweepConfig(
-    model="a-model",
-    prompts=tuple(
-        Prompt(f"{n}", f"{n}?", answer="7", group="one" if n < 6 else None, kind="sum" if n < 7 else "other")
-        for n in range(8)
-    ),
-    modes=("normal", "skip"), rules={"confidence": (0.5,)}, seeds=(0, 1), temperature=1,
-)  # fmt: skip
+PROMPTS = tuple(Prompt(f"{n}", f"{n}?", answer="7", group="one" if n < 6 else None) for n in range(8))
+GRID: dict[str, Any] = {"modes": ("normal", "skip"), "rules": {"confidence": (0.5,)}, "seeds": (0, 1)}
+CONFIG = SweepConfig(model="a-model", prompts=PROMPTS, temperature=1, **GRID)
 MEASURED: dict[str, list[float]] = {  # the group disagrees most
     "disagreement": [0.875, 0.75, 0.875, 0.75, 0.875, 0.75, 0.5, 0.25],
     "lcs_share": [0.125, 0.25, 0.125, 0.125, 0.25, 0.125, 0.5, 0.75],

@@ -1,5 +1,3 @@
-"""No command writes into a folder of results or artefacts that isn't its own."""
-
 import os
 from collections.abc import Callable
 from functools import partial

@@ -121,20 +121,17 @@ def test_a_redefined_rule_keeps_its_earlier_results(tmp_path: Path, own_exits: C
 NAMES = {"ratio": "ratio~ba9c4d", "ratio~77aa01": "ratio", "own": "own~123456"}
 
 
-@pytest.mark.parametrize(
-    ("stored", "as_shown"),
-    [
+def test_keys_and_names_are_renamed_as_wholes() -> None:
+    for stored, as_shown in (
         ("own/ratio/1e-05@20,25+gate0.3", "own~123456/ratio~ba9c4d/1e-05@20,25+gate0.3"),
         ("skip/ratio~77aa01", "skip/ratio"),
         ("skip/random/own/ratio/2", "skip/random/own~123456/ratio~ba9c4d/2"),
         ("ratio", "ratio~ba9c4d"),
         ("skip/ratios/2", "skip/ratios/2"),
         (None, None),
-    ],
-)
-def test_keys_and_names_are_renamed_as_wholes(stored: str | None, as_shown: str | None) -> None:
-    keys, texts = pa.chunked_array([[stored], ["normal", stored]], pa.string()), ["ratio"] * 3
-    found = with_shown_names(pa.table({"configuration": keys, "text": texts}), NAMES).to_pydict()
-    assert found == {"configuration": [as_shown, "normal", as_shown], "text": texts}
+    ):
+        keys, texts = pa.chunked_array([[stored], ["normal", stored]], pa.string()), ["ratio"] * 3
+        found = with_shown_names(pa.table({"configuration": keys, "text": texts}), NAMES).to_pydict()
+        assert found == {"configuration": [as_shown, "normal", as_shown], "text": texts}
     each = EarlyExit("own", "ratio", 2.0, (20, 25), "0.3")
     assert renamed(each, NAMES).key == renamed_key(each.key, NAMES)

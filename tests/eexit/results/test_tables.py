@@ -1,5 +1,3 @@
-"""Columns are what their definitions say: null where full depth was not observed, and all else is the same."""
-
 from pathlib import Path
 from typing import get_args
 
@@ -35,13 +33,10 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(  # columns that are null, and words of the report
-    ("observe", "missing", "said"),
-    [
-        ("final", OF_LAYERS, "at its final layer alone"),
-        ("none", OF_LAYERS | OF_TEXTS | OF_RUNS, "full depth was not recorded"),
-    ],
-)
+UNOBSERVED = [("final", OF_LAYERS, "final layer alone"), ("none", OF_LAYERS | OF_TEXTS | OF_RUNS, "was not recorded")]
+
+
+@pytest.mark.parametrize(("observe", "missing", "said"), UNOBSERVED)  # columns that are null, and words of the report
 def test_what_was_not_observed_is_null_and_said(sweeps: Path, observe: str, missing: set[str], said: str) -> None:
     """All else is the same."""
     for frame in ("runs", "tokens"):

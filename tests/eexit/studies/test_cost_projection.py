@@ -1,5 +1,3 @@
-"""What exits cost at the unit costs of another model: counted by hand, and what is refused."""
-
 import json
 from pathlib import Path
 

@@ -13,14 +13,13 @@ import pytest
 from byte_model import save_byte_model
 from commands import here, refusal
 from driving import land_all
+from scripted import sweep_of
 from synthetic_sweeps import shard
 from transformers import PreTrainedTokenizerFast
 
 from eexit.plan.runs import OK
 from eexit.plan.sweep_config import Prompt, SweepConfig
-from eexit.results.store.commit import publish_shard
 from eexit.results.store.folder import Store, open_store
-from eexit.results.tables import TOKENS
 from eexit.studies import export as exporting
 from eexit.studies.export import CONVERSATIONS, OF_TOKENS
 from jobs.files.export import main
@@ -65,23 +64,16 @@ def exported(results: Path | str, out: Path, *others: str) -> list[dict[str, Any
     return rows
 
 
-def stored(results: Path | str) -> tuple[dict[str, Any], dict[str, dict[str, list[Any]]]]:
-    """Return the rows of a sweep's runs without an error, and the columns of their tokens, by run id."""
-    runs = pq.read_table(f"{results}/generations").to_pylist()
-    tokens = pq.read_table(f"{results}/tokens").sort_by("position")
-    ok = {row["run_id"]: row for row in runs if row["status"] == OK}
-    return ok, {run_id: tokens.filter(pc.equal(tokens["run_id"], run_id)).to_pydict() for run_id in ok}
-
-
 def test_conversations_say_what_the_sweep_says_and_how_exits_were_drawn(made: Path, tmp_path: Path) -> None:
     """Their messages go through the chat template to what the model saw."""
-    runs, tokens = stored(made / "out")
+    runs = {row["run_id"]: row for row in pq.read_table(made / "out" / "generations").to_pylist()}
+    tokens = pq.read_table(made / "out" / "tokens").sort_by("position")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(made / "model")
     rows = exported(made / "out", tmp_path / "data", *ALL, "--kl-factors", "4", "0", "0.05")
-    assert sorted(row["run_id"] for row in rows) == sorted(runs)
+    assert sorted(row["run_id"] for row in rows) == sorted(each for each in runs if runs[each]["status"] == OK)
     n_drawn = 0
     for row in rows:
-        its, run = tokens[row["run_id"]], runs[row["run_id"]]
+        run, its = runs[row["run_id"]], tokens.filter(pc.equal(tokens["run_id"], row["run_id"])).to_pydict()
         assert {name: row[name] for name in OF_TOKENS} == {name: its[name] for name in OF_TOKENS}
         assert {len(top) for top in row["top_token_ids"]} == {3}
         of_runs = ("prompt_id", "configuration", "seed", "n_tokens", "prompt_token_ids", "finish_reason")
@@ -169,14 +161,7 @@ def test_an_interrupted_export_leaves_nothing(made: Path, tmp_path: Path, monkey
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".gitattributes"]
 
 
-def test_without_top_tokens_there_are_none(store: Store, tmp_path: Path) -> None:
-    for name in store.names("generations"):
-        generations = pq.read_table(f"{store.root}/{name}")
-        tokens = pq.read_table(f"{store.root}/tokens/{Path(name).name}")
-        for column in ("top_token_ids", "top_tokens", "top_prob"):
-            at = tokens.schema.get_field_index(column)
-            tokens = tokens.set_column(at, column, pa.nulls(len(tokens), TOKENS.field(column).type))
-        publish_shard(store.publish, Path(name).stem, generations, tokens, attempt=1)
-    for row in exported(store.root, tmp_path / "data"):
-        assert row["configuration"] == "normal"
-        assert row["top_token_ids"] == row["top_prob"] == [None] * 9
+def test_without_top_tokens_there_are_none(made: Path, tmp_path: Path) -> None:
+    config = sweep_of(made / "model", "one", modes=["normal"], rules={}, exit_every=2, record_top_k=0)
+    [row] = exported(land_all(tmp_path / "out", config), tmp_path / "data")
+    assert row["top_token_ids"] == row["top_prob"] == [None] * 3

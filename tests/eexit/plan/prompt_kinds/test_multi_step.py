@@ -1,5 +1,3 @@
-"""Prompts that need steps: their numbers of steps, and answers derived by other means."""
-
 import re
 from collections import Counter
 from datetime import datetime, timedelta
@@ -21,8 +19,7 @@ def test_prompts_in_steps_have_the_numbers_of_steps_that_the_docstring_says() ->
     assert all('Think step by step, then end with "Answer:" and ' in prompt.prompt for prompt in drawn)
 
 
-def test_answers_in_steps_are_those_that_the_prompts_say() -> None:
-    """Answers are derived from the text, by other means than those that made it."""
+def test_answers_in_steps_are_those_that_follow_from_the_prompts() -> None:
     for prompt in draw_prompts(700, 4, IN_STEPS):
         told, numbers = prompt.prompt.split("\n")[0], [int(found) for found in re.findall(r"\d+", prompt.prompt)]
         match sort_of(prompt.id):

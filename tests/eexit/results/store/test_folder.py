@@ -1,5 +1,3 @@
-"""`--out` is created atomically, and refused before loading if it can't be used."""
-
 import re
 from pathlib import Path
 from unittest.mock import Mock

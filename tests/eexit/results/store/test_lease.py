@@ -1,5 +1,3 @@
-"""Only one driver at a time works on an `--out`, and the lease of a dead driver is released."""
-
 import json
 import re
 import subprocess
@@ -44,23 +42,19 @@ RUNS = list(plan_runs(CONFIG))
 
 
 @contextmanager
-def requesting(store: Store, *place: str, stale: float = LONG, renewal: float = 0.2) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that requests the lease, and kill it in the end."""
+def holding(
+    store: Store, *place: str, stale: float = LONG, renewal: float = 0.2, is_held: bool = True
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that requests the lease, and kill it in the end; with `is_held`, wait until it has the lease."""
     command = [*place, sys.executable, "-c", HOLDER, store.root, str(stale), str(renewal)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = iter(process.stdout.readline, "")  # type: ignore[union-attr]
     try:
+        assert not is_held or "held\n" in said, process.communicate()
         yield process
     finally:
         process.kill()
         process.communicate()
-
-
-@contextmanager
-def holding(store: Store, *place: str, stale: float = LONG) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that has the lease."""
-    with requesting(store, *place, stale=stale) as process:
-        assert "held\n" in iter(process.stdout.readline, ""), process.communicate()  # type: ignore[union-attr]
-        yield process
 
 
 @pytest.fixture
@@ -133,7 +127,7 @@ def test_a_dead_container_whose_process_1_seems_alive_is_succeeded(store: Store,
 @pytest.mark.usefixtures("containers")
 def test_a_living_driver_in_another_container_is_never_succeeded(store: Store) -> None:
     said = "is in use by process {} on .* which has just renewed its lease"
-    with holding(store) as other, requesting(store, *CONTAINER) as inside:  # where no process has the holder's id
+    with holding(store) as other, holding(store, *CONTAINER, is_held=False) as inside:  # which sees no such process
         assert re.search(said.format(other.pid), inside.communicate()[1])
     with holding(store, *CONTAINER, stale=SHORT):
         assert_refused(store, said.format(1))
@@ -209,7 +203,7 @@ def test_an_actor_that_was_given_up_lands_nothing_when_it_wakes_up(store: Store)
 def test_of_many_at_once_one_gets_it(store: Store) -> None:
     store.publish(LEASE, elsewhere(0))
     with ExitStack() as ending:
-        processes = [ending.enter_context(requesting(store, stale=3, renewal=10)) for _ in range(4)]
+        processes = [ending.enter_context(holding(store, stale=3, renewal=10, is_held=False)) for _ in range(4)]
         wait_until(lambda: sum(process.poll() is not None for process in processes) == 3)
         time.sleep(1)
         assert sum(process.poll() is None for process in processes) == 1

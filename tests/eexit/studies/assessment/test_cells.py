@@ -2,13 +2,12 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from assessment_worlds import BOUND, WORLDS, Drawn, World, summed
+from assessment_worlds import BOUND, WORLDS, Drawn, World
 
 from eexit.studies.assessment.cells import AS_RUN, CELLS, CERTIFIED, COSTS_OF, GAINS, Attribution, PromptTable, Shares
 
@@ -31,8 +30,8 @@ def test_shares_lose_the_bound_or_less_and_lose_none_of_what_it_allows() -> None
     assert (shares.bold[bold_K <= AT_MOST] == 1).all()
 
 
-def test_cells_are_what_the_runs_say(tmp_path: Path) -> None:
-    drawn = Drawn(World(), 200, np.random.default_rng(1), tmp_path)
+def test_cells_are_what_the_runs_say() -> None:
+    drawn = Drawn(World(), 200, np.random.default_rng(1))
     runs = {"run": drawn.run.runs.to_pandas(), "oracles": drawn.oracles.runs.to_pandas()}
     right = runs["run"].query("configuration == 'normal'").set_index("prompt_id")["correct"]
 
@@ -52,11 +51,11 @@ def test_cells_are_what_the_runs_say(tmp_path: Path) -> None:
         assert found.mixture(cell)[2] == pytest.approx((1 - weight) * safe_loss + weight * bold_loss)
     levels = {name: found.estimate({name: 1}).mean for name in (*CELLS, AS_RUN, CERTIFIED)}
     for weights in SUMS.values():
-        assert found.estimate(weights).mean == pytest.approx(summed(levels, weights))
+        assert found.estimate(weights).mean == pytest.approx(sum(weights[each] * levels[each] for each in weights))
 
 
-def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval(tmp_path: Path) -> None:
-    drawn = Drawn(World(), 200, np.random.default_rng(1), tmp_path)
+def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval() -> None:
+    drawn = Drawn(World(), 200, np.random.default_rng(1))
     key = drawn.settings.C.bold
     table = drawn.run.runs.to_pylist()
     before = PromptTable([drawn.run, drawn.oracles], BOUND.risk)
@@ -77,16 +76,16 @@ def test_a_failed_run_saves_nothing_and_loses_and_few_prompts_have_no_interval(t
     ("n", "n_drawn", "least", "share"),
     [(200, 5, 3, 0.93), *(pytest.param(n, 300, 267, 0.94, marks=pytest.mark.slow) for n in (200, 1700))],
 )
-def test_intervals_cover_truths_in_six_worlds(n: int, n_drawn: int, least: int, share: float, tmp_path: Path) -> None:
+def test_intervals_cover_truths_in_six_worlds(n: int, n_drawn: int, least: int, share: float) -> None:
     """At least 93 % truly: of 300 draws, which take ten minutes, 267 or more with a chance of 99.9 % then."""
     covered: dict[str, Counter[str]] = {}
     for name in ("pays", "costs more", "ceiling", "mode", "knowledge", "proof"):
         of_world = covered.setdefault(name, Counter())
         for seed in range(n_drawn):
-            drawn = Drawn(WORLDS[name][0], n, np.random.default_rng([7, seed]), tmp_path)
+            drawn = Drawn(WORLDS[name][0], n, np.random.default_rng([7, seed]))
             found, levels = attribution_of(drawn), drawn.true_levels()
             for each, of in SUMS.items():
-                estimate, truth = found.estimate(of), summed(levels, of)
+                estimate, truth = found.estimate(of), sum(of[level] * levels[level] for level in of)
                 of_world[each] += estimate.low - 1e-9 <= truth <= estimate.high + 1e-9
     assert not {(name, each) for name, of_world in covered.items() for each in SUMS if of_world[each] < least}
     assert sum(of_world.total() for of_world in covered.values()) >= share * n_drawn * len(covered) * len(SUMS)

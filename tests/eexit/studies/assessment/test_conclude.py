@@ -1,5 +1,3 @@
-"""Each answer and each cause comes out where it is the truth, and how often; what is said of missing steps."""
-
 import json
 import math
 from collections import Counter
@@ -66,10 +64,10 @@ def test_each_answer_turns_on_an_interval() -> None:
 
 @pytest.mark.parametrize(("root", "n_drawn"), [(3, 3), pytest.param(4, 200, marks=pytest.mark.slow)])  # minutes each
 @pytest.mark.parametrize("name", WORLDS)
-def test_each_answer_and_cause_comes_out_where_it_is_true(name: str, root: int, n_drawn: int, tmp_path: Path) -> None:
+def test_each_answer_and_cause_comes_out_where_it_is_true(name: str, root: int, n_drawn: int) -> None:
     """Of three draws, one may be left open; of 200, a fifth, and a twentieth may be false."""
     world, pays, why = WORLDS[name]
-    drawn = [Drawn(world, 1700, np.random.default_rng([root, seed]), tmp_path).verdict() for seed in range(n_drawn)]
+    drawn = [Drawn(world, 1700, np.random.default_rng([root, seed])).verdict() for seed in range(n_drawn)]
     answers, causes = Counter(each.pays for each in drawn), Counter[str | None](each.cause for each in drawn)
     most, false = (2, 0) if n_drawn == 3 else (0.8 * n_drawn, 0.05 * n_drawn)
     if pays is not None:
@@ -78,19 +76,15 @@ def test_each_answer_and_cause_comes_out_where_it_is_true(name: str, root: int, 
     if why is not None:
         assert causes[why] >= most, causes
         assert causes.total() - causes[why] - causes[None] <= false, causes
-    for verdict in drawn[:3]:
-        assert_fits_a_screen(verdict)
+    for each in drawn[:3]:
+        said = [each.where, f"Does early exit pay? {ANSWERS[each.pays]} {explain(each)}", *sentences(each)]
+        said += [table.printed() for table in tables(each)]
+        lines = "\n".join(filter(None, [*said, setting_line(each)])).splitlines()
+        assert sum(-(-len(line) // 110) for line in lines) + 2 <= SCREEN, "the report's and the verdict's paths too"
 
 
-def assert_fits_a_screen(verdict: Verdict) -> None:
-    said = [verdict.where, f"Does early exit pay? {ANSWERS[verdict.pays]} {explain(verdict)}", *sentences(verdict)]
-    said += [table.printed() for table in tables(verdict)]
-    lines = "\n".join(filter(None, [*said, setting_line(verdict)])).splitlines()
-    assert sum(-(-len(line) // 110) for line in lines) + 2 <= SCREEN, "the report's and the verdict's paths too"
-
-
-def test_with_anything_missing_nothing_is_concluded(tmp_path: Path) -> None:
-    drawn = Drawn(WORLDS["pays"][0], 200, np.random.default_rng(0), tmp_path)
+def test_with_anything_missing_nothing_is_concluded() -> None:
+    drawn = Drawn(WORLDS["pays"][0], 200, np.random.default_rng(0))
     sweeps, timings = [drawn.run, drawn.oracles], drawn.timings()
     for choice, timed, failed, missing in (
         (None, timings, [], "choice"),
@@ -116,7 +110,7 @@ def test_what_is_written_is_read_and_shown(tmp_path: Path) -> None:
     location = StoreLocation(pyarrow.fs.LocalFileSystem(), str(tmp_path))
     assert read_verdict(location) == (None, ())
     for name in ("pays", "costs more"):
-        verdict = Drawn(WORLDS[name][0], 1700, np.random.default_rng(0), tmp_path).verdict()
+        verdict = Drawn(WORLDS[name][0], 1700, np.random.default_rng(0)).verdict()
         (tmp_path / FILE).write_text(verdict.to_json())
         read, left_out = read_verdict(location)
         assert (read and read.to_json(), left_out) == (verdict.to_json(), ())

@@ -1,5 +1,3 @@
-"""Follow-up prompts go on from chains of thought, whole or changed."""
-
 import re
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +20,6 @@ from jobs.files.chains import main
 MARK = "="  # what begins the answers of a model of random weights
 RIGHT = "^=?(?!=)[!-O]"  # the first letter after the mark, which some answers have
 PARTS = ["keep-0", "keep-50", "keep-100", "budget-2", "filler", "shuffle"]
-KEYS = ("normal", "skip/kl/0.5")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +62,7 @@ def test_follow_ups_of_a_sweep_have_its_edited_chains_and_end_alike(model: Path,
     follow_ups = read_prompts(out)
     assert {*runs["thinking_closed"]} == {True, False}, "else nothing is tested"
     assert len(follow_ups) == len(PARTS) * len(runs)
-    texts = ["So " + text for key in KEYS for text in runs_of(swept, key)["text"]]
+    texts = ["So " + text for text in pd.read_parquet(swept / "generations")["text"]]
     closings = Counter(found[0] for text in texts if (found := re.search(rf"\s*{MARK}", text)))
     [(closing, _)] = closings.most_common(1)
     for original in config_of(model).prompts:
@@ -84,21 +81,18 @@ def test_follow_ups_of_a_sweep_have_its_edited_chains_and_end_alike(model: Path,
     assert ThoughtChain("<t>", ("a ", "b")).prefiller("a ", "</t>") == "<t>a</t>"
 
 
-def test_necessity_of_settings_that_read_their_own_chains(model: Path, swept: Path, tmp_path: Path) -> None:
-    config, folders, out = config_of(model), [tmp_path / "normal", tmp_path / "skip"], tmp_path / "chains.jsonl"
-    for key, folder in zip(KEYS, folders, strict=True):
-        out.unlink(missing_ok=True)
-        assert here(main, swept, "--configuration", key, "--keep", "0", "100", "--out", out).returncode == 0
-        land_all(folder, config.model_copy(update={"prompts": tuple(read_prompts(out)), "only": (key,)}))
-    done = here(main, swept, "--necessity", *folders)
+def test_a_whole_chain_goes_on_alike_and_its_necessity_is_found(model: Path, swept: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chains.jsonl"
+    assert here(main, swept, "--configuration", "normal", "--keep", "0", "100", "--out", out).returncode == 0
+    folder = land_all(tmp_path / "followed", config_of(model).model_copy(update={"prompts": tuple(read_prompts(out))}))
+    done = here(main, swept, "--necessity", folder)
     assert done.returncode == 0, done.stderr
-    rows = pd.read_parquet(swept / "chains").query("steps.isna()").set_index("configuration")
-    assert [*rows["chain_of"]] == [*rows.index] == [*KEYS]
-    for key, folder in zip(KEYS, folders, strict=True):
-        followed = runs_of(folder, key)
-        right = [followed.filter(like=f"/{part}", axis=0)["correct"].mean() for part in ("keep-100", "keep-0")]
-        assert rows["necessity"][key] == pytest.approx(right[0] - right[1])
-    originals, followed = (runs_of(each, "normal") for each in (swept, folders[0]))  # a prefiller is read at full depth
+    found = pd.read_parquet(swept / "chains").query("steps.isna()").set_index("configuration")["necessity"]
+    for key in ("normal", "skip/kl/0.5"):
+        correct = runs_of(folder, key)["correct"]
+        with_chain, without = (correct.filter(like=f"/{part}").mean() for part in ("keep-100", "keep-0"))
+        assert found[key] == pytest.approx(with_chain - without)
+    originals, followed = (runs_of(each, "normal") for each in (swept, folder))  # a prefiller is read at full depth
     closed = originals["thinking_closed"].astype(bool) & ~originals["text"].str.contains(rf"\s{MARK}")
     for prompt_id, run in originals[closed].iterrows():
         left, whole = run["text"][run["n_thinking_tokens"] + len(MARK) :], followed.loc[f"{prompt_id}/keep-100/normal"]
@@ -106,18 +100,11 @@ def test_necessity_of_settings_that_read_their_own_chains(model: Path, swept: Pa
         assert whole["correct"] == run["correct"]
 
 
-@pytest.mark.parametrize(
-    ("text", "chain"),
-    [
-        ("<t>a b\n</t>7", ThoughtChain("<t>", ("a", " ", "b", "\n"))),
-        ("a b</t>7", ThoughtChain("", ("a", " ", "b"))),
-        ("Well. <t>a", ThoughtChain("<t>", ("a",))),
-        ("7", ThoughtChain("", ())),
-    ],
-)
-def test_what_stands_between_marks_is_the_chain(text: str, chain: ThoughtChain) -> None:
+def test_what_stands_between_marks_is_the_chain() -> None:
     marks = ThinkingTags("<t>", "</t>")
-    parts = marks.chains("", text).parts(text)
-    tokens = [{"token": letter, "part": part} for letter, part in zip(text, parts, strict=True)]
-    found = _between(marks, text, tokens)
-    assert replace(found, tokens=tuple(found.tokens)) == chain
+    for text, opening, chain in (("<t>a b\n</t>7", "<t>", "a b\n"), ("a b</t>7", "", "a b"), ("7", "", ""),
+                                 ("Well. <t>a", "<t>", "a")):  # fmt: skip
+        parts = marks.chains("", text).parts(text)
+        tokens = [{"token": letter, "part": part} for letter, part in zip(text, parts, strict=True)]
+        found = _between(marks, text, tokens)
+        assert replace(found, tokens=tuple(found.tokens)) == ThoughtChain(opening, tuple(chain))

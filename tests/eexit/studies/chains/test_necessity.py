@@ -1,5 +1,3 @@
-"""Necessity is what plain pandas makes of runs, and is known of a model that adds."""
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -76,11 +74,8 @@ def test_necessity_is_what_plain_pandas_makes_of_the_sweeps(swept: Path, tmp_pat
     def needs(key: str, chain: str, writer: str) -> pd.Series:
         return (after("keep-100", writer)[key] - after(chain, writer)[key]).dropna()
 
-    def of_groups(values: pd.Series) -> pd.Series:
-        return values.groupby([("twins" if int(each[2:]) > 28 else each) for each in values.index]).mean()
-
     def expect(row: pd.Series, name: str, values: pd.Series) -> None:
-        values = of_groups(values.dropna())
+        values = values.dropna().groupby(lambda each: "twins" if int(each[2:]) > 28 else each).mean()
         assert (row[name], row[f"{name}_n"]) == (pytest.approx(values.mean()), len(values)), name
         if name.startswith("necessity"):
             estimate = estimate_columns(values.to_numpy()[:, None], [ValueKind.DIFFERENCE])[0]

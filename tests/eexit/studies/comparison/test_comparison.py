@@ -1,5 +1,3 @@
-"""Models beside each other: numbers recomputed from Parquet alone, differences that are paired, and what is refused."""
-
 import json
 import re
 from pathlib import Path
@@ -30,20 +28,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(small), str(large)
 
 
-def values_by_hand(folder: str, n_prompts: int = 12, sure: float = 0.9) -> pd.DataFrame:
-    """Return right, agreement, confirmed and skipped by prompt or group, with pandas alone."""
+def values_by_hand(folder: str) -> pd.DataFrame:
+    """Return right, agreement, confirmed and skipped by shared prompt or group, with pandas alone."""
     runs = pd.read_parquet(Path(folder) / "generations")
     tokens = pd.read_parquet(Path(folder) / "tokens")
     normal = tokens[(tokens.configuration == "normal") & tokens.decided]
     agrees = normal.top_token_ids.map(lambda top: float(top[AT_LAYER][0] == top[-1][0]))
-    is_sure = normal.top_prob.map(lambda top: float(top[AT_LAYER][0] >= sure))
+    is_sure = normal.top_prob.map(lambda top: float(top[AT_LAYER][0] >= 0.9))
     by_prompt = pd.DataFrame({
         "correct": runs[runs.configuration == "normal"].set_index("prompt_id").correct.astype(float),
         "oracle_skipped": 1 - runs[runs.configuration == ORACLE.key].set_index("prompt_id").mean_depth,
         "agreement_at_half": agrees.groupby(normal.prompt_id).mean(),
         "confirmed_at_half": (agrees * is_sure).groupby(normal.prompt_id).mean(),
     })  # fmt: skip
-    by_prompt = by_prompt[by_prompt.index.astype(int) < n_prompts]
+    by_prompt = by_prompt[by_prompt.index.astype(int) < 12]
     return by_prompt.groupby(lambda prompt: "group" if int(prompt) < 4 else prompt).mean()
 
 
@@ -148,19 +146,16 @@ def test_what_is_unknown_has_a_reason_and_times_are_those_of_the_calls(tmp_path:
     assert [line.generate_time, line.generate_time_low, line.generate_time_n] == pytest.approx([1.5, 1.5, 7])
 
 
-@pytest.mark.parametrize(
-    ("results", "arguments", "message"),
-    [
-        (["small", "small/"], {}, "is given twice"),
+def test_what_can_not_be_compared(pair: tuple[str, str], tmp_path: Path) -> None:
+    small, unfinished = pair[0], changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
+    refused: list[tuple[list[str], dict[str, Any], str]] = [
+        ([small, f"{small}/"], {}, "is given twice"),
         ([], {}, "there are no results to compare"),
-        (["unfinished"], {}, "has 42 of 50 runs: finish that sweep first"),
-        (["small"], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
-        (["small"], {"confidence": 0.998}, "confidence is of table 'differences', not of 'models'"),
-        (["small"], {"table": "differences", "confidence": 1.5}, "confidence must be at least 0.5 and below 1"),
-    ],
-)
-def test_what_can_not_be_compared(pair: Any, tmp_path: Path, results: Any, arguments: Any, message: str) -> None:
-    changed(pair[0], tmp_path / "unfinished", lambda about: about.update(n_runs=50))
-    folders = {"small": pair[0], "small/": f"{pair[0]}/"}
-    with pytest.raises(ValueError, match=re.escape(message)):
-        eexit.compare([folders.get(each, str(tmp_path / each)) for each in results], **arguments)
+        ([unfinished], {}, "has 42 of 50 runs: finish that sweep first"),
+        ([small], {"table": "depth"}, "table must be models, depths, settings, differences, got 'depth'"),
+        ([small], {"confidence": 0.998}, "confidence is of table 'differences', not of 'models'"),
+        ([small], {"table": "differences", "confidence": 1.5}, "confidence must be at least 0.5 and below 1"),
+    ]
+    for results, arguments, message in refused:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            eexit.compare(results, **arguments)

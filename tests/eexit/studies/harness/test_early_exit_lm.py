@@ -1,7 +1,6 @@
 """The lm-evaluation-harness over our engine: `normal` is its own `hf` model, and all others are what scoring says."""
 
 import json
-import math
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -29,8 +28,8 @@ from eexit.studies.harness.early_exit_lm import EarlyExitLM, StopStrings, sampli
 from eexit.sweeps.generator import ModelGenerator
 
 LAYERS = (2, 4)
-CONFIDENT = EarlyExit("frozen_residual", "confidence", 0.2)
-EARLY = [CONFIDENT, EarlyExit("skip", "margin", 0.1), EarlyExit("unfrozen", "entropy", 4.2)]
+CONFIDENT, ORACLE = EarlyExit("frozen_residual", "confidence", 0.2), EarlyExit("skip", "kl", 0.5)
+EARLY = [CONFIDENT, EarlyExit("skip", "margin", 0.1), EarlyExit("unfrozen", "entropy", 4.2), ORACLE]
 TO_GO_ON = ("Q: who barks?\nA:", "x", "one two")
 CONTEXTS = ("Q: who barks?\nA:", "", "x", "one ", "long " * 60, "<|end|>begins")
 
@@ -140,7 +139,7 @@ def generated(generator: ModelGenerator, configuration: Configuration, n_tokens:
     return [(context, traces[index]) for index, context in enumerate(contexts)]
 
 
-@pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
+@pytest.mark.parametrize("configuration", EARLY, ids=lambda its: its.key)
 @pytest.mark.parametrize("in_prompt", [False, True])
 def test_continuations_are_scored(generator: ModelGenerator, configuration: EarlyExit, in_prompt: bool) -> None:
     texts = generated(generator, replace(configuration, prompt_exits=in_prompt), 12, eos_token_ids=frozenset())
@@ -154,7 +153,7 @@ def test_continuations_are_scored(generator: ModelGenerator, configuration: Earl
     assert set(exits) & set(LAYERS)
 
 
-@pytest.mark.parametrize("configuration", [*EARLY, EarlyExit("skip", "kl", 0.5)], ids=lambda its: its.key)
+@pytest.mark.parametrize("configuration", EARLY, ids=lambda its: its.key)
 def test_a_single_token_is_scored_as_a_second_one(generator: ModelGenerator, configuration: EarlyExit) -> None:
     single = [(None, context, trace.token_id_T.tolist()) for context, trace in generated(generator, configuration, 1)]
     alone, full = (exiting(generator, its, seed=2) for its in (configuration, NoExit()))
@@ -181,13 +180,10 @@ def test_texts_are_generated_by_the_rule(generator: ModelGenerator, configuratio
 
 
 def test_stop_strings_may_be_spelt_in_other_tokens_or_begin_anywhere(generator: ModelGenerator) -> None:
-    def row(text: str) -> PartialOutput:
-        return PartialOutput(Request((), CONFIDENT), generator.tokenizer.encode(text), [])
-
     stops = StopStrings(generator.tokenizer, ["\n\n", "Q:", "<|end|>"])
-    assert [stops(row(text)) for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>")] == [
-        False, True, True, False, False, True, True,
-    ]  # fmt: skip
+    for text in ("a\n", "a\n\n", "a\n\n b", "a\n\n bc", "Q", "aQ:", "a<|end|>"):
+        row = PartialOutput(Request((), CONFIDENT), generator.tokenizer.encode(text), [])
+        assert stops(row) == (text in ("a\n\n", "a\n\n b", "aQ:", "a<|end|>")), text
 
 
 def test_a_prompt_that_is_sampled_several_times_gets_other_draws_each_time(generator: ModelGenerator) -> None:
@@ -209,7 +205,7 @@ def test_what_can_not_be_done_is_told(generator: ModelGenerator) -> None:
         lm.loglikelihood(requests(("Q:", "x" * 300)))
     with pytest.raises(UsageError, match="a text can't be generated: the prompt is empty"):
         lm.generate_until(requests(("", {"max_gen_toks": 3})))
-    assert math.isfinite(lm.loglikelihood(requests(("Q:", "x" * 256)))[0][0])
+    assert lm.loglikelihood(requests(("Q:", "x" * 256)))[0][0] < 0
 
 
 def test_it_is_a_model_there_and_bad_arguments_are_told_in_a_line(

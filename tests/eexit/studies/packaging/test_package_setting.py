@@ -1,7 +1,4 @@
-"""`eexit package`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
-
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ from byte_model import save_family
 from commands import here, refusal
 from references import save_adapter
 from safetensors.torch import save_file
-from synthetic_sweeps import add_timings, blank
+from synthetic_sweeps import add_timings, choose
 from taken_settings import TEXTS, confidence_of, loaded, run, swept, texts_of
 from transformers import AutoModelForCausalLM
 from untrained import PROBE
@@ -22,8 +19,6 @@ from eexit.model.sources import sha256
 from eexit.plan.artefacts import ADAPTER, WEIGHTS, ArtefactCard, read_card, write_card
 from eexit.plan.artefacts import PROBE as PROBE_ROLE
 from eexit.plan.configuration import EarlyExit, HFGenerate, NoExit
-from eexit.results.store.folder import open_store
-from eexit.results.study_tables import CHOICES
 from jobs.package import main
 
 KEY = f"skip/confidence/{confidence_of('llama'):g}"
@@ -31,11 +26,11 @@ RULES = {"confidence": [confidence_of("llama")], "kl": [1.0], "fixed": [3.0], "a
 FEW = TEXTS[:4]
 OF_RIGHT = {"loss_of_right": 0.03, "n_of_right": 60, "p_of_right": 0.2}
 TESTED = {"mean_loss": 0.02, "n": 90, "p_value": 0.01, "cost": 0.7, "prompts_needed": None, **OF_RIGHT}
-ASKED = {
+ASKED: dict[str, Any] = {
     "risk": "answers", "loss": "1 if the answer is wrong", "max_risk": 0.05, "confidence": 0.95, "test": "exact",
     "order": "pareto", "question": 2,
 }  # fmt: skip
-HELD_OUT = {"mean_loss": 0.03, "n": 30, "upper": 0.09, "p_value": 0.2}
+HELD_OUT = {"mean_loss": 0.03, "n": 50, "upper": 0.08, "p_value": 0.2}  # of `choose`
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +51,8 @@ def out(swept_out: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(swept_out, tmp_path / "sweep"))
 
 
-def choose(out: Path, key: str | None, **columns: float) -> None:
-    tested = [{"configuration": KEY, "certified": key is not None, **TESTED, **columns}]
-    reported = {f"reporting_{name}": value for name, value in HELD_OUT.items()}
-    row = {**blank(CHOICES), **ASKED, **reported, "started": datetime.now(UTC), "status": "ok"}
-    CHOICES.publish(open_store(out), "a" * 32, [{**row, "configuration": key, "tested": tested}])
+def choose_setting(out: Path, key: str | None, **columns: float) -> None:
+    choose(out, chosen=key, tested=[{"configuration": KEY, "certified": bool(key), **TESTED, **columns}], **ASKED)
 
 
 def take(*arguments: str | Path) -> str:
@@ -70,7 +62,7 @@ def take(*arguments: str | Path) -> str:
 
 
 def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved(out: Path, tmp_path: Path) -> None:
-    choose(out, KEY)
+    choose_setting(out, KEY)
     setting = EarlyExit("skip", "confidence", confidence_of("llama"))
     seconds = {NoExit(): [2.0] * 6, setting: [1.5] * 6, HFGenerate(): [1.2] * 6}
     add_timings(out, seconds, batch=8, machine="a machine")
@@ -86,7 +78,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
             "It was the second use of these prompts.",
             "With 95% confidence, over prompts like these, the share of prompts whose answer full depth gets right",
             "of the 60 that full depth gets right, it loses 3%, for which nothing is certified (p = 0.2).",
-            "On 30 test prompts, its mean loss is 3%",
+            "On 50 test prompts, its mean loss is 3%",
             "at 8 sequences (realised): 25.0%",
             "6 rounds on a machine; 1.25 × generate's time.",
             "such as 'Why?', system prompt 'Be brief.'; texts of up to 10 tokens, decoded greedily",
@@ -95,7 +87,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
 
 
 def test_a_guarantee_of_groups_says_so(out: Path, tmp_path: Path) -> None:
-    choose(out, KEY, loss_of_prompts=0.054, n_of_prompts=813)
+    choose_setting(out, KEY, loss_of_prompts=0.054, n_of_prompts=813)
     printed = take(out, "--chosen", "--out", tmp_path / "mine")
     assert "n = 90 groups, mean 2%, p = 0.01." in printed
     assert "over their 813 prompts the mean is 5.4%, for which nothing is certified." in printed
@@ -104,7 +96,7 @@ def test_a_guarantee_of_groups_says_so(out: Path, tmp_path: Path) -> None:
 def test_without_a_choice_that_certified_it_there_plainly_is_no_guarantee(out: Path, tmp_path: Path) -> None:
     asked = (main, out, "--chosen", "--out", tmp_path / "mine", "--quiet")
     assert "has no choices: choose with eexit choose" in refusal(*asked)
-    choose(out, None)
+    choose_setting(out, None)
     assert "certified no setting that saves anything" in refusal(*asked)
     assert "It has no guarantee" in take(out, "--configuration", KEY, "--out", tmp_path / "mine")
     assert eexit.load(tmp_path / "mine").package.certificate is None

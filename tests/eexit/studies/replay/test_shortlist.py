@@ -1,13 +1,11 @@
-"""Which settings are worth a run: by a pilot, its replays, and a bound."""
-
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_sweeps import add, blank, run_rows, write_runs
+from synthetic_sweeps import add, blank, swept
 
 from eexit.errors import UsageError
-from eexit.plan.configuration import NORMAL, EarlyExit, NoExit
+from eexit.plan.configuration import NORMAL, Configuration, EarlyExit, NoExit
 from eexit.results.finished_sweep import read_finished
 from eexit.results.study_tables import REPLAYS
 from eexit.studies.replay import shortlist
@@ -22,20 +20,16 @@ def setting(parameter: float, loss: float, saved: float, cost: float = 1.0) -> P
     return PredictedSetting(EarlyExit(MODE, "confidence", parameter), loss, saved, cost)
 
 
-def key(parameter: float) -> str:
-    return setting(parameter, 0, 0).key
-
-
 def test_neighbours_are_on_both_sides_of_the_bound() -> None:
-    for settings, expected in (
-        ([setting(0.9, 0.01, 0.1), setting(0.8, 0.03, 0.2), setting(0.7, 0.04, 0.21)], Neighbours(key(0.9), key(0.8))),
-        ([setting(0.9, 0.03, 0.1), setting(0.8, 0.05, 0.2)], Neighbours(None, key(0.8))),
-        ([setting(0.9, 0.001, 0.05), setting(0.8, 0.01, 0.2)], Neighbours(key(0.9), key(0.8))),
-        ([setting(0.9, 0.01, 0.1)], Neighbours(None, key(0.9))),
-        ([setting(0.9, 0.01, -0.1), setting(0.8, 0.02, -0.2)], Neighbours(None, key(0.9))),
-        ([setting(0.9, 0.01, 0.2), setting(0.8, 0.05, 0.1)], Neighbours(None, key(0.9))),
+    for settings, safe, bold in (
+        ([setting(0.9, 0.01, 0.1), setting(0.8, 0.03, 0.2), setting(0.7, 0.04, 0.21)], 0, 1),
+        ([setting(0.9, 0.03, 0.1), setting(0.8, 0.05, 0.2)], None, 1),
+        ([setting(0.9, 0.001, 0.05), setting(0.8, 0.01, 0.2)], 0, 1),
+        ([setting(0.9, 0.01, 0.1)], None, 0),
+        ([setting(0.9, 0.01, -0.1), setting(0.8, 0.02, -0.2)], None, 0),
+        ([setting(0.9, 0.01, 0.2), setting(0.8, 0.05, 0.1)], None, 0),
     ):
-        assert neighbours(settings, 0.02) == expected
+        assert neighbours(settings, 0.02) == (None if safe is None else settings[safe].key, settings[bold].key)
 
 
 def test_of_settings_those_that_cost_least_within_each_aim_are_run_from_safe_to_bold() -> None:
@@ -50,14 +44,12 @@ def test_of_settings_those_that_cost_least_within_each_aim_are_run_from_safe_to_
 
 def pilot(folder: Path, settings: dict[Any, Any], replays: dict[float, tuple[float, float]]) -> str:
     """A pilot of N prompts; its replays have by threshold their disagreement, and what exits save."""
-    runs, configurations = [], [NoExit(), *settings]
-    for prompt in range(N):
-        for each in configurations:
-            lost, saved = settings.get(each, (0, 0.0))
-            costs = {"macs_full": 100.0, "macs_to_exit": 100 * (1 - saved)}
-            found = {**costs, "correct": each.mode == NORMAL or prompt >= lost}
-            runs.append(run_rows(f"{prompt}", f"Question {prompt}?", each.mode, 1.0, ["a", "b"], of=each, **found))
-    write_runs(folder, runs)
+
+    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
+        lost, saved = settings.get(configuration, (0, 0.0))
+        return {"macs_full": 100.0, "macs_to_exit": 100 * (1 - saved), "correct": prompt >= lost}
+
+    swept(folder, [NoExit(), *settings], N, columns=columns)
     sweep = read_finished(str(folder), ["run_id"])
     results = sweep.digest_as_read(sweep.manifest.config)
     rows: list[dict[str, Any]] = [
@@ -79,11 +71,9 @@ WHOLE = {**{each: (lost, 0.2) for each, lost in LOST.items()}, **ORACLES}
 def test_a_pilot_predicts_what_settings_lose_in_each_mode(tmp_path: Path) -> None:
     results = pilot(tmp_path / "p", WHOLE, REPLAYED)
     found = Pilot.read(results, "answers", 0.02)
-    losses = {
-        (mode, each.setting.parameter): each.loss for mode in (MODE, "unfrozen") for each in found.candidates(mode)
-    }
-    assert losses[MODE, 0.95] == pytest.approx(0.005 * (0.04 + 0.5 / N) / 0.01), "as 0.9 lost, and half a prompt more"
-    assert losses["unfrozen", 0.95] == pytest.approx(0.005 * (0.02 + 0.5 / N) / 0.01)
+    for mode, lost in ((MODE, 0.04), ("unfrozen", 0.02)):
+        [loss] = [each.loss for each in found.candidates(mode) if each.setting.parameter == 0.95]
+        assert loss == pytest.approx(0.005 * (lost + 0.5 / N) / 0.01), "as 0.9 lost, and half a prompt more"
     cells = found.cells
     assert cells.A == (None, "unfrozen/agree")
     assert Neighbours(f"{MODE}/agree@25", f"{MODE}/agree") == cells.B

@@ -1,5 +1,3 @@
-"""Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
-
 import re
 from functools import partial
 from pathlib import Path
@@ -98,22 +96,18 @@ def test_online_rules_on_their_own_texts_are_their_runs(finished: Path, monkeypa
 
 
 def test_the_model_is_needed_for_what_was_not_recorded(finished: Path, tmp_path: Path) -> None:
-    def needs_model(out: Path, modes: tuple[str, ...] = (), **rules: tuple[float, ...]) -> bool:
-        return planned(out, rules=rules, modes=modes).needs_model
-
-    assert not needs_model(finished, kl=(1.0,), agree=())
-    assert needs_model(finished, kl=(1.0,), fixed=(3.0,))
-    assert needs_model(finished, ("frozen_residual",), kl=(1.0,))
+    kl: dict[str, Any] = {"kl": (1.0,)}
+    assert not planned(finished, rules={**kl, "agree": ()}).needs_model
+    assert planned(finished, rules={**kl, "fixed": (3.0,)}).needs_model
+    assert planned(finished, rules=kl, modes=("frozen_residual",)).needs_model
     bare = config_of(finished.parent / "model", modes=("normal",), rules={}, kl_factors=(), record_top_k=0)
-    land_all(tmp_path / "bare", bare)
-    assert needs_model(tmp_path / "bare", kl=(1.0,))
-    for observe in ("final", "none"):
-        land_all(tmp_path / observe, bare.model_copy(update={"record_full_depth": observe}))
-        assert needs_model(tmp_path / observe, kl=(1.0,))
+    for observe in ("all", "final", "none"):
+        out = land_all(tmp_path / observe, bare.model_copy(update={"record_full_depth": observe}))
+        assert planned(out, rules=kl).needs_model
     transcripts = read_transcripts(open_store(finished), "normal")
     expected = [(word, seed) for word in sorted({*WORDS} - {"failed"}) for seed in (0, 1)]
     assert [(its.text.prompt_id, its.seed) for its in transcripts] == expected
-    texts = [its.text for its in read_transcripts(open_store(tmp_path / "bare"), "normal")]
+    texts = [its.text for its in read_transcripts(open_store(tmp_path / "all"), "normal")]
     assert texts == [its.text for its in transcripts]
 
 

@@ -1,5 +1,3 @@
-"""Replays with the model, of what tiny models wrote, against runs at the same settings."""
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,15 +85,12 @@ def check_run(replayer: Replayer, setting: EarlyExit, trace: RequestOutput, repl
     unit_costs, exit_T = replayer.pricing.unit_costs, trace.exit_layer_T[1:]
     ran = cost_columns(unit_costs, trace.counts, exit_T, EXITABLE, setting.mode, len(PROMPTS[0]))
     assert replayed.costs[:3] == (ran["macs_full"], ran["macs_to_exit"], ran["macs_required"])
-    if setting.is_oracle:
-        assert np.isnan(replayed.costs.macs_executed)
-    else:
-        assert replayed.costs.macs_executed == ran["macs_executed"]
+    executed = replayed.costs.macs_executed
+    assert np.isnan(executed) if setting.is_oracle else executed == ran["macs_executed"]
 
 
 @pytest.mark.parametrize(
-    ("rule", "by"),
-    [("confidence", "head"), ("confidence", "screen"), ("patience", "head"), ("similarity", "screen")],
+    ("rule", "by"), [("confidence", "head"), ("confidence", "screen"), ("patience", "head"), ("similarity", "screen")]
 )
 def test_one_pass_serves_all_sets_and_gates_of_a_rule(llama: Any, monkeypatch: Any, rule: str, by: str) -> None:
     """But for patience, which counts the layers of its set."""

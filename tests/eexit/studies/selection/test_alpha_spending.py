@@ -1,5 +1,3 @@
-"""Asks of the same prompts: which one it is, wherever they were asked, and what it may err with."""
-
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,13 +24,13 @@ def question(max_risk: float = 0.02, units: Sequence[str] = UNITS, runs: str = "
     }  # fmt: skip
 
 
-def ask(out: Path, asked: dict[str, Any], minute: int, planned: int | None = None, **change: Any) -> int:
-    found = ask_of(asked, planned, open_store(out))
+def ask(out: Path, asked: dict[str, Any], minute: int) -> int:
+    found = ask_of(asked, None, open_store(out))
     row = {
         **blank(CHOICES), **asked, "status": "asked", "started": BEGAN + timedelta(minutes=minute),
         "question": found.number, "planned": found.planned, "error": found.error,
     }  # fmt: skip
-    CHOICES.publish(open_store(out), f"{minute:032x}", [row | change])
+    CHOICES.publish(open_store(out), f"{minute:032x}", [row])
     return found.number
 
 

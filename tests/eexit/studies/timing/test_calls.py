@@ -1,25 +1,24 @@
-"""Times over calls: what is announced as the fastest, which calls count, and what is whole."""
-
 import pytest
 
 from eexit.plan.configuration import NORMAL
 from eexit.quality.estimates import MIN_CALLS
 from eexit.studies.timing.calls import BatchTimings, calls_like, calls_of, whole_calls
 
-SETTING = "frozen_residual/confidence/0.9"
+SETTING, STEP = "frozen_residual/confidence/0.9", "unfrozen/fixed/5"
 
 
-def timed(call: str, times: dict[str, float], prompts: str) -> list[dict[str, object]]:
+def timed(call: str, times: dict[str, float], prompts: str, batch: int = 1, rounds: int = 8) -> list[dict[str, object]]:
     return [
-        {"timing_id": call, "configuration": key, "round": number, "seconds": 10 * seconds, "tokens": 10, "batch": 1,
+        {"timing_id": call, "configuration": key, "round": number, "seconds": 10 * seconds, "tokens": 10 * batch,
+         "batch": batch, "rule": "fixed" if key == STEP else None, "parameter": 5.0,
          "prompt_ids": [f"{prompts}{number}"]}
-        for number in range(8)
+        for number in range(rounds)
         for key, seconds in {NORMAL: 1.0, **times}.items()
     ]  # fmt: skip
 
 
 def test_only_further_calls_with_other_prompts_count_and_few_have_no_interval() -> None:
-    first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, SETTING: 0.8, "unfrozen/fixed/5": 0.1}, "a")
+    first = timed("1", {"generate": 0.9, "generate/lookup": 0.5, SETTING: 0.8, STEP: 0.1}, "a")
     assert calls_of(first)["1"]["generate"].mean() == pytest.approx(0.9)
     times = BatchTimings(first, 1, SETTING)
     assert times.fastest == "generate/lookup", "what doesn't keep the bound is no alternative"
@@ -46,20 +45,16 @@ def test_only_further_calls_with_other_prompts_count_and_few_have_no_interval() 
     assert BatchTimings([*first, *further], 1, None).relative_time("generate").high < 1
 
 
-def stepped(call: str, time: float, steps: dict[int, float], prompts: str = "b") -> list[dict[str, object]]:
-    """A call with a setting of two exit layers at two rows, and steps of one row and of two, beside full depth."""
-    return [
-        {"timing_id": call, "configuration": key, "round": 1, "seconds": 10 * seconds, "tokens": 10 * batch,
-         "batch": batch, "rule": "fixed" if "fixed" in key else None, "parameter": 5.0, "prompt_ids": [prompts]}
-        for batch, step in steps.items()
-        for key, seconds in {NORMAL: 1.0, "unfrozen/fixed/5": step, **({SETTING: time} if batch == 2 else {})}.items()
-    ]  # fmt: skip
+def stepped(call: str, time: float, steps: tuple[float, float], prompts: str = "b") -> list[dict[str, object]]:
+    """A round with a setting of two exit layers at two rows, and steps of one row and of two, beside full depth."""
+    alone = timed(call, {STEP: steps[0]}, prompts, batch=1, rounds=1)
+    return alone + timed(call, {STEP: steps[1], SETTING: time}, prompts, batch=2, rounds=1)
 
 
 def test_gaps_are_of_the_same_call_and_have_an_interval_over_further_calls() -> None:
     """Half of the tokens exit at a layer whose steps take 0.4 of full depth's with one row, and 0.8 with two."""
-    first = stepped("0", 0.5, {1: 0.1, 2: 0.1}, "a")
-    further = [row for call in range(8) for row in stepped(f"{call + 1}", 0.95 + call / 100, {1: 0.4, 2: 0.8})]
+    first = stepped("0", 0.5, (0.1, 0.1), "a")
+    further = [row for call in range(8) for row in stepped(f"{call + 1}", 0.95 + call / 100, (0.4, 0.8))]
     share = {5: 0.5, 9: 0.5}
     found = BatchTimings([*first, *further], 2, SETTING).gaps(share, 10)
     assert (found.batches.mean, found.batches.low, found.batches.n) == pytest.approx((0.2, 0.2, 8))

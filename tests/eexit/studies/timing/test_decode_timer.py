@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from byte_model import POSITIONS, save_byte_model
+from scripted import sweep_of
 
 from eexit.costs.operations import multiply_adds, required_ops
 from eexit.decode.engine import Engine
 from eexit.decode.requests import Request
 from eexit.errors import UsageError
 from eexit.plan.configuration import LOOKUP, Draft, EarlyExit, HFGenerate, NoExit
-from eexit.plan.sweep_config import Prompt, SweepConfig
+from eexit.plan.sweep_config import SweepConfig
 from eexit.studies.timing import decode_timer as timing
 from eexit.studies.timing.decode_timer import Alternative, DecodeTimer, Stopwatch, batches
 from eexit.studies.timing.plain_generate import generate_greedily, settings_of
@@ -36,9 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(folder: Path, *prompts: str) -> SweepConfig:
-    named = tuple(Prompt(id=str(index), prompt=text) for index, text in enumerate(prompts))
-    rules = {"fixed": (2.0,)}
-    return SweepConfig(model=str(folder), prompts=named, dtype="float32", exit_every=2, rules=rules, temperature=0.7)
+    return sweep_of(folder, *prompts, exit_every=2, rules={"fixed": (2.0,)}, temperature=0.7)
 
 
 @pytest.fixture(scope="module")

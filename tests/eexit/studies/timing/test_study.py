@@ -1,5 +1,3 @@
-"""Timing a finished sweep: what lands, what is refused, and what stays when it is stopped."""
-
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ KEYS = ["normal", "generate", "unfrozen/fixed/2"]
 
 
 def config_of(*prompts: str, **fields: Any) -> SweepConfig:
-    named = tuple(Prompt(id=text, prompt=text) for text in prompts)
+    named = [Prompt(id=text, prompt=text) for text in prompts]
     asked = {"model": "m", "prompts": named, "modes": ("normal", "unfrozen"), "rules": {"fixed": (2.0,)}, **fields}
     return SweepConfig.model_validate(asked)
 
