@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from chart_fields import charts_of, content_of
 from filelock import FileLock
-from report_fixtures import Context, beside, full, make_sweep, pages, report, some, visit, walk, wrong
+from report_fixtures import Context, beside, full, make_sweep, report, some, visit, walk, wrong
 from screenshot import chromium
 from synthetic_sweeps import choose, judge, replay, with_answers
 

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_fixtures import MakeSweep
 from synthetic_sweeps import FINAL, KL_1, LAYERS, judge, swept
 
 from eexit.plan.configuration import NORMAL, Configuration
 from eexit.results.layout import FORMAT
-from eexit.studies.assessment.verdict import FILE
 from reports.page.payload import payload
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
@@ -73,16 +71,6 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: bytes 
     for folder, line in ((tmp_path, message), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(NotASweepError, match=f"^.*{line}.*$"):
             read_sweep(str(folder))
-
-
-@pytest.mark.parametrize(("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "why")])
-def test_a_verdict_that_can_not_be_read_is_named_and_left_out(make_sweep: MakeSweep, content: str, why: str) -> None:
-    folder = make_sweep(1, [("normal", None)])
-    (folder / FILE).write_text(content)
-    sweep = read_sweep(str(folder))
-    assert sweep.verdict is None
-    (line,) = sweep.left_out
-    assert f"{FILE} is no verdict of format 5 ({why}" in line
 
 
 def test_a_large_sweep_holds_representative_and_extreme_prompts(several: Sweep, tmp_path: Path) -> None:
