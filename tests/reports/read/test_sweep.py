@@ -74,11 +74,9 @@ def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: bytes 
 
 
 def test_a_large_sweep_holds_representative_and_extreme_prompts(several: Sweep, tmp_path: Path) -> None:
-    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, float]:
-        exits = {"exit_rate": prompt / 40, "perplexity": 3.0, "longest_loop": 9 * (prompt == 7)}
-        return exits if configuration == KL_1 else {}
-
-    sweep = read_sweep(str(swept(tmp_path / "s", n_prompts=40, columns=columns)))
+    exits = [{"exit_rate": n / 40, "perplexity": 3.0, "longest_loop": 9 * (n == 7)} for n in range(40)]
+    folder = swept(tmp_path / "s", n_prompts=40, columns=lambda its, n, _: exits[n] if its == KL_1 else {})
+    sweep = read_sweep(str(folder))
     held = choose_prompts(sweep, 12)
     assert (list(held), len(held)) == (sorted(held, key=int), 12)
     extremes = {"39": "highest exit rate, place 1", "0": "lowest exit rate, place 1", "7": "longest loop, place 1"}

@@ -10,7 +10,7 @@ from chart_fields import content_of, drawn, missing_fields, variant_of
 from report_fixtures import MakeSweep, Visit, all_drawn, ink_of, saved
 from synthetic_sweeps import CHOSEN, KL_1, add_timings, graded, swept
 
-from eexit.plan.configuration import Configuration, EarlyExit, HFGenerate, NoExit
+from eexit.plan.configuration import EarlyExit, HFGenerate, NoExit
 from reports.read.sweep import read_sweep
 from reports.shared.styles import HOLLOW
 
@@ -73,7 +73,6 @@ def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Pat
     chart = content_of(answered)["trade"]
     rows = chart["table"]["rows"]
     online = [row for row in rows if row["mode"] == "normal" or (row["rule"] == "confidence" and not row["control_of"])]
-
     points = [(row["correct"], row["layers_skipped"]) for row in online]
     kept = [(y, x) for y, x in points if not any(better > y and more >= x for better, more in points)]
     assert len(kept) > 1, "full depth and a setting at least"
@@ -86,11 +85,10 @@ def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Pat
 @pytest.mark.parametrize("loop", [3, 2])
 def test_points_of_loops_are_hollow_and_the_caption_says_so(tmp_path: Path, loop: int) -> None:
     """More than half of the text is one loop, or just half."""
-
-    def columns(its: Configuration, prompt: int, seed: int) -> dict[str, float]:
-        return {"n_tokens": 4, "longest_loop": loop if its == FIXED else 0, **dict.fromkeys(COSTS, 100.0)}
-
-    chart = drawn(read_sweep(str(swept(tmp_path / "s", [NoExit(), FIXED, KL_1], 1, columns=columns))))["quality"]
+    grid, of_all = [NoExit(), FIXED, KL_1], dict.fromkeys(COSTS, 100.0) | {"n_tokens": 4}
+    columns = {FIXED.key: of_all | {"longest_loop": loop}}
+    folder = swept(tmp_path / "s", grid, 1, columns=lambda its, *_: columns.get(its.key, of_all))
+    chart = drawn(read_sweep(str(folder)))["quality"]
     for measure, cost in (("Disagreement", "layers skipped"), ("Perplexity", "multiply-adds, run")):
         spec = variant_of(chart, measure, cost)["spec"]
         svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": chart["table"]["rows"]}})

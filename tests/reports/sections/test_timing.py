@@ -1,6 +1,5 @@
 """Measured times, and what steps of fewer rows and layers allow."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,9 @@ import pandas as pd
 import pytest
 from chart_fields import known
 from report_fixtures import Visit
-from synthetic_sweeps import FINAL, LAYERS, add, timing_rows, with_answers
+from synthetic_sweeps import FINAL, LAYERS, add_timings, with_answers
 
 from eexit.plan.configuration import Configuration, EarlyExit, NoExit
-from eexit.results.study_tables import TIMINGS
 from reports.read.sweep import Sweep, read_sweep
 from reports.sections.timing import ALLOWED, exit_shares, known_step_times, timed, timing_section
 from reports.shared.per_configuration import per_configuration
@@ -30,7 +28,8 @@ def timed_sweep(folder: Path, steps: bool) -> tuple[Sweep, SavingsTable, pd.Data
     seconds |= {EarlyExit("unfrozen", "fixed", float(layer)): layer + 1.0 for layer in LAYERS if steps}
     costs: dict[str, Any] = {"macs_full": 100.0, "macs_required": 80.0, "macs_executed": 90.0, "prompt_ids": ["0", "1"]}
     rounds = {its: [took] * 3 for its, took in seconds.items()}
-    add(folder, TIMINGS, chain(*(timing_rows(rounds, batch=n, tokens=1000 * n, **costs) for n in (1, 8))))
+    for batch in (1, 8):
+        add_timings(folder, rounds, batch=batch, tokens=1000 * batch, **costs)
     sweep = read_sweep(str(folder))
     saves = known(savings(sweep, per_configuration(sweep)))
     rows = timed(sweep, saves)

@@ -29,12 +29,7 @@ def means_of(folder: Path, **changes: Sequence[Mapping[str, Any]]) -> pd.DataFra
     return per_configuration(read_sweep(str(path))).set_index("configuration")
 
 
-def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> None:
-    """A text that is mostly one loop is marked, unless normal loops too."""
-    one = {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0}
-    other = {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0}
-    row = means_of(tmp_path / "s", unfrozen=(one, other)).loc[KL_1.key]
-    assert [row[name] for name in ("exit_rate", "layers_skipped", "perplexity", "n")] == pytest.approx([0.4, 0.2, 4, 2])
+def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_path: Path) -> None:
     loops, less = {"n_tokens": 100, "longest_loop": 95}, {"n_tokens": 40, "longest_loop": 6}
     none, empty = {"n_tokens": 100, "longest_loop": 2}, {"n_tokens": 0, "longest_loop": 0}
     trade = means_of(tmp_path / "0", unfrozen=(loops, less), normal=(none, empty))

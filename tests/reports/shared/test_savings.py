@@ -45,10 +45,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def time(folder: Path, seconds: Mapping[Any, Sequence[float]], **how: Any) -> None:
-    def columns(its: Configuration | HFGenerate) -> dict[str, Any]:
-        return {} if its == GENERATE else costs(100.0, 60.0, 70.0 if its == ONLINE else 100.0)
-
-    add_timings(folder, seconds, columns=columns, **how)
+    run = {NORMAL: 100.0, ONLINE: 70.0}
+    add_timings(folder, seconds, columns=lambda its: costs(100.0, 60.0, run[its]) if its in run else {}, **how)
 
 
 def found(folder: Path) -> tuple[SavingsTable, dict[str, dict[Any, Any]]]:
