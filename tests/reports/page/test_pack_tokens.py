@@ -1,7 +1,4 @@
-"""Tokens as the page's file has them: numbers to a few per cent, in few bytes.
-
-That the page reads all columns back is tested in `template/test_exports.py` and `template/views`.
-"""
+"""Tokens in the page's file: few bytes, and numbers to a few per cent. What the page reads back: `template/`."""
 
 from itertools import product
 from pathlib import Path
@@ -30,9 +27,9 @@ def test_nats_and_exit_probabilities_survive_packing() -> None:
 
 def test_the_core_stays_within_two_bytes_per_token(tmp_path: Path) -> None:
     """The texts' words are as frequent as a language's."""
-    draw, runs = np.random.default_rng(0), []
-    for n, its in product(range(4), CONFIGURATIONS):
-        runs.append(run_rows(f"{n}", "?", *its, [f" word{number}" for number in draw.zipf(1.5, 400) % 500]))
+    draw = np.random.default_rng(0)
+    texts = {run: [f" word{n}" for n in draw.zipf(1.5, 400) % 500] for run in product("0123", CONFIGURATIONS)}
+    runs = [run_rows(prompt_id, "?", *its, pieces) for (prompt_id, its), pieces in texts.items()]
     sweep = read_sweep(str(write_runs(tmp_path / "s", runs)))
     packed = pack(sweep, sweep.generations, list(sweep.prompts))
     core, kl = (sum(map(len, packed.blobs[kind])) for kind in ("core", "kl"))

@@ -57,20 +57,18 @@ def test_runs_that_are_the_same_for_every_seed_count_once(several: Sweep, tmp_pa
     assert per_configuration(sampled)["n_seeds"].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path) -> None:
+    for content, line in (
         (None, "has no sweep.json"), (b"{", "not JSON"), (b"", "or damaged"), (b"\xff", "or damaged"),
         (b'{"format": 99}', "format"), (b'{"format": 2, "config": 1, "model": 2}', "format"),
         (f'{{"format": {FORMAT}}}'.encode(), "checksum"),
-    ],
-)  # fmt: skip
-def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "sweep.json").write_bytes(content)
-    for folder, line in ((tmp_path, message), (tmp_path / "nowhere", "no such folder")):
+    ):  # fmt: skip
+        if content is not None:
+            (tmp_path / "sweep.json").write_bytes(content)
         with pytest.raises(NotASweepError, match=f"^.*{line}.*$"):
-            read_sweep(str(folder))
+            read_sweep(str(tmp_path))
+    with pytest.raises(NotASweepError, match="no such folder"):
+        read_sweep(str(tmp_path / "nowhere"))
 
 
 def test_a_large_sweep_holds_representative_and_extreme_prompts(several: Sweep, tmp_path: Path) -> None:

@@ -67,7 +67,6 @@ def timed(bare: Path, folder: Path, seconds: Mapping[Any, float], batches: Seque
 
 
 def test_drafts_are_in_the_order_of_layer_and_length(bare: Path, tmp_path: Path) -> None:
-    """A `generate` that looks drafts up stands beside those of layers."""
     found = known(drafted(read_sweep(str(bare))))
     assert found.drafts["configuration"].tolist() == KEYS, "which sweep.json lists the other way round"
     assert (found.layers, found.lengths) == ([10, 20], ["2", "10", "20"])

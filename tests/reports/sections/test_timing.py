@@ -38,7 +38,7 @@ def timed_sweep(folder: Path, steps: bool) -> tuple[Sweep, SavingsTable, pd.Data
     return sweep, saves, rows
 
 
-def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit: Visit) -> None:
+def test_what_steps_allow_or_who_times_them_stands_beside_what_was_realised(tmp_path: Path, visit: Visit) -> None:
     sweep, _, rows = timed_sweep(tmp_path / "s", steps=True)
     shares = exit_shares(sweep)[SETTING.key]
     alone = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (FINAL + 1)
@@ -51,9 +51,6 @@ def test_what_steps_allow_stands_beside_what_was_realised(tmp_path: Path, visit:
     assert "20.0%" in section.locator("tbody tr", has_text=SETTING.key).inner_text()
     section.locator("summary").click()
     assert section.locator("details thead").inner_text().split("\t")[:2] == ["Sequences", "Layer 5"]
-
-
-def test_without_steps_the_command_that_times_them_is_named(tmp_path: Path) -> None:
-    sweep, saves, rows = timed_sweep(tmp_path / "s", steps=False)
+    sweep, saves, rows = timed_sweep(tmp_path / "without", steps=False)
     assert rows[ALLOWED].isna().all()
     assert "eexit timings --steps does that" in timing_section(sweep, saves)["about"]

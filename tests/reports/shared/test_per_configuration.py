@@ -41,7 +41,9 @@ def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_pa
     assert not alike["looping"].any()
 
 
-def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(several: Sweep) -> None:
+def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep_and_oracles_are_marked(
+    several: Sweep, make_sweep: MakeSweep
+) -> None:
     """A control of another sweep's configuration is a point of its own. Each rule of a mode is represented once."""
     trade = per_configuration(several).set_index("configuration")
     assert trade.index.tolist() == [configuration.key for configuration in several.configurations]
@@ -50,19 +52,16 @@ def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(sever
     for name in ("disagreement", "perplexity", "tokens_until_difference"):
         assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
         assert trade[f"{name}_control"].notna().sum() == 8
-    shown = [row["configuration"] for row in representatives(per_configuration(several))]
-    assert shown == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
+    represented = [row["configuration"] for row in representatives(per_configuration(several))]
+    assert represented == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
     apart = replace(several, configurations=tuple(c for c in several.configurations if c.columns["rule"] != "kl"))
     control = per_configuration(apart).set_index("configuration").loc[CONTROL]
     assert [*control[["control_of", "series"]], pd.isna(control["beneath"])] == [FOLLOWED, CONTROL, True]
-
-
-def test_oracles_are_marked_beside_other_rules_only(several: Sweep, make_sweep: MakeSweep) -> None:
     shown = dict(per_configuration(several)[["configuration", "shown_as"]].values)
     oracles = {key for key in shown if ("/kl/" in key and "random" not in key)}
     assert {key for key, name in shown.items() if name != key} == oracles
     alone = per_configuration(read_sweep(str(make_sweep(2))))
-    assert alone["shown_as"].tolist() == alone["configuration"].tolist()
+    assert alone["shown_as"].tolist() == alone["configuration"].tolist(), "oracles are marked beside other rules only"
     assert naming(EarlyExit("unfrozen", "later", 0.5))["short"] == "U·later .5"
 
 
@@ -78,9 +77,8 @@ def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
 
 
 def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
-    several_charts: dict[str, Any], make_sweep: MakeSweep
+    several: Sweep, several_charts: dict[str, Any], make_sweep: MakeSweep
 ) -> None:
-    """Modes differ in colour where there is one rule."""
     chart = several_charts["quality"]
     fields = {"color": {"family", None}, "shape": {"family"}, "strokeDash": {"mode"}}  # controls are grey
     fields |= {"detail": {"series", "curve"}, "order": {"parameter", "layers_skipped"}}
@@ -94,9 +92,6 @@ def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
     one_rule = drawn(read_sweep(str(make_sweep(6))))["quality"]
     assert {colour["field"] for colour in encodings(one_rule, "color")} == {"mode"}
     assert "control" not in one_rule["caption"]
-
-
-def test_no_rule_has_the_colour_or_the_shape_of_a_mode(several: Sweep) -> None:
     looks: Any = ChartStyle.for_configurations(several.configurations)
     trade = per_configuration(several)
     every, one = (looks.colour(trade, one_rule).to_dict()["scale"]["domain"] for one_rule in (False, True))

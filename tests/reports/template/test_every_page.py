@@ -132,7 +132,6 @@ def test_hostile_text_is_shown_and_does_nothing(walk: Walk) -> None:
 
 
 def test_long_and_odd_text_survives(walk: Walk, visit: Visit) -> None:
-    """What was found is there without scripts."""
     page = walk("#/p/1/normal")
     assert page.locator(".t").nth(2).inner_text() == "x" * 10_000
     shown = page.locator(".t").nth(1).inner_text()

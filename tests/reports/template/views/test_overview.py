@@ -129,7 +129,6 @@ def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(walk: Walk,
 
 
 def test_no_legend_is_cut_off_in_a_report_of_every_rule(visit: Visit, tmp_path: Path) -> None:
-    """Each rule has two parameters in one mode and one in the other, and there is a control."""
     followed = EarlyExit("frozen_residual", "confidence", 0.8)
     grid: list[Configuration] = [NoExit(), EarlyExit("frozen_residual", CONTROL, ExitHistogram(followed.key, ()))]
     for rule, several in PARAMETERS.items():

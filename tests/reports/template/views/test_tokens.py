@@ -16,7 +16,6 @@ RUN = f"#/p/0/{THRESHOLD.key}"
 
 
 def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tokens(walk: Walk, tmp_path: Path) -> None:
-    """There are `normal`, an oracle and a rule with a threshold."""
     settings = ("normal", None, None), ("unfrozen", 1.0, None), ("unfrozen", 1.0, THRESHOLD)
     runs = [run_rows("0", "?", mode, k, ["A", " cow", " ran", "."], of=of) for mode, k, of in settings]
     texts = [[" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(6)]
