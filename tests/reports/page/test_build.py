@@ -85,9 +85,7 @@ def test_a_page_that_is_no_report_is_not_written_over(make_sweep: MakeSweep, tmp
         build_report(folder, out, PageOptions(max_bytes=0))
 
 
-def test_rules_modes_measures_the_model_and_known_versions_are_told(
-    several: Sweep, several_content: dict[str, Any], make_sweep: MakeSweep
-) -> None:
+def test_rules_measures_and_the_model_are_told(several: Sweep, several_content: Any, make_sweep: MakeSweep) -> None:
     """Where tokens are sampled, a note is on disagreement."""
     assert list(several_content["rules"]) == ["confidence", "random", "kl"]
     for name, words in several_content["rules"].items():

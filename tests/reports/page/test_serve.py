@@ -80,9 +80,7 @@ def test_a_page_has_another_name_once_more_is_committed(make_sweep: MakeSweep, t
         assert (answer.status, b"no such folder" in body) == (503, True)
 
 
-def test_only_the_page_and_its_side_files_are_served_and_only_under_loopback_names(
-    tmp_path: Path, one_mode: Path
-) -> None:
+def test_only_the_page_and_its_side_files_are_served_under_loopback_names(tmp_path: Path, one_mode: Path) -> None:
     """The page has the options of the command."""
     with serving(one_mode, tmp_path, max_bytes=1, margin=0.075) as port:
         page, body = ask(port)

@@ -64,11 +64,10 @@ def test_what_is_left_out_or_missing_is_printed_and_on_the_page(folder: Path) ->
     *said, missing = here(report.main, folder).stderr.splitlines()
     assert said == [f"report: left out: {line}" for line in sweep.left_out]
     names = "generations/copy.parquet", "tokens/my_notes.txt"
-    damaged, verdict = sorted(
-        {*said} - {f"report: left out: {folder / name} is not one of the sweep's files" for name in names}
-    )
+    others = {*sweep.left_out} - {f"{folder / name} is not one of the sweep's files" for name in names}
+    damaged, verdict = sorted(others, key=lambda line: VERDICT in line)
     assert (len(said), sweep.verdict) == (4, None)
-    assert f"{folder / 'generations' / shard(1)} is damaged (" in damaged
+    assert damaged.startswith(f"{folder / 'generations' / shard(1)} is damaged (")
     assert f"{VERDICT} is no verdict of format 5 (the file" in verdict
     assert "Left out" in (folder / "report.html").read_text()
     lost = "normal on prompt 1; unfrozen/kl/0.5 on prompt 1, seed 0; unfrozen/kl/1 on prompt 1, seed 0"

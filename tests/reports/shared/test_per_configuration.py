@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from chart_fields import drawn, variant_of
+from chart_fields import charts_of, drawn, variant_of
 from report_fixtures import MakeSweep
 from synthetic_sweeps import BOTH, KL_1, swept
 
@@ -41,9 +41,7 @@ def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_pa
     assert not alike["looping"].any()
 
 
-def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep_and_oracles_are_marked(
-    several: Sweep, make_sweep: MakeSweep
-) -> None:
+def test_configurations_keep_the_sweeps_order_and_oracles_are_marked(several: Sweep, make_sweep: MakeSweep) -> None:
     """A control of another sweep's configuration is a point of its own. Each rule of a mode is represented once."""
     trade = per_configuration(several).set_index("configuration")
     assert trade.index.tolist() == [configuration.key for configuration in several.configurations]
@@ -53,6 +51,8 @@ def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep_and_o
         assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
         assert trade[f"{name}_control"].notna().sum() == 8
     represented = [row["configuration"] for row in representatives(per_configuration(several))]
+    parameters = {"kl": [0.25, 0.8, 4.0], "fixed": [25.0, 5.0, 10.0], "of a later version": [0.5, 0.9]}
+    assert [representative(*of_rule) for of_rule in parameters.items()] == [0.8, 10.0, 0.5], "the middle one"
     assert represented == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
     apart = replace(several, configurations=tuple(c for c in several.configurations if c.columns["rule"] != "kl"))
     control = per_configuration(apart).set_index("configuration").loc[CONTROL]
@@ -65,21 +65,14 @@ def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep_and_o
     assert naming(EarlyExit("unfrozen", "later", 0.5))["short"] == "U·later .5"
 
 
-def test_the_middle_parameter_stands_for_a_rule() -> None:
-    several = {"kl": [0.25, 0.8, 4.0], "fixed": [25.0, 5.0, 10.0], "of a later version": [0.5, 0.9]}
-    assert [representative(*of_rule) for of_rule in several.items()] == [0.8, 10.0, 0.5]
-
-
 def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
     """Return the encodings of a channel in the trade-off of disagreement."""
     layers = variant_of(chart, "Disagreement")["spec"]["layer"]
     return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
 
 
-def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
-    several: Sweep, several_charts: dict[str, Any], make_sweep: MakeSweep
-) -> None:
-    chart = several_charts["quality"]
+def test_no_rule_or_mode_looks_like_another(several: Sweep, several_content: Any, make_sweep: MakeSweep) -> None:
+    chart = charts_of(several_content)["quality"]
     fields = {"color": {"family", None}, "shape": {"family"}, "strokeDash": {"mode"}}  # controls are grey
     fields |= {"detail": {"series", "curve"}, "order": {"parameter", "layers_skipped"}}
     fields |= {"x2": {"layers_skipped_control"}}  # a line to it
