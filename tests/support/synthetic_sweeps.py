@@ -228,19 +228,19 @@ def add(folder: Path, table: StudyTable, rows: Iterable[dict[str, Any]], call: i
 
 
 def add_timings(
-    folder: Path, seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1,
+    folder: Path, seconds: Mapping[Any, Sequence[float]], call: int = 1, batches: Sequence[int] = (1,),
     columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {}, **change: Any,
 ) -> None:  # fmt: skip
-    """Add timings with the seconds of each configuration (or `HFGenerate`) in each round, at one batch size."""
+    """Add a call: the seconds of each configuration (or `HFGenerate`) in each round, the same at all batch sizes."""
     rows = [
         {
-            "timing_id": f"{call:032x}", "started": call, **configuration.columns, "batch": batch, "round": number,
-            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
-            "versions": "", "model": "tiny", "dtype": "float32", **columns(configuration), **change,
+            **configuration.columns, "batch": batch, "round": number, "prompts": 2, "tokens": 100 * batch,
+            "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2, "versions": "", "model": "tiny",
+            "dtype": "float32", **columns(configuration), **change,
         }
-        for configuration, values in seconds.items() for number, value in enumerate(values, 1)
+        for batch, configuration in product(batches, seconds) for number, value in enumerate(seconds[configuration], 1)
     ]  # fmt: skip
-    add(folder, TIMINGS, rows, 100 * call + batch)
+    add(folder, TIMINGS, rows, call)
 
 
 def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:

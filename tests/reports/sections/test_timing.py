@@ -21,15 +21,14 @@ SETTING = EarlyExit("unfrozen", "confidence", 0.7)
 def timed_sweep(folder: Path, steps: bool) -> tuple[Sweep, SavingsTable, pd.DataFrame]:
     """Return a sweep, its savings and its setting's times, in three rounds at one and eight rows.
 
-    A layer takes 1 ms in both, and the setting saves a fifth.
+    A layer takes 10 ms in both, and the setting saves a fifth.
     """
     with_answers(folder, 6, modes=("unfrozen",))
     seconds: dict[Configuration, float] = {NoExit(): FINAL + 1.0, SETTING: 0.8 * (FINAL + 1)}
     seconds |= {EarlyExit("unfrozen", "fixed", float(layer)): layer + 1.0 for layer in LAYERS if steps}
     costs: dict[str, Any] = {"macs_full": 100.0, "macs_required": 80.0, "macs_executed": 90.0, "prompt_ids": ["0", "1"]}
     rounds = {its: [took] * 3 for its, took in seconds.items()}
-    for batch in (1, 8):
-        add_timings(folder, rounds, batch=batch, tokens=1000 * batch, **costs)
+    add_timings(folder, rounds, batches=(1, 8), **costs)
     sweep = read_sweep(str(folder))
     saves = known(savings(sweep, per_configuration(sweep)))
     rows = timed(sweep, saves)
@@ -44,7 +43,7 @@ def test_what_steps_allow_or_who_times_them_stands_beside_what_was_realised(tmp_
     alone = 1 - sum(share * (layer + 1) for layer, share in shares.items()) / (FINAL + 1)
     assert rows[ALLOWED].tolist() == pytest.approx([alone] * 2), "one row, and rows that leave at the same steps"
     (times,) = known_step_times(sweep).values()
-    assert times.seconds[8] == pytest.approx([(layer + 1) / 1000 for layer in [*LAYERS, FINAL]])
+    assert times.seconds[8] == pytest.approx([(layer + 1) / 100 for layer in [*LAYERS, FINAL]])
     page = visit("#/", path=tmp_path / "s")
     section = page.locator("section", has=page.locator("#time"))
     section.get_by_role("combobox", name="Measured at").select_option("batch 8")

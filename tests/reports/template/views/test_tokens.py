@@ -47,8 +47,7 @@ def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tok
         assert shown == pytest.approx([100 * share for share in expected], abs=1)
     caption = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded).locator(".pane caption").inner_text()
     assert ("decides by the KL" in caption, "exit score" in caption) == (True, False), "scores that are the KL, once"
-    likely = walk("#/p/0/normal/t/1", path=recorded).locator(".pane tbody td.words")
-    assert {*likely.all_inner_texts()} == {""}
+    assert walk("#/p/0/normal/t/1", path=recorded).locator(".pane tbody td.words").count() == 0
 
 
 def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, tmp_path: Path) -> None:
