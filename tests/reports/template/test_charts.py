@@ -26,5 +26,5 @@ def test_tooltips_have_intervals_or_say_why_there_is_none(visit: Visit, make_swe
     few = {tooltip for tooltip in tooltips if "too few prompts for an interval" in tooltip}
     assert 0 < len(few) < len(tooltips), "and of the other rows"
     assert all(re.search(r"\[.+, .+\]", tooltip) for tooltip in tooltips - few)
-    page.locator("[data-chart=mix] canvas").hover(position={"x": 300, "y": 30})
+    page.locator("[data-chart=mix] canvas").hover(position={"x": 400, "y": 60})
     assert "n prompts" in page.locator("#vg-tooltip-element.visible").inner_text()
