@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chart_fields import charts_of, content_of
+from chart_fields import content_of
 from filelock import FileLock
-from report_fixtures import Context, beside, full, make_sweep, pages, report, some, visit, walk, wrong
+from report_fixtures import Context, beside, full, make_sweep, report, some, visit, walk, wrong
 from screenshot import chromium
 from synthetic_sweeps import choose, judge, replay, with_answers
 
@@ -39,11 +39,6 @@ def several(answered: Path) -> Sweep:
 def several_content(answered: Path) -> dict[str, Any]:
     """Return the report's data, which take seconds to compute."""
     return content_of(answered)
-
-
-@pytest.fixture(scope="session")
-def several_charts(several_content: dict[str, Any]) -> dict[str, Any]:
-    return charts_of(several_content)
 
 
 @pytest.fixture(scope="session")

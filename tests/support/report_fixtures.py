@@ -42,91 +42,12 @@ INK = """(box) => {
     if (data[i] !== data[0] || data[i + 1] !== data[1] || data[i + 2] !== data[2]) ink++;
   return ink;
 }"""
-# True if a page shows this address, or has stored choices of its controls.
-HAS_CHOICES = """(hash) => location.hash === hash
-  || window.hasChoices || location.protocol === "file:" && sessionStorage.getItem("eexit-chosen") !== null"""
 
 Page: TypeAlias = Any  # playwright's, whose types let every element be missing
 MakeSweep = Callable[..., Path]
 Context = Callable[..., Any]  # of a browser
 Visit: TypeAlias = Callable[..., Page]
 Walk: TypeAlias = Callable[..., Page]
-
-
-class Pages:
-    """Pages that open reports. Errors on them, and requests of anything but a report's own files, are in `wrong`."""
-
-    def __init__(self, context: Context, report: Path) -> None:
-        self.wrong: list[str] = []
-        self._context = context
-        self._report = report
-        self._visited: list[Page] = []
-        self._walked: dict[tuple[Path, frozenset[tuple[str, Any]]], Page] = {}
-        self._of_this_test: list[Page] = []
-
-    def visit(self, route: str, path: Path | None = None, **options: Any) -> Page:
-        """Return the report in a new page at this address. A `path` may be the folder of a sweep.
-
-        `options` are of the browser's context.
-        """
-        page = self._new(options)
-        self._visited.append(page)
-        page.goto(report_in(path or self._report).as_uri() + route)
-        if options.get("java_script_enabled", True):
-            page.locator("body[data-ready]").wait_for()
-        return page
-
-    def walk(self, route: str, path: Path | None = None, **options: Any) -> Page:
-        """Return a page that tests share, moved to this address without reloading.
-
-        A test gets a new one if the page has choices, or shows the requested address. Pages of the shared report stay
-        open; pages of another `path` stay open until there is a third path.
-        """
-        path = report_in(path or self._report)
-        key = path, frozenset(options.items())
-        if key not in self._walked:
-            for other in [other for other in self._walked if other[0] not in (self._report, path)]:
-                self._walked.pop(other).close()
-        page = self._walked.get(key)
-        if page and page not in self._of_this_test and page.evaluate(HAS_CHOICES, route):
-            page.close()
-            page = None
-        page = self._walked[key] = page or self._new(options)
-        self._of_this_test.append(page)
-        page.mouse.move(0, 0)
-        page.goto(path.as_uri() + route)
-        page.locator(f"body[data-ready={json.dumps(route)}]").wait_for()
-        page.evaluate("has => { window.hasChoices ||= has; }", "?" in route)  # from an address
-        return page
-
-    def end_test(self) -> list[str]:
-        """Close the visited pages, and return what was wrong in the test."""
-        for page in self._visited:
-            page.close()
-        wrong = [*self.wrong]
-        self.wrong.clear()
-        self._visited.clear()
-        self._of_this_test.clear()
-        return wrong
-
-    def _new(self, options: dict[str, Any]) -> Page:
-        page = self._context(**options).new_page()
-        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
-        page.on("console", self._check_message)
-        page.on("request", self._check_request)
-        return page
-
-    def _check_message(self, message: Any) -> None:
-        """Note an error or warning, except for a test's repeated reading of pixels."""
-        if message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback"):
-            self.wrong.append(message.text)
-
-    def _check_request(self, request: Any) -> None:
-        own: tuple[str, ...] = ("file:", "about:")
-        if not request.is_navigation_request():
-            own = (request.frame.url.partition("#")[0].removesuffix(".html") + ".data/",)
-        if not request.url.startswith((*own, "blob:", "data:")):
-            self.wrong.append(request.url)
 
 
 def report_in(path: Path) -> Path:
@@ -178,28 +99,64 @@ def some(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_report(str(full), tmp_path_factory.mktemp("some") / "r.html", PageOptions(prompts=["4", "2"]))
 
 
-@pytest.fixture(scope="session")
-def pages(context: Context, report: Path) -> Pages:
-    return Pages(context, report)
+@pytest.fixture
+def wrong() -> Iterator[list[str]]:
+    """Yield the errors on a test's pages, and their requests of other files; those that the test leaves fail it."""
+    found = list[str]()
+    yield found
+    assert found == []
 
 
 @pytest.fixture
-def wrong(pages: Pages) -> Iterator[list[str]]:
-    """Yield the errors on the pages of a test; those that it leaves there fail it."""
-    yield pages.wrong
-    assert pages.end_test() == []
+def visit(context: Context, report: Path, wrong: list[str]) -> Iterator[Visit]:
+    """Yield visit(route) → the report in a new page at that address; options are of the browser's context.
+
+    A `path` is another report, or the folder of a sweep.
+    """
+    visited = list[Page]()
+
+    def check_message(message: Any) -> None:  # except for a test's repeated reading of pixels
+        if message.type in ("error", "warning") and not message.text.startswith("Canvas2D: Multiple readback"):
+            wrong.append(message.text)
+
+    def check_request(request: Any) -> None:
+        own: tuple[str, ...] = ("file:", "about:")
+        if not request.is_navigation_request():
+            own = (request.frame.url.partition("#")[0].removesuffix(".html") + ".data/",)
+        if not request.url.startswith((*own, "blob:", "data:")):
+            wrong.append(request.url)
+
+    def visit(route: str, path: Path = report, **options: Any) -> Page:
+        page = context(**options).new_page()
+        visited.append(page)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", check_message)
+        page.on("request", check_request)
+        page.goto(report_in(path).as_uri() + route)
+        if options.get("java_script_enabled", True):
+            page.locator("body[data-ready]").wait_for()
+        return page
+
+    yield visit
+    for page in visited:
+        page.close()
 
 
 @pytest.fixture
-def visit(pages: Pages, wrong: list[str]) -> Visit:
-    """Return visit(route) → the report, newly opened at that address."""
-    return pages.visit
+def walk(visit: Visit, report: Path) -> Walk:
+    """Return walk(route) → the test's page with these options, moved to that address without reloading."""
+    walked: dict[tuple[Path, frozenset[tuple[str, Any]]], Page] = {}
 
+    def walk(route: str, path: Path = report, **options: Any) -> Page:
+        key = path, frozenset(options.items())
+        if key not in walked:
+            return walked.setdefault(key, visit(route, path, **options))
+        walked[key].mouse.move(0, 0)
+        walked[key].goto(report_in(path).as_uri() + route)
+        walked[key].locator(f"body[data-ready={json.dumps(route)}]").wait_for()
+        return walked[key]
 
-@pytest.fixture
-def walk(pages: Pages, wrong: list[str]) -> Walk:
-    """Return walk(route) → a page that tests share, moved to that address."""
-    return pages.walk
+    return walk
 
 
 def words_seen(page: Page, without: str = "") -> int:

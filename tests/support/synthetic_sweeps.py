@@ -198,7 +198,6 @@ def graded(folder: Path, marks: Mapping[Any, str], seeds: Sequence[int] = (0,), 
 
     `exits` are numbers of all runs but `normal`'s.
     """
-
     words = {"✓": "42", "✗": "41"}
 
     def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, Any]:
@@ -207,10 +206,10 @@ def graded(folder: Path, marks: Mapping[Any, str], seeds: Sequence[int] = (0,), 
         found = {"answer": "42", "found_answer": words[mark], "correct": mark == "✓"} | costs
         return found | ({} if configuration.mode == NORMAL else exits)
 
-    def pieces(configuration: Configuration, prompt: int, seed: int) -> list[str]:
-        return ["So", " it", " is", f" {words[marks[configuration][prompt]]}"]
-
-    return swept(folder, [*marks], len(next(iter(marks.values()))), seeds, columns, pieces)
+    n_prompts = len(next(iter(marks.values())))
+    return swept(
+        folder, [*marks], n_prompts, seeds, columns, lambda its, n, _: ["So", " it", " is", f" {words[marks[its][n]]}"]
+    )
 
 
 def with_kinds(folder: Path, kinds: Sequence[str | None]) -> Path:
@@ -228,26 +227,20 @@ def add(folder: Path, table: StudyTable, rows: Iterable[dict[str, Any]], call: i
     table.publish(open_store(folder), f"{call:032x}", [{"started": call} | row for row in rows])
 
 
-def timing_rows(
-    seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1,
-    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {}, **change: Any,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return timings with the seconds of each configuration (or `HFGenerate`) in each round, at one batch size."""
-    return [
-        {
-            "timing_id": f"{call:032x}", "started": call, **configuration.columns, "batch": batch, "round": number,
-            "prompts": 2, "tokens": 100, "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2,
-            "versions": "", "model": "tiny", "dtype": "float32", **columns(configuration), **change,
-        }
-        for configuration, values in seconds.items() for number, value in enumerate(values, 1)
-    ]  # fmt: skip
-
-
 def add_timings(
-    folder: Path, seconds: Mapping[Any, Sequence[float]], call: int = 1, batch: int = 1, **how: Any
-) -> None:
-    rows = timing_rows(seconds, call, batch, **how)
-    TIMINGS.publish(open_store(folder), f"{100 * call + batch:032x}", rows)
+    folder: Path, seconds: Mapping[Any, Sequence[float]], call: int = 1, batches: Sequence[int] = (1,),
+    columns: Callable[[Any], Mapping[str, Any]] = lambda configuration: {}, **change: Any,
+) -> None:  # fmt: skip
+    """Add a call: the seconds of each configuration (or `HFGenerate`) in each round, the same at all batch sizes."""
+    rows = [
+        {
+            **configuration.columns, "batch": batch, "round": number, "prompts": 2, "tokens": 100 * batch,
+            "seconds": value, "device": "cpu", "machine": "A CPU", "threads": 2, "versions": "", "model": "tiny",
+            "dtype": "float32", **columns(configuration), **change,
+        }
+        for batch, configuration in product(batches, seconds) for number, value in enumerate(seconds[configuration], 1)
+    ]  # fmt: skip
+    add(folder, TIMINGS, rows, call)
 
 
 def judge(folder: Path, fails: Sequence[str] = (), call: int = 1, **change: Any) -> None:

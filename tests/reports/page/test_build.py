@@ -85,7 +85,7 @@ def test_a_page_that_is_no_report_is_not_written_over(make_sweep: MakeSweep, tmp
         build_report(folder, out, PageOptions(max_bytes=0))
 
 
-def test_rules_modes_and_measures_are_explained(several_content: dict[str, Any], make_sweep: MakeSweep) -> None:
+def test_rules_measures_and_the_model_are_told(several: Sweep, several_content: Any, make_sweep: MakeSweep) -> None:
     """Where tokens are sampled, a note is on disagreement."""
     assert list(several_content["rules"]) == ["confidence", "random", "kl"]
     for name, words in several_content["rules"].items():
@@ -98,9 +98,6 @@ def test_rules_modes_and_measures_are_explained(several_content: dict[str, Any],
         config = {**sweep.config, "temperature": temperature}
         variants = payload(replace(sweep, about=sweep.about | {"config": config}), "")[0]["trade"]["variants"]
         assert {each["y"] for each in variants if "normal disagrees too" in each["note"]} == noted
-
-
-def test_the_model_and_known_versions_are_told(several: Sweep) -> None:
     about = several.about | {"model": {"name": "tiny", "dtype": "bfloat16", "gguf_bits": 4}, "dtype_asked": "auto"}
     about |= {"versions": {"python": "3.13", "eexit": None, "torch": "2.9.0"}}
     told = dict(facts(replace(several, about=about)))

@@ -1,6 +1,5 @@
 """The original functions: pages of results in the original format, of our own and of other programs."""
 
-import copy
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ import reports
 from eexit.results.original_format import evaluation_of
 from reports.page.payload import payload
 from reports.read.original_sweep import sweep_of
+from reports.read.sweep import Sweep
 from reports.sections.exits.depth_by_position import depth_by_position
 from reports.sections.exits.exit_distribution import exit_mix
 from reports.shared.per_configuration import per_configuration
@@ -36,10 +36,8 @@ OURS = ours("unfrozen", 0.5, 3)
 
 def prompts_of(results: list[Any]) -> list[dict[str, Any]]:
     """Return the prompts on the page of these results."""
-    prompts: list[dict[str, Any]] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))[
-        "prompts"
-    ]
-    return prompts
+    content: dict[str, list[Any]] = json.loads(json.dumps(payload(sweep_of(results), "")[0], allow_nan=False))
+    return content["prompts"]
 
 
 def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
@@ -63,20 +61,16 @@ def test_a_page_holds_what_the_file_says(tmp_path: Path) -> None:
     assert (data["layers"], data["prompts"][0]["runs"][0]["n"]) == (["5", "10", "29 (final)"], 3)
 
 
-@pytest.mark.parametrize("missing", [*OURS, *sorted(OURS["evaluation"])])
-def test_a_result_or_its_evaluation_may_lack_any_key(missing: str) -> None:
-    evaluation = {key: value for key, value in OURS["evaluation"].items() if key != missing}
-    left = {key: value for key, value in (OURS | {"evaluation": evaluation}).items() if key != missing}
-    (run,) = prompts_of([{"prompt": "?", "results": [left]}])[0]["runs"]
-    assert run["n"] == (0 if missing in ("evaluation", "tokens", "chosen_exit_layers") else 6)
-
-
-def test_next_to_nothing_still_renders_and_another_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_result_may_lack_any_key_and_another_file_is_refused_by_name(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {"early_exit_stats": None, "scores": None, "exitable_layers": None}
     one = {"prompt": "?", "results": [{"mode": "m", "kl_factor": "1.0", "evaluation": None}, None]}
     entries: list[dict[str, Any]] = [{}, {"prompt": None, "results": None}, {"results": [{}]}, one]
     for entry in (*entries, {"results": [{"evaluation": nothing}]}):
         assert len(prompts_of([entry])) == 1
+    for missing in OURS["evaluation"]:
+        evaluation = {key: value for key, value in OURS["evaluation"].items() if key != missing}
+        (run,) = prompts_of([{"prompt": "?", "results": [OURS | {"evaluation": evaluation}]}])[0]["runs"]
+        assert run["n"] == (0 if missing in ("tokens", "chosen_exit_layers") else 6)
     assert prompts_of([]) == []
     for content in ("{", "{}", "[1]"):
         (tmp_path / "other.json").write_text(content)
@@ -118,24 +112,20 @@ RESULTS: list[dict[str, Any]] = [
 SWEEP = sweep_of(RESULTS)
 
 
-ITS = [entry["results"][1]["evaluation"] for entry in RESULTS]  # the evaluations of EARLY
-
-
-def share_at(layer: int) -> float:
-    return float(np.mean([its["chosen_exit_layers"].count(layer) / N_TOKENS for its in ITS]))
-
-
 def test_exits_and_means_are_those_of_the_file() -> None:
+    evaluations = [entry["results"][1]["evaluation"] for entry in RESULTS]  # of EARLY
+    layers = [its["chosen_exit_layers"] for its in evaluations]
     assert (SWEEP.exitable_layers, SWEEP.final_layer) == ((5, 10, 15, 20, 25), 27), "the final layer is no exitable one"
     mix = exit_mix(SWEEP)
     assert set(mix["configuration"]) == {configuration.key for configuration in SWEEP.configurations}
     shares = mix[mix["configuration"] == EARLY]["share"]
-    np.testing.assert_allclose(shares, [share_at(layer) for layer in LISTED])
+    expected = [np.mean([exits.count(layer) / N_TOKENS for exits in layers]) for layer in LISTED]
+    np.testing.assert_allclose(shares, expected)
     row = per_configuration(SWEEP).set_index("configuration").loc[EARLY]
-    layers = [its["chosen_exit_layers"] for its in ITS]
-    assert row["exit_rate"] == pytest.approx(np.mean([its["early_exit_stats"]["early_exit_rate"] for its in ITS]))
+    rates = [its["early_exit_stats"]["early_exit_rate"] for its in evaluations]
+    assert row["exit_rate"] == pytest.approx(np.mean(rates))
     assert row["layers_skipped"] == pytest.approx(1 - (np.mean(layers) + 1) / N_LAYERS)
-    assert row["score_coherence"] == pytest.approx(np.mean([its["scores"]["coherence"] for its in ITS]))
+    assert row["score_coherence"] == pytest.approx(np.mean([its["scores"]["coherence"] for its in evaluations]))
     assert row["equal_share"] < 1
     assert row[["perplexity", "disagreement"]].isna().all(), "the file doesn't say"
     depth = depth_by_position(SWEEP)
@@ -159,58 +149,43 @@ def test_everything_that_the_file_allows_is_charted_and_shown(visit: Visit, tmp_
     assert page.locator(".legend li").all_inner_texts()[-1].startswith("27 (final)")
 
 
-def changed(**change: Any) -> list[dict[str, Any]]:
-    """Return the entries with some keys of every evaluation changed, or removed where the value is None."""
-    results = copy.deepcopy(RESULTS)
-    for run in [run for entry in results for run in entry["results"]]:
-        run["evaluation"] = {key: it for key, it in (run["evaluation"] | change).items() if it is not None}
-    return results
+def one_run(**evaluation: Any) -> Sweep:
+    return sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 0.5, "evaluation": evaluation}]}])
 
 
 def test_without_chosen_layers_what_cannot_be_counted_is_absent() -> None:
-    """A distribution's early exits are not all tokens, or 3.8 % at layer 5 would become 11.5 %."""
-    mix = exit_mix(sweep_of(changed(chosen_exit_layers=None)))
-    at_5 = mix[(mix["configuration"] == EARLY) & (mix["exit_layer"] == 5)]["share"].item()
-    assert at_5 == pytest.approx(share_at(5))
-    stats = {"layer_distribution": {"5": 1}, "early_exit_rate": 0.25}
-    sweep = sweep_of(changed(chosen_exit_layers=None, early_exit_stats=stats, scores=None, accuracy_score=None))
+    """A distribution's early exits are not all tokens, or a token of 26 at layer 5 would become a third."""
+    stats: dict[str, Any] = {"total_tokens": 26, "early_exits": 3, "layer_distribution": {"5": 1, "10": 2}}
+    text = {"tokens": ["a"] * 26, "exitable_layers": LISTED}
+    mix = exit_mix(one_run(**text, early_exit_stats=stats)).set_index("exit_layer")
+    assert mix["share"][5] == pytest.approx(1 / 26)
+    sweep = one_run(**text, early_exit_stats={"layer_distribution": {"5": 1}, "early_exit_rate": 0.25})
     trade = per_configuration(sweep)
-    assert (trade["exit_rate"] == 0.25).all()
-    assert trade["layers_skipped"].isna().all()
+    assert (trade["exit_rate"].item(), trade["layers_skipped"].isna().item()) == (0.25, True)
     assert (sweep.scores, drawn(sweep).get("quality")) == ({}, None)
 
 
-def test_a_first_token_that_statistics_leave_out_was_not_decided() -> None:
-    """As in our own files, 25 of 26 tokens are counted, since the first one always exits at the final layer."""
-    results = copy.deepcopy(RESULTS[:1])
-    run = results[0]["results"][1]["evaluation"]
-    run["chosen_exit_layers"][0], run["early_exit_stats"]["total_tokens"] = 27, N_TOKENS - 1
-    sweep, early = sweep_of(results), [layer != 27 for layer in run["chosen_exit_layers"][1:]]
-    assert sweep.layer_counts[1].sum() == N_TOKENS - 1
-    assert sweep.generations.loc[1, "exit_rate"] == pytest.approx(np.mean(early))
-    decided = sweep.tokens.to_table().to_pandas().query("run_id == '1'")["decided"]
-    assert decided.tolist() == [False] + [True] * (N_TOKENS - 1)
-
-
 @pytest.mark.parametrize(
-    ("chosen", "listed", "n_early", "exitable", "final"),
+    ("chosen", "listed", "stats", "exitable", "final"),
     [
-        *(([5, no_layer], [5, 10], None, (5, 10), None) for no_layer in (-1, None, float("inf"), "inf")),
-        ([5, 10, 29], [], None, (5, 10), 29),
-        ([5, 10, -1], [], None, (5, 10), None),
-        ([29, 29], [], None, (), 29),
-        ([5, 10], [5, 10], 2, (5, 10), None),  # a layer that is counted as early is not the final one
+        *(([5, no_layer], [5, 10], {}, (5, 10), None) for no_layer in (-1, None, float("inf"), "inf")),
+        ([5, 10, 29], [], {}, (5, 10), 29),
+        ([5, 10, -1], [], {}, (5, 10), None),
+        ([29, 29], [], {}, (), 29),
+        ([5, 10], [5, 10], {"early_exits": 2}, (5, 10), None),  # a layer that is counted as early is not the final one
+        ([29, 5, 29], [5, 29], {"total_tokens": 2}, (5,), 29),  # as in our own files: the first token was not decided
     ],
 )
 def test_the_final_layer_and_exitable_ones_may_be_written_in_several_ways(
-    chosen: list[Any], listed: list[int], n_early: int | None, exitable: tuple[int, ...], final: int | None
+    chosen: list[Any], listed: list[int], stats: dict[str, int], exitable: tuple[int, ...], final: int | None
 ) -> None:
-    stats = {"total_tokens": len(chosen), "early_exits": n_early}
-    evaluation: dict[str, Any] = {"chosen_exit_layers": chosen, "exitable_layers": listed, "early_exit_stats": stats}
-    evaluation["tokens"] = ["a"] * len(chosen)
-    sweep = sweep_of([{"prompt": "?", "results": [{"mode": "unfrozen", "kl_factor": 1, "evaluation": evaluation}]}])
+    stats = {"total_tokens": len(chosen)} | stats
+    text = {"tokens": ["a"] * len(chosen), "chosen_exit_layers": chosen, "exitable_layers": listed}
+    sweep = one_run(**text, early_exit_stats=stats)
     assert (sweep.exitable_layers, sweep.final_layer) == (exitable, final)
-    exits = [layer if layer in (*exitable, final) else None for layer in chosen]
-    assert sweep.tokens.to_table()["exit_layer"].to_pylist() == exits
+    tokens, undrawn = sweep.tokens.to_table(), len(chosen) - stats["total_tokens"]
+    assert tokens["exit_layer"].to_pylist() == [layer if layer in (*exitable, final) else None for layer in chosen]
+    assert tokens["decided"].to_pylist() == [i >= undrawn for i in range(len(chosen))]
     assert sweep.generations["mean_depth"].isna().all() == (final is None)
-    assert sweep.generations.loc[0, "exit_rate"] == pytest.approx(np.mean([layer in exitable for layer in chosen]))
+    rate = np.mean([layer in exitable for layer in chosen[undrawn:]])
+    assert sweep.generations.loc[0, "exit_rate"] == pytest.approx(rate)

@@ -80,9 +80,7 @@ def test_a_page_has_another_name_once_more_is_committed(make_sweep: MakeSweep, t
         assert (answer.status, b"no such folder" in body) == (503, True)
 
 
-def test_only_the_page_and_its_side_files_are_served_and_only_under_loopback_names(
-    tmp_path: Path, one_mode: Path
-) -> None:
+def test_only_the_page_and_its_side_files_are_served_under_loopback_names(tmp_path: Path, one_mode: Path) -> None:
     """The page has the options of the command."""
     with serving(one_mode, tmp_path, max_bytes=1, margin=0.075) as port:
         page, body = ask(port)
@@ -104,7 +102,6 @@ def test_only_the_page_and_its_side_files_are_served_and_only_under_loopback_nam
 def test_idle_connections_and_browsers_that_go_away(
     make_sweep: MakeSweep, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An idle one keeps nobody waiting, and one that goes away gives no traceback."""
     with serving(make_sweep(1, NORMAL_ALONE), tmp_path) as port:
         with socket.create_connection(("127.0.0.1", port)):
             assert ask(port)[0].status == 200
@@ -119,15 +116,14 @@ def test_idle_connections_and_browsers_that_go_away(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("port", ["99999", "taken"])
-def test_a_port_that_cannot_be_had_is_one_line_with_another(make_sweep: MakeSweep, port: str) -> None:
+def test_a_port_that_cannot_be_had_is_one_line_with_another(make_sweep: MakeSweep) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
-        wanted = taken if port == "taken" else port
-        line = refusal(report.main, make_sweep(1, NORMAL_ALONE), "--serve", wanted)
-    [other_port] = re.findall(rf"^error: .*{wanted}.*: try --serve (\d+)$", line)
-    assert 0 < int(other_port) <= 65535
-    assert other_port != taken
+        for wanted in ("99999", taken):
+            line = refusal(report.main, make_sweep(1, NORMAL_ALONE), "--serve", wanted)
+            [other_port] = re.findall(rf"^error: .*{wanted}.*: try --serve (\d+)$", line)
+            assert 0 < int(other_port) <= 65535
+            assert other_port != taken
 
 
 @pytest.mark.usefixtures("interruptible")

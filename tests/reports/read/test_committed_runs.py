@@ -15,6 +15,7 @@ from report_fixtures import MakeSweep
 from synthetic_sweeps import CONFIGURATIONS, shard, write_shard
 
 from eexit.results.parquet_files import DamagedError
+from eexit.studies.assessment.verdict import FILE as VERDICT
 from jobs import report
 from reports.page.payload import payload
 from reports.read.sweep import read_sweep
@@ -58,13 +59,16 @@ def test_what_is_left_out_or_missing_is_printed_and_on_the_page(folder: Path) ->
     (folder / "tokens" / "my_notes.txt").write_text("mine")
     shutil.copy(folder / "generations" / shard(0), folder / "generations" / "copy.parquet")
     (folder / "generations" / shard(1)).write_bytes(b"")
+    (folder / VERDICT).write_text("{")
     sweep = read_sweep(str(folder))
     *said, missing = here(report.main, folder).stderr.splitlines()
     assert said == [f"report: left out: {line}" for line in sweep.left_out]
     names = "generations/copy.parquet", "tokens/my_notes.txt"
-    (damaged,) = {*sweep.left_out} - {f"{folder / name} is not one of the sweep's files" for name in names}
-    assert len(said) == 3
+    others = {*sweep.left_out} - {f"{folder / name} is not one of the sweep's files" for name in names}
+    damaged, verdict = sorted(others, key=lambda line: VERDICT in line)
+    assert (len(said), sweep.verdict) == (4, None)
     assert damaged.startswith(f"{folder / 'generations' / shard(1)} is damaged (")
+    assert f"{VERDICT} is no verdict of format 5 (the file" in verdict
     assert "Left out" in (folder / "report.html").read_text()
     lost = "normal on prompt 1; unfrozen/kl/0.5 on prompt 1, seed 0; unfrozen/kl/1 on prompt 1, seed 0"
     assert missing == f"report: 3 runs missing, which the sweep's command does: {lost}"

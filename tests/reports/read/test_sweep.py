@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_fixtures import MakeSweep
 from synthetic_sweeps import FINAL, KL_1, LAYERS, judge, swept
 
 from eexit.plan.configuration import NORMAL, Configuration
 from eexit.results.layout import FORMAT
-from eexit.studies.assessment.verdict import FILE
 from reports.page.payload import payload
 from reports.read.prompt_choice import choose_prompts
 from reports.read.sweep import NotASweepError, Sweep, read_sweep
@@ -59,38 +57,24 @@ def test_runs_that_are_the_same_for_every_seed_count_once(several: Sweep, tmp_pa
     assert per_configuration(sampled)["n_seeds"].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path) -> None:
+    for content, line in (
         (None, "has no sweep.json"), (b"{", "not JSON"), (b"", "or damaged"), (b"\xff", "or damaged"),
         (b'{"format": 99}', "format"), (b'{"format": 2, "config": 1, "model": 2}', "format"),
         (f'{{"format": {FORMAT}}}'.encode(), "checksum"),
-    ],
-)  # fmt: skip
-def test_what_is_not_a_sweep_is_said_in_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "sweep.json").write_bytes(content)
-    for folder, line in ((tmp_path, message), (tmp_path / "nowhere", "no such folder")):
+    ):  # fmt: skip
+        if content is not None:
+            (tmp_path / "sweep.json").write_bytes(content)
         with pytest.raises(NotASweepError, match=f"^.*{line}.*$"):
-            read_sweep(str(folder))
-
-
-@pytest.mark.parametrize(("content", "why"), [("{", "the file"), ('{"format": 4}', "format"), ('{"format": 5}', "why")])
-def test_a_verdict_that_can_not_be_read_is_named_and_left_out(make_sweep: MakeSweep, content: str, why: str) -> None:
-    folder = make_sweep(1, [("normal", None)])
-    (folder / FILE).write_text(content)
-    sweep = read_sweep(str(folder))
-    assert sweep.verdict is None
-    (line,) = sweep.left_out
-    assert f"{FILE} is no verdict of format 5 ({why}" in line
+            read_sweep(str(tmp_path))
+    with pytest.raises(NotASweepError, match="no such folder"):
+        read_sweep(str(tmp_path / "nowhere"))
 
 
 def test_a_large_sweep_holds_representative_and_extreme_prompts(several: Sweep, tmp_path: Path) -> None:
-    def columns(configuration: Configuration, prompt: int, seed: int) -> dict[str, float]:
-        exits = {"exit_rate": prompt / 40, "perplexity": 3.0, "longest_loop": 9 * (prompt == 7)}
-        return exits if configuration == KL_1 else {}
-
-    sweep = read_sweep(str(swept(tmp_path / "s", n_prompts=40, columns=columns)))
+    exits = [{"exit_rate": n / 40, "perplexity": 3.0, "longest_loop": 9 * (n == 7)} for n in range(40)]
+    folder = swept(tmp_path / "s", n_prompts=40, columns=lambda its, n, _: exits[n] if its == KL_1 else {})
+    sweep = read_sweep(str(folder))
     held = choose_prompts(sweep, 12)
     assert (list(held), len(held)) == (sorted(held, key=int), 12)
     extremes = {"39": "highest exit rate, place 1", "0": "lowest exit rate, place 1", "7": "longest loop, place 1"}

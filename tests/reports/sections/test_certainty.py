@@ -33,7 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_kind_has_the_shares_of_each_layer(folder: Path, make_sweep: MakeSweep) -> None:
-    """The figure has a menu of thresholds, and there is none without likeliest tokens."""
     assert certainty_figure(read_sweep(str(make_sweep(1)))) is None
     figure = known(certainty_figure(read_sweep(str(folder))))
     assert (known(figure.slice).values[known(figure.slice).first], missing_fields(figure.data)) == ("0.9", set())

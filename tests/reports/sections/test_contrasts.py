@@ -63,7 +63,7 @@ def test_modes_and_controls_are_averaged_prompt_by_prompt(several: Sweep) -> Non
     assert expected.high < 0, "rules know something"
 
 
-def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(several: Sweep) -> None:
+def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(several: Sweep, tmp_path: Path) -> None:
     mixes = beside_mixes(PairedRuns.from_sweep(several), per_configuration(several))
     its = mixes[(mixes["base"] == BASE) & (mixes["configuration"] == f"{OTHER}/0.5")].set_index("at")
     skipped, right = by_prompt(several, SKIPPED), by_prompt(several, CORRECT)
@@ -85,9 +85,7 @@ def test_a_setting_stands_beside_the_best_mix_that_costs_as_much_or_is_as_good(s
     without = replace(several, generations=several.generations.assign(correct=np.nan))
     found = {*beside_mixes(PairedRuns.from_sweep(without), per_configuration(without))["at"]}
     assert found & {*EQUAL_QUALITY.values()} == {EQUAL_QUALITY[DISAGREEMENT]}, "without answers"
-
-
-def test_nothing_is_compared_where_nothing_ran(tmp_path: Path) -> None:
+    # Where nothing ran, nothing is compared.
     sweep = read_sweep(str(with_answers(tmp_path / "s", 2, modes=())))
     assert pairs(PairedRuns.from_sweep(sweep)).empty
     assert beside_mixes(PairedRuns.from_sweep(sweep), per_configuration(sweep)).empty

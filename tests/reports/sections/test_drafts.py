@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +59,13 @@ def timed(bare: Path, folder: Path, seconds: Mapping[Any, float], batches: Seque
     shutil.copytree(bare, folder)
     slow = np.linspace(1.0, 2.0, 6)  # rounds differ: only the same round may be compared
     rounds = {key: list(value * slow) for key, value in seconds.items()}
-    for batch, call in product(batches, (1, 2)):
-        how = {"columns": lambda its: {"drafted": 10, "accepted": 5} if isinstance(its, Draft) else {}}
-        add_timings(folder, rounds, call, batch, **how)
+    columns = {its: {"drafted": 10, "accepted": 5} if isinstance(its, Draft) else {} for its in seconds}
+    for call in (1, 2):
+        add_timings(folder, rounds, call, batches, columns=lambda its: columns[its])
     return folder
 
 
 def test_drafts_are_in_the_order_of_layer_and_length(bare: Path, tmp_path: Path) -> None:
-    """A `generate` that looks drafts up stands beside those of layers."""
     found = known(drafted(read_sweep(str(bare))))
     assert found.drafts["configuration"].tolist() == KEYS, "which sweep.json lists the other way round"
     assert (found.layers, found.lengths) == ([10, 20], ["2", "10", "20"])

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import vl_convert
-from chart_fields import drawn
+from chart_fields import charts_of, drawn
 from synthetic_sweeps import FINAL, KL_1, LAYERS, run_rows, swept, write_runs
 
 from eexit.method.rules import RULES, format_parameter
@@ -44,17 +44,15 @@ def test_exits_are_averaged_over_prompts_and_depth_over_bins_of_drawn_tokens(tmp
     assert depth.set_index("position")["depth"][7.0] == pytest.approx(sum(exits) / 5)
 
 
-def test_tokens_are_read_in_batches_and_a_setting_is_shown(several: Sweep, several_charts: dict[str, Any]) -> None:
+def test_tokens_are_read_in_batches_and_each_rule_has_its_own_axis(several: Sweep, several_content: Any) -> None:
     batches = partial(several.tokens.to_batches, batch_size=7)  # the dataset can't be read as a whole
     few = replace(several, tokens=SimpleNamespace(count_rows=several.tokens.count_rows, to_batches=batches))
     pd.testing.assert_frame_equal(depth_by_position(few), depth_by_position(several))
-    choice = several_charts["depth"]["slice"]
+    charts = charts_of(several_content)
+    choice = charts["depth"]["slice"]
     first = [f"{control}confidence/{threshold}" for threshold in (0.7, 0.9) for control in ("", "random/")]
     assert (choice["key"], choice["first"], choice["values"][:4]) == ("setting", 0, first)
-
-
-def test_each_rule_has_its_own_axis(several_charts: dict[str, Any]) -> None:
-    chart, axes = several_charts["dose-mean_depth"], dict[str, Any]()
+    chart, axes = charts["dose-mean_depth"], dict[str, Any]()
     assert (chart["title"], chart["choice"]) == ("Mean depth by parameter", "Rule")
     for variant in chart["variants"]:
         x = next(layer["encoding"]["x"] for layer in variant["spec"]["layer"] if "x" in layer["encoding"])

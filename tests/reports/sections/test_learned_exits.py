@@ -57,7 +57,6 @@ def sweep_with(folder: Path, make_sweep: MakeSweep, **cards: dict[str, Any]) -> 
 
 
 def test_a_chart_has_the_numbers_of_all_cards(several: Sweep, make_sweep: MakeSweep, tmp_path: Path) -> None:
-    """Without cards, there is no section."""
     assert learned_section(several) is None
     assert dict(facts(several))["Readout"] == "lens"
     assert not {"Probe", "Adapter", "Deciding reads"} & dict(facts(several)).keys()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import vl_convert
-from chart_fields import content_of, drawn, missing_fields, variant_of
+from chart_fields import charts_of, content_of, drawn, missing_fields, variant_of
 from report_fixtures import MakeSweep, Visit, all_drawn, ink_of, saved
 from synthetic_sweeps import CHOSEN, KL_1, add_timings, graded, swept
 
@@ -15,11 +15,10 @@ from reports.read.sweep import read_sweep
 from reports.shared.styles import HOLLOW
 
 
-def test_every_chart_has_the_columns_that_it_names_and_gives_n(
-    several_content: dict[str, Any], several_charts: dict[str, Any], make_sweep: MakeSweep
-) -> None:
-    assert list(several_charts) == ["quality", "mix", "dose-exit_rate", "dose-mean_depth", "depth"]
-    assert {key: missing for key, chart in several_charts.items() if (missing := missing_fields(chart))} == {}
+def test_every_chart_has_the_columns_that_it_names_and_gives_n(several_content: Any, make_sweep: MakeSweep) -> None:
+    charts = charts_of(several_content)
+    assert list(charts) == ["quality", "mix", "dose-exit_rate", "dose-mean_depth", "depth"]
+    assert {key: missing for key, chart in charts.items() if (missing := missing_fields(chart))} == {}
     captions = [chart["caption"] for chart in several_content["charts"]]
     assert len(captions) == 4
     assert all("95% intervals over prompts; n = 12 prompts." in caption for caption in captions)
@@ -73,7 +72,6 @@ def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Pat
     chart = content_of(answered)["trade"]
     rows = chart["table"]["rows"]
     online = [row for row in rows if row["mode"] == "normal" or (row["rule"] == "confidence" and not row["control_of"])]
-
     points = [(row["correct"], row["layers_skipped"]) for row in online]
     kept = [(y, x) for y, x in points if not any(better > y and more >= x for better, more in points)]
     assert len(kept) > 1, "full depth and a setting at least"
@@ -86,11 +84,11 @@ def test_the_thick_line_joins_what_no_online_setting_beats_in_both(answered: Pat
 @pytest.mark.parametrize("loop", [3, 2])
 def test_points_of_loops_are_hollow_and_the_caption_says_so(tmp_path: Path, loop: int) -> None:
     """More than half of the text is one loop, or just half."""
-
-    def columns(its: Configuration, prompt: int, seed: int) -> dict[str, float]:
-        return {"n_tokens": 4, "longest_loop": loop if its == FIXED else 0, **dict.fromkeys(COSTS, 100.0)}
-
-    chart = drawn(read_sweep(str(swept(tmp_path / "s", [NoExit(), FIXED, KL_1], 1, columns=columns))))["quality"]
+    of_all = dict.fromkeys(COSTS, 100.0) | {"n_tokens": 4}
+    columns = {FIXED.key: of_all | {"longest_loop": loop}}
+    grid: list[Configuration] = [NoExit(), FIXED, KL_1]
+    folder = swept(tmp_path / "s", grid, 1, columns=lambda its, *_: columns.get(its.key, of_all))
+    chart = drawn(read_sweep(str(folder)))["quality"]
     for measure, cost in (("Disagreement", "layers skipped"), ("Perplexity", "multiply-adds, run")):
         spec = variant_of(chart, measure, cost)["spec"]
         svg = vl_convert.vegalite_to_svg(spec | {"datasets": {"rows": chart["table"]["rows"]}})

@@ -55,23 +55,13 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep = land_rows(folder / "sweep", sweep_of("a-model", prompts=PROMPTS, **FIELDS), thinking)
     land_rows(folder / "followed", sweep_of("a-model", prompts=followed, **FIELDS), thinking)
     assert here(main, sweep, "--necessity", folder / "followed").returncode == 0
-    publish_old_row(sweep)
-    return build_report(str(sweep), sweep / "report.html")
-
-
-def publish_old_row(sweep: Path) -> None:
-    """Publish necessity as it was compared with the sweep's own texts, in the columns of that time."""
-    added = ("closed", "accuracy_with", "necessity_closed", "beside_normal", "accuracy_beside")
-    of_old = [
-        field
-        for field in CHAINS.schema
-        if not field.name.startswith(added) or field.name.startswith("accuracy_without")
-    ]
+    # Necessity as it was compared with the sweep's own texts, in the columns of that time.
     row = {"chains_id": "0" * 32, "started": datetime.now(UTC), "configuration": KEY, "mode": "unfrozen"}
     row |= {"rule": "kl", "parameter": 1.0, "chain": "keep-0", "necessity": 0.9, "follow_ups": ["old"]}
-    table = pa.Table.from_pylist([row], pa.schema(of_old))
-    open_store(sweep).publish(CHAINS.file("0" * 32), encode_sealed(table))
+    old = pa.Table.from_pylist([row], pa.schema([CHAINS.schema.field(name) for name in row]))
+    open_store(sweep).publish(CHAINS.file("0" * 32), encode_sealed(old))
     assert 0.9 in CHAINS.read(open_store(sweep))["necessity"].to_pylist()
+    return build_report(str(sweep), sweep / "report.html")
 
 
 def test_the_section_has_what_plain_pandas_makes_of_the_runs(reasoned: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from chart_fields import drawn, variant_of
+from chart_fields import charts_of, drawn, variant_of
 from report_fixtures import MakeSweep
 from synthetic_sweeps import BOTH, KL_1, swept
 
@@ -29,12 +29,7 @@ def means_of(folder: Path, **changes: Sequence[Mapping[str, Any]]) -> pd.DataFra
     return per_configuration(read_sweep(str(path))).set_index("configuration")
 
 
-def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> None:
-    """A text that is mostly one loop is marked, unless normal loops too."""
-    one = {"exit_rate": 0.2, "mean_depth": 0.9, "perplexity": 2.0}
-    other = {"exit_rate": 0.6, "mean_depth": 0.7, "perplexity": 8.0}
-    row = means_of(tmp_path / "s", unfrozen=(one, other)).loc[KL_1.key]
-    assert [row[name] for name in ("exit_rate", "layers_skipped", "perplexity", "n")] == pytest.approx([0.4, 0.2, 4, 2])
+def test_a_text_that_is_mostly_one_loop_is_marked_unless_normal_loops_too(tmp_path: Path) -> None:
     loops, less = {"n_tokens": 100, "longest_loop": 95}, {"n_tokens": 40, "longest_loop": 6}
     none, empty = {"n_tokens": 100, "longest_loop": 2}, {"n_tokens": 0, "longest_loop": 0}
     trade = means_of(tmp_path / "0", unfrozen=(loops, less), normal=(none, empty))
@@ -46,7 +41,7 @@ def test_means_are_over_prompts_and_perplexity_is_geometric(tmp_path: Path) -> N
     assert not alike["looping"].any()
 
 
-def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(several: Sweep) -> None:
+def test_configurations_keep_the_sweeps_order_and_oracles_are_marked(several: Sweep, make_sweep: MakeSweep) -> None:
     """A control of another sweep's configuration is a point of its own. Each rule of a mode is represented once."""
     trade = per_configuration(several).set_index("configuration")
     assert trade.index.tolist() == [configuration.key for configuration in several.configurations]
@@ -55,25 +50,19 @@ def test_configurations_and_their_controls_stand_in_the_order_of_the_sweep(sever
     for name in ("disagreement", "perplexity", "tokens_until_difference"):
         assert trade[f"{name}_control"][FOLLOWED] == trade[name][CONTROL]
         assert trade[f"{name}_control"].notna().sum() == 8
-    shown = [row["configuration"] for row in representatives(per_configuration(several))]
-    assert shown == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
+    represented = [row["configuration"] for row in representatives(per_configuration(several))]
+    parameters = {"kl": [0.25, 0.8, 4.0], "fixed": [25.0, 5.0, 10.0], "of a later version": [0.5, 0.9]}
+    assert [representative(*of_rule) for of_rule in parameters.items()] == [0.8, 10.0, 0.5], "the middle one"
+    assert represented == [f"{mode}/{setting}" for mode in BOTH for setting in ("confidence/0.7", "kl/0.5")]
     apart = replace(several, configurations=tuple(c for c in several.configurations if c.columns["rule"] != "kl"))
     control = per_configuration(apart).set_index("configuration").loc[CONTROL]
     assert [*control[["control_of", "series"]], pd.isna(control["beneath"])] == [FOLLOWED, CONTROL, True]
-
-
-def test_oracles_are_marked_beside_other_rules_only(several: Sweep, make_sweep: MakeSweep) -> None:
     shown = dict(per_configuration(several)[["configuration", "shown_as"]].values)
     oracles = {key for key in shown if ("/kl/" in key and "random" not in key)}
     assert {key for key, name in shown.items() if name != key} == oracles
     alone = per_configuration(read_sweep(str(make_sweep(2))))
-    assert alone["shown_as"].tolist() == alone["configuration"].tolist()
+    assert alone["shown_as"].tolist() == alone["configuration"].tolist(), "oracles are marked beside other rules only"
     assert naming(EarlyExit("unfrozen", "later", 0.5))["short"] == "U·later .5"
-
-
-def test_the_middle_parameter_stands_for_a_rule() -> None:
-    several = {"kl": [0.25, 0.8, 4.0], "fixed": [25.0, 5.0, 10.0], "of a later version": [0.5, 0.9]}
-    assert [representative(*of_rule) for of_rule in several.items()] == [0.8, 10.0, 0.5]
 
 
 def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
@@ -82,11 +71,8 @@ def encodings(chart: dict[str, Any], channel: str) -> list[dict[str, Any]]:
     return [layer["encoding"][channel] for layer in layers if channel in layer["encoding"]]
 
 
-def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
-    several_charts: dict[str, Any], make_sweep: MakeSweep
-) -> None:
-    """Modes differ in colour where there is one rule."""
-    chart = several_charts["quality"]
+def test_no_rule_or_mode_looks_like_another(several: Sweep, several_content: Any, make_sweep: MakeSweep) -> None:
+    chart = charts_of(several_content)["quality"]
     fields = {"color": {"family", None}, "shape": {"family"}, "strokeDash": {"mode"}}  # controls are grey
     fields |= {"detail": {"series", "curve"}, "order": {"parameter", "layers_skipped"}}
     fields |= {"x2": {"layers_skipped_control"}}  # a line to it
@@ -99,9 +85,6 @@ def test_rules_differ_in_colour_and_shape_and_modes_in_dashes(
     one_rule = drawn(read_sweep(str(make_sweep(6))))["quality"]
     assert {colour["field"] for colour in encodings(one_rule, "color")} == {"mode"}
     assert "control" not in one_rule["caption"]
-
-
-def test_no_rule_has_the_colour_or_the_shape_of_a_mode(several: Sweep) -> None:
     looks: Any = ChartStyle.for_configurations(several.configurations)
     trade = per_configuration(several)
     every, one = (looks.colour(trade, one_rule).to_dict()["scale"]["domain"] for one_rule in (False, True))

@@ -45,10 +45,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def time(folder: Path, seconds: Mapping[Any, Sequence[float]], **how: Any) -> None:
-    def columns(its: Configuration | HFGenerate) -> dict[str, Any]:
-        return {} if its == GENERATE else costs(100.0, 60.0, 70.0 if its == ONLINE else 100.0)
-
-    add_timings(folder, seconds, columns=columns, **how)
+    run = {NORMAL: 100.0, ONLINE: 70.0}
+    add_timings(folder, seconds, columns=lambda its: costs(100.0, 60.0, run[its]) if its in run else {}, **how)
 
 
 def found(folder: Path) -> tuple[SavingsTable, dict[str, dict[Any, Any]]]:
@@ -79,7 +77,7 @@ def test_realised_savings_have_columns_per_batch_size_and_machine(folder: Path) 
     assert others == pytest.approx([-0.2, 0, np.nan], nan_ok=True)
     assert (measured.label, measured.rounds, measured.prompts) == ("batch 1", 3, 2)
     for call in (2, 3):
-        time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=call, batch=8)
+        time(folder, {NORMAL: [4, 4], ONLINE: [3, 3]}, call=call, batches=(8,))
     time(folder, {NORMAL: [4], ONLINE: [1]}, call=4, machine="A GPU", device="cuda")
     its, rows = found(folder)
     labels = [
@@ -97,8 +95,7 @@ def test_realised_savings_have_columns_per_batch_size_and_machine(folder: Path) 
 
 
 def test_a_chart_has_a_variant_per_batch_size_or_layers_skipped_alone(folder: Path, make_sweep: MakeSweep) -> None:
-    for batch in (1, 8):
-        time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batch=batch)
+    time(folder, {NORMAL: [10, 10], ONLINE: [8, 7], GENERATE: [12, 12]}, batches=(1, 8))
     chart = drawn(read_sweep(str(folder)))["quality"]
     variants = {variant["x"]: variant for variant in chart["variants"] if variant["y"] == "Disagreement"}
     times = [f"time, realised at batch {n}" for n in (1, 8)]

@@ -32,6 +32,8 @@ AGREE, CONFIDENCE = '{rule: "agree", parameter: null}', '{rule: "confidence", pa
     ("script", "values", "expected"),
     [
         ("dom.js", FORMS, ["0.0%", "−0.1%", "0.0 pp", "−1.0 pp", "0.00"]),  # what rounds to zero has no sign
+        ("charts.js", 'inTooltip({a: null, b: "null", c: "<b>"})',
+         ['<table><tr><td class="key">c</td><td>&lt;b></td></tr></table>']),
         ("exports.js", CELLS, ["'=1+1", "'@a", '"a,b"', '"say ""so"""', "", "0.5"]),  # no formulas
         ("views/tokens.js", f"besideThreshold(1, true, {AGREE}), besideThreshold(0.9696, false, {CONFIDENCE})",
          ["1", "0.969600 < 0.97"]),

@@ -65,7 +65,7 @@ def test_what_was_chosen_is_taken_with_its_guarantee_its_check_and_what_it_saved
     choose_setting(out, KEY)
     setting = EarlyExit("skip", "confidence", confidence_of("llama"))
     seconds = {NoExit(): [2.0] * 6, setting: [1.5] * 6, HFGenerate(): [1.2] * 6}
-    add_timings(out, seconds, batch=8, machine="a machine")
+    add_timings(out, seconds, batches=(8,), machine="a machine")
     printed = take(out, "--chosen", "--out", tmp_path / "mine")
     taken = eexit.load(tmp_path / "mine").package
     found = {"n": 90, "mean_loss": 0.02, "p_value": 0.01, **OF_RIGHT, "held_out": HELD_OUT}

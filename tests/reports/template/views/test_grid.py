@@ -12,10 +12,11 @@ SETTINGS = ("normal", None), ("frozen_residual", 1.0)
 LONG = " internationalisation" * 3
 
 
-def recording(folder: Path, has_student: bool) -> Path:
-    """Write four tokens with the full-depth pass's tokens at each layer, full depth's own from rank 3 on.
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return four tokens with the full-depth pass's tokens at each layer, full depth's own from rank 3 on.
 
-    At positions 2 and 3, the early-exit pass had another token, if it was recorded.
+    At positions 2 and 3, the early-exit pass had another token.
     """
     runs = [run_rows("0", "?", mode, k, ["The", " cat", " sat", " on"]) for mode, k in SETTINGS]
     for row, rows in runs:
@@ -25,16 +26,10 @@ def recording(folder: Path, has_student: bool) -> Path:
             token["top_tokens"] = [[" dog" if rank >= 3 else f" word{rank}", LONG] for rank in range(RANKS)]
             token["top_prob"] = [[0.5, 0.25]] * RANKS
             rank, has_own = [*LAYERS, 29].index(token["exit_layer"]), i >= 2 and row["mode"] != "normal"
-            if has_student:
-                token["exit_top_token_ids"] = [80 + i, 60] if has_own else token["top_token_ids"][rank]
-                token["exit_top_tokens"] = [f" student{i}", LONG] if has_own else token["top_tokens"][rank]
-                token["exit_top_prob"] = [0.75, 0.125] if has_own else token["top_prob"][rank]
-    return write_runs(folder / "sweep", runs)
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return recording(tmp_path_factory.mktemp("recorded"), has_student=True)
+            token["exit_top_token_ids"] = [80 + i, 60] if has_own else token["top_token_ids"][rank]
+            token["exit_top_tokens"] = [f" student{i}", LONG] if has_own else token["top_tokens"][rank]
+            token["exit_top_prob"] = [0.75, 0.125] if has_own else token["top_prob"][rank]
+    return write_runs(tmp_path_factory.mktemp("recorded") / "sweep", runs)
 
 
 def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk, recorded: Path) -> None:
@@ -58,12 +53,6 @@ def test_the_early_exit_pass_stands_beside_full_depth_where_they_part(walk: Walk
     assert [token["exit_top_1"] for token in tokens] == [" dog", " dog", " student2", " student3"]
     assert [token["top_15_1"] for token in tokens] == [" word2"] * 4
     assert float(tokens[2]["exit_top_prob_1"]) == pytest.approx(0.75, abs=0.003)
-
-
-def test_results_without_the_student_say_that_it_was_not_recorded(walk: Walk, tmp_path: Path) -> None:
-    older = recording(tmp_path, has_student=False)
-    for route, is_said in ((f"{RUN}/t/2", True), ("#/p/0/normal/t/2", False)):
-        assert ("wasn't recorded" in walk(route, path=older).locator(".pane").inner_text()) == is_said
 
 
 def test_the_grid_has_each_layers_likeliest_token_and_leads_to_a_token(walk: Walk, recorded: Path) -> None:

@@ -103,7 +103,7 @@ def test_terms_are_explained_where_they_stand(walk: Walk, answered: Path) -> Non
 
 def test_what_it_saves_is_a_table_too_and_fits_a_phone(visit: Visit, tmp_path: Path) -> None:
     folder = with_answers(tmp_path / "s", 6, modes=("unfrozen",))
-    add_timings(folder, {NoExit(): [10.0], GAINS: [8.0], HFGenerate(): [12.0]}, batch=8)
+    add_timings(folder, {NoExit(): [10.0], GAINS: [8.0], HFGenerate(): [12.0]}, batches=(8,))
     page = visit("#/?open=numbers&quality.y=Disagreement", path=folder, viewport=PHONE)
     section = page.locator("[data-chart=quality]")
     assert ink_of(all_drawn(section).locator(".chart")) > 100
@@ -129,7 +129,6 @@ def test_the_column_that_the_trade_off_is_about_is_seen_in_its_table(walk: Walk,
 
 
 def test_no_legend_is_cut_off_in_a_report_of_every_rule(visit: Visit, tmp_path: Path) -> None:
-    """Each rule has two parameters in one mode and one in the other, and there is a control."""
     followed = EarlyExit("frozen_residual", "confidence", 0.8)
     grid: list[Configuration] = [NoExit(), EarlyExit("frozen_residual", CONTROL, ExitHistogram(followed.key, ()))]
     for rule, several in PARAMETERS.items():

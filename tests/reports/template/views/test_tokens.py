@@ -16,7 +16,6 @@ RUN = f"#/p/0/{THRESHOLD.key}"
 
 
 def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tokens(walk: Walk, tmp_path: Path) -> None:
-    """There are `normal`, an oracle and a rule with a threshold."""
     settings = ("normal", None, None), ("unfrozen", 1.0, None), ("unfrozen", 1.0, THRESHOLD)
     runs = [run_rows("0", "?", mode, k, ["A", " cow", " ran", "."], of=of) for mode, k, of in settings]
     texts = [[" dog", " \u00a0" if rank == 2 else f" word{rank}", "\n"] for rank in range(6)]
@@ -24,7 +23,9 @@ def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tok
     top = {"top_token_ids": ids, "top_tokens": texts, "top_prob": [[0.5, 0.25, 0.125]] * 6, "final_token_id": 9}
     for row, rows in runs:
         for token in rows:
-            token |= top | ({"exit_prob": STORED} if row["rule"] == "kl" and token["decided"] else {})
+            of_oracle = {"exit_prob": STORED, "exit_score": token["kl"]}
+            token |= top | (of_oracle if row["rule"] == "kl" and token["decided"] else {})
+    runs[0][1][1] |= dict.fromkeys(("top_token_ids", "top_tokens", "top_prob"))  # nothing was recorded of this one
     runs[2][1][2] |= {"exit_score": [0.5, 0.9693, 0.989, None, None], "exit_layer": 15}
     recorded = write_runs(tmp_path / "s", runs)
     page = walk(f"{RUN}/t/2", path=recorded)
@@ -38,10 +39,15 @@ def test_the_pane_has_scores_beside_their_threshold_probabilities_and_likely_tok
     assert [share.strip() for share in said.locator(".soft").all_inner_texts()] == ["50%", "25%", "13%"]
     assert "“ dog”" in page.locator(".pane dl").inner_text()
     for route, expected in (("unfrozen/kl/1/t/2", STORED), ("unfrozen/kl/1/t/0", FINAL), ("normal/t/2", FINAL)):
-        cells = walk(f"#/p/0/{route}", path=recorded).locator(".pane tbody tr td:nth-child(3)").all_inner_texts()
+        pane = walk(f"#/p/0/{route}", path=recorded).locator(".pane")
+        assert ("wasn't recorded" in pane.inner_text()) == ("normal" not in route), "the early-exit pass's tokens"
+        cells = pane.locator("tbody tr td:nth-child(3)").all_inner_texts()
         shown = [int(text.strip(" %\n")) for text in cells]
         assert sum(shown) == 100, "whole per cents, independent of the rule and the KL values"
         assert shown == pytest.approx([100 * share for share in expected], abs=1)
+    caption = walk("#/p/0/unfrozen/kl/1/t/2", path=recorded).locator(".pane caption").inner_text()
+    assert ("decides by the KL" in caption, "exit score" in caption) == (True, False), "scores that are the KL, once"
+    assert walk("#/p/0/normal/t/1", path=recorded).locator(".pane tbody td.words").count() == 0
 
 
 def test_blanks_that_nobody_would_see_are_marked_and_copied_as_they_are(visit: Visit, tmp_path: Path) -> None:
