@@ -1,3 +1,5 @@
+"""Files are there with all of their content or not at all, also on a full disk."""
+
 import os
 import re
 import subprocess

@@ -1,3 +1,5 @@
+"""Progress as plain lines: when there is one, what it says, and that quiet shows none."""
+
 import re
 from collections.abc import Sequence
 

@@ -1,3 +1,5 @@
+"""URIs are shown without their secrets, whatever form these have."""
+
 from eexit.output.locations import inside, read_snippet, redact, without_secrets
 
 SECRETS = [

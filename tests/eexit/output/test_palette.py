@@ -1,3 +1,5 @@
+"""Colours of exits, which texts on them can be read on."""
+
 from eexit.output.palette import STOPS, contrast, exit_colours, ink_on
 
 

@@ -1,3 +1,5 @@
+"""Tables in 80 columns: keys are shortened, or broken at / if at all, and numbers never."""
+
 from rich.console import Console
 
 from eexit.output.result_table import ResultTable

@@ -1,3 +1,5 @@
+"""Numbers as text: what rounds to zero has no sign, and what is not known is a dash."""
+
 import math
 
 from eexit.output.text import format_number, in_python

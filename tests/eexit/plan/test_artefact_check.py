@@ -1,3 +1,5 @@
+"""An artefact has to fit the model and layers of its sweep, and to stay as it was planned with."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Artefacts on disk: which ones may be used, and with what."""
+
 import re
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Configurations match their columns, and some have the same run for every seed."""
+
 from dataclasses import replace
 from itertools import product
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Ranges of parameters: their values, and invalid ones."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""A model's facts are read once, and again after one of its files has changed."""
+
 import json
 import os
 from pathlib import Path

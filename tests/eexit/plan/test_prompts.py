@@ -1,3 +1,5 @@
+"""Prompt files: prompts are read unchanged, and each kind of bad file has its error message."""
+
 import csv
 import io
 import json

@@ -1,3 +1,5 @@
+"""Plans hold every run once, and a run's id depends on what changes its result."""
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""The split into calibration and test prompts, and samples of each kind's share."""
+
 from collections import Counter
 from hashlib import blake2b
 from random import Random

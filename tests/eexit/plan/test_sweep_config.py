@@ -1,3 +1,5 @@
+"""Valid sweeps, defined in Python or in a file."""
+
 from collections.abc import Iterator
 
 import pytest

@@ -1,3 +1,5 @@
+"""The interval of a setting's difference from the best mix of others, where the truth is known."""
+
 import numpy as np
 import pytest
 

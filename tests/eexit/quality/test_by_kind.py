@@ -1,3 +1,5 @@
+"""Effects of settings on kinds of prompts, against the same in pandas."""
+
 import pandas as pd
 import pyarrow as pa
 import pytest

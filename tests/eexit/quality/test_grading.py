@@ -1,3 +1,5 @@
+"""Which part of a text counts as its answer, whether that is right, and the columns that follow."""
+
 import csv
 import random
 import time

@@ -1,3 +1,5 @@
+"""Intervals have the definitions of those who published them."""
+
 import numpy as np
 import pytest
 from scipy import stats

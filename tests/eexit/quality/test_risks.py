@@ -1,3 +1,5 @@
+"""Losses of prompts and configurations, against the same in pandas."""
+
 import math
 from collections.abc import Callable
 from itertools import product

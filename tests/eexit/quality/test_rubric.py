@@ -1,3 +1,5 @@
+"""A judge's prompt, and the meaning of its answers."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""Thinking and answer of a text, by marks or by a pattern; grading reads only the answer."""
+
 from eexit.plan.sweep_config import Prompt
 from eexit.quality.grading import Grade, grade
 from eexit.quality.thinking import AnswerPattern, ThinkingTags

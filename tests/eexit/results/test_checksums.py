@@ -1,3 +1,5 @@
+"""A change of any bit in a checksummed file is detected, and so is a file without a checksum."""
+
 import io
 import shutil
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Reader of committed runs and their tokens: whole runs, however tokens are split over batches."""
+
 from typing import Any
 
 import pyarrow as pa

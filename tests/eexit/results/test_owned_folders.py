@@ -1,3 +1,5 @@
+"""No command writes into a folder of results or artefacts that isn't its own."""
+
 import os
 from collections.abc import Callable
 from functools import partial

@@ -1,3 +1,5 @@
+"""Texts of tokens: they concatenate to the text of a run."""
+
 from eexit import load_default_model_and_tokenizer
 from eexit.results.shard_tables import token_pieces
 

@@ -1,3 +1,5 @@
+"""Study tables of a finished sweep: published rows are read, copied and reported, and damage is never read as data."""
+
 from datetime import UTC, datetime
 from typing import Any
 

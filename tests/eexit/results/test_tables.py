@@ -1,3 +1,5 @@
+"""Columns are what their definitions say: null where full depth was not observed, and all else is the same."""
+
 from pathlib import Path
 from typing import get_args
 

@@ -1,3 +1,5 @@
+"""What exits cost at the unit costs of another model: counted by hand, and what is refused."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Prompts that need steps: their numbers of steps, and answers derived by other means."""
+
 import re
 from collections import Counter
 from datetime import datetime, timedelta

@@ -1,3 +1,5 @@
+"""Shards are committed whole and once, readable in one line; damage is named, and its runs are done again."""
+
 from collections.abc import Callable
 from pathlib import Path
 

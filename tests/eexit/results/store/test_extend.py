@@ -1,3 +1,5 @@
+"""A sweep grows by further runs in its folder; changes that would make its runs incomparable are refused."""
+
 import re
 from collections.abc import Sequence
 from itertools import product

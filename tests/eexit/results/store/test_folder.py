@@ -1,3 +1,5 @@
+"""`--out` is created atomically, and refused before loading if it can't be used."""
+
 import re
 from pathlib import Path
 from unittest.mock import Mock

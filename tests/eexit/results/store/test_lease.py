@@ -1,3 +1,5 @@
+"""Only one driver at a time works on an `--out`, and the lease of a dead driver is released."""
+
 import json
 import re
 import subprocess

@@ -1,3 +1,5 @@
+"""`sweep.json`: what the results are of; another model, a lost manifest and a damaged one."""
+
 import json
 import re
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Each answer and each cause comes out where it is the truth, and how often; what is said of missing steps."""
+
 import json
 import math
 from collections import Counter

@@ -1,3 +1,5 @@
+"""Follow-up prompts go on from chains of thought, whole or changed."""
+
 import re
 from collections import Counter
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Necessity is what plain pandas makes of runs, and is known of a model that adds."""
+
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Models beside each other: numbers recomputed from Parquet alone, differences that are paired, and what is refused."""
+
 import json
 import re
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""`eexit package`: the folder that comes of it, its guarantee, savings and artefacts; what is refused."""
+
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Replays from recorded data, against plain loops over tokens and layers."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Which settings are worth a run: by a pilot, its replays, and a bound."""
+
 from pathlib import Path
 from typing import Any
 

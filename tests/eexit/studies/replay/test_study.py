@@ -1,3 +1,5 @@
+"""Replaying a finished sweep: what lands, beside its own runs; what is refused; what stays when it is stopped."""
+
 import re
 from functools import partial
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Replays with the model, of what tiny models wrote, against runs at the same settings."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Asks of the same prompts: which one it is, wherever they were asked, and what it may err with."""
+
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,3 +1,5 @@
+"""What is printed of a choice: the tested settings, what was counted, the check, and the certificate."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

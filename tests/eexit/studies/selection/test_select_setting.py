@@ -1,3 +1,5 @@
+"""Choosing a setting of a finished sweep: the rows that land, and what is refused."""
+
 import re
 import shutil
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Families of settings: each rule's order from the conservative end to the bold one."""
+
 import pytest
 from axes import ALWAYS, NEVER, SOME, control
 from scripted import sweep_of

@@ -1,3 +1,5 @@
+"""Losses that settings are chosen by: failed runs, seeds that are the same, and judgements."""
+
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path

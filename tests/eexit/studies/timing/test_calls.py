@@ -1,3 +1,5 @@
+"""Times over calls: what is announced as the fastest, which calls count, and what is whole."""
+
 import pytest
 
 from eexit.plan.configuration import NORMAL

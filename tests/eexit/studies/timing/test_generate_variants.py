@@ -1,3 +1,5 @@
+"""Texts of variants of `generate` are compared with those of normal."""
+
 from eexit.studies.timing.generate_variants import TEXTS, beside_table, with_identity
 
 

@@ -1,3 +1,5 @@
+"""Speed-ups and savings from timings: ratios within a round, medians over rounds, and intervals over calls."""
+
 import math
 from typing import Any
 

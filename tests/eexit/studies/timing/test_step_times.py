@@ -1,3 +1,5 @@
+"""What T(sequences, layers) allows, in closed form, and the tables of it."""
+
 from typing import Any
 
 from eexit.studies.timing.step_times import StepTimes, allowed_table, step_table, step_times

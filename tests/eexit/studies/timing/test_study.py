@@ -1,3 +1,5 @@
+"""Timing a finished sweep: what lands, what is refused, and what stays when it is stopped."""
+
 from functools import partial
 from pathlib import Path
 from typing import Any
