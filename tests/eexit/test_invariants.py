@@ -16,6 +16,7 @@ from references import decoder_of, reference_of, shared_model
 from rows import (
     ARCHITECTURES,
     DECODING,
+    ENDING,
     KINDS,
     PROMPTS,
     SAMPLED,
@@ -138,6 +139,21 @@ def test_invariant_4_a_row_is_the_same_alone_and_beside_others(architecture: str
     requests, traces = together(model)
     for index in (0, 4, 8, -1) if architecture in ARCHITECTURES else (4, -1):  # another mode, rule or prompt each
         assert_same(traces[index], generate(model, [requests[index]], SAMPLED)[0])
+
+
+# Torch's attention, without windows and with, and one of the model's own.
+@pytest.mark.parametrize(("shift", "architecture"), [*enumerate(["llama", "gemma3", "mpt"])])
+def test_invariant_4_a_row_does_not_depend_on_its_neighbours(shift: int, architecture: str) -> None:
+    model = shared_model(architecture)
+    exits = each_rule(model, shift)
+    requests = [Request(prompt, exit, seed) for seed, prompt in enumerate(PROMPTS[:2]) for exit in exits]
+    all_at_once, shuffled = generate(model, requests, ENDING), np.random.default_rng(0).permutation(len(requests))
+    few_at_a_time = generate(model, [requests[index] for index in shuffled], replace(ENDING, max_rows=3))
+    for index, trace in zip(shuffled, few_at_a_time, strict=True):
+        assert_same(trace, all_at_once[index])
+    for request, trace in [*zip(requests, all_at_once, strict=True)][::10]:
+        assert_same(trace, generate(model, [request], ENDING)[0])
+    assert len({len(trace.token_id_T) for trace in all_at_once}) > 2, "rows must end at different times"
 
 
 @pytest.mark.parametrize("rule", ["kl", "random", "predicted_kl"])  # oracle, blind, and one that looks up to its exit

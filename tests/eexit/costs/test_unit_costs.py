@@ -1,3 +1,5 @@
+"""Unit costs are counted in one thread, with nothing set on the process or on the model, which others use meanwhile."""
+
 import copy
 from dataclasses import fields
 from typing import Any, ClassVar

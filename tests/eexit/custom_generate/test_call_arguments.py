@@ -1,3 +1,5 @@
+"""Arguments of `generate` are followed as plain `generate` follows them, or refused in a line."""
+
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from eexit.errors import UsageError
 CONTEXT = 256  # of these models, in tokens
 
 
-def test_arguments_that_can_not_be_followed_are_refused(model: PreTrainedModel, setting: Setting) -> None:
+def test_others_are_refused(model: PreTrainedModel, setting: Setting) -> None:
     two = torch.tensor([[3, 4, 5], [6, 7, 8]])
     refused: list[tuple[dict[str, Any], str]] = [
         ({"num_beams": 2}, "beam search can't be done with exits"),

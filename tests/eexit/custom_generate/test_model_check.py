@@ -1,3 +1,5 @@
+"""Models that a setting runs with: hooks and patches are followed, and other models are refused."""
+
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any

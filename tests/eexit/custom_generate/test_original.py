@@ -1,3 +1,5 @@
+"""The user's snippet on the real default model, and generators that can't be."""
+
 import json
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,3 +1,5 @@
+"""`setting.json`: what is no package, half of one or an altered one is refused."""
+
 import json
 import os
 import shutil
@@ -31,7 +33,7 @@ def linked_away(folder: Path) -> None:
     altered(lambda held: held["files"].update({"away/passwd": "0"}))(folder)
 
 
-def test_what_is_no_package_half_of_one_or_altered_is_refused(folders: Folders, tmp_path: Path) -> None:
+def test_others_are_refused(folders: Folders, tmp_path: Path) -> None:
     refused: list[tuple[Callable[[Path], object], str]] = [
         (shutil.rmtree, "is not a folder that is there"),
         (lambda folder: (folder / SETTING).unlink(), "has no setting.json"),

@@ -1,3 +1,5 @@
+"""Rows that come and go, each with its own mode and rule: they stay those of the reference."""
+
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, product

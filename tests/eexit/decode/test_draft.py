@@ -1,3 +1,5 @@
+"""Mode `draft`: the text of full depth, whatever is drafted, and what is run for it."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The engine: rows fail alone, end where they have to, and leave nothing to those that take their slots."""
+
 import gc
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The full-depth pass: what it records changes no text, and prefixes that slots share run once."""
+
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Captured values: equal ones have one description, others another, and a value without a digest is refused by name."""
+
 import functools
 import re
 import subprocess

@@ -1,3 +1,5 @@
+"""Mode `mapped_residual` with maps of both forms, and what all modes have in common."""
+
 from dataclasses import replace
 
 import numpy as np

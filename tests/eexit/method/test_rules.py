@@ -1,3 +1,5 @@
+"""Parameters that rules refuse, and thresholds that are just reached."""
+
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The screen: the best low-rank approximation for the model's own head inputs."""
+
 import pytest
 import torch
 from references import decoder_of

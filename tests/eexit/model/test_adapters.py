@@ -1,3 +1,5 @@
+"""Adapters are merged into a copy that shares what they do not change; those of other models are refused."""
+
 import copy
 import sys
 import warnings

@@ -1,3 +1,5 @@
+"""A damaged checkpoint is refused before any run, in one line; a whole one is loaded as it was saved."""
+
 import os
 import re
 import shutil

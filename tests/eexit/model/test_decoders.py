@@ -1,3 +1,5 @@
+"""A student with weights of its own beside the base model: in both loops, recorded afterwards, and in scoring."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

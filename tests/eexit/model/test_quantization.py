@@ -1,3 +1,5 @@
+"""Models with quantised weights run like any other, and impossible uses are refused."""
+
 import subprocess
 import sys
 from collections.abc import Callable

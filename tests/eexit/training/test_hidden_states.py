@@ -1,3 +1,5 @@
+"""Streams of texts are those that the engine had when it wrote them."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""`linear`: where the map is known in closed form, it is found."""
+
 import copy
 
 import pytest

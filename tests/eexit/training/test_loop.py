@@ -1,3 +1,5 @@
+"""A training is sums over blocks, then a solve; interrupted anywhere, it has the result of an undisturbed one."""
+
 from pathlib import Path
 
 import pytest

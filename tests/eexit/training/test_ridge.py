@@ -1,3 +1,5 @@
+"""Ridge regressions are the closed form; their sums are the same wherever they are added."""
+
 import pytest
 import torch
 from card import DEVICE, Card, Memory

@@ -1,3 +1,5 @@
+"""Which texts are learned from: the split by prompt, the sweep's normal runs, and blocks of texts."""
+
 from eexit.training.texts import TrainingText, blocks, chooses, distinct, is_held_out, n_tokens
 
 

@@ -1,3 +1,5 @@
+"""`state`: what its maps are worth is what a plain loop finds."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Both forms of KV maps find what is known: a linear dependence, and layers between that change nothing."""
+
 import copy
 
 import pytest

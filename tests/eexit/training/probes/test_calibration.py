@@ -1,3 +1,5 @@
+"""Calibration: chances of a gate and of a probe are true on average."""
+
 from itertools import pairwise
 
 import pytest

@@ -1,3 +1,5 @@
+"""`gate`: what rules will do is predicted from streams, as chances that are true on average."""
+
 import torch
 from trained import LAYERS, frozen_llama, held_out, learned, setup_of, summed
 

@@ -1,3 +1,5 @@
+"""`probe`: what can be known of the KL is found, and the tables say how well."""
+
 import pytest
 import torch
 from trained import LAYERS, frozen_llama, learned, setup_of, summed
