@@ -209,6 +209,23 @@ def test_where_nothing_ran_nothing_is_left(environment: Environment, tiny: Path,
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_it_says_what_it_does_before_it_imports_what_takes_seconds(tiny: Path, tmp_path: Path) -> None:
+    """The process ends with its first line, and prints which of the large libraries it had imported by then."""
+    script = """if True:
+        import os, sys, types
+        from jobs.sweep import main
+
+        def write(text):
+            print(text, sorted({"ray", "torch", "transformers", "pandas"} & set(sys.modules)), flush=True)
+            os._exit(0)
+
+        sys.stderr = types.SimpleNamespace(isatty=lambda: False, write=write)
+        main(sys.argv[1:])
+    """
+    command = [sys.executable, "-c", script, "--model", str(tiny), "--out", str(tmp_path / "out")]
+    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout == "importing Ray []\n"
+
+
 @WORK_FOR_MINUTES
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
