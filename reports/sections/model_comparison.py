@@ -94,7 +94,7 @@ def settings_chart(frame: pd.DataFrame, saved: str, lost: str, names: Sequence[s
     colour, shape = _by_model(names)
     scale = scale_of(logarithmic=False, zero=True, padding=ROOM_PIXELS)
     x = alt.X(f"{lost}:Q", title=LOSSES[lost], axis=PERCENT, scale=scale)
-    y = alt.Y(f"{saved}:Q", title=f"multiply-adds saved {SAVINGS[saved]}", axis=alt.Axis(format=".0%"), scale=scale)
+    y = alt.Y(f"{saved}:Q", title=f"multiply-adds saved {SAVINGS[saved]}", axis=alt.Axis(format="~%"), scale=scale)
     known = alt.Chart(ROWS, transform=[{"filter": f"isValid(datum['{saved}']) && isValid(datum['{lost}'])"}])
     base, tooltip = with_tooltips(known.encode(color=colour), SETTING_COLUMNS, frame)
     bars = base.mark_rule(aria=False, opacity=0.4)

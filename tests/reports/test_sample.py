@@ -4,7 +4,9 @@ import re
 
 from house import ROOT
 
+import eexit
 from eexit.output.text import percent
+from eexit.results.layout import MANIFEST
 from eexit.studies.assessment.verdict import FILE, REASONS, Verdict
 
 SAMPLE = ROOT / "reports" / "sample"
@@ -29,6 +31,14 @@ def test_readme_quotes_numbers_of_findings_alone() -> None:
     section = (ROOT / "README.md").read_text("utf-8").partition("## What it found so far")[2].partition("\n## ")[0]
     assert numbers(section)
     assert numbers(section) <= numbers((SAMPLE / "FINDINGS.md").read_text("utf-8"))
+
+
+def test_every_sweep_opens_and_its_right_answers_are_in_findings() -> None:
+    findings = (SAMPLE / "FINDINGS.md").read_text("utf-8")
+    sweeps = [eexit.open(path.parent) for path in SAMPLE.rglob(MANIFEST)]
+    assert sweeps
+    for sweep in sweeps:
+        assert percent(sweep.runs.query("configuration == 'normal'")["correct"].astype(float).mean()) in findings
 
 
 def test_the_sample_is_small() -> None:
