@@ -31,7 +31,8 @@ from eexit.sweeps.summary.sweep_summary import SweepSummary
 from jobs.sweep import finish, of_chains, publish_report
 from reports.page.build import side_folder
 
-Environment, Finished = dict[str, str], tuple[Path, str]
+Environment = dict[str, str]
+Finished = tuple[Path, str]
 Process = subprocess.Popen[str]
 
 
