@@ -142,10 +142,11 @@ LOST: dict[str, tuple[Callable[[Path], object] | Sequence[str], list[str]]] = { 
 def test_what_was_lost_is_done_again(mine: list[str], flags: list[str], out: Path, monkeypatch: Any, lost: str) -> None:
     """In a folder that was moved, from another working directory."""
     lose, again = LOST[lost]
-    for name in () if callable(lose) else lose:
-        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
     if callable(lose):
         lose(out)
+    else:
+        for name in lose:
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
     monkeypatch.chdir(out)
     call = assess_here(*mine[:-1], "../out")
     assert (call.returncode, done_by(call)) == (0, again), call.stderr
