@@ -52,7 +52,7 @@ COMMANDS = (
     "replay grid --kl-factors 1 --rules confidence=0.3 patience=2 fixed=2 --modes unfrozen frozen_residual",
     "replay learned --rules confidence=0.3 predicted_kl=1 --modes unfrozen mapped_residual --exit-sets 4",
     "timings grid --configurations frozen_residual/confidence/0.3 draft/2:2 --steps --prompts 1 --batch 2 --tokens 3 "
-    "--rounds 1",
+    "--rounds 1 --calls 1",
     "package grid --configuration frozen_residual/confidence/0.3 --out taken/frozen",
     "package learned --configuration mapped_residual/predicted_kl/1 --out taken/mapped",
 )

@@ -32,7 +32,7 @@ N_PROMPTS = 7  # of each file of prompts, or one more: two at least are held out
 # Flags that are added to a command with these words, behind its own, where the last one counts.
 SMALLER = {
     "eexit sweep": ["--max-new-tokens", "4"],  # as many as the longest draft has
-    "eexit timings": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1"],
+    "eexit timings": ["--prompts", "1", "--batch", "1", "--tokens", "3", "--rounds", "1", "--calls", "2"],
     "eexit timings results/grid": ["--configurations", "skip/patience/2"],
     "eexit make-prompts": ["--n", "8"],
     "--gate-thresholds 0": ["--gate-thresholds", "0.1", "perfect"],

@@ -7,14 +7,14 @@ CPU's or another card's.
         card.pop_counts()
 
 The device is DEVICE, or OTHER. An operator on tensors of several devices raises `Mixed`, unless it copies between them
-or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `OpCounts`. A
+or a CPU tensor is a single number. Operations that would cost time on a real accelerator are counted, see `Counts`. A
 model over both cards has accelerate's hooks, like one that transformers loads with a `device_map`: its first layers are
 on OTHER.
 """
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,7 +26,6 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.backend_registration import _DummyBackendModule, _DummyDeviceGuard
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -186,7 +185,7 @@ class Card(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, function.overloadpacket
-        tensors = _tensors((args, kwargs))
+        tensors = list(_tensors((*args, *kwargs.values())))
         there = [tensor for tensor in tensors if isinstance(tensor, There)]
         here = [tensor for tensor in tensors if not isinstance(tensor, There)]
         if packet in PINNING:
@@ -198,7 +197,7 @@ class Card(TorchDispatchMode):
             source = named["src" if packet is aten.copy_ else "self"]
             self._count_copy(source, device, named["non_blocking"])
             if source.device != device:
-                args = tree_map(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
+                args = _each(lambda leaf: _here(leaf).clone() if leaf is source else leaf, args)
         elif there:
             if any(tensor.ndim for tensor in here):
                 raise Mixed(f"{function} was given tensors of {DEVICE.type} and of {here[0].device}")
@@ -209,11 +208,10 @@ class Card(TorchDispatchMode):
         self.counts.operators += on_card and not function.is_view
         if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
             return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype), device)
-        args, kwargs = tree_map(_here, (args, kwargs))
-        made = function(*args, **kwargs)
-        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors(made)):
+        made = function(*_each(_here, args), **{name: _each(_here, given) for name, given in kwargs.items()})
+        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors([made])):
             raise TypeError(f"{function} would make float64, which this card does not have")
-        return tree_map_only(Tensor, lambda leaf: _back(leaf, there, device), made)
+        return _each(lambda leaf: _back(leaf, there, device) if isinstance(leaf, Tensor) else leaf, made)
 
     def _pin(self, packet: Any, here: list[Tensor]) -> Any:
         if packet is aten.is_pinned:
@@ -232,8 +230,20 @@ class Card(TorchDispatchMode):
             self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
 
 
-def _tensors(given: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """Yield an operator's operands or results that are tensors; some stand in lists."""
+    for part in given:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, (list, tuple)):
+            yield from _tensors(part)
+
+
+def _each(change: Callable[[Any], Any], given: Any) -> Any:
+    """Change all parts of `given`, lists and tuples; several times faster than torch's `tree_map`."""
+    if isinstance(given, (list, tuple)):
+        return type(given)([_each(change, part) for part in given])
+    return change(given)
 
 
 @cache

@@ -89,11 +89,12 @@ class Remembering:
         if self.hooks() != self._own_hooks:
             return self._model(inputs, cache=cache, **options)
         call = digest(inputs, cache)
-        if call not in self._remembered:
-            output = self._model(inputs, cache=cache, **options)
-            self._remembered[call] = output, copy.deepcopy(cache.layers)
-        output, layers = self._remembered[call]
-        cache.layers = copy.deepcopy(layers)
+        if call in self._remembered:
+            output, layers = self._remembered[call]
+            cache.layers = copy.deepcopy(layers)
+            return output
+        output = self._model(inputs, cache=cache, **options)
+        self._remembered[call] = output, copy.deepcopy(cache.layers)
         return output
 
     def hooks(self) -> list[int]:
