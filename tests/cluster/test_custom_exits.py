@@ -172,7 +172,7 @@ def test_it_is_replayed_timed_packaged_and_loaded(out: Path, tiny: Path, tmp_pat
     for at in ("0.2", "0.4"):
         ours, theirs = (replayed.loc[f"as_it_was/{rule}/{at}"] for rule in ("sure", "confidence"))
         assert (ours["mean_depth"], ours["macs_executed"]) == (theirs["mean_depth"], theirs["macs_executed"])
-    sizes = ["--batch", "1", "--prompts", "1", "--rounds", "1", "--tokens", "4"]
+    sizes = ["--batch", "1", "--prompts", "1", "--rounds", "1", "--calls", "1", "--tokens", "4"]
     success(timings.main, out, "--configurations", KEY, *sizes, *use)
     assert KEY in {*pd.read_parquet(out / "timings")["configuration"]}
     home = tmp_path / "home"
