@@ -23,6 +23,8 @@ from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
 
+cached_unit_costs = cache(measure_unit_costs)
+
 
 @cache
 def ends_of(decoder: Decoder) -> list[tuple[nn.Module, nn.Module]]:
@@ -152,13 +154,10 @@ def run_alone(decoder: Decoder, decoding: DecodingConfig, request: Request, pric
     written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
     assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
     assert ran.reads == counts.reads_TX("head_reads").sum()
-    unit_costs = measure_unit_costs(decoder, decoding)
-    exit_T, mode, n_prompt = trace.decided_exit_layer_T, request.configuration.mode, len(request.prompt_token_ids)
-    columns = cost_columns(unit_costs, counts, exit_T, decoding.exitable_layers, mode, n_prompt, trace.prompt)
+    unit_costs, exit_T = cached_unit_costs(decoder, decoding), trace.decided_exit_layer_T
+    n_prompt, mode = len(request.prompt_token_ids), request.configuration.mode
+    of_run = counts, exit_T, decoding.exitable_layers, mode, n_prompt, trace.prompt
     if priced:
         without_attention = replace(unit_costs, position_L=0 * unit_costs.position_L)
-        priced_columns = cost_columns(
-            without_attention, counts, exit_T, decoding.exitable_layers, mode, n_prompt, trace.prompt
-        )
-        assert priced_columns["macs_executed"] == ran.products.multiply_adds
-    return RanAlone(trace, counts, ran, columns)
+        assert cost_columns(without_attention, *of_run)["macs_executed"] == ran.products.multiply_adds
+    return RanAlone(trace, counts, ran, cost_columns(unit_costs, *of_run))

@@ -35,8 +35,8 @@ ANY: Any = 5
         (lambda: eexit.open(ANY), "results must be a path, as text or a Path, got 5"),
         (lambda: eexit.load(ANY), "folder must be a path, as text or a Path, got 5"),
         (lambda: eexit.mode(ANY), "a mode is made of a function that has a name, as def gives it one, got 5"),
-        (lambda: eexit.rule()(partial(print)), "a rule is made of a function that has a name, as def gives it one, got "
-         "functools.partial(<built-in function print>)"),
+        (lambda: eexit.rule()(partial(len)), "a rule is made of a function that has a name, as def gives it one, got "
+         "functools.partial(<built-in function len>)"),
         (lambda: eexit.load_default_model_and_tokenizer(dtype="float31"), "unknown dtype 'float31': did you mean "
          "float32 or float16? (dtype in load_default_model_and_tokenizer)"),
     ],
