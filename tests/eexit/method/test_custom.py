@@ -42,7 +42,7 @@ def _mine(own_exits: None) -> None:
 def test_invariants_3_and_8_hold_for_a_custom_rule(llama: PreTrainedModel, rule: str) -> None:
     exits = [EarlyExit(mode, rule, SETTINGS[rule]) for mode in (*CUSTOM_MODES, "unfrozen", "frozen_residual")]
     for decoding in (DECODING, SAMPLED):
-        requests = grid([NoExit(), *exits])
+        requests = grid([NoExit(), *exits], PROMPTS[:2])
         traces = as_reference(llama, requests, decoding, rows=3)
         assert len(exits_of(traces[1:])) > 1
     assert_scored_alike(packed_decoder_of(llama), requests[::3], traces[::3], decoding)
