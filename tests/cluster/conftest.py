@@ -2,4 +2,4 @@
 
 from ray_fixtures import local_ray, no_ray_yet, ray_environment
 from ray_here import ray_here
-from sweeping import environment, finished, tiny
+from sweeping import environment, tiny

@@ -185,7 +185,7 @@ class Card(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, function.overloadpacket
-        tensors = list(_tensors((*args, *kwargs.values())))
+        tensors = _tensors((*args, *kwargs.values()))
         there = [tensor for tensor in tensors if isinstance(tensor, There)]
         here = [tensor for tensor in tensors if not isinstance(tensor, There)]
         if packet in PINNING:
@@ -209,7 +209,7 @@ class Card(TorchDispatchMode):
         if packet is aten.histc and there and not there[0].is_floating_point():  # a CPU only counts floats
             return There(function(there[0].here.float(), *args[1:], **kwargs).to(there[0].dtype), device)
         made = function(*_each(_here, args), **{name: _each(_here, given) for name, given in kwargs.items()})
-        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors([made])):
+        if on_card and not self.has_float64 and any(part.dtype == torch.float64 for part in _tensors(made)):
             raise TypeError(f"{function} would make float64, which this card does not have")
         return _each(lambda leaf: _back(leaf, there, device) if isinstance(leaf, Tensor) else leaf, made)
 
@@ -230,13 +230,11 @@ class Card(TorchDispatchMode):
             self.counts.blocking_to_card += not (non_blocking and source.data_ptr() in self.pinned)
 
 
-def _tensors(given: Any) -> Iterator[Tensor]:
-    """Yield an operator's operands or results that are tensors; some stand in lists."""
-    for part in given:
-        if isinstance(part, Tensor):
-            yield part
-        elif isinstance(part, (list, tuple)):
-            yield from _tensors(part)
+def _tensors(given: Any) -> list[Tensor]:
+    """Return the tensors among an operator's operands or results; some stand in lists."""
+    if isinstance(given, (list, tuple)):
+        return [tensor for part in given for tensor in _tensors(part)]
+    return [given] if isinstance(given, Tensor) else []
 
 
 def _each(change: Callable[[Any], Any], given: Any) -> Any:

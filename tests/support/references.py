@@ -6,7 +6,7 @@ Outputs of a prompt run the same tokens again and again, so the reference's forw
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,6 @@ from tiny_models import tiny_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from eexit.costs.operations import UnitCosts
 from eexit.cpu.packed_linear import pack_linear_layers
 from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
@@ -30,6 +29,7 @@ from eexit.plan.configuration import Draft
 ATTENTION_MODULES: Final = ("q_proj", "v_proj", "o_proj", "Wqkv", "query_key_value", "c_attn")  # of any architecture
 
 shared_model = cache(tiny_model)  # for tests that don't change it
+unit_costs_of = cache(partial(measure_unit_costs, decoding=DecodingConfig(EXITABLE, 2, frozenset())))
 
 
 @cache
@@ -42,11 +42,6 @@ def packed_decoder_of(model: PreTrainedModel) -> Decoder:
     packed = copy.deepcopy(model)
     pack_linear_layers(packed)
     return Decoder(packed)
-
-
-@cache
-def unit_costs_of(decoder: Decoder) -> UnitCosts:
-    return measure_unit_costs(decoder, DecodingConfig(EXITABLE, 2, frozenset()))
 
 
 @cache

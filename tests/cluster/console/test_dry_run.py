@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from sweeping import SCRIPT, sweep_here
 from transformers import LlamaForCausalLM
 
@@ -59,11 +60,13 @@ def test_a_plan_of_own_prompts_has_no_system_prompt(environment: dict[str, str],
     assert planned(environment, tmp_path, *flags)["runs"] == counts + " or mode"
 
 
-def test_the_plan_says_by_what_the_results_would_grow(finished: tuple[Path, str], environment: dict[str, str]) -> None:
-    folder, _ = finished
-    config: list[str | Path] = ["--config", folder / "mine.toml"]
-    plan = planned(environment, folder, *config, "--seeds", "1", "--kl-factors", "2")
+@pytest.mark.usefixtures("ray_here")
+def test_the_plan_says_by_what_the_results_would_grow(environment: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
+    flags: list[str | Path] = ["--model", tiny, "--prompts", "mine.txt", "--out", tmp_path / "out", "--kl-factors"]
+    assert sweep_here(environment, *flags, "1", "--max-new-tokens", "4", cwd=tmp_path).returncode == 0
+    plan = planned(environment, tmp_path, *flags, "2", "--seeds", "1", "--max-new-tokens", "4")
     keys = ("normal", "unfrozen/kl/1", "unfrozen/kl/2", "frozen_residual/kl/1", "frozen_residual/kl/2")
     assert plan["configurations"] == ", ".join(keys)
-    assert planned(environment, folder, *config, "--controls-of", "out", "--out", "x")["controls"] == "of out"
-    assert plan["out"] == f"{folder}/out, which grows by 2 configurations and 1 seed: 35 runs more"
+    assert planned(environment, tmp_path, *flags, "1", "--controls-of", "out", "--out", "x")["controls"] == "of out"
+    assert plan["out"] == f"{tmp_path}/out, which grows by 2 configurations and 1 seed: 35 runs more"
