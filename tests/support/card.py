@@ -39,6 +39,7 @@ from eexit.training import ridge
 aten = torch.ops.aten
 DEVICE = torch.device("privateuseone", 0)
 OTHER = torch.device("privateuseone", 1)
+CPU = torch.device("cpu")
 COPIES = {aten.to, aten._to_copy, aten.copy_}
 PINNING = {aten.pin_memory, aten._pin_memory, aten.is_pinned}
 WAITS = {  # operators that need a number on the host, or one that determines the result's shape
@@ -123,9 +124,8 @@ class _FromPython(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        device = torch.device(kwargs.get("device") or "cpu")
-        if function in (torch.tensor, torch.as_tensor) and device.type == DEVICE.type:
-            return function(*args, **kwargs | {"device": "cpu"}).to(device)
+        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") not in (None, "cpu", CPU):
+            return function(*args, **kwargs | {"device": CPU}).to(kwargs["device"])
         if function is Tensor.__getitem__ and isinstance(args[0], There) and isinstance(args[1], tuple):
             device = args[0].device
             index = tuple(torch.tensor(part).to(device) if isinstance(part, list) else part for part in args[1])
@@ -190,10 +190,10 @@ class Card(TorchDispatchMode):
         here = [tensor for tensor in tensors if not isinstance(tensor, There)]
         if packet in PINNING:
             return self._pin(packet, here)
-        device = _device(function, args, kwargs) or (there[0].device if there else torch.device("cpu"))
+        named = _named(function, args, kwargs) if packet in COPIES else kwargs  # others have a device by its name only
+        device = _device(packet, named) or (there[0].device if there else CPU)
         on_card = device.type == DEVICE.type
         if packet in COPIES:
-            named = _named(function, args, kwargs)
             source = named["src" if packet is aten.copy_ else "self"]
             self._count_copy(source, device, named["non_blocking"])
             if source.device != device:
@@ -201,7 +201,7 @@ class Card(TorchDispatchMode):
         elif there:
             if any(tensor.ndim for tensor in here):
                 raise Mixed(f"{function} was given tensors of {DEVICE.type} and of {here[0].device}")
-            if len({tensor.device for tensor in there}) > 1:
+            if any(tensor.device != there[0].device for tensor in there[1:]):
                 raise Mixed(f"{function} was given tensors of several cards")
             if packet in WAITS or function in WAITS or (packet in BY_MASK and _is_mask(args[1])):
                 self.counts.waits.append(str(function))
@@ -254,11 +254,10 @@ def _named(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     return defaults | dict(zip(defaults, args, strict=False)) | kwargs
 
 
-def _device(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
+def _device(packet: Any, named: dict[str, Any]) -> torch.device | None:
     """Return the device of the result; None: the operands' device."""
-    named = _named(function, args, kwargs)
-    like = named["self"] if function.overloadpacket is aten.copy_ else named.get("other")
-    if function.overloadpacket in COPIES and isinstance(like, Tensor):
+    like = named["self"] if packet is aten.copy_ else named.get("other")
+    if packet in COPIES and isinstance(like, Tensor):
         return like.device
     device: torch.device | None = named.get("device")
     return device
@@ -269,9 +268,9 @@ def _is_mask(indices: Any) -> bool:
 
 
 def _here(leaf: Any) -> Any:
-    if isinstance(leaf, torch.device) and leaf.type == DEVICE.type:
-        return torch.device("cpu")
-    return leaf.here if isinstance(leaf, There) else leaf
+    if isinstance(leaf, There):
+        return leaf.here
+    return CPU if isinstance(leaf, torch.device) and leaf.type == DEVICE.type else leaf
 
 
 def _back(made: Tensor, there: list[There], device: torch.device) -> Tensor:
