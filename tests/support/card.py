@@ -124,7 +124,8 @@ class _FromPython(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") not in (None, "cpu", CPU):
+        is_made = function in (torch.tensor, torch.as_tensor)
+        if is_made and torch.device(kwargs.get("device") or CPU).type == DEVICE.type:
             return function(*args, **kwargs | {"device": CPU}).to(kwargs["device"])
         if function is Tensor.__getitem__ and isinstance(args[0], There) and isinstance(args[1], tuple):
             device = args[0].device
@@ -190,7 +191,7 @@ class Card(TorchDispatchMode):
         here = [tensor for tensor in tensors if not isinstance(tensor, There)]
         if packet in PINNING:
             return self._pin(packet, here)
-        named = _named(function, args, kwargs) if packet in COPIES else kwargs  # others have a device by its name only
+        named = _named(function, args, kwargs) if packet in COPIES else kwargs  # elsewhere, device is keyword-only
         device = _device(packet, named) or (there[0].device if there else CPU)
         on_card = device.type == DEVICE.type
         if packet in COPIES:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from references import unit_costs_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -19,11 +20,8 @@ from eexit.costs.operations import OpCounts, cost_columns
 from eexit.decode.batch import Batch
 from eexit.decode.draft import DraftBatch
 from eexit.decode.engine import Engine
-from eexit.decode.predictors import measure_unit_costs
 from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder, ForwardInputs, VisitedLayer
-
-cached_unit_costs = cache(measure_unit_costs)
 
 
 @cache
@@ -154,7 +152,7 @@ def run_alone(decoder: Decoder, decoding: DecodingConfig, request: Request, pric
     written = (layer_L >= layers_T1) & (layer_L < layers_T1 + keys_T1)
     assert (ran.begun_L - ran.ended_L).tolist() == written.sum(0).tolist()
     assert ran.reads == counts.reads_TX("head_reads").sum()
-    unit_costs, exit_T = cached_unit_costs(decoder, decoding), trace.decided_exit_layer_T
+    unit_costs, exit_T = unit_costs_of(decoder, decoding), trace.decided_exit_layer_T
     n_prompt, mode = len(request.prompt_token_ids), request.configuration.mode
     of_run = counts, exit_T, decoding.exitable_layers, mode, n_prompt, trace.prompt
     if priced:

@@ -6,16 +6,15 @@ Outputs of a prompt run the same tokens again and again, so the reference's forw
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from axes import EXITABLE
 from peft import LoraConfig, get_peft_model
 from reference.drafts import draft_one
-from reference.generation import copied, generate_one
+from reference.generation import copy_cache, generate_one
 from tiny_models import tiny_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -29,7 +28,7 @@ from eexit.plan.configuration import Draft
 ATTENTION_MODULES: Final = ("q_proj", "v_proj", "o_proj", "Wqkv", "query_key_value", "c_attn")  # of any architecture
 
 shared_model = cache(tiny_model)  # for tests that don't change it
-unit_costs_of = cache(partial(measure_unit_costs, decoding=DecodingConfig(EXITABLE, 2, frozenset())))
+unit_costs_of = cache(measure_unit_costs)
 
 
 @cache
@@ -86,10 +85,10 @@ class Remembering:
         call = digest(inputs, cache)
         if call in self._remembered:
             output, after = self._remembered[call]
-            cache.layers = copied(after).layers
+            cache.layers = copy_cache(after).layers
             return output
         output = self._model(inputs, cache=cache, **options)
-        self._remembered[call] = output, copied(cache)
+        self._remembered[call] = output, copy_cache(cache)
         return output
 
     def hooks(self) -> list[int]:

@@ -50,7 +50,7 @@ def its_own_multiply_adds(model: PreTrainedModel) -> int:
 def test_full_depth_costs_what_the_models_own_forward_does(any_model: PreTrainedModel) -> None:
     its_own = its_own_multiply_adds(any_model)
     for decoder in (decoder_of(any_model), packed_decoder_of(any_model)):
-        assert multiply_adds(unit_costs_of(decoder), FULL_DEPTH, N_PROMPT) == its_own
+        assert multiply_adds(unit_costs_of(decoder, DECODING), FULL_DEPTH, N_PROMPT) == its_own
 
 
 def test_experts_cost_the_same_however_their_products_are_grouped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_the_parts_of_a_llama_cost_what_their_weights_have_numbers(llama: PreTra
     assert unit_costs.mapped_LL is None
     assert unit_costs.read_XK[:, READS.index("head_reads")].tolist() == [width * VOCABULARY] * (len(EXITABLE) + 1)
     assert unit_costs.read_XK[:, READS.index("gate_reads")].tolist() == [width] * len(EXITABLE) + [0]
-    assert not unit_costs_of(decoder_of(llama)).read_XK[:, READS.index("gate_reads")].any()
+    assert not unit_costs_of(decoder_of(llama), DECODING).read_XK[:, READS.index("gate_reads")].any()
     model = copy.deepcopy(llama)  # with an adapter inside the query projection, which is left out as a whole
     for layer in model.model.layers:
         layer.self_attn.q_proj = nn.Sequential(layer.self_attn.q_proj, nn.Linear(width, width))
@@ -81,7 +81,7 @@ def test_the_parts_of_a_llama_cost_what_their_weights_have_numbers(llama: PreTra
     assert measure_unit_costs(Decoder(model), DECODING).keys_L.tolist() == [keys_and_values + key_width**2] * N_LAYERS
     # DeepSeek's layers keep 16 numbers per position, and expand them to keys and values of four heads at every step.
     expanded, attended = 16 * 4 * (8 + 6), 4 * (8 + 4 + 6)
-    of_deepseek = unit_costs_of(decoder_of(shared_model("deepseek_v3")))
+    of_deepseek = unit_costs_of(decoder_of(shared_model("deepseek_v3")), DECODING)
     assert of_deepseek.position_L.tolist() == [expanded + attended] * N_LAYERS
 
 

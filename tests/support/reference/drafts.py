@@ -14,7 +14,7 @@ from eexit.decode.requests import DecodingConfig, Request, RequestOutput
 from eexit.model.layers import Decoder
 from eexit.plan.configuration import Draft
 from eexit.plan.runs import EOS, LENGTH
-from reference.generation import copied, read_after, read_exits, said
+from reference.generation import copy_cache, read_after, read_exits, said
 
 
 @torch.inference_mode()
@@ -36,7 +36,7 @@ def draft_one(model: PreTrainedModel, decoder: Decoder, request: Request, decodi
         ahead = min(draft.n_tokens, decoding.max_new_tokens - len(steps) - 1)
         input_index, accepted, rejected = len(steps) - 1, 0, 0
         drafts: list[int] = []
-        drafting, last = copied(cache), token
+        drafting, last = copy_cache(cache), token
         for _ in range(ahead):
             last = int(read_after(decoder, decoding, forward([last], drafting), draft.layer).argmax())
             drafts.append(last)

@@ -96,7 +96,7 @@ def generate_one(
         teacher = teach(row, inputs, teacher_cache)
         if position == 0 and not configuration.prompt_exits:  # the prompt is always processed at full depth
             if row.own_model is row.model:
-                student = ExitKVCache(copied(teacher_cache))
+                student = ExitKVCache(copy_cache(teacher_cache))
             else:
                 run(row.own_model, row.own_decoder, inputs, student)
         stops, evidence = [0.0] * len(teacher.kls), [math.nan] * len(teacher.kls)  # where no exit is drawn
@@ -152,7 +152,7 @@ def decide(
     """The chance to stop at each exitable layer, and what the rule saw there: 0 and NaN where it doesn't look."""
     decoding, own = row.decoding, teacher.output
     if row.is_online and row.has_own_cache:  # a full-depth pass, the student's up to its exit
-        own = run(row.own_model, row.own_decoder, inputs, ExitKVCache(copied(student.cache), student.hidden))
+        own = run(row.own_model, row.own_decoder, inputs, ExitKVCache(copy_cache(student.cache), student.hidden))
     streams = [stream[0, -1] for stream in own.hidden_states]
     layers = tuple(decoding.exitable_layers[rank] for rank in row.ranks)
     own_logits = [read_after(row.own_decoder, decoding, own, layer) for layer in layers]
@@ -276,14 +276,14 @@ class ExitKVCache:
     hidden: dict[int, set[int]] = field(default_factory=dict)
 
 
-def copied(cache: DynamicCache) -> DynamicCache:
-    """Return a cache with keys and values of its own, in a tenth of a deep copy's time."""
-    whole, layers = copy.copy(cache), list[Any](map(copy.copy, cache.layers))
+def copy_cache(cache: DynamicCache) -> DynamicCache:
+    """Return a copy with keys and values of its own; a deep copy takes several times as long."""
+    ours, layers = copy.copy(cache), list[Any](map(copy.copy, cache.layers))
     for layer in layers:
         if layer.is_initialized:
             layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
-    whole.layers = layers
-    return whole
+    ours.layers = layers
+    return ours
 
 
 def run(model: PreTrainedModel, decoder: Decoder, inputs: Tensor, student: ExitKVCache) -> Any:
